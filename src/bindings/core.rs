@@ -1,0 +1,146 @@
+//! What an executor, its workers and its futures share, and its pools: one per process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use flask_delay_engine::{Config, Pool};
+use once_cell::race::OnceBox;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::current::Desk;
+use super::ffi::fork::generation;
+use super::future::FutureCell;
+use super::registry::Registry;
+use super::worker;
+
+/// A future in the queue, which owns a reference to it.
+pub(crate) struct Task(pub(crate) Py<FutureCell>);
+
+/// How an executor was asked to be.
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) initializer: Option<(Py<PyAny>, Py<PyTuple>)>,
+    /// Context variables that are not carried to tasks.
+    pub(crate) hidden: Vec<Py<PyAny>>,
+    pub(crate) log_failures: bool,
+    /// How long tasks may go on at exit.
+    pub(crate) shutdown_timeout: Option<Duration>,
+    pub(crate) result_limit: usize,
+}
+
+/// Outlives the Python executor for as long as a future or a worker needs it.
+pub(crate) struct Core {
+    pub(crate) initializer: Option<(Py<PyAny>, Py<PyTuple>)>,
+    pub(crate) hidden: Vec<Py<PyAny>>,
+    pub(crate) log_failures: bool,
+    pub(crate) shutdown_timeout: Option<Duration>,
+    pub(crate) registry: Registry,
+    /// The initializer has raised.
+    broken: AtomicBool,
+    /// `shutdown` was called; a forked child's pool is then closed as well.
+    closed: AtomicBool,
+    /// Its time at exit is over: nobody waits for its threads any more.
+    given_up: AtomicBool,
+    config: Config,
+    first: Era,
+}
+
+/// The pool of one process.
+struct Era {
+    generation: u32,
+    pool: Pool<Task>,
+    desks: Arc<Desks>,
+    /// The pool of a process forked from this one.
+    next: OnceBox<Era>,
+}
+
+pub(crate) type Desks = Mutex<Vec<Weak<Desk>>>;
+
+impl Core {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Arc::new_cyclic(|core| Self {
+            first: Era::new(&settings.config, core),
+            initializer: settings.initializer,
+            hidden: settings.hidden,
+            log_failures: settings.log_failures,
+            shutdown_timeout: settings.shutdown_timeout,
+            registry: Registry::new(settings.result_limit),
+            broken: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            config: settings.config,
+        })
+    }
+
+    fn era(self: &Arc<Self>) -> &Era {
+        let generation = generation();
+        let mut era = &self.first;
+        // One step per fork between the executor's birth and this process. The pools of
+        // other processes are never touched again: their locks may be held for ever by
+        // threads that this process does not have. `OnceBox` has no state in between
+        // that a fork could freeze.
+        while era.generation != generation {
+            era = era.next.get_or_init(|| {
+                let fresh = Era::new(&self.config, &Arc::downgrade(self));
+                if self.closed.load(Ordering::Relaxed) {
+                    fresh.pool.close();
+                }
+                Box::new(fresh)
+            });
+        }
+        era
+    }
+
+    /// This process's pool.
+    pub(crate) fn pool(self: &Arc<Self>) -> &Pool<Task> {
+        &self.era().pool
+    }
+
+    /// What this process's workers do.
+    pub(crate) fn desks(self: &Arc<Self>) -> &Arc<Desks> {
+        &self.era().desks
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub(crate) fn close(self: &Arc<Self>) {
+        // Relaxed: read by forked children, to which a fork publishes everything.
+        self.closed.store(true, Ordering::Relaxed);
+        self.pool().close();
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_given_up(&self) {
+        // Relaxed: set and read by the thread that ends the interpreter.
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_broken(self: &Arc<Self>) {
+        self.broken.store(true, Ordering::Release);
+        self.close();
+    }
+}
+
+impl Era {
+    fn new(config: &Config, core: &Weak<Core>) -> Self {
+        let core = Weak::clone(core);
+        Self {
+            generation: generation(),
+            pool: Pool::new(config.clone(), move |worker| worker::main(&core, worker)),
+            desks: Arc::default(),
+            next: OnceBox::new(),
+        }
+    }
+}

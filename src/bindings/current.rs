@@ -1,0 +1,146 @@
+//! What each worker does now: for `current_task`, for waits, and for the report at exit.
+
+use std::cell::OnceCell;
+use std::sync::{Arc, Weak};
+
+use flask_delay_engine::Handle;
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::core::{Core, Task};
+use super::errors::CancelledError;
+use super::future::FutureCell;
+use super::lifecycle::progress_class;
+use super::settle::Phase;
+
+/// Where a worker's task lies while it runs. The lock is a leaf, and nothing is dropped
+/// under it; only the report at exit comes from another thread.
+#[derive(Default)]
+pub(crate) struct Desk(Mutex<Option<Py<FutureCell>>>);
+
+impl Desk {
+    pub(crate) fn put(&self, task: &Bound<'_, FutureCell>) {
+        *self.0.lock() = Some(task.clone().unbind());
+    }
+
+    pub(crate) fn clear(&self) {
+        let task = self.0.lock().take();
+        drop(task);
+    }
+
+    pub(crate) fn task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, FutureCell>> {
+        self.0.lock().as_ref().map(|task| task.bind(py).clone())
+    }
+}
+
+/// A worker, as code on its thread finds it.
+pub(crate) struct Local {
+    pub(crate) desk: Arc<Desk>,
+    /// The executor whose worker this is.
+    pub(crate) core: Weak<Core>,
+    pub(crate) handle: Handle<Task>,
+}
+
+thread_local! {
+    static LOCAL: OnceCell<Local> = const { OnceCell::new() };
+}
+
+/// Notes that this thread is a worker, for its life.
+pub(crate) fn set_local(local: Local) {
+    LOCAL.with(|cell| drop(cell.set(local)));
+}
+
+/// Runs `with` if this thread is a worker.
+pub(crate) fn with_local<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
+    LOCAL.with(|cell| cell.get().map(with))
+}
+
+/// Whether this thread is one of the executor's workers.
+pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
+    with_local(|local| local.core.as_ptr() == Arc::as_ptr(core)).unwrap_or(false)
+}
+
+/// The task that this thread runs.
+pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
+    with_local(|local| local.desk.task(py))?.filter(|task| task.get().phase() == Phase::Running)
+}
+
+/// The handle of the task that runs on this thread.
+#[pyclass(frozen, module = "flask_delay")]
+pub(crate) struct CurrentTask;
+
+fn required(py: Python<'_>) -> PyResult<Bound<'_, FutureCell>> {
+    task(py).ok_or_else(|| {
+        PyRuntimeError::new_err(
+            "no task runs on this thread: current_task can be used inside a function that \
+             was given to delay() or submit()",
+        )
+    })
+}
+
+#[pymethods]
+#[expect(clippy::unused_self, reason = "the instance stands for the thread's task")]
+impl CurrentTask {
+    #[getter]
+    fn id(&self, py: Python<'_>) -> PyResult<String> {
+        let task = required(py)?;
+        Ok(task.get().public_id(&task).hyphenated().to_string())
+    }
+
+    #[getter]
+    fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {
+        required(py)
+    }
+
+    #[getter]
+    fn attempt<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        required(py)?.getattr("attempts")
+    }
+
+    #[getter]
+    fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(required(py)?.get().told_to_stop())
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        if required(py)?.get().told_to_stop() {
+            return Err(CancelledError::new_err("the task was told to stop"));
+        }
+        Ok(())
+    }
+
+    #[pyo3(signature = (done, total, note = ""))]
+    fn progress(
+        &self,
+        py: Python<'_>,
+        done: Bound<'_, PyAny>,
+        total: Bound<'_, PyAny>,
+        note: &str,
+    ) -> PyResult<()> {
+        for (name, value) in [("done", &done), ("total", &total)] {
+            if value.extract::<f64>().is_err() {
+                return Err(PyTypeError::new_err(format!(
+                    "progress() takes numbers, got {name}={}",
+                    value.repr()?
+                )));
+            }
+        }
+        let task = required(py)?;
+        let progress = progress_class(py)?
+            .call1((done, total, note))?
+            .cast_into::<PyTuple>()?
+            .unbind();
+        let previous = task.get().extra().lock().progress.replace(progress);
+        drop(previous);
+        Ok(())
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        match task(py) {
+            Some(task) => Ok(format!("<current_task {}>", task.repr()?)),
+            None => Ok("<current_task: none on this thread>".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The exceptions of the module, and those of `concurrent.futures` that it raises.
+
+use std::any::Any;
+
+use pyo3::prelude::*;
+use pyo3::{create_exception, exceptions::PyRuntimeError, import_exception};
+
+import_exception!(concurrent.futures, CancelledError);
+import_exception!(concurrent.futures, InvalidStateError);
+import_exception!(concurrent.futures.thread, BrokenThreadPool);
+
+create_exception!(
+    flask_delay,
+    WaitCycleError,
+    PyRuntimeError,
+    "Waiting for this task would never end: it waits, directly or not, for the waiter.\n\n\
+     The message names the tasks of the circle in order."
+);
+
+create_exception!(
+    flask_delay,
+    ForkedFutureError,
+    PyRuntimeError,
+    "This future belongs to a task of the process that this one was forked from.\n\n\
+     The task runs there and only there, so here it would be waited for in vain."
+);
+
+/// The error of any use of a future that only its own process can settle.
+#[cold]
+pub(crate) fn forked(name: &str) -> PyErr {
+    ForkedFutureError::new_err(format!(
+        "task {name:?} was submitted before this process was forked and can only end in the \
+         parent process; submit it again here"
+    ))
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+/// An exception object for a future, from an error.
+pub(crate) fn into_exception(py: Python<'_>, error: PyErr) -> Bound<'_, PyAny> {
+    error.into_value(py).into_bound(py).into_any()
+}

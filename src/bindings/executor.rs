@@ -1,0 +1,422 @@
+//! The native half of `Executor`: taking tasks, and ending.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::{Config, SubmitError};
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::{PyTraverseError, PyVisit};
+use uuid::Uuid;
+
+use super::async_check::refuse_async;
+use super::callbacks;
+use super::core::{Core, Settings, Task};
+use super::current;
+use super::errors::WaitCycleError;
+use super::ffi::context::carry;
+use super::ffi::object::new_future;
+use super::ffi::slot::Slot;
+use super::ffi::submit::Arguments;
+use super::future::{FutureCell, now};
+use super::lifecycle::{self, cancel_queued, wait_with_signals};
+use super::wait::seconds;
+use super::worker::broken;
+
+const MEBIBYTE: usize = 1 << 20;
+/// What a main thread has on Linux; deep recursion must not depend on the thread.
+const STACK: usize = 8 * MEBIBYTE;
+
+/// What `Delay` asks of its executor beyond a plain one.
+struct Scoped {
+    scope: Py<PyAny>,
+    reject_types: Py<PyTuple>,
+    reject: Py<PyAny>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    scoped: Option<Scoped>,
+    defaults: Mutex<Vec<Py<PyAny>>>,
+    /// So that a submit need not lock `defaults` to see that there are none.
+    has_defaults: AtomicBool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.close();
+    }
+}
+
+/// See `_native.pyi`.
+#[pyclass(
+    frozen,
+    subclass,
+    name = "_ExecutorBase",
+    module = "flask_delay._native"
+)]
+#[derive(Default)]
+pub(crate) struct ExecutorCell(OnceLock<Inner>);
+
+impl ExecutorCell {
+    fn inner(&self) -> PyResult<&Inner> {
+        self.0.get().ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "this executor was not initialised: its class must call super().__init__()",
+            )
+        })
+    }
+
+    fn core(&self) -> PyResult<&Arc<Core>> {
+        self.inner().map(|inner| &inner.core)
+    }
+
+    fn set(&self, settings: Settings, scoped: Option<Scoped>) -> PyResult<()> {
+        let core = Core::new(settings);
+        lifecycle::add(&core);
+        let inner = Inner {
+            core,
+            scoped,
+            defaults: Mutex::default(),
+            has_defaults: AtomicBool::new(false),
+        };
+        self.0
+            .set(inner)
+            .map_err(|_| PyRuntimeError::new_err("this executor is initialised already"))
+    }
+
+    /// `submit`, as [`super::ffi::submit`] has it called.
+    pub(crate) fn submit<'py>(
+        &self,
+        arguments: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, FutureCell>> {
+        let function = &arguments.function;
+        let py = function.py();
+        let Inner {
+            core,
+            scoped,
+            defaults,
+            has_defaults,
+        } = self.inner()?;
+        if !function.is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "the task must be callable, got {}",
+                function.repr()?
+            )));
+        }
+        refuse_async(function)?;
+        if core.is_broken() {
+            return Err(broken());
+        }
+        let scope = match scoped {
+            None => Slot::default(),
+            Some(scoped) => {
+                refuse_values(arguments, scoped)?;
+                Slot::new(scoped.scope.bind(py).clone())
+            }
+        };
+        let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
+        let call = arguments.to_call()?;
+        let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
+        let future = new_future(py, cell)?;
+        // Relaxed: a callback added while this submit runs may or may not count for it.
+        if has_defaults.load(Ordering::Relaxed) {
+            let defaults = defaults.lock().iter().map(|it| it.clone_ref(py)).collect();
+            callbacks::add_defaults(&future, defaults);
+        }
+        match core.pool().submit(Task(future.clone().unbind())) {
+            Ok(()) => Ok(future),
+            Err(SubmitError::Closed(task)) => {
+                drop(task.0.into_bound(py));
+                Err(PyRuntimeError::new_err(
+                    "cannot schedule new futures after shutdown",
+                ))
+            }
+            Err(SubmitError::Spawn(task, error)) => {
+                // It may be another thread's, which has the same to hear.
+                super::settle::cancel(&task.0.into_bound(py));
+                Err(PyRuntimeError::new_err(format!(
+                    "no worker thread could be started: {error}"
+                )))
+            }
+        }
+    }
+}
+
+/// Refuses arguments that would not outlive the request.
+fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()> {
+    let py = arguments.function.py();
+    for value in arguments.values() {
+        // The value's real type: a proxy would answer for what it stands for.
+        let class = value.get_type();
+        for refused in scoped.reject_types.bind(py).iter_borrowed() {
+            if class.is_subclass(&refused)? {
+                scoped.reject.bind(py).call1((value,))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[pymethods]
+impl ExecutorCell {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        // Set up in `__init__`, so that a subclass may have a signature of its own.
+        Self::default()
+    }
+
+    #[pyo3(signature = (max_workers = None, thread_name_prefix = "", initializer = None, initargs = None, *, idle_timeout = 60.0))]
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        max_workers: Option<i64>,
+        thread_name_prefix: &str,
+        initializer: Option<Bound<'_, PyAny>>,
+        initargs: Option<Bound<'_, PyTuple>>,
+        idle_timeout: f64,
+    ) -> PyResult<()> {
+        let initializer = match initializer {
+            Some(initializer) if !initializer.is_callable() => {
+                return Err(PyTypeError::new_err(format!(
+                    "initializer must be callable, got {}",
+                    initializer.repr()?
+                )));
+            }
+            Some(initializer) => {
+                let arguments = initargs.unwrap_or_else(|| PyTuple::empty(py));
+                Some((initializer.unbind(), arguments.unbind()))
+            }
+            None => None,
+        };
+        let idle_timeout = Duration::try_from_secs_f64(idle_timeout)
+            .ok()
+            .filter(|timeout| !timeout.is_zero())
+            .ok_or_else(|| {
+                PyValueError::new_err(format!(
+                    "idle_timeout must be a number of seconds above 0, got {idle_timeout}"
+                ))
+            })?;
+        self.set(
+            Settings {
+                config: config(py, max_workers, thread_name_prefix, idle_timeout)?,
+                initializer,
+                hidden: Vec::new(),
+                log_failures: true,
+                shutdown_timeout: None,
+                result_limit: 0,
+            },
+            None,
+        )
+    }
+
+    #[pyo3(signature = (wait = true, *, cancel_futures = false))]
+    fn shutdown(&self, py: Python<'_>, wait: bool, cancel_futures: bool) -> PyResult<()> {
+        let core = self.core()?;
+        core.close();
+        if cancel_futures {
+            cancel_queued(py, core, |_| {});
+        }
+        if !wait {
+            return Ok(());
+        }
+        if current::is_worker_of(core) {
+            return Err(WaitCycleError::new_err(
+                "a task cannot wait for the end of its own pool; call shutdown(wait=False)",
+            ));
+        }
+        wait_with_signals(py, None, |slice| core.pool().join(Some(slice))).map(drop)
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn drain(&self, py: Python<'_>, timeout: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
+        let core = self.core()?;
+        if current::is_worker_of(core) {
+            return Err(WaitCycleError::new_err(
+                "a task cannot wait until its own pool has nothing left to do",
+            ));
+        }
+        let deadline = match timeout {
+            Some(timeout) => {
+                let timeout = Duration::try_from_secs_f64(seconds(&timeout)?).ok();
+                timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+            }
+            None => None,
+        };
+        wait_with_signals(py, deadline, |slice| core.pool().wait_quiet(Some(slice)))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.core()?.pool().stats();
+        let dict = PyDict::new(py);
+        dict.set_item("queued", stats.queued)?;
+        let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
+        dict.set_item("running", running)?;
+        dict.set_item("waiting", stats.waiting)?;
+        dict.set_item("idle", stats.idle)?;
+        dict.set_item("threads", stats.threads)?;
+        Ok(dict)
+    }
+
+    fn add_default_done_callback(&self, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
+        if !r#fn.is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "a done callback must be callable, got {}",
+                r#fn.repr()?
+            )));
+        }
+        let inner = self.inner()?;
+        inner.defaults.lock().push(r#fn.unbind());
+        inner.has_defaults.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn _get<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Bound<'py, FutureCell>>> {
+        let core = self.core()?;
+        Ok(Uuid::try_parse(id)
+            .ok()
+            .and_then(|id| core.registry.get(py, id)))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let class = slf.get_type().qualname()?;
+        let Some(inner) = slf.get().0.get() else {
+            return Ok(format!("<{class}: not initialised>"));
+        };
+        let stats = inner.core.pool().stats();
+        Ok(format!(
+            "<{class} {} threads={} queued={}>",
+            inner.core.name(),
+            stats.threads,
+            stats.queued
+        ))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(inner) = self.0.get() else {
+            return Ok(());
+        };
+        if let Some(scoped) = &inner.scoped {
+            visit.call(&scoped.scope)?;
+            visit.call(&scoped.reject_types)?;
+            visit.call(&scoped.reject)?;
+        }
+        // Held by another thread: not traversed this time, so nothing is freed too early.
+        if let Some(defaults) = inner.defaults.try_lock() {
+            for callback in defaults.iter() {
+                visit.call(callback)?;
+            }
+        }
+        inner.core.registry.visit(&visit)
+    }
+
+    fn __clear__(&self) {
+        let Some(inner) = self.0.get() else {
+            return;
+        };
+        // The scope stays: futures that are not done have their own reference to it, and
+        // what it refers to is cleared in its turn.
+        let defaults = std::mem::take(&mut *inner.defaults.lock());
+        drop(defaults);
+        inner.core.registry.clear();
+    }
+}
+
+/// What Python's own pool has by default: some more threads than processors.
+fn default_workers() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    32.min(processors + 4)
+}
+
+fn config(
+    py: Python<'_>,
+    max_workers: Option<i64>,
+    prefix: &str,
+    idle_timeout: Duration,
+) -> PyResult<Config> {
+    static UNNAMED: AtomicUsize = AtomicUsize::new(0);
+    let max_workers = match max_workers {
+        None => default_workers(),
+        Some(count) => usize::try_from(count)
+            .ok()
+            .filter(|count| *count > 0)
+            .ok_or_else(|| {
+                PyValueError::new_err(format!("max_workers must be greater than 0, got {count}"))
+            })?,
+    };
+    if prefix.contains('\0') {
+        return Err(PyValueError::new_err(format!(
+            "thread_name_prefix must not contain a null character, got {prefix:?}"
+        )));
+    }
+    let name = if prefix.is_empty() {
+        format!("delay-{}", UNNAMED.fetch_add(1, Ordering::Relaxed))
+    } else {
+        prefix.to_owned()
+    };
+    let asked: usize = py.import("threading")?.call_method0("stack_size")?.extract()?;
+    Ok(Config {
+        name,
+        max_workers,
+        idle_timeout,
+        stack_size: asked.max(STACK),
+    })
+}
+
+static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// Notes the class that scoped executors are made of.
+pub(crate) fn set_class(class: &Bound<'_, PyType>) {
+    let _ = CLASS.set(class.py(), class.clone().unbind());
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit))]
+#[expect(clippy::too_many_arguments, reason = "all of them named")]
+pub(crate) fn _scoped_executor<'py>(
+    py: Python<'py>,
+    max_workers: Option<i64>,
+    thread_name_prefix: &str,
+    scope: Py<PyAny>,
+    hidden: Bound<'py, PyAny>,
+    reject_types: Py<PyTuple>,
+    reject: Py<PyAny>,
+    log_failures: bool,
+    shutdown_timeout: Option<f64>,
+    result_limit: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let class = CLASS
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))?
+        .bind(py);
+    let hidden = hidden
+        .try_iter()?
+        .map(|variable| variable.map(Bound::unbind))
+        .collect::<PyResult<_>>()?;
+    let executor = class.call_method1("__new__", (class,))?;
+    executor.cast::<ExecutorCell>()?.get().set(
+        Settings {
+            config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
+            initializer: None,
+            hidden,
+            log_failures,
+            shutdown_timeout: shutdown_timeout
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            result_limit,
+        },
+        Some(Scoped {
+            scope,
+            reject_types,
+            reject,
+        }),
+    )?;
+    Ok(executor)
+}
+
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);

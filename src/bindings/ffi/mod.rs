@@ -1,0 +1,9 @@
+//! The only module with `unsafe`: what PyO3 has no safe call for, behind safe functions.
+#![allow(unsafe_code)]
+
+pub(crate) mod call;
+pub(crate) mod context;
+pub(crate) mod fork;
+pub(crate) mod object;
+pub(crate) mod slot;
+pub(crate) mod submit;

@@ -1,0 +1,94 @@
+//! A place in a native object that holds at most one Python reference.
+
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit, ffi};
+
+/// Holds one strong reference or none.
+///
+/// A slot is changed by swapping its pointer, so each reference has exactly one owner at
+/// any time. Reading without taking is safe only while nobody else takes; that is why
+/// [`Slot::get`] wants to be called inside the object's critical section, as every
+/// [`Slot::take`] and [`Slot::put`] of a shared object is.
+#[derive(Default)]
+pub(crate) struct Slot(AtomicPtr<ffi::PyObject>);
+
+impl Slot {
+    pub(crate) fn new(object: Bound<'_, PyAny>) -> Self {
+        Self(AtomicPtr::new(object.into_ptr()))
+    }
+
+    /// Takes a new reference to the object behind a borrowed pointer.
+    ///
+    /// # Safety
+    ///
+    /// `object` is a live Python object and the thread is attached.
+    pub(super) unsafe fn borrowed(object: *mut ffi::PyObject) -> Self {
+        // SAFETY: the caller guarantees a live object and an attached thread.
+        unsafe { ffi::Py_INCREF(object) };
+        Self(AtomicPtr::new(object))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Takes the reference out.
+    pub(crate) fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.swap(py, ptr::null_mut())
+    }
+
+    /// Puts `object` in; gives back what was there.
+    pub(crate) fn put<'py>(&self, object: Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        let py = object.py();
+        self.swap(py, object.into_ptr())
+    }
+
+    fn swap<'py>(&self, py: Python<'py>, new: *mut ffi::PyObject) -> Option<Bound<'py, PyAny>> {
+        // AcqRel: hands the object's contents over together with the pointer.
+        let old = self.0.swap(new, Ordering::AcqRel);
+        // SAFETY: the slot owned one reference to `old`, which the swap took from it.
+        unsafe { Bound::from_owned_ptr_or_opt(py, old) }
+    }
+
+    /// A new reference to what is there, which nobody may take meanwhile: either the slot
+    /// is never emptied while its object lives, or both sides hold its critical section
+    /// (which the GIL is, where there is one).
+    pub(crate) fn get<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        // Acquire pairs with the swap that put the object in.
+        let object = self.0.load(Ordering::Acquire);
+        // SAFETY: the slot owns a reference, and by this function's rule keeps it
+        // until the new one is made.
+        unsafe { Bound::from_borrowed_ptr_or_opt(py, object) }
+    }
+
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(object) = NonNull::new(self.0.load(Ordering::Acquire)) else {
+            return Ok(());
+        };
+        // SAFETY: a traversal runs attached, and the token is used for nothing else. The
+        // slot owns a reference to `object`, so it is alive; the wrapper is never dropped,
+        // so the count stays as it is, as a traversal demands.
+        let object = ManuallyDrop::new(unsafe {
+            Bound::from_owned_ptr(Python::assume_attached(), object.as_ptr()).unbind()
+        });
+        visit.call(&*object)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(object) = NonNull::new(*self.0.get_mut()) else {
+            return;
+        };
+        // A slot lives in a Python object, so it is dropped attached; if the interpreter
+        // has gone, so has what it would free.
+        Python::try_attach(|py| {
+            // SAFETY: the slot owned the reference, and nobody can reach the slot any more.
+            drop(unsafe { Bound::from_owned_ptr(py, object.as_ptr()) });
+        });
+    }
+}

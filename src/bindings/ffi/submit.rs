@@ -1,0 +1,146 @@
+//! `Executor.submit`: a C method that takes its arguments as CPython's stack holds them,
+//! so that a call with two arguments builds no tuple and no dict.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::panic::PanicException;
+use pyo3::types::{PyTuple, PyType};
+
+use super::call::Shape;
+use super::slot::Slot;
+use crate::bindings::errors::panic_message;
+use crate::bindings::executor::ExecutorCell;
+use crate::bindings::future::Call;
+
+/// The arguments of one call to `submit`, still on the caller's stack.
+pub(crate) struct Arguments<'a, 'py> {
+    pub(crate) function: Borrowed<'a, 'py, PyAny>,
+    /// Values of positional, then of keyword arguments.
+    values: &'a [*mut ffi::PyObject],
+    /// A tuple of the keywords' names, or null.
+    names: *mut ffi::PyObject,
+    py: Python<'py>,
+}
+
+impl<'py> Arguments<'_, 'py> {
+    /// Every value, positional or not.
+    pub(crate) fn values(&self) -> impl ExactSizeIterator<Item = Borrowed<'_, 'py, PyAny>> {
+        self.values.iter().map(|value| {
+            // SAFETY: CPython keeps the arguments of a call alive until it returns.
+            unsafe { Borrowed::from_ptr(self.py, *value) }
+        })
+    }
+
+    /// Takes new references to function and arguments.
+    pub(crate) fn to_call(&self) -> PyResult<Call> {
+        // SAFETY: the pointers are live arguments of the running call (see `values`), and
+        // the thread is attached.
+        unsafe {
+            let function = Slot::borrowed(self.function.as_ptr());
+            let (shape, first, second) = match (self.values, self.names.is_null()) {
+                ([], true) => (Shape::Inline(0), Slot::default(), Slot::default()),
+                (&[one], true) => (Shape::Inline(1), Slot::borrowed(one), Slot::default()),
+                (&[one, two], true) => {
+                    (Shape::Inline(2), Slot::borrowed(one), Slot::borrowed(two))
+                }
+                (_, no_names) => {
+                    let values = PyTuple::new(self.py, self.values())?;
+                    let names = if no_names {
+                        Slot::default()
+                    } else {
+                        Slot::borrowed(self.names)
+                    };
+                    (Shape::Packed, Slot::new(values.into_any()), names)
+                }
+            };
+            Ok(Call::new(function, shape, first, second))
+        }
+    }
+}
+
+const DOC: &std::ffi::CStr = c"submit($self, fn, /, *args, **kwargs)
+--
+
+Run fn(*args, **kwargs) on a worker and return its future at once.
+
+The task sees the submitter's contextvars. An exception it raises is logged
+(logger flask_delay) and kept in the future. Raises TypeError if fn is not
+callable or is a coroutine function, RuntimeError after shutdown.";
+
+/// Adds `submit` to the executor class.
+pub(crate) fn add_to(class: &Bound<'_, PyType>) -> PyResult<()> {
+    // CPython keeps a pointer to the definition for ever.
+    let method = Box::leak(Box::new(ffi::PyMethodDef {
+        ml_name: c"submit".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunctionFastWithKeywords: submit,
+        },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: DOC.as_ptr(),
+    }));
+    // SAFETY: `class` is a type, the definition is valid for ever, and its flags are those
+    // of the function's signature. The descriptor checks that `self` is a `class`.
+    let descriptor = unsafe {
+        Bound::from_owned_ptr_or_err(
+            class.py(),
+            ffi::PyDescr_NewMethod(class.as_ptr().cast(), method),
+        )?
+    };
+    class.setattr("submit", descriptor)
+}
+
+unsafe extern "C" fn submit(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls this function attached.
+    let py = unsafe { Python::assume_attached() };
+    // A panic must not unwind into C.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the method descriptor has checked the type of `this`; both live until
+        // the call returns.
+        let this = unsafe { Borrowed::from_ptr(py, this).cast_unchecked::<ExecutorCell>() };
+        let positional = usize::try_from(count).unwrap_or(0);
+        if positional == 0 {
+            return Err(PyTypeError::new_err(
+                "submit() needs the function to run as its first argument",
+            ));
+        }
+        // SAFETY: `names` is null or a tuple, by the calling convention, and `arguments`
+        // has one cell for each positional and each keyword argument.
+        let values = unsafe {
+            let named = if names.is_null() {
+                0
+            } else {
+                usize::try_from(ffi::PyTuple_GET_SIZE(names)).unwrap_or(0)
+            };
+            slice::from_raw_parts(arguments, positional + named)
+        };
+        // SAFETY: the first cell is the first positional argument, alive as the others.
+        let function = unsafe { Borrowed::from_ptr(py, values[0]) };
+        let arguments = Arguments {
+            function,
+            values: &values[1..],
+            names,
+            py,
+        };
+        this.get().submit(&arguments)
+    }));
+    match result {
+        Ok(Ok(future)) => future.into_ptr(),
+        Ok(Err(error)) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+        Err(payload) => {
+            PanicException::new_err((panic_message(&*payload),)).restore(py);
+            std::ptr::null_mut()
+        }
+    }
+}

@@ -1,0 +1,533 @@
+//! The native half of `Future`: what it is made of and what Python may ask it.
+//!
+//! How it changes state is in [`super::settle`], how it is waited for in [`super::wait`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use once_cell::race::OnceBox;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
+use pyo3::types::{PyDateTime, PyList, PyString, PyTuple, PyTzInfo};
+use pyo3::{PyTraverseError, PyVisit, intern};
+use uuid::Uuid;
+
+use super::callbacks;
+use super::core::Core;
+use super::errors::{InvalidStateError, forked};
+use super::ffi::call::{Shape, code_of, is_module_function};
+use super::ffi::fork::generation;
+use super::ffi::slot::Slot;
+use super::settle::{Phase, Place, WATCHED};
+
+/// A function and its arguments, to be called once.
+pub(crate) struct Call {
+    /// The function; once it has been taken, what the task's name is read from.
+    pub(super) function: Slot,
+    pub(super) first: Slot,
+    pub(super) second: Slot,
+    shape: Shape,
+}
+
+impl Call {
+    pub(crate) fn new(function: Slot, shape: Shape, first: Slot, second: Slot) -> Self {
+        Self {
+            function,
+            first,
+            second,
+            shape,
+        }
+    }
+}
+
+/// A call on its way from the future to the worker.
+pub(crate) struct TakenCall<'py> {
+    pub(crate) function: Option<Bound<'py, PyAny>>,
+    pub(crate) first: Option<Bound<'py, PyAny>>,
+    pub(crate) second: Option<Bound<'py, PyAny>>,
+    pub(crate) context: Option<Bound<'py, PyAny>>,
+    pub(crate) shape: Shape,
+}
+
+/// What few futures need; made when first used.
+#[derive(Default)]
+pub(crate) struct Extra {
+    pub(crate) callbacks: Vec<Py<PyAny>>,
+    /// Python locks, each held by a thread that waits in `result`.
+    pub(crate) waiters: Vec<Py<PyAny>>,
+    /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
+    pub(crate) condition: Option<Py<PyAny>>,
+    pub(crate) listeners: Option<Py<PyList>>,
+    pub(crate) id: Option<Uuid>,
+    /// The executor has been told the id.
+    pub(crate) known: bool,
+    pub(crate) progress: Option<Py<PyTuple>>,
+}
+
+/// One task and its outcome. See `_native.pyi` for what its methods promise.
+///
+/// Many may be queued, so it is small (at most 128 bytes, checked below): function and
+/// up to two arguments lie inside, and what is rarely needed is made on demand.
+#[pyclass(
+    frozen,
+    subclass,
+    name = "_FutureBase",
+    module = "flask_delay._native"
+)]
+pub(crate) struct FutureCell {
+    /// The phase, and bits; see [`super::settle`].
+    pub(super) state: AtomicU32,
+    /// The process that runs the task; see [`super::ffi::fork`].
+    generation: u32,
+    /// None for a future that was not made by an executor.
+    core: Option<Arc<Core>>,
+    /// Makes what surrounds the task and its callbacks, under `Delay`.
+    scope: Slot,
+    pub(super) call: Call,
+    /// The submitter's context variables, if there were any.
+    context: Slot,
+    /// The result or the exception; never emptied once it is set.
+    pub(super) outcome: Slot,
+    extra: OnceBox<Mutex<Extra>>,
+    // Nanoseconds since 1970, 0 for not yet.
+    enqueued: u64,
+    started: AtomicU64,
+    pub(super) finished: AtomicU64,
+}
+
+const _: () = assert!(size_of::<FutureCell>() <= 128 || cfg!(Py_GIL_DISABLED));
+
+impl FutureCell {
+    /// A future for a task that is about to be queued.
+    pub(crate) fn for_task(
+        core: Arc<Core>,
+        scope: Slot,
+        call: Call,
+        context: Slot,
+        now: u64,
+    ) -> Self {
+        Self {
+            state: AtomicU32::new(Phase::Pending as u32),
+            generation: generation(),
+            core: Some(core),
+            scope,
+            call,
+            context,
+            outcome: Slot::default(),
+            extra: OnceBox::new(),
+            enqueued: now,
+            started: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn core(&self) -> Option<&Arc<Core>> {
+        self.core.as_ref()
+    }
+
+    pub(crate) fn set_started(&self, now: u64) {
+        self.started.store(now, Ordering::Relaxed);
+    }
+
+    /// Nanoseconds since 1970, 0 for not yet.
+    pub(crate) fn ended(&self) -> u64 {
+        self.finished.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        // Never emptied while the future lives.
+        self.scope.get(py)
+    }
+
+    /// Whether only another process can settle this future.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.core.is_some() && self.generation != generation() && !self.phase().is_done()
+    }
+
+    pub(crate) fn refuse_foreign(&self, this: &Bound<'_, Self>) -> PyResult<()> {
+        if self.is_foreign() {
+            return Err(forked(&name_of(this)));
+        }
+        Ok(())
+    }
+
+    /// The rarely needed part, made now if need be. Whoever finds work there for the end
+    /// of the task must set [`WATCHED`] after putting it there.
+    pub(crate) fn extra(&self) -> &Mutex<Extra> {
+        self.extra.get_or_init(Box::default)
+    }
+
+    pub(crate) fn known_extra(&self) -> Option<&Mutex<Extra>> {
+        self.extra.get()
+    }
+
+    /// Takes function, arguments and context out for the one thread that may have them:
+    /// the one that moved the future out of `Pending`. Leaves behind what the name is
+    /// read from.
+    pub(crate) fn take_call<'py>(&self, this: &Bound<'py, Self>) -> TakenCall<'py> {
+        let py = this.py();
+        let call = &self.call;
+        let taken = TakenCall {
+            function: with_critical_section(this.as_any(), || call.function.get(py)),
+            first: call.first.take(py),
+            second: call.second.take(py),
+            context: self.context.take(py),
+            shape: call.shape,
+        };
+        if let Some(function) = &taken.function {
+            let label = label_of(function);
+            // Dropped after the section: that may run Python code.
+            let function = with_critical_section(this.as_any(), || call.function.put(label));
+            drop(function);
+        }
+        taken
+    }
+
+    /// The task's id, for the log.
+    pub(crate) fn quiet_id(&self) -> Uuid {
+        *self.extra().lock().id.get_or_insert_with(Uuid::new_v4)
+    }
+
+    /// The task's id; its executor will find the future by it from now on.
+    pub(crate) fn public_id(&self, this: &Bound<'_, Self>) -> Uuid {
+        let id = self.quiet_id();
+        if let Some(core) = &self.core
+            && !std::mem::replace(&mut self.extra().lock().known, true)
+        {
+            // Before the executor is told: if the task ends in between, one of the two
+            // sees that it is done.
+            self.watch();
+            core.registry.add(id, this);
+        }
+        id
+    }
+
+    /// Puts something where the end of the task will look; `false`, without having put it
+    /// there, if the task is done.
+    pub(crate) fn leave(&self, put: impl FnOnce(&mut Extra)) -> bool {
+        let mut extra = self.extra().lock();
+        // Whoever settles the future from here on finds WATCHED and waits for this lock.
+        if self.watch().is_done() {
+            return false;
+        }
+        put(&mut extra);
+        true
+    }
+
+}
+
+/// What a finished task's name can still be read from, without keeping its function (and
+/// all that this refers to) alive.
+fn label_of<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+    if let Some(code) = code_of(function) {
+        return code;
+    }
+    if is_module_function(function) {
+        return function.clone();
+    }
+    PyString::new(function.py(), &read_name(function)).into_any()
+}
+
+/// The name of a function, or of a code object, or a name.
+fn read_name(label: &Bound<'_, PyAny>) -> String {
+    if let Ok(name) = label.cast::<PyString>() {
+        return name.to_string_lossy().into_owned();
+    }
+    let py = label.py();
+    for attribute in [intern!(py, "__qualname__"), intern!(py, "co_qualname")] {
+        if let Ok(name) = label.getattr(attribute).and_then(|name| name.extract()) {
+            return name;
+        }
+    }
+    // functools.partial and its like.
+    match label.getattr(intern!(py, "func")) {
+        Ok(inner) if !inner.is(label) => read_name(&inner),
+        _ => label
+            .get_type()
+            .qualname()
+            .map_or_else(|_| "?".to_owned(), |name| name.to_string()),
+    }
+}
+
+/// The task's name.
+pub(crate) fn name_of(this: &Bound<'_, FutureCell>) -> String {
+    let call = &this.get().call;
+    let label = with_critical_section(this.as_any(), || call.function.get(this.py()));
+    label.map_or_else(String::new, |label| read_name(&label))
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(1, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn to_datetime(py: Python<'_>, nanoseconds: u64) -> PyResult<Option<Bound<'_, PyDateTime>>> {
+    if nanoseconds == 0 {
+        return Ok(None);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a microsecond is exact until 2255")]
+    let seconds = (nanoseconds / 1_000) as f64 / 1e6;
+    let utc = PyTzInfo::utc(py)?.to_owned();
+    PyDateTime::from_timestamp(py, seconds, Some(&utc)).map(Some)
+}
+
+#[pymethods]
+impl FutureCell {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>) -> Self {
+        Self {
+            state: AtomicU32::new(Phase::Pending as u32),
+            generation: generation(),
+            core: None,
+            scope: Slot::default(),
+            call: Call::new(
+                Slot::default(),
+                Shape::Inline(0),
+                Slot::default(),
+                Slot::default(),
+            ),
+            context: Slot::default(),
+            outcome: Slot::default(),
+            extra: OnceBox::new(),
+            enqueued: 0,
+            started: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+        }
+    }
+
+    /// Does nothing: `concurrent.futures.Future` would make its condition here.
+    #[expect(clippy::unused_self, reason = "Python calls it with self")]
+    fn __init__(&self) {}
+
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        slf.get().refuse_foreign(slf)?;
+        Ok(super::settle::cancel(slf))
+    }
+
+    fn cancelled(&self) -> bool {
+        self.phase().is_cancelled()
+    }
+
+    fn running(&self) -> bool {
+        self.phase() == Phase::Running
+    }
+
+    fn done(&self) -> bool {
+        self.phase().is_done()
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn result<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        super::wait::until_done(slf, timeout.as_ref())?;
+        match slf.get().outcome(slf.py())? {
+            Ok(result) => Ok(result),
+            Err(exception) => Err(PyErr::from_value(exception)),
+        }
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn exception<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        super::wait::until_done(slf, timeout.as_ref())?;
+        Ok(slf.get().outcome(slf.py())?.err())
+    }
+
+    fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
+        slf.get().refuse_foreign(slf)?;
+        if !r#fn.is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "a done callback must be callable, got {}",
+                r#fn.get_type().name()?
+            )));
+        }
+        callbacks::add(slf, r#fn);
+        Ok(())
+    }
+
+    fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        super::settle::run_or_notify(slf)
+    }
+
+    fn set_result(slf: &Bound<'_, Self>, result: Bound<'_, PyAny>) -> PyResult<()> {
+        super::settle::finish(slf, Phase::Finished, result, Place::Elsewhere)
+            .map_err(|phase| invalid(slf, phase))
+    }
+
+    fn set_exception(slf: &Bound<'_, Self>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        // `None` is a success for concurrent.futures, which then has None as its result.
+        let phase = if exception.is_none() {
+            Phase::Finished
+        } else {
+            Phase::Failed
+        };
+        super::settle::finish(slf, phase, exception, Place::Elsewhere)
+            .map_err(|phase| invalid(slf, phase))
+    }
+
+    #[getter]
+    fn id(slf: &Bound<'_, Self>) -> String {
+        slf.get().public_id(slf).hyphenated().to_string()
+    }
+
+    #[getter]
+    fn name(slf: &Bound<'_, Self>) -> String {
+        name_of(slf)
+    }
+
+    #[getter(state)]
+    fn state_name(&self) -> &'static str {
+        match self.phase() {
+            Phase::Pending => "pending",
+            Phase::Running => "running",
+            Phase::Cancelled | Phase::Notified => "cancelled",
+            Phase::Finished | Phase::Failed => "finished",
+        }
+    }
+
+    #[getter]
+    fn progress(&self, py: Python<'_>) -> Option<Py<PyTuple>> {
+        let extra = self.known_extra()?.lock();
+        extra.progress.as_ref().map(|progress| progress.clone_ref(py))
+    }
+
+    #[getter]
+    fn attempts(&self) -> u32 {
+        u32::from(self.started.load(Ordering::Relaxed) != 0)
+    }
+
+    #[getter]
+    fn enqueued_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
+        to_datetime(py, self.enqueued)
+    }
+
+    #[getter]
+    fn started_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
+        to_datetime(py, self.started.load(Ordering::Relaxed))
+    }
+
+    #[getter]
+    fn finished_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
+        to_datetime(py, self.finished.load(Ordering::Relaxed))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let cell = slf.get();
+        let mut text = format!(
+            "<{} at {:#x} state={}",
+            slf.get_type().name()?,
+            slf.as_ptr() as usize,
+            cell.state_name()
+        );
+        if let Some(outcome) = cell.done_outcome(slf.py()) {
+            let (verb, value) = match &outcome {
+                Ok(value) => ("returned", value),
+                Err(value) => ("raised", value),
+            };
+            text += &format!(" {verb} {}", value.get_type().name()?);
+        }
+        if cell.core.is_some() {
+            text += &format!(" name={:?}", name_of(slf));
+        }
+        Ok(text + ">")
+    }
+
+    // What `concurrent.futures.wait`, `as_completed` and asyncio read of a future.
+
+    #[getter]
+    fn _state(&self) -> &'static str {
+        match self.phase() {
+            Phase::Pending => "PENDING",
+            Phase::Running => "RUNNING",
+            Phase::Cancelled => "CANCELLED",
+            Phase::Notified => "CANCELLED_AND_NOTIFIED",
+            Phase::Finished | Phase::Failed => "FINISHED",
+        }
+    }
+
+    #[getter]
+    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().refuse_foreign(slf)?;
+        super::settle::condition(slf)
+    }
+
+    #[getter]
+    fn _waiters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+        slf.get().refuse_foreign(slf)?;
+        Ok(super::settle::listeners(slf))
+    }
+
+    #[getter]
+    fn _result<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.done_outcome(py)?.ok()
+    }
+
+    #[getter]
+    fn _exception<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.done_outcome(py)?.err()
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for slot in [
+            &self.scope,
+            &self.call.function,
+            &self.call.first,
+            &self.call.second,
+            &self.context,
+            &self.outcome,
+        ] {
+            slot.visit(&visit)?;
+        }
+        // Held by another thread: not traversed this time, so nothing is freed too early.
+        if let Some(extra) = self.known_extra().and_then(Mutex::try_lock) {
+            for object in extra.callbacks.iter().chain(&extra.condition) {
+                visit.call(object)?;
+            }
+            visit.call(&extra.listeners)?;
+            visit.call(&extra.progress)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        let cell = slf.get();
+        // Nobody can reach this future any more, so nobody takes from it meanwhile.
+        drop((
+            cell.scope.take(py),
+            cell.call.function.take(py),
+            cell.call.first.take(py),
+            cell.call.second.take(py),
+            cell.context.take(py),
+            cell.outcome.take(py),
+        ));
+        if let Some(extra) = cell.known_extra() {
+            let taken = std::mem::take(&mut *extra.lock());
+            drop(taken);
+        }
+    }
+}
+
+impl FutureCell {
+    /// The end of the task will look into the rarely needed part. Returns the phase that
+    /// the future had then: if it was done, nobody will look there any more.
+    pub(crate) fn watch(&self) -> Phase {
+        // AcqRel: what was put there is seen by whoever settles the future, or the
+        // outcome is seen here.
+        Phase::of(self.state.fetch_or(WATCHED, Ordering::AcqRel))
+    }
+}
+
+#[cold]
+fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
+    InvalidStateError::new_err(format!("{phase:?}: {}", this.repr().map_or_else(|_| String::new(), |text| text.to_string())))
+}

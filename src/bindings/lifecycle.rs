@@ -1,0 +1,187 @@
+//! The process's life: what happens at interpreter exit, and what a fork leaves behind.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyCFunction, PyType};
+
+use super::core::Core;
+use super::future::{FutureCell, name_of};
+use super::logging;
+use super::settle::cancel;
+
+/// Every executor of this process. The lock is a leaf.
+static CORES: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
+
+/// How often a blocked wait looks for Ctrl-C. A native condition variable goes on after a
+/// signal, so nothing else would.
+const SIGNALS: Duration = Duration::from_millis(50);
+
+/// What tasks that were told to stop have left, to notice it.
+const GRACE: Duration = Duration::from_millis(200);
+
+static PROGRESS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// The class `Progress`, a named tuple.
+pub(crate) fn progress_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    PROGRESS
+        .get_or_try_init(py, || {
+            let options = pyo3::types::PyDict::new(py);
+            options.set_item("module", "flask_delay")?;
+            let class = py.import("collections")?.call_method(
+                "namedtuple",
+                ("Progress", "done total note"),
+                Some(&options),
+            )?;
+            class.setattr("__doc__", "How far a task has come, as it said last.")?;
+            Ok(class.cast_into::<PyType>()?.unbind())
+        })
+        .map(|class| class.bind(py))
+}
+
+/// Has this executor drained at exit.
+pub(crate) fn add(core: &Arc<Core>) {
+    let mut cores = CORES.lock();
+    cores.retain(|core| core.strong_count() > 0);
+    cores.push(Arc::downgrade(core));
+}
+
+fn cores() -> Vec<Arc<Core>> {
+    CORES.lock().iter().filter_map(Weak::upgrade).collect()
+}
+
+/// Registers what is done at exit; called once, when the module is loaded.
+///
+/// `threading`'s own hook runs first, while threads can still be used freely: there the
+/// tasks end, those that tasks submit included. `atexit` runs after the last other thread
+/// has ended: there the pools are closed and their threads joined.
+pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
+    // Its own hook must be registered first, so that it runs after ours: our tasks may
+    // still use such an executor.
+    py.import("concurrent.futures.thread")?;
+    let drain = PyCFunction::new_closure(py, Some(c"_drain_at_exit"), None, |args, _| {
+        drain_at_exit(args.py());
+    })?;
+    py.import("threading")?.call_method1("_register_atexit", (drain,))?;
+    let close = PyCFunction::new_closure(py, Some(c"_close_at_exit"), None, |args, _| {
+        close_at_exit(args.py());
+    })?;
+    py.import("atexit")?.call_method1("register", (close,))?;
+    Ok(())
+}
+
+/// Calls `reached` with deadlines until it says yes (`true`) or `deadline` has passed.
+/// Ctrl-C is noticed in between and ends the wait with its error.
+pub(crate) fn wait_with_signals(
+    py: Python<'_>,
+    deadline: Option<Instant>,
+    reached: impl Fn(Instant) -> bool + Sync,
+) -> PyResult<bool> {
+    loop {
+        let now = Instant::now();
+        let slice = deadline.map_or(now + SIGNALS, |deadline| deadline.min(now + SIGNALS));
+        if py.detach(|| reached(slice)) {
+            return Ok(true);
+        }
+        py.check_signals()?;
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(false);
+        }
+    }
+}
+
+fn drain_at_exit(py: Python<'_>) {
+    let start = Instant::now();
+    let mut lost = Vec::new();
+    // A task of one pool may submit to another, so until all were quiet one after another
+    // and none of them has been anything else.
+    loop {
+        let mut all_quiet = true;
+        for core in cores() {
+            let deadline = core.shutdown_timeout.map(|timeout| start + timeout);
+            let quiet_already = core.pool().wait_quiet(Some(start));
+            all_quiet &= quiet_already;
+            let drained =
+                wait_with_signals(py, deadline, |slice| core.pool().wait_quiet(Some(slice)));
+            if !matches!(drained, Ok(true)) {
+                // Ctrl-C means: do not wait any longer.
+                give_up(py, &core, &mut lost);
+            }
+        }
+        if all_quiet || !lost.is_empty() {
+            break;
+        }
+    }
+    report(py, &lost);
+}
+
+fn close_at_exit(py: Python<'_>) {
+    let start = Instant::now();
+    let mut lost = Vec::new();
+    for core in cores() {
+        core.close();
+        let deadline = core.shutdown_timeout.map(|timeout| start + timeout);
+        let joined = if core.is_given_up() {
+            true
+        } else {
+            matches!(
+                wait_with_signals(py, deadline, |slice| core.pool().join(Some(slice))),
+                Ok(true)
+            )
+        };
+        if !joined {
+            give_up(py, &core, &mut lost);
+        }
+    }
+    report(py, &lost);
+}
+
+/// Cancels what an executor has not started, tells what runs to stop, and notes the names.
+fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
+    core.set_given_up();
+    core.close();
+    let mut running = Vec::new();
+    let desks: Vec<_> = core.desks().lock().iter().filter_map(Weak::upgrade).collect();
+    for task in desks.iter().filter_map(|desk| desk.task(py)) {
+        task.get().tell_to_stop();
+        running.push(task);
+    }
+    cancel_queued(py, core, |task| lost.push(label(task)));
+    let grace = Instant::now() + GRACE;
+    py.detach(|| {
+        let _ = core.pool().join(Some(grace));
+    });
+    lost.extend(running.iter().filter(|task| !task.get().phase().is_done()).map(label));
+}
+
+/// Cancels every task that has not started; `each` is told of those that it cancelled.
+pub(crate) fn cancel_queued(
+    py: Python<'_>,
+    core: &Arc<Core>,
+    mut each: impl FnMut(&Bound<'_, FutureCell>),
+) {
+    while let Some(task) = core.pool().steal() {
+        let task = task.0.into_bound(py);
+        if !task.get().phase().is_done() && cancel(&task) {
+            each(&task);
+        }
+    }
+}
+
+fn label(task: &Bound<'_, FutureCell>) -> String {
+    format!("{} ({})", name_of(task), task.get().quiet_id().hyphenated())
+}
+
+fn report(py: Python<'_>, lost: &[String]) {
+    if lost.is_empty() {
+        return;
+    }
+    let message = "%d tasks did not finish before exit and were cancelled: %s";
+    let Ok(arguments) = (lost.len(), lost.join(", ")).into_pyobject(py) else {
+        return;
+    };
+    logging::say(py, "warning", message, &arguments);
+}

@@ -1,0 +1,17 @@
+//! The only place that knows Python: futures, executors and the loop of a worker.
+
+pub(crate) mod async_check;
+pub(crate) mod callbacks;
+pub(crate) mod core;
+pub(crate) mod current;
+pub(crate) mod errors;
+pub(crate) mod executor;
+pub(crate) mod ffi;
+pub(crate) mod future;
+pub(crate) mod lifecycle;
+pub(crate) mod logging;
+pub(crate) mod registry;
+pub(crate) mod settle;
+pub(crate) mod task;
+pub(crate) mod wait;
+pub(crate) mod worker;

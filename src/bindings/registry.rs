@@ -1,0 +1,89 @@
+//! Futures by id: those whose id was asked for, all that run and the last that ended.
+
+use std::collections::{HashMap, VecDeque};
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+use uuid::Uuid;
+
+use super::future::FutureCell;
+
+#[derive(Default)]
+struct Known {
+    futures: HashMap<Uuid, Entry>,
+    /// Ids of those that have ended, oldest first.
+    ended: VecDeque<Uuid>,
+}
+
+struct Entry {
+    future: Py<FutureCell>,
+    ended: bool,
+}
+
+/// What `Executor._get` looks into. Its lock is a leaf, and nothing is dropped under it.
+pub(crate) struct Registry {
+    limit: usize,
+    known: Mutex<Known>,
+}
+
+impl Registry {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            known: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn add(&self, id: Uuid, future: &Bound<'_, FutureCell>) {
+        let entry = Entry {
+            future: future.clone().unbind(),
+            ended: false,
+        };
+        let replaced = self.known.lock().futures.insert(id, entry);
+        drop(replaced);
+        // It may have ended before it was in the map, when `finished` found nothing.
+        if future.get().phase().is_done() {
+            self.finished(future.py(), id);
+        }
+    }
+
+    /// The task with this id has ended: the oldest that has is forgotten, if they are too
+    /// many. May be called twice.
+    pub(crate) fn finished(&self, _py: Python<'_>, id: Uuid) {
+        let mut forgotten = Vec::new();
+        {
+            let known = &mut *self.known.lock();
+            match known.futures.get_mut(&id) {
+                Some(entry) if !entry.ended => entry.ended = true,
+                _ => return,
+            }
+            known.ended.push_back(id);
+            while known.ended.len() > self.limit {
+                let oldest = known.ended.pop_front();
+                forgotten.extend(oldest.and_then(|id| known.futures.remove(&id)));
+            }
+        }
+        drop(forgotten);
+    }
+
+    pub(crate) fn get<'py>(&self, py: Python<'py>, id: Uuid) -> Option<Bound<'py, FutureCell>> {
+        let known = self.known.lock();
+        Some(known.futures.get(&id)?.future.bind(py).clone())
+    }
+
+    pub(crate) fn clear(&self) {
+        let taken = std::mem::take(&mut *self.known.lock());
+        drop(taken);
+    }
+
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Held by another thread: not traversed this time, so nothing is freed too early.
+        if let Some(known) = self.known.try_lock() {
+            for entry in known.futures.values() {
+                visit.call(&entry.future)?;
+            }
+        }
+        Ok(())
+    }
+}

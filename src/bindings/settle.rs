@@ -1,0 +1,307 @@
+//! How a future changes state, and who is told.
+//!
+//! One atomic word holds the phase and one bit, [`WATCHED`]: somebody has put a callback,
+//! a waiting thread or an id where the end of the task must look. Without it a task ends
+//! with one compare-and-swap. With it, the end takes the lock of the rarely needed part
+//! and, if `concurrent.futures.wait` has asked for it, the future's Python condition: that
+//! function looks at the state and adds itself while it holds the condition.
+//!
+//! Lock order: the condition (a Python lock), then the rarely needed part (ours, a leaf:
+//! no Python code runs under it).
+
+use std::mem::take;
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::callbacks;
+use super::errors::CancelledError;
+use super::ffi::object::track;
+use super::future::{FutureCell, now};
+
+/// The end must look into the rarely needed part.
+pub(crate) const WATCHED: u32 = 1 << 3;
+/// The task was told to stop.
+pub(crate) const STOP: u32 = 1 << 4;
+const PHASE: u32 = 0b111;
+
+/// Where a future stands; the names are those of `concurrent.futures`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Phase {
+    Pending = 0,
+    Running = 1,
+    /// Cancelled by its user; whoever would run it has not noticed yet.
+    Cancelled = 2,
+    Notified = 3,
+    Finished = 4,
+    Failed = 5,
+}
+
+/// The thread that settles a future.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The task's worker, in the task's context.
+    Worker,
+    Elsewhere,
+}
+
+impl Phase {
+    pub(crate) fn of(state: u32) -> Self {
+        match state & PHASE {
+            0 => Self::Pending,
+            1 => Self::Running,
+            2 => Self::Cancelled,
+            3 => Self::Notified,
+            4 => Self::Finished,
+            _ => Self::Failed,
+        }
+    }
+
+    pub(crate) fn is_cancelled(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Notified)
+    }
+
+    pub(crate) fn is_done(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running)
+    }
+}
+
+impl FutureCell {
+    pub(crate) fn phase(&self) -> Phase {
+        // Acquire: whoever sees a future done sees its outcome.
+        Phase::of(self.state.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn told_to_stop(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & STOP != 0
+    }
+
+    pub(crate) fn tell_to_stop(&self) {
+        // Relaxed: a request, looked at when the task likes.
+        self.state.fetch_or(STOP, Ordering::Relaxed);
+    }
+
+    /// The outcome of a future that is done: the result, or the exception as an error.
+    pub(crate) fn outcome<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>> {
+        if self.phase().is_cancelled() {
+            return Err(CancelledError::new_err(()));
+        }
+        self.done_outcome(py)
+            .ok_or_else(|| PyRuntimeError::new_err("the future has no outcome"))
+    }
+
+    /// The outcome, if the task has ended.
+    pub(crate) fn done_outcome<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> Option<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>> {
+        // Never emptied once the phase says that it is there.
+        match self.phase() {
+            Phase::Finished => self.outcome.get(py).map(Ok),
+            Phase::Failed => self.outcome.get(py).map(Err),
+            _ => None,
+        }
+    }
+
+    /// Moves from one phase to another if `watched` is as expected (`None`: whatever).
+    /// The phase found instead, if not.
+    fn swap(&self, from: Phase, to: Phase, watched: Option<bool>) -> Result<(), u32> {
+        self.state
+            // AcqRel: gives the outcome to those who see the new phase, and takes what
+            // those who set WATCHED have put there.
+            .try_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+                let same = watched.is_none_or(|watched| watched == (state & WATCHED != 0));
+                (Phase::of(state) == from && same).then_some(state & !PHASE | to as u32)
+            })
+            .map(drop)
+    }
+}
+
+/// Marks the task as running; `false` if it was cancelled.
+pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
+    this.get().swap(Phase::Pending, Phase::Running, None).is_ok()
+}
+
+/// Ends the future from `Pending` or `Running`. The phase it had instead, if it was done.
+///
+/// Those who wait are woken and the callbacks run before this returns.
+pub(crate) fn finish(
+    this: &Bound<'_, FutureCell>,
+    to: Phase,
+    outcome: Bound<'_, PyAny>,
+    place: Place,
+) -> Result<(), Phase> {
+    let cell = this.get();
+    if cell.phase().is_done() {
+        return Err(cell.phase());
+    }
+    // Two threads that both set an outcome are their user's error: the first is kept.
+    if cell.outcome.is_empty() {
+        drop(cell.outcome.put(outcome));
+    }
+    for from in [Phase::Running, Phase::Pending] {
+        if change(this, from, to, place) {
+            return Ok(());
+        }
+    }
+    Err(cell.phase())
+}
+
+/// Cancels the future if its task has not started; whether it is cancelled.
+pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
+    // Nobody need notice the cancellation of an executor's task: its place in the queue
+    // is free from now on. A future made by hand waits for its maker to notice.
+    let to = if this.get().core().is_some() {
+        Phase::Notified
+    } else {
+        Phase::Cancelled
+    };
+    change(this, Phase::Pending, to, Place::Elsewhere) || this.get().phase().is_cancelled()
+}
+
+/// `concurrent.futures`' own step for futures that were made by hand.
+pub(crate) fn run_or_notify(this: &Bound<'_, FutureCell>) -> PyResult<bool> {
+    if start(this) {
+        return Ok(true);
+    }
+    change(this, Phase::Cancelled, Phase::Notified, Place::Elsewhere);
+    if this.get().phase() == Phase::Notified {
+        return Ok(false);
+    }
+    Err(PyRuntimeError::new_err("Future in unexpected state"))
+}
+
+/// Changes the phase, and tells everybody whom it concerns; `false` if it was not `from`.
+fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) -> bool {
+    let cell = this.get();
+    let watched = match cell.swap(from, to, Some(false)) {
+        Ok(()) => false,
+        Err(state) if Phase::of(state) != from => return false,
+        Err(_) => {
+            if !change_watched(this, from, to) {
+                return false;
+            }
+            true
+        }
+    };
+    cell.finished.store(now(), Ordering::Relaxed);
+    if from == Phase::Pending {
+        // Never to be called: function and arguments go now.
+        drop(cell.take_call(this));
+    }
+    track(this);
+    if watched {
+        tell(this, place);
+    }
+    true
+}
+
+/// The swap while somebody watches; with the condition held, if there is one.
+fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool {
+    let py = this.py();
+    let cell = this.get();
+    let condition = {
+        let extra = cell.extra().lock();
+        let Some(condition) = &extra.condition else {
+            // Under the lock, so that no condition is made meanwhile.
+            return cell.swap(from, to, None).is_ok();
+        };
+        condition.bind(py).clone()
+    };
+    let held = condition.call_method0(intern!(py, "acquire"));
+    let changed = cell.swap(from, to, None).is_ok();
+    if changed {
+        or_unraisable(announce(this, to, &condition), this);
+    }
+    if held.is_ok() {
+        or_unraisable(condition.call_method0(intern!(py, "release")).map(drop), this);
+    }
+    // A KeyboardInterrupt while the condition was acquired: the phase had to change all
+    // the same.
+    or_unraisable(held.map(drop), this);
+    changed
+}
+
+/// Tells `concurrent.futures.wait` and its like; the condition is held.
+fn announce(this: &Bound<'_, FutureCell>, to: Phase, condition: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = this.py();
+    let method = match to {
+        Phase::Finished => intern!(py, "add_result"),
+        Phase::Failed => intern!(py, "add_exception"),
+        Phase::Notified => intern!(py, "add_cancelled"),
+        _ => return condition.call_method0(intern!(py, "notify_all")).map(drop),
+    };
+    let list = {
+        let extra = this.get().extra().lock();
+        extra.listeners.as_ref().map(|list| list.bind(py).clone())
+    };
+    for listener in list.iter().flatten() {
+        listener.call_method1(method, (this,))?;
+    }
+    condition.call_method0(intern!(py, "notify_all")).map(drop)
+}
+
+/// Wakes those who wait in `result`, and runs the callbacks.
+fn tell(this: &Bound<'_, FutureCell>, place: Place) {
+    let py = this.py();
+    let cell = this.get();
+    let (callbacks, waiters, known) = {
+        let mut extra = cell.extra().lock();
+        (
+            take(&mut extra.callbacks),
+            take(&mut extra.waiters),
+            extra.known.then_some(extra.id).flatten(),
+        )
+    };
+    for waiter in waiters {
+        or_unraisable(
+            waiter.bind(py).call_method0(intern!(py, "release")).map(drop),
+            this,
+        );
+    }
+    if let (Some(id), Some(core)) = (known, cell.core()) {
+        core.registry.finished(py, id);
+    }
+    if !callbacks.is_empty() {
+        callbacks::run(this, &callbacks, place);
+    }
+}
+
+fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
+    if let Err(error) = result {
+        error.write_unraisable(this.py(), Some(this.as_any()));
+    }
+}
+
+/// The condition that `concurrent.futures.wait` holds while it looks at the state.
+///
+/// Each future has its own, also when it is done: `wait` holds those of all its futures
+/// at once, and two such threads would lock each other out over a shared one.
+pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
+    let cell = this.get();
+    if let Some(condition) = cell.extra().lock().condition.as_ref() {
+        return Ok(condition.bind(py).clone());
+    }
+    let class = py.import(intern!(py, "threading"))?.getattr(intern!(py, "Condition"))?;
+    let fresh = class.call0()?.unbind();
+    let mut extra = cell.extra().lock();
+    let condition = extra.condition.get_or_insert(fresh).bind(py).clone();
+    cell.watch();
+    Ok(condition)
+}
+
+/// The list that `concurrent.futures.wait` puts itself into.
+pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> Bound<'py, PyList> {
+    let py = this.py();
+    let fresh = PyList::empty(py).unbind();
+    let mut extra = this.get().extra().lock();
+    extra.listeners.get_or_insert(fresh).bind(py).clone()
+}

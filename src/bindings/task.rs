@@ -1,0 +1,106 @@
+//! Running one task: its context, its surroundings, its outcome, its callbacks.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::core::Core;
+use super::errors::into_exception;
+use super::ffi::call::{call, is_coroutine};
+use super::ffi::context::within;
+use super::future::{FutureCell, TakenCall, now};
+use super::logging;
+use super::settle::{Phase, Place, finish, start};
+
+/// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
+pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
+    if !start(this) {
+        return;
+    }
+    let cell = this.get();
+    cell.set_started(now());
+    let mut taken = cell.take_call(this);
+    let context = taken.context.take();
+    let ran = within(this.py(), context, || {
+        let (phase, outcome) = match outcome(this, taken) {
+            Ok(result) => (Phase::Finished, result),
+            Err(error) => {
+                let exception = into_exception(this.py(), error);
+                if core.log_failures {
+                    logging::exception_of("task %s (%s) failed", this, &exception);
+                }
+                (Phase::Failed, exception)
+            }
+        };
+        // Someone may have set an outcome by hand meanwhile; then that one stands.
+        let _ = finish(this, phase, outcome, Place::Worker);
+    });
+    if let Err(error) = ran {
+        fail(this, error);
+    }
+}
+
+/// Ends a task that cannot be run.
+pub(crate) fn fail(this: &Bound<'_, FutureCell>, error: PyErr) {
+    let exception = into_exception(this.py(), error);
+    logging::exception_of("task %s (%s) could not be run", this, &exception);
+    let _ = finish(this, Phase::Failed, exception, Place::Worker);
+}
+
+/// Calls the function inside its surroundings. What was called is let go before this
+/// returns, so before anyone learns that the task is done.
+fn outcome<'py>(
+    this: &Bound<'py, FutureCell>,
+    taken: TakenCall<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
+    let Some(scope) = this.get().scope(py) else {
+        return result_of(py, taken);
+    };
+    let surrounding = scope.call0()?;
+    surrounding.call_method0(intern!(py, "__enter__"))?;
+    let result = result_of(py, taken);
+    let exit = intern!(py, "__exit__");
+    let none = py.None();
+    match result {
+        Ok(result) => {
+            surrounding.call_method1(exit, (&none, &none, &none))?;
+            Ok(result)
+        }
+        Err(error) => {
+            let exception = error.into_value(py).into_bound(py).into_any();
+            let traceback = exception.getattr(intern!(py, "__traceback__"))?;
+            if let Err(error) =
+                surrounding.call_method1(exit, (exception.get_type(), &exception, traceback))
+            {
+                // The teardown's failure must not hide the task's own.
+                logging::failure(py, "teardown after task %s (%s) raised", this, error);
+            }
+            Err(PyErr::from_value(exception))
+        }
+    }
+}
+
+fn result_of<'py>(py: Python<'py>, taken: TakenCall<'py>) -> PyResult<Bound<'py, PyAny>> {
+    let Some(function) = &taken.function else {
+        return Err(pyo3::exceptions::PySystemError::new_err(
+            "the task has lost its function",
+        ));
+    };
+    let result = call(
+        function,
+        taken.shape,
+        taken.first.as_ref(),
+        taken.second.as_ref(),
+    )?;
+    if is_coroutine(&result) {
+        // Otherwise it would be dropped unawaited, and the task a success.
+        result.call_method0(intern!(py, "close"))?;
+        return Err(PyTypeError::new_err(format!(
+            "the task returned the coroutine {} which nobody awaits; give delay() a plain \
+             function, for instance one that calls asyncio.run()",
+            result.repr()?
+        )));
+    }
+    Ok(result)
+}

@@ -1,0 +1,104 @@
+//! Waiting for a future: with the GIL released, interruptible, and never in a circle.
+
+use flask_delay_engine::{Entered, Key, Waits};
+use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::current;
+use super::errors::WaitCycleError;
+use super::future::{FutureCell, name_of};
+
+/// Which task waits for which, by address: both futures live as long as the wait.
+static WAITS: Waits<String> = Waits::new();
+
+/// `threading.TIMEOUT_MAX` is a little more.
+const LONGEST: f64 = 9e9;
+
+fn key(future: &Bound<'_, FutureCell>) -> Key {
+    future.as_ptr() as Key
+}
+
+/// Blocks until the future is done, at most `timeout` seconds.
+pub(crate) fn until_done(
+    this: &Bound<'_, FutureCell>,
+    timeout: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let py = this.py();
+    let cell = this.get();
+    if cell.phase().is_done() {
+        return Ok(());
+    }
+    cell.refuse_foreign(this)?;
+    let seconds = match timeout {
+        Some(timeout) if !timeout.is_none() => seconds(timeout)?,
+        // What Python's locks call for ever.
+        _ => -1.0,
+    };
+    let circle = not_in_a_circle(this)?;
+    // A Python lock, because its `acquire` does all that a wait in Python must: it lets go
+    // of the GIL, honours signals, and resumes after them with the time that is left.
+    let lock = py
+        .import(intern!(py, "_thread"))?
+        .call_method0(intern!(py, "allocate_lock"))?;
+    let acquire = intern!(py, "acquire");
+    lock.call_method0(acquire)?;
+    if !cell.leave(|extra| extra.waiters.push(lock.clone().unbind())) {
+        return Ok(());
+    }
+    // While a worker waits, another may be active in its place.
+    let waiting = current::with_local(|local| local.handle.waiting());
+    let woken = lock
+        .call_method1(acquire, (true, seconds))
+        .and_then(|woken| woken.extract::<bool>());
+    drop(waiting);
+    drop(circle);
+    if !matches!(woken, Ok(true)) {
+        let mut extra = cell.extra().lock();
+        let place = extra.waiters.iter().position(|waiter| waiter.is(&lock));
+        let waiter = place.map(|place| extra.waiters.swap_remove(place));
+        drop(extra);
+        drop(waiter);
+    }
+    woken?;
+    if cell.phase().is_done() {
+        return Ok(());
+    }
+    Err(PyTimeoutError::new_err(()))
+}
+
+/// Notes the wait if it is a task's; refuses one that would never end.
+fn not_in_a_circle(this: &Bound<'_, FutureCell>) -> PyResult<Option<Entered<'static, String>>> {
+    let Some(waiter) = current::task(this.py()) else {
+        return Ok(None);
+    };
+    WAITS
+        .enter(key(&waiter), key(this), name_of(&waiter))
+        .map(Some)
+        .map_err(|mut chain| {
+            chain.extend(chain.first().cloned());
+            WaitCycleError::new_err(format!(
+                "waiting for task {:?} would never end: {}",
+                name_of(this),
+                chain.join(" waits for ")
+            ))
+        })
+}
+
+/// A time limit in seconds; a negative one is over at once, as in `concurrent.futures`.
+pub(crate) fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let seconds: f64 = timeout.extract().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "timeout must be a number of seconds or None, got {}",
+            timeout
+                .repr()
+                .map_or_else(|_| "?".to_owned(), |text| text.to_string())
+        ))
+    })?;
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err(
+            "timeout must be a number of seconds or None, got nan",
+        ));
+    }
+    Ok(seconds.clamp(0.0, LONGEST))
+}

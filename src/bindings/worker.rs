@@ -1,0 +1,160 @@
+//! A worker thread: attached to Python once, for its life; detached only to sleep.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+
+use flask_delay_engine::Worker;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::core::{Core, Task};
+use super::current::{self, Desk, Local};
+use super::errors::{BrokenThreadPool, panic_message};
+use super::ffi::fork::generation;
+use super::future::{FutureCell, now};
+use super::logging;
+use super::task;
+
+/// A task that is a builtin never looks whether another thread wants the GIL; after this
+/// many nanoseconds of such tasks the worker does.
+const BREATH: u64 = 1_000_000;
+
+/// The main function of each thread of a pool.
+pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
+    let generation = generation();
+    // None only if the interpreter has been finalized; then nothing can run any more.
+    let finished = Python::try_attach(|py| {
+        let Some(core) = core.upgrade() else {
+            return;
+        };
+        let thread = Thread::enter(py, worker.name());
+        let desk = Arc::new(Desk::default());
+        {
+            let mut desks = core.desks().lock();
+            desks.retain(|desk| desk.strong_count() > 0);
+            desks.push(Arc::downgrade(&desk));
+        }
+        current::set_local(Local {
+            desk: Arc::clone(&desk),
+            core: Arc::downgrade(&core),
+            handle: worker.handle(),
+        });
+        if !core.is_broken() {
+            initialize(py, &core);
+        }
+        // Held by the futures from here on, so that an idle worker keeps nothing alive.
+        drop(core);
+        work(py, &mut worker, &desk, generation);
+        if let Some(thread) = thread {
+            thread.leave(py);
+        }
+    });
+    if generation != self::generation() {
+        // The task forked, and this is the child, where its thread is all there is. The
+        // books of the parent's pool are not ours to keep.
+        std::mem::forget(worker);
+    }
+    let _ = finished;
+}
+
+fn work(py: Python<'_>, worker: &mut Worker<Task>, desk: &Desk, generation: u32) {
+    let breathe = py.eval(c"lambda: None", None, None).ok();
+    let mut breathed = now();
+    while let Some(task) = worker.next(|sleep| py.detach(sleep)) {
+        let task = task.0.into_bound(py);
+        run(&task, desk);
+        if self::generation() != generation {
+            return;
+        }
+        let finished = task.get().ended();
+        // The last reference, often: dropped here, before the worker sleeps.
+        drop(task);
+        if finished.saturating_sub(breathed) > BREATH {
+            breathed = finished;
+            // Entering a Python function makes the interpreter look.
+            if let Some(breathe) = &breathe {
+                let _ = breathe.call0();
+            }
+        }
+    }
+}
+
+/// Runs one task; whatever happens in it, the worker goes on.
+fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
+    let Some(core) = task.get().core() else {
+        return;
+    };
+    desk.put(task);
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        if core.is_broken() {
+            task::fail(task, broken());
+        } else {
+            task::run(task, core);
+        }
+    }));
+    if let Err(payload) = ran {
+        let message = format!("a defect in flask_delay: {}", panic_message(&*payload));
+        task::fail(task, PyRuntimeError::new_err(message));
+    }
+    desk.clear();
+}
+
+/// The error of tasks that a pool without initialised workers cannot run.
+pub(crate) fn broken() -> PyErr {
+    BrokenThreadPool::new_err(
+        "the pool's initializer raised an exception (see the log); no task can run in it",
+    )
+}
+
+fn initialize(py: Python<'_>, core: &Arc<Core>) {
+    let Some((initializer, arguments)) = &core.initializer else {
+        return;
+    };
+    if let Err(error) = initializer.bind(py).call1(arguments.bind(py)) {
+        core.set_broken();
+        let exception = error.into_value(py);
+        logging::initializer_failed(py, core.name(), exception.bind(py).as_any());
+    }
+}
+
+/// This thread as Python's `threading` module sees it.
+struct Thread(Py<PyAny>);
+
+impl Thread {
+    /// Gives the thread its name there and the hooks that a Python thread starts with.
+    fn enter(py: Python<'_>, name: &str) -> Option<Self> {
+        let entered = (|| -> PyResult<Self> {
+            let threading = py.import(intern!(py, "threading"))?;
+            let thread = threading.call_method0(intern!(py, "current_thread"))?;
+            thread.setattr(intern!(py, "name"), name)?;
+            let sys = py.import(intern!(py, "sys"))?;
+            for (get, set) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
+                let hook = threading.call_method0(get)?;
+                if !hook.is_none() {
+                    sys.call_method1(set, (hook,))?;
+                }
+            }
+            Ok(Self(thread.unbind()))
+        })();
+        entered
+            .inspect_err(|error| error.clone_ref(py).write_unraisable(py, None))
+            .ok()
+    }
+
+    /// Takes the thread off the list of `threading.enumerate`, where Python 3.11 would
+    /// keep one that it did not start.
+    fn leave(self, py: Python<'_>) {
+        let left = (|| -> PyResult<()> {
+            let threading = py.import(intern!(py, "threading"))?;
+            let ident = self.0.bind(py).getattr(intern!(py, "ident"))?;
+            threading
+                .getattr(intern!(py, "_active"))?
+                .call_method1(intern!(py, "pop"), (ident, py.None()))?;
+            Ok(())
+        })();
+        if let Err(error) = left {
+            error.write_unraisable(py, None);
+        }
+    }
+}

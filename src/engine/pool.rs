@@ -1,0 +1,344 @@
+//! The pool: who is awake, who sleeps, and who is called when a job arrives.
+//!
+//! `README.md` beside this file argues why no wake-up is lost.
+
+use std::cmp::Ordering::{Equal, Greater, Less};
+use std::io;
+use std::time::Duration;
+
+use log::{debug, warn};
+
+use crate::park::Parker;
+use crate::queue::Queue;
+use crate::sync::{Arc, AtomicU32, Condvar, Mutex, Ordering, fence, spawn};
+use crate::worker::Worker;
+
+/// A worker has been called and has not yet looked at the queue; no second one is called.
+pub(crate) const SEARCHING: u32 = 1;
+/// Fewer workers are active than allowed: a new job may call or start one.
+pub(crate) const ROOM: u32 = 1 << 1;
+/// More workers are active than allowed: the next one to ask for a job sleeps instead.
+pub(crate) const SURPLUS: u32 = 1 << 2;
+/// No job is taken any more; workers leave once the queue is empty.
+pub(crate) const CLOSED: u32 = 1 << 3;
+/// There is a thread: a submit need not start one before it queues its job.
+pub(crate) const STAFFED: u32 = 1 << 4;
+
+/// How a pool is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Worker `n` is named `{name}_{n}`.
+    pub name: String,
+    /// How many workers may be active at once, at least one; a worker that waits for
+    /// another job does not count.
+    pub max_workers: usize,
+    /// A worker that found nothing to do for this long leaves; the last one stays.
+    pub idle_timeout: Duration,
+    /// Bytes of stack for each thread.
+    pub stack_size: usize,
+}
+
+/// Counts of one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Jobs in the queue.
+    pub queued: usize,
+    /// Threads alive, whatever they do.
+    pub threads: usize,
+    /// Threads asleep for want of jobs.
+    pub idle: usize,
+    /// Threads that run a job which waits for another job.
+    pub waiting: usize,
+}
+
+/// Why a job was not taken; gives it back.
+#[derive(Debug)]
+pub enum SubmitError<J> {
+    /// The pool is closed.
+    Closed(J),
+    /// The pool has no thread and the system would not start one.
+    Spawn(J, io::Error),
+}
+
+/// Everything that changes when a worker wakes, sleeps, comes or goes; never on a job's way.
+pub(crate) struct Roster {
+    /// Last asleep is first called: its caches are warm, and the cold ones time out.
+    pub(crate) idle: Vec<Arc<Parker>>,
+    /// Workers that run a job or look for one, or have been called to do so.
+    pub(crate) active: usize,
+    /// Workers whose job waits for another job.
+    pub(crate) waiting: usize,
+    /// Threads that look for jobs or may do so again.
+    pub(crate) threads: usize,
+    /// Threads that have stopped looking and have not ended yet.
+    pub(crate) leaving: usize,
+    /// Threads ever started: the next one's number.
+    pub(crate) started: usize,
+    /// [`Pool::join`] has told that the pool has ended: no thread starts any more.
+    pub(crate) ended: bool,
+}
+
+impl Roster {
+    /// Counts a thread that is about to start; gives its number.
+    fn enlist(&mut self) -> usize {
+        self.threads += 1;
+        self.started += 1;
+        self.started - 1
+    }
+
+    fn quiet(&self) -> bool {
+        self.active == 0 && self.waiting == 0
+    }
+}
+
+pub(crate) type Main<J> = dyn Fn(Worker<J>) + Send + Sync;
+
+pub(crate) struct Shared<J: Send + 'static> {
+    pub(crate) config: Config,
+    pub(crate) queue: Queue<J>,
+    /// The roster in five bits, so that a submit needs no lock. Written under the
+    /// roster's lock, but for `SEARCHING`.
+    pub(crate) signs: AtomicU32,
+    pub(crate) roster: Mutex<Roster>,
+    /// Held while the first thread starts, so that whoever needs one learns the outcome.
+    /// Taken before the roster's lock.
+    pub(crate) starting: Mutex<()>,
+    /// Rung when a thread has left and when the pool has become quiet.
+    pub(crate) bell: Condvar,
+    pub(crate) main: Box<Main<J>>,
+}
+
+impl<J: Send + 'static> Shared<J> {
+    /// Brings the signs up to date with the roster; called under its lock.
+    pub(crate) fn publish(&self, roster: &Roster) {
+        let limit = self.config.max_workers;
+        let (set, clear) = match roster.active.cmp(&limit) {
+            Less => (ROOM, SURPLUS),
+            Equal => (0, ROOM | SURPLUS),
+            Greater => (SURPLUS, ROOM),
+        };
+        // `STAFFED` is set only where a thread is known to have started.
+        let clear = if roster.threads == 0 {
+            clear | STAFFED
+        } else {
+            clear
+        };
+        // Relaxed: the lock orders the writers, and a reader that must not miss a
+        // change has a SeqCst fence between its own write and its read.
+        self.signs.fetch_or(set, Ordering::Relaxed);
+        self.signs.fetch_and(!clear, Ordering::Relaxed);
+    }
+
+    /// A job is in the queue: calls a sleeping worker or starts one, unless one is on its
+    /// way already or all that are allowed are active.
+    ///
+    /// A thread that cannot be started has been logged; those there are go on.
+    pub(crate) fn summon(self: &Arc<Self>) {
+        // Relaxed: an RMW sees the latest value; what it guards is under the lock.
+        if self.signs.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
+            return;
+        }
+        let mut roster = self.roster.lock();
+        if roster.active >= self.config.max_workers || roster.ended {
+            // Every active worker looks at the queue, under this lock, before it sleeps.
+            self.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+            return;
+        }
+        // The caller, not the called, moves the worker to the active ones: otherwise
+        // the next submit would see it asleep and call it again.
+        roster.active += 1;
+        if let Some(parker) = roster.idle.pop() {
+            self.publish(&roster);
+            drop(roster);
+            parker.unpark();
+        } else {
+            let number = roster.enlist();
+            self.publish(&roster);
+            drop(roster);
+            let _ = self.spawn(number);
+        }
+    }
+
+    /// No thread is there: starts one before the job is queued, so that a failure has
+    /// exactly that job to give back.
+    #[cold]
+    fn start(self: &Arc<Self>) -> io::Result<()> {
+        let _alone = self.starting.lock();
+        let mut roster = self.roster.lock();
+        // In a closed pool, `Pool::submit` finds out what became of its job.
+        let closed = self.signs.load(Ordering::Relaxed) & CLOSED != 0;
+        if roster.threads == 0 && !closed {
+            roster.active += 1;
+            let number = roster.enlist();
+            self.signs.fetch_or(SEARCHING, Ordering::Relaxed);
+            self.publish(&roster);
+            drop(roster);
+            self.spawn(number)?;
+            roster = self.roster.lock();
+        }
+        if roster.threads > 0 {
+            self.signs.fetch_or(STAFFED, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Starts the thread that the roster already counts as active and searching.
+    fn spawn(self: &Arc<Self>, number: usize) -> io::Result<()> {
+        let name = format!("{}_{number}", self.config.name);
+        let shared = Arc::clone(self);
+        let worker_name = name.clone();
+        let spawned = spawn(name.clone(), self.config.stack_size, move || {
+            let worker = Worker::new(Arc::clone(&shared), worker_name);
+            (shared.main)(worker);
+        });
+        let Err(error) = spawned else {
+            debug!(target: "flask_delay::engine", "thread {name} started");
+            return Ok(());
+        };
+        let mut roster = self.roster.lock();
+        roster.threads -= 1;
+        // Somebody may have gone to sleep since, and submits that saw SEARCHING called
+        // nobody: the sleeper takes the place of the thread that is not to be.
+        let sleeper = roster.idle.pop();
+        if sleeper.is_none() {
+            roster.active -= 1;
+            self.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+        }
+        self.publish(&roster);
+        let left = roster.threads;
+        drop(roster);
+        warn!(target: "flask_delay::engine", "thread {name} could not be started, {left} go on: {error}");
+        self.bell.notify_all();
+        match sleeper {
+            Some(parker) => {
+                parker.unpark();
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    /// A job was queued after the pool had been closed: a job to give back if the pool
+    /// has ended, so that nobody would run it.
+    #[cold]
+    fn take_back(&self) -> Option<J> {
+        // All that is queued by then was pushed by threads that come here, each of which
+        // takes one job.
+        let ended = self.roster.lock().ended;
+        if ended { self.queue.pop() } else { None }
+    }
+
+    /// Tells those who wait for quiet; called under the roster's lock.
+    pub(crate) fn tell_if_quiet(&self, roster: &Roster) {
+        if roster.quiet() {
+            self.bell.notify_all();
+        }
+    }
+
+    pub(crate) fn is_quiet(&self, roster: &Roster) -> bool {
+        roster.quiet() && self.queue.is_empty()
+    }
+}
+
+/// A queue of jobs and the threads that run them. Threads start at the first submit.
+///
+/// Dropping the pool closes it: jobs already taken still run.
+pub struct Pool<J: Send + 'static> {
+    pub(crate) shared: Arc<Shared<J>>,
+}
+
+impl<J: Send + 'static> Pool<J> {
+    /// A pool whose threads run `main`, which asks its [`Worker`] for jobs until there
+    /// are no more. Starts no thread.
+    ///
+    /// # Panics
+    ///
+    /// When `max_workers` is zero.
+    pub fn new(config: Config, main: impl Fn(Worker<J>) + Send + Sync + 'static) -> Self {
+        assert!(config.max_workers > 0, "a pool needs a worker");
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                queue: Queue::new(),
+                signs: AtomicU32::new(ROOM),
+                roster: Mutex::new(Roster {
+                    idle: Vec::new(),
+                    active: 0,
+                    waiting: 0,
+                    threads: 0,
+                    leaving: 0,
+                    started: 0,
+                    ended: false,
+                }),
+                starting: Mutex::new(()),
+                bell: Condvar::new(),
+                main: Box::new(main),
+            }),
+        }
+    }
+
+    /// How the pool was made.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Takes `job`: it will run. No lock is taken unless a worker must be called.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Closed`] after [`Pool::close`]; a submit that races with it may
+    /// still be taken, and is then run. [`SubmitError::Spawn`] when there is no thread
+    /// and none can be started.
+    pub fn submit(&self, job: J) -> Result<(), SubmitError<J>> {
+        let shared = &self.shared;
+        // Acquire: whoever sees the pool closed sees what happened before.
+        let signs = shared.signs.load(Ordering::Acquire);
+        if signs & CLOSED != 0 {
+            return Err(SubmitError::Closed(job));
+        }
+        if signs & STAFFED == 0
+            && let Err(error) = shared.start()
+        {
+            return Err(SubmitError::Spawn(job, error));
+        }
+        shared.queue.push(job);
+        // Pairs with the fences of those who clear SEARCHING, set ROOM or end the pool:
+        // either this thread sees the new sign, or they see the job.
+        fence(Ordering::SeqCst);
+        let signs = shared.signs.load(Ordering::Relaxed);
+        if signs & CLOSED != 0
+            && let Some(job) = shared.take_back()
+        {
+            return Err(SubmitError::Closed(job));
+        }
+        if signs & (SEARCHING | ROOM) == ROOM {
+            shared.summon();
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest job out of the queue, to be run or given up by the caller.
+    #[must_use]
+    pub fn steal(&self) -> Option<J> {
+        self.shared.queue.pop()
+    }
+
+    /// Counts of this moment.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let roster = self.shared.roster.lock();
+        Stats {
+            queued: self.shared.queue.len(),
+            threads: roster.threads + roster.leaving,
+            idle: roster.idle.len(),
+            waiting: roster.waiting,
+        }
+    }
+}
+
+impl<J: Send + 'static> Drop for Pool<J> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,120 @@
+//! The one door to threads, locks and atomics, so that loom can stand in for them.
+
+#[cfg(not(loom))]
+mod imp {
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::Arc;
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+    pub(crate) use std::thread::{Thread, current};
+    use std::time::Instant;
+
+    /// Starts a thread.
+    pub(crate) fn spawn(
+        name: String,
+        stack_size: usize,
+        main: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        std::thread::Builder::new()
+            .name(name)
+            .stack_size(stack_size)
+            .spawn(main)
+            .map(drop)
+    }
+
+    /// Sleeps until `me`, the calling thread, is unparked or for no reason; `false` when
+    /// `deadline` has passed.
+    pub(crate) fn park(_me: &Thread, deadline: Option<Instant>) -> bool {
+        let Some(deadline) = deadline else {
+            std::thread::park();
+            return true;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        std::thread::park_timeout(left);
+        true
+    }
+
+    /// Waits for `bell` until `deadline` (for ever without one); gives the guard back.
+    pub(crate) fn wait<'a, T>(
+        bell: &Condvar,
+        mut guard: MutexGuard<'a, T>,
+        deadline: Option<Instant>,
+    ) -> MutexGuard<'a, T> {
+        match deadline {
+            Some(deadline) => {
+                bell.wait_until(&mut guard, deadline);
+            }
+            None => bell.wait(&mut guard),
+        }
+        guard
+    }
+}
+
+#[cfg(loom)]
+mod imp {
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+    pub(crate) use loom::sync::{Condvar, MutexGuard};
+    // Not loom's, which cannot be the type of `self`.
+    pub(crate) use std::sync::Arc;
+    use std::time::Instant;
+
+    /// loom's mutex with `parking_lot`'s signature: nothing panics under our locks.
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().expect("no panic happens under this lock")
+        }
+    }
+
+    /// Not loom's thread, whose `unpark` also wakes one that waits for a lock.
+    pub(crate) struct Thread(loom::sync::Notify);
+
+    impl Thread {
+        pub(crate) fn unpark(&self) {
+            self.0.notify();
+        }
+    }
+
+    pub(crate) fn current() -> Thread {
+        Thread(loom::sync::Notify::new())
+    }
+
+    /// loom has no clock, but also tries the wait that ends for no reason: with a
+    /// `deadline`, it has then passed.
+    pub(crate) fn park(me: &Thread, deadline: Option<Instant>) -> bool {
+        me.0.wait();
+        deadline.is_none()
+    }
+
+    /// In a model, `stack_size` says how many threads the system is willing to start.
+    pub(crate) fn spawn(
+        name: String,
+        stack_size: usize,
+        main: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        let number = name.rsplit('_').next().and_then(|n| n.parse().ok());
+        if number.is_none_or(|number: usize| number >= stack_size) {
+            return Err(std::io::Error::other("no more threads in this model"));
+        }
+        loom::thread::spawn(main);
+        Ok(())
+    }
+
+    /// loom has no clock: the deadline is ignored.
+    pub(crate) fn wait<'a, T>(
+        bell: &Condvar,
+        guard: MutexGuard<'a, T>,
+        _deadline: Option<Instant>,
+    ) -> MutexGuard<'a, T> {
+        bell.wait(guard).expect("no panic happens under this lock")
+    }
+}
+
+pub(crate) use imp::*;

@@ -1,0 +1,267 @@
+//! One thread's side of the pool: finding the next job, or sleeping until there is one.
+
+use std::cell::Cell;
+use std::mem;
+use std::time::Instant;
+
+use log::debug;
+
+use crate::park::Parker;
+use crate::pool::{CLOSED, ROOM, Roster, SEARCHING, SURPLUS, Shared};
+use crate::sync::{Arc, MutexGuard, Ordering, fence};
+
+/// What a thread of the pool is given. Dropping it takes the thread off the pool's books,
+/// also when the thread unwinds.
+pub struct Worker<J: Send + 'static> {
+    shared: Arc<Shared<J>>,
+    parker: Arc<Parker>,
+    name: String,
+    /// This worker was called and has not looked at the queue since.
+    searching: bool,
+    /// The roster has already been told that this thread leaves.
+    left: Cell<bool>,
+}
+
+impl<J: Send + 'static> Worker<J> {
+    pub(crate) fn new(shared: Arc<Shared<J>>, name: String) -> Self {
+        Self {
+            shared,
+            parker: Arc::new(Parker::new()),
+            name,
+            searching: true,
+            left: Cell::new(false),
+        }
+    }
+
+    /// The thread's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next job, or `None` when this thread has to leave.
+    ///
+    /// `asleep` is called when there is nothing to do; it must call the function it is
+    /// given, which blocks, and may let go of what the thread holds around that call.
+    pub fn next(&mut self, mut asleep: impl FnMut(&mut (dyn FnMut() + Send))) -> Option<J> {
+        while !self.left.get() {
+            // Relaxed: a hint; the lock in `step_down` decides.
+            let surplus = self.shared.signs.load(Ordering::Relaxed) & SURPLUS != 0;
+            let mut rest = if surplus { self.step_down() } else { Rest::Up };
+            if matches!(rest, Rest::Up) {
+                if let Some(job) = self.shared.queue.pop() {
+                    if self.searching {
+                        self.found();
+                    }
+                    return Some(job);
+                }
+                rest = self.lie_down();
+            }
+            if matches!(rest, Rest::InBed) {
+                self.sleep(&mut asleep);
+            }
+        }
+        None
+    }
+
+    /// Notes that this worker's job waits for another job of the pool until the guard is
+    /// dropped: another worker may be active in its place.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting<J> {
+        Waiting::new(Arc::clone(&self.shared))
+    }
+
+    /// What [`Worker::waiting`] needs, for a thread that cannot reach its worker.
+    #[must_use]
+    pub fn handle(&self) -> Handle<J> {
+        Handle(Arc::clone(&self.shared))
+    }
+
+    /// The search is over, with a job in hand; if there is more, the next one is called.
+    fn found(&mut self) {
+        self.searching = false;
+        self.shared.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+        // Submits that saw SEARCHING called nobody: look for their jobs after clearing it.
+        fence(Ordering::SeqCst);
+        if !self.shared.queue.is_empty() && self.shared.signs.load(Ordering::Relaxed) & ROOM != 0 {
+            self.shared.summon();
+        }
+    }
+
+    /// Stops although there may be work, if more workers are active than allowed.
+    fn step_down(&mut self) -> Rest {
+        let mut roster = self.shared.roster.lock();
+        if roster.active <= self.shared.config.max_workers {
+            return Rest::Up;
+        }
+        roster.active -= 1;
+        // The others, as many as are allowed, look at the queue before they sleep.
+        if mem::take(&mut self.searching) {
+            self.shared.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+        }
+        // Relaxed: CLOSED is set under the lock that is held here.
+        if self.shared.signs.load(Ordering::Relaxed) & CLOSED != 0 {
+            // Nobody calls the sleepers of a closed pool any more.
+            self.leave(roster, "the pool is closed");
+            return Rest::Left;
+        }
+        roster.idle.push(Arc::clone(&self.parker));
+        self.shared.publish(&roster);
+        Rest::InBed
+    }
+
+    /// The queue was empty: takes a bed, then looks once more.
+    fn lie_down(&mut self) -> Rest {
+        let mut roster = self.shared.roster.lock();
+        roster.active -= 1;
+        self.shared.publish(&roster);
+        let searched = mem::take(&mut self.searching);
+        if searched {
+            self.shared.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+        }
+        // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no ROOM,
+        // or saw SEARCHING, is visible here.
+        fence(Ordering::SeqCst);
+        if !self.shared.queue.is_empty() {
+            roster.active += 1;
+            self.shared.publish(&roster);
+            // More than one job may be there: the search goes on, unless another worker
+            // has been called since and carries it on.
+            self.searching = searched
+                && self.shared.signs.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING == 0;
+            return Rest::Up;
+        }
+        // Relaxed: CLOSED is set under the lock that is held here.
+        if self.shared.signs.load(Ordering::Relaxed) & CLOSED != 0 {
+            self.leave(roster, "the pool is closed");
+            return Rest::Left;
+        }
+        roster.idle.push(Arc::clone(&self.parker));
+        self.shared.tell_if_quiet(&roster);
+        Rest::InBed
+    }
+
+    /// Sleeps in the bed taken, until called or for so long that the thread leaves.
+    fn sleep(&mut self, asleep: &mut impl FnMut(&mut (dyn FnMut() + Send))) {
+        let mut deadline = Instant::now().checked_add(self.shared.config.idle_timeout);
+        loop {
+            let parker = &self.parker;
+            // The caller counted this worker among the active ones and set SEARCHING.
+            let searching = &mut self.searching;
+            asleep(&mut || *searching = *searching || parker.park(deadline));
+            if self.searching {
+                return;
+            }
+            let mut roster = self.shared.roster.lock();
+            let Some(bed) = self.bed(&roster) else {
+                // Called between the time-out and the lock; the token is there or about
+                // to be.
+                drop(roster);
+                deadline = None;
+                continue;
+            };
+            if roster.threads > 1 {
+                roster.idle.remove(bed);
+                self.leave(roster, "idle");
+                return;
+            }
+            // The last thread stays, so that a submit need never fail for want of one.
+            deadline = None;
+        }
+    }
+
+    /// Where this worker's bed is, if it has one.
+    fn bed(&self, roster: &Roster) -> Option<usize> {
+        let mut beds = roster.idle.iter();
+        beds.position(|bed| Arc::ptr_eq(bed, &self.parker))
+    }
+
+    /// Takes this thread, no longer active nor in a bed, off the books.
+    fn leave(&self, mut roster: MutexGuard<'_, Roster>, why: &str) {
+        self.left.set(true);
+        roster.threads -= 1;
+        roster.leaving += 1;
+        self.shared.publish(&roster);
+        drop(roster);
+        debug!(target: "flask_delay::engine", "thread {} leaves: {why}", self.name);
+    }
+}
+
+impl<J: Send + 'static> Drop for Worker<J> {
+    fn drop(&mut self) {
+        let mut roster = self.shared.roster.lock();
+        if self.left.get() {
+            roster.leaving -= 1;
+            drop(roster);
+        } else {
+            // The thread ends in the middle of things; it may have had a bed.
+            match self.bed(&roster) {
+                Some(bed) => drop(roster.idle.remove(bed)),
+                None => roster.active -= 1,
+            }
+            roster.threads -= 1;
+            self.shared.publish(&roster);
+            // It may have been called without knowing. Cleared for another, the sign
+            // costs one call too many; left behind, it would stop all calls.
+            self.shared.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+            drop(roster);
+            // Its work falls to another: as in `found`.
+            fence(Ordering::SeqCst);
+            if !self.shared.queue.is_empty() {
+                self.shared.summon();
+            }
+        }
+        self.shared.bell.notify_all();
+    }
+}
+
+/// What has become of a worker that wanted to rest.
+enum Rest {
+    /// Nothing: it goes on looking for jobs.
+    Up,
+    /// It is in the roster as a sleeper and must sleep.
+    InBed,
+    /// It is off the books and must end.
+    Left,
+}
+
+/// A way to reach a worker's pool from anywhere on its thread.
+pub struct Handle<J: Send + 'static>(Arc<Shared<J>>);
+
+impl<J: Send + 'static> Handle<J> {
+    /// See [`Worker::waiting`].
+    #[must_use]
+    pub fn waiting(&self) -> Waiting<J> {
+        Waiting::new(Arc::clone(&self.0))
+    }
+}
+
+/// A worker's job waits for another job; see [`Worker::waiting`]. A worker has at most one.
+pub struct Waiting<J: Send + 'static>(Arc<Shared<J>>);
+
+impl<J: Send + 'static> Waiting<J> {
+    fn new(shared: Arc<Shared<J>>) -> Self {
+        let mut roster = shared.roster.lock();
+        roster.active -= 1;
+        roster.waiting += 1;
+        shared.publish(&roster);
+        drop(roster);
+        // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no ROOM
+        // is visible here.
+        fence(Ordering::SeqCst);
+        if !shared.queue.is_empty() {
+            // If no thread can be started, the wait lasts until a busy worker is free.
+            shared.summon();
+        }
+        Self(shared)
+    }
+}
+
+impl<J: Send + 'static> Drop for Waiting<J> {
+    fn drop(&mut self) {
+        let mut roster = self.0.roster.lock();
+        roster.active += 1;
+        roster.waiting -= 1;
+        self.0.publish(&roster);
+    }
+}

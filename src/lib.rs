@@ -1,0 +1,63 @@
+//! `flask_delay._native`: background tasks for Flask on Rust-managed threads.
+//!
+//! Exports only. What Python sees is described in `python/flask_delay/_native.pyi`.
+#![deny(unsafe_code)]
+
+mod bindings;
+
+use pyo3::prelude::*;
+
+/// The native module of `flask_delay`.
+#[pymodule]
+mod _native {
+    use pyo3::prelude::*;
+    use pyo3::types::{PyDict, PyTuple, PyType};
+
+    use crate::bindings::current::CurrentTask as CurrentTaskCell;
+    #[pymodule_export]
+    use crate::bindings::errors::{ForkedFutureError, WaitCycleError};
+    #[pymodule_export]
+    use crate::bindings::executor::_scoped_executor;
+    use crate::bindings::executor::{self, ExecutorCell};
+    use crate::bindings::ffi;
+    use crate::bindings::future::FutureCell;
+    use crate::bindings::{lifecycle, logging};
+
+    /// A class of the native one and the standard library's, for whom it is the real thing.
+    fn derive<'py>(
+        name: &str,
+        native: Bound<'py, PyType>,
+        standard: &str,
+    ) -> PyResult<Bound<'py, PyType>> {
+        let py = native.py();
+        let standard = py.import("concurrent.futures")?.getattr(standard)?;
+        let body = PyDict::new(py);
+        body.set_item("__module__", "flask_delay")?;
+        body.set_item("__doc__", native.getattr("__doc__")?)?;
+        let bases = PyTuple::new(py, [native.as_any(), &standard])?;
+        Ok(py
+            .get_type::<PyType>()
+            .call1((name, bases, body))?
+            .cast_into::<PyType>()?)
+    }
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        ffi::fork::watch()?;
+        logging::init(py)?;
+        let future = derive("Future", py.get_type::<FutureCell>(), "Future")?;
+        ffi::object::set_class(&future)?;
+        let native = py.get_type::<ExecutorCell>();
+        ffi::submit::add_to(&native)?;
+        let executor = derive("Executor", native, "Executor")?;
+        executor::set_class(&executor);
+        lifecycle::register(py)?;
+        module.add("Future", future)?;
+        module.add("Executor", executor)?;
+        module.add("Progress", lifecycle::progress_class(py)?)?;
+        module.add("CurrentTask", py.get_type::<CurrentTaskCell>())?;
+        module.add("current_task", Bound::new(py, CurrentTaskCell)?)?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}
