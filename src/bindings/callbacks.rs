@@ -1,17 +1,19 @@
 //! Done callbacks: run in order, once, with what surrounds a task but without a request.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 
+use super::ffi::call::call_with;
 use super::ffi::context::{carry, within};
 use super::future::FutureCell;
 use super::logging;
+use super::scope::Surroundings;
 use super::settle::Place;
 
 /// Keeps `callback` for the end of the task, or runs it now if that has come.
 pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {
     let mut callback = Some(callback.unbind());
-    this.get().leave(|extra| extra.callbacks.extend(callback.take()));
+    this.get()
+        .leave(|extra| extra.callbacks.extend(callback.take()));
     if let Some(callback) = callback {
         run(this, &[callback], Place::Elsewhere);
     }
@@ -25,7 +27,11 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>], place: 
         call_all(this, callbacks);
         return;
     };
-    let inside = || surrounded(this, &scope, || call_all(this, callbacks));
+    let inside = || {
+        let surroundings = Surroundings::enter(&scope)?;
+        call_all(this, callbacks);
+        surroundings.leave(None)
+    };
     let ran = match (place, cell.core()) {
         // The worker is in the task's own context, where no request is.
         (Place::Elsewhere, Some(core)) => carry(py, &core.hidden)
@@ -38,26 +44,10 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>], place: 
     }
 }
 
-/// Runs `inside` between the entry and the exit of a fresh surrounding.
-fn surrounded(
-    this: &Bound<'_, FutureCell>,
-    scope: &Bound<'_, PyAny>,
-    inside: impl FnOnce(),
-) -> PyResult<()> {
-    let py = this.py();
-    let surrounding = scope.call0()?;
-    surrounding.call_method0(intern!(py, "__enter__"))?;
-    inside();
-    let none = py.None();
-    surrounding
-        .call_method1(intern!(py, "__exit__"), (&none, &none, &none))
-        .map(drop)
-}
-
 fn call_all(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>]) {
     let py = this.py();
     for callback in callbacks {
-        if let Err(error) = callback.bind(py).call1((this,)) {
+        if let Err(error) = call_with(callback.bind(py), [this.as_any()]) {
             let template = format!(
                 "done callback {} of task %s (%s) raised",
                 callback

@@ -81,7 +81,10 @@ fn required(py: Python<'_>) -> PyResult<Bound<'_, FutureCell>> {
 }
 
 #[pymethods]
-#[expect(clippy::unused_self, reason = "the instance stands for the thread's task")]
+#[expect(
+    clippy::unused_self,
+    reason = "the instance stands for the thread's task"
+)]
 impl CurrentTask {
     #[getter]
     fn id(&self, py: Python<'_>) -> PyResult<String> {

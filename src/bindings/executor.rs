@@ -359,7 +359,10 @@ fn config(
     } else {
         prefix.to_owned()
     };
-    let asked: usize = py.import("threading")?.call_method0("stack_size")?.extract()?;
+    let asked: usize = py
+        .import("threading")?
+        .call_method0("stack_size")?
+        .extract()?;
     Ok(Config {
         name,
         max_workers,

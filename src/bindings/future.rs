@@ -70,12 +70,7 @@ pub(crate) struct Extra {
 ///
 /// Many may be queued, so it is small (at most 128 bytes, checked below): function and
 /// up to two arguments lie inside, and what is rarely needed is made on demand.
-#[pyclass(
-    frozen,
-    subclass,
-    name = "_FutureBase",
-    module = "flask_delay._native"
-)]
+#[pyclass(frozen, subclass, name = "_FutureBase", module = "flask_delay._native")]
 pub(crate) struct FutureCell {
     /// The phase, and bits; see [`super::settle`].
     pub(super) state: AtomicU32,
@@ -215,7 +210,6 @@ impl FutureCell {
         put(&mut extra);
         true
     }
-
 }
 
 /// What a finished task's name can still be read from, without keeping its function (and
@@ -262,14 +256,19 @@ pub(crate) fn name_of(this: &Bound<'_, FutureCell>) -> String {
 pub(crate) fn now() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(1, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+        .map_or(1, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
 }
 
 fn to_datetime(py: Python<'_>, nanoseconds: u64) -> PyResult<Option<Bound<'_, PyDateTime>>> {
     if nanoseconds == 0 {
         return Ok(None);
     }
-    #[expect(clippy::cast_precision_loss, reason = "a microsecond is exact until 2255")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a microsecond is exact until 2255"
+    )]
     let seconds = (nanoseconds / 1_000) as f64 / 1e6;
     let utc = PyTzInfo::utc(py)?.to_owned();
     PyDateTime::from_timestamp(py, seconds, Some(&utc)).map(Some)
@@ -397,7 +396,10 @@ impl FutureCell {
     #[getter]
     fn progress(&self, py: Python<'_>) -> Option<Py<PyTuple>> {
         let extra = self.known_extra()?.lock();
-        extra.progress.as_ref().map(|progress| progress.clone_ref(py))
+        extra
+            .progress
+            .as_ref()
+            .map(|progress| progress.clone_ref(py))
     }
 
     #[getter]
@@ -529,5 +531,9 @@ impl FutureCell {
 
 #[cold]
 fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
-    InvalidStateError::new_err(format!("{phase:?}: {}", this.repr().map_or_else(|_| String::new(), |text| text.to_string())))
+    InvalidStateError::new_err(format!(
+        "{phase:?}: {}",
+        this.repr()
+            .map_or_else(|_| String::new(), |text| text.to_string())
+    ))
 }

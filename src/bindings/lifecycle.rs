@@ -65,7 +65,8 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
     let drain = PyCFunction::new_closure(py, Some(c"_drain_at_exit"), None, |args, _| {
         drain_at_exit(args.py());
     })?;
-    py.import("threading")?.call_method1("_register_atexit", (drain,))?;
+    py.import("threading")?
+        .call_method1("_register_atexit", (drain,))?;
     let close = PyCFunction::new_closure(py, Some(c"_close_at_exit"), None, |args, _| {
         close_at_exit(args.py());
     })?;
@@ -144,7 +145,12 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     core.set_given_up();
     core.close();
     let mut running = Vec::new();
-    let desks: Vec<_> = core.desks().lock().iter().filter_map(Weak::upgrade).collect();
+    let desks: Vec<_> = core
+        .desks()
+        .lock()
+        .iter()
+        .filter_map(Weak::upgrade)
+        .collect();
     for task in desks.iter().filter_map(|desk| desk.task(py)) {
         task.get().tell_to_stop();
         running.push(task);
@@ -154,7 +160,12 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     py.detach(|| {
         let _ = core.pool().join(Some(grace));
     });
-    lost.extend(running.iter().filter(|task| !task.get().phase().is_done()).map(label));
+    lost.extend(
+        running
+            .iter()
+            .filter(|task| !task.get().phase().is_done())
+            .map(label),
+    );
 }
 
 /// Cancels every task that has not started; `each` is told of those that it cancelled.
@@ -179,9 +190,11 @@ fn report(py: Python<'_>, lost: &[String]) {
     if lost.is_empty() {
         return;
     }
-    let message = "%d tasks did not finish before exit and were cancelled: %s";
-    let Ok(arguments) = (lost.len(), lost.join(", ")).into_pyobject(py) else {
-        return;
+    let (count, names) = (lost.len().to_string(), lost.join(", "));
+    let template = if lost.len() == 1 {
+        "%s task did not finish before exit and was cancelled: %s"
+    } else {
+        "%s tasks did not finish before exit and were cancelled: %s"
     };
-    logging::say(py, "warning", message, &arguments);
+    logging::warning(py, template, &[&count, &names]);
 }

@@ -3,12 +3,12 @@
 use log::LevelFilter;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::PyString;
 use pyo3_log::{Caching, Logger};
 
+use super::errors::into_exception;
+use super::ffi::call::call_named;
 use super::future::{FutureCell, name_of};
-
-const LOGGER: &str = "flask_delay";
 
 /// Sends the engine's lines (threads that start and leave, at DEBUG) to Python's logging.
 ///
@@ -22,13 +22,8 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
 }
 
 /// Logs an exception that nobody else may ever see; `template` takes the task's name and id.
-pub(crate) fn failure(
-    py: Python<'_>,
-    template: &str,
-    this: &Bound<'_, FutureCell>,
-    error: PyErr,
-) {
-    let exception = error.into_value(py).into_bound(py).into_any();
+pub(crate) fn failure(py: Python<'_>, template: &str, this: &Bound<'_, FutureCell>, error: PyErr) {
+    let exception = into_exception(py, error);
     exception_of(template, this, &exception);
 }
 
@@ -40,46 +35,54 @@ pub(crate) fn exception_of(
 ) {
     let py = this.py();
     let id = this.get().quiet_id().hyphenated().to_string();
-    let logged = (|| -> PyResult<()> {
-        let options = pyo3::types::PyDict::new(py);
-        options.set_item(intern!(py, "exc_info"), exception)?;
-        let arguments = (template, name_of(this), id).into_pyobject(py)?;
-        logger(py)?.call_method(intern!(py, "error"), arguments, Some(&options))?;
-        Ok(())
-    })();
-    if let Err(error) = logged {
-        error.write_unraisable(py, Some(this.as_any()));
-    }
+    or_unraisable(
+        py,
+        log(
+            py,
+            "error",
+            template,
+            &[&name_of(this), &id],
+            Some(exception),
+        ),
+    );
 }
 
 /// Logs why the pool `name` cannot run anything.
 pub(crate) fn initializer_failed(py: Python<'_>, name: &str, exception: &Bound<'_, PyAny>) {
-    let logged = (|| -> PyResult<()> {
-        let options = pyo3::types::PyDict::new(py);
-        options.set_item(intern!(py, "exc_info"), exception)?;
-        let arguments = ("the initializer of pool %s raised", name).into_pyobject(py)?;
-        logger(py)?.call_method(intern!(py, "critical"), arguments, Some(&options))?;
-        Ok(())
-    })();
+    let template = "the initializer of pool %s raised";
+    or_unraisable(py, log(py, "critical", template, &[name], Some(exception)));
+}
+
+/// Logs a warning.
+pub(crate) fn warning(py: Python<'_>, template: &str, arguments: &[&str]) {
+    or_unraisable(py, log(py, "warning", template, arguments, None));
+}
+
+fn log(
+    py: Python<'_>,
+    level: &str,
+    template: &str,
+    arguments: &[&str],
+    exception: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let method = py
+        .import(intern!(py, "logging"))?
+        .call_method1(intern!(py, "getLogger"), (intern!(py, "flask_delay"),))?
+        .getattr(level)?;
+    let texts: Vec<_> = [template]
+        .iter()
+        .chain(arguments)
+        .map(|text| PyString::new(py, text).into_any())
+        .collect();
+    let texts: Vec<_> = texts.iter().collect();
+    let none = py.None().into_bound(py);
+    let exception = exception.unwrap_or(&none);
+    call_named(&method, &texts, intern!(py, "exc_info"), exception).map(drop)
+}
+
+/// A logger that fails must not take the task or the worker with it.
+fn or_unraisable(py: Python<'_>, logged: PyResult<()>) {
     if let Err(error) = logged {
         error.write_unraisable(py, None);
     }
-}
-
-/// Logs `message % arguments` at `level`, a method's name.
-pub(crate) fn say(py: Python<'_>, level: &str, message: &str, arguments: &Bound<'_, PyTuple>) {
-    let logged = (|| -> PyResult<()> {
-        let mut all = vec![message.into_pyobject(py)?.into_any()];
-        all.extend(arguments.iter());
-        logger(py)?.call_method1(level, PyTuple::new(py, all)?)?;
-        Ok(())
-    })();
-    if let Err(error) = logged {
-        error.write_unraisable(py, None);
-    }
-}
-
-fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    py.import(intern!(py, "logging"))?
-        .call_method1(intern!(py, "getLogger"), (intern!(py, LOGGER),))
 }

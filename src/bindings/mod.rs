@@ -11,6 +11,7 @@ pub(crate) mod future;
 pub(crate) mod lifecycle;
 pub(crate) mod logging;
 pub(crate) mod registry;
+pub(crate) mod scope;
 pub(crate) mod settle;
 pub(crate) mod task;
 pub(crate) mod wait;

@@ -19,6 +19,7 @@ use pyo3::types::PyList;
 
 use super::callbacks;
 use super::errors::CancelledError;
+use super::ffi::call::call_with;
 use super::ffi::object::track;
 use super::future::{FutureCell, now};
 
@@ -126,7 +127,9 @@ impl FutureCell {
 
 /// Marks the task as running; `false` if it was cancelled.
 pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
-    this.get().swap(Phase::Pending, Phase::Running, None).is_ok()
+    this.get()
+        .swap(Phase::Pending, Phase::Running, None)
+        .is_ok()
 }
 
 /// Ends the future from `Pending` or `Running`. The phase it had instead, if it was done.
@@ -215,13 +218,18 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
         };
         condition.bind(py).clone()
     };
-    let held = condition.call_method0(intern!(py, "acquire"));
+    let held = condition
+        .getattr(intern!(py, "acquire"))
+        .and_then(|acquire| call_with(&acquire, []));
     let changed = cell.swap(from, to, None).is_ok();
     if changed {
         or_unraisable(announce(this, to, &condition), this);
     }
     if held.is_ok() {
-        or_unraisable(condition.call_method0(intern!(py, "release")).map(drop), this);
+        or_unraisable(
+            condition.call_method0(intern!(py, "release")).map(drop),
+            this,
+        );
     }
     // A KeyboardInterrupt while the condition was acquired: the phase had to change all
     // the same.
@@ -243,7 +251,7 @@ fn announce(this: &Bound<'_, FutureCell>, to: Phase, condition: &Bound<'_, PyAny
         extra.listeners.as_ref().map(|list| list.bind(py).clone())
     };
     for listener in list.iter().flatten() {
-        listener.call_method1(method, (this,))?;
+        call_with(&listener.getattr(method)?, [this.as_any()])?;
     }
     condition.call_method0(intern!(py, "notify_all")).map(drop)
 }
@@ -262,7 +270,10 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     };
     for waiter in waiters {
         or_unraisable(
-            waiter.bind(py).call_method0(intern!(py, "release")).map(drop),
+            waiter
+                .bind(py)
+                .call_method0(intern!(py, "release"))
+                .map(drop),
             this,
         );
     }
@@ -290,7 +301,9 @@ pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'p
     if let Some(condition) = cell.extra().lock().condition.as_ref() {
         return Ok(condition.bind(py).clone());
     }
-    let class = py.import(intern!(py, "threading"))?.getattr(intern!(py, "Condition"))?;
+    let class = py
+        .import(intern!(py, "threading"))?
+        .getattr(intern!(py, "Condition"))?;
     let fresh = class.call0()?.unbind();
     let mut extra = cell.extra().lock();
     let condition = extra.condition.get_or_insert(fresh).bind(py).clone();

@@ -10,6 +10,7 @@ use super::ffi::call::{call, is_coroutine};
 use super::ffi::context::within;
 use super::future::{FutureCell, TakenCall, now};
 use super::logging;
+use super::scope::Surroundings;
 use super::settle::{Phase, Place, finish, start};
 
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
@@ -57,22 +58,15 @@ fn outcome<'py>(
     let Some(scope) = this.get().scope(py) else {
         return result_of(py, taken);
     };
-    let surrounding = scope.call0()?;
-    surrounding.call_method0(intern!(py, "__enter__"))?;
-    let result = result_of(py, taken);
-    let exit = intern!(py, "__exit__");
-    let none = py.None();
-    match result {
+    let surroundings = Surroundings::enter(&scope)?;
+    match result_of(py, taken) {
         Ok(result) => {
-            surrounding.call_method1(exit, (&none, &none, &none))?;
+            surroundings.leave(None)?;
             Ok(result)
         }
         Err(error) => {
-            let exception = error.into_value(py).into_bound(py).into_any();
-            let traceback = exception.getattr(intern!(py, "__traceback__"))?;
-            if let Err(error) =
-                surrounding.call_method1(exit, (exception.get_type(), &exception, traceback))
-            {
+            let exception = into_exception(py, error);
+            if let Err(error) = surroundings.leave(Some(&exception)) {
                 // The teardown's failure must not hide the task's own.
                 logging::failure(py, "teardown after task %s (%s) raised", this, error);
             }

@@ -4,9 +4,11 @@ use flask_delay_engine::{Entered, Key, Waits};
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyFloat};
 
 use super::current;
 use super::errors::WaitCycleError;
+use super::ffi::call::call_with;
 use super::future::{FutureCell, name_of};
 
 /// Which task waits for which, by address: both futures live as long as the wait.
@@ -48,9 +50,14 @@ pub(crate) fn until_done(
     }
     // While a worker waits, another may be active in its place.
     let waiting = current::with_local(|local| local.handle.waiting());
-    let woken = lock
-        .call_method1(acquire, (true, seconds))
-        .and_then(|woken| woken.extract::<bool>());
+    let woken = call_with(
+        &lock.getattr(acquire)?,
+        [
+            PyBool::new(py, true).to_owned().as_any(),
+            PyFloat::new(py, seconds).as_any(),
+        ],
+    )
+    .and_then(|woken| woken.extract::<bool>());
     drop(waiting);
     drop(circle);
     if !matches!(woken, Ok(true)) {

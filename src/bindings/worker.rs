@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use super::core::{Core, Task};
 use super::current::{self, Desk, Local};
 use super::errors::{BrokenThreadPool, panic_message};
+use super::ffi::call::{Shape, call};
 use super::ffi::fork::generation;
 use super::future::{FutureCell, now};
 use super::logging;
@@ -111,7 +112,9 @@ fn initialize(py: Python<'_>, core: &Arc<Core>) {
     let Some((initializer, arguments)) = &core.initializer else {
         return;
     };
-    if let Err(error) = initializer.bind(py).call1(arguments.bind(py)) {
+    // Packed arguments lie as a task's do.
+    let arguments = arguments.bind(py).as_any();
+    if let Err(error) = call(initializer.bind(py), Shape::Packed, Some(arguments), None) {
         core.set_broken();
         let exception = error.into_value(py);
         logging::initializer_failed(py, core.name(), exception.bind(py).as_any());

@@ -1,8 +1,11 @@
 //! Calling Python functions straight from a future's slots, and looking at what they are.
 
+use std::hint::black_box;
+use std::ptr;
+
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 /// How a call's arguments lie in a future's two argument slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,38 +24,113 @@ pub(crate) fn call<'py>(
     first: Option<&Bound<'py, PyAny>>,
     second: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let py = function.py();
-    let raw = |slot: Option<&Bound<'py, PyAny>>| slot.map_or(std::ptr::null_mut(), Bound::as_ptr);
-    // SAFETY: `function` and the arguments are alive for the whole call, the counts are
-    // those of the arrays, and a result or an error is owned by the caller.
-    unsafe {
-        let result = match shape {
-            Shape::Inline(count) => {
-                // The cell before the arguments may be used by a bound method for `self`.
-                let mut cells = [std::ptr::null_mut(), raw(first), raw(second)];
-                ffi::PyObject_Vectorcall(
-                    function.as_ptr(),
-                    cells.as_mut_ptr().add(1),
-                    usize::from(count) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-                    std::ptr::null_mut(),
-                )
-            }
-            Shape::Packed => {
-                let values = first
-                    .and_then(|values| values.cast::<PyTuple>().ok())
-                    .ok_or_else(|| packed_without_values())?;
-                let names = second.and_then(|names| names.cast::<PyTuple>().ok());
-                let named = names.map_or(0, PyTupleMethods::len);
-                let cells: Vec<_> = values.iter_borrowed().map(|cell| cell.as_ptr()).collect();
-                ffi::PyObject_Vectorcall(
-                    function.as_ptr(),
-                    cells.as_ptr(),
-                    cells.len() - named,
-                    raw(second),
-                )
-            }
-        };
-        Bound::from_owned_ptr_or_err(py, result)
+    let raw = |slot: Option<&Bound<'py, PyAny>>| slot.map_or(ptr::null_mut(), Bound::as_ptr);
+    match shape {
+        Shape::Inline(count) => {
+            // The cell before the arguments may be used by a bound method for `self`.
+            let cells = [ptr::null_mut(), raw(first), raw(second)];
+            let count = usize::from(count) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+            // SAFETY: the shape says how many of the cells are arguments.
+            unsafe { vectorcall(function, &cells[1..], count, ptr::null_mut()) }
+        }
+        Shape::Packed => {
+            let values = first
+                .and_then(|values| values.cast::<PyTuple>().ok())
+                .ok_or_else(packed_without_values)?;
+            let names = second.and_then(|names| names.cast::<PyTuple>().ok());
+            let named = names.map_or(0, PyTupleMethods::len);
+            let cells: Vec<_> = values.iter_borrowed().map(|cell| cell.as_ptr()).collect();
+            // SAFETY: the last `named` cells are the values of the keywords.
+            unsafe { vectorcall(function, &cells, cells.len() - named, raw(second)) }
+        }
+    }
+}
+
+/// Calls `function(*arguments)`.
+pub(crate) fn call_with<'py, const N: usize>(
+    function: &Bound<'py, PyAny>,
+    arguments: [&Bound<'py, PyAny>; N],
+) -> PyResult<Bound<'py, PyAny>> {
+    let cells = arguments.map(Bound::as_ptr);
+    // SAFETY: all cells are positional arguments.
+    unsafe { vectorcall(function, &cells, N, ptr::null_mut()) }
+}
+
+/// Calls `function(*arguments, name=value)`.
+pub(crate) fn call_named<'py>(
+    function: &Bound<'py, PyAny>,
+    arguments: &[&Bound<'py, PyAny>],
+    name: &Bound<'py, PyString>,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let names = PyTuple::new(function.py(), [name])?;
+    let all = arguments.iter().copied().chain([value]);
+    let cells: Vec<_> = all.map(Bound::as_ptr).collect();
+    // SAFETY: all cells but the last are positional arguments.
+    unsafe { vectorcall(function, &cells, arguments.len(), names.as_ptr()) }
+}
+
+/// `PyObject_Vectorcall`, through which all code of users is called.
+///
+/// A thread that is still in Python when the interpreter is finalized is ended by
+/// CPython before 3.14 with `pthread_exit`, as soon as it wants the GIL. That unwinds its
+/// stack, which Rust's frames would answer with an abort of the process. So the call is
+/// declared as one that may unwind, and an unwinding thread is stopped here for good, as
+/// later versions of CPython do themselves.
+///
+/// # Safety
+///
+/// `cells` holds the call's arguments and `count` and `names` say which, as the vectorcall
+/// protocol wants it.
+unsafe fn vectorcall<'py>(
+    function: &Bound<'py, PyAny>,
+    cells: &[*mut ffi::PyObject],
+    count: usize,
+    names: *mut ffi::PyObject,
+) -> PyResult<Bound<'py, PyAny>> {
+    let stop = StopThread;
+    // PyO3 declares the same symbol as one that cannot unwind, and link-time optimisation
+    // would take its word for a direct call.
+    let vectorcall: raw::Vectorcall = black_box(raw::PyObject_Vectorcall);
+    // SAFETY: the caller vouches for the arguments; function and arguments are borrowed
+    // for the whole call; a result or an error is owned by this function.
+    let result = unsafe {
+        let result = vectorcall(function.as_ptr(), cells.as_ptr(), count, names);
+        Bound::from_owned_ptr_or_err(function.py(), result)
+    };
+    std::mem::forget(stop);
+    result
+}
+
+mod raw {
+    use pyo3::ffi::PyObject;
+
+    pub(super) type Vectorcall = unsafe extern "C-unwind" fn(
+        *mut PyObject,
+        *const *mut PyObject,
+        usize,
+        *mut PyObject,
+    ) -> *mut PyObject;
+
+    unsafe extern "C-unwind" {
+        pub(super) fn PyObject_Vectorcall(
+            function: *mut PyObject,
+            arguments: *const *mut PyObject,
+            count: usize,
+            names: *mut PyObject,
+        ) -> *mut PyObject;
+    }
+}
+
+/// Dropped only by an unwinding that must not go on.
+struct StopThread;
+
+impl Drop for StopThread {
+    fn drop(&mut self) {
+        loop {
+            // SAFETY: only sleeps.
+            unsafe { libc::pause() };
+        }
     }
 }
 
@@ -68,10 +146,7 @@ pub(crate) fn code_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, Py
         if ffi::PyFunction_Check(function.as_ptr()) == 0 {
             return None;
         }
-        Bound::from_borrowed_ptr_or_opt(
-            function.py(),
-            ffi::PyFunction_GetCode(function.as_ptr()),
-        )
+        Bound::from_borrowed_ptr_or_opt(function.py(), ffi::PyFunction_GetCode(function.as_ptr()))
     }
 }
 

@@ -29,7 +29,10 @@ pub(crate) fn carry<'py>(
     }
     // A variable cannot be removed from a context, so the others are set in a new one.
     let carried = Entered::new(empty(py)?)?;
-    for item in current.call_method0(pyo3::intern!(py, "items"))?.try_iter()? {
+    for item in current
+        .call_method0(pyo3::intern!(py, "items"))?
+        .try_iter()?
+    {
         let (variable, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = item?.extract()?;
         if hidden.iter().any(|hidden| hidden.is(&variable)) {
             continue;

@@ -6,8 +6,8 @@ use std::slice;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
-use pyo3::prelude::*;
 use pyo3::panic::PanicException;
+use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 
 use super::call::Shape;
@@ -44,9 +44,7 @@ impl<'py> Arguments<'_, 'py> {
             let (shape, first, second) = match (self.values, self.names.is_null()) {
                 ([], true) => (Shape::Inline(0), Slot::default(), Slot::default()),
                 (&[one], true) => (Shape::Inline(1), Slot::borrowed(one), Slot::default()),
-                (&[one, two], true) => {
-                    (Shape::Inline(2), Slot::borrowed(one), Slot::borrowed(two))
-                }
+                (&[one, two], true) => (Shape::Inline(2), Slot::borrowed(one), Slot::borrowed(two)),
                 (_, no_names) => {
                     let values = PyTuple::new(self.py, self.values())?;
                     let names = if no_names {

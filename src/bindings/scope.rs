@@ -1,0 +1,38 @@
+//! What surrounds a task and its callbacks: for `Delay`, a fresh app context.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::ffi::call::call_with;
+
+/// An entered context manager.
+pub(crate) struct Surroundings<'py>(Bound<'py, PyAny>);
+
+impl<'py> Surroundings<'py> {
+    /// Makes the context manager with `scope()` and enters it.
+    pub(crate) fn enter(scope: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let manager = call_with(scope, [])?;
+        call_with(&manager.getattr(intern!(scope.py(), "__enter__"))?, [])?;
+        Ok(Self(manager))
+    }
+
+    /// Leaves it, with what the task raised.
+    pub(crate) fn leave(self, exception: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
+        let py = self.0.py();
+        let exit = self.0.getattr(intern!(py, "__exit__"))?;
+        match exception {
+            None => {
+                let none = py.None().into_bound(py);
+                call_with(&exit, [&none, &none, &none])
+            }
+            Some(exception) => {
+                let traceback = exception.getattr(intern!(py, "__traceback__"))?;
+                call_with(
+                    &exit,
+                    [exception.get_type().as_any(), exception, &traceback],
+                )
+            }
+        }
+        .map(drop)
+    }
+}
