@@ -422,4 +422,4 @@ pub(crate) fn _scoped_executor<'py>(
     Ok(executor)
 }
 
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);

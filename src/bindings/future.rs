@@ -424,23 +424,21 @@ impl FutureCell {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let cell = slf.get();
-        let mut text = format!(
-            "<{} at {:#x} state={}",
+        let outcome = match cell.done_outcome(slf.py()) {
+            Some(Ok(result)) => format!(" returned {}", result.get_type().name()?),
+            Some(Err(exception)) => format!(" raised {}", exception.get_type().name()?),
+            None => String::new(),
+        };
+        let name = match cell.core {
+            Some(_) => format!(" name={:?}", name_of(slf)),
+            None => String::new(),
+        };
+        Ok(format!(
+            "<{} at {:#x} state={}{outcome}{name}>",
             slf.get_type().name()?,
             slf.as_ptr() as usize,
             cell.state_name()
-        );
-        if let Some(outcome) = cell.done_outcome(slf.py()) {
-            let (verb, value) = match &outcome {
-                Ok(value) => ("returned", value),
-                Err(value) => ("raised", value),
-            };
-            text += &format!(" {verb} {}", value.get_type().name()?);
-        }
-        if cell.core.is_some() {
-            text += &format!(" name={:?}", name_of(slf));
-        }
-        Ok(text + ">")
+        ))
     }
 
     // What `concurrent.futures.wait`, `as_completed` and asyncio read of a future.

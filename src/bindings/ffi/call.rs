@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::ptr;
 
+use pyo3::Borrowed;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
@@ -39,7 +40,7 @@ pub(crate) fn call<'py>(
                 .ok_or_else(packed_without_values)?;
             let names = second.and_then(|names| names.cast::<PyTuple>().ok());
             let named = names.map_or(0, PyTupleMethods::len);
-            let cells: Vec<_> = values.iter_borrowed().map(|cell| cell.as_ptr()).collect();
+            let cells: Vec<_> = values.iter_borrowed().map(Borrowed::as_ptr).collect();
             // SAFETY: the last `named` cells are the values of the keywords.
             unsafe { vectorcall(function, &cells, cells.len() - named, raw(second)) }
         }

@@ -62,11 +62,13 @@ pub(crate) fn new_future(py: Python<'_>, cell: FutureCell) -> PyResult<Bound<'_,
         if object.is_null() {
             return Err(PyErr::fetch(py));
         }
-        let start = object.cast::<u8>();
         let end = class.offset + size_of::<FutureCell>();
         let size = usize::try_from((*type_object).tp_basicsize).unwrap_or(end);
-        start.add(end).write_bytes(0, size - end);
-        start.add(class.offset).cast::<FutureCell>().write(cell);
+        object.cast::<u8>().add(end).write_bytes(0, size - end);
+        object
+            .byte_add(class.offset)
+            .cast::<FutureCell>()
+            .write(cell);
         Ok(Bound::from_owned_ptr(py, object).cast_into_unchecked::<FutureCell>())
     }
 }
