@@ -51,7 +51,7 @@ pub(crate) struct Core {
 /// The pool of one process.
 struct Era {
     generation: u32,
-    pool: Pool<Task>,
+    pool: Arc<Pool<Task>>,
     desks: Arc<Desks>,
     /// The pool of a process forked from this one.
     next: OnceBox<Era>,
@@ -138,9 +138,20 @@ impl Era {
         let core = Weak::clone(core);
         Self {
             generation: generation(),
-            pool: Pool::new(config.clone(), move |worker| worker::main(&core, worker)),
+            pool: Arc::new(Pool::new(config.clone(), move |worker| {
+                worker::main(&core, worker);
+            })),
             desks: Arc::default(),
             next: OnceBox::new(),
+        }
+    }
+}
+
+impl Drop for Era {
+    fn drop(&mut self) {
+        if self.generation != generation() {
+            // Another process's pool: its locks may be held by threads that are not here.
+            std::mem::forget(Arc::clone(&self.pool));
         }
     }
 }

@@ -15,3 +15,35 @@ mod worker;
 pub use pool::{Config, Pool, Stats, SubmitError};
 pub use waits::{Entered, Key, Waits};
 pub use worker::{Handle, Waiting, Worker};
+
+/// What the models in `tests/loom.rs` need and nobody else.
+#[cfg(loom)]
+pub mod model {
+    /// One thread's bed.
+    pub struct Parker(crate::park::Parker);
+
+    impl Parker {
+        /// A parker for the calling thread.
+        #[must_use]
+        pub fn new() -> Self {
+            Self(crate::park::Parker::new())
+        }
+
+        /// Leaves the token.
+        pub fn unpark(&self) {
+            self.0.unpark();
+        }
+
+        /// Waits for the token; `false` when it has not come in time.
+        #[must_use]
+        pub fn park(&self, deadline: Option<std::time::Instant>) -> bool {
+            self.0.park(deadline)
+        }
+    }
+
+    impl Default for Parker {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
+}

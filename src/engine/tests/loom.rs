@@ -1,0 +1,328 @@
+//! Models of the engine: loom runs each of them in every order that it can tell apart.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom`
+//!
+//! A lost wake-up shows as a deadlock: every model waits until the pool is quiet before it
+//! closes it, because closing wakes everybody. Each says what it guards: take that away and
+//! the model fails.
+#![cfg(loom)]
+#![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::model::Parker;
+use flask_delay_engine::{Config, Pool, SubmitError, Worker};
+use loom::sync::{Condvar, Mutex};
+
+struct Job(Box<dyn FnOnce(&Worker<Job>) + Send>);
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    // LOOM_MAX_PREEMPTIONS may ask for more.
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.check(model);
+}
+
+/// A pool whose beds are never left for lack of work.
+fn pool(max_workers: usize) -> Arc<Pool<Job>> {
+    pool_with(max_workers, Duration::MAX, usize::MAX)
+}
+
+fn pool_with(max_workers: usize, idle_timeout: Duration, threads: usize) -> Arc<Pool<Job>> {
+    let config = Config {
+        name: "model".to_owned(),
+        max_workers,
+        idle_timeout,
+        stack_size: threads,
+    };
+    Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
+        while let Some(job) = worker.next(|park| park()) {
+            (job.0)(&worker);
+        }
+    }))
+}
+
+fn end(pool: &Pool<Job>) {
+    assert!(pool.wait_quiet(None));
+    pool.close();
+    assert!(pool.join(None));
+    assert_eq!(pool.stats(), flask_delay_engine::Stats::default());
+}
+
+/// How often each job ran; unknown to loom, so that it adds nothing to the orders tried.
+#[derive(Clone, Default)]
+struct Runs(Arc<AtomicUsize>);
+
+impl Runs {
+    fn job(&self) -> Job {
+        let runs = self.clone();
+        Job(Box::new(move |_| {
+            runs.0.fetch_add(1, Ordering::SeqCst);
+        }))
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Something that happens once.
+#[derive(Clone, Default)]
+struct Event(Arc<(Mutex<bool>, Condvar)>);
+
+impl Event {
+    fn set(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut happened = self.0.0.lock().unwrap();
+        while !*happened {
+            happened = self.0.1.wait(happened).unwrap();
+        }
+    }
+}
+
+/// Guards: the token is checked before sleeping, and stays until it is taken.
+#[test]
+fn parker_keeps_its_token() {
+    check(3, || {
+        let (to_main, beds) = loom::sync::mpsc::channel();
+        let sleeper = loom::thread::spawn(move || {
+            let parker = Arc::new(Parker::new());
+            to_main.send(Arc::clone(&parker)).unwrap();
+            if !parker.park(Some(Instant::now())) {
+                assert!(parker.park(None));
+            }
+        });
+        beds.recv().unwrap().unpark();
+        sleeper.join().unwrap();
+    });
+}
+
+/// Guards: the fences of `Pool::submit` and `Worker::lie_down`, and the look at the queue
+/// in the latter.
+#[test]
+fn submit_while_the_worker_lies_down() {
+    check(3, || {
+        let pool = pool(1);
+        let runs = Runs::default();
+        for _ in 0..2 {
+            pool.submit(runs.job()).unwrap();
+        }
+        end(&pool);
+        assert_eq!(runs.count(), 2);
+    });
+}
+
+fn two_submitters(max_workers: usize, preemptions: usize) {
+    check(preemptions, move || {
+        let pool = pool(max_workers);
+        let runs = Runs::default();
+        let other = {
+            let (pool, job) = (Arc::clone(&pool), runs.job());
+            loom::thread::spawn(move || pool.submit(job).unwrap())
+        };
+        pool.submit(runs.job()).unwrap();
+        other.join().unwrap();
+        end(&pool);
+        assert_eq!(runs.count(), 2);
+    });
+}
+
+/// Guards: `Shared::start` starts one thread; a submit that saw SEARCHING is not forgotten.
+#[test]
+fn two_submitters_one_worker() {
+    two_submitters(1, 2);
+}
+
+/// As above, with a second worker to call.
+#[test]
+fn two_submitters_two_workers() {
+    two_submitters(2, 2);
+}
+
+/// Guards: a worker that finds a job calls the next one for what else there is, also when
+/// it finds the job only at its second look (`Worker::found`, `Worker::lie_down`). The jobs
+/// need each other, so one worker alone never ends.
+#[test]
+fn two_jobs_at_once_get_two_workers() {
+    check(3, || {
+        let pool = pool(2);
+        let (here, there) = (Event::default(), Event::default());
+        for (mine, other) in [(here.clone(), there.clone()), (there, here)] {
+            let job = Job(Box::new(move |_| {
+                mine.set();
+                other.wait();
+            }));
+            pool.submit(job).unwrap();
+        }
+        end(&pool);
+    });
+}
+
+/// Guards: the look at the queue in `Worker::waiting`, after ROOM is set. The only worker
+/// waits for a job that another thread queues.
+#[test]
+fn job_queued_while_the_only_worker_waits() {
+    check(2, || {
+        let pool = pool(1);
+        let done = Event::default();
+        let awaited = done.clone();
+        pool.submit(Job(Box::new(move |worker| {
+            let _waiting = worker.waiting();
+            awaited.wait();
+        })))
+        .unwrap();
+        pool.submit(Job(Box::new(move |_| done.set()))).unwrap();
+        end(&pool);
+    });
+}
+
+/// Guards: after a wait one worker too many is active; the one that steps down leaves no
+/// job behind (`Worker::step_down`).
+#[test]
+fn surplus_worker_steps_down() {
+    check(2, || {
+        let pool = pool(1);
+        let runs = Runs::default();
+        let (first, again) = (Event::default(), Event::default());
+        let (wait_first, go_on) = (first.clone(), again.clone());
+        pool.submit(Job(Box::new(move |worker| {
+            let waiting = worker.waiting();
+            wait_first.wait();
+            drop(waiting);
+            go_on.set();
+        })))
+        .unwrap();
+        pool.submit(Job(Box::new(move |_| {
+            first.set();
+            // So that the wait ends while this job runs: two are active.
+            again.wait();
+        })))
+        .unwrap();
+        pool.submit(runs.job()).unwrap();
+        end(&pool);
+        assert_eq!(runs.count(), 1);
+    });
+}
+
+/// A submit against `close` and `join`; with `parked`, a worker may be asleep by then.
+fn close_while_submitting(parked: bool, preemptions: usize) {
+    check(preemptions, move || {
+        let pool = pool(1);
+        let runs = Runs::default();
+        let joined = Arc::new(AtomicBool::new(false));
+        if parked {
+            pool.submit(runs.job()).unwrap();
+        }
+        let submitter = {
+            let (pool, runs, joined) = (Arc::clone(&pool), runs.clone(), Arc::clone(&joined));
+            loom::thread::spawn(move || {
+                let submitted = pool.submit(Job(Box::new(move |_| {
+                    assert!(!joined.load(Ordering::SeqCst), "runs in an ended pool");
+                    runs.0.fetch_add(1, Ordering::SeqCst);
+                })));
+                match submitted {
+                    Ok(()) => true,
+                    Err(SubmitError::Closed(_)) => false,
+                    Err(SubmitError::Spawn(..)) => panic!("threads are to be had"),
+                }
+            })
+        };
+        pool.close();
+        assert!(pool.join(None));
+        joined.store(true, Ordering::SeqCst);
+        let threads = pool.stats().threads;
+        let accepted = submitter.join().unwrap();
+        assert_eq!(threads, 0);
+        assert_eq!(pool.stats(), flask_delay_engine::Stats::default());
+        assert_eq!(runs.count(), usize::from(parked) + usize::from(accepted));
+    });
+}
+
+/// Guards: what `join` promises. A job is either run before it returns or refused: the
+/// fence in `Pool::join`, `Roster::ended`, `Shared::take_back`.
+#[test]
+fn close_while_the_first_job_is_submitted() {
+    close_while_submitting(false, 3);
+}
+
+/// Guards: `close` wakes the sleepers, and a worker looks at the queue before it leaves.
+#[test]
+fn close_while_a_worker_lies_down() {
+    close_while_submitting(true, 2);
+}
+
+/// Guards: a worker whose time is up is either gone or called, never both; the last one
+/// stays (`Worker::sleep`).
+#[test]
+fn idle_workers_retire() {
+    check(2, || {
+        let pool = pool_with(2, Duration::ZERO, usize::MAX);
+        let runs = Runs::default();
+        for _ in 0..3 {
+            pool.submit(runs.job()).unwrap();
+        }
+        assert!(pool.wait_quiet(None));
+        assert!(pool.stats().threads >= 1);
+        end(&pool);
+        assert_eq!(runs.count(), 3);
+    });
+}
+
+/// Guards: a thread that cannot be started gives its place to a sleeper (`Shared::spawn`);
+/// otherwise a submit that saw SEARCHING would be forgotten.
+#[test]
+fn thread_that_cannot_start() {
+    check(3, || {
+        let pool = pool_with(2, Duration::MAX, 1);
+        let runs = Runs::default();
+        pool.submit(runs.job()).unwrap();
+        let other = {
+            let (pool, job) = (Arc::clone(&pool), runs.job());
+            loom::thread::spawn(move || pool.submit(job).unwrap())
+        };
+        pool.submit(runs.job()).unwrap();
+        other.join().unwrap();
+        end(&pool);
+        assert_eq!(runs.count(), 3);
+    });
+}
+
+/// Guards: without any thread, each submit gets back its own job, and none stays behind
+/// (`Shared::start`).
+#[test]
+fn no_thread_at_all() {
+    check(3, || {
+        let pool = pool_with(1, Duration::MAX, 0);
+        let submit = |pool: &Pool<Job>| {
+            let mine = Arc::new(());
+            let job = {
+                let mine = Arc::clone(&mine);
+                Job(Box::new(move |_| drop(mine)))
+            };
+            let Err(SubmitError::Spawn(job, _)) = pool.submit(job) else {
+                panic!("there is no thread to run it");
+            };
+            drop(job);
+            assert_eq!(Arc::strong_count(&mine), 1, "another's job was given back");
+        };
+        let other = {
+            let pool = Arc::clone(&pool);
+            loom::thread::spawn(move || submit(&pool))
+        };
+        submit(&pool);
+        other.join().unwrap();
+        end(&pool);
+    });
+}
