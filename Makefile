@@ -1,0 +1,142 @@
+# Everything happens in .venv and target; nothing else is touched. `make help` lists the targets.
+# Needed: Rust with Cargo, Python 3.11 or later with venv, make.
+
+# The interpreter that makes .venv: `make PYTHON=python3.14 test`. By default the first that will do.
+PYTHON ?=
+FILES ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := requirements/constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+QUIET_PIP := $(PIP) --quiet
+ENGINE := --package flask-delay-engine
+CARGO_DENY := 0.20.2
+
+# PyO3's build script asks this interpreter; the same one everywhere, or it builds anew each time.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+export PIP_REQUIRE_VIRTUALENV := 1
+
+# Loom runs on the release profile: a model is millions of steps. Its own target directory,
+# because the flag would build everything else anew.
+LOOM := RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
+	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
+
+# -L: one module of the package is a link to an example.
+PYTHON_SOURCES := $(shell find -L python -type f \( -name "*.py" -o -name "*.pyi" -o -name py.typed \))
+RUST_SOURCES := $(shell find src -type f) build.rs Cargo.toml Cargo.lock
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help
+help: ## Show this list
+	@echo 'Targets:'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+	@echo 'Variables: PYTHON=python3.14  FILES="a.txt b.txt" (demo)  PYTEST_ARGS="-k name" (test)'
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Install into .venv and run the demo; FILES="..." for your own files
+	@$(BIN)/python -m flask_delay demo $(FILES)
+
+.PHONY: install
+install: $(VENV)/.installed ## Install the package into .venv as a user would (pip install .)
+
+.PHONY: test
+test: test-rust test-loom test-python ## Run all tests: Rust, loom models, Python
+
+.PHONY: test-rust
+test-rust: ## Run the engine's Rust tests
+	cargo test --locked $(ENGINE)
+
+.PHONY: test-loom
+test-loom: ## Run the engine's loom models
+	$(LOOM) cargo test --locked $(ENGINE) --release --test loom
+
+.PHONY: test-python
+test-python: $(VENV)/.installed $(VENV)/.tools ## Run pytest; PYTEST_ARGS="..."
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed $(VENV)/.tools ## Check formats, clippy, ruff, types and stubs
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(LOOM) cargo clippy --locked $(ENGINE) --release --lib --test loom -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest flask_delay._native
+
+.PHONY: format
+format: $(VENV)/.tools ## Format Rust and Python, apply ruff's safe fixes
+	cargo fmt --all
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: build
+build: $(VENV)/.tools ## Put the sdist and a wheel built from it into dist
+	rm -rf dist
+	$(BIN)/maturin sdist --out dist
+	@# No cache: it knows a file by its name.
+	$(PIP) wheel --no-cache-dir --no-deps --build-constraint $(CONSTRAINTS) --wheel-dir dist dist/*.tar.gz
+
+.PHONY: audit
+audit: target/tools/bin/cargo-deny ## Check licences, bans, sources and, where it can, advisories
+	target/tools/bin/cargo-deny --locked check licenses bans sources
+	@if target/tools/bin/cargo-deny --locked fetch db >target/tools/fetch.log 2>&1; then \
+		target/tools/bin/cargo-deny --locked check advisories; \
+	else \
+		echo 'advisories NOT checked: their database could not be fetched (target/tools/fetch.log)'; \
+	fi
+
+.PHONY: constraints
+constraints: $(VENV)/.pip ## Pin the newest of everything tests and lint need
+	rm -rf $(VENV)-fresh
+	$(BIN)/python -m venv $(VENV)-fresh
+	$(VENV)-fresh/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-fresh/bin/python -m pip install --quiet --group dev "flask>=3.0"
+	{ echo '# Made by `make constraints`: what the Makefile installs, to the last dependency.'; \
+		$(VENV)-fresh/bin/python -m pip freeze --all --exclude setuptools; } > $(CONSTRAINTS).new
+	mv $(CONSTRAINTS).new $(CONSTRAINTS)
+	rm -rf $(VENV)-fresh
+
+.PHONY: clean
+clean: ## Remove all that these targets made
+	rm -rf $(VENV) $(VENV)-fresh target dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find python tests examples -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The interpreter is tried, not looked up: a name may stand for a version that is not there.
+$(VENV)/.pip: $(CONSTRAINTS)
+	@incomplete=; for python in $(or $(PYTHON),python3.11 python3 python3.14 python3.13 python3.12); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		incomplete=$$python; \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+		echo "$$python -m venv $(VENV)"; \
+		exec "$$python" -m venv --clear $(VENV); \
+	done; \
+	if [ "$$incomplete" ]; then \
+		echo "$$incomplete lacks venv or ensurepip; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	else \
+		echo 'No Python 3.11 or later found$(if $(PYTHON), as $(PYTHON)); name one: make PYTHON=/path/to/python3 ...' >&2; \
+	fi; \
+	exit 2
+	$(QUIET_PIP) install --constraint $(CONSTRAINTS) pip
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.pip pyproject.toml
+	$(QUIET_PIP) install --constraint $(CONSTRAINTS) --group dev
+	@touch $@
+
+# Not editable, for tests too: they meet the files a user gets, and the wheel's contents are tested.
+# Cargo keeps what it built, so a change in Python alone costs seconds.
+$(VENV)/.installed: $(VENV)/.pip pyproject.toml README.md LICENSE $(RUST_SOURCES) $(PYTHON_SOURCES)
+	@command -v cargo >/dev/null || { echo 'cargo not found; install Rust first' >&2; exit 2; }
+	$(PIP) install --constraint $(CONSTRAINTS) --build-constraint $(CONSTRAINTS) .
+	@touch $@
+
+# --root and the version: the machine's own tools neither matter nor change.
+target/tools/bin/cargo-deny:
+	cargo install cargo-deny --locked --version $(CARGO_DENY) --root target/tools

@@ -1,0 +1,24 @@
+"""Background tasks for Flask on Rust-managed threads."""
+
+from flask_delay._native import (
+    Executor,
+    ForkedFutureError,
+    Future,
+    Progress,
+    WaitCycleError,
+    __version__,
+    current_task,
+)
+from flask_delay.extension import Delay, delay
+
+__all__ = [
+    "Delay",
+    "Executor",
+    "ForkedFutureError",
+    "Future",
+    "Progress",
+    "WaitCycleError",
+    "__version__",
+    "current_task",
+    "delay",
+]

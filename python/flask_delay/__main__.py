@@ -1,0 +1,7 @@
+"""`python -m flask_delay`."""
+
+import sys
+
+from flask_delay.cli import main
+
+sys.exit(main())

@@ -1,0 +1,164 @@
+"""The settings of a `Delay`: which there are, what is allowed, and the defaults.
+
+The fields of `Config` are the one list of them: Flask's config key `DELAY_MAX_WORKERS`
+sets `Config.max_workers`, as `REPORTS_MAX_WORKERS` does for a `Delay` named `reports`.
+"""
+
+import difflib
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+
+
+def _count(least: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number = int(value) if isinstance(value, str) else value
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise TypeError
+        if not least <= number <= sys.maxsize:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        raise TypeError
+    seconds = float(value)
+    # The upper end is what Python's own locks can wait; NaN is in no range at all.
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise ValueError
+    return seconds
+
+
+def _flag(value: object) -> bool:
+    # Integers too: `Config.from_prefixed_env` makes one of a "1".
+    if not isinstance(value, int | str):
+        raise TypeError
+    match str(value).strip().lower():
+        case "true" | "yes" | "on" | "1":
+            return True
+        case "false" | "no" | "off" | "0":
+            return False
+        case _:
+            raise ValueError
+
+
+def _optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
+    def parse_optional(value: object) -> _T | None:
+        if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+            return None
+        return parse(value)
+
+    return parse_optional
+
+
+def _about(parse: Callable[[object], object], allowed: str, text: str) -> dict[str, Any]:
+    return {"parse": parse, "allowed": allowed, "help": text}
+
+
+_FLAG = "true or false"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The checked settings of one `Delay` on one app."""
+
+    max_workers: int | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_count(1)),
+            "an integer of at least 1, or None for min(32, cpus + 4)",
+            "How many tasks may run at once.",
+        ),
+    )
+    shutdown_timeout: float | None = field(
+        default=25.0,
+        metadata=_about(
+            _optional(_seconds),
+            "a number of seconds, 0 or more, or None for no limit",
+            "How many seconds accepted tasks have to end when the process exits. The"
+            " default is below the 30 seconds after which gunicorn and Kubernetes kill.",
+        ),
+    )
+    drain_on_sigterm: bool = field(
+        default=True,
+        metadata=_about(
+            _flag,
+            _FLAG,
+            "Whether SIGTERM lets accepted tasks end first, where no server handles it.",
+        ),
+    )
+    log_failures: bool = field(
+        default=True,
+        metadata=_about(
+            _flag,
+            _FLAG,
+            "Whether a task's exception is logged with its traceback.",
+        ),
+    )
+    result_limit: int = field(
+        default=1000,
+        metadata=_about(
+            _count(0),
+            "an integer, 0 or more",
+            "How many finished tasks are kept for get(id); unfinished ones always are.",
+        ),
+    )
+
+
+class Setting(NamedTuple):
+    """What there is to say about one setting."""
+
+    key: str
+    default: object
+    allowed: str
+    help: str
+
+
+def settings(prefix: str) -> Iterator[Setting]:
+    """All settings, in order, with their config keys under `prefix`."""
+    for f in fields(Config):
+        key = prefix + f.name.upper()
+        yield Setting(key, f.default, f.metadata["allowed"], f.metadata["help"])
+
+
+def load(config: Mapping[str, Any], prefix: str) -> Config:
+    """Read the settings under `prefix` ("DELAY_") from an app's `config`.
+
+    Raises ValueError for a bad value; a key that is not known gets a UserWarning.
+    """
+    values: dict[str, Any] = {}
+    for f in fields(Config):
+        key = prefix + f.name.upper()
+        if key not in config:
+            continue
+        try:
+            values[f.name] = f.metadata["parse"](config[key])
+        except (TypeError, ValueError, OverflowError):
+            message = f"{key} is {config[key]!r}, but must be {f.metadata['allowed']}"
+            raise ValueError(message) from None
+    _warn_of_unknown(config, prefix)
+    return Config(**values)
+
+
+def _warn_of_unknown(config: Mapping[str, Any], prefix: str) -> None:
+    known = [f.name.upper() for f in fields(Config)]
+    for key in config:
+        if not key.startswith(prefix):
+            continue
+        rest = key.removeprefix(prefix)
+        # DELAY_REPORTS_MAX_WORKERS belongs to the instance `delay_reports`, which the
+        # app may only get later; so the shape of the key has to tell.
+        if rest in known or rest.endswith(tuple(f"_{name}" for name in known)):
+            continue
+        near = difflib.get_close_matches(rest, known, n=1)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
+        # Points at the line that called init_app.
+        warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=4)

@@ -1,0 +1,73 @@
+"""Flask's contexts: the only module that touches them, by public names alone.
+
+Flask 3.2 merges the app context and the request context, so nothing here depends on
+how many context variables there are or on what they hold.
+"""
+
+import contextvars
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import Any, NoReturn, cast
+
+from flask import Flask, current_app, g, request, session
+from werkzeug.datastructures import FileStorage
+from werkzeug.local import LocalProxy
+
+# Public, for all its name: the way out of a proxy that Flask and Werkzeug document.
+current: Callable[[], Flask] = cast("LocalProxy[Flask]", current_app)._get_current_object
+"""The current app itself, not a proxy; RuntimeError without an app context."""
+
+
+@functools.cache
+def hidden_variables() -> tuple[ContextVar[Any], ...]:
+    """The context variables with which Flask marks the current app and request.
+
+    A task gets an app context of its own, so these are not carried to it.
+    """
+
+    def look() -> tuple[ContextVar[Any], ...]:
+        with Flask(__name__, static_folder=None).test_request_context():
+            found = contextvars.copy_context()
+        # Someone who listens to Flask's signals may have set variables of their own.
+        return tuple(variable for variable in found if variable.name.startswith("flask."))
+
+    return contextvars.Context().run(look)
+
+
+def scope(app: Flask) -> Callable[[], AbstractContextManager[object]]:
+    """What makes the context that one task of `app` runs in: a fresh app context."""
+    return app.app_context
+
+
+reject_types: tuple[type, ...] = (FileStorage, LocalProxy)
+"""Arguments of these types would be dead, or another object, once the task runs."""
+
+_PROXIES = {"current_app": current_app, "g": g, "request": request, "session": session}
+
+
+def reject(arg: object) -> NoReturn:
+    """Raise the TypeError that says what to pass instead of `arg`.
+
+    `arg` is of one of the `reject_types`.
+    """
+    # Not isinstance, which a proxy answers for the object behind it.
+    if issubclass(type(arg), FileStorage):
+        name = cast("FileStorage", arg).filename
+        raise TypeError(
+            f"the upload {name!r} is closed when its request ends, so a task cannot take"
+            " it: read it first (file.read()) and pass the bytes, or save it and pass"
+            " the path"
+        )
+    name = next((name for name, proxy in _PROXIES.items() if proxy is arg), None)
+    if name in {"g", "request", "session"}:
+        raise TypeError(
+            f"`{name}` is bound to the caller's context, which a task does not have:"
+            f" pass the values the task needs from it"
+        )
+    raise TypeError(
+        f"`{name or 'LocalProxy'}` is a proxy that means another object, or none, in"
+        f" a task: pass {name or 'proxy'}._get_current_object(), or the values the"
+        f" task needs"
+    )

@@ -1,0 +1,251 @@
+"""`Delay`, the Flask extension, and `delay`, the one verb that most apps need."""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+from flask import Flask
+
+from flask_delay import config, context, termination
+from flask_delay._native import Executor, Future, _scoped_executor
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Callback = TypeVar("_Callback", bound=Callable[[Future[Any]], object])
+
+_DEFAULT_NAME = "delay"
+
+
+class _State:
+    """What one `Delay` keeps on one app, in `app.extensions`."""
+
+    __slots__ = ("config", "executor", "owner", "submit")
+
+    def __init__(self, owner: "Delay", settings: config.Config, executor: Executor) -> None:
+        self.owner = owner
+        self.config = settings
+        self.executor = executor
+        # Bound once, since every task comes through here.
+        self.submit = executor.submit
+
+
+class Delay:
+    """Background tasks for Flask apps.
+
+    `Delay(app)`, or `Delay()` and `init_app(app)`, once for each app. Several on one app
+    need different names; `name` is the key in `app.extensions`, and in upper case the
+    prefix of the config keys: `DELAY_MAX_WORKERS`, `REPORTS_MAX_WORKERS`.
+
+    The methods act on the current app; without an app context on the only app that this
+    Delay is initialised on, and raise RuntimeError if it is none or several. They may
+    be called from any thread, and in a forked child.
+    """
+
+    def __init__(self, app: Flask | None = None, *, name: str = _DEFAULT_NAME) -> None:
+        """Make a Delay, and initialise `app` if there is one.
+
+        Raises ValueError if `name` is not an ASCII identifier, else as `init_app`.
+        """
+        if type(name) is not str or not (name.isascii() and name.isidentifier()):
+            message = f"the name of a Delay must be an ASCII identifier, not {name!r}"
+            raise ValueError(message)
+        self.name = name
+        # Weak, so that an app which is dropped can go. Replaced and never changed, so
+        # that readers need no lock.
+        self._apps: tuple[weakref.ref[Flask], ...] = ()
+        self._callbacks: tuple[Callable[[Future[Any]], object], ...] = ()
+        self._lock = threading.Lock()
+        if app is not None:
+            self.init_app(app)
+
+    def __repr__(self) -> str:
+        return f"<Delay {self.name!r}>"
+
+    def init_app(self, app: Flask) -> None:
+        """Read the app's settings and give it a pool, which starts no thread yet.
+
+        Raises RuntimeError if the app has something of this name already, ValueError for
+        a bad config value. With `DRAIN_ON_SIGTERM`, and if called in the main thread,
+        SIGTERM will let accepted tasks end, unless someone handles that signal.
+        """
+        settings = config.load(app.config, f"{self.name.upper()}_")
+        with self._lock:
+            if self.name in app.extensions:
+                message = (
+                    f"app {app.name!r} has an extension named {self.name!r} already;"
+                    f" call init_app once, or give this Delay another name"
+                )
+                raise RuntimeError(message)
+            executor = _scoped_executor(
+                max_workers=settings.max_workers,
+                thread_name_prefix=self.name,
+                scope=context.scope(app),
+                hidden=context.hidden_variables(),
+                reject_types=context.reject_types,
+                reject=context.reject,
+                log_failures=settings.log_failures,
+                shutdown_timeout=settings.shutdown_timeout,
+                result_limit=settings.result_limit,
+            )
+            for callback in self._callbacks:
+                executor.add_default_done_callback(callback)
+            app.extensions[self.name] = _State(self, settings, executor)
+            alive = tuple(ref for ref in self._apps if ref() is not None)
+            self._apps = (*alive, weakref.ref(app))
+        if settings.drain_on_sigterm:
+            termination.drain_on_sigterm()
+
+    def delay(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Run `fn(*args, **kwargs)` on a worker, in a fresh app context, without a request.
+
+        Returns at once. The task sees the caller's other `contextvars`. An exception it
+        raises is logged and kept in the future. Raises TypeError if `fn` is not callable
+        or is a coroutine function, or if an argument would not outlive the request (an
+        upload, a proxy such as `request`); RuntimeError after `shutdown`.
+        """
+        return self._state().submit(fn, *args, **kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[_T]:
+        """Run `fn` for the items of the iterables; return the results in their order.
+
+        As `concurrent.futures.Executor.map`: all tasks are submitted at once, the
+        iterator raises TimeoutError `timeout` seconds after this call, and `chunksize`
+        changes nothing for threads. Raises as `delay`.
+        """
+        return self.executor.map(fn, *iterables, timeout=timeout, chunksize=chunksize)
+
+    def get(self, id: str) -> Future[Any] | None:
+        """The future of the task with this id, or None.
+
+        Found are tasks of this process whose id was asked for: those that are not done,
+        and the last `RESULT_LIMIT` that are.
+        """
+        return self._state().executor._get(id)
+
+    def add_default_done_callback(self, fn: _Callback) -> _Callback:
+        """Call `fn(future)` for every task submitted from now on, before its own callbacks.
+
+        On all apps that this Delay is or will be initialised on. Returns `fn`, so it may
+        be used as a decorator. Raises TypeError if `fn` is not callable.
+        """
+        given: object = fn
+        if not callable(given):
+            message = f"a done callback must be callable, not {fn!r}"
+            raise TypeError(message)
+        with self._lock:
+            self._callbacks = (*self._callbacks, fn)
+            for ref in self._apps:
+                app = ref()
+                if app is not None:
+                    self._state_of(app).executor.add_default_done_callback(fn)
+        return fn
+
+    def stats(self) -> dict[str, int]:
+        """Counts of this moment: `queued`, `running`, `waiting`, `idle`, `threads`."""
+        return self._state().executor.stats()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until nothing accepted is left to do, tasks that tasks submit included.
+
+        False if `timeout` seconds were not enough. New tasks are still taken. Raises
+        WaitCycleError when called from one of the pool's own tasks.
+        """
+        return self._state().executor.drain(timeout)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; let the accepted ones end, or cancel those not started.
+
+        With `wait` returns when all have ended. May be called more than once.
+        """
+        self._state().executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    @property
+    def executor(self) -> Executor:
+        """The app's pool, for libraries that take a `concurrent.futures.Executor`.
+
+        Its tasks are those of `delay`, with an app context and no request.
+        """
+        return self._state().executor
+
+    def _state(self) -> _State:
+        try:
+            app = context.current()
+        except RuntimeError:
+            app = self._only_app()
+        return self._state_of(app)
+
+    def _state_of(self, app: Flask) -> _State:
+        state = app.extensions.get(self.name)
+        if isinstance(state, _State) and state.owner is self:
+            return state
+        if isinstance(state, _State):
+            message = (
+                f"app {app.name!r} has another Delay named {self.name!r}; use that one,"
+                f" or give this one another name and call init_app(app)"
+            )
+        else:
+            message = _not_initialised(app, self.name)
+        raise RuntimeError(message)
+
+    def _only_app(self) -> Flask:
+        apps = [app for ref in self._apps if (app := ref()) is not None]
+        if len(apps) == 1:
+            return apps[0]
+        if apps:
+            names = ", ".join(repr(app.name) for app in apps)
+            message = (
+                f"the Delay {self.name!r} is initialised on several apps ({names}), and"
+                f" none is current; push one's context: with app.app_context()"
+            )
+        else:
+            message = f"the Delay {self.name!r} is initialised on no app; call init_app(app)"
+        # Not "from" the lookup of the current app, which failed for a good reason.
+        raise RuntimeError(message) from None
+
+
+def _not_initialised(app: Flask, name: str) -> str:
+    arguments = "app" if name == _DEFAULT_NAME else f"app, name={name!r}"
+    return (
+        f"the Delay {name!r} is not initialised on app {app.name!r}; call"
+        f" Delay({arguments}), or init_app(app) if there is one already"
+    )
+
+
+_shared: dict[str, Executor] = {}
+
+
+def _shared_executor() -> Executor:
+    executor = _shared.get(_DEFAULT_NAME)
+    if executor is None:
+        # Atomic and without a lock, which a fork in another thread could leave locked;
+        # who comes second drops a pool that has no threads yet.
+        new = Executor(thread_name_prefix=_DEFAULT_NAME)
+        executor = _shared.setdefault(_DEFAULT_NAME, new)
+    return executor
+
+
+def delay(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+    """Run `fn(*args, **kwargs)` in the background and return its future at once.
+
+    In an app context the task is one of the app's `Delay`, as by `Delay.delay`; elsewhere
+    of an `Executor` that the whole process shares, made at first use. May be called
+    from any thread. Raises RuntimeError if the current app has no `Delay` of the default
+    name, else as `Delay.delay`.
+    """
+    try:
+        app = context.current()
+    except RuntimeError:
+        app = None
+    if app is None:
+        return _shared_executor().submit(fn, *args, **kwargs)
+    state = app.extensions.get(_DEFAULT_NAME)
+    if isinstance(state, _State):
+        return state.submit(fn, *args, **kwargs)
+    raise RuntimeError(_not_initialised(app, _DEFAULT_NAME))

@@ -1,0 +1,374 @@
+"""Dependencies point down only; what each part of the source may know is in the tables."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "flask_delay"
+
+# Highest first. A module may import what is below it, and its own layer without a circle.
+# Imports for types alone (`if TYPE_CHECKING`) count too: who names a type knows it.
+PYTHON_LAYERS = (
+    {"__main__"},
+    {"cli"},
+    {"demo"},
+    {"testing", "backends"},
+    # What is above uses the public names as users do; what is below makes them.
+    {"__init__"},
+    {"extension"},
+    {"context", "config", "tasks", "signals", "termination"},
+    {"_native"},
+)
+
+# These alone may touch Flask's contexts: `context` for the package; `demo` is an app,
+# and its views use what every app's views use.
+CONTEXT_USERS = {"context", "demo"}
+CONTEXT_MODULES = {"flask.ctx", "flask.globals"}
+CONTEXT_NAMES = {
+    "after_this_request",
+    "app_ctx",
+    "copy_current_request_context",
+    "current_app",
+    "g",
+    "has_app_context",
+    "has_request_context",
+    "request",
+    "request_ctx",
+    "session",
+}
+CONTEXT_METHODS = {"app_context", "request_context", "test_request_context"}
+
+
+class Rule(NamedTuple):
+    """No file under `where`, save those under `but`, may contain `pattern`."""
+
+    name: str
+    where: str
+    but: str | None
+    pattern: str
+
+
+# `src/lib.rs` -> `src/bindings` -> `src/engine`, in code; comments and strings may say anything.
+RUST_RULES = (
+    Rule("the engine knows no Python", "src/engine", None, r"\b(pyo3\w*|Py_\w+|bindings)\b"),
+    Rule("lib.rs exports the bindings only", "src/lib.rs", None, r"\bflask_delay_engine\b"),
+    Rule(
+        "the bindings do not look up to lib.rs",
+        "src/bindings",
+        None,
+        r"\bcrate\s*::\s*(?!bindings\b)\w+",
+    ),
+    Rule("unsafe is in bindings/ffi alone", "src", "src/bindings/ffi", r"\bunsafe\b"),
+)
+# As above, but in strings: Rust can reach Python by name.
+RUST_STRING_RULES = (
+    Rule(
+        "Rust imports nothing of the package",
+        "src",
+        None,
+        rf'\bimport(_bound)?\s*\(\s*(\w+!?\s*\(\s*\w+\s*,\s*)?c?"{PACKAGE}\b',
+    ),
+)
+ENGINE_MAY_NOT_NEED = re.compile(r"^(pyo3|libc$|flask-delay$)")
+
+
+# --- Rust ---------------------------------------------------------------------------
+
+RUST_NOISE = re.compile(
+    r"""
+      (?P<comment> //[^\n]* | /\*.*?\*/ )
+    | (?P<string>  b?c?r(?P<hashes>\#*)".*?"(?P=hashes) | [bc]?"(?:\\.|[^"\\])*" )
+    | (?P<char>    b?'(?:\\[^\n]+?|[^'\\\n])' )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def rust_code(source: str, *, strings: bool = False) -> str:
+    """`source` without comments and, unless asked for, the contents of strings."""
+
+    def blank(match: re.Match[str]) -> str:
+        if match["comment"] is None:
+            return match[0] if strings else '""'
+        return " " + "\n" * match[0].count("\n")
+
+    return RUST_NOISE.sub(blank, source)
+
+
+def under(path: str, place: str) -> bool:
+    return path in (place, f"{place}.rs") or path.startswith(f"{place}/")
+
+
+def check_rust(path: str, source: str) -> list[str]:
+    found = []
+    for rules, strings in ((RUST_RULES, False), (RUST_STRING_RULES, True)):
+        code = rust_code(source, strings=strings)
+        for rule in rules:
+            if not under(path, rule.where) or (rule.but and under(path, rule.but)):
+                continue
+            found += [f"{path}: {rule.name}: {m[0]!r}" for m in re.finditer(rule.pattern, code)]
+    return found
+
+
+def check_engine_manifest(manifest: dict[str, Any]) -> list[str]:
+    kinds = ("dependencies", "dev-dependencies", "build-dependencies")
+    tables = [manifest, *manifest.get("target", {}).values()]
+    return [
+        f"src/engine/Cargo.toml: {kind}: {name}"
+        for table in tables
+        for kind in kinds
+        for key, value in table.get(kind, {}).items()
+        # A dependency may be renamed.
+        for name in {key, value.get("package", key) if isinstance(value, dict) else key}
+        if ENGINE_MAY_NOT_NEED.search(name)
+    ]
+
+
+# --- Python -------------------------------------------------------------------------
+
+
+def layer(module: str) -> int | None:
+    return next((i for i, layer in enumerate(PYTHON_LAYERS) if module in layer), None)
+
+
+def imports(tree: ast.AST, path: str) -> Iterator[tuple[str, str | None]]:
+    """What `import` statements name: (module, name in it or None), all absolute."""
+    # The package that a relative import starts from: that of the file.
+    base = [PACKAGE, *Path(path).parts[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = base[: len(base) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def own_part(module: str, name: str | None) -> str | None:
+    """The module of this package that an import names; "__init__" for the package."""
+    package, _, rest = module.partition(".")
+    if package != PACKAGE:
+        return None
+    part = rest.partition(".")[0] or name or "__init__"
+    return part if rest or layer(part) is not None else "__init__"
+
+
+def module_of(path: str) -> str:
+    """`backends` for `backends/celery.py`, `cli` for `cli.py`."""
+    return Path(path).parts[0].removesuffix(".py")
+
+
+def check_python(path: str, source: str) -> list[str]:
+    """What is wrong with the file at `path`, relative to the package."""
+    tree = ast.parse(source)
+    module = module_of(path)
+    if module == "__init__":
+        return check_init(tree)
+    here = layer(module)
+    if here is None:
+        return [f"{path}: in no layer; give {module!r} a place in PYTHON_LAYERS"]
+    found = []
+    for target, name in imports(tree, path):
+        part = own_part(target, name)
+        there = None if part is None else layer(part)
+        if there is not None and there < here:
+            found.append(f"{path}: imports {part!r}, which is above it")
+    if module not in CONTEXT_USERS:
+        found += [f"{path}: touches Flask's contexts: {what}" for what in contexts(tree, path)]
+    return found
+
+
+def contexts(tree: ast.AST, path: str) -> Iterator[str]:
+    for module, name in imports(tree, path):
+        if module in CONTEXT_MODULES or f"{module}.{name}" in CONTEXT_MODULES:
+            yield module
+        elif module == "flask" and name in CONTEXT_NAMES:
+            yield f"flask.{name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and (
+            node.attr in CONTEXT_METHODS
+            or (
+                isinstance(node.value, ast.Name)
+                and node.value.id == "flask"
+                and node.attr in CONTEXT_NAMES
+            )
+        ):
+            yield node.attr
+
+
+def check_init(tree: ast.Module) -> list[str]:
+    found = []
+    for node in tree.body:
+        match node:
+            case ast.Expr(value=ast.Constant()):
+                continue
+            case ast.ImportFrom(level=level, module=module) if level or own_part(module or "", ""):
+                continue
+            case ast.Assign(targets=[ast.Name(id="__all__")]):
+                continue
+        found.append(f"__init__.py:{node.lineno}: is not a re-export")
+    return found
+
+
+def circles(files: Iterable[tuple[str, str]]) -> list[str]:
+    """The modules that import each other, as text; files are (path, source)."""
+    graph: dict[str, set[str]] = {}
+    for path, source in files:
+        module = module_of(path)
+        parts = {own_part(*found) for found in imports(ast.parse(source), path)}
+        graph.setdefault(module, set()).update(p for p in parts if p and p != module)
+    # What is left when modules that need nothing more are taken away, again and again.
+    graph.pop("__init__", None)
+    while free := [m for m, needs in graph.items() if not needs & graph.keys()]:
+        for module in free:
+            del graph[module]
+    return sorted(graph)
+
+
+# --- The source ---------------------------------------------------------------------
+
+
+def rust_files() -> list[str]:
+    return sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "src").rglob("*.rs"))
+
+
+def python_files() -> list[str]:
+    package = ROOT / "python" / PACKAGE
+    return sorted(p.relative_to(package).as_posix() for p in package.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", rust_files())
+def test_rust_file_keeps_to_its_layer(path):
+    assert check_rust(path, (ROOT / path).read_text()) == []
+
+
+def test_the_engine_needs_no_python():
+    manifest = tomllib.loads((ROOT / "src/engine/Cargo.toml").read_text())
+    assert check_engine_manifest(manifest) == []
+
+
+@pytest.mark.parametrize("path", python_files())
+def test_python_file_keeps_to_its_layer(path):
+    assert check_python(path, (ROOT / "python" / PACKAGE / path).read_text()) == []
+
+
+def test_no_modules_import_each_other():
+    package = ROOT / "python" / PACKAGE
+    assert circles((path, (package / path).read_text()) for path in python_files()) == []
+
+
+def test_the_source_was_found():
+    assert {"src/lib.rs", "src/engine/lib.rs"} <= set(rust_files())
+    assert "__init__.py" in python_files()
+
+
+# --- The checker: each rule catches what it is for, and lets the rest pass ----------
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("src/engine/pool.rs", "use pyo3::prelude::*;"),
+        ("src/engine/tests/loom.rs", "extern crate pyo3_ffi;"),
+        ("src/engine/pool.rs", "fn f() { unsafe { g() } }"),
+        ("src/lib.rs", "use flask_delay_engine::Pool;"),
+        ("src/lib.rs", "#[unsafe(no_mangle)] fn f() {}"),
+        ("src/bindings/future.rs", "let x = '\"'; unsafe { g() }; let y = '\"';"),
+        ("src/bindings/future.rs", "use crate::_native;"),
+        ("src/bindings/ffi_less.rs", "unsafe impl Send for X {}"),
+        ("src/bindings/logging.rs", 'py.import("flask_delay.config")?'),
+        ("src/bindings/logging.rs", 'py.import(intern!(py, "flask_delay"))?'),
+    ],
+)
+def test_a_rust_violation_is_caught(path, source):
+    assert len(check_rust(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("src/engine/pool.rs", "//! Knows nothing of pyo3.\n/* unsafe */ #![forbid(unsafe_code)]"),
+        ("src/engine/pool.rs", 'const S: &str = "unsafe { \\" pyo3 }"; // "unsafe'),
+        ("src/engine/pool.rs", 'const S: &str = r#"unsafe " pyo3"#;'),
+        ("src/engine/pool.rs", "fn f<'a>(x: &'a str, y: char) -> bool { y == '\\'' }"),
+        ("src/bindings/ffi.rs", "unsafe { g() }"),
+        ("src/bindings/ffi/fork.rs", "unsafe { g() }"),
+        ("src/bindings/future.rs", "use crate::bindings::ffi; use flask_delay_engine::Pool;"),
+        ("src/bindings/logging.rs", 'py.import("logging")?.call("getLogger", ("flask_delay",))'),
+    ],
+)
+def test_good_rust_passes(path, source):
+    assert check_rust(path, source) == []
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "[dependencies]\npyo3 = '1'",
+        "[dev-dependencies]\npy = { package = 'pyo3', version = '1' }",
+        "[target.'cfg(unix)'.build-dependencies]\npyo3-build-config = '1'",
+    ],
+)
+def test_a_python_dependency_of_the_engine_is_caught(manifest):
+    assert len(check_engine_manifest(tomllib.loads(manifest))) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("config.py", "from flask_delay.extension import Delay"),
+        ("config.py", "import flask_delay.extension"),
+        ("config.py", "from . import extension"),
+        ("config.py", "from .extension import Delay"),
+        ("config.py", "def f():\n    from flask_delay import cli"),
+        ("config.py", "from flask_delay import Delay"),
+        ("extension.py", "import flask_delay"),
+        ("extension.py", "from flask_delay import backends"),
+        ("backends/celery.py", "from ..cli import command"),
+        ("unheard_of.py", ""),
+        ("extension.py", "from flask import Flask, current_app"),
+        ("extension.py", "from flask.globals import app_ctx"),
+        ("extension.py", "import flask\nflask.g.user = 1"),
+        ("extension.py", "import flask.ctx"),
+        ("extension.py", "def f(app):\n    with app.app_context():\n        pass"),
+        ("__init__.py", "import threading"),
+        ("__init__.py", "from flask import Flask"),
+        ("__init__.py", "def f(): ..."),
+        ("__init__.py", "VALUE = 1"),
+    ],
+)
+def test_a_python_violation_is_caught(path, source):
+    assert len(check_python(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("__main__.py", "from flask_delay.cli import main"),
+        ("cli.py", "from flask_delay import Delay, demo, extension"),
+        ("extension.py", "from flask import Flask\nfrom flask_delay import config, context"),
+        ("extension.py", "def f(request): return request.g.session"),
+        ("backends/celery.py", "from . import base\nfrom ..extension import Delay"),
+        ("context.py", "from flask import current_app, g\nfrom ._native import Future"),
+        ("__init__.py", '"""Text."""\nfrom ._native import Future\n__all__ = ["Future"]'),
+    ],
+)
+def test_good_python_passes(path, source):
+    assert check_python(path, source) == []
+
+
+def test_a_circle_is_caught():
+    files = [
+        ("tasks.py", "from flask_delay import signals"),
+        ("signals.py", "from flask_delay.tasks import task"),
+        ("config.py", "from flask_delay.tasks import task"),
+        ("context.py", "import flask"),
+    ]
+    assert circles(files) == ["config", "signals", "tasks"]
+    assert circles([*files[:1], *files[2:]]) == []

@@ -1,0 +1,88 @@
+"""Nothing fails silently."""
+
+import logging
+
+import pytest
+from flask import Flask
+
+from flask_delay import Delay
+
+LOGGER = "flask_delay"
+
+
+class Broken(Exception):
+    pass
+
+
+def fail():
+    raise Broken("the disk is full")
+
+
+@pytest.fixture
+def extension():
+    return Delay()
+
+
+def failures(caplog):
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_logged_with_traceback_name_and_id(make_app, extension, deadline, caplog):
+    make_app(extension=extension)
+    with caplog.at_level(logging.ERROR, logger=LOGGER):
+        future = extension.delay(fail)
+        error = future.exception(deadline)
+        assert extension.drain(deadline)
+    (record,) = failures(caplog)
+    assert isinstance(error, Broken)
+    assert record.name == LOGGER
+    assert record.exc_info[1] is error
+    assert future.name == "fail"
+    assert future.name in record.getMessage()
+    assert future.id in record.getMessage()
+    assert "in fail" in caplog.text
+    assert "the disk is full" in caplog.text
+
+
+def test_logged_when_nobody_holds_the_future(make_app, extension, deadline, caplog):
+    make_app(extension=extension)
+    with caplog.at_level(logging.ERROR, logger=LOGGER):
+        extension.delay(fail)
+        assert extension.drain(deadline)
+    assert len(failures(caplog)) == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_that_would_end_a_thread_ends_the_task_alone(make_app, extension, deadline, caplog, error):
+    make_app(extension=extension, DELAY_MAX_WORKERS=1)
+
+    def work():
+        raise error
+
+    with caplog.at_level(logging.ERROR, logger=LOGGER):
+        future = extension.delay(work)
+        assert future.exception(deadline) is error
+        assert extension.delay(int).result(deadline) == 0
+    assert [record.exc_info[1] for record in failures(caplog)] == [error]
+
+
+def test_not_logged_when_switched_off(make_app, extension, deadline, caplog):
+    make_app(extension=extension, DELAY_LOG_FAILURES=False)
+    with caplog.at_level(logging.ERROR, logger=LOGGER):
+        future = extension.delay(fail)
+        assert isinstance(future.exception(deadline), Broken)
+        assert extension.drain(deadline)
+    assert not failures(caplog)
+
+
+def test_of_the_app_context_fails_the_task(deadline):
+    class Unusable(Flask):
+        def app_context(self):
+            raise Broken("no context")
+
+    app = Unusable("app")
+    extension = Delay(app)
+    try:
+        assert isinstance(extension.delay(int).exception(deadline), Broken)
+    finally:
+        extension.shutdown()

@@ -1,0 +1,184 @@
+"""From a view, over a real WSGI server."""
+
+import threading
+from contextvars import ContextVar
+
+import pytest
+from flask import current_app, g, has_request_context, request, session
+
+from flask_delay import current_task, delay
+
+tenant: ContextVar[str] = ContextVar("tenant")
+
+
+def test_view_answers_while_its_task_goes_on(app, serve, fetch, deadline):
+    release, reported = threading.Event(), threading.Event()
+    futures, reports, inside = [], [], []
+
+    def work(n, *, num):
+        inside.append(current_task.future)
+        assert release.wait(deadline)
+        return n, num
+
+    def report(future):
+        reports.append((future, current_app._get_current_object(), has_request_context()))
+        reported.set()
+
+    @app.get("/test")
+    def view():
+        future = delay(work, 10, num=request.args.get("num"))
+        future.add_done_callback(report)
+        futures.append(future)
+        return {"msg": "ok", "task": future.id}
+
+    # The task cannot end before the answer is here.
+    answer = fetch(f"{serve(app)}/test?num=7")
+
+    (future,) = futures
+    assert answer == {"msg": "ok", "task": future.id}
+    assert not future.done()
+    assert not reports
+    release.set()
+    assert reported.wait(deadline)
+    assert future.result(deadline) == (10, "7")
+    assert len(reports) == 1
+    assert reports[0][0] is future
+    assert reports[0][1] is app
+    assert reports[0][2] is False
+    assert inside[0] is future
+
+
+def test_task_and_callback_run_on_a_worker_without_the_request(app, serve, fetch, deadline):
+    reported = threading.Event()
+    seen = {}
+
+    def look():
+        with pytest.raises(RuntimeError, match="outside of request context"):
+            _ = request.path
+        with pytest.raises(RuntimeError, match="outside of request context"):
+            session.get("user")
+        return threading.get_ident(), has_request_context(), current_app.name
+
+    def callback(_future):
+        seen["callback"] = look()
+        reported.set()
+
+    @app.get("/")
+    def view():
+        seen["view"] = threading.get_ident()
+        g.user = "ann"
+        future = delay(lambda: (*look(), "user" in g))
+        future.add_done_callback(callback)
+        # While this request is being handled, too.
+        seen["task"] = future.result(deadline)
+        return {"user": g.user, "path": request.path}
+
+    assert fetch(f"{serve(app)}/") == {"user": "ann", "path": "/"}
+    assert reported.wait(deadline)
+    worker = seen["task"][0]
+    assert worker not in {seen["view"], threading.get_ident()}
+    assert seen["task"] == (worker, False, "app", False)
+    assert seen["callback"][1:] == (False, "app")
+
+
+def test_view_that_waits_keeps_its_own_context(app, serve, fetch, deadline):
+    closed = []
+
+    @app.teardown_appcontext
+    def close(_exc):
+        closed.append(g.pop("connection", None))
+
+    def work():
+        g.connection = "task's"
+
+    @app.get("/")
+    def view():
+        g.connection = "view's"
+        delay(work).result(deadline)
+        return {"connection": g.connection, "closed": list(closed)}
+
+    assert fetch(f"{serve(app)}/") == {"connection": "view's", "closed": ["task's"]}
+
+
+def test_context_variables_of_the_request_are_carried(app, serve, fetch, deadline):
+    reported = threading.Event()
+    seen = []
+
+    def callback(_future):
+        seen.append(tenant.get())
+        reported.set()
+
+    @app.get("/<name>")
+    def view(name):
+        tenant.set(name)
+        future = delay(lambda: tenant.get())
+        future.add_done_callback(callback)
+        return {"tenant": future.result(deadline)}
+
+    address = serve(app)
+    for name in ("a", "b"):
+        assert fetch(f"{address}/{name}") == {"tenant": name}
+        assert reported.wait(deadline)
+        reported.clear()
+    assert seen == ["a", "b"]
+
+
+def test_every_task_of_many_concurrent_requests_runs(app, serve, fetch, deadline):
+    done = threading.Semaphore(0)
+
+    @app.get("/<int:n>")
+    def view(n):
+        future = delay(pow, n, 2)
+        future.add_done_callback(lambda _: done.release())
+        return {"task": future.id}
+
+    address = serve(app)
+    answers = []
+
+    def client(start):
+        answers.extend((n, fetch(f"{address}/{n}")["task"]) for n in range(start, start + 10))
+
+    clients = [threading.Thread(target=client, args=(start,)) for start in range(0, 80, 10)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join(deadline)
+    for _ in range(80):
+        assert done.acquire(timeout=deadline)
+    extension = app.extensions["delay"].owner
+    assert len(answers) == 80
+    assert {n: extension.get(id).result() for n, id in answers} == {n: n * n for n in range(80)}
+
+
+def test_state_of_a_task_can_be_asked_for_over_http(app, serve, fetch, deadline):
+    release, started = threading.Event(), threading.Event()
+    extension = app.extensions["delay"].owner
+
+    def work():
+        current_task.progress(1, 2, "half")
+        started.set()
+        assert release.wait(deadline)
+        return "result"
+
+    @app.post("/tasks")
+    def submit():
+        return {"task": delay(work).id}, 202
+
+    @app.get("/tasks/<id>")
+    def state(id):
+        future = extension.get(id)
+        if future is None:
+            return {"error": "unknown"}
+        progress = future.progress and list(future.progress)
+        result = future.result() if future.done() else None
+        return {"state": future.state, "progress": progress, "result": result}
+
+    address = serve(app)
+    task = fetch(f"{address}/tasks", b"")["task"]
+    assert started.wait(deadline)
+    url = f"{address}/tasks/{task}"
+    assert fetch(url) == {"state": "running", "progress": [1, 2, "half"], "result": None}
+    release.set()
+    assert extension.drain(deadline)
+    assert fetch(url) == {"state": "finished", "progress": [1, 2, "half"], "result": "result"}
+    assert fetch(f"{address}/tasks/none") == {"error": "unknown"}
