@@ -13,12 +13,14 @@ mod _native {
     use pyo3::prelude::*;
     use pyo3::types::{PyDict, PyTuple, PyType};
 
+    #[pymodule_export]
+    use crate::bindings::coroutine::{_set_hooks, CoroutineTask};
     use crate::bindings::current::CurrentTask as CurrentTaskCell;
     #[pymodule_export]
     use crate::bindings::errors::{ForkedFutureError, WaitCycleError};
-    #[pymodule_export]
-    use crate::bindings::executor::_scoped_executor;
     use crate::bindings::executor::{self, ExecutorCell};
+    #[pymodule_export]
+    use crate::bindings::executor::{_scoped_executor, _service_executor};
     use crate::bindings::ffi;
     use crate::bindings::future::FutureCell;
     use crate::bindings::{lifecycle, logging};
@@ -39,6 +41,12 @@ mod _native {
             .get_type::<PyType>()
             .call1((name, bases, body))?
             .cast_into::<PyType>()?)
+    }
+
+    /// How many forks lie between the first process and this one.
+    #[pyfunction]
+    fn _generation() -> u32 {
+        ffi::fork::generation()
     }
 
     #[pymodule_init]

@@ -1,4 +1,4 @@
-//! Refusing `async def` functions, whose call would do nothing and look like a success.
+//! Telling `async def` functions, which go to the event loop, from plain ones.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,28 +9,36 @@ use pyo3::types::{PyCFunction, PyType};
 
 use super::ffi::call::code_of;
 
-/// `CO_COROUTINE | CO_ASYNC_GENERATOR`
-const ASYNC: u32 = 0x80 | 0x200;
+/// `CO_COROUTINE`
+const COROUTINE: u32 = 0x80;
+/// `CO_ASYNC_GENERATOR`
+const ASYNC_GENERATOR: u32 = 0x200;
 
 /// Addresses of code objects last found not to be async. An address may come back for
 /// another code object; a coroutine that slips through so fails its task when it runs.
 static CHECKED: [AtomicUsize; 64] = [const { AtomicUsize::new(0) }; 64];
 
-/// Raises `TypeError` if calling `function` gives a coroutine or an async generator.
-pub(crate) fn refuse_async(function: &Bound<'_, PyAny>) -> PyResult<()> {
-    if is_async(function)? {
+/// Whether calling `function` gives a coroutine.
+///
+/// # Errors
+///
+/// `TypeError` if it gives an async generator, which nobody would iterate.
+pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let flags = flags_of(function)?;
+    if flags & ASYNC_GENERATOR != 0 {
         return Err(refused(function));
     }
-    Ok(())
+    Ok(flags & COROUTINE != 0)
 }
 
-fn is_async(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// The flags of the code that a call of `function` runs, as far as they are of interest.
+fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
     let py = function.py();
     if let Some(code) = code_of(function) {
-        return is_async_code(&code);
+        return flags_of_code(&code);
     }
     if function.is_instance_of::<PyCFunction>() || function.is_instance_of::<PyType>() {
-        return Ok(false);
+        return Ok(0);
     }
     // A bound method, or functools.partial and its like.
     for inner in [intern!(py, "__func__"), intern!(py, "func")] {
@@ -38,31 +46,32 @@ fn is_async(function: &Bound<'_, PyAny>) -> PyResult<bool> {
             && !inner.is(function)
             && inner.is_callable()
         {
-            return is_async(&inner);
+            return flags_of(&inner);
         }
     }
     match function.get_type().getattr_opt(intern!(py, "__call__"))? {
         Some(call) => match code_of(&call) {
-            Some(code) => is_async_code(&code),
-            None => Ok(false),
+            Some(code) => flags_of_code(&code),
+            None => Ok(0),
         },
-        None => Ok(false),
+        None => Ok(0),
     }
 }
 
-fn is_async_code(code: &Bound<'_, PyAny>) -> PyResult<bool> {
+fn flags_of_code(code: &Bound<'_, PyAny>) -> PyResult<u32> {
     let address = code.as_ptr() as usize;
     // Code objects are some hundred bytes apart.
     let place = &CHECKED[(address >> 8) % CHECKED.len()];
     // Relaxed: a lone number; see `CHECKED` for a stale one.
     if place.load(Ordering::Relaxed) == address {
-        return Ok(false);
+        return Ok(0);
     }
     let flags: u32 = code.getattr(intern!(code.py(), "co_flags"))?.extract()?;
-    if flags & ASYNC == 0 {
+    let flags = flags & (COROUTINE | ASYNC_GENERATOR);
+    if flags == 0 {
         place.store(address, Ordering::Relaxed);
     }
-    Ok(flags & ASYNC != 0)
+    Ok(flags)
 }
 
 #[cold]
@@ -71,7 +80,7 @@ fn refused(function: &Bound<'_, PyAny>) -> PyErr {
         .repr()
         .map_or_else(|_| "?".to_owned(), |text| text.to_string());
     PyTypeError::new_err(format!(
-        "{shown} is an async function, which a worker thread cannot await; give delay() a \
-         plain function, for instance one that calls asyncio.run()"
+        "{shown} is an async generator function: nobody would iterate over what it yields; \
+         give delay() a coroutine function or a plain one"
     ))
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::coroutine::Afar;
 use super::current::Desk;
 use super::ffi::fork::generation;
 use super::future::FutureCell;
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     /// How long tasks may go on at exit.
     pub(crate) shutdown_timeout: Option<Duration>,
     pub(crate) result_limit: usize,
+    /// Serves other executors: not drained, and closed last.
+    pub(crate) service: bool,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -38,6 +41,7 @@ pub(crate) struct Core {
     pub(crate) log_failures: bool,
     pub(crate) shutdown_timeout: Option<Duration>,
     pub(crate) registry: Registry,
+    pub(crate) service: bool,
     /// The initializer has raised.
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
@@ -53,6 +57,7 @@ struct Era {
     generation: u32,
     pool: Arc<Pool<Task>>,
     desks: Arc<Desks>,
+    afar: Afar,
     /// The pool of a process forked from this one.
     next: OnceBox<Era>,
 }
@@ -68,6 +73,7 @@ impl Core {
             log_failures: settings.log_failures,
             shutdown_timeout: settings.shutdown_timeout,
             registry: Registry::new(settings.result_limit),
+            service: settings.service,
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
@@ -102,6 +108,11 @@ impl Core {
     /// What this process's workers do.
     pub(crate) fn desks(self: &Arc<Self>) -> &Arc<Desks> {
         &self.era().desks
+    }
+
+    /// This process's tasks that are with the event loop.
+    pub(crate) fn afar(self: &Arc<Self>) -> &Afar {
+        &self.era().afar
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -142,6 +153,7 @@ impl Era {
                 worker::main(&core, worker);
             })),
             desks: Arc::default(),
+            afar: Afar::default(),
             next: OnceBox::new(),
         }
     }
@@ -152,6 +164,7 @@ impl Drop for Era {
         if self.generation != generation() {
             // Another process's pool: its locks may be held by threads that are not here.
             std::mem::forget(Arc::clone(&self.pool));
+            std::mem::forget(std::mem::take(&mut self.afar));
         }
     }
 }

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::core::{Core, Task};
+use super::coroutine::current_task as current_coroutine;
 use super::errors::CancelledError;
 use super::future::FutureCell;
 use super::lifecycle::progress_class;
@@ -40,6 +41,8 @@ pub(crate) struct Local {
     pub(crate) desk: Arc<Desk>,
     /// The executor whose worker this is.
     pub(crate) core: Weak<Core>,
+    /// The executor's only task is the event loop.
+    pub(crate) service: bool,
     pub(crate) handle: Handle<Task>,
 }
 
@@ -57,14 +60,24 @@ pub(crate) fn with_local<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
     LOCAL.with(|cell| cell.get().map(with))
 }
 
+/// Whether this thread runs the event loop.
+pub(crate) fn is_loop() -> bool {
+    with_local(|local| local.service).unwrap_or(false)
+}
+
 /// Whether this thread is one of the executor's workers.
 pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
     with_local(|local| local.core.as_ptr() == Arc::as_ptr(core)).unwrap_or(false)
 }
 
-/// The task that this thread runs.
+/// The task that this thread runs, or whose coroutine this context belongs to.
 pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
-    with_local(|local| local.desk.task(py))?.filter(|task| task.get().phase() == Phase::Running)
+    let runs = |task: &Bound<'_, FutureCell>| task.get().phase() == Phase::Running;
+    // The event loop's thread runs coroutines, not the task that its desk shows.
+    with_local(|local| (!local.service).then(|| local.desk.task(py)).flatten())
+        .flatten()
+        .filter(runs)
+        .or_else(|| current_coroutine(py).filter(runs))
 }
 
 /// The handle of the task that runs on this thread.

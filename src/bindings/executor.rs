@@ -13,9 +13,10 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
-use super::async_check::refuse_async;
+use super::async_check::is_coroutine_function;
 use super::callbacks;
 use super::core::{Core, Settings, Task};
+use super::coroutine::hand_over;
 use super::current;
 use super::errors::WaitCycleError;
 use super::ffi::context::carry;
@@ -24,6 +25,7 @@ use super::ffi::slot::Slot;
 use super::ffi::submit::Arguments;
 use super::future::{FutureCell, now};
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
+use super::map::Map;
 use super::wait::seconds;
 use super::worker::broken;
 
@@ -108,7 +110,7 @@ impl ExecutorCell {
                 function.repr()?
             )));
         }
-        refuse_async(function)?;
+        let is_coroutine = is_coroutine_function(function)?;
         if core.is_broken() {
             return Err(broken());
         }
@@ -128,13 +130,16 @@ impl ExecutorCell {
             let defaults = defaults.lock().iter().map(|it| it.clone_ref(py)).collect();
             callbacks::add_defaults(&future, defaults);
         }
+        if is_coroutine {
+            future.get().mark_coroutine();
+            hand_over(&future, core)?;
+            return Ok(future);
+        }
         match core.pool().submit(Task(future.clone().unbind())) {
             Ok(()) => Ok(future),
             Err(SubmitError::Closed(task)) => {
                 drop(task.0.into_bound(py));
-                Err(PyRuntimeError::new_err(
-                    "cannot schedule new futures after shutdown",
-                ))
+                Err(closed())
             }
             Err(SubmitError::Spawn(task, error)) => {
                 // It may be another thread's, which has the same to hear.
@@ -145,6 +150,12 @@ impl ExecutorCell {
             }
         }
     }
+}
+
+/// The error of a submit that came too late.
+#[cold]
+pub(crate) fn closed() -> PyErr {
+    PyRuntimeError::new_err("cannot schedule new futures after shutdown")
 }
 
 /// Refuses arguments that would not outlive the request.
@@ -210,9 +221,24 @@ impl ExecutorCell {
                 log_failures: true,
                 shutdown_timeout: None,
                 result_limit: 0,
+                service: false,
             },
             None,
         )
+    }
+
+    #[pyo3(signature = (r#fn, *iterables, timeout = None, chunksize = 1, buffersize = None))]
+    fn map<'py>(
+        slf: &Bound<'py, Self>,
+        r#fn: Bound<'py, PyAny>,
+        iterables: Bound<'py, PyTuple>,
+        timeout: Option<Bound<'py, PyAny>>,
+        chunksize: i64,
+        buffersize: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Map>> {
+        // For processes, where it saves messages; a thread has none.
+        let _ = chunksize;
+        Map::start(slf.as_any(), r#fn, &iterables, timeout, buffersize)
     }
 
     #[pyo3(signature = (wait = true, *, cancel_futures = false))]
@@ -371,6 +397,37 @@ fn config(
     })
 }
 
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _service_executor<'py>(
+    py: Python<'py>,
+    thread_name_prefix: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let settings = Settings {
+        config: config(py, Some(1), thread_name_prefix, IDLE_TIMEOUT)?,
+        initializer: None,
+        hidden: Vec::new(),
+        log_failures: true,
+        shutdown_timeout: None,
+        result_limit: 0,
+        service: true,
+    };
+    make(py, settings, None)
+}
+
+fn make(py: Python<'_>, settings: Settings, scoped: Option<Scoped>) -> PyResult<Bound<'_, PyAny>> {
+    let class = CLASS
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))?
+        .bind(py);
+    let executor = class.call_method1("__new__", (class,))?;
+    executor
+        .cast::<ExecutorCell>()?
+        .get()
+        .set(settings, scoped)?;
+    Ok(executor)
+}
+
 static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 /// Notes the class that scoped executors are made of.
@@ -394,32 +451,26 @@ pub(crate) fn _scoped_executor<'py>(
     shutdown_timeout: Option<f64>,
     result_limit: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let class = CLASS
-        .get(py)
-        .ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))?
-        .bind(py);
     let hidden = hidden
         .try_iter()?
         .map(|variable| variable.map(Bound::unbind))
         .collect::<PyResult<_>>()?;
-    let executor = class.call_method1("__new__", (class,))?;
-    executor.cast::<ExecutorCell>()?.get().set(
-        Settings {
-            config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
-            initializer: None,
-            hidden,
-            log_failures,
-            shutdown_timeout: shutdown_timeout
-                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-            result_limit,
-        },
-        Some(Scoped {
-            scope,
-            reject_types,
-            reject,
-        }),
-    )?;
-    Ok(executor)
+    let settings = Settings {
+        config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
+        initializer: None,
+        hidden,
+        log_failures,
+        shutdown_timeout: shutdown_timeout
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        result_limit,
+        service: false,
+    };
+    let scoped = Scoped {
+        scope,
+        reject_types,
+        reject,
+    };
+    make(py, settings, Some(scoped))
 }
 
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);

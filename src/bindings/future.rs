@@ -16,11 +16,12 @@ use uuid::Uuid;
 
 use super::callbacks;
 use super::core::Core;
+use super::coroutine::hooks;
 use super::errors::{InvalidStateError, forked};
 use super::ffi::call::{Shape, code_of, is_module_function};
 use super::ffi::fork::generation;
 use super::ffi::slot::Slot;
-use super::settle::{Phase, Place, WATCHED};
+use super::settle::{COROUTINE, Phase, Place, WATCHED};
 
 /// A function and its arguments, to be called once.
 pub(crate) struct Call {
@@ -57,6 +58,11 @@ pub(crate) struct Extra {
     pub(crate) callbacks: Vec<Py<PyAny>>,
     /// Python locks, each held by a thread that waits in `result`.
     pub(crate) waiters: Vec<Py<PyAny>>,
+    /// Called as soon as the task is done, before the callbacks and without a scope: what
+    /// awaits the future.
+    pub(crate) wakers: Vec<Py<PyAny>>,
+    /// Stops a task that runs as a coroutine.
+    pub(crate) canceller: Option<Py<PyAny>>,
     /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
     pub(crate) condition: Option<Py<PyAny>>,
     pub(crate) listeners: Option<Py<PyList>>,
@@ -118,6 +124,11 @@ impl FutureCell {
         }
     }
 
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_coroutine(&self) {
+        self.state.fetch_or(COROUTINE, Ordering::Relaxed);
+    }
+
     pub(crate) fn core(&self) -> Option<&Arc<Core>> {
         self.core.as_ref()
     }
@@ -156,6 +167,15 @@ impl FutureCell {
 
     pub(crate) fn known_extra(&self) -> Option<&Mutex<Extra>> {
         self.extra.get()
+    }
+
+    /// Keeps the context that the callbacks of a coroutine are to run in.
+    pub(crate) fn put_context(&self, context: Bound<'_, PyAny>) {
+        drop(self.context.put(context));
+    }
+
+    pub(crate) fn take_context<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.context.take(py)
     }
 
     /// Takes function, arguments and context out for the one thread that may have them:
@@ -353,6 +373,16 @@ impl FutureCell {
         Ok(())
     }
 
+    fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        hooks(slf.py())?.wait.bind(slf.py()).call1((slf,))
+    }
+
+    /// Has `waker(future)` called once the task is done; `False` if it is done already.
+    fn _add_waker(slf: &Bound<'_, Self>, waker: Py<PyAny>) -> PyResult<bool> {
+        slf.get().refuse_foreign(slf)?;
+        Ok(slf.get().leave(|extra| extra.wakers.push(waker)))
+    }
+
     fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         super::settle::run_or_notify(slf)
     }
@@ -489,7 +519,8 @@ impl FutureCell {
         }
         // Held by another thread: not traversed this time, so nothing is freed too early.
         if let Some(extra) = self.known_extra().and_then(Mutex::try_lock) {
-            for object in extra.callbacks.iter().chain(&extra.condition) {
+            let objects = extra.callbacks.iter().chain(&extra.wakers);
+            for object in objects.chain(&extra.canceller).chain(&extra.condition) {
                 visit.call(object)?;
             }
             visit.call(&extra.listeners)?;

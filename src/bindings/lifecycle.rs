@@ -11,7 +11,7 @@ use pyo3::types::{PyCFunction, PyType};
 use super::core::Core;
 use super::future::{FutureCell, name_of};
 use super::logging;
-use super::settle::cancel;
+use super::settle::{Phase, cancel};
 
 /// Every executor of this process. The lock is a leaf.
 static CORES: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
@@ -101,7 +101,7 @@ fn drain_at_exit(py: Python<'_>) {
     // and none of them has been anything else.
     loop {
         let mut all_quiet = true;
-        for core in cores() {
+        for core in cores().iter().filter(|core| !core.service) {
             let deadline = core.shutdown_timeout.map(|timeout| start + timeout);
             let quiet_already = core.pool().wait_quiet(Some(start));
             all_quiet &= quiet_already;
@@ -109,7 +109,7 @@ fn drain_at_exit(py: Python<'_>) {
                 wait_with_signals(py, deadline, |slice| core.pool().wait_quiet(Some(slice)));
             if !matches!(drained, Ok(true)) {
                 // Ctrl-C means: do not wait any longer.
-                give_up(py, &core, &mut lost);
+                give_up(py, core, &mut lost);
             }
         }
         if all_quiet || !lost.is_empty() {
@@ -125,7 +125,8 @@ fn close_at_exit(py: Python<'_>) {
     for core in cores() {
         core.close();
         let deadline = core.shutdown_timeout.map(|timeout| start + timeout);
-        let joined = if core.is_given_up() {
+        // Nobody's task is lost with a service.
+        let joined = if core.is_given_up() || core.service {
             true
         } else {
             matches!(
@@ -156,6 +157,13 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
         running.push(task);
     }
     cancel_queued(py, core, |task| lost.push(label(task)));
+    for task in core.afar().tasks(py) {
+        if !task.get().phase().is_done() {
+            lost.push(label(&task));
+            task.get().tell_to_stop();
+            cancel(&task);
+        }
+    }
     let grace = Instant::now() + GRACE;
     py.detach(|| {
         let _ = core.pool().join(Some(grace));
@@ -177,6 +185,11 @@ pub(crate) fn cancel_queued(
     while let Some(task) = core.pool().steal() {
         let task = task.0.into_bound(py);
         if !task.get().phase().is_done() && cancel(&task) {
+            each(&task);
+        }
+    }
+    for task in core.afar().tasks(py) {
+        if task.get().phase() == Phase::Pending && cancel(&task) {
             each(&task);
         }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod async_check;
 pub(crate) mod callbacks;
 pub(crate) mod core;
+pub(crate) mod coroutine;
 pub(crate) mod current;
 pub(crate) mod errors;
 pub(crate) mod executor;
@@ -10,6 +11,7 @@ pub(crate) mod ffi;
 pub(crate) mod future;
 pub(crate) mod lifecycle;
 pub(crate) mod logging;
+pub(crate) mod map;
 pub(crate) mod registry;
 pub(crate) mod scope;
 pub(crate) mod settle;

@@ -12,6 +12,7 @@
 use std::mem::take;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -27,6 +28,12 @@ use super::future::{FutureCell, now};
 pub(crate) const WATCHED: u32 = 1 << 3;
 /// The task was told to stop.
 pub(crate) const STOP: u32 = 1 << 4;
+/// The task was a coroutine, and has ended; its callbacks have not run.
+const RETURNED: u32 = 1 << 5;
+/// It has raised.
+const FAILED: u32 = 1 << 6;
+/// The task is a coroutine.
+pub(crate) const COROUTINE: u32 = 1 << 7;
 const PHASE: u32 = 0b111;
 
 /// Where a future stands; the names are those of `concurrent.futures`.
@@ -79,6 +86,10 @@ impl FutureCell {
 
     pub(crate) fn told_to_stop(&self) -> bool {
         self.state.load(Ordering::Relaxed) & STOP != 0
+    }
+
+    pub(crate) fn is_coroutine(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & COROUTINE != 0
     }
 
     pub(crate) fn tell_to_stop(&self) {
@@ -141,23 +152,52 @@ pub(crate) fn finish(
     outcome: Bound<'_, PyAny>,
     place: Place,
 ) -> Result<(), Phase> {
-    let cell = this.get();
-    if cell.phase().is_done() {
-        return Err(cell.phase());
+    if this.get().phase().is_done() {
+        return Err(this.get().phase());
     }
-    // Two threads that both set an outcome are their user's error: the first is kept.
-    if cell.outcome.is_empty() {
-        drop(cell.outcome.put(outcome));
+    keep_outcome(this, outcome);
+    if complete(this, to, place) {
+        return Ok(());
     }
-    for from in [Phase::Running, Phase::Pending] {
-        if change(this, from, to, place) {
-            return Ok(());
-        }
-    }
-    Err(cell.phase())
+    Err(this.get().phase())
 }
 
-/// Cancels the future if its task has not started; whether it is cancelled.
+/// Keeps the outcome of a future that is about to be done. Two threads that both set one
+/// are their user's error: the first is kept.
+pub(crate) fn keep_outcome(this: &Bound<'_, FutureCell>, outcome: Bound<'_, PyAny>) {
+    if this.get().outcome.is_empty() {
+        drop(this.get().outcome.put(outcome));
+    }
+}
+
+/// Ends the future, whose outcome is kept already; `false` if it was done.
+pub(crate) fn complete(this: &Bound<'_, FutureCell>, to: Phase, place: Place) -> bool {
+    [Phase::Running, Phase::Pending]
+        .into_iter()
+        .any(|from| change(this, from, to, place))
+}
+
+/// Notes that a coroutine has ended so, before it goes back to a worker.
+pub(crate) fn mark_returned(this: &Bound<'_, FutureCell>, to: Phase) {
+    let failed = if to == Phase::Failed { FAILED } else { 0 };
+    // Relaxed: the queue hands it to the worker.
+    this.get()
+        .state
+        .fetch_or(RETURNED | failed, Ordering::Relaxed);
+}
+
+/// How a coroutine that came back to a worker has ended.
+pub(crate) fn returned(this: &Bound<'_, FutureCell>) -> Option<Phase> {
+    let state = this.get().state.load(Ordering::Relaxed);
+    (state & RETURNED != 0).then_some(if state & FAILED == 0 {
+        Phase::Finished
+    } else {
+        Phase::Failed
+    })
+}
+
+/// Cancels the future if its task has not started, or runs as a coroutine, which is then
+/// told; whether it is cancelled.
 pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
     // Nobody need notice the cancellation of an executor's task: its place in the queue
     // is free from now on. A future made by hand waits for its maker to notice.
@@ -166,7 +206,25 @@ pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
     } else {
         Phase::Cancelled
     };
-    change(this, Phase::Pending, to, Place::Elsewhere) || this.get().phase().is_cancelled()
+    if change(this, Phase::Pending, to, Place::Elsewhere) {
+        return true;
+    }
+    let canceller = {
+        let extra = this.get().known_extra().map(Mutex::lock);
+        let canceller = extra.as_ref().and_then(|extra| extra.canceller.as_ref());
+        canceller.map(|canceller| canceller.bind(this.py()).clone())
+    };
+    if let Some(canceller) = canceller
+        && change(this, Phase::Running, to, Place::Elsewhere)
+    {
+        or_unraisable(call_with(&canceller, []).map(drop), this);
+    }
+    this.get().phase().is_cancelled()
+}
+
+/// Marks a coroutine's task, which has ended with a cancellation, as cancelled.
+pub(crate) fn abandon(this: &Bound<'_, FutureCell>, place: Place) {
+    change(this, Phase::Running, Phase::Notified, place);
 }
 
 /// `concurrent.futures`' own step for futures that were made by hand.
@@ -260,11 +318,12 @@ fn announce(this: &Bound<'_, FutureCell>, to: Phase, condition: &Bound<'_, PyAny
 fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     let py = this.py();
     let cell = this.get();
-    let (callbacks, waiters, known) = {
+    let (callbacks, waiters, wakers, known) = {
         let mut extra = cell.extra().lock();
         (
             take(&mut extra.callbacks),
             take(&mut extra.waiters),
+            take(&mut extra.wakers),
             extra.known.then_some(extra.id).flatten(),
         )
     };
@@ -276,6 +335,9 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
                 .map(drop),
             this,
         );
+    }
+    for waker in wakers {
+        or_unraisable(call_with(waker.bind(py), [this.as_any()]).map(drop), this);
     }
     if let (Some(id), Some(core)) = (known, cell.core()) {
         core.registry.finished(py, id);

@@ -5,17 +5,23 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::core::Core;
+use super::coroutine::come_back;
 use super::errors::into_exception;
 use super::ffi::call::{call, is_coroutine};
 use super::ffi::context::within;
 use super::future::{FutureCell, TakenCall, now};
 use super::logging;
 use super::scope::Surroundings;
-use super::settle::{Phase, Place, finish, start};
+use super::settle::{Phase, Place, finish, returned, start};
 
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
 pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
     if !start(this) {
+        if let Some(to) = returned(this)
+            && let Err(error) = come_back(this, to)
+        {
+            fail(this, error);
+        }
         return;
     }
     let cell = this.get();
@@ -91,8 +97,8 @@ fn result_of<'py>(py: Python<'py>, taken: TakenCall<'py>) -> PyResult<Bound<'py,
         // Otherwise it would be dropped unawaited, and the task a success.
         result.call_method0(intern!(py, "close"))?;
         return Err(PyTypeError::new_err(format!(
-            "the task returned the coroutine {} which nobody awaits; give delay() a plain \
-             function, for instance one that calls asyncio.run()",
+            "the task returned the coroutine {}, which nobody awaits; give delay() the \
+             async function itself",
             result.repr()?
         )));
     }

@@ -37,6 +37,13 @@ pub(crate) fn until_done(
         // What Python's locks call for ever.
         _ => -1.0,
     };
+    if cell.is_coroutine() && current::is_loop() {
+        return Err(WaitCycleError::new_err(format!(
+            "waiting for task {:?} would never end: it needs the event loop that this \
+             coroutine blocks; write `await future`",
+            name_of(this)
+        )));
+    }
     let circle = not_in_a_circle(this)?;
     // A Python lock, because its `acquire` does all that a wait in Python must: it lets go
     // of the GIL, honours signals, and resumes after them with the time that is left.

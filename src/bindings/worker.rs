@@ -39,6 +39,7 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         current::set_local(Local {
             desk: Arc::clone(&desk),
             core: Arc::downgrade(&core),
+            service: core.service,
             handle: worker.handle(),
         });
         if !core.is_broken() {

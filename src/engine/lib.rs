@@ -12,7 +12,7 @@ mod sync;
 mod waits;
 mod worker;
 
-pub use pool::{Config, Pool, Stats, SubmitError};
+pub use pool::{Config, Hold, Pool, Stats, SubmitError};
 pub use waits::{Entered, Key, Waits};
 pub use worker::{Handle, Waiting, Worker};
 

@@ -68,6 +68,8 @@ pub(crate) struct Roster {
     pub(crate) active: usize,
     /// Workers whose job waits for another job.
     pub(crate) waiting: usize,
+    /// Jobs that are done elsewhere; see [`Pool::hold`].
+    pub(crate) held: usize,
     /// Threads that look for jobs or may do so again.
     pub(crate) threads: usize,
     /// Threads that have stopped looking and have not ended yet.
@@ -87,7 +89,7 @@ impl Roster {
     }
 
     fn quiet(&self) -> bool {
-        self.active == 0 && self.waiting == 0
+        self.active == 0 && self.waiting == 0 && self.held == 0
     }
 }
 
@@ -265,6 +267,7 @@ impl<J: Send + 'static> Pool<J> {
                     idle: Vec::new(),
                     active: 0,
                     waiting: 0,
+                    held: 0,
                     threads: 0,
                     leaving: 0,
                     started: 0,
@@ -302,6 +305,21 @@ impl<J: Send + 'static> Pool<J> {
         {
             return Err(SubmitError::Spawn(job, error));
         }
+        self.enqueue(job)
+    }
+
+    /// As [`Pool::submit`], also when the pool is closed: for a job that was taken before, and
+    /// comes back from elsewhere. The caller holds the pool; see [`Pool::hold`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Spawn`], as [`Pool::submit`].
+    pub fn resubmit(&self, job: J) -> Result<(), SubmitError<J>> {
+        self.enqueue(job)
+    }
+
+    fn enqueue(&self, job: J) -> Result<(), SubmitError<J>> {
+        let shared = &self.shared;
         shared.queue.push(job);
         // Pairs with the fences of those who clear SEARCHING, set ROOM or end the pool:
         // either this thread sees the new sign, or they see the job.
@@ -324,6 +342,14 @@ impl<J: Send + 'static> Pool<J> {
         self.shared.queue.pop()
     }
 
+    /// Notes that a job is being done elsewhere until the guard is dropped: the pool is not
+    /// quiet before, nor joined.
+    #[must_use]
+    pub fn hold(&self) -> Hold<J> {
+        self.shared.roster.lock().held += 1;
+        Hold(Arc::clone(&self.shared))
+    }
+
     /// Counts of this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -340,5 +366,16 @@ impl<J: Send + 'static> Pool<J> {
 impl<J: Send + 'static> Drop for Pool<J> {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// A job is being done elsewhere; see [`Pool::hold`].
+pub struct Hold<J: Send + 'static>(Arc<Shared<J>>);
+
+impl<J: Send + 'static> Drop for Hold<J> {
+    fn drop(&mut self) {
+        self.0.roster.lock().held -= 1;
+        // Both those who wait for quiet and those who join may have waited for this.
+        self.0.bell.notify_all();
     }
 }

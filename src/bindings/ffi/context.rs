@@ -9,8 +9,7 @@ pub(crate) fn carry<'py>(
     py: Python<'py>,
     hidden: &[Py<PyAny>],
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    // SAFETY: attached; the result is a new reference or an error.
-    let current = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent())? };
+    let current = copy_current(py)?;
     let count = current.len()?;
     if count == 0 {
         return Ok(None);
@@ -47,6 +46,12 @@ pub(crate) fn carry<'py>(
         }
     }
     Ok(Some(carried.leave()))
+}
+
+/// A copy of the current context.
+pub(crate) fn copy_current(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: attached; the result is a new reference or an error.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
 }
 
 /// A context without variables.

@@ -1,0 +1,218 @@
+//! Tasks that are coroutines: run by one event loop, which lives in Python.
+//!
+//! The Python side (`aio.py`) gives its functions to [`_set_hooks`]. An executor hands each
+//! `async def` task over as a [`CoroutineTask`] and holds its pool until that has ended.
+
+use std::collections::HashMap;
+
+use flask_delay_engine::Hold;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::core::{Core, Task};
+use super::errors::into_exception;
+use super::ffi::call::call;
+use super::ffi::context::{copy_current, within};
+use super::future::{FutureCell, now};
+use super::logging;
+use super::settle::{self, Phase, Place};
+
+/// What `aio.py` does for the native side.
+pub(crate) struct Hooks {
+    /// Takes a [`CoroutineTask`] to the event loop.
+    start: Py<PyAny>,
+    /// Gives the iterator that awaits a future.
+    pub(crate) wait: Py<PyAny>,
+}
+
+static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
+/// The future of the coroutine that a context belongs to.
+static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (*, start, wait))]
+pub(crate) fn _set_hooks(py: Python<'_>, start: Py<PyAny>, wait: Py<PyAny>) {
+    let _ = HOOKS.set(py, Hooks { start, wait });
+}
+
+pub(crate) fn hooks(py: Python<'_>) -> PyResult<&Hooks> {
+    HOOKS
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err("flask_delay has not been imported as a whole"))
+}
+
+fn current(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    CURRENT
+        .get_or_try_init(py, || {
+            let class = py.import("contextvars")?.getattr("ContextVar")?;
+            Ok(class.call1(("flask_delay.current_task",))?.unbind())
+        })
+        .map(|variable| variable.bind(py))
+}
+
+/// The coroutine's task that this context belongs to.
+pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
+    let task = current(py).ok()?.call_method1("get", (py.None(),)).ok()?;
+    task.cast_into::<FutureCell>().ok()
+}
+
+/// An executor's tasks that are with the event loop. The lock is a leaf, and nothing is
+/// dropped under it.
+#[derive(Default)]
+pub(crate) struct Afar(Mutex<HashMap<usize, (Py<FutureCell>, Hold<Task>)>>);
+
+impl Afar {
+    fn add(&self, task: &Bound<'_, FutureCell>, hold: Hold<Task>) {
+        let entry = (task.clone().unbind(), hold);
+        self.0.lock().insert(task.as_ptr() as usize, entry);
+    }
+
+    /// The task has ended, and its callbacks have run.
+    pub(crate) fn remove(&self, task: &Bound<'_, FutureCell>) {
+        let entry = self.0.lock().remove(&(task.as_ptr() as usize));
+        drop(entry);
+    }
+
+    pub(crate) fn tasks<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, FutureCell>> {
+        let tasks = self.0.lock();
+        tasks
+            .values()
+            .map(|(task, _)| task.bind(py).clone())
+            .collect()
+    }
+}
+
+/// Hands `task` over to the event loop.
+pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &std::sync::Arc<Core>) -> PyResult<()> {
+    let py = task.py();
+    if core.pool().is_closed() {
+        return Err(super::executor::closed());
+    }
+    core.afar().add(task, core.pool().hold());
+    let handle = CoroutineTask(task.clone().unbind());
+    hooks(py)?
+        .start
+        .bind(py)
+        .call1((handle,))
+        .map(drop)
+        .inspect_err(|_| {
+            core.afar().remove(task);
+        })
+}
+
+/// Runs the end of a coroutine that came back to a worker for its callbacks.
+pub(crate) fn come_back(task: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
+    let context = task.get().take_context(task.py());
+    within(task.py(), context, || {
+        settle::complete(task, to, Place::Worker);
+    })
+    .map(|()| leave(task))
+}
+
+fn leave(task: &Bound<'_, FutureCell>) {
+    if let Some(core) = task.get().core() {
+        core.afar().remove(task);
+    }
+}
+
+/// What the event loop gets of a task. Used by the loop's thread alone.
+#[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
+pub(crate) struct CoroutineTask(Py<FutureCell>);
+
+impl CoroutineTask {
+    fn end(&self, py: Python<'_>, to: Phase, outcome: Bound<'_, PyAny>) -> PyResult<()> {
+        let task = self.0.bind(py);
+        let cell = task.get();
+        let Some(core) = cell.core() else {
+            return Ok(());
+        };
+        settle::keep_outcome(task, outcome);
+        let with_callbacks = cell
+            .known_extra()
+            .is_some_and(|extra| !extra.lock().callbacks.is_empty());
+        if with_callbacks && cell.phase() == Phase::Running {
+            // Callbacks may block, so a worker runs them, in the coroutine's context.
+            cell.put_context(copy_current(py)?);
+            settle::mark_returned(task, to);
+            if core.pool().resubmit(Task(task.clone().unbind())).is_ok() {
+                return Ok(());
+            }
+        }
+        settle::complete(task, to, Place::Elsewhere);
+        leave(task);
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl CoroutineTask {
+    #[getter]
+    fn future<'py>(&self, py: Python<'py>) -> Bound<'py, FutureCell> {
+        self.0.bind(py).clone()
+    }
+
+    /// Starts the task: its context and its scope, either may be None. None if the task
+    /// was cancelled before.
+    #[expect(clippy::type_complexity, reason = "a pair for Python")]
+    fn begin<'py>(
+        &self,
+        py: Python<'py>,
+        canceller: Py<PyAny>,
+    ) -> Option<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)> {
+        let task = self.0.bind(py);
+        // Before it runs, so that a task which runs can be cancelled.
+        task.get().extra().lock().canceller = Some(canceller);
+        if !settle::start(task) {
+            leave(task);
+            return None;
+        }
+        task.get().set_started(now());
+        Some((task.get().take_context(py), task.get().scope(py)))
+    }
+
+    /// Makes the task the current one of this context, and calls its function.
+    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let task = self.0.bind(py);
+        current(py)?.call_method1("set", (task,))?;
+        let taken = task.get().take_call(task);
+        let function = taken
+            .function
+            .as_ref()
+            .ok_or_else(|| PyRuntimeError::new_err("the task was called already"))?;
+        call(
+            function,
+            taken.shape,
+            taken.first.as_ref(),
+            taken.second.as_ref(),
+        )
+    }
+
+    fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> PyResult<()> {
+        self.end(py, Phase::Finished, result)
+    }
+
+    fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        let task = self.0.bind(py);
+        if task.get().core().is_some_and(|core| core.log_failures) {
+            logging::exception_of("task %s (%s) failed", task, &exception);
+        }
+        self.end(py, Phase::Failed, exception)
+    }
+
+    /// The coroutine was cancelled.
+    fn abandon(&self, py: Python<'_>) {
+        let task = self.0.bind(py);
+        settle::abandon(task, Place::Elsewhere);
+        leave(task);
+    }
+
+    /// The coroutine could not even be started.
+    fn refuse(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        settle::start(self.0.bind(py));
+        let exception = into_exception(py, PyErr::from_value(exception));
+        self.fail(py, exception)
+    }
+}

@@ -1,0 +1,203 @@
+//! `Executor.map`: the results of many calls, in order.
+
+use std::collections::VecDeque;
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyFloat, PyTuple, PyWeakrefReference};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::wait::seconds;
+
+/// The iterator that `map` returns. What it has not given out is cancelled when it is
+/// dropped, or when one of the calls raises.
+#[pyclass(frozen, name = "_Map", module = "flask_delay._native")]
+pub(crate) struct Map {
+    state: Mutex<State>,
+    deadline: Option<Instant>,
+}
+
+struct State {
+    futures: VecDeque<Py<PyAny>>,
+    /// With a `buffersize`: where further calls come from.
+    source: Option<Source>,
+}
+
+struct Source {
+    /// A weak reference: a forgotten iterator must not keep the pool alive.
+    executor: Py<PyWeakrefReference>,
+    function: Py<PyAny>,
+    arguments: Py<PyAny>,
+}
+
+impl Map {
+    pub(crate) fn start<'py>(
+        executor: &Bound<'py, PyAny>,
+        function: Bound<'py, PyAny>,
+        iterables: &Bound<'py, PyTuple>,
+        timeout: Option<Bound<'py, PyAny>>,
+        buffersize: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = executor.py();
+        let limit = buffersize.map(|size| buffer(&size)).transpose()?;
+        let deadline = match timeout {
+            Some(timeout) => {
+                let timeout = Duration::try_from_secs_f64(seconds(&timeout)?).ok();
+                timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+            }
+            None => None,
+        };
+        let zip = py
+            .import(intern!(py, "builtins"))?
+            .getattr(intern!(py, "zip"))?;
+        let arguments = zip.call1(iterables)?;
+        let mut futures = VecDeque::new();
+        for arguments in arguments.try_iter()?.take(limit.unwrap_or(usize::MAX)) {
+            futures.push_back(submit(executor, &function, &arguments?)?.unbind());
+        }
+        let source = match limit {
+            None => None,
+            Some(_) => Some(Source {
+                executor: PyWeakrefReference::new(executor)?.unbind(),
+                function: function.unbind(),
+                arguments: arguments.unbind(),
+            }),
+        };
+        let map = Self {
+            state: Mutex::new(State { futures, source }),
+            deadline,
+        };
+        Bound::new(py, map)
+    }
+
+    /// Submits one more call, if there is one.
+    fn refill(&self, py: Python<'_>) -> PyResult<()> {
+        let (executor, function, arguments) = {
+            let state = self.state.lock();
+            let Some(source) = &state.source else {
+                return Ok(());
+            };
+            (
+                source.executor.clone_ref(py),
+                source.function.clone_ref(py),
+                source.arguments.clone_ref(py),
+            )
+        };
+        let Some(executor) = executor.bind(py).upgrade() else {
+            return Ok(());
+        };
+        if let Some(arguments) = arguments.bind(py).try_iter()?.next() {
+            let future = submit(&executor, function.bind(py), &arguments?)?;
+            self.state.lock().futures.push_back(future.unbind());
+        }
+        Ok(())
+    }
+
+    fn cancel_rest(&self, py: Python<'_>) {
+        let (futures, source) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.futures), state.source.take())
+        };
+        drop(source);
+        for future in futures {
+            if let Err(error) = future.bind(py).call_method0(intern!(py, "cancel")) {
+                error.write_unraisable(py, None);
+            }
+        }
+    }
+
+    fn step<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(future) = self.state.lock().futures.pop_front() else {
+            return Ok(None);
+        };
+        let future = future.into_bound(py);
+        let result = self.refill(py).and_then(|()| {
+            let left = self.deadline.map(|deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                PyFloat::new(py, left.as_secs_f64())
+            });
+            future.call_method1(intern!(py, "result"), (left,))
+        });
+        if result.is_err() {
+            future.call_method0(intern!(py, "cancel"))?;
+        }
+        result.map(Some)
+    }
+}
+
+fn submit<'py>(
+    executor: &Bound<'py, PyAny>,
+    function: &Bound<'py, PyAny>,
+    arguments: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = executor.py();
+    let arguments = arguments.cast::<PyTuple>()?;
+    let all = std::iter::once(function.clone()).chain(arguments.iter());
+    let all = PyTuple::new(py, all.collect::<Vec<_>>())?;
+    // By name: a subclass may have a `submit` of its own.
+    executor.call_method1(intern!(py, "submit"), all)
+}
+
+fn buffer(size: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let Ok(size) = size.extract::<i64>() else {
+        return Err(PyTypeError::new_err(format!(
+            "buffersize must be an integer or None, got {}",
+            size.repr()?
+        )));
+    };
+    usize::try_from(size)
+        .ok()
+        .filter(|size| *size > 0)
+        .ok_or_else(|| PyValueError::new_err(format!("buffersize must be None or > 0, got {size}")))
+}
+
+#[pymethods]
+impl Map {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.step(py).inspect_err(|_| self.cancel_rest(py))
+    }
+
+    /// Cancels what has not started, as closing a generator would.
+    fn close(&self, py: Python<'_>) {
+        self.cancel_rest(py);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(state) = self.state.try_lock() {
+            for future in &state.futures {
+                visit.call(future)?;
+            }
+            if let Some(source) = &state.source {
+                visit.call(&source.executor)?;
+                visit.call(&source.function)?;
+                visit.call(&source.arguments)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let state = std::mem::replace(
+            &mut *self.state.lock(),
+            State {
+                futures: VecDeque::new(),
+                source: None,
+            },
+        );
+        drop(state);
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        Python::try_attach(|py| self.cancel_rest(py));
+    }
+}
