@@ -9,6 +9,7 @@ from flask_delay._native import (
     __version__,
     current_task,
 )
+from flask_delay import aio as _aio  # noqa: F401 (gives the native module its event loop)
 from flask_delay.extension import Delay, delay
 
 __all__ = [

@@ -62,7 +62,9 @@ pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
 /// An executor's tasks that are with the event loop. The lock is a leaf, and nothing is
 /// dropped under it.
 #[derive(Default)]
-pub(crate) struct Afar(Mutex<HashMap<usize, (Py<FutureCell>, Hold<Task>)>>);
+pub(crate) struct Afar(Mutex<HashMap<usize, Held>>);
+
+type Held = (Py<FutureCell>, Hold<Task>);
 
 impl Afar {
     fn add(&self, task: &Bound<'_, FutureCell>, hold: Hold<Task>) {

@@ -1,9 +1,10 @@
 //! The process's life: what happens at interpreter exit, and what a fork leaves behind.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyType};
@@ -94,8 +95,31 @@ pub(crate) fn wait_with_signals(
     }
 }
 
+/// When the interpreter began to exit: one time limit for all that is done then.
+fn exit_began() -> Instant {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    *BEGAN.get_or_init(Instant::now)
+}
+
+/// Waits as [`wait_with_signals`], on the way out, where only Ctrl-C means "do not wait":
+/// what other signals' handlers raise is shown, and has already had its way.
+fn wait_at_exit(
+    py: Python<'_>,
+    deadline: Option<Instant>,
+    reached: impl Fn(Instant) -> bool + Sync,
+) -> bool {
+    loop {
+        match wait_with_signals(py, deadline, &reached) {
+            Ok(done) => return done,
+            Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => return false,
+            Err(error) if error.is_instance_of::<PySystemExit>(py) => {}
+            Err(error) => error.write_unraisable(py, None),
+        }
+    }
+}
+
 fn drain_at_exit(py: Python<'_>) {
-    let start = Instant::now();
+    let start = exit_began();
     let mut lost = Vec::new();
     // A task of one pool may submit to another, so until all were quiet one after another
     // and none of them has been anything else.
@@ -103,12 +127,8 @@ fn drain_at_exit(py: Python<'_>) {
         let mut all_quiet = true;
         for core in cores().iter().filter(|core| !core.service) {
             let deadline = core.shutdown_timeout.map(|timeout| start + timeout);
-            let quiet_already = core.pool().wait_quiet(Some(start));
-            all_quiet &= quiet_already;
-            let drained =
-                wait_with_signals(py, deadline, |slice| core.pool().wait_quiet(Some(slice)));
-            if !matches!(drained, Ok(true)) {
-                // Ctrl-C means: do not wait any longer.
+            all_quiet &= core.pool().wait_quiet(Some(start));
+            if !wait_at_exit(py, deadline, |slice| core.pool().wait_quiet(Some(slice))) {
                 give_up(py, core, &mut lost);
             }
         }
@@ -120,20 +140,15 @@ fn drain_at_exit(py: Python<'_>) {
 }
 
 fn close_at_exit(py: Python<'_>) {
-    let start = Instant::now();
+    let start = exit_began();
     let mut lost = Vec::new();
     for core in cores() {
         core.close();
         let deadline = core.shutdown_timeout.map(|timeout| start + timeout);
         // Nobody's task is lost with a service.
-        let joined = if core.is_given_up() || core.service {
-            true
-        } else {
-            matches!(
-                wait_with_signals(py, deadline, |slice| core.pool().join(Some(slice))),
-                Ok(true)
-            )
-        };
+        let joined = core.is_given_up()
+            || core.service
+            || wait_at_exit(py, deadline, |slice| core.pool().join(Some(slice)));
         if !joined {
             give_up(py, &core, &mut lost);
         }
