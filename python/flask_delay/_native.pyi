@@ -167,6 +167,7 @@ def _scoped_executor(
     log_failures: bool,
     shutdown_timeout: float | None,
     result_limit: int,
+    switch_interval: float | None,
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`.
 
@@ -174,7 +175,8 @@ def _scoped_executor(
     that is an instance of one of `reject_types` (by its real type) is given to `reject`
     at submit, which raises. `log_failures` off keeps failures of tasks out of the log.
     At exit, tasks have `shutdown_timeout` seconds to end (None: for ever). The last
-    `result_limit` finished tasks whose id was asked for are found by `_get`.
+    `result_limit` finished tasks whose id was asked for are found by `_get`. While a task
+    computes, Python's switch interval is `switch_interval` seconds (None: left alone).
     """
 
 @final

@@ -37,6 +37,13 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _interval(value: object) -> float:
+    seconds = _seconds(value)
+    if seconds == 0:
+        raise ValueError
+    return seconds
+
+
 def _flag(value: object) -> bool:
     # Integers too: `Config.from_prefixed_env` makes one of a "1".
     if not isinstance(value, int | str):
@@ -109,6 +116,15 @@ class Config:
             _count(0),
             "an integer, 0 or more",
             "How many finished tasks are kept for get(id); unfinished ones always are.",
+        ),
+    )
+    switch_interval: float | None = field(
+        default=0.0001,
+        metadata=_about(
+            _optional(_interval),
+            "a number of seconds above 0, or None to leave Python's own alone",
+            "How long Python lets a thread compute before another one's turn, while a task"
+            " computes: `sys.setswitchinterval`, set then and put back afterwards.",
         ),
     )
 

@@ -87,6 +87,7 @@ class Delay:
                 log_failures=settings.log_failures,
                 shutdown_timeout=settings.shutdown_timeout,
                 result_limit=settings.result_limit,
+                switch_interval=settings.switch_interval,
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)

@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     /// How long tasks may go on at exit.
     pub(crate) shutdown_timeout: Option<Duration>,
     pub(crate) result_limit: usize,
+    /// How often Python switches threads while a task computes; `None`: as ever.
+    pub(crate) switch_interval: Option<Duration>,
     /// Serves other executors: not drained, and closed last.
     pub(crate) service: bool,
 }
@@ -42,6 +44,7 @@ pub(crate) struct Core {
     pub(crate) shutdown_timeout: Option<Duration>,
     pub(crate) registry: Registry,
     pub(crate) service: bool,
+    pub(crate) switch_interval: Option<Duration>,
     /// The initializer has raised.
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
@@ -74,6 +77,7 @@ impl Core {
             shutdown_timeout: settings.shutdown_timeout,
             registry: Registry::new(settings.result_limit),
             service: settings.service,
+            switch_interval: settings.switch_interval,
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             given_up: AtomicBool::new(false),

@@ -1,6 +1,7 @@
 //! What each worker does now: for `current_task`, for waits, and for the report at exit.
 
 use std::cell::OnceCell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use flask_delay_engine::Handle;
@@ -19,20 +20,31 @@ use super::settle::Phase;
 /// Where a worker's task lies while it runs. The lock is a leaf, and nothing is dropped
 /// under it; only the report at exit comes from another thread.
 #[derive(Default)]
-pub(crate) struct Desk(Mutex<Option<Py<FutureCell>>>);
+pub(crate) struct Desk {
+    task: Mutex<Option<Py<FutureCell>>>,
+    turns: AtomicU64,
+}
 
 impl Desk {
     pub(crate) fn put(&self, task: &Bound<'_, FutureCell>) {
-        *self.0.lock() = Some(task.clone().unbind());
+        *self.task.lock() = Some(task.clone().unbind());
+        // Written by the worker alone, so no read-modify-write is needed; read as a hint.
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns + 1, Ordering::Relaxed);
+    }
+
+    /// How many tasks have lain here.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     pub(crate) fn clear(&self) {
-        let task = self.0.lock().take();
+        let task = self.task.lock().take();
         drop(task);
     }
 
     pub(crate) fn task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, FutureCell>> {
-        self.0.lock().as_ref().map(|task| task.bind(py).clone())
+        self.task.lock().as_ref().map(|task| task.bind(py).clone())
     }
 }
 

@@ -24,6 +24,7 @@ use super::ffi::object::new_future;
 use super::ffi::slot::Slot;
 use super::ffi::submit::Arguments;
 use super::future::{FutureCell, now};
+use super::governor;
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
 use super::map::Map;
 use super::wait::seconds;
@@ -221,6 +222,7 @@ impl ExecutorCell {
                 log_failures: true,
                 shutdown_timeout: None,
                 result_limit: 0,
+                switch_interval: Some(governor::DEFAULT),
                 service: false,
             },
             None,
@@ -410,6 +412,7 @@ pub(crate) fn _service_executor<'py>(
         log_failures: true,
         shutdown_timeout: None,
         result_limit: 0,
+        switch_interval: Some(governor::DEFAULT),
         service: true,
     };
     make(py, settings, None)
@@ -437,7 +440,7 @@ pub(crate) fn set_class(class: &Bound<'_, PyType>) {
 
 /// See `_native.pyi`.
 #[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit))]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval))]
 #[expect(clippy::too_many_arguments, reason = "all of them named")]
 pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
@@ -450,6 +453,7 @@ pub(crate) fn _scoped_executor<'py>(
     log_failures: bool,
     shutdown_timeout: Option<f64>,
     result_limit: usize,
+    switch_interval: Option<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let hidden = hidden
         .try_iter()?
@@ -463,6 +467,8 @@ pub(crate) fn _scoped_executor<'py>(
         shutdown_timeout: shutdown_timeout
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         result_limit,
+        switch_interval: switch_interval
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         service: false,
     };
     let scoped = Scoped {

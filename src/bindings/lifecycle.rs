@@ -7,10 +7,11 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCFunction, PyType};
+use pyo3::types::{PyCFunction, PyDict, PyType};
 
 use super::core::Core;
 use super::future::{FutureCell, name_of};
+use super::governor;
 use super::logging;
 use super::settle::{Phase, cancel};
 
@@ -72,6 +73,13 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
         close_at_exit(args.py());
     })?;
     py.import("atexit")?.call_method1("register", (close,))?;
+    let forked = PyCFunction::new_closure(py, Some(c"_after_fork"), None, |args, _| {
+        governor::restore_after_fork(args.py());
+    })?;
+    let hooks = PyDict::new(py);
+    hooks.set_item("after_in_child", forked)?;
+    py.import("os")?
+        .call_method("register_at_fork", (), Some(&hooks))?;
     Ok(())
 }
 
@@ -153,6 +161,7 @@ fn close_at_exit(py: Python<'_>) {
             give_up(py, &core, &mut lost);
         }
     }
+    governor::stop(py);
     report(py, &lost);
 }
 

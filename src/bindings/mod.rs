@@ -9,6 +9,7 @@ pub(crate) mod errors;
 pub(crate) mod executor;
 pub(crate) mod ffi;
 pub(crate) mod future;
+pub(crate) mod governor;
 pub(crate) mod lifecycle;
 pub(crate) mod logging;
 pub(crate) mod map;

@@ -14,6 +14,7 @@ use super::errors::{BrokenThreadPool, panic_message};
 use super::ffi::call::{Shape, call};
 use super::ffi::fork::generation;
 use super::future::{FutureCell, now};
+use super::governor::{self, Watched};
 use super::logging;
 use super::task;
 
@@ -45,9 +46,15 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         if !core.is_broken() {
             initialize(py, &core);
         }
+        let watched = governor::watch(py, &desk, core.switch_interval);
         // Held by the futures from here on, so that an idle worker keeps nothing alive.
         drop(core);
-        work(py, &mut worker, &desk, generation);
+        work(py, &mut worker, &desk, watched.as_deref(), generation);
+        if let Some(watched) = watched
+            && generation == self::generation()
+        {
+            watched.forget();
+        }
         if let Some(thread) = thread {
             thread.leave(py);
         }
@@ -60,10 +67,25 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
     let _ = finished;
 }
 
-fn work(py: Python<'_>, worker: &mut Worker<Task>, desk: &Desk, generation: u32) {
+fn work(
+    py: Python<'_>,
+    worker: &mut Worker<Task>,
+    desk: &Desk,
+    watched: Option<&Watched>,
+    generation: u32,
+) {
     let breathe = py.eval(c"lambda: None", None, None).ok();
     let mut breathed = now();
-    while let Some(task) = worker.next(|sleep| py.detach(sleep)) {
+    let sleep = |sleep: &mut (dyn FnMut() + Send)| {
+        if let Some(watched) = watched {
+            watched.sleeps();
+        }
+        py.detach(sleep);
+        if let Some(watched) = watched {
+            watched.wakes();
+        }
+    };
+    while let Some(task) = worker.next(sleep) {
         let task = task.0.into_bound(py);
         run(&task, desk);
         if self::generation() != generation {

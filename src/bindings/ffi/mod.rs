@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod call;
+pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod fork;
 pub(crate) mod object;
