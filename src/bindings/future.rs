@@ -15,6 +15,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 use uuid::Uuid;
 
 use super::callbacks;
+use super::condition::Condition;
 use super::core::Core;
 use super::coroutine::hooks;
 use super::errors::{InvalidStateError, forked};
@@ -64,7 +65,7 @@ pub(crate) struct Extra {
     /// Stops a task that runs as a coroutine.
     pub(crate) canceller: Option<Py<PyAny>>,
     /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
-    pub(crate) condition: Option<Py<PyAny>>,
+    pub(crate) condition: Option<Py<Condition>>,
     pub(crate) listeners: Option<Py<PyList>>,
     pub(crate) id: Option<Uuid>,
     /// The executor has been told the id.
@@ -485,7 +486,7 @@ impl FutureCell {
     }
 
     #[getter]
-    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Condition>> {
         slf.get().refuse_foreign(slf)?;
         super::settle::condition(slf)
     }
@@ -520,7 +521,7 @@ impl FutureCell {
         // Held by another thread: not traversed this time, so nothing is freed too early.
         if let Some(extra) = self.known_extra().and_then(Mutex::try_lock) {
             let objects = extra.callbacks.iter().chain(&extra.wakers);
-            for object in objects.chain(&extra.canceller).chain(&extra.condition) {
+            for object in objects.chain(&extra.canceller) {
                 visit.call(object)?;
             }
             visit.call(&extra.listeners)?;

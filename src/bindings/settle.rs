@@ -16,9 +16,10 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyTuple};
 
 use super::callbacks;
+use super::condition::Condition;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
@@ -71,6 +72,11 @@ impl Phase {
 
     pub(crate) fn is_cancelled(self) -> bool {
         matches!(self, Self::Cancelled | Self::Notified)
+    }
+
+    /// Whether nothing can change it any more.
+    pub(crate) fn is_settled(self) -> bool {
+        self.is_done() && self != Self::Cancelled
     }
 
     pub(crate) fn is_done(self) -> bool {
@@ -276,18 +282,13 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
         };
         condition.bind(py).clone()
     };
-    let held = condition
-        .getattr(intern!(py, "acquire"))
-        .and_then(|acquire| call_with(&acquire, []));
+    let held = condition.get().acquire(py, &PyTuple::empty(py));
     let changed = cell.swap(from, to, None).is_ok();
     if changed {
-        or_unraisable(announce(this, to, &condition), this);
+        or_unraisable(announce(this, to), this);
     }
     if held.is_ok() {
-        or_unraisable(
-            condition.call_method0(intern!(py, "release")).map(drop),
-            this,
-        );
+        or_unraisable(condition.get().release(py), this);
     }
     // A KeyboardInterrupt while the condition was acquired: the phase had to change all
     // the same.
@@ -296,13 +297,13 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
 }
 
 /// Tells `concurrent.futures.wait` and its like; the condition is held.
-fn announce(this: &Bound<'_, FutureCell>, to: Phase, condition: &Bound<'_, PyAny>) -> PyResult<()> {
+fn announce(this: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
     let py = this.py();
     let method = match to {
         Phase::Finished => intern!(py, "add_result"),
         Phase::Failed => intern!(py, "add_exception"),
         Phase::Notified => intern!(py, "add_cancelled"),
-        _ => return condition.call_method0(intern!(py, "notify_all")).map(drop),
+        _ => return Ok(()),
     };
     let list = {
         let extra = this.get().extra().lock();
@@ -311,7 +312,7 @@ fn announce(this: &Bound<'_, FutureCell>, to: Phase, condition: &Bound<'_, PyAny
     for listener in list.iter().flatten() {
         call_with(&listener.getattr(method)?, [this.as_any()])?;
     }
-    condition.call_method0(intern!(py, "notify_all")).map(drop)
+    Ok(())
 }
 
 /// Wakes those who wait in `result`, and runs the callbacks.
@@ -355,18 +356,21 @@ fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
 
 /// The condition that `concurrent.futures.wait` holds while it looks at the state.
 ///
-/// Each future has its own, also when it is done: `wait` holds those of all its futures
-/// at once, and two such threads would lock each other out over a shared one.
-pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyAny>> {
+/// Each future that is not done has its own: `wait` holds those of all its futures at
+/// once, and two such threads would lock each other out over a shared one.
+pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, Condition>> {
     let py = this.py();
     let cell = this.get();
-    if let Some(condition) = cell.extra().lock().condition.as_ref() {
+    let done = cell.phase().is_settled();
+    if let Some(extra) = cell.known_extra()
+        && let Some(condition) = extra.lock().condition.as_ref()
+    {
         return Ok(condition.bind(py).clone());
     }
-    let class = py
-        .import(intern!(py, "threading"))?
-        .getattr(intern!(py, "Condition"))?;
-    let fresh = class.call0()?.unbind();
+    if done {
+        return Condition::of_done(py);
+    }
+    let fresh = Condition::new(py)?.unbind();
     let mut extra = cell.extra().lock();
     let condition = extra.condition.get_or_insert(fresh).bind(py).clone();
     cell.watch();

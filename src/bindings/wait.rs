@@ -4,6 +4,7 @@ use flask_delay_engine::{Entered, Key, Waits};
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat};
 
 use super::current;
@@ -13,6 +14,8 @@ use super::future::{FutureCell, name_of};
 
 /// Which task waits for which, by address: both futures live as long as the wait.
 static WAITS: Waits<String> = Waits::new();
+
+static ALLOCATE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// `threading.TIMEOUT_MAX` is a little more.
 const LONGEST: f64 = 9e9;
@@ -47,9 +50,8 @@ pub(crate) fn until_done(
     let circle = not_in_a_circle(this)?;
     // A Python lock, because its `acquire` does all that a wait in Python must: it lets go
     // of the GIL, honours signals, and resumes after them with the time that is left.
-    let lock = py
-        .import(intern!(py, "_thread"))?
-        .call_method0(intern!(py, "allocate_lock"))?;
+    let allocate = ALLOCATE.import(py, "_thread", "allocate_lock")?;
+    let lock = allocate.call0()?;
     let acquire = intern!(py, "acquire");
     lock.call_method0(acquire)?;
     if !cell.leave(|extra| extra.waiters.push(lock.clone().unbind())) {

@@ -7,6 +7,7 @@ use flask_delay_engine::Worker;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use super::core::{Core, Task};
 use super::current::{self, Desk, Local};
@@ -74,7 +75,12 @@ fn work(
     watched: Option<&Watched>,
     generation: u32,
 ) {
-    let breathe = py.eval(c"lambda: None", None, None).ok();
+    static BREATHE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let breathe = BREATHE
+        .get_or_try_init(py, || {
+            py.eval(c"lambda: None", None, None).map(Bound::unbind)
+        })
+        .ok();
     let mut breathed = now();
     let sleep = |sleep: &mut (dyn FnMut() + Send)| {
         if let Some(watched) = watched {
@@ -98,7 +104,7 @@ fn work(
             breathed = finished;
             // Entering a Python function makes the interpreter look.
             if let Some(breathe) = &breathe {
-                let _ = breathe.call0();
+                let _ = breathe.call0(py);
             }
         }
     }
