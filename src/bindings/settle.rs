@@ -228,7 +228,7 @@ pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
     this.get().phase().is_cancelled()
 }
 
-/// Marks a coroutine's task, which has ended with a cancellation, as cancelled.
+/// Marks a task that has ended with a cancellation as cancelled.
 pub(crate) fn abandon(this: &Bound<'_, FutureCell>, place: Place) {
     change(this, Phase::Running, Phase::Notified, place);
 }

@@ -6,13 +6,13 @@ use pyo3::prelude::*;
 
 use super::core::Core;
 use super::coroutine::come_back;
-use super::errors::into_exception;
+use super::errors::{CancelledError, into_exception};
 use super::ffi::call::{call, is_coroutine};
 use super::ffi::context::within;
 use super::future::{FutureCell, TakenCall, now};
 use super::logging;
 use super::scope::Surroundings;
-use super::settle::{Phase, Place, finish, returned, start};
+use super::settle::{Phase, Place, abandon, finish, returned, start};
 
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
 pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
@@ -33,6 +33,11 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
             Ok(result) => (Phase::Finished, result),
             Err(error) => {
                 let exception = into_exception(this.py(), error);
+                if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
+                    // It did as it was told: neither a failure nor an outcome.
+                    abandon(this, Place::Worker);
+                    return;
+                }
                 if core.log_failures {
                     logging::exception_of("task %s (%s) failed", this, &exception);
                 }
