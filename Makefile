@@ -61,10 +61,16 @@ test-python: $(VENV)/.installed $(VENV)/.tools ## Run pytest; PYTEST_ARGS="..."
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.installed $(VENV)/.tools ## Check formats, clippy, ruff, types and stubs
+lint: lint-rust lint-python ## Check formats, clippy, ruff, types and stubs
+
+.PHONY: lint-rust
+lint-rust: $(VENV)/.pip ## Check rustfmt and clippy, loom models too
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(LOOM) cargo clippy --locked $(ENGINE) --release --lib --test loom -- -D warnings
+
+.PHONY: lint-python
+lint-python: $(VENV)/.installed $(VENV)/.tools ## Check ruff, mypy and the native module's stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

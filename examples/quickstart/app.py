@@ -152,7 +152,11 @@ def show_task(task_id: str) -> dict[str, Any]:
     future = executor.get(task_id)
     if future is None:
         abort(404, f"No task {task_id!r}: it never was here, or ended long ago.")
-    state, progress = future.state, future.progress
+    # The task goes on meanwhile: what comes last in its life is read first, so that nothing
+    # in the answer is older than what the callback and the state promise.
+    callback = called_back.get(future)
+    state = future.state
+    progress = future.progress
     shown: dict[str, Any] = {
         "id": future.id,
         "name": future.name,
@@ -161,7 +165,7 @@ def show_task(task_id: str) -> dict[str, Any]:
         "enqueued_at": iso(future.enqueued_at),
         "started_at": iso(future.started_at),
         "finished_at": iso(future.finished_at),
-        "callback": called_back.get(future),
+        "callback": callback,
     }
     if state == "finished":
         if error := future.exception():

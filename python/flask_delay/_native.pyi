@@ -11,6 +11,18 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final
 
+__all__ = [
+    "CurrentTask",
+    "Executor",
+    "ForkedFutureError",
+    "Future",
+    "Progress",
+    "WaitCycleError",
+    "__version__",
+    "_scoped_executor",
+    "current_task",
+]
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

@@ -21,8 +21,9 @@ impl Parker {
 
     /// Leaves the token and wakes the thread.
     pub(crate) fn unpark(&self) {
-        // Release: what the caller did before is seen by the woken thread.
-        self.called.store(true, Ordering::Release);
+        // Release: what the caller did before is seen by the woken thread. A swap, because
+        // loom does not order a plain store among the swaps of `take`.
+        self.called.swap(true, Ordering::Release);
         self.thread.unpark();
     }
 

@@ -127,8 +127,13 @@ impl<J: Send + 'static> Shared<J> {
         };
         // Relaxed: the lock orders the writers, and a reader that must not miss a
         // change has a SeqCst fence between its own write and its read.
-        self.signs.fetch_or(set, Ordering::Relaxed);
-        self.signs.fetch_and(!clear, Ordering::Relaxed);
+        let old = self.signs.load(Ordering::Relaxed);
+        if set & !old != 0 {
+            self.signs.fetch_or(set, Ordering::Relaxed);
+        }
+        if clear & old != 0 {
+            self.signs.fetch_and(!clear, Ordering::Relaxed);
+        }
     }
 
     /// A job is in the queue: calls a sleeping worker or starts one, unless one is on its
@@ -157,7 +162,8 @@ impl<J: Send + 'static> Shared<J> {
             let number = roster.enlist();
             self.publish(&roster);
             drop(roster);
-            let _ = self.spawn(number);
+            let started = self.spawn(number);
+            self.report(number, &started);
         }
     }
 
@@ -165,38 +171,54 @@ impl<J: Send + 'static> Shared<J> {
     /// exactly that job to give back.
     #[cold]
     fn start(self: &Arc<Self>) -> io::Result<()> {
-        let _alone = self.starting.lock();
+        let alone = self.starting.lock();
         let mut roster = self.roster.lock();
         // In a closed pool, `Pool::submit` finds out what became of its job.
         let closed = self.signs.load(Ordering::Relaxed) & CLOSED != 0;
+        let mut first = None;
         if roster.threads == 0 && !closed {
             roster.active += 1;
             let number = roster.enlist();
             self.signs.fetch_or(SEARCHING, Ordering::Relaxed);
             self.publish(&roster);
             drop(roster);
-            self.spawn(number)?;
+            first = Some((number, self.spawn(number)));
             roster = self.roster.lock();
         }
-        if roster.threads > 0 {
+        let staffed = roster.threads > 0;
+        if staffed {
             self.signs.fetch_or(STAFFED, Ordering::Relaxed);
         }
-        Ok(())
+        drop(roster);
+        drop(alone);
+        let Some((number, started)) = first else {
+            return Ok(());
+        };
+        self.report(number, &started);
+        if staffed { Ok(()) } else { started }
+    }
+
+    fn thread_name(&self, number: usize) -> String {
+        format!("{}_{number}", self.config.name)
     }
 
     /// Starts the thread that the roster already counts as active and searching.
     fn spawn(self: &Arc<Self>, number: usize) -> io::Result<()> {
-        let name = format!("{}_{number}", self.config.name);
+        let name = self.thread_name(number);
         let shared = Arc::clone(self);
         let worker_name = name.clone();
-        let spawned = spawn(name.clone(), self.config.stack_size, move || {
+        let started = spawn(name, self.config.stack_size, move || {
             let worker = Worker::new(Arc::clone(&shared), worker_name);
             (shared.main)(worker);
         });
-        let Err(error) = spawned else {
-            debug!(target: "flask_delay::engine", "thread {name} started");
-            return Ok(());
-        };
+        if started.is_err() {
+            self.forgo();
+        }
+        started
+    }
+
+    /// Takes a thread that could not be started off the books.
+    fn forgo(&self) {
         let mut roster = self.roster.lock();
         roster.threads -= 1;
         // Somebody may have gone to sleep since, and submits that saw SEARCHING called
@@ -207,16 +229,22 @@ impl<J: Send + 'static> Shared<J> {
             self.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
         }
         self.publish(&roster);
-        let left = roster.threads;
         drop(roster);
-        warn!(target: "flask_delay::engine", "thread {name} could not be started, {left} go on: {error}");
         self.bell.notify_all();
-        match sleeper {
-            Some(parker) => {
-                parker.unpark();
-                Ok(())
+        if let Some(parker) = sleeper {
+            parker.unpark();
+        }
+    }
+
+    /// Logs what became of a thread. Apart, because a logger may wait for whatever the
+    /// threads that wait for our locks hold.
+    fn report(&self, number: usize, started: &io::Result<()>) {
+        let name = self.thread_name(number);
+        match started {
+            Ok(()) => debug!(target: "flask_delay::engine", "thread {name} started"),
+            Err(error) => {
+                warn!(target: "flask_delay::engine", "thread {name} could not be started: {error}");
             }
-            None => Err(error),
         }
     }
 

@@ -56,7 +56,6 @@ impl<J> Queue<J> {
     pub(crate) fn push(&self, job: J) {
         let mut jobs = self.jobs.lock();
         jobs.push_back(job);
-        drop(jobs);
         self.length.fetch_add(1, crate::sync::Ordering::Relaxed);
     }
 
@@ -64,7 +63,8 @@ impl<J> Queue<J> {
         if self.is_empty() {
             return None;
         }
-        let job = self.jobs.lock().pop_front()?;
+        let mut jobs = self.jobs.lock();
+        let job = jobs.pop_front()?;
         self.length.fetch_sub(1, crate::sync::Ordering::Relaxed);
         Some(job)
     }

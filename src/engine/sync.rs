@@ -73,23 +73,48 @@ mod imp {
         }
     }
 
-    /// Not loom's thread, whose `unpark` also wakes one that waits for a lock.
-    pub(crate) struct Thread(loom::sync::Notify);
+    /// loom's thread, but `unpark` wakes it only out of `park`, not while it waits for a
+    /// lock. What it does is written and read without a step of loom's between that and
+    /// the sleep or the token, so loom need not know of it.
+    pub(crate) struct Thread {
+        thread: loom::thread::Thread,
+        alarm: loom::sync::Notify,
+        does: std::sync::atomic::AtomicU32,
+    }
+
+    const WAKES: u32 = 0;
+    const SLEEPS: u32 = 1;
+    const NAPS: u32 = 2;
 
     impl Thread {
         pub(crate) fn unpark(&self) {
-            self.0.notify();
+            match self.does.load(Ordering::Relaxed) {
+                SLEEPS => self.thread.unpark(),
+                NAPS => self.alarm.notify(),
+                _ => {}
+            }
         }
     }
 
     pub(crate) fn current() -> Thread {
-        Thread(loom::sync::Notify::new())
+        Thread {
+            thread: loom::thread::current(),
+            alarm: loom::sync::Notify::new(),
+            does: std::sync::atomic::AtomicU32::new(WAKES),
+        }
     }
 
-    /// loom has no clock, but also tries the wait that ends for no reason: with a
-    /// `deadline`, it has then passed.
+    /// loom has no clock, but its `Notify` also tries the wait that ends for no reason: then
+    /// `deadline` has passed.
     pub(crate) fn park(me: &Thread, deadline: Option<Instant>) -> bool {
-        me.0.wait();
+        if deadline.is_some() {
+            me.does.store(NAPS, Ordering::Relaxed);
+            me.alarm.wait();
+        } else {
+            me.does.store(SLEEPS, Ordering::Relaxed);
+            loom::thread::park();
+        }
+        me.does.store(WAKES, Ordering::Relaxed);
         deadline.is_none()
     }
 

@@ -156,18 +156,19 @@ SOME_BYTES = [
 
 
 @pytest.mark.parametrize("data", SOME_BYTES, ids=repr)
-def test_upload(site, uploads, data):
+def test_upload(site, uploads, data, wait_until):
     answer = site.upload(data, "some file.txt")
     assert answer.body["url"] == answer.headers["Location"] == f"/tasks/{answer.body['id']}"
     assert site.result(answer) == counts(data) | {"file": "some file.txt"}
-    assert list(uploads.iterdir()) == []
+    # By another callback: if the task ended before both were added, they may run at once.
+    assert wait_until(lambda: not any(uploads.iterdir()))
 
 
-def test_upload_of_several_megabytes(site, uploads):
+def test_upload_of_several_megabytes(site, uploads, wait_until):
     line = b"The quick brown fox jumps over the lazy dog, again and again.\r\n"
     data = line * (5_000_000 // len(line)) + b"The end"
     assert site.result(site.upload(data)) == counts(data) | {"file": "some.txt"}
-    assert list(uploads.iterdir()) == []
+    assert wait_until(lambda: not any(uploads.iterdir()))
 
 
 def test_upload_of_the_readme(site):
@@ -279,7 +280,6 @@ def test_form_field_path(site, folder):
         (["a"], 400),
         ("a\0b", 400),
         (".", 400),
-        ("loop", 400),
         ("missing", 404),
         ("missing/deeper", 404),
         ("../uploads", 403),
@@ -292,10 +292,42 @@ def test_form_field_path(site, folder):
 def test_bad_path(site, folder, path, status):
     (folder.parent / "outside").write_text("secret")
     (folder / "link").symlink_to(folder.parent / "outside")
-    (folder / "loop").symlink_to(folder / "loop")
     answer = site.post_json({"path": path})
     assert answer.status == status
     assert list(answer.body) == ["error"]
+
+
+def test_path_in_a_loop_of_links(site, folder):
+    (folder / "loop").symlink_to(folder / "loop")
+    # Python 3.13 no longer tells such a link from one that leads nowhere.
+    assert site.post_json({"path": "loop"}).status in {400, 404}
+
+
+def test_a_task_that_ends_while_it_is_shown(site, gate, monkeypatch):
+    """No answer says that a task still runs and that its callback was called."""
+    started = threading.Event()
+
+    def work():
+        started.set()
+        assert gate.wait(DEADLINE)
+        return "done"
+
+    called = threading.Event()
+    with site.app.app_context():
+        future = delay(work)
+        future.add_done_callback(site.module.report)
+        future.add_done_callback(lambda _: called.set())
+    assert started.wait(DEADLINE)
+
+    def end_meanwhile(moment):
+        gate.set()
+        assert called.wait(DEADLINE)
+        return moment and moment.isoformat()
+
+    monkeypatch.setattr(site.module, "iso", end_meanwhile)
+    state = site.get(f"/tasks/{future.id}").body
+    assert (state["state"], state["callback"]) == ("running", None)
+    assert site.get(f"/tasks/{future.id}").body["result"] == "done"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def run(files: Sequence[Path] = (), *, port: int = 0, full: bool = False) -> Non
         terminal.close()
         with app.app_context():
             quickstart.executor.shutdown(wait=finished, cancel_futures=not finished)
-    terminal.line("\nEvery callback was called, outside of its request; server and workers ended.")
+    terminal.line("\nEvery callback was called; server and workers have ended.")
 
 
 def own_sources() -> list[Path]:

@@ -1,0 +1,256 @@
+"""Wrong use: a clear error at once, and nothing else changes."""
+
+import asyncio
+import functools
+import gc
+import math
+import warnings
+from concurrent.futures import CancelledError
+from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
+
+import pytest
+
+from flask_delay import Executor, current_task
+
+from .helpers import DEADLINE, occupied
+
+
+@pytest.fixture
+def executor():
+    with Executor(1) as executor:
+        yield executor
+
+
+# --- What cannot be a task ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, 1, "name", [], object()])
+def test_not_callable(executor, value):
+    with pytest.raises(TypeError, match="callable"):
+        executor.submit(value)
+
+
+def test_submit_needs_a_function_by_position(executor):
+    with pytest.raises(TypeError, match="first argument"):
+        executor.submit()
+    with pytest.raises(TypeError, match="first argument"):
+        executor.submit(fn=int)
+
+
+async def coroutine_function(*_, **__):
+    raise AssertionError("must not run")
+
+
+async def async_generator(*_, **__):
+    yield
+
+
+class Async:
+    async def __call__(self):
+        raise AssertionError("must not run")
+
+    async def method(self):
+        raise AssertionError("must not run")
+
+    @classmethod
+    async def class_method(cls):
+        raise AssertionError("must not run")
+
+    @staticmethod
+    async def static_method():
+        raise AssertionError("must not run")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        coroutine_function,
+        async_generator,
+        functools.partial(coroutine_function, 1),
+        functools.partial(functools.partial(async_generator, 1), key=2),
+        functools.partial(Async().method),
+        Async(),
+        functools.partial(Async()),
+        Async().method,
+        Async.class_method,
+        Async.static_method,
+        Async.__dict__["static_method"],
+    ],
+)
+def test_async_functions_are_refused_with_the_remedy(executor, function):
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"async function.*asyncio\.run"):
+            executor.submit(function)
+    assert executor.stats()["threads"] == 0
+
+
+def test_an_async_function_is_refused_where_a_plain_one_was_before(executor):
+    # As when a module is loaded anew: the old code goes, the new one may lie in its place.
+    def plain():
+        yield
+
+    base, flags = plain.__code__, plain.__code__.co_flags
+    for _ in range(100):
+        function = type(plain)(base.replace(co_flags=flags), {})
+        executor.submit(function).result(DEADLINE)
+        assert executor.drain(DEADLINE)
+        del function
+        # As if it had been written with `async def`: a generator becomes an async one.
+        function = type(plain)(
+            base.replace(co_flags=flags ^ (CO_GENERATOR | CO_ASYNC_GENERATOR)), {}
+        )
+        with pytest.raises(TypeError, match="async function"):
+            executor.submit(function)
+        del function
+
+
+def test_function_that_returns_a_coroutine_fails_and_the_coroutine_is_closed(executor):
+    made = []
+
+    def task():
+        made.append(coroutine_function())
+        return made[0]
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        error = executor.submit(task).exception(DEADLINE)
+        assert isinstance(error, TypeError)
+        assert "coroutine" in str(error)
+        assert made.pop().cr_frame is None
+        gc.collect()
+    assert caught == []
+
+
+def test_asyncio_run_is_the_remedy(executor):
+    async def main(value):
+        return value
+
+    assert executor.submit(lambda: asyncio.run(main(3))).result(DEADLINE) == 3
+
+
+# --- What cannot be an argument: nothing ---------------------------------------------
+
+
+class Hostile:
+    """Says no to everything but being passed along."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other):
+        raise RuntimeError
+
+    def __bool__(self):
+        raise RuntimeError
+
+    def __repr__(self):
+        raise RuntimeError
+
+    __str__ = __repr__
+
+
+def test_unhashable_and_hostile_arguments_and_results(executor):
+    hostile = Hostile()
+    future = executor.submit(lambda *args, **kwargs: args[0], hostile, [], {}, key=hostile)
+    assert future.result(DEADLINE) is hostile
+    assert "returned Hostile" in repr(future)
+
+
+def test_huge_arguments_are_handed_over_not_copied(executor):
+    huge = bytearray(256 * 2**20)
+    assert executor.submit(lambda given: given, huge).result(DEADLINE) is huge
+
+
+def test_callable_with_a_hostile_repr(executor, caplog):
+    class Callable(Hostile):
+        def __call__(self, *_):
+            raise ValueError("made to fail")
+
+    error = executor.submit(Callable()).exception(DEADLINE)
+    assert isinstance(error, ValueError)
+    executor.submit(int).add_done_callback(Callable())
+    executor.drain(DEADLINE)
+    assert [record.exc_info[0] for record in caplog.records] == [ValueError] * 2
+
+
+# --- Options of the executor --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"max_workers": 0}, ValueError, "max_workers"),
+        ({"max_workers": -3}, ValueError, "max_workers.*-3"),
+        ({"max_workers": 2**70}, ValueError, None),
+        ({"max_workers": "2"}, TypeError, None),
+        ({"max_workers": 1.5}, TypeError, None),
+        ({"thread_name_prefix": 3}, TypeError, None),
+        ({"thread_name_prefix": "a\0b"}, ValueError, "thread_name_prefix"),
+        ({"initializer": 3}, TypeError, "initializer.*callable"),
+        ({"initializer": int, "initargs": [1]}, TypeError, None),
+        ({"idle_timeout": 0}, ValueError, "idle_timeout"),
+        ({"idle_timeout": -1}, ValueError, "idle_timeout.*-1"),
+        ({"idle_timeout": math.nan}, ValueError, "idle_timeout"),
+        ({"idle_timeout": "1"}, TypeError, None),
+        ({"unknown": 1}, TypeError, "unknown"),
+    ],
+)
+def test_bad_option_is_refused(options, error, match):
+    with pytest.raises(error, match=match):
+        Executor(**options)
+
+
+def test_an_executor_is_initialised_once(executor):
+    with pytest.raises(RuntimeError, match="already"):
+        executor.__init__(2)
+    assert executor.submit(int).result(DEADLINE) == 0
+
+
+def test_subclass_that_forgets_to_initialise_is_told_so():
+    class Forgetful(Executor):
+        def __init__(self):
+            pass
+
+    executor = Forgetful()
+    for use in (
+        lambda: executor.submit(int),
+        lambda: list(executor.map(int, "1")),
+        executor.shutdown,
+        executor.drain,
+        executor.stats,
+        lambda: executor.add_default_done_callback(int),
+    ):
+        with pytest.raises(RuntimeError, match=r"super\(\)\.__init__"):
+            use()
+    assert "not initialised" in repr(executor)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [(math.nan, ValueError), ("1", TypeError), ([], TypeError)]
+)
+def test_drain_refuses_a_bad_time_limit(executor, timeout, error):
+    with pytest.raises(error, match="timeout"):
+        executor.drain(timeout)
+
+
+# --- Outcomes and progress ----------------------------------------------------------
+
+
+def test_result_of_a_cancelled_task(executor):
+    with occupied(executor):
+        future = executor.submit(int)
+        future.cancel()
+        with pytest.raises(CancelledError):
+            future.result()
+        with pytest.raises(CancelledError):
+            future.exception()
+
+
+@pytest.mark.parametrize("values", [("1", 2), (1, None), (1,)])
+def test_progress_takes_numbers(executor, values):
+    error = executor.submit(current_task.progress, *values).exception(DEADLINE)
+    assert isinstance(error, TypeError)
+
+
+@pytest.mark.parametrize("id", ["", "nonsense", "00000000-0000-4000-8000-000000000000"])
+def test_unknown_id_is_none(executor, id):
+    assert executor._get(id) is None

@@ -1,0 +1,75 @@
+"""The README is run: its code, its links, its commands and its table of settings."""
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import flask_delay
+import pytest
+from flask_delay import config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+    if path.is_file()
+]
+
+
+def test_code_of_the_app() -> None:
+    reported = threading.Event()
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    app = names["app"]
+    work: list[tuple[float, str | None]] = []
+    # The app's own work, of ten seconds, is not shown.
+    names["fake_work"] = lambda seconds, num=None: work.append((seconds, num))
+    report = names["report"]
+
+    def report_and_tell(future: flask_delay.Future[Any]) -> None:
+        report(future)
+        reported.set()
+
+    names["report"] = report_and_tell
+    answer = app.test_client().get("/test?num=7")
+    assert answer.get_json()["msg"] == "ok"
+    assert reported.wait(20)
+    assert work == [(10, "7")]
+    names["executor"].shutdown()
+
+
+def test_code_inside_a_task() -> None:
+    names: dict[str, Any] = {"read": lambda _path: [(1, 2), (2, 2)]}
+    exec(compile(BLOCKS[1], "README.md", "exec"), names)
+    with flask_delay.Executor(1) as executor:
+        future = executor.submit(names["digest"], "a path")
+        future.result(20)
+    assert future.progress == (2, 2, "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    missing = [
+        link for link in links if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert missing == []
+
+
+def test_settings_are_those_there_are() -> None:
+    told = re.findall(r"^\| `(DELAY_\w+)`", README, re.MULTILINE)
+    assert told == [setting.key for setting in config.settings("DELAY_")]
+
+
+def test_commands_are_targets() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    told = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    assert told == ["demo", "test"]
+    assert set(told) <= set(targets)
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 200
