@@ -60,6 +60,12 @@ test-loom: ## Run the engine's loom models
 test-python: $(VENV)/.installed $(VENV)/.tools ## Run pytest; PYTEST_ARGS="..."
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# CPython's tests come with it, but for Debian's and Ubuntu's: libpython3-testsuite, or for
+# another version than the default one libpython3.N-testsuite.
+.PHONY: conformance
+conformance: $(VENV)/.installed ## Run CPython's own tests of executors and futures on ours
+	$(BIN)/python tests/conformance/run.py
+
 .PHONY: lint
 lint: lint-rust lint-python ## Check formats, clippy, ruff, types and stubs
 

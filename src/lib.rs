@@ -23,6 +23,8 @@ mod _native {
     use crate::bindings::executor::{_scoped_executor, _service_executor};
     use crate::bindings::ffi;
     use crate::bindings::future::FutureCell;
+    #[pymodule_export]
+    use crate::bindings::wait::Waiting;
     use crate::bindings::{lifecycle, logging};
 
     /// A class of the native one and the standard library's, for whom it is the real thing.

@@ -5,11 +5,11 @@ What starts with an underscore is for the modules of this package alone.
 """
 
 import concurrent.futures
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import datetime
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final, overload
 
 __all__ = [
     "CurrentTask",
@@ -51,13 +51,20 @@ class Future(concurrent.futures.Future[_T]):
     """A task's future: a `concurrent.futures.Future` that also knows its task.
 
     Every method may be called from any thread. Made by `delay` and `Executor.submit`.
+
+    `await future` waits in any running event loop, in several at once too, without a
+    thread. If the await is cancelled, so is the task, as by `cancel()`. An await in a
+    task that is a coroutine raises WaitCycleError if it would never end.
     """
 
+    def __await__(self) -> Generator[Any, None, _T]: ...
     def cancel(self) -> bool:
-        """Cancel the task if it has not started.
+        """Cancel the task if it has not started, or is a coroutine.
 
         Its function and arguments are let go at once, and its done callbacks run in the
-        calling thread. Returns False if the task runs or is done.
+        calling thread. A coroutine that runs gets a `CancelledError` where it awaits; the
+        future is cancelled whatever the coroutine makes of that. Returns False if the
+        task runs on a worker or is done.
         """
     def cancelled(self) -> bool:
         """Whether the task was cancelled."""
@@ -70,7 +77,8 @@ class Future(concurrent.futures.Future[_T]):
 
         Raises the task's own exception; `TimeoutError` when the time is over;
         `concurrent.futures.CancelledError` if the task was cancelled; `WaitCycleError`
-        if the calling task would wait for itself; `ForkedFutureError` in a process
+        if the calling task would wait for itself, or is a coroutine and would block the
+        event loop that this one needs; `ForkedFutureError` in a process
         forked after the submit, unless the task was done by then. A task may wait for
         another one of its own pool: another worker takes its place meanwhile. Ctrl-C
         ends the wait.
@@ -80,10 +88,19 @@ class Future(concurrent.futures.Future[_T]):
     def add_done_callback(self, fn: Callable[[Future[_T]], object]) -> None:
         """Call `fn(future)` when the task is done: on its worker, in the order added.
 
+        The callbacks of a coroutine run on a worker of its pool, in its context.
+
         Under `Delay` the callback has an app context and no request. If the task is done
         already, `fn` runs at once in the calling thread, with the same contexts. An
         exception it raises is logged. Raises TypeError if `fn` is not callable.
         """
+    def _add_waker(self, waker: Callable[[Future[_T]], object]) -> bool:
+        """Call `waker(future)` as soon as the task is done, before the callbacks.
+
+        From any thread; it must not block. False if the task is done already.
+        """
+    def _drop_waker(self, waker: Callable[[Future[_T]], object]) -> None:
+        """Forget the waker, if it has not been called yet."""
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...
     def set_exception(self, exception: BaseException | None) -> None: ...
@@ -138,13 +155,49 @@ class Executor(concurrent.futures.Executor):
         `concurrent.futures.BrokenExecutor`. Raises ValueError or TypeError for a value
         that is out of range or of the wrong type.
         """
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Run `fn(*args, **kwargs)` on a worker and return its future at once.
+    @overload
+    def submit(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]:
+        """Run `fn(*args, **kwargs)` in the background and return its future at once.
 
-        The task sees the submitter's `contextvars`. An exception it raises is logged
-        (logger `flask_delay`) and kept in the future. Raises TypeError if `fn` is not
-        callable or is a coroutine function, RuntimeError after `shutdown`.
+        A plain function runs on a worker; an `async def` one on the event loop that the
+        coroutines of the whole process share. The task sees the submitter's
+        `contextvars`. An exception it raises is logged (logger `flask_delay`) and kept
+        in the future. Raises TypeError if `fn` is not callable or is an async generator
+        function, RuntimeError after `shutdown`. A plain function that returns a
+        coroutine fails with a TypeError.
         """
+    @overload
+    def submit(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, _T]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]:
+        """Run `fn` for the items of the iterables; return the results in their order.
+
+        Submits all at once, or, with `buffersize`, that many and one more for each result
+        that is taken. The iterator raises TimeoutError `timeout` seconds after this call.
+        If a task raises, or the iterator is closed or dropped after its first result was
+        asked for, the tasks that have not started are cancelled. `chunksize` changes
+        nothing for threads.
+        """
+    @overload
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; let the accepted ones end, or cancel those not started.
 
@@ -191,9 +244,66 @@ def _scoped_executor(
     computes, Python's switch interval is `switch_interval` seconds (None: left alone).
     """
 
+def _service_executor(thread_name_prefix: str) -> Executor:
+    """Make an executor with one worker that serves others.
+
+    At exit its tasks are not waited for, and nothing is reported of them. A coroutine's
+    task is the current one there, and may not wait for what needs this worker.
+    """
+
+@final
+class _CoroutineTask:
+    """What the event loop gets of a task that is a coroutine; for the loop's thread alone.
+
+    Each must end with one of `finish`, `fail`, `abandon` and `refuse`, unless `begin`
+    has returned None.
+    """
+
+    @property
+    def future(self) -> Future[Any]: ...
+    def begin(
+        self, canceller: Callable[[], object]
+    ) -> tuple[Context | None, Callable[[], AbstractContextManager[object]] | None] | None:
+        """Start the task: return its context and its scope. None if it was cancelled before.
+
+        Any thread calls `canceller` from now on if the task is to be cancelled.
+        """
+    def call(self) -> Coroutine[Any, Any, Any]:
+        """Make the task the current one of this context, and call its function."""
+    def finish(self, result: object) -> None:
+        """Settle the future; a worker runs its callbacks in this context."""
+    def fail(self, exception: BaseException) -> None:
+        """As `finish`, for a coroutine that has raised."""
+    def abandon(self) -> None:
+        """As `finish`, for a coroutine that was cancelled."""
+    def refuse(self, exception: BaseException) -> None:
+        """As `fail`, for a coroutine that could not be started."""
+
+def _set_hooks(
+    *,
+    start: Callable[[_CoroutineTask], object],
+    wait: Callable[[Future[Any]], Generator[Any, None, Any]],
+) -> None:
+    """Give the native module what runs a coroutine and what awaits a future; kept for ever."""
+
+def _generation() -> int:
+    """How many forks lie between the first process and this one."""
+
+@final
+class _Waiting:
+    """The wait of a coroutine's task for another task, from now until `end()`.
+
+    Raises WaitCycleError if it would never end.
+    """
+
+    def __new__(cls, waiter: Future[Any], target: Future[Any]) -> _Waiting: ...
+    def end(self) -> None: ...
+
 @final
 class CurrentTask:
     """The handle of the task that runs on this thread; `current_task` is its only instance.
+
+    In a coroutine and what it calls and starts: of the coroutine's task.
 
     Outside a task every attribute raises RuntimeError.
     """

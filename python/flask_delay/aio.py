@@ -6,10 +6,12 @@ of its own, and only while there is something for it to do.
 
 import asyncio
 import atexit
-import contextvars
+import contextlib
+import logging
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
+from contextvars import Context
 from typing import Any
 
 from flask_delay import _native
@@ -17,10 +19,15 @@ from flask_delay._native import Future, _CoroutineTask
 
 _Scope = Callable[[], AbstractContextManager[object]]
 
+# What the loop's own clean-up may take at exit, in seconds; no accepted task is in it then.
+_GRACE = 1.0
+
+_logger = logging.getLogger("flask_delay")
+
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415 (if the user has installed it)
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
@@ -30,47 +37,69 @@ class _Loop:
     """The event loop of one process, and the worker it runs on."""
 
     def __init__(self) -> None:
-        self.generation = _native._generation()
         self._loop = _new_event_loop()
         self._executor = _native._service_executor("delay-loop")
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler or a finalizer may submit a task at any point.
+        self._lock = threading.RLock()
         # Under the lock: tasks that were started and have not ended, and whether the
         # worker has been told to run the loop.
         self._pending = 0
         self._running = False
         self._leaving = False
-        atexit.register(self._close)
+        # For the loop's thread alone: tasks that coroutines have started and left behind.
+        self._others: set[asyncio.Task[Any]] = set()
 
     def start(self, task: _CoroutineTask) -> None:
         """Have the loop run the task; from any thread."""
         with self._lock:
-            self._loop.call_soon_threadsafe(self._begin, task)
-            self._pending += 1
+            if self._leaving:
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if not self._running:
                 self._executor.submit(self._run)
                 self._running = True
+            # The task's own context is used, not the caller's.
+            self._loop.call_soon_threadsafe(self._begin, task, context=Context())
+            self._pending += 1
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while self._running:
+            try:
+                self._loop.run_forever()
+            except BaseException as error:  # noqa: PERF203
+                # asyncio lets SystemExit and KeyboardInterrupt through, which tasks that
+                # coroutines have started may raise. They end no worker, nor this one.
+                _logger.error("raised in the event loop, which goes on", exc_info=error)
 
     def _begin(self, task: _CoroutineTask) -> None:
+        runner: asyncio.Task[None] | None = None
+
+        def cancel() -> None:
+            if runner is not None:
+                runner.cancel()
+
+        def ended(runner: asyncio.Task[None]) -> None:
+            del _runners[runner]
+            if runner.cancelled():
+                task.abandon()
+            self._ended()
+
         try:
-            begun = task.begin(lambda: self._loop.call_soon_threadsafe(runner.cancel))
+            # The canceller may be called, by any thread, as soon as the task has begun.
+            begun = task.begin(lambda: self._loop.call_soon_threadsafe(cancel))
             if begun is None:
                 self._ended()
                 return
-            context, scope = begun
+            carried, scope = begun
+            context = carried or Context()
             runner = self._loop.create_task(
-                _body(task, scope),
-                name=task.future.name,
-                context=context or contextvars.Context(),
+                _body(task, scope), name=task.future.name, context=context
             )
         except BaseException as error:
             task.refuse(error)
             self._ended()
-            raise
-        runner.add_done_callback(lambda _: self._ended())
+            return
+        _runners[runner] = task.future
+        runner.add_done_callback(ended, context=context)
 
     def _ended(self) -> None:
         with self._lock:
@@ -78,65 +107,118 @@ class _Loop:
         self._rest()
 
     def _rest(self) -> None:
+        """Stop the loop if it has nothing left to do."""
+        if self._pending:
+            return
         # Tasks that coroutines have started keep the loop running too, until exit.
-        others = asyncio.all_tasks(self._loop) if self._pending == 0 else set()
-        for other in others:
+        others = asyncio.all_tasks(self._loop)
+        for other in others - self._others:
+            other.add_done_callback(self._other_ended)
             if self._leaving:
                 other.cancel()
-            else:
-                other.add_done_callback(lambda _: self._rest())
+        self._others |= others
+        if others:
+            return
         with self._lock:
-            if self._pending == 0 and not others:
+            if not self._pending:
                 self._running = False
                 self._loop.stop()
 
-    def _close(self) -> None:
-        # At exit, when all tasks have ended, or their time is over.
-        if self.generation != _native._generation():
-            return
-        self._leaving = True
-        if self._running:
-            self._loop.call_soon_threadsafe(self._rest)
-        if self._executor.drain(1.0):
-            self._loop.close()
+    def _other_ended(self, other: asyncio.Task[Any]) -> None:
+        self._others.discard(other)
+        self._rest()
+
+    def close(self) -> None:
+        """Close the loop, unless a task goes on whose time is over."""
+        with self._lock:
+            self._leaving = True
+            if self._running:
+                self._loop.call_soon_threadsafe(self._leave)
+        if self._executor.drain(_GRACE):
+            self._executor.submit(self._finish)
+            self._executor.drain(_GRACE)
+
+    def _leave(self) -> None:
+        for other in self._others:
+            other.cancel()
+        self._rest()
+
+    def _finish(self) -> None:
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def discard(self) -> None:
+        """Close a loop that was never run."""
+        self._loop.close()
+
+
+# Of the one loop that runs in this process, and on its thread alone.
+_runners: dict[asyncio.Task[Any], Future[Any]] = {}
 
 
 async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
-    # Whatever the task raises belongs to its future; the loop must not see it.
+    # What the task raises belongs to its future; the loop must not see it.
+    surroundings = None
     try:
-        if scope is None:
-            result = await task.call()
-        else:
-            with scope():
-                result = await task.call()
-    except asyncio.CancelledError:
-        task.abandon()
+        if scope is not None:
+            entering = scope()
+            entering.__enter__()
+            surroundings = entering
+        result = await task.call()
+        if surroundings is not None:
+            leaving, surroundings = surroundings, None
+            leaving.__exit__(None, None, None)
     except BaseException as error:
+        if surroundings is not None:
+            try:
+                surroundings.__exit__(type(error), error, error.__traceback__)
+            except BaseException as another:
+                # It must not hide the task's own.
+                _logger.error(
+                    "teardown after task %s (%s) raised",
+                    task.future.name,
+                    task.future.id,
+                    exc_info=another,
+                )
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        # Without this frame, which refers to the future that the error is kept in.
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next
         task.fail(error)
     else:
         task.finish(result)
 
 
-_loop: _Loop | None = None
-_make_lock = threading.Lock()
+class _Loops:
+    """The event loop of this process, made at first use.
 
+    Those of the processes that it was forked from stay here, untouched and for ever: to
+    close one would take its sockets out of the parent's selector, which both share. The
+    native module keeps this object until the very end, when others are taken apart.
+    """
 
-def _forget_lock() -> None:
-    # Another thread may have held it when this process was forked.
-    global _make_lock
-    _make_lock = threading.Lock()
+    def __init__(self) -> None:
+        self._loops: dict[int, _Loop] = {}
+        # After whatever else is done at exit, and before the native module's own hook.
+        atexit.register(self._close)
 
+    def start(self, task: _CoroutineTask) -> None:
+        """Run a task on this process's event loop."""
+        generation = _native._generation()
+        loop = self._loops.get(generation)
+        if loop is None:
+            # Without a lock, which a fork in another thread could leave locked.
+            mine = _Loop()
+            loop = self._loops.setdefault(generation, mine)
+            if loop is not mine:
+                mine.discard()
+        loop.start(task)
 
-def start(task: _CoroutineTask) -> None:
-    """Run a task on this process's event loop."""
-    global _loop
-    loop = _loop
-    if loop is None or loop.generation != _native._generation():
-        with _make_lock:
-            if _loop is None or _loop.generation != _native._generation():
-                _loop = _Loop()
-            loop = _loop
-    loop.start(task)
+    def _close(self) -> None:
+        loop = self._loops.get(_native._generation())
+        if loop is not None:
+            loop.close()
 
 
 def wait(future: Future[Any]) -> Generator[Any, None, Any]:
@@ -148,19 +230,33 @@ def wait(future: Future[Any]) -> Generator[Any, None, Any]:
     woken = loop.create_future()
 
     def wake(_: Future[Any]) -> None:
-        # The loop may have been closed: then nobody awaits any more.
-        if not loop.is_closed():
+        # A loop that was closed has nobody left who awaits.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_wake, woken)
 
     if future._add_waker(wake):
+        waiting = None
         try:
+            waiting = _enter_wait(future)
             yield from woken
         except asyncio.CancelledError:
             future.cancel()
             raise
+        finally:
+            if waiting is not None:
+                waiting.end()
+            future._drop_waker(wake)
     if future.cancelled():
         raise asyncio.CancelledError
     return future.result()
+
+
+def _enter_wait(future: Future[Any]) -> _native._Waiting | None:
+    """Note which task waits for the future; raise WaitCycleError if it would for ever."""
+    current = asyncio.current_task()
+    # A task that a coroutine has started does not hold that coroutine up.
+    waiter = None if current is None else _runners.get(current)
+    return None if waiter is None else _native._Waiting(waiter, future)
 
 
 def _wake(woken: asyncio.Future[None]) -> None:
@@ -168,4 +264,4 @@ def _wake(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
-_native._set_hooks(start=start, wait=wait)
+_native._set_hooks(start=_Loops().start, wait=wait)

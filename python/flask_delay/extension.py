@@ -2,8 +2,8 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, ParamSpec, TypeVar, overload
 
 from flask import Flask
 
@@ -97,30 +97,66 @@ class Delay:
         if settings.drain_on_sigterm:
             termination.drain_on_sigterm()
 
-    def delay(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Run `fn(*args, **kwargs)` on a worker, in a fresh app context, without a request.
+    @overload
+    def delay(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
 
-        Returns at once. The task sees the caller's other `contextvars`. An exception it
-        raises is logged and kept in the future. Raises TypeError if `fn` is not callable
-        or is a coroutine function, or if an argument would not outlive the request (an
-        upload, a proxy such as `request`); RuntimeError after `shutdown`.
+    @overload
+    def delay(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
+
+    def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
+        """Run `fn(*args, **kwargs)` in a fresh app context, without a request.
+
+        Returns at once. A plain function runs on a worker, an `async def` one on the
+        event loop that all coroutines share. The task sees the caller's other
+        `contextvars`. An exception it raises is logged and kept in the future. Raises
+        TypeError if `fn` is not callable or is an async generator function, or if an
+        argument would not outlive the request (an upload, a proxy such as `request`);
+        RuntimeError after `shutdown`.
         """
         return self._state().submit(fn, *args, **kwargs)
 
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, _T]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+
+    @overload
     def map(
         self,
         fn: Callable[..., _T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
-    ) -> Iterator[_T]:
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
         """Run `fn` for the items of the iterables; return the results in their order.
 
-        As `concurrent.futures.Executor.map`: all tasks are submitted at once, the
-        iterator raises TimeoutError `timeout` seconds after this call, and `chunksize`
-        changes nothing for threads. Raises as `delay`.
+        As `Executor.map`: all tasks are submitted at once, or, with `buffersize`, that
+        many and one more for each result that is taken; the iterator raises TimeoutError
+        `timeout` seconds after this call; and `chunksize` changes nothing for threads.
+        Raises as `delay`.
         """
-        return self.executor.map(fn, *iterables, timeout=timeout, chunksize=chunksize)
+        return self.executor.map(
+            fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
+        )
 
     def get(self, id: str) -> Future[Any] | None:
         """The future of the task with this id, or None.
@@ -232,7 +268,17 @@ def _shared_executor() -> Executor:
     return executor
 
 
-def delay(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+@overload
+def delay(
+    fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+) -> Future[_T]: ...
+
+
+@overload
+def delay(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
+
+
+def delay(fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
     """Run `fn(*args, **kwargs)` in the background and return its future at once.
 
     In an app context the task is one of the app's `Delay`, as by `Delay.delay`; elsewhere

@@ -7,7 +7,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyType};
 
-use super::ffi::call::code_of;
+use super::ffi::call::{call_with, code_of};
+use super::future::inner_of;
 
 /// `CO_COROUTINE`
 const COROUTINE: u32 = 0x80;
@@ -40,22 +41,21 @@ fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
     if function.is_instance_of::<PyCFunction>() || function.is_instance_of::<PyType>() {
         return Ok(0);
     }
-    // A bound method, or functools.partial and its like.
-    for inner in [intern!(py, "__func__"), intern!(py, "func")] {
-        if let Some(inner) = function.getattr_opt(inner)?
-            && !inner.is(function)
-            && inner.is_callable()
-        {
-            return flags_of(&inner);
-        }
+    if let Some(inner) = inner_of(function) {
+        return flags_of(&inner);
     }
-    match function.get_type().getattr_opt(intern!(py, "__call__"))? {
-        Some(call) => match code_of(&call) {
-            Some(code) => flags_of_code(&code),
-            None => Ok(0),
-        },
-        None => Ok(0),
+    // An object that says itself what it is, such as `AsyncMock`, or an instance.
+    let marked = py
+        .import(intern!(py, "inspect"))?
+        .getattr(intern!(py, "iscoroutinefunction"))?;
+    if call_with(&marked, [function])?.is_truthy()? {
+        return Ok(COROUTINE);
     }
+    let call = function
+        .get_type()
+        .getattr_opt(intern!(py, "__call__"))?
+        .and_then(|call| code_of(&call));
+    call.map_or(Ok(0), |code| flags_of_code(&code))
 }
 
 fn flags_of_code(code: &Bound<'_, PyAny>) -> PyResult<u32> {

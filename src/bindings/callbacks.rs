@@ -48,8 +48,9 @@ fn call_all(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>]) {
     let py = this.py();
     for callback in callbacks {
         if let Err(error) = call_with(callback.bind(py), [this.as_any()]) {
+            // The words of concurrent.futures, which its users look for in their logs.
             let template = format!(
-                "done callback {} of task %s (%s) raised",
+                "exception calling callback for task %s (%s): {}",
                 callback
                     .bind(py)
                     .repr()

@@ -123,6 +123,10 @@ impl Core {
         &self.config.name
     }
 
+    pub(crate) fn max_workers(&self) -> usize {
+        self.config.max_workers
+    }
+
     pub(crate) fn close(self: &Arc<Self>) {
         // Relaxed: read by forked children, to which a fork publishes everything.
         self.closed.store(true, Ordering::Relaxed);

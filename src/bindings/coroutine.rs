@@ -78,6 +78,10 @@ impl Afar {
         drop(entry);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     pub(crate) fn tasks<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, FutureCell>> {
         let tasks = self.0.lock();
         tasks
@@ -105,16 +109,31 @@ pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &std::sync::Arc<Core
         })
 }
 
-/// Runs the end of a coroutine that came back to a worker for its callbacks.
-pub(crate) fn come_back(task: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
-    let context = task.get().take_context(task.py());
-    within(task.py(), context, || {
-        settle::complete(task, to, Place::Worker);
-    })
-    .map(|()| leave(task))
+/// Gives a coroutine's task that has ended to a worker, for its callbacks.
+pub(crate) fn send_back(task: &Bound<'_, FutureCell>, core: &std::sync::Arc<Core>) {
+    if core.pool().resubmit(Task(task.clone().unbind())).is_err() {
+        settle::run_callbacks(task, Place::Elsewhere);
+        leave(task);
+    }
 }
 
+/// Runs the callbacks of a coroutine's task that came back to a worker for them, in the
+/// coroutine's context.
+pub(crate) fn come_back(task: &Bound<'_, FutureCell>) {
+    let py = task.py();
+    let context = task.get().take_context(py);
+    if let Err(error) = within(py, context, || settle::run_callbacks(task, Place::Worker)) {
+        logging::failure(py, "callbacks of task %s (%s): no context", task, error);
+    }
+    leave(task);
+}
+
+/// The task has ended: its executor need not wait for it any more.
 fn leave(task: &Bound<'_, FutureCell>) {
+    let extra = task.get().known_extra();
+    // It refers to the coroutine, and so to all that its context holds.
+    let canceller = extra.and_then(|extra| extra.lock().canceller.take());
+    drop(canceller);
     if let Some(core) = task.get().core() {
         core.afar().remove(task);
     }
@@ -127,24 +146,27 @@ pub(crate) struct CoroutineTask(Py<FutureCell>);
 impl CoroutineTask {
     fn end(&self, py: Python<'_>, to: Phase, outcome: Bound<'_, PyAny>) -> PyResult<()> {
         let task = self.0.bind(py);
+        // In vain if it was cancelled and has ended all the same.
+        let _ = settle::finish(task, to, outcome, Place::Loop);
+        Self::go_back(task)
+    }
+
+    /// Has a worker run the callbacks, which may block. Whoever waits for the task has been
+    /// woken before: the workers may all be busy.
+    fn go_back(task: &Bound<'_, FutureCell>) -> PyResult<()> {
         let cell = task.get();
-        let Some(core) = cell.core() else {
-            return Ok(());
-        };
-        settle::keep_outcome(task, outcome);
         let with_callbacks = cell
             .known_extra()
             .is_some_and(|extra| !extra.lock().callbacks.is_empty());
-        if with_callbacks && cell.phase() == Phase::Running {
-            // Callbacks may block, so a worker runs them, in the coroutine's context.
-            cell.put_context(copy_current(py)?);
-            settle::mark_returned(task, to);
-            if core.pool().resubmit(Task(task.clone().unbind())).is_ok() {
-                return Ok(());
-            }
+        if let Some(core) = cell.core()
+            && with_callbacks
+        {
+            cell.put_context(copy_current(task.py())?);
+            settle::mark_returned(task);
+            send_back(task, core);
+        } else {
+            leave(task);
         }
-        settle::complete(task, to, Place::Elsewhere);
-        leave(task);
         Ok(())
     }
 }
@@ -204,11 +226,13 @@ impl CoroutineTask {
         self.end(py, Phase::Failed, exception)
     }
 
-    /// The coroutine was cancelled.
-    fn abandon(&self, py: Python<'_>) {
+    /// The coroutine was cancelled, or has cancelled itself.
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
-        settle::abandon(task, Place::Elsewhere);
-        leave(task);
+        settle::abandon(task, Place::Loop);
+        // If it was cancelled before its first step.
+        drop(task.get().take_call(task));
+        Self::go_back(task)
     }
 
     /// The coroutine could not even be started.

@@ -77,9 +77,13 @@ pub(crate) fn is_loop() -> bool {
     with_local(|local| local.service).unwrap_or(false)
 }
 
-/// Whether this thread is one of the executor's workers.
+/// Whether the executor has tasks that need this thread: it is one of its workers, or runs
+/// the event loop and one of its coroutines.
 pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
-    with_local(|local| local.core.as_ptr() == Arc::as_ptr(core)).unwrap_or(false)
+    with_local(|local| {
+        local.core.as_ptr() == Arc::as_ptr(core) || (local.service && !core.afar().is_empty())
+    })
+    .unwrap_or(false)
 }
 
 /// The task that this thread runs, or whose coroutine this context belongs to.

@@ -1,7 +1,7 @@
 //! The native half of `Executor`: taking tasks, and ending.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Config, SubmitError};
@@ -229,13 +229,13 @@ impl ExecutorCell {
         )
     }
 
-    #[pyo3(signature = (r#fn, *iterables, timeout = None, chunksize = 1, buffersize = None))]
+    #[pyo3(signature = (r#fn, *iterables, timeout = None, chunksize = None, buffersize = None))]
     fn map<'py>(
         slf: &Bound<'py, Self>,
         r#fn: Bound<'py, PyAny>,
         iterables: Bound<'py, PyTuple>,
         timeout: Option<Bound<'py, PyAny>>,
-        chunksize: i64,
+        chunksize: Option<Bound<'py, PyAny>>,
         buffersize: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Map>> {
         // For processes, where it saves messages; a thread has none.
@@ -248,6 +248,7 @@ impl ExecutorCell {
         let core = self.core()?;
         core.close();
         if cancel_futures {
+            let_begin(py, core);
             cancel_queued(py, core, |_| {});
         }
         if !wait {
@@ -311,6 +312,12 @@ impl ExecutorCell {
             .and_then(|id| core.registry.get(py, id)))
     }
 
+    /// Libraries that divide work among the threads (dask) read this of any executor.
+    #[getter]
+    fn _max_workers(&self) -> PyResult<usize> {
+        Ok(self.core()?.max_workers())
+    }
+
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let class = slf.get_type().qualname()?;
         let Some(inner) = slf.get().0.get() else {
@@ -356,9 +363,39 @@ impl ExecutorCell {
 }
 
 /// What Python's own pool has by default: some more threads than processors.
-fn default_workers() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    32.min(processors + 4)
+fn default_workers(py: Python<'_>) -> PyResult<usize> {
+    let os = py.import("os")?;
+    // Python is asked: the newer function heeds the affinity and `-X cpu_count`.
+    let count = match os.getattr_opt("process_cpu_count")? {
+        Some(count) => count,
+        None => os.getattr("cpu_count")?,
+    };
+    let processors: Option<usize> = count.call0()?.extract()?;
+    Ok(32.min(processors.unwrap_or(1) + 4))
+}
+
+/// Waits, not for long, until a thread that was started for a task has begun one.
+///
+/// It may not have had the GIL since the submit, and "cancel what has not started" would
+/// then hit all. Python's own pool waits for its threads to start in `submit`.
+fn let_begin(py: Python<'_>, core: &Arc<Core>) {
+    let deadline = Instant::now() + BEGIN;
+    while Instant::now() < deadline {
+        let stats = core.pool().stats();
+        let begun = || {
+            let desks: Vec<_> = core
+                .desks()
+                .lock()
+                .iter()
+                .filter_map(Weak::upgrade)
+                .collect();
+            desks.iter().any(|desk| desk.task(py).is_some())
+        };
+        if stats.queued == 0 || stats.threads == 0 || begun() {
+            return;
+        }
+        py.detach(|| std::thread::sleep(POLL));
+    }
 }
 
 fn config(
@@ -369,7 +406,7 @@ fn config(
 ) -> PyResult<Config> {
     static UNNAMED: AtomicUsize = AtomicUsize::new(0);
     let max_workers = match max_workers {
-        None => default_workers(),
+        None => default_workers(py)?,
         Some(count) => usize::try_from(count)
             .ok()
             .filter(|count| *count > 0)
@@ -480,3 +517,8 @@ pub(crate) fn _scoped_executor<'py>(
 }
 
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long `shutdown` lets a thread that is starting come to its task, and how often it
+/// looks. A slow initializer may take longer: then the tasks have not started indeed.
+const BEGIN: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_micros(500);

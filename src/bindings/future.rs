@@ -9,8 +9,9 @@ use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyDateTime, PyList, PyString, PyTuple, PyTzInfo};
+use pyo3::types::{PyDateTime, PyList, PyString, PyTuple, PyType, PyTzInfo};
 use pyo3::{PyTraverseError, PyVisit, intern};
 use uuid::Uuid;
 
@@ -256,14 +257,30 @@ fn read_name(label: &Bound<'_, PyAny>) -> String {
             return name;
         }
     }
-    // functools.partial and its like.
-    match label.getattr(intern!(py, "func")) {
-        Ok(inner) if !inner.is(label) => read_name(&inner),
-        _ => label
+    match inner_of(label) {
+        Some(inner) => read_name(&inner),
+        None => label
             .get_type()
             .qualname()
             .map_or_else(|_| "?".to_owned(), |name| name.to_string()),
     }
+}
+
+/// What a bound method or a `functools.partial` calls. Of these two alone: other objects,
+/// mocks above all, may have attributes of any name, and have them for ever.
+pub(crate) fn inner_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    static METHOD: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static PARTIAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = function.py();
+    let method = METHOD.import(py, "types", "MethodType").ok()?;
+    if function.is_exact_instance(method) {
+        return function.getattr(intern!(py, "__func__")).ok();
+    }
+    let partial = PARTIAL.import(py, "functools", "partial").ok()?;
+    if function.is_instance(partial).unwrap_or(false) {
+        return function.getattr(intern!(py, "func")).ok();
+    }
+    None
 }
 
 /// The task's name.
@@ -384,6 +401,18 @@ impl FutureCell {
         Ok(slf.get().leave(|extra| extra.wakers.push(waker)))
     }
 
+    /// Has `waker` not called after all, if it has not been yet.
+    fn _drop_waker(&self, waker: &Bound<'_, PyAny>) {
+        let Some(extra) = self.known_extra() else {
+            return;
+        };
+        let mut extra = extra.lock();
+        let place = extra.wakers.iter().position(|it| it.is(waker));
+        let waker = place.map(|place| extra.wakers.swap_remove(place));
+        drop(extra);
+        drop(waker);
+    }
+
     fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         super::settle::run_or_notify(slf)
     }
@@ -476,13 +505,7 @@ impl FutureCell {
 
     #[getter]
     fn _state(&self) -> &'static str {
-        match self.phase() {
-            Phase::Pending => "PENDING",
-            Phase::Running => "RUNNING",
-            Phase::Cancelled => "CANCELLED",
-            Phase::Notified => "CANCELLED_AND_NOTIFIED",
-            Phase::Finished | Phase::Failed => "FINISHED",
-        }
+        self.phase().name()
     }
 
     #[getter]
@@ -562,7 +585,8 @@ impl FutureCell {
 #[cold]
 fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
     InvalidStateError::new_err(format!(
-        "{phase:?}: {}",
+        "{}: {}",
+        phase.name(),
         this.repr()
             .map_or_else(|_| String::new(), |text| text.to_string())
     ))

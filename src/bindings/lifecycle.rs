@@ -10,10 +10,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyDict, PyType};
 
 use super::core::Core;
+use super::coroutine::send_back;
 use super::future::{FutureCell, name_of};
 use super::governor;
 use super::logging;
-use super::settle::{Phase, cancel};
+use super::settle::{Phase, cancel, has_returned};
 
 /// Every executor of this process. The lock is a leaf.
 static CORES: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
@@ -206,11 +207,18 @@ pub(crate) fn cancel_queued(
     core: &Arc<Core>,
     mut each: impl FnMut(&Bound<'_, FutureCell>),
 ) {
+    let mut returned = Vec::new();
     while let Some(task) = core.pool().steal() {
         let task = task.0.into_bound(py);
-        if !task.get().phase().is_done() && cancel(&task) {
+        if has_returned(&task) {
+            returned.push(task);
+        } else if !task.get().phase().is_done() && cancel(&task) {
             each(&task);
         }
+    }
+    // Coroutines that have ended; their callbacks are to run all the same.
+    for task in returned {
+        send_back(&task, core);
     }
     for task in core.afar().tasks(py) {
         if task.get().phase() == Phase::Pending && cancel(&task) {

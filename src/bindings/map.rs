@@ -13,18 +13,22 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::wait::seconds;
 
-/// The iterator that `map` returns. What it has not given out is cancelled when it is
-/// dropped, or when one of the calls raises.
+/// The iterator that `map` returns. What it has not given out is cancelled when one of
+/// the calls raises, and when it is closed or dropped; not if it was never asked for a
+/// result, because then nobody wanted one: `map` is used for its calls alone.
 #[pyclass(frozen, name = "_Map", module = "flask_delay._native")]
 pub(crate) struct Map {
     state: Mutex<State>,
     deadline: Option<Instant>,
 }
 
+#[derive(Default)]
 struct State {
     futures: VecDeque<Py<PyAny>>,
     /// With a `buffersize`: where further calls come from.
     source: Option<Source>,
+    /// A result has been asked for.
+    begun: bool,
 }
 
 struct Source {
@@ -68,7 +72,11 @@ impl Map {
             }),
         };
         let map = Self {
-            state: Mutex::new(State { futures, source }),
+            state: Mutex::new(State {
+                futures,
+                source,
+                begun: false,
+            }),
             deadline,
         };
         Bound::new(py, map)
@@ -98,11 +106,15 @@ impl Map {
     }
 
     fn cancel_rest(&self, py: Python<'_>) {
-        let (futures, source) = {
-            let mut state = self.state.lock();
-            (std::mem::take(&mut state.futures), state.source.take())
-        };
+        let State {
+            futures,
+            source,
+            begun,
+        } = std::mem::take(&mut *self.state.lock());
         drop(source);
+        if !begun {
+            return;
+        }
         for future in futures {
             if let Err(error) = future.bind(py).call_method0(intern!(py, "cancel")) {
                 error.write_unraisable(py, None);
@@ -111,7 +123,12 @@ impl Map {
     }
 
     fn step<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let Some(future) = self.state.lock().futures.pop_front() else {
+        let future = {
+            let mut state = self.state.lock();
+            state.begun = true;
+            state.futures.pop_front()
+        };
+        let Some(future) = future else {
             return Ok(None);
         };
         let future = future.into_bound(py);
@@ -185,13 +202,7 @@ impl Map {
     }
 
     fn __clear__(&self) {
-        let state = std::mem::replace(
-            &mut *self.state.lock(),
-            State {
-                futures: VecDeque::new(),
-                source: None,
-            },
-        );
+        let state = std::mem::take(&mut *self.state.lock());
         drop(state);
     }
 }

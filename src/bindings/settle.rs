@@ -29,12 +29,10 @@ use super::future::{FutureCell, now};
 pub(crate) const WATCHED: u32 = 1 << 3;
 /// The task was told to stop.
 pub(crate) const STOP: u32 = 1 << 4;
-/// The task was a coroutine, and has ended; its callbacks have not run.
+/// The task was a coroutine; it is done, and goes back to a worker for its callbacks.
 const RETURNED: u32 = 1 << 5;
-/// It has raised.
-const FAILED: u32 = 1 << 6;
 /// The task is a coroutine.
-pub(crate) const COROUTINE: u32 = 1 << 7;
+pub(crate) const COROUTINE: u32 = 1 << 6;
 const PHASE: u32 = 0b111;
 
 /// Where a future stands; the names are those of `concurrent.futures`.
@@ -55,6 +53,8 @@ pub(crate) enum Phase {
 pub(crate) enum Place {
     /// The task's worker, in the task's context.
     Worker,
+    /// The event loop, which must not be held up: the callbacks are left where they are.
+    Loop,
     Elsewhere,
 }
 
@@ -67,6 +67,17 @@ impl Phase {
             3 => Self::Notified,
             4 => Self::Finished,
             _ => Self::Failed,
+        }
+    }
+
+    /// What `concurrent.futures` calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Cancelled => "CANCELLED",
+            Self::Notified => "CANCELLED_AND_NOTIFIED",
+            Self::Finished | Self::Failed => "FINISHED",
         }
     }
 
@@ -183,23 +194,22 @@ pub(crate) fn complete(this: &Bound<'_, FutureCell>, to: Phase, place: Place) ->
         .any(|from| change(this, from, to, place))
 }
 
-/// Notes that a coroutine has ended so, before it goes back to a worker.
-pub(crate) fn mark_returned(this: &Bound<'_, FutureCell>, to: Phase) {
-    let failed = if to == Phase::Failed { FAILED } else { 0 };
+/// Notes that this coroutine's task goes back to a worker.
+pub(crate) fn mark_returned(this: &Bound<'_, FutureCell>) {
     // Relaxed: the queue hands it to the worker.
-    this.get()
-        .state
-        .fetch_or(RETURNED | failed, Ordering::Relaxed);
+    this.get().state.fetch_or(RETURNED, Ordering::Relaxed);
 }
 
-/// How a coroutine that came back to a worker has ended.
-pub(crate) fn returned(this: &Bound<'_, FutureCell>) -> Option<Phase> {
-    let state = this.get().state.load(Ordering::Relaxed);
-    (state & RETURNED != 0).then_some(if state & FAILED == 0 {
-        Phase::Finished
-    } else {
-        Phase::Failed
-    })
+/// Whether this is a coroutine's task that came back to a worker.
+pub(crate) fn has_returned(this: &Bound<'_, FutureCell>) -> bool {
+    this.get().state.load(Ordering::Relaxed) & RETURNED != 0
+}
+
+/// Runs the callbacks that [`Place::Loop`] has left.
+pub(crate) fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
+    // None are added to a future that is done.
+    let callbacks = take(&mut this.get().extra().lock().callbacks);
+    callbacks::run(this, &callbacks, place);
 }
 
 /// Cancels the future if its task has not started, or runs as a coroutine, which is then
@@ -321,8 +331,12 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     let cell = this.get();
     let (callbacks, waiters, wakers, known) = {
         let mut extra = cell.extra().lock();
+        let callbacks = match place {
+            Place::Loop => Vec::new(),
+            Place::Worker | Place::Elsewhere => take(&mut extra.callbacks),
+        };
         (
-            take(&mut extra.callbacks),
+            callbacks,
             take(&mut extra.waiters),
             take(&mut extra.wakers),
             extra.known.then_some(extra.id).flatten(),

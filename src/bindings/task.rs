@@ -12,15 +12,13 @@ use super::ffi::context::within;
 use super::future::{FutureCell, TakenCall, now};
 use super::logging;
 use super::scope::Surroundings;
-use super::settle::{Phase, Place, abandon, finish, returned, start};
+use super::settle::{Phase, Place, abandon, finish, has_returned, start};
 
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
 pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
     if !start(this) {
-        if let Some(to) = returned(this)
-            && let Err(error) = come_back(this, to)
-        {
-            fail(this, error);
+        if has_returned(this) {
+            come_back(this);
         }
         return;
     }

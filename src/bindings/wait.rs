@@ -1,6 +1,7 @@
 //! Waiting for a future: with the GIL released, interruptible, and never in a circle.
 
 use flask_delay_engine::{Entered, Key, Waits};
+use parking_lot::Mutex;
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -85,12 +86,18 @@ pub(crate) fn until_done(
 
 /// Notes the wait if it is a task's; refuses one that would never end.
 fn not_in_a_circle(this: &Bound<'_, FutureCell>) -> PyResult<Option<Entered<'static, String>>> {
-    let Some(waiter) = current::task(this.py()) else {
-        return Ok(None);
-    };
+    current::task(this.py())
+        .map(|waiter| enter(&waiter, this))
+        .transpose()
+}
+
+/// Notes that the task `waiter` waits for this one; refuses that if it would never end.
+fn enter(
+    waiter: &Bound<'_, FutureCell>,
+    this: &Bound<'_, FutureCell>,
+) -> PyResult<Entered<'static, String>> {
     WAITS
-        .enter(key(&waiter), key(this), name_of(&waiter))
-        .map(Some)
+        .enter(key(waiter), key(this), name_of(waiter))
         .map_err(|mut chain| {
             chain.extend(chain.first().cloned());
             WaitCycleError::new_err(format!(
@@ -99,6 +106,23 @@ fn not_in_a_circle(this: &Bound<'_, FutureCell>) -> PyResult<Option<Entered<'sta
                 chain.join(" waits for ")
             ))
         })
+}
+
+/// A coroutine's wait, for as long as it lasts: see `_native.pyi`.
+#[pyclass(frozen, name = "_Waiting", module = "flask_delay._native")]
+pub(crate) struct Waiting(Mutex<Option<Entered<'static, String>>>);
+
+#[pymethods]
+impl Waiting {
+    #[new]
+    fn new(waiter: &Bound<'_, FutureCell>, target: &Bound<'_, FutureCell>) -> PyResult<Self> {
+        enter(waiter, target).map(|entered| Self(Mutex::new(Some(entered))))
+    }
+
+    fn end(&self) {
+        let entered = self.0.lock().take();
+        drop(entered);
+    }
 }
 
 /// A time limit in seconds; a negative one is over at once, as in `concurrent.futures`.

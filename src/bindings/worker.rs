@@ -160,6 +160,12 @@ impl Thread {
             let threading = py.import(intern!(py, "threading"))?;
             let thread = threading.call_method0(intern!(py, "current_thread"))?;
             thread.setattr(intern!(py, "name"), name)?;
+            // Up to 3.12, `threading` asserts in a forked child that the thread which forked
+            // has this lock; only threads that it started do. Without it, a process that a
+            // task starts with `multiprocessing` would end with an error.
+            if let Some(set) = thread.getattr_opt(intern!(py, "_set_tstate_lock"))? {
+                set.call0()?;
+            }
             let sys = py.import(intern!(py, "sys"))?;
             for (get, set) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
                 let hook = threading.call_method0(get)?;
