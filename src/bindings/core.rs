@@ -1,6 +1,6 @@
 //! What an executor, its workers and its futures share, and its pools: one per process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,10 +20,13 @@ use super::worker;
 /// A future in the queue, which owns a reference to it.
 pub(crate) struct Task(pub(crate) Py<FutureCell>);
 
+/// What each worker calls first, and with what.
+pub(crate) type Initializer = (Py<PyAny>, Py<PyTuple>);
+
 /// How an executor was asked to be.
 pub(crate) struct Settings {
     pub(crate) config: Config,
-    pub(crate) initializer: Option<(Py<PyAny>, Py<PyTuple>)>,
+    pub(crate) initializer: Option<Initializer>,
     /// Context variables that are not carried to tasks.
     pub(crate) hidden: Vec<Py<PyAny>>,
     pub(crate) log_failures: bool,
@@ -38,7 +41,7 @@ pub(crate) struct Settings {
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
 pub(crate) struct Core {
-    pub(crate) initializer: Option<(Py<PyAny>, Py<PyTuple>)>,
+    pub(crate) initializer: Mutex<Option<Initializer>>,
     pub(crate) hidden: Vec<Py<PyAny>>,
     pub(crate) log_failures: bool,
     pub(crate) shutdown_timeout: Option<Duration>,
@@ -61,8 +64,30 @@ struct Era {
     pool: Arc<Pool<Task>>,
     desks: Arc<Desks>,
     afar: Afar,
+    dead: Dead,
     /// The pool of a process forked from this one.
     next: OnceBox<Era>,
+}
+
+/// How many tasks in the queue were cancelled there: they hold a place in memory until a
+/// worker comes by them, but none that counts.
+#[derive(Default)]
+pub(crate) struct Dead(AtomicUsize);
+
+impl Dead {
+    pub(crate) fn add(&self) {
+        // Relaxed, here and below: a number for `stats`, which nothing is decided by.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One has left the queue.
+    pub(crate) fn remove(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 pub(crate) type Desks = Mutex<Vec<Weak<Desk>>>;
@@ -71,7 +96,7 @@ impl Core {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new_cyclic(|core| Self {
             first: Era::new(&settings.config, core),
-            initializer: settings.initializer,
+            initializer: Mutex::new(settings.initializer),
             hidden: settings.hidden,
             log_failures: settings.log_failures,
             shutdown_timeout: settings.shutdown_timeout,
@@ -112,6 +137,11 @@ impl Core {
     /// What this process's workers do.
     pub(crate) fn desks(self: &Arc<Self>) -> &Arc<Desks> {
         &self.era().desks
+    }
+
+    /// This process's queued tasks that will not run.
+    pub(crate) fn dead(self: &Arc<Self>) -> &Dead {
+        &self.era().dead
     }
 
     /// This process's tasks that are with the event loop.
@@ -162,6 +192,7 @@ impl Era {
             })),
             desks: Arc::default(),
             afar: Afar::default(),
+            dead: Dead::default(),
             next: OnceBox::new(),
         }
     }

@@ -52,6 +52,8 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.core.close();
+        // Nobody can ask for them any more, and they keep the core alive that keeps them.
+        self.core.registry.clear();
     }
 }
 
@@ -283,7 +285,8 @@ impl ExecutorCell {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.core()?.pool().stats();
         let dict = PyDict::new(py);
-        dict.set_item("queued", stats.queued)?;
+        let dead = self.core()?.dead().count();
+        dict.set_item("queued", stats.queued.saturating_sub(dead))?;
         let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
         dict.set_item("running", running)?;
         dict.set_item("waiting", stats.waiting)?;
@@ -347,6 +350,14 @@ impl ExecutorCell {
                 visit.call(callback)?;
             }
         }
+        // Only while nothing else, such as a task that is yet to run, needs the initializer.
+        if Arc::strong_count(&inner.core) == 1
+            && let Some(initializer) = inner.core.initializer.try_lock()
+            && let Some((function, arguments)) = initializer.as_ref()
+        {
+            visit.call(function)?;
+            visit.call(arguments)?;
+        }
         inner.core.registry.visit(&visit)
     }
 
@@ -358,6 +369,10 @@ impl ExecutorCell {
         // what it refers to is cleared in its turn.
         let defaults = std::mem::take(&mut *inner.defaults.lock());
         drop(defaults);
+        if Arc::strong_count(&inner.core) == 1 {
+            let initializer = inner.core.initializer.lock().take();
+            drop(initializer);
+        }
         inner.core.registry.clear();
     }
 }

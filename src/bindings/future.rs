@@ -20,7 +20,7 @@ use super::condition::Condition;
 use super::core::Core;
 use super::coroutine::hooks;
 use super::errors::{InvalidStateError, forked};
-use super::ffi::call::{Shape, code_of, is_module_function};
+use super::ffi::call::{Shape, function_name, is_module_function};
 use super::ffi::fork::generation;
 use super::ffi::slot::Slot;
 use super::settle::{COROUTINE, Phase, Place, WATCHED};
@@ -237,8 +237,8 @@ impl FutureCell {
 /// What a finished task's name can still be read from, without keeping its function (and
 /// all that this refers to) alive.
 fn label_of<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
-    if let Some(code) = code_of(function) {
-        return code;
+    if let Some(name) = function_name(function) {
+        return name;
     }
     if is_module_function(function) {
         return function.clone();
@@ -246,16 +246,15 @@ fn label_of<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
     PyString::new(function.py(), &read_name(function)).into_any()
 }
 
-/// The name of a function, or of a code object, or a name.
+/// The name of a function, or a name.
 fn read_name(label: &Bound<'_, PyAny>) -> String {
     if let Ok(name) = label.cast::<PyString>() {
         return name.to_string_lossy().into_owned();
     }
     let py = label.py();
-    for attribute in [intern!(py, "__qualname__"), intern!(py, "co_qualname")] {
-        if let Ok(name) = label.getattr(attribute).and_then(|name| name.extract()) {
-            return name;
-        }
+    let qualname = label.getattr(intern!(py, "__qualname__"));
+    if let Ok(name) = qualname.and_then(|name| name.extract()) {
+        return name;
     }
     match inner_of(label) {
         Some(inner) => read_name(&inner),
@@ -517,7 +516,7 @@ impl FutureCell {
     #[getter]
     fn _waiters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         slf.get().refuse_foreign(slf)?;
-        Ok(super::settle::listeners(slf))
+        super::settle::listeners(slf)
     }
 
     #[getter]

@@ -1,6 +1,6 @@
 //! Into Python's `logging`: the engine's own lines through `log`, and what users must see.
 
-use log::LevelFilter;
+use log::{LevelFilter, Log, Metadata, Record};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -15,10 +15,38 @@ use super::future::{FutureCell, name_of};
 /// Only loggers are cached, not levels, so that a level set later counts at once; the
 /// lines are few.
 pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
-    let logger = Logger::new(py, Caching::Loggers)?.filter(LevelFilter::Debug);
+    let logger = Bridge(Logger::new(py, Caching::Loggers)?.filter(LevelFilter::Debug));
     // An error means that a logger is set already: the module was loaded before.
-    let _ = logger.install();
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(LevelFilter::Debug);
+    }
     Ok(())
+}
+
+/// The way into Python's logging, which leaves the error of a handler that raises as the
+/// current one; that would become an error of whatever C calls next.
+struct Bridge(Logger);
+
+impl Log for Bridge {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // None when the interpreter is gone, and with it those who read the log.
+        Python::try_attach(|py| {
+            let current = PyErr::take(py);
+            self.0.log(record);
+            if let Some(error) = PyErr::take(py) {
+                error.write_unraisable(py, None);
+            }
+            if let Some(current) = current {
+                current.restore(py);
+            }
+        });
+    }
+
+    fn flush(&self) {}
 }
 
 /// Logs an exception that nobody else may ever see; `template` takes the task's name and id.

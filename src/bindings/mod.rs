@@ -12,6 +12,7 @@ pub(crate) mod ffi;
 pub(crate) mod future;
 pub(crate) mod governor;
 pub(crate) mod lifecycle;
+pub(crate) mod listeners;
 pub(crate) mod logging;
 pub(crate) mod map;
 pub(crate) mod registry;

@@ -24,6 +24,7 @@ use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
 use super::future::{FutureCell, now};
+use super::listeners;
 
 /// The end must look into the rarely needed part.
 pub(crate) const WATCHED: u32 = 1 << 3;
@@ -258,6 +259,15 @@ pub(crate) fn run_or_notify(this: &Bound<'_, FutureCell>) -> PyResult<bool> {
 /// Changes the phase, and tells everybody whom it concerns; `false` if it was not `from`.
 fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) -> bool {
     let cell = this.get();
+    if cell.phase() != from {
+        return false;
+    }
+    // Before the phase says so: whoever learns that the task is done may ask when.
+    let first = cell
+        .finished
+        .compare_exchange(0, now(), Ordering::Relaxed, Ordering::Relaxed);
+    // Who lost a race has set a time that is as good as the winner's.
+    let _ = first;
     let watched = match cell.swap(from, to, Some(false)) {
         Ok(()) => false,
         Err(state) if Phase::of(state) != from => return false,
@@ -268,10 +278,12 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
             true
         }
     };
-    cell.finished.store(now(), Ordering::Relaxed);
     if from == Phase::Pending {
         // Never to be called: function and arguments go now.
         drop(cell.take_call(this));
+        if let Some(core) = cell.core().filter(|_| !cell.is_coroutine()) {
+            core.dead().add();
+        }
     }
     track(this);
     if watched {
@@ -392,9 +404,9 @@ pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'p
 }
 
 /// The list that `concurrent.futures.wait` puts itself into.
-pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> Bound<'py, PyList> {
+pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyList>> {
     let py = this.py();
-    let fresh = PyList::empty(py).unbind();
+    let fresh = listeners::empty(py)?.unbind();
     let mut extra = this.get().extra().lock();
-    extra.listeners.get_or_insert(fresh).bind(py).clone()
+    Ok(extra.listeners.get_or_insert(fresh).bind(py).clone())
 }

@@ -19,6 +19,8 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
     if !start(this) {
         if has_returned(this) {
             come_back(this);
+        } else if let Some(core) = this.get().core() {
+            core.dead().remove();
         }
         return;
     }

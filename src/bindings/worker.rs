@@ -138,12 +138,21 @@ pub(crate) fn broken() -> PyErr {
 }
 
 fn initialize(py: Python<'_>, core: &Arc<Core>) {
-    let Some((initializer, arguments)) = &core.initializer else {
+    let initializer = core
+        .initializer
+        .lock()
+        .as_ref()
+        .map(|(initializer, arguments)| {
+            (
+                initializer.bind(py).clone(),
+                arguments.bind(py).as_any().clone(),
+            )
+        });
+    let Some((initializer, arguments)) = initializer else {
         return;
     };
     // Packed arguments lie as a task's do.
-    let arguments = arguments.bind(py).as_any();
-    if let Err(error) = call(initializer.bind(py), Shape::Packed, Some(arguments), None) {
+    if let Err(error) = call(&initializer, Shape::Packed, Some(&arguments), None) {
         core.set_broken();
         let exception = error.into_value(py);
         logging::initializer_failed(py, core.name(), exception.bind(py).as_any());

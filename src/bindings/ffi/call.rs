@@ -1,12 +1,16 @@
 //! Calling Python functions straight from a future's slots, and looking at what they are.
 
 use std::hint::black_box;
+use std::panic::catch_unwind;
 use std::ptr;
 
 use pyo3::Borrowed;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
+
+use crate::bindings::errors::panic_message;
 
 /// How a call's arguments lie in a future's two argument slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,12 +99,18 @@ unsafe fn vectorcall<'py>(
     let vectorcall: raw::Vectorcall = black_box(raw::PyObject_Vectorcall);
     // SAFETY: the caller vouches for the arguments; function and arguments are borrowed
     // for the whole call; a result or an error is owned by this function.
-    let result = unsafe {
-        let result = vectorcall(function.as_ptr(), cells.as_ptr(), count, names);
-        Bound::from_owned_ptr_or_err(function.py(), result)
-    };
+    let result = unsafe { vectorcall(function.as_ptr(), cells.as_ptr(), count, names) };
     std::mem::forget(stop);
-    result
+    let py = function.py();
+    // SAFETY: a result is owned by this function.
+    match unsafe { Bound::from_owned_ptr_or_opt(py, result) } {
+        Some(result) => Ok(result),
+        // PyO3 goes on with a panic of its own that comes back as a Python exception. It
+        // must not take more with it than the call.
+        None => Err(catch_unwind(|| PyErr::fetch(py)).unwrap_or_else(|payload| {
+            PyRuntimeError::new_err(format!("a Rust panic: {}", panic_message(&*payload)))
+        })),
+    }
 }
 
 mod raw {
@@ -148,6 +158,18 @@ pub(crate) fn code_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, Py
             return None;
         }
         Bound::from_borrowed_ptr_or_opt(function.py(), ffi::PyFunction_GetCode(function.as_ptr()))
+    }
+}
+
+/// The qualified name of a plain Python function.
+pub(crate) fn function_name<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    // SAFETY: checked to be a function before it is read as one; the reference is borrowed.
+    unsafe {
+        if ffi::PyFunction_Check(function.as_ptr()) == 0 {
+            return None;
+        }
+        let object = function.as_ptr().cast::<ffi::PyFunctionObject>();
+        Bound::from_borrowed_ptr_or_opt(function.py(), (*object).func_qualname)
     }
 }
 

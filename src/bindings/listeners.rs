@@ -1,0 +1,105 @@
+//! Where `concurrent.futures.wait` and `as_completed` enter themselves.
+//!
+//! They want a list, and get one. It also tells when a worker's task waits so: from the
+//! entry into the first future's list to the exit from the last one's, another worker may
+//! be active in its place, as while it waits for a single future.
+
+use std::collections::HashMap;
+
+use flask_delay_engine::Waiting;
+use parking_lot::Mutex;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyType};
+
+use super::core::Task;
+use super::current;
+use super::ffi::fork::generation;
+
+/// How many lists each waiter of a worker is in, by address: the lists keep it alive. A
+/// leaf.
+static WAITS: Mutex<Option<HashMap<usize, Wait>>> = Mutex::new(None);
+
+struct Wait {
+    lists: usize,
+    /// The process that waits; see [`super::ffi::fork`].
+    generation: u32,
+    waiting: Waiting<Task>,
+}
+
+/// What a future's list of waiters has before a plain list.
+#[pyclass(frozen, subclass, name = "_Listeners", module = "flask_delay._native")]
+pub(crate) struct Listeners;
+
+/// An empty list of waiters.
+pub(crate) fn empty(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    // PyO3 cannot extend a list; Python can.
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = CLASS.get_or_try_init(py, || {
+        let bases = (py.get_type::<Listeners>(), py.get_type::<PyList>());
+        let class = py.get_type::<PyType>();
+        let class = class.call1(("_Listeners", bases, PyDict::new(py)))?;
+        PyResult::Ok(class.cast_into::<PyType>()?.unbind())
+    })?;
+    let list = class.bind(py).call0()?;
+    Ok(list.cast_into::<PyList>()?)
+}
+
+#[pymethods]
+impl Listeners {
+    #[new]
+    fn new() -> Self {
+        Self
+    }
+
+    fn append(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+        slf.as_any().cast::<PyList>()?.append(waiter)?;
+        let Some(handle) = current::with_local(|local| local.handle.clone()) else {
+            return Ok(());
+        };
+        let known = WAITS.lock().as_mut().is_some_and(|waits| {
+            let wait = waits.get_mut(&(waiter.as_ptr() as usize));
+            wait.map(|wait| wait.lists += 1).is_some()
+        });
+        if !known {
+            let wait = Wait {
+                lists: 1,
+                generation: generation(),
+                // Before the lock is taken: it may start a thread.
+                waiting: handle.waiting(),
+            };
+            let mut waits = WAITS.lock();
+            waits
+                .get_or_insert_default()
+                .insert(waiter.as_ptr() as usize, wait);
+        }
+        Ok(())
+    }
+
+    fn remove(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        py.get_type::<PyList>()
+            .call_method1(intern!(py, "remove"), (slf, waiter))?;
+        let ended = {
+            let mut waits = WAITS.lock();
+            let address = waiter.as_ptr() as usize;
+            let left = waits.as_mut().and_then(|waits| {
+                let wait = waits.get_mut(&address)?;
+                wait.lists -= 1;
+                Some(wait.lists)
+            });
+            match left {
+                Some(0) => waits.as_mut().and_then(|waits| waits.remove(&address)),
+                _ => None,
+            }
+        };
+        if let Some(wait) = ended
+            && wait.generation != generation()
+        {
+            // The books of another process's pool.
+            std::mem::forget(wait.waiting);
+        }
+        Ok(())
+    }
+}
