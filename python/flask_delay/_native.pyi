@@ -232,7 +232,7 @@ def _scoped_executor(
     log_failures: bool,
     shutdown_timeout: float | None,
     result_limit: int,
-    switch_interval: float | None,
+    switch_interval: float | None = 0.0001,
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`.
 

@@ -492,7 +492,7 @@ pub(crate) fn set_class(class: &Bound<'_, PyType>) {
 
 /// See `_native.pyi`.
 #[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval))]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001)))]
 #[expect(clippy::too_many_arguments, reason = "all of them named")]
 pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
