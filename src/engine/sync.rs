@@ -77,7 +77,7 @@ mod imp {
     /// lock. What it does is written and read without a step of loom's between that and
     /// the sleep or the token, so loom need not know of it.
     pub(crate) struct Thread {
-        thread: loom::thread::Thread,
+        bed: loom::thread::Thread,
         alarm: loom::sync::Notify,
         does: std::sync::atomic::AtomicU32,
     }
@@ -89,7 +89,7 @@ mod imp {
     impl Thread {
         pub(crate) fn unpark(&self) {
             match self.does.load(Ordering::Relaxed) {
-                SLEEPS => self.thread.unpark(),
+                SLEEPS => self.bed.unpark(),
                 NAPS => self.alarm.notify(),
                 _ => {}
             }
@@ -98,7 +98,7 @@ mod imp {
 
     pub(crate) fn current() -> Thread {
         Thread {
-            thread: loom::thread::current(),
+            bed: loom::thread::current(),
             alarm: loom::sync::Notify::new(),
             does: std::sync::atomic::AtomicU32::new(WAKES),
         }
