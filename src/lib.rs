@@ -25,7 +25,7 @@ mod _native {
     use crate::bindings::future::FutureCell;
     #[pymodule_export]
     use crate::bindings::wait::Waiting;
-    use crate::bindings::{lifecycle, logging};
+    use crate::bindings::{lifecycle, logging, warm};
 
     /// A class of the native one and the standard library's, for whom it is the real thing.
     fn derive<'py>(
@@ -62,6 +62,7 @@ mod _native {
         ffi::submit::add_to(&native)?;
         let executor = derive("Executor", native, "Executor")?;
         executor::set_class(&executor);
+        warm::up(py)?;
         lifecycle::register(py)?;
         module.add("Future", future)?;
         module.add("Executor", executor)?;

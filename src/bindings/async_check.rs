@@ -1,23 +1,22 @@
 //! Telling `async def` functions, which go to the event loop, from plain ones.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyType};
 
 use super::ffi::call::{call_with, code_of};
+use super::ffi::slot::Slot;
 use super::future::inner_of;
+use super::names;
 
 /// `CO_COROUTINE`
 const COROUTINE: u32 = 0x80;
 /// `CO_ASYNC_GENERATOR`
 const ASYNC_GENERATOR: u32 = 0x200;
 
-/// Addresses of code objects last found not to be async. An address may come back for
-/// another code object; a coroutine that slips through so fails its task when it runs.
-static CHECKED: [AtomicUsize; 64] = [const { AtomicUsize::new(0) }; 64];
+/// Code objects last found not to be async. They are kept, so that an address cannot come
+/// back for another one.
+static CHECKED: [Slot; 64] = [const { Slot::empty() }; 64];
 
 /// Whether calling `function` gives a coroutine.
 ///
@@ -46,14 +45,14 @@ fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
     }
     // An object that says itself what it is, such as `AsyncMock`, or an instance.
     let marked = py
-        .import(intern!(py, "inspect"))?
-        .getattr(intern!(py, "iscoroutinefunction"))?;
+        .import(names::inspect(py))?
+        .getattr(names::iscoroutinefunction(py))?;
     if call_with(&marked, [function])?.is_truthy()? {
         return Ok(COROUTINE);
     }
     let call = function
         .get_type()
-        .getattr_opt(intern!(py, "__call__"))?
+        .getattr_opt(names::__call__(py))?
         .and_then(|call| code_of(&call));
     call.map_or(Ok(0), |code| flags_of_code(&code))
 }
@@ -62,14 +61,13 @@ fn flags_of_code(code: &Bound<'_, PyAny>) -> PyResult<u32> {
     let address = code.as_ptr() as usize;
     // Code objects are some hundred bytes apart.
     let place = &CHECKED[(address >> 8) % CHECKED.len()];
-    // Relaxed: a lone number; see `CHECKED` for a stale one.
-    if place.load(Ordering::Relaxed) == address {
+    if place.is(code) {
         return Ok(0);
     }
-    let flags: u32 = code.getattr(intern!(code.py(), "co_flags"))?.extract()?;
+    let flags: u32 = code.getattr(names::co_flags(code.py()))?.extract()?;
     let flags = flags & (COROUTINE | ASYNC_GENERATOR);
     if flags == 0 {
-        place.store(address, Ordering::Relaxed);
+        drop(place.put(code.clone()));
     }
     Ok(flags)
 }

@@ -5,12 +5,12 @@
 //! enough, at a fraction of the cost, and a future that is done, whose state nothing can
 //! change any more, needs not even the lock.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
 use super::ffi::call::call_with;
+use super::names;
 
 /// The condition of one future, or of all that are done.
 #[pyclass(frozen, name = "_Condition", module = "flask_delay._native")]
@@ -41,7 +41,7 @@ impl Condition {
         let Some(lock) = &self.0 else {
             return Ok(true);
         };
-        let acquire = lock.bind(py).getattr(intern!(py, "acquire"))?;
+        let acquire = lock.bind(py).getattr(names::acquire(py))?;
         if args.is_empty() {
             return call_with(&acquire, []).map(|_| true);
         }
@@ -50,7 +50,7 @@ impl Condition {
 
     pub(crate) fn release(&self, py: Python<'_>) -> PyResult<()> {
         if let Some(lock) = &self.0 {
-            lock.bind(py).call_method0(intern!(py, "release"))?;
+            lock.bind(py).call_method0(names::release(py))?;
         }
         Ok(())
     }

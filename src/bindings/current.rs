@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use flask_delay_engine::Handle;
+use flask_delay_engine::{self as engine, Handle};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
@@ -13,6 +13,7 @@ use pyo3::types::PyTuple;
 use super::core::{Core, Task};
 use super::coroutine::current_task as current_coroutine;
 use super::errors::CancelledError;
+use super::ffi::fork::generation;
 use super::future::FutureCell;
 use super::lifecycle::progress_class;
 use super::settle::Phase;
@@ -55,7 +56,9 @@ pub(crate) struct Local {
     pub(crate) core: Weak<Core>,
     /// The executor's only task is the event loop.
     pub(crate) service: bool,
-    pub(crate) handle: Handle<Task>,
+    /// The process that the worker is one of; a fork may have taken its thread elsewhere.
+    pub(crate) generation: u32,
+    pub(crate) waits: Arc<Waits>,
 }
 
 thread_local! {
@@ -72,15 +75,94 @@ pub(crate) fn with_local<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
     LOCAL.with(|cell| cell.get().map(with))
 }
 
+/// As [`with_local`], if the thread is still a worker of its pool.
+fn with_worker<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
+    with_local(|local| (local.generation == generation()).then(|| with(local))).flatten()
+}
+
 /// Whether this thread runs the event loop.
 pub(crate) fn is_loop() -> bool {
-    with_local(|local| local.service).unwrap_or(false)
+    with_worker(|local| local.service).unwrap_or(false)
+}
+
+/// Notes that this thread's task waits, if it is a worker: another may be active in its
+/// place until the guard is dropped.
+pub(crate) fn waiting() -> Option<Waiting> {
+    let waits = with_worker(|local| Arc::clone(&local.waits))?;
+    waits.begin();
+    Some(Waiting {
+        waits,
+        generation: generation(),
+    })
+}
+
+/// A worker's waits. A task may be in several at once, as when it waits for one future
+/// between two steps of `as_completed`; to the pool they are one.
+pub(crate) struct Waits {
+    handle: Handle<Task>,
+    // A leaf; what it holds is dropped outside.
+    inner: Mutex<(usize, Option<engine::Waiting<Task>>)>,
+}
+
+impl Waits {
+    pub(crate) fn new(handle: Handle<Task>) -> Self {
+        Self {
+            handle,
+            inner: Mutex::new((0, None)),
+        }
+    }
+
+    /// On the worker's own thread.
+    fn begin(&self) {
+        let first = {
+            let mut inner = self.inner.lock();
+            inner.0 += 1;
+            inner.0 == 1
+        };
+        if first {
+            let waiting = self.handle.waiting();
+            let mut inner = self.inner.lock();
+            // Another thread may have ended the wait meanwhile.
+            let over = if inner.0 == 0 {
+                Some(waiting)
+            } else {
+                inner.1 = Some(waiting);
+                None
+            };
+            drop(inner);
+            drop(over);
+        }
+    }
+
+    fn end(&self) {
+        let over = {
+            let mut inner = self.inner.lock();
+            inner.0 -= 1;
+            if inner.0 == 0 { inner.1.take() } else { None }
+        };
+        drop(over);
+    }
+}
+
+/// See [`waiting`]. May be dropped by any thread.
+pub(crate) struct Waiting {
+    waits: Arc<Waits>,
+    generation: u32,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // In a process forked meanwhile, the books of the pool are not ours.
+        if self.generation == generation() {
+            self.waits.end();
+        }
+    }
 }
 
 /// Whether the executor has tasks that need this thread: it is one of its workers, or runs
 /// the event loop and one of its coroutines.
 pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
-    with_local(|local| {
+    with_worker(|local| {
         local.core.as_ptr() == Arc::as_ptr(core) || (local.service && !core.afar().is_empty())
     })
     .unwrap_or(false)

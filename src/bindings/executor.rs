@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Config, SubmitError};
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -189,7 +189,7 @@ impl ExecutorCell {
     fn __init__(
         &self,
         py: Python<'_>,
-        max_workers: Option<i64>,
+        max_workers: Option<Bound<'_, PyAny>>,
         thread_name_prefix: &str,
         initializer: Option<Bound<'_, PyAny>>,
         initargs: Option<Bound<'_, PyTuple>>,
@@ -208,8 +208,10 @@ impl ExecutorCell {
             }
             None => None,
         };
+        let max_workers = max_workers.map(|count| workers(&count)).transpose()?;
         let idle_timeout = Duration::try_from_secs_f64(idle_timeout)
             .ok()
+            .or((idle_timeout == f64::INFINITY).then_some(Duration::MAX))
             .filter(|timeout| !timeout.is_zero())
             .ok_or_else(|| {
                 PyValueError::new_err(format!(
@@ -411,6 +413,19 @@ fn let_begin(py: Python<'_>, core: &Arc<Core>) {
         }
         py.detach(|| std::thread::sleep(POLL));
     }
+}
+
+/// A number of workers; a number too large is a bad value like any other.
+fn workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
+    count.extract().or_else(|error: PyErr| {
+        if !error.is_instance_of::<PyOverflowError>(count.py()) {
+            return Err(error);
+        }
+        Err(PyValueError::new_err(format!(
+            "max_workers is out of range, got {}",
+            count.repr()?
+        )))
+    })
 }
 
 fn config(

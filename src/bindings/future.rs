@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDateTime, PyList, PyString, PyTuple, PyType, PyTzInfo};
-use pyo3::{PyTraverseError, PyVisit, intern};
+use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
 use super::callbacks;
@@ -20,9 +20,10 @@ use super::condition::Condition;
 use super::core::Core;
 use super::coroutine::hooks;
 use super::errors::{InvalidStateError, forked};
-use super::ffi::call::{Shape, function_name, is_module_function};
+use super::ffi::call::{Shape, function_name, is_module_function, let_go};
 use super::ffi::fork::generation;
 use super::ffi::slot::Slot;
+use super::names;
 use super::settle::{COROUTINE, Phase, Place, WATCHED};
 
 /// A function and its arguments, to be called once.
@@ -149,9 +150,14 @@ impl FutureCell {
         self.scope.get(py)
     }
 
+    /// Whether this process was forked after the submit.
+    pub(crate) fn is_of_another_process(&self) -> bool {
+        self.core.is_some() && self.generation != generation()
+    }
+
     /// Whether only another process can settle this future.
     pub(crate) fn is_foreign(&self) -> bool {
-        self.core.is_some() && self.generation != generation() && !self.phase().is_done()
+        self.is_of_another_process() && !self.phase().is_done()
     }
 
     pub(crate) fn refuse_foreign(&self, this: &Bound<'_, Self>) -> PyResult<()> {
@@ -234,6 +240,16 @@ impl FutureCell {
     }
 }
 
+impl Drop for TakenCall<'_> {
+    fn drop(&mut self) {
+        for object in [&mut self.function, &mut self.first, &mut self.second] {
+            if let Some(object) = object.take() {
+                let_go(object);
+            }
+        }
+    }
+}
+
 /// What a finished task's name can still be read from, without keeping its function (and
 /// all that this refers to) alive.
 fn label_of<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
@@ -252,7 +268,7 @@ fn read_name(label: &Bound<'_, PyAny>) -> String {
         return name.to_string_lossy().into_owned();
     }
     let py = label.py();
-    let qualname = label.getattr(intern!(py, "__qualname__"));
+    let qualname = label.getattr(names::__qualname__(py));
     if let Ok(name) = qualname.and_then(|name| name.extract()) {
         return name;
     }
@@ -269,15 +285,20 @@ fn read_name(label: &Bound<'_, PyAny>) -> String {
 /// mocks above all, may have attributes of any name, and have them for ever.
 pub(crate) fn inner_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     static METHOD: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static STATIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static PARTIAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = function.py();
     let method = METHOD.import(py, "types", "MethodType").ok()?;
     if function.is_exact_instance(method) {
-        return function.getattr(intern!(py, "__func__")).ok();
+        return function.getattr(names::__func__(py)).ok();
+    }
+    let static_method = STATIC.import(py, "builtins", "staticmethod").ok()?;
+    if function.is_exact_instance(static_method) {
+        return function.getattr(names::__func__(py)).ok();
     }
     let partial = PARTIAL.import(py, "functools", "partial").ok()?;
     if function.is_instance(partial).unwrap_or(false) {
-        return function.getattr(intern!(py, "func")).ok();
+        return function.getattr(names::func(py)).ok();
     }
     None
 }
@@ -298,7 +319,11 @@ pub(crate) fn now() -> u64 {
         })
 }
 
-fn to_datetime(py: Python<'_>, nanoseconds: u64) -> PyResult<Option<Bound<'_, PyDateTime>>> {
+/// A time as Python has it; `None` for not yet.
+pub(crate) fn to_datetime(
+    py: Python<'_>,
+    nanoseconds: u64,
+) -> PyResult<Option<Bound<'_, PyDateTime>>> {
     if nanoseconds == 0 {
         return Ok(None);
     }

@@ -1,5 +1,6 @@
 //! The process's life: what happens at interpreter exit, and what a fork leaves behind.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -45,8 +46,15 @@ pub(crate) fn progress_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
         .map(|class| class.bind(py))
 }
 
+/// The pools of this interpreter have been closed for good.
+static EXITED: AtomicBool = AtomicBool::new(false);
+
 /// Has this executor drained at exit.
 pub(crate) fn add(core: &Arc<Core>) {
+    if EXITED.load(Ordering::Relaxed) {
+        // Nobody would wait for its tasks.
+        core.close();
+    }
     let mut cores = CORES.lock();
     cores.retain(|core| core.strong_count() > 0);
     cores.push(Arc::downgrade(core));
@@ -110,54 +118,85 @@ fn exit_began() -> Instant {
     *BEGAN.get_or_init(Instant::now)
 }
 
-/// Waits as [`wait_with_signals`], on the way out, where only Ctrl-C means "do not wait":
-/// what other signals' handlers raise is shown, and has already had its way.
-fn wait_at_exit(
-    py: Python<'_>,
-    deadline: Option<Instant>,
-    reached: impl Fn(Instant) -> bool + Sync,
-) -> bool {
+/// Signals' handlers may raise on the way out. Only Ctrl-C then means "do not wait"; what
+/// others raise is shown, and an exit is under way already.
+fn ignore_exit(py: Python<'_>, waited: PyResult<bool>) {
+    if let Err(error) = waited
+        && !error.is_instance_of::<PySystemExit>(py)
+    {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Waits for the threads of a closed pool to leave; `false` if time or patience is over.
+fn join_at_exit(py: Python<'_>, core: &Arc<Core>) -> bool {
+    let deadline = deadline_of(core, exit_began());
     loop {
-        match wait_with_signals(py, deadline, &reached) {
-            Ok(done) => return done,
+        match wait_with_signals(py, deadline, |slice| core.pool().join(Some(slice))) {
+            Ok(joined) => return joined,
             Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => return false,
-            Err(error) if error.is_instance_of::<PySystemExit>(py) => {}
-            Err(error) => error.write_unraisable(py, None),
+            error => ignore_exit(py, error),
         }
     }
 }
 
 fn drain_at_exit(py: Python<'_>) {
-    let start = exit_began();
-    let mut lost = Vec::new();
-    // A task of one pool may submit to another, so until all were quiet one after another
-    // and none of them has been anything else.
-    loop {
-        let mut all_quiet = true;
-        for core in cores().iter().filter(|core| !core.service) {
-            let deadline = core.shutdown_timeout.map(|timeout| start + timeout);
-            all_quiet &= core.pool().wait_quiet(Some(start));
-            if !wait_at_exit(py, deadline, |slice| core.pool().wait_quiet(Some(slice))) {
-                give_up(py, core, &mut lost);
-            }
-        }
-        if all_quiet || !lost.is_empty() {
-            break;
-        }
-    }
+    let lost = drain_all(py);
     report(py, &lost);
 }
 
-fn close_at_exit(py: Python<'_>) {
+/// Lets all accepted tasks end, those that tasks submit included. The names of those whose
+/// time was over.
+fn drain_all(py: Python<'_>) -> Vec<String> {
     let start = exit_began();
     let mut lost = Vec::new();
+    let mut impatient = false;
+    let mut quiet_before = false;
+    loop {
+        let now = Instant::now();
+        let mut busy = None;
+        for core in cores() {
+            if core.service || core.is_given_up() || core.pool().wait_quiet(Some(now)) {
+                continue;
+            }
+            let deadline = deadline_of(&core, start);
+            if impatient || deadline.is_some_and(|deadline| now >= deadline) {
+                give_up(py, &core, &mut lost);
+            } else {
+                busy = Some(core);
+            }
+        }
+        let Some(core) = busy else {
+            // A task of one pool may submit to another, so twice.
+            if quiet_before {
+                return lost;
+            }
+            quiet_before = true;
+            continue;
+        };
+        quiet_before = false;
+        let slice = now + SIGNALS;
+        match wait_with_signals(py, Some(slice), |slice| core.pool().wait_quiet(Some(slice))) {
+            Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => impatient = true,
+            waited => ignore_exit(py, waited),
+        }
+    }
+}
+
+fn deadline_of(core: &Core, start: Instant) -> Option<Instant> {
+    // A limit beyond what the clock can tell is none.
+    core.shutdown_timeout
+        .and_then(|timeout| start.checked_add(timeout))
+}
+
+fn close_at_exit(py: Python<'_>) {
+    // Other threads may have submitted since the first time.
+    let mut lost = drain_all(py);
+    EXITED.store(true, Ordering::Relaxed);
     for core in cores() {
         core.close();
-        let deadline = core.shutdown_timeout.map(|timeout| start + timeout);
         // Nobody's task is lost with a service.
-        let joined = core.is_given_up()
-            || core.service
-            || wait_at_exit(py, deadline, |slice| core.pool().join(Some(slice)));
+        let joined = core.is_given_up() || core.service || join_at_exit(py, &core);
         if !joined {
             give_up(py, &core, &mut lost);
         }
@@ -166,20 +205,48 @@ fn close_at_exit(py: Python<'_>) {
     report(py, &lost);
 }
 
+/// Ends a process that a task has forked and whose task has returned: its thread, the only
+/// one that came along, is no main thread, so nothing else would.
+pub(crate) fn end_child(py: Python<'_>, failed: bool) {
+    drain_at_exit(py);
+    close_at_exit(py);
+    let ended = (|| -> PyResult<()> {
+        let sys = py.import("sys")?;
+        for stream in ["stdout", "stderr"] {
+            let stream = sys.getattr(stream)?;
+            if !stream.is_none() {
+                stream.call_method0("flush")?;
+            }
+        }
+        Ok(())
+    })();
+    if let Err(error) = ended {
+        error.write_unraisable(py, None);
+    }
+    if let Err(error) = py
+        .import("os")
+        .and_then(|os| os.call_method1("_exit", (i32::from(failed),)))
+    {
+        error.write_unraisable(py, None);
+    }
+}
+
 /// Cancels what an executor has not started, tells what runs to stop, and notes the names.
 fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     core.set_given_up();
     core.close();
-    let mut running = Vec::new();
     let desks: Vec<_> = core
         .desks()
         .lock()
         .iter()
         .filter_map(Weak::upgrade)
         .collect();
-    for task in desks.iter().filter_map(|desk| desk.task(py)) {
-        task.get().tell_to_stop();
-        running.push(task);
+    let mut running = Vec::new();
+    for desk in desks {
+        if let Some(task) = desk.task(py) {
+            task.get().tell_to_stop();
+            running.push((desk, task));
+        }
     }
     cancel_queued(py, core, |task| lost.push(label(task)));
     for task in core.afar().tasks(py) {
@@ -193,12 +260,12 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     py.detach(|| {
         let _ = core.pool().join(Some(grace));
     });
-    lost.extend(
-        running
-            .iter()
-            .filter(|task| !task.get().phase().is_done())
-            .map(label),
-    );
+    for (desk, task) in running {
+        // Still there: it runs, or its callbacks do.
+        if desk.task(py).is_some_and(|now| now.is(&task)) {
+            lost.push(label(&task));
+        }
+    }
 }
 
 /// Cancels every task that has not started; `each` is told of those that it cancelled.

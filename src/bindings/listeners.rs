@@ -6,16 +6,13 @@
 
 use std::collections::HashMap;
 
-use flask_delay_engine::Waiting;
 use parking_lot::Mutex;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
 
-use super::core::Task;
-use super::current;
-use super::ffi::fork::generation;
+use super::current::{self, Waiting};
+use super::names;
 
 /// How many lists each waiter of a worker is in, by address: the lists keep it alive. A
 /// leaf.
@@ -23,9 +20,8 @@ static WAITS: Mutex<Option<HashMap<usize, Wait>>> = Mutex::new(None);
 
 struct Wait {
     lists: usize,
-    /// The process that waits; see [`super::ffi::fork`].
-    generation: u32,
-    waiting: Waiting<Task>,
+    /// Ends the worker's wait when it is dropped.
+    _waiting: Waiting,
 }
 
 /// What a future's list of waiters has before a plain list.
@@ -55,24 +51,18 @@ impl Listeners {
 
     fn append(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
         slf.as_any().cast::<PyList>()?.append(waiter)?;
-        let Some(handle) = current::with_local(|local| local.handle.clone()) else {
-            return Ok(());
-        };
+        let address = waiter.as_ptr() as usize;
         let known = WAITS.lock().as_mut().is_some_and(|waits| {
-            let wait = waits.get_mut(&(waiter.as_ptr() as usize));
+            let wait = waits.get_mut(&address);
             wait.map(|wait| wait.lists += 1).is_some()
         });
-        if !known {
+        // Made before the lock is taken: it may start a thread.
+        if !known && let Some(waiting) = current::waiting() {
             let wait = Wait {
                 lists: 1,
-                generation: generation(),
-                // Before the lock is taken: it may start a thread.
-                waiting: handle.waiting(),
+                _waiting: waiting,
             };
-            let mut waits = WAITS.lock();
-            waits
-                .get_or_insert_default()
-                .insert(waiter.as_ptr() as usize, wait);
+            WAITS.lock().get_or_insert_default().insert(address, wait);
         }
         Ok(())
     }
@@ -80,7 +70,7 @@ impl Listeners {
     fn remove(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         py.get_type::<PyList>()
-            .call_method1(intern!(py, "remove"), (slf, waiter))?;
+            .call_method1(names::remove(py), (slf, waiter))?;
         let ended = {
             let mut waits = WAITS.lock();
             let address = waiter.as_ptr() as usize;
@@ -94,12 +84,7 @@ impl Listeners {
                 _ => None,
             }
         };
-        if let Some(wait) = ended
-            && wait.generation != generation()
-        {
-            // The books of another process's pool.
-            std::mem::forget(wait.waiting);
-        }
+        drop(ended);
         Ok(())
     }
 }

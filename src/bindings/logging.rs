@@ -1,7 +1,6 @@
 //! Into Python's `logging`: the engine's own lines through `log`, and what users must see.
 
 use log::{LevelFilter, Log, Metadata, Record};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3_log::{Caching, Logger};
@@ -9,6 +8,7 @@ use pyo3_log::{Caching, Logger};
 use super::errors::into_exception;
 use super::ffi::call::call_named;
 use super::future::{FutureCell, name_of};
+use super::names;
 
 /// Sends the engine's lines (threads that start and leave, at DEBUG) to Python's logging.
 ///
@@ -94,8 +94,8 @@ fn log(
     exception: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let method = py
-        .import(intern!(py, "logging"))?
-        .call_method1(intern!(py, "getLogger"), (intern!(py, "flask_delay"),))?
+        .import(names::logging(py))?
+        .call_method1("getLogger", (names::flask_delay(py),))?
         .getattr(level)?;
     let texts: Vec<_> = [template]
         .iter()
@@ -105,7 +105,7 @@ fn log(
     let texts: Vec<_> = texts.iter().collect();
     let none = py.None().into_bound(py);
     let exception = exception.unwrap_or(&none);
-    call_named(&method, &texts, intern!(py, "exc_info"), exception).map(drop)
+    call_named(&method, &texts, names::exc_info(py), exception).map(drop)
 }
 
 /// A logger that fails must not take the task or the worker with it.

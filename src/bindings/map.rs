@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyTuple, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::names;
 use super::wait::seconds;
 
 /// The iterator that `map` returns. What it has not given out is cancelled when one of
@@ -55,9 +55,7 @@ impl Map {
             }
             None => None,
         };
-        let zip = py
-            .import(intern!(py, "builtins"))?
-            .getattr(intern!(py, "zip"))?;
+        let zip = py.import(names::builtins(py))?.getattr(names::zip(py))?;
         let arguments = zip.call1(iterables)?;
         let mut futures = VecDeque::new();
         for arguments in arguments.try_iter()?.take(limit.unwrap_or(usize::MAX)) {
@@ -116,7 +114,7 @@ impl Map {
             return;
         }
         for future in futures {
-            if let Err(error) = future.bind(py).call_method0(intern!(py, "cancel")) {
+            if let Err(error) = future.bind(py).call_method0(names::cancel(py)) {
                 error.write_unraisable(py, None);
             }
         }
@@ -137,10 +135,10 @@ impl Map {
                 let left = deadline.saturating_duration_since(Instant::now());
                 PyFloat::new(py, left.as_secs_f64())
             });
-            future.call_method1(intern!(py, "result"), (left,))
+            future.call_method1(names::result(py), (left,))
         });
         if result.is_err() {
-            future.call_method0(intern!(py, "cancel"))?;
+            future.call_method0(names::cancel(py))?;
         }
         result.map(Some)
     }
@@ -156,7 +154,7 @@ fn submit<'py>(
     let all = std::iter::once(function.clone()).chain(arguments.iter());
     let all = PyTuple::new(py, all.collect::<Vec<_>>())?;
     // By name: a subclass may have a `submit` of its own.
-    executor.call_method1(intern!(py, "submit"), all)
+    executor.call_method1(names::submit(py), all)
 }
 
 fn buffer(size: &Bound<'_, PyAny>) -> PyResult<usize> {

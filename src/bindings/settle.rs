@@ -14,7 +14,6 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
@@ -25,6 +24,7 @@ use super::ffi::call::call_with;
 use super::ffi::object::track;
 use super::future::{FutureCell, now};
 use super::listeners;
+use super::names;
 
 /// The end must look into the rarely needed part.
 pub(crate) const WATCHED: u32 = 1 << 3;
@@ -322,9 +322,9 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
 fn announce(this: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
     let py = this.py();
     let method = match to {
-        Phase::Finished => intern!(py, "add_result"),
-        Phase::Failed => intern!(py, "add_exception"),
-        Phase::Notified => intern!(py, "add_cancelled"),
+        Phase::Finished => names::add_result(py),
+        Phase::Failed => names::add_exception(py),
+        Phase::Notified => names::add_cancelled(py),
         _ => return Ok(()),
     };
     let list = {
@@ -356,10 +356,7 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     };
     for waiter in waiters {
         or_unraisable(
-            waiter
-                .bind(py)
-                .call_method0(intern!(py, "release"))
-                .map(drop),
+            waiter.bind(py).call_method0(names::release(py)).map(drop),
             this,
         );
     }

@@ -1,7 +1,6 @@
 //! Running one task: its context, its surroundings, its outcome, its callbacks.
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::core::Core;
@@ -11,6 +10,7 @@ use super::ffi::call::{call, is_coroutine};
 use super::ffi::context::within;
 use super::future::{FutureCell, TakenCall, now};
 use super::logging;
+use super::names;
 use super::scope::Surroundings;
 use super::settle::{Phase, Place, abandon, finish, has_returned, start};
 
@@ -29,7 +29,12 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
     let mut taken = cell.take_call(this);
     let context = taken.context.take();
     let ran = within(this.py(), context, || {
-        let (phase, outcome) = match outcome(this, taken) {
+        let outcome = outcome(this, taken);
+        if cell.is_of_another_process() {
+            // The task has forked: its outcome is the parent's to tell.
+            return;
+        }
+        let (phase, outcome) = match outcome {
             Ok(result) => (Phase::Finished, result),
             Err(error) => {
                 let exception = into_exception(this.py(), error);
@@ -100,7 +105,7 @@ fn result_of<'py>(py: Python<'py>, taken: TakenCall<'py>) -> PyResult<Bound<'py,
     )?;
     if is_coroutine(&result) {
         // Otherwise it would be dropped unawaited, and the task a success.
-        result.call_method0(intern!(py, "close"))?;
+        result.call_method0(names::close(py))?;
         return Err(PyTypeError::new_err(format!(
             "the task returned the coroutine {}, which nobody awaits; give delay() the \
              async function itself",

@@ -3,7 +3,6 @@
 use flask_delay_engine::{Entered, Key, Waits};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat};
@@ -12,11 +11,16 @@ use super::current;
 use super::errors::WaitCycleError;
 use super::ffi::call::call_with;
 use super::future::{FutureCell, name_of};
+use super::names;
 
 /// Which task waits for which, by address: both futures live as long as the wait.
 static WAITS: Waits<String> = Waits::new();
 
-static ALLOCATE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// A Python lock.
+pub(crate) fn allocate_lock(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static ALLOCATE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    ALLOCATE.import(py, "_thread", "allocate_lock")?.call0()
+}
 
 /// `threading.TIMEOUT_MAX` is a little more.
 const LONGEST: f64 = 9e9;
@@ -51,15 +55,14 @@ pub(crate) fn until_done(
     let circle = not_in_a_circle(this)?;
     // A Python lock, because its `acquire` does all that a wait in Python must: it lets go
     // of the GIL, honours signals, and resumes after them with the time that is left.
-    let allocate = ALLOCATE.import(py, "_thread", "allocate_lock")?;
-    let lock = allocate.call0()?;
-    let acquire = intern!(py, "acquire");
+    let lock = allocate_lock(py)?;
+    let acquire = names::acquire(py);
     lock.call_method0(acquire)?;
     if !cell.leave(|extra| extra.waiters.push(lock.clone().unbind())) {
         return Ok(());
     }
     // While a worker waits, another may be active in its place.
-    let waiting = current::with_local(|local| local.handle.waiting());
+    let waiting = current::waiting();
     let woken = call_with(
         &lock.getattr(acquire)?,
         [

@@ -5,18 +5,20 @@ use std::sync::{Arc, Weak};
 
 use flask_delay_engine::Worker;
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::core::{Core, Task};
-use super::current::{self, Desk, Local};
+use super::current::{self, Desk, Local, Waits};
 use super::errors::{BrokenThreadPool, panic_message};
-use super::ffi::call::{Shape, call};
+use super::ffi::call::{Shape, call, let_go};
 use super::ffi::fork::generation;
 use super::future::{FutureCell, now};
 use super::governor::{self, Watched};
+use super::lifecycle::end_child;
 use super::logging;
+use super::names;
+use super::settle::Phase;
 use super::task;
 
 /// A task that is a builtin never looks whether another thread wants the GIL; after this
@@ -42,7 +44,8 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
             desk: Arc::clone(&desk),
             core: Arc::downgrade(&core),
             service: core.service,
-            handle: worker.handle(),
+            generation,
+            waits: Arc::new(Waits::new(worker.handle())),
         });
         if !core.is_broken() {
             initialize(py, &core);
@@ -75,12 +78,6 @@ fn work(
     watched: Option<&Watched>,
     generation: u32,
 ) {
-    static BREATHE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let breathe = BREATHE
-        .get_or_try_init(py, || {
-            py.eval(c"lambda: None", None, None).map(Bound::unbind)
-        })
-        .ok();
     let mut breathed = now();
     let sleep = |sleep: &mut (dyn FnMut() + Send)| {
         if let Some(watched) = watched {
@@ -95,19 +92,29 @@ fn work(
         let task = task.0.into_bound(py);
         run(&task, desk);
         if self::generation() != generation {
+            // A child of the task's: this thread is all there is of it.
+            end_child(py, task.get().phase() == Phase::Failed);
             return;
         }
         let finished = task.get().ended();
         // The last reference, often: dropped here, before the worker sleeps.
-        drop(task);
+        let_go(task.into_any());
         if finished.saturating_sub(breathed) > BREATH {
             breathed = finished;
-            // Entering a Python function makes the interpreter look.
-            if let Some(breathe) = &breathe {
-                let _ = breathe.call0(py);
-            }
+            // It cannot fail, and if it did, the next breath would come.
+            let _ = breathe(py);
         }
     }
+}
+
+/// Lets another thread have the GIL if it wants it: entering a Python function makes the
+/// interpreter look.
+pub(crate) fn breathe(py: Python<'_>) -> PyResult<()> {
+    static BREATHE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let function = BREATHE.get_or_try_init(py, || {
+        py.eval(c"lambda: None", None, None).map(Bound::unbind)
+    })?;
+    function.call0(py).map(drop)
 }
 
 /// Runs one task; whatever happens in it, the worker goes on.
@@ -166,16 +173,16 @@ impl Thread {
     /// Gives the thread its name there and the hooks that a Python thread starts with.
     fn enter(py: Python<'_>, name: &str) -> Option<Self> {
         let entered = (|| -> PyResult<Self> {
-            let threading = py.import(intern!(py, "threading"))?;
-            let thread = threading.call_method0(intern!(py, "current_thread"))?;
-            thread.setattr(intern!(py, "name"), name)?;
+            let threading = py.import(names::threading(py))?;
+            let thread = threading.call_method0(names::current_thread(py))?;
+            thread.setattr(names::name(py), name)?;
             // Up to 3.12, `threading` asserts in a forked child that the thread which forked
             // has this lock; only threads that it started do. Without it, a process that a
             // task starts with `multiprocessing` would end with an error.
-            if let Some(set) = thread.getattr_opt(intern!(py, "_set_tstate_lock"))? {
+            if let Some(set) = thread.getattr_opt(names::_set_tstate_lock(py))? {
                 set.call0()?;
             }
-            let sys = py.import(intern!(py, "sys"))?;
+            let sys = py.import(names::sys(py))?;
             for (get, set) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
                 let hook = threading.call_method0(get)?;
                 if !hook.is_none() {
@@ -193,11 +200,11 @@ impl Thread {
     /// keep one that it did not start.
     fn leave(self, py: Python<'_>) {
         let left = (|| -> PyResult<()> {
-            let threading = py.import(intern!(py, "threading"))?;
-            let ident = self.0.bind(py).getattr(intern!(py, "ident"))?;
+            let threading = py.import(names::threading(py))?;
+            let ident = self.0.bind(py).getattr(names::ident(py))?;
             threading
-                .getattr(intern!(py, "_active"))?
-                .call_method1(intern!(py, "pop"), (ident, py.None()))?;
+                .getattr(names::_active(py))?
+                .call_method1(names::pop(py), (ident, py.None()))?;
             Ok(())
         })();
         if let Err(error) = left {

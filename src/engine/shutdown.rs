@@ -46,7 +46,7 @@ impl<J: Send + 'static> Pool<J> {
     pub fn join(&self, deadline: Option<Instant>) -> bool {
         self.wait_for(deadline, |shared, roster| {
             // A thread holds the pool's books until its very end; see `Worker::drop`.
-            if roster.threads > 0 || roster.leaving > 0 {
+            if roster.threads > 0 || roster.leaving > 0 || roster.held > 0 {
                 return false;
             }
             let closed = shared.signs.load(Ordering::Relaxed) & CLOSED != 0;

@@ -228,12 +228,6 @@ enum Rest {
 /// A way to reach a worker's pool from anywhere on its thread.
 pub struct Handle<J: Send + 'static>(Arc<Shared<J>>);
 
-impl<J: Send + 'static> Clone for Handle<J> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
 impl<J: Send + 'static> Handle<J> {
     /// See [`Worker::waiting`].
     #[must_use]

@@ -359,15 +359,6 @@ STUCK = {
             pass
         executor.submit(spinning_argument, SpinningArgument())
     """,
-    "result": """
-        class Result:
-            def __del__(self):
-                started.release()
-                time.sleep(60)
-        def result():
-            return Result()
-        executor.submit(result)
-    """,
 }
 NAMES = {
     "waits_for_a_task": ["waited_for", "waits_for_a_task"],
@@ -390,6 +381,22 @@ class TestTimeIsOver:
         )
         assert (done.rc, done.out) == (0, "")
         assert unfinished(done.err) == NAMES.get(kind, [kind])
+
+    def test_a_task_whose_result_does_not_go_is_not_named(self, run):
+        # It has ended, and its callbacks too.
+        done = run(
+            BEFORE.format(timeout=0.2)
+            + textwrap.dedent("""
+                class Result:
+                    def __del__(self):
+                        started.release()
+                        time.sleep(60)
+                executor.submit(Result)
+                assert started.acquire(timeout=20)
+            """),
+            timeout=15.0,
+        )
+        assert (done.rc, done.out, done.err) == (0, "", "")
 
     def test_queued_tasks_are_named(self, run):
         done = run(
@@ -645,7 +652,7 @@ class TestTaskThatEndsTheProcess:
         assert "Exception ignored" not in done.err
         logged = re.findall(r"^(.*)\nTraceback.*(?:\n .*)+\n(\w+)", done.err, re.MULTILINE)
         assert {raised for _, raised in logged} == {error.split("(")[0]}
-        failed, called_back = r"task task \(.*\) failed", r"done callback .* raised"
+        failed, called_back = r"task task \(.*\) failed", r"exception calling callback for task .*"
         assert [bool(re.fullmatch(failed, line)) for line, _ in logged].count(True) == 2
         assert [bool(re.fullmatch(called_back, line)) for line, _ in logged].count(True) == 1
 

@@ -52,6 +52,21 @@ def forked(task, *args):
             os._exit(code)
     return pid
 
+def settle():
+    # Returns when all other threads sleep: forked in C, a child finds Python's own locks as
+    # they were. Only the operating system knows.
+    tasks, seen = "/proc/self/task", 0
+    if not os.path.exists(tasks):
+        time.sleep(0.2)
+        return
+    while seen < 5:
+        states = set()
+        for task in set(os.listdir(tasks)) - {str(threading.get_native_id())}:
+            with open(f"{tasks}/{task}/stat") as stat:
+                states.add(stat.read().rpartition(")")[2].split()[0])
+        seen = seen + 1 if states <= {"S"} else 0
+        time.sleep(0.002)
+
 def nested(executor, n):
     # Every pool must be able to do that, with a single worker too.
     return executor.submit(lambda: executor.submit(pow, n, 2).result(20)).result(20)
@@ -291,6 +306,37 @@ class TestPoolUsedBefore:
             assert codes == [0] * 50, codes
             assert all(counts)
             assert [nested(executor, 3) for executor in executors] == [9, 9]
+        """)
+        assert passed(done) == []
+
+    def test_while_another_thread_uses_it_for_the_first_time(self, run):
+        # What is made at first use must not be left half made to the child. Each round is
+        # a process where nothing has been used, which forks while a thread uses it all.
+        done = run("""
+            def use_all():
+                executor = limited(20, workers=2)
+                future = executor.submit(nested, executor, 3)
+                future.add_done_callback(lambda future: None)
+                assert future.result(20) == 9
+                assert concurrent.futures.wait([executor.submit(pow, 2, 3)], 20).done
+                assert executor.submit(lambda: current_task.progress(1, 2)).result(20) is None
+                assert executor._get(future.id) is future
+                assert executor.drain(20)
+                executor.shutdown()
+
+            def first_use():
+                sys.setswitchinterval(1e-6)
+                ready = threading.Barrier(2)
+                thread = threading.Thread(target=lambda: ready.wait(20) >= 0 and use_all())
+                thread.start()
+                ready.wait(20)
+                pids = [forked(use_all) for _ in range(5)]
+                codes = [reap(pid, 5.0) for pid in pids]
+                thread.join()
+                assert codes == [0] * 5, codes
+
+            for _ in range(40):
+                assert reap(forked(first_use), 30.0) == 0
         """)
         assert passed(done) == []
 
@@ -581,6 +627,7 @@ class TestForkInC:
         executor, gate = Executor(2), threading.Event()
         assert nested(executor, 3) == 9
         future = executor.submit(gate.wait, 20)
+        settle()
         pid = python.fork()
     """
 
@@ -629,17 +676,13 @@ class TestForkInC:
             textwrap.dedent(self.FORK.replace("pid = python.fork()", ""))
             + textwrap.dedent("""
                 fork = ctypes.CDLL(None).fork
-                stop = threading.Event()
                 other = Executor(2)
-
-                def load():
-                    while not stop.is_set():
-                        other.submit(int).result(20)
+                assert nested(other, 2) == 4
 
                 def start_some():
                     pids = []
                     for _ in range(10):
-                        # While `load` waits, nobody holds the lock that the child needs.
+                        settle()
                         pid = fork()
                         if pid == 0:
                             code = 1
@@ -651,6 +694,7 @@ class TestForkInC:
                             finally:
                                 os._exit(code)
                         pids.append(pid)
+                        assert nested(other, 6) == 36
                     return [reap(pid) for pid in pids]
 
                 assert start_some() == [0] * 10

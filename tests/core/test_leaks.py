@@ -9,9 +9,9 @@ from concurrent.futures import wait
 
 import pytest
 
-from flask_delay import Future, current_task
+from flask_delay import Executor, Future, current_task
 
-from .helpers import DEADLINE, fail
+from .helpers import DEADLINE, fail, unlogged
 
 variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
 

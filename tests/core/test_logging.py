@@ -207,11 +207,11 @@ def test_two_first_submits_meet_while_the_first_is_logged(run_script):
         "    def emit(self, record):\n"
         "        if 'started' in record.getMessage() and not logging_.is_set():\n"
         "            logging_.set()\n"
-        "            submitting.wait(10)\n"
+        "            submitting.wait(5)\n"
         "            # Lets go of the GIL, as writing to a file does.\n"
         "            pause.wait(0.1)\n"
         "def second():\n"
-        "    logging_.wait(10)\n"
+        "    logging_.wait(5)\n"
         "    submitting.set()\n"
         "    futures.append(executor.submit(int))\n"
         "logging_, submitting, pause = (threading.Event() for _ in range(3))\n"
@@ -223,8 +223,8 @@ def test_two_first_submits_meet_while_the_first_is_logged(run_script):
         "thread.start()\n"
         "futures.append(executor.submit(int))\n"
         "thread.join()\n"
-        "print([future.result(10) for future in futures])\n",
-        timeout=15,
+        "print([future.result(5) for future in futures])\n",
+        timeout=10,
     )
     assert (result.rc, result.out) == (0, "[0, 0]\n"), result.err
 
@@ -241,8 +241,8 @@ def test_a_handler_may_use_the_pool_that_logs(run_script):
         "logger = logging.getLogger('flask_delay.engine')\n"
         "logger.setLevel(logging.DEBUG)\n"
         "logger.addHandler(Handler())\n"
-        "print(executor.submit(int).result(10), futures[0].result(10))\n",
-        timeout=15,
+        "print(executor.submit(int).result(5), futures[0].result(5))\n",
+        timeout=10,
     )
     assert (result.rc, result.out) == (0, "0 0\n"), result.err
 
@@ -265,18 +265,18 @@ def test_a_panic_of_an_extension_fails_that_task_only(run_script):
         "from flask_delay import Executor\n"
         "with Executor(1) as executor:\n"
         "    # PyO3 makes its class when it first looks at an exception.\n"
-        "    assert executor.submit(int, 'x').exception(10)\n"
+        "    assert executor.submit(int, 'x').exception(5)\n"
         "    (panic,) = (c for c in BaseException.__subclasses__() if 'Panic' in c.__name__)\n"
         "    def task(): raise panic('at the disco')\n"
         "    def callback(future): raise panic('in a callback')\n"
         "    future = executor.submit(task)\n"
-        "    print('at the disco' in str(future.exception(10)))\n"
-        "    print(executor.submit(int).result(10))\n"
+        "    print('at the disco' in str(future.exception(5)))\n"
+        "    print(executor.submit(int).result(5))\n"
         "    called = []\n"
         "    future = executor.submit(int)\n"
         "    for it in (callback, called.append): future.add_done_callback(it)\n"
-        "    print(executor.drain(10), called == [future], executor.submit(int).result(10))\n",
-        timeout=15,
+        "    print(executor.drain(5), called == [future], executor.submit(int).result(5))\n",
+        timeout=10,
     )
     expected = ["True", "0", "True True 0"]
     assert (result.rc, result.out.splitlines()) == (0, expected), result.err
@@ -294,11 +294,11 @@ def test_a_panic_in_the_scope_fails_that_task_only(run_script):
         "executor = _native._scoped_executor(\n"
         "    max_workers=1, thread_name_prefix='', scope=scope, hidden=(), reject_types=(),\n"
         "    reject=print, log_failures=True, shutdown_timeout=5.0, result_limit=10)\n"
-        "assert executor.submit(int, 'x').exception(10)\n"
+        "assert executor.submit(int, 'x').exception(5)\n"
         "panic += [c for c in BaseException.__subclasses__() if 'Panic' in c.__name__]\n"
-        "print('at the disco' in str(executor.submit(int).exception(10)))\n"
-        "print(executor.submit(int).result(10))\n",
-        timeout=15,
+        "print('at the disco' in str(executor.submit(int).exception(5)))\n"
+        "print(executor.submit(int).result(5))\n",
+        timeout=10,
     )
     assert (result.rc, result.out.splitlines()) == (0, ["True", "0"]), result.err
 

@@ -106,10 +106,19 @@ def test_waits_over_finished_futures_in_opposite_order_do_not_lock_each_other_ou
 def test_finished_futures_have_lists_of_waiters_of_their_own():
     with Executor(1) as executor:
         one, two = executor.submit(int), executor.submit(int)
-    for name in ("_waiters", "_condition"):
-        assert getattr(one, name) is getattr(one, name)
-        assert getattr(one, name) is not getattr(two, name)
-    assert type(one._waiters) is list
+    assert one._waiters is one._waiters
+    assert one._waiters is not two._waiters
+    assert isinstance(one._waiters, list)
+
+
+def test_conditions_of_finished_futures_lock_nobody_out():
+    with Executor(1) as executor:
+        one, two = executor.submit(int), executor.submit(int)
+    with one._condition:
+        thread = threading.Thread(target=lambda: two._condition.acquire())
+        thread.start()
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
 
 
 # --- asyncio ------------------------------------------------------------------------

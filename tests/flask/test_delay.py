@@ -142,10 +142,10 @@ class TestModuleLevel:
 
     def test_coroutine_function(self, app):
         async def work():
-            """Nothing."""
+            return current_app.name
 
-        with app.app_context(), pytest.raises(TypeError):
-            delay(work)
+        with app.app_context():
+            assert delay(work).result(20) == app.name
 
     def test_without_an_app_the_process_has_one_pool(self, run_script):
         done = run_script(

@@ -113,6 +113,15 @@ unsafe fn vectorcall<'py>(
     }
 }
 
+/// Drops a reference that may be the last: what the object's end runs is code of users too.
+pub(crate) fn let_go(object: Bound<'_, PyAny>) {
+    let stop = StopThread;
+    let release: raw::Release = black_box(raw::Py_DecRef);
+    // SAFETY: the reference is given up; `Bound` proves that the thread is attached.
+    unsafe { release(object.into_ptr()) };
+    std::mem::forget(stop);
+}
+
 mod raw {
     use pyo3::ffi::PyObject;
 
@@ -123,7 +132,11 @@ mod raw {
         *mut PyObject,
     ) -> *mut PyObject;
 
+    pub(super) type Release = unsafe extern "C-unwind" fn(*mut PyObject);
+
     unsafe extern "C-unwind" {
+        pub(super) fn Py_DecRef(object: *mut PyObject);
+
         pub(super) fn PyObject_Vectorcall(
             function: *mut PyObject,
             arguments: *const *mut PyObject,

@@ -1,5 +1,6 @@
 //! `contextvars`: taking a context at submit, and running a task inside it.
 
+use crate::bindings::names;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -28,10 +29,7 @@ pub(crate) fn carry<'py>(
     }
     // A variable cannot be removed from a context, so the others are set in a new one.
     let carried = Entered::new(empty(py)?)?;
-    for item in current
-        .call_method0(pyo3::intern!(py, "items"))?
-        .try_iter()?
-    {
+    for item in current.call_method0(names::items(py))?.try_iter()? {
         let (variable, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = item?.extract()?;
         if hidden.iter().any(|hidden| hidden.is(&variable)) {
             continue;

@@ -17,6 +17,16 @@ use pyo3::{PyTraverseError, PyVisit, ffi};
 pub(crate) struct Slot(AtomicPtr<ffi::PyObject>);
 
 impl Slot {
+    pub(crate) const fn empty() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Whether `object` is what lies here.
+    pub(crate) fn is(&self, object: &Bound<'_, PyAny>) -> bool {
+        // Relaxed: an address is compared, and nothing is read behind it.
+        self.0.load(Ordering::Relaxed) == object.as_ptr()
+    }
+
     pub(crate) fn new(object: Bound<'_, PyAny>) -> Self {
         Self(AtomicPtr::new(object.into_ptr()))
     }

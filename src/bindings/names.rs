@@ -1,0 +1,80 @@
+//! The names that are looked up in Python objects, made once, when the module is loaded.
+//!
+//! PyO3's own `intern!` makes each at its first use, in a cell that lets go of the GIL
+//! meanwhile: a process forked by another thread at that moment would have a cell that
+//! stays half made, and wait for it for ever.
+
+use std::sync::OnceLock;
+
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+macro_rules! names {
+    ($($name:ident),* $(,)?) => {
+        struct Names {
+            $($name: Py<PyString>,)*
+        }
+
+        impl Names {
+            fn new(py: Python<'_>) -> Self {
+                Self {
+                    $($name: PyString::intern(py, stringify!($name)).unbind(),)*
+                }
+            }
+        }
+
+        $(
+            pub(crate) fn $name(py: Python<'_>) -> &Bound<'_, PyString> {
+                names(py).$name.bind(py)
+            }
+        )*
+    };
+}
+
+static NAMES: OnceLock<Names> = OnceLock::new();
+
+fn names(py: Python<'_>) -> &'static Names {
+    NAMES.get_or_init(|| Names::new(py))
+}
+
+/// Makes all names.
+pub(crate) fn init(py: Python<'_>) {
+    names(py);
+}
+
+names! {
+    __call__,
+    __enter__,
+    __exit__,
+    __func__,
+    __qualname__,
+    __traceback__,
+    _active,
+    _set_tstate_lock,
+    acquire,
+    add_cancelled,
+    add_exception,
+    add_result,
+    builtins,
+    cancel,
+    close,
+    co_flags,
+    current_thread,
+    exc_info,
+    flask_delay,
+    func,
+    ident,
+    inspect,
+    iscoroutinefunction,
+    items,
+    logging,
+    name,
+    pop,
+    release,
+    remove,
+    result,
+    submit,
+    sys,
+    threading,
+    zip,
+}

@@ -1,0 +1,54 @@
+//! Everything that is made at first use is made when the module is loaded.
+//!
+//! PyO3's once-cells let go of the GIL while they are filled. A process forked by another
+//! thread at that moment has a cell that stays half made, and whoever needs it there waits
+//! for ever. When the module is loaded there is nothing yet that could meet that.
+
+use pyo3::panic::PanicException;
+use pyo3::prelude::*;
+use pyo3::type_object::PyTypeInfo;
+use pyo3::types::PyCFunction;
+
+use super::async_check::is_coroutine_function;
+use super::condition::Condition;
+use super::coroutine::{self, CoroutineTask};
+use super::errors::{
+    BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
+};
+use super::future::to_datetime;
+use super::listeners;
+use super::map::Map;
+use super::names;
+use super::{lifecycle, wait, worker};
+
+/// Fills every once-cell of this module, and those of PyO3 that it comes by.
+pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
+    names::init(py);
+    // Fails at interpreter exit, where PyO3 would panic.
+    py.import("concurrent.futures.thread")?;
+    for error in [
+        BrokenThreadPool::new_err(()),
+        CancelledError::new_err(()),
+        ForkedFutureError::new_err(()),
+        InvalidStateError::new_err(()),
+        WaitCycleError::new_err(()),
+    ] {
+        error.value(py);
+    }
+    PanicException::type_object(py);
+    py.get_type::<CoroutineTask>();
+    py.get_type::<Map>();
+    Condition::new(py)?;
+    Condition::of_done(py)?;
+    listeners::empty(py)?;
+    coroutine::current_task(py);
+    lifecycle::progress_class(py)?;
+    to_datetime(py, 1)?;
+    wait::allocate_lock(py)?;
+    worker::breathe(py)?;
+    let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
+    is_coroutine_function(&any)?;
+    // Neither a function nor a class, so that it is looked at in every way.
+    is_coroutine_function(py.None().bind(py))?;
+    Ok(())
+}
