@@ -157,7 +157,7 @@ impl<J: Send + 'static> Shared<J> {
             let number = roster.enlist();
             self.publish(&roster);
             drop(roster);
-            let _ = self.spawn(number);
+            let _ = self.spawn(number).report();
         }
     }
 
@@ -165,7 +165,8 @@ impl<J: Send + 'static> Shared<J> {
     /// exactly that job to give back.
     #[cold]
     fn start(self: &Arc<Self>) -> io::Result<()> {
-        let _alone = self.starting.lock();
+        let mut attempt = None;
+        let alone = self.starting.lock();
         let mut roster = self.roster.lock();
         // In a closed pool, `Pool::submit` finds out what became of its job.
         let closed = self.signs.load(Ordering::Relaxed) & CLOSED != 0;
@@ -175,17 +176,20 @@ impl<J: Send + 'static> Shared<J> {
             self.signs.fetch_or(SEARCHING, Ordering::Relaxed);
             self.publish(&roster);
             drop(roster);
-            self.spawn(number)?;
+            attempt = Some(self.spawn(number));
             roster = self.roster.lock();
         }
         if roster.threads > 0 {
             self.signs.fetch_or(STAFFED, Ordering::Relaxed);
         }
-        Ok(())
+        drop(roster);
+        drop(alone);
+        // What logs may submit, and other threads may have to go on for it to end.
+        attempt.map_or(Ok(()), Attempt::report)
     }
 
     /// Starts the thread that the roster already counts as active and searching.
-    fn spawn(self: &Arc<Self>, number: usize) -> io::Result<()> {
+    fn spawn(self: &Arc<Self>, number: usize) -> Attempt {
         let name = format!("{}_{number}", self.config.name);
         let shared = Arc::clone(self);
         let worker_name = name.clone();
@@ -194,8 +198,7 @@ impl<J: Send + 'static> Shared<J> {
             (shared.main)(worker);
         });
         let Err(error) = spawned else {
-            debug!(target: "flask_delay::engine", "thread {name} started");
-            return Ok(());
+            return Attempt { name, failed: None };
         };
         let mut roster = self.roster.lock();
         roster.threads -= 1;
@@ -209,14 +212,18 @@ impl<J: Send + 'static> Shared<J> {
         self.publish(&roster);
         let left = roster.threads;
         drop(roster);
-        warn!(target: "flask_delay::engine", "thread {name} could not be started, {left} go on: {error}");
         self.bell.notify_all();
-        match sleeper {
-            Some(parker) => {
-                parker.unpark();
-                Ok(())
-            }
-            None => Err(error),
+        let replaced = sleeper.is_some();
+        if let Some(parker) = sleeper {
+            parker.unpark();
+        }
+        Attempt {
+            name,
+            failed: Some(Failed {
+                error,
+                left,
+                replaced,
+            }),
         }
     }
 
@@ -239,6 +246,39 @@ impl<J: Send + 'static> Shared<J> {
 
     pub(crate) fn is_quiet(&self, roster: &Roster) -> bool {
         roster.quiet() && self.queue.is_empty()
+    }
+}
+
+/// What became of a thread that was to start.
+#[must_use = "it has not been logged"]
+struct Attempt {
+    name: String,
+    failed: Option<Failed>,
+}
+
+struct Failed {
+    error: io::Error,
+    /// How many threads go on.
+    left: usize,
+    /// One of them takes its place.
+    replaced: bool,
+}
+
+impl Attempt {
+    /// Logs it, which may run any code: no lock may be held. The error, if the job that the
+    /// thread was for has nobody else.
+    fn report(self) -> io::Result<()> {
+        let name = self.name;
+        let Some(failed) = self.failed else {
+            debug!(target: "flask_delay::engine", "thread {name} started");
+            return Ok(());
+        };
+        let Failed { error, left, .. } = &failed;
+        warn!(target: "flask_delay::engine", "thread {name} could not be started, {left} go on: {error}");
+        if failed.replaced {
+            return Ok(());
+        }
+        Err(failed.error)
     }
 }
 
