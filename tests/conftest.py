@@ -112,10 +112,13 @@ def _threads() -> dict[str, str]:
     found = {}
     for task in TASKS.iterdir() if TASKS.exists() else ():
         try:
-            found[task.name] = (task / "comm").read_text().strip()
+            name = (task / "comm").read_text().strip()
         except OSError:
             # It ended meanwhile.
             continue
+        # The event loop's, which all pools share and none ends.
+        if not name.startswith("delay-loop"):
+            found[task.name] = name
     return found
 
 

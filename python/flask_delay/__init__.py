@@ -1,5 +1,6 @@
 """Background tasks for Flask on Rust-managed threads."""
 
+from flask_delay import aio as _aio  # noqa: F401 (gives the native module its event loop)
 from flask_delay._native import (
     Executor,
     ForkedFutureError,
@@ -9,7 +10,6 @@ from flask_delay._native import (
     __version__,
     current_task,
 )
-from flask_delay import aio as _aio  # noqa: F401 (gives the native module its event loop)
 from flask_delay.extension import Delay, delay
 
 __all__ = [

@@ -26,6 +26,24 @@ __all__ = [
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+# All that is there; what is for users, flask_delay re-exports.
+__all__ = [
+    "CurrentTask",
+    "Executor",
+    "ForkedFutureError",
+    "Future",
+    "Progress",
+    "WaitCycleError",
+    "_CoroutineTask",
+    "_Waiting",
+    "__version__",
+    "_generation",
+    "_scoped_executor",
+    "_service_executor",
+    "_set_hooks",
+    "current_task",
+]
+
 __version__: Final[str]
 
 class Progress(NamedTuple):

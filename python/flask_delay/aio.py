@@ -14,8 +14,14 @@ from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any
 
-from flask_delay import _native
-from flask_delay._native import Future, _CoroutineTask
+from flask_delay._native import (
+    Future,
+    _CoroutineTask,
+    _generation,
+    _service_executor,
+    _set_hooks,
+    _Waiting,
+)
 
 _Scope = Callable[[], AbstractContextManager[object]]
 
@@ -27,10 +33,12 @@ _logger = logging.getLogger("flask_delay")
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
-        import uvloop  # noqa: PLC0415 (if the user has installed it)
+        # If the user has installed it. By name, so that it is not there either for a signal
+        # handler that comes here in the middle of the import.
+        from uvloop import new_event_loop  # noqa: PLC0415
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    return new_event_loop()
 
 
 class _Loop:
@@ -38,7 +46,7 @@ class _Loop:
 
     def __init__(self) -> None:
         self._loop = _new_event_loop()
-        self._executor = _native._service_executor("delay-loop")
+        self._executor = _service_executor("delay-loop")
         # Reentrant: a signal handler or a finalizer may submit a task at any point.
         self._lock = threading.RLock()
         # Under the lock: tasks that were started and have not ended, and whether the
@@ -65,10 +73,10 @@ class _Loop:
         while self._running:
             try:
                 self._loop.run_forever()
-            except BaseException as error:  # noqa: PERF203
+            except BaseException:
                 # asyncio lets SystemExit and KeyboardInterrupt through, which tasks that
                 # coroutines have started may raise. They end no worker, nor this one.
-                _logger.error("raised in the event loop, which goes on", exc_info=error)
+                _logger.exception("raised in the event loop of coroutines, which goes on")
 
     def _begin(self, task: _CoroutineTask) -> None:
         runner: asyncio.Task[None] | None = None
@@ -108,7 +116,8 @@ class _Loop:
 
     def _rest(self) -> None:
         """Stop the loop if it has nothing left to do."""
-        if self._pending:
+        # Stopped already, what is left in its queue may come here while it is closed.
+        if self._pending or not self._running:
             return
         # Tasks that coroutines have started keep the loop running too, until exit.
         others = asyncio.all_tasks(self._loop)
@@ -172,14 +181,10 @@ async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
         if surroundings is not None:
             try:
                 surroundings.__exit__(type(error), error, error.__traceback__)
-            except BaseException as another:
+            except BaseException:
                 # It must not hide the task's own.
-                _logger.error(
-                    "teardown after task %s (%s) raised",
-                    task.future.name,
-                    task.future.id,
-                    exc_info=another,
-                )
+                future = task.future
+                _logger.exception("teardown after task %s (%s) raised", future.name, future.id)
         if isinstance(error, asyncio.CancelledError):
             raise
         # Without this frame, which refers to the future that the error is kept in.
@@ -205,7 +210,7 @@ class _Loops:
 
     def start(self, task: _CoroutineTask) -> None:
         """Run a task on this process's event loop."""
-        generation = _native._generation()
+        generation = _generation()
         loop = self._loops.get(generation)
         if loop is None:
             # Without a lock, which a fork in another thread could leave locked.
@@ -216,7 +221,7 @@ class _Loops:
         loop.start(task)
 
     def _close(self) -> None:
-        loop = self._loops.get(_native._generation())
+        loop = self._loops.get(_generation())
         if loop is not None:
             loop.close()
 
@@ -251,12 +256,12 @@ def wait(future: Future[Any]) -> Generator[Any, None, Any]:
     return future.result()
 
 
-def _enter_wait(future: Future[Any]) -> _native._Waiting | None:
+def _enter_wait(future: Future[Any]) -> _Waiting | None:
     """Note which task waits for the future; raise WaitCycleError if it would for ever."""
     current = asyncio.current_task()
     # A task that a coroutine has started does not hold that coroutine up.
     waiter = None if current is None else _runners.get(current)
-    return None if waiter is None else _native._Waiting(waiter, future)
+    return None if waiter is None else _Waiting(waiter, future)
 
 
 def _wake(woken: asyncio.Future[None]) -> None:
@@ -264,4 +269,4 @@ def _wake(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
-_native._set_hooks(start=_Loops().start, wait=wait)
+_set_hooks(start=_Loops().start, wait=wait)

@@ -103,9 +103,7 @@ class Delay:
     ) -> Future[_T]: ...
 
     @overload
-    def delay(
-        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> Future[_T]: ...
+    def delay(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
 
     def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
         """Run `fn(*args, **kwargs)` in a fresh app context, without a request.
