@@ -66,6 +66,25 @@ test-python: $(VENV)/.installed $(VENV)/.tools ## Run pytest; PYTEST_ARGS="..."
 conformance: $(VENV)/.installed ## Run CPython's own tests of executors and futures on ours
 	$(BIN)/python tests/conformance/run.py
 
+# The versions that are supported; each gets an environment of its own.
+VERSIONS := 3.11 3.12 3.13 3.14 3.14t
+
+.PHONY: test-all
+test-all: ## Run pytest on every supported Python that is here; names those that are not
+	@failed=; for version in $(VERSIONS); do \
+		found=; for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/*/bin/python$$version; do \
+			"$$python" -c 'import ensurepip, venv' 2>/dev/null && { found=$$python; break; }; \
+		done; \
+		if [ -z "$$found" ]; then echo "== Python $$version: not here, skipped"; continue; fi; \
+		echo "== Python $$version: $$found"; \
+		$(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$found test-python || failed="$$failed $$version"; \
+	done; \
+	if [ "$$failed" ]; then echo "failed on Python$$failed" >&2; exit 1; fi
+
+.PHONY: soak
+soak: $(VENV)/.installed ## Mix everything for ten minutes and add up; SECONDS=60 for less
+	$(BIN)/python tests/soak.py $(or $(SECONDS),600)
+
 .PHONY: lint
 lint: lint-rust lint-python ## Check formats, clippy, ruff, types and stubs
 
@@ -117,7 +136,7 @@ constraints: $(VENV)/.pip ## Pin the newest of everything tests and lint need
 
 .PHONY: clean
 clean: ## Remove all that these targets made
-	rm -rf $(VENV) $(VENV)-fresh target dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* target dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find python tests examples -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The interpreter is tried, not looked up: a name may stand for a version that is not there.

@@ -250,7 +250,7 @@ def _scoped_executor(
     log_failures: bool,
     shutdown_timeout: float | None,
     result_limit: int,
-    switch_interval: float | None = 0.0001,
+    switch_interval: float | None = ...,
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`.
 

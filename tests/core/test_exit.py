@@ -525,7 +525,8 @@ class TestTimeIsOver:
             timeout=15.0,
         )
         assert done.rc == 0
-        assert done.out == "RuntimeError\n"
+        # The interpreter may stop the thread before it tries again.
+        assert done.out in ("RuntimeError\n", "")
         # When the time is over none may be there just then.
         assert not done.err or set(unfinished(done.err)) == {"task"}
 

@@ -5,9 +5,9 @@ import threading
 import time
 
 import pytest
-from flask_delay import Executor
-
 from tests.core.helpers import DEADLINE
+
+from flask_delay import Executor
 
 SHORT = pytest.approx(0.0001)
 

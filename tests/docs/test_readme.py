@@ -5,8 +5,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import flask_delay
 import pytest
+
+import flask_delay
 from flask_delay import config
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +54,7 @@ def test_code_inside_a_task() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
-    missing = [
-        link for link in links if "://" not in link and not (page.parent / link).exists()
-    ]
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
 
 
