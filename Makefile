@@ -66,6 +66,10 @@ test-python: $(VENV)/.installed $(VENV)/.tools ## Run pytest; PYTEST_ARGS="..."
 conformance: $(VENV)/.installed ## Run CPython's own tests of executors and futures on ours
 	$(BIN)/python tests/conformance/run.py
 
+.PHONY: ecosystem
+ecosystem: $(VENV)/.installed $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers
+	$(BIN)/python -m pytest tests/ecosystem tests/typing $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.installed $(VENV)/.tools ## Check formats, clippy, ruff, types and stubs
 	cargo fmt --all --check
@@ -103,7 +107,7 @@ constraints: $(VENV)/.pip ## Pin the newest of everything tests and lint need
 	rm -rf $(VENV)-fresh
 	$(BIN)/python -m venv $(VENV)-fresh
 	$(VENV)-fresh/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-fresh/bin/python -m pip install --quiet --group dev "flask>=3.0"
+	$(VENV)-fresh/bin/python -m pip install --quiet --group dev --group ecosystem "flask>=3.0"
 	{ echo '# Made by `make constraints`: what the Makefile installs, to the last dependency.'; \
 		$(VENV)-fresh/bin/python -m pip freeze --all --exclude setuptools; } > $(CONSTRAINTS).new
 	mv $(CONSTRAINTS).new $(CONSTRAINTS)
@@ -134,6 +138,10 @@ $(VENV)/.pip: $(CONSTRAINTS)
 
 $(VENV)/.tools: $(VENV)/.pip pyproject.toml
 	$(QUIET_PIP) install --constraint $(CONSTRAINTS) --group dev
+	@touch $@
+
+$(VENV)/.ecosystem: $(VENV)/.tools
+	$(QUIET_PIP) install --constraint $(CONSTRAINTS) --group ecosystem
 	@touch $@
 
 # Not editable, for tests too: they meet the files a user gets, and the wheel's contents are tested.

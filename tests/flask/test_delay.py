@@ -140,11 +140,11 @@ class TestModuleLevel:
         with app.app_context(), pytest.raises(TypeError):
             delay(fn)
 
-    def test_coroutine_function(self, app):
+    def test_async_generator_function(self, app):
         async def work():
-            """Nothing."""
+            yield 1
 
-        with app.app_context(), pytest.raises(TypeError):
+        with app.app_context(), pytest.raises(TypeError, match="async generator"):
             delay(work)
 
     def test_without_an_app_the_process_has_one_pool(self, run_script):
