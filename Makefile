@@ -85,6 +85,10 @@ test-all: ## Run pytest on every supported Python that is here; names those that
 soak: $(VENV)/.installed ## Mix everything for ten minutes and add up; SECONDS=60 for less
 	$(BIN)/python tests/soak.py $(or $(SECONDS),600)
 
+.PHONY: ecosystem
+ecosystem: $(VENV)/.installed $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers
+	$(BIN)/python -m pytest tests/ecosystem tests/typing $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: lint-rust lint-python ## Check formats, clippy, ruff, types and stubs
 
@@ -128,7 +132,7 @@ constraints: $(VENV)/.pip ## Pin the newest of everything tests and lint need
 	rm -rf $(VENV)-fresh
 	$(BIN)/python -m venv $(VENV)-fresh
 	$(VENV)-fresh/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-fresh/bin/python -m pip install --quiet --group dev "flask>=3.0"
+	$(VENV)-fresh/bin/python -m pip install --quiet --group dev --group ecosystem "flask>=3.0"
 	{ echo '# Made by `make constraints`: what the Makefile installs, to the last dependency.'; \
 		$(VENV)-fresh/bin/python -m pip freeze --all --exclude setuptools; } > $(CONSTRAINTS).new
 	mv $(CONSTRAINTS).new $(CONSTRAINTS)
@@ -159,6 +163,10 @@ $(VENV)/.pip: $(CONSTRAINTS)
 
 $(VENV)/.tools: $(VENV)/.pip pyproject.toml
 	$(QUIET_PIP) install --constraint $(CONSTRAINTS) --group dev
+	@touch $@
+
+$(VENV)/.ecosystem: $(VENV)/.tools
+	$(QUIET_PIP) install --constraint $(CONSTRAINTS) --group ecosystem
 	@touch $@
 
 # Not editable, for tests too: they meet the files a user gets, and the wheel's contents are tested.

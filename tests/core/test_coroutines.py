@@ -19,7 +19,7 @@ from flask_delay import Executor, WaitCycleError, current_task
 DEADLINE = 20.0
 DEV = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
-color: contextvars.ContextVar[str] = contextvars.ContextVar("color")
+color: contextvars.ContextVar[object] = contextvars.ContextVar("color")
 
 
 @pytest.fixture

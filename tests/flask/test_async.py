@@ -197,7 +197,7 @@ class TestTask:
 
         async def work():
             g.number = 1
-            while not added.is_set():  # noqa: ASYNC110 (set by another thread)
+            while not added.is_set():  # noqa: ASYNC110 (another thread sets it)
                 await asyncio.sleep(0.001)
             return 1
 

@@ -140,12 +140,12 @@ class TestModuleLevel:
         with app.app_context(), pytest.raises(TypeError):
             delay(fn)
 
-    def test_coroutine_function(self, app):
+    def test_async_generator_function(self, app):
         async def work():
-            return current_app.name
+            yield 1
 
-        with app.app_context():
-            assert delay(work).result(20) == app.name
+        with app.app_context(), pytest.raises(TypeError, match="async generator"):
+            delay(work)
 
     def test_without_an_app_the_process_has_one_pool(self, run_script):
         done = run_script(
