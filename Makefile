@@ -81,6 +81,10 @@ test-all: ## Run pytest on every supported Python that is here; names those that
 	done; \
 	if [ "$$failed" ]; then echo "failed on Python$$failed" >&2; exit 1; fi
 
+.PHONY: races
+races: $(VENV)/.installed ## Race waits against ends and forks against load, and count what is lost
+	$(BIN)/python -W ignore::DeprecationWarning tests/races.py
+
 .PHONY: soak
 soak: $(VENV)/.installed ## Mix everything for ten minutes and add up; SECONDS=60 for less
 	$(BIN)/python tests/soak.py $(or $(SECONDS),600)
