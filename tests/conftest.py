@@ -16,6 +16,10 @@ DEADLINE = 20.0
 POLL = 0.005
 
 TASKS = Path("/proc/self/task")
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # One of each for the whole process, once they are needed.
 SHARED = {"delay-governor", "delay-loop_0"}
 

@@ -32,8 +32,12 @@ const SLOW_TICK: Duration = Duration::from_millis(20);
 /// After so long without a worker awake it sleeps, until a worker wakes it.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// After so many ticks of rest a task that goes on is taken to wait. On a busy machine one
+/// that computes may be without a processor for some.
+const PATIENCE: u32 = 10;
+
 /// Shares of a tick that the workers have computed, in percent: above the first they burn,
-/// below the second they do not; in between stays what was.
+/// below the second they rest; in between stays what was.
 const BURNS: u32 = 40;
 const RESTS: u32 = 10;
 /// What one worker has computed counts from this share on.
@@ -177,6 +181,7 @@ impl Governor {
         let mut last_awake = looked;
         let mut burning = None;
         let mut tick = TICK;
+        let mut rested = 0;
         loop {
             thread::park_timeout(tick);
             let workers = {
@@ -191,19 +196,26 @@ impl Governor {
             looked = now;
             let share = look(&workers, &mut seen, window);
             let wanted = workers.iter().map(|worker| worker.interval).min();
-            burning = match share {
-                share if share >= BURNS => wanted,
-                share if share >= RESTS => burning.and(wanted),
-                _ => None,
-            };
-            self.apply(burning);
-            if workers
+            let awake = workers
                 .iter()
-                .any(|worker| worker.awake.load(Ordering::Relaxed))
-            {
+                .any(|worker| worker.awake.load(Ordering::Relaxed));
+            if awake {
                 last_awake = now;
             }
-            tick = if burning.is_some() || share >= RESTS {
+            if share >= RESTS {
+                rested = 0;
+            } else {
+                rested += 1;
+            }
+            burning = if share >= BURNS {
+                wanted
+            } else if awake && rested < PATIENCE {
+                burning.and(wanted)
+            } else {
+                None
+            };
+            self.apply(burning);
+            tick = if burning.is_some() || rested == 0 {
                 TICK
             } else {
                 (tick * 2).min(SLOW_TICK)
