@@ -6,6 +6,7 @@ import contextvars
 import functools
 import gc
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -1045,6 +1046,10 @@ class TestExit:
         """)
         assert (done.rc, done.out, done.err) == (0, "closed\n", "")
 
+    @pytest.mark.skipif(
+        sys.version_info[:2] == (3, 12) and sys.version_info < (3, 12, 2),
+        reason="CPython 3.12.0 and 3.12.1 start no threads once the exit has begun (gh-113964)",
+    )
     def test_to_thread_on_the_way_out(self, run):
         done = run("""
             async def work():
