@@ -18,14 +18,14 @@ mod _native {
     use crate::bindings::current::CurrentTask as CurrentTaskCell;
     #[pymodule_export]
     use crate::bindings::errors::{ForkedFutureError, WaitCycleError};
-    use crate::bindings::executor::{self, ExecutorCell};
-    #[pymodule_export]
-    use crate::bindings::executor::{_scoped_executor, _service_executor};
+    use crate::bindings::executor::ExecutorCell;
     use crate::bindings::ffi;
     use crate::bindings::future::FutureCell;
     #[pymodule_export]
+    use crate::bindings::making::{_scoped_executor, _service_executor};
+    #[pymodule_export]
     use crate::bindings::wait::Waiting;
-    use crate::bindings::{lifecycle, logging, warm};
+    use crate::bindings::{lifecycle, logging, making, warm};
 
     /// A class of the native one and the standard library's, for whom it is the real thing.
     fn derive<'py>(
@@ -61,7 +61,7 @@ mod _native {
         let native = py.get_type::<ExecutorCell>();
         ffi::submit::add_to(&native)?;
         let executor = derive("Executor", native, "Executor")?;
-        executor::set_class(&executor);
+        making::set_class(&executor);
         warm::up(py)?;
         lifecycle::register(py)?;
         module.add("Future", future)?;

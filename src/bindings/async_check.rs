@@ -6,8 +6,8 @@ use pyo3::types::{PyCFunction, PyType};
 
 use super::ffi::call::{call_with, code_of};
 use super::ffi::slot::Slot;
-use super::future::inner_of;
 use super::names;
+use super::naming::inner_of;
 
 /// `CO_COROUTINE`
 const COROUTINE: u32 = 0x80;

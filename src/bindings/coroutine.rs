@@ -11,11 +11,12 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::clock::now;
 use super::core::{Core, Task};
 use super::errors::into_exception;
 use super::ffi::call::call;
 use super::ffi::context::{copy_current, within};
-use super::future::{FutureCell, now};
+use super::future::FutureCell;
 use super::logging;
 use super::settle::{self, Phase, Place};
 

@@ -1,20 +1,20 @@
 //! The native half of `Executor`: taking tasks, and ending.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::{Config, SubmitError};
+use flask_delay_engine::SubmitError;
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
 use super::async_check::is_coroutine_function;
 use super::callbacks;
+use super::clock::now;
 use super::core::{Core, Settings, Task};
 use super::coroutine::hand_over;
 use super::current;
@@ -23,22 +23,19 @@ use super::ffi::context::carry;
 use super::ffi::object::new_future;
 use super::ffi::slot::Slot;
 use super::ffi::submit::Arguments;
-use super::future::{FutureCell, now};
+use super::future::FutureCell;
 use super::governor;
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
+use super::making::{config, workers};
 use super::map::Map;
 use super::wait::seconds;
 use super::worker::broken;
 
-const MEBIBYTE: usize = 1 << 20;
-/// What a main thread has on Linux; deep recursion must not depend on the thread.
-const STACK: usize = 8 * MEBIBYTE;
-
 /// What `Delay` asks of its executor beyond a plain one.
-struct Scoped {
-    scope: Py<PyAny>,
-    reject_types: Py<PyTuple>,
-    reject: Py<PyAny>,
+pub(crate) struct Scoped {
+    pub(crate) scope: Py<PyAny>,
+    pub(crate) reject_types: Py<PyTuple>,
+    pub(crate) reject: Py<PyAny>,
 }
 
 struct Inner {
@@ -80,7 +77,7 @@ impl ExecutorCell {
         self.inner().map(|inner| &inner.core)
     }
 
-    fn set(&self, settings: Settings, scoped: Option<Scoped>) -> PyResult<()> {
+    pub(crate) fn set(&self, settings: Settings, scoped: Option<Scoped>) -> PyResult<()> {
         let core = Core::new(settings);
         lifecycle::add(&core);
         let inner = Inner {
@@ -379,18 +376,6 @@ impl ExecutorCell {
     }
 }
 
-/// What Python's own pool has by default: some more threads than processors.
-fn default_workers(py: Python<'_>) -> PyResult<usize> {
-    let os = py.import("os")?;
-    // Python is asked: the newer function heeds the affinity and `-X cpu_count`.
-    let count = match os.getattr_opt("process_cpu_count")? {
-        Some(count) => count,
-        None => os.getattr("cpu_count")?,
-    };
-    let processors: Option<usize> = count.call0()?.extract()?;
-    Ok(32.min(processors.unwrap_or(1) + 4))
-}
-
 /// Waits, not for long, until a thread that was started for a task has begun one.
 ///
 /// It may not have had the GIL since the submit, and "cancel what has not started" would
@@ -414,139 +399,6 @@ fn let_begin(py: Python<'_>, core: &Arc<Core>) {
         py.detach(|| std::thread::sleep(POLL));
     }
 }
-
-/// A number of workers; a number too large is a bad value like any other.
-fn workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
-    count.extract().or_else(|error: PyErr| {
-        if !error.is_instance_of::<PyOverflowError>(count.py()) {
-            return Err(error);
-        }
-        Err(PyValueError::new_err(format!(
-            "max_workers is out of range, got {}",
-            count.repr()?
-        )))
-    })
-}
-
-fn config(
-    py: Python<'_>,
-    max_workers: Option<i64>,
-    prefix: &str,
-    idle_timeout: Duration,
-) -> PyResult<Config> {
-    static UNNAMED: AtomicUsize = AtomicUsize::new(0);
-    let max_workers = match max_workers {
-        None => default_workers(py)?,
-        Some(count) => usize::try_from(count)
-            .ok()
-            .filter(|count| *count > 0)
-            .ok_or_else(|| {
-                PyValueError::new_err(format!("max_workers must be greater than 0, got {count}"))
-            })?,
-    };
-    if prefix.contains('\0') {
-        return Err(PyValueError::new_err(format!(
-            "thread_name_prefix must not contain a null character, got {prefix:?}"
-        )));
-    }
-    let name = if prefix.is_empty() {
-        format!("delay-{}", UNNAMED.fetch_add(1, Ordering::Relaxed))
-    } else {
-        prefix.to_owned()
-    };
-    let asked: usize = py
-        .import("threading")?
-        .call_method0("stack_size")?
-        .extract()?;
-    Ok(Config {
-        name,
-        max_workers,
-        idle_timeout,
-        stack_size: asked.max(STACK),
-    })
-}
-
-/// See `_native.pyi`.
-#[pyfunction]
-pub(crate) fn _service_executor<'py>(
-    py: Python<'py>,
-    thread_name_prefix: &str,
-) -> PyResult<Bound<'py, PyAny>> {
-    let settings = Settings {
-        config: config(py, Some(1), thread_name_prefix, IDLE_TIMEOUT)?,
-        initializer: None,
-        hidden: Vec::new(),
-        log_failures: true,
-        shutdown_timeout: None,
-        result_limit: 0,
-        switch_interval: Some(governor::DEFAULT),
-        service: true,
-    };
-    make(py, settings, None)
-}
-
-fn make(py: Python<'_>, settings: Settings, scoped: Option<Scoped>) -> PyResult<Bound<'_, PyAny>> {
-    let class = CLASS
-        .get(py)
-        .ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))?
-        .bind(py);
-    let executor = class.call_method1("__new__", (class,))?;
-    executor
-        .cast::<ExecutorCell>()?
-        .get()
-        .set(settings, scoped)?;
-    Ok(executor)
-}
-
-static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-
-/// Notes the class that scoped executors are made of.
-pub(crate) fn set_class(class: &Bound<'_, PyType>) {
-    let _ = CLASS.set(class.py(), class.clone().unbind());
-}
-
-/// See `_native.pyi`.
-#[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001)))]
-#[expect(clippy::too_many_arguments, reason = "all of them named")]
-pub(crate) fn _scoped_executor<'py>(
-    py: Python<'py>,
-    max_workers: Option<i64>,
-    thread_name_prefix: &str,
-    scope: Py<PyAny>,
-    hidden: Bound<'py, PyAny>,
-    reject_types: Py<PyTuple>,
-    reject: Py<PyAny>,
-    log_failures: bool,
-    shutdown_timeout: Option<f64>,
-    result_limit: usize,
-    switch_interval: Option<f64>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let hidden = hidden
-        .try_iter()?
-        .map(|variable| variable.map(Bound::unbind))
-        .collect::<PyResult<_>>()?;
-    let settings = Settings {
-        config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
-        initializer: None,
-        hidden,
-        log_failures,
-        shutdown_timeout: shutdown_timeout
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        result_limit,
-        switch_interval: switch_interval
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        service: false,
-    };
-    let scoped = Scoped {
-        scope,
-        reject_types,
-        reject,
-    };
-    make(py, settings, Some(scoped))
-}
-
-const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long `shutdown` lets a thread that is starting come to its task, and how often it
 /// looks. A slow initializer may take longer: then the tasks have not started indeed.

@@ -9,21 +9,21 @@ use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyDateTime, PyList, PyString, PyTuple, PyType, PyTzInfo};
+use pyo3::types::{PyDateTime, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
 use super::callbacks;
+use super::clock::to_datetime;
 use super::condition::Condition;
 use super::core::Core;
 use super::coroutine::hooks;
 use super::errors::{InvalidStateError, forked};
-use super::ffi::call::{Shape, function_name, is_module_function, let_go};
+use super::ffi::call::{Shape, let_go};
 use super::ffi::fork::generation;
 use super::ffi::slot::Slot;
-use super::names;
+use super::naming::{label_of, name_of};
 use super::settle::{COROUTINE, Phase, Place, WATCHED};
 
 /// A function and its arguments, to be called once.
@@ -248,92 +248,6 @@ impl Drop for TakenCall<'_> {
             }
         }
     }
-}
-
-/// What a finished task's name can still be read from, without keeping its function (and
-/// all that this refers to) alive.
-fn label_of<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
-    if let Some(name) = function_name(function) {
-        return name;
-    }
-    if is_module_function(function) {
-        return function.clone();
-    }
-    PyString::new(function.py(), &read_name(function)).into_any()
-}
-
-/// The name of a function, or a name.
-fn read_name(label: &Bound<'_, PyAny>) -> String {
-    if let Ok(name) = label.cast::<PyString>() {
-        return name.to_string_lossy().into_owned();
-    }
-    let py = label.py();
-    let qualname = label.getattr(names::__qualname__(py));
-    if let Ok(name) = qualname.and_then(|name| name.extract()) {
-        return name;
-    }
-    match inner_of(label) {
-        Some(inner) => read_name(&inner),
-        None => label
-            .get_type()
-            .qualname()
-            .map_or_else(|_| "?".to_owned(), |name| name.to_string()),
-    }
-}
-
-/// What a bound method or a `functools.partial` calls. Of these two alone: other objects,
-/// mocks above all, may have attributes of any name, and have them for ever.
-pub(crate) fn inner_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    static METHOD: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    static STATIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    static PARTIAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let py = function.py();
-    let method = METHOD.import(py, "types", "MethodType").ok()?;
-    if function.is_exact_instance(method) {
-        return function.getattr(names::__func__(py)).ok();
-    }
-    let static_method = STATIC.import(py, "builtins", "staticmethod").ok()?;
-    if function.is_exact_instance(static_method) {
-        return function.getattr(names::__func__(py)).ok();
-    }
-    let partial = PARTIAL.import(py, "functools", "partial").ok()?;
-    if function.is_instance(partial).unwrap_or(false) {
-        return function.getattr(names::func(py)).ok();
-    }
-    None
-}
-
-/// The task's name.
-pub(crate) fn name_of(this: &Bound<'_, FutureCell>) -> String {
-    let call = &this.get().call;
-    let label = with_critical_section(this.as_any(), || call.function.get(this.py()));
-    label.map_or_else(String::new, |label| read_name(&label))
-}
-
-/// Nanoseconds since 1970.
-pub(crate) fn now() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(1, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
-}
-
-/// A time as Python has it; `None` for not yet.
-pub(crate) fn to_datetime(
-    py: Python<'_>,
-    nanoseconds: u64,
-) -> PyResult<Option<Bound<'_, PyDateTime>>> {
-    if nanoseconds == 0 {
-        return Ok(None);
-    }
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a microsecond is exact until 2255"
-    )]
-    let seconds = (nanoseconds / 1_000) as f64 / 1e6;
-    let utc = PyTzInfo::utc(py)?.to_owned();
-    PyDateTime::from_timestamp(py, seconds, Some(&utc)).map(Some)
 }
 
 #[pymethods]

@@ -12,9 +12,10 @@ use pyo3::types::{PyCFunction, PyDict, PyType};
 
 use super::core::Core;
 use super::coroutine::send_back;
-use super::future::{FutureCell, name_of};
+use super::future::FutureCell;
 use super::governor;
 use super::logging;
+use super::naming::name_of;
 use super::settle::{Phase, cancel, has_returned};
 
 /// Every executor of this process. The lock is a leaf.

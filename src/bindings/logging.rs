@@ -7,8 +7,9 @@ use pyo3_log::{Caching, Logger};
 
 use super::errors::into_exception;
 use super::ffi::call::call_named;
-use super::future::{FutureCell, name_of};
+use super::future::FutureCell;
 use super::names;
+use super::naming::name_of;
 
 /// Sends the engine's lines (threads that start and leave, at DEBUG) to Python's logging.
 ///

@@ -2,6 +2,7 @@
 
 pub(crate) mod async_check;
 pub(crate) mod callbacks;
+pub(crate) mod clock;
 pub(crate) mod condition;
 pub(crate) mod core;
 pub(crate) mod coroutine;
@@ -14,8 +15,10 @@ pub(crate) mod governor;
 pub(crate) mod lifecycle;
 pub(crate) mod listeners;
 pub(crate) mod logging;
+pub(crate) mod making;
 pub(crate) mod map;
 pub(crate) mod names;
+pub(crate) mod naming;
 pub(crate) mod registry;
 pub(crate) mod scope;
 pub(crate) mod settle;

@@ -18,11 +18,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use super::callbacks;
+use super::clock::now;
 use super::condition::Condition;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
-use super::future::{FutureCell, now};
+use super::future::FutureCell;
 use super::listeners;
 use super::names;
 

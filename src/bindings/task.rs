@@ -3,12 +3,13 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use super::clock::now;
 use super::core::Core;
 use super::coroutine::come_back;
 use super::errors::{CancelledError, into_exception};
 use super::ffi::call::{call, is_coroutine};
 use super::ffi::context::within;
-use super::future::{FutureCell, TakenCall, now};
+use super::future::{FutureCell, TakenCall};
 use super::logging;
 use super::names;
 use super::scope::Surroundings;

@@ -10,8 +10,9 @@ use pyo3::types::{PyBool, PyFloat};
 use super::current;
 use super::errors::WaitCycleError;
 use super::ffi::call::call_with;
-use super::future::{FutureCell, name_of};
+use super::future::FutureCell;
 use super::names;
+use super::naming::name_of;
 
 /// Which task waits for which, by address: both futures live as long as the wait.
 static WAITS: Waits<String> = Waits::new();

@@ -10,12 +10,12 @@ use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyCFunction;
 
 use super::async_check::is_coroutine_function;
+use super::clock::to_datetime;
 use super::condition::Condition;
 use super::coroutine::{self, CoroutineTask};
 use super::errors::{
     BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
 };
-use super::future::to_datetime;
 use super::listeners;
 use super::map::Map;
 use super::names;

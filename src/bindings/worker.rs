@@ -8,12 +8,13 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::clock::now;
 use super::core::{Core, Task};
 use super::current::{self, Desk, Local, Waits};
 use super::errors::{BrokenThreadPool, panic_message};
 use super::ffi::call::{Shape, call, let_go};
 use super::ffi::fork::generation;
-use super::future::{FutureCell, now};
+use super::future::FutureCell;
 use super::governor::{self, Watched};
 use super::lifecycle::end_child;
 use super::logging;

@@ -1,0 +1,165 @@
+//! Making executors: what they may be asked for, and what they get if they are not.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use flask_delay_engine::Config;
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyTuple, PyType};
+
+use super::core::Settings;
+use super::executor::{ExecutorCell, Scoped};
+use super::governor;
+
+const MEBIBYTE: usize = 1 << 20;
+/// What a main thread has on Linux; deep recursion must not depend on the thread.
+const STACK: usize = 8 * MEBIBYTE;
+
+/// An executor of `Delay` lets those workers go that were idle for so long.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The class that executors are made of here.
+static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// What Python's own pool has by default: some more threads than processors.
+fn default_workers(py: Python<'_>) -> PyResult<usize> {
+    let os = py.import("os")?;
+    // Python is asked: the newer function heeds the affinity and `-X cpu_count`.
+    let count = match os.getattr_opt("process_cpu_count")? {
+        Some(count) => count,
+        None => os.getattr("cpu_count")?,
+    };
+    let processors: Option<usize> = count.call0()?.extract()?;
+    Ok(32.min(processors.unwrap_or(1) + 4))
+}
+
+/// A number of workers; a number too large is a bad value like any other.
+pub(crate) fn workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
+    count.extract().or_else(|error: PyErr| {
+        if !error.is_instance_of::<PyOverflowError>(count.py()) {
+            return Err(error);
+        }
+        Err(PyValueError::new_err(format!(
+            "max_workers is out of range, got {}",
+            count.repr()?
+        )))
+    })
+}
+
+pub(crate) fn config(
+    py: Python<'_>,
+    max_workers: Option<i64>,
+    prefix: &str,
+    idle_timeout: Duration,
+) -> PyResult<Config> {
+    static UNNAMED: AtomicUsize = AtomicUsize::new(0);
+    let max_workers = match max_workers {
+        None => default_workers(py)?,
+        Some(count) => usize::try_from(count)
+            .ok()
+            .filter(|count| *count > 0)
+            .ok_or_else(|| {
+                PyValueError::new_err(format!("max_workers must be greater than 0, got {count}"))
+            })?,
+    };
+    if prefix.contains('\0') {
+        return Err(PyValueError::new_err(format!(
+            "thread_name_prefix must not contain a null character, got {prefix:?}"
+        )));
+    }
+    let name = if prefix.is_empty() {
+        format!("delay-{}", UNNAMED.fetch_add(1, Ordering::Relaxed))
+    } else {
+        prefix.to_owned()
+    };
+    let asked: usize = py
+        .import("threading")?
+        .call_method0("stack_size")?
+        .extract()?;
+    Ok(Config {
+        name,
+        max_workers,
+        idle_timeout,
+        stack_size: asked.max(STACK),
+    })
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _service_executor<'py>(
+    py: Python<'py>,
+    thread_name_prefix: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let settings = Settings {
+        config: config(py, Some(1), thread_name_prefix, IDLE_TIMEOUT)?,
+        initializer: None,
+        hidden: Vec::new(),
+        log_failures: true,
+        shutdown_timeout: None,
+        result_limit: 0,
+        switch_interval: Some(governor::DEFAULT),
+        service: true,
+    };
+    make(py, settings, None)
+}
+
+fn make(py: Python<'_>, settings: Settings, scoped: Option<Scoped>) -> PyResult<Bound<'_, PyAny>> {
+    let class = CLASS
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))?
+        .bind(py);
+    let executor = class.call_method1("__new__", (class,))?;
+    executor
+        .cast::<ExecutorCell>()?
+        .get()
+        .set(settings, scoped)?;
+    Ok(executor)
+}
+
+/// Notes the class that scoped executors are made of.
+pub(crate) fn set_class(class: &Bound<'_, PyType>) {
+    let _ = CLASS.set(class.py(), class.clone().unbind());
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001)))]
+#[expect(clippy::too_many_arguments, reason = "all of them named")]
+pub(crate) fn _scoped_executor<'py>(
+    py: Python<'py>,
+    max_workers: Option<i64>,
+    thread_name_prefix: &str,
+    scope: Py<PyAny>,
+    hidden: Bound<'py, PyAny>,
+    reject_types: Py<PyTuple>,
+    reject: Py<PyAny>,
+    log_failures: bool,
+    shutdown_timeout: Option<f64>,
+    result_limit: usize,
+    switch_interval: Option<f64>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let hidden = hidden
+        .try_iter()?
+        .map(|variable| variable.map(Bound::unbind))
+        .collect::<PyResult<_>>()?;
+    let settings = Settings {
+        config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
+        initializer: None,
+        hidden,
+        log_failures,
+        shutdown_timeout: shutdown_timeout
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        result_limit,
+        switch_interval: switch_interval
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        service: false,
+    };
+    let scoped = Scoped {
+        scope,
+        reject_types,
+        reject,
+    };
+    make(py, settings, Some(scoped))
+}
