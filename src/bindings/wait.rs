@@ -1,5 +1,7 @@
 //! Waiting for a future: with the GIL released, interruptible, and never in a circle.
 
+use std::time::Instant;
+
 use flask_delay_engine::{Entered, Key, Waits};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
@@ -64,14 +66,7 @@ pub(crate) fn until_done(
     }
     // While a worker waits, another may be active in its place.
     let waiting = current::waiting();
-    let woken = call_with(
-        &lock.getattr(acquire)?,
-        [
-            PyBool::new(py, true).to_owned().as_any(),
-            PyFloat::new(py, seconds).as_any(),
-        ],
-    )
-    .and_then(|woken| woken.extract::<bool>());
+    let woken = acquire_in_slices(&lock, seconds);
     drop(waiting);
     drop(circle);
     if !matches!(woken, Ok(true)) {
@@ -87,6 +82,35 @@ pub(crate) fn until_done(
     }
     Err(PyTimeoutError::new_err(()))
 }
+
+/// Acquires `lock` within `seconds` (negative: for ever).
+///
+/// In slices: Python's lock notices a signal that interrupts its sleep, but one that comes
+/// just before the sleep begins would wait until the sleep ends.
+fn acquire_in_slices(lock: &Bound<'_, PyAny>, seconds: f64) -> PyResult<bool> {
+    let py = lock.py();
+    let acquire = lock.getattr(names::acquire(py))?;
+    let blocking = PyBool::new(py, true).to_owned().into_any();
+    let start = Instant::now();
+    loop {
+        let left = if seconds < 0.0 {
+            SLICE
+        } else {
+            (seconds - start.elapsed().as_secs_f64()).max(0.0)
+        };
+        let slice = PyFloat::new(py, left.min(SLICE));
+        if call_with(&acquire, [&blocking, slice.as_any()])?.extract()? {
+            return Ok(true);
+        }
+        if left <= SLICE && seconds >= 0.0 {
+            return Ok(false);
+        }
+        py.check_signals()?;
+    }
+}
+
+/// Seconds between two looks for signals.
+const SLICE: f64 = 1.0;
 
 /// Notes the wait if it is a task's; refuses one that would never end.
 fn not_in_a_circle(this: &Bound<'_, FutureCell>) -> PyResult<Option<Entered<'static, String>>> {

@@ -366,7 +366,9 @@ class TestSeveralLoops:
 
             release = threading.Event()
             executor = Executor(1)
-            held = executor.submit(release.wait, 20)
+            started = threading.Event()
+            held = executor.submit(lambda: (started.set(), release.wait(20))[1])
+            assert started.wait(20)
 
             async def left_behind():
                 await held
@@ -395,7 +397,9 @@ class TestSeveralLoops:
 
             release = threading.Event()
             executor = Executor(1)
-            held = executor.submit(release.wait, 20)
+            started = threading.Event()
+            held = executor.submit(lambda: (started.set(), release.wait(20))[1])
+            assert started.wait(20)
 
             async def main():
                 asyncio.create_task(wait())

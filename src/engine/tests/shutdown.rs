@@ -202,3 +202,24 @@ fn submits_that_race_with_the_end_run_or_are_refused() {
         assert_eq!(pool.stats(), Stats::default());
     }
 }
+
+#[test]
+fn a_job_that_is_done_elsewhere_holds_the_pool() {
+    let pool = pool(1);
+    let gauge = Gauge::default();
+    let hold = pool.hold();
+    pool.submit(gauge.job()).unwrap();
+    let shortly = || Some(Instant::now() + Duration::from_millis(20));
+    assert!(!pool.wait_quiet(shortly()));
+    pool.close();
+    assert!(!pool.join(shortly()));
+    // It comes back to a pool that is closed, and whose thread may have left.
+    pool.resubmit(gauge.job()).unwrap();
+    drop(hold);
+    assert!(pool.join(Some(soon())));
+    assert_eq!(gauge.runs(), 2);
+    assert!(matches!(
+        pool.resubmit(gauge.job()),
+        Err(SubmitError::Closed(_))
+    ));
+}
