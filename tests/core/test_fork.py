@@ -331,7 +331,7 @@ class TestPoolUsedBefore:
                 thread.start()
                 ready.wait(20)
                 pids = [forked(use_all) for _ in range(5)]
-                codes = [reap(pid, 5.0) for pid in pids]
+                codes = [reap(pid) for pid in pids]
                 thread.join()
                 assert codes == [0] * 5, codes
 
