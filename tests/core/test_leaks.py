@@ -124,8 +124,8 @@ def test_ten_thousand_times_leave_nothing(executor, scenario, silent):
     # One thing kept per round would be as many as there are rounds.
     assert after[1] - before[1] < rounds / 20
     assert blocks < rounds / 20
-    # The smallest object has 16 bytes.
-    assert after[0] - before[0] < rounds * 2
+    # The smallest object has 16 bytes; what is kept once, whatever the rounds, is some kB.
+    assert after[0] - before[0] < rounds * 2 + 4096
 
 
 def test_native_memory_does_not_grow(run_script):
