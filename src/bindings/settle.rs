@@ -1,10 +1,11 @@
 //! How a future changes state, and who is told.
 //!
-//! One atomic word holds the phase and one bit, [`WATCHED`]: somebody has put a callback,
-//! a waiting thread or an id where the end of the task must look. Without it a task ends
-//! with one compare-and-swap. With it, the end takes the lock of the rarely needed part
-//! and, if `concurrent.futures.wait` has asked for it, the future's Python condition: that
-//! function looks at the state and adds itself while it holds the condition.
+//! One atomic word holds the phase and a few bits. The one that matters for the end is
+//! [`WATCHED`]: somebody has put a callback, a waiting thread or an id where the end of the
+//! task must look. Without it a task ends with one compare-and-swap. With it, the end takes
+//! the lock of the rarely needed part and, if `concurrent.futures.wait` has asked for it,
+//! the future's condition: that function looks at the state and adds itself while it holds
+//! the condition.
 //!
 //! Lock order: the condition (a Python lock), then the rarely needed part (ours, a leaf:
 //! no Python code runs under it).
