@@ -191,6 +191,25 @@ class Executor(concurrent.futures.Executor):
         self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> Future[_T]: ...
     @overload
+    def _submit_in(
+        self,
+        scope: Callable[[], AbstractContextManager[object]],
+        fn: Callable[_P, Coroutine[Any, Any, _T]],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Future[_T]:
+        """As `submit`, with the task, but not its callbacks, inside `with scope():`."""
+    @overload
+    def _submit_in(
+        self,
+        scope: Callable[[], AbstractContextManager[object]],
+        fn: Callable[_P, _T],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Future[_T]: ...
+    @overload
     def map(
         self,
         fn: Callable[..., Coroutine[Any, Any, _T]],
@@ -228,6 +247,12 @@ class Executor(concurrent.futures.Executor):
         False if `timeout` seconds were not enough. The pool stays open. Raises
         WaitCycleError when called from one of the pool's own tasks.
         """
+    def run_pending(self, n: int | None = None) -> int:
+        """Run up to `n` tasks that wait (None: all, and those that they submit), oldest first.
+
+        In the calling thread; returns how many it ran. For an executor of an app with
+        `DELAY_MODE = "manual"`; raises RuntimeError for any other.
+        """
     def stats(self) -> dict[str, int]:
         """Counts of this moment: `queued`, `running`, `waiting`, `idle`, `threads`.
 
@@ -238,6 +263,8 @@ class Executor(concurrent.futures.Executor):
         """Call `fn(future)` for every task submitted from now on, before its own callbacks."""
     def _get(self, id: str) -> Future[Any] | None:
         """The future with this id, if it was asked for here and has not been forgotten."""
+    def _is_gone(self, id: str) -> bool:
+        """Whether the task with this id has been forgotten: one of the last 10,000 that were."""
 
 def _scoped_executor(
     *,
@@ -251,6 +278,8 @@ def _scoped_executor(
     shutdown_timeout: float | None,
     result_limit: int,
     switch_interval: float | None = ...,
+    mode: str = "threads",
+    signals: tuple[tuple[dict[Any, Any], Callable[..., object]], ...] | None = None,
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`.
 
@@ -260,6 +289,13 @@ def _scoped_executor(
     At exit, tasks have `shutdown_timeout` seconds to end (None: for ever). The last
     `result_limit` finished tasks whose id was asked for are found by `_get`. While a task
     computes, Python's switch interval is `switch_interval` seconds (None: left alone).
+
+    In mode "immediate" the submitter runs its task before it goes on, in "manual" tasks
+    wait for `run_pending`; neither has threads, and contexts, callbacks and logs are those
+    of "threads". `signals` are five pairs, for a task that was submitted, was started, has
+    succeeded, has failed, was cancelled: a dict that is empty while nobody listens, and
+    what is called as `send(future=future)` while it is not. In the submitter's context, in
+    the task's scope, and before the callbacks in theirs. What `send` raises is logged.
     """
 
 def _service_executor(thread_name_prefix: str) -> Executor:

@@ -8,6 +8,7 @@ use super::future::FutureCell;
 use super::logging;
 use super::scope::Surroundings;
 use super::settle::Place;
+use super::signals::{self, Event};
 
 /// Keeps `callback` for the end of the task, or runs it now if that has come.
 pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {
@@ -15,12 +16,22 @@ pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {
     this.get()
         .leave(|extra| extra.callbacks.extend(callback.take()));
     if let Some(callback) = callback {
-        run(this, &[callback], Place::Elsewhere);
+        run(this, None, &[callback], Place::Elsewhere);
     }
 }
 
-/// Runs `callbacks`; what they raise is logged.
-pub(crate) fn run(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>], place: Place) {
+/// Tells the listeners of `event`, if there are any, and runs `callbacks`; what they raise
+/// is logged.
+pub(crate) fn run(
+    this: &Bound<'_, FutureCell>,
+    event: Option<Event>,
+    callbacks: &[Py<PyAny>],
+    place: Place,
+) {
+    let event = event.filter(|event| signals::wanted(this, Some(*event)));
+    if event.is_none() && callbacks.is_empty() {
+        return;
+    }
     let py = this.py();
     let cell = this.get();
     let Some(scope) = cell.scope(py) else {
@@ -29,6 +40,9 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>], place: 
     };
     let inside = || {
         let surroundings = Surroundings::enter(&scope)?;
+        if let Some(event) = event {
+            signals::emit(this, event);
+        }
         call_all(this, callbacks);
         surroundings.leave(None)
     };

@@ -14,7 +14,9 @@ use super::coroutine::Afar;
 use super::current::Desk;
 use super::ffi::fork::generation;
 use super::future::FutureCell;
+use super::mode::Mode;
 use super::registry::Registry;
+use super::signals::Signals;
 use super::worker;
 
 /// A future in the queue, which owns a reference to it.
@@ -37,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) switch_interval: Option<Duration>,
     /// Serves other executors: not drained, and closed last.
     pub(crate) service: bool,
+    pub(crate) mode: Mode,
+    pub(crate) signals: Option<Signals>,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -48,6 +52,9 @@ pub(crate) struct Core {
     pub(crate) registry: Registry,
     pub(crate) service: bool,
     pub(crate) switch_interval: Option<Duration>,
+    pub(crate) mode: Mode,
+    /// Who is told what happens to tasks; None for an executor without an app.
+    pub(crate) signals: Option<Signals>,
     /// The initializer has raised.
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
@@ -103,6 +110,8 @@ impl Core {
             registry: Registry::new(settings.result_limit),
             service: settings.service,
             switch_interval: settings.switch_interval,
+            mode: settings.mode,
+            signals: settings.signals,
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             given_up: AtomicBool::new(false),

@@ -18,7 +18,9 @@ use super::ffi::call::call;
 use super::ffi::context::{copy_current, within};
 use super::future::FutureCell;
 use super::logging;
+use super::mode::Mode;
 use super::settle::{self, Phase, Place};
+use super::signals::{self, Event};
 
 /// What `aio.py` does for the native side.
 pub(crate) struct Hooks {
@@ -95,9 +97,6 @@ impl Afar {
 /// Hands `task` over to the event loop.
 pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &std::sync::Arc<Core>) -> PyResult<()> {
     let py = task.py();
-    if core.pool().is_closed() {
-        return Err(super::executor::closed());
-    }
     core.afar().add(task, core.pool().hold());
     let handle = CoroutineTask(task.clone().unbind());
     hooks(py)?
@@ -148,23 +147,30 @@ impl CoroutineTask {
     fn end(&self, py: Python<'_>, to: Phase, outcome: Bound<'_, PyAny>) -> PyResult<()> {
         let task = self.0.bind(py);
         // In vain if it was cancelled and has ended all the same.
-        let _ = settle::finish(task, to, outcome, Place::Loop);
-        Self::go_back(task)
+        let settled = settle::finish(task, to, outcome, Place::Loop).is_ok();
+        Self::go_back(task, settled)
     }
 
     /// Has a worker run the callbacks, which may block. Whoever waits for the task has been
     /// woken before: the workers may all be busy.
-    fn go_back(task: &Bound<'_, FutureCell>) -> PyResult<()> {
+    fn go_back(task: &Bound<'_, FutureCell>, settled: bool) -> PyResult<()> {
         let cell = task.get();
-        let with_callbacks = cell
-            .known_extra()
-            .is_some_and(|extra| !extra.lock().callbacks.is_empty());
+        let with_callbacks = || {
+            let extra = cell.known_extra();
+            extra.is_some_and(|extra| !extra.lock().callbacks.is_empty())
+        };
         if let Some(core) = cell.core()
-            && with_callbacks
+            && settled
+            && (with_callbacks() || signals::wanted(task, Event::of(cell.phase())))
         {
             cell.put_context(copy_current(task.py())?);
             settle::mark_returned(task);
-            send_back(task, core);
+            if core.mode == Mode::Threads {
+                send_back(task, core);
+            } else {
+                // There are no workers, and whoever runs the task waits until it has left.
+                come_back(task);
+            }
         } else {
             leave(task);
         }
@@ -195,13 +201,14 @@ impl CoroutineTask {
             return None;
         }
         task.get().set_started(now());
-        Some((task.get().take_context(py), task.get().scope(py)))
+        Some((task.get().take_context(py), task.get().take_task_scope(py)))
     }
 
     /// Makes the task the current one of this context, and calls its function.
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let task = self.0.bind(py);
         current(py)?.call_method1("set", (task,))?;
+        signals::emit(task, Event::Started);
         let taken = task.get().take_call(task);
         let function = taken
             .function
@@ -230,10 +237,10 @@ impl CoroutineTask {
     /// The coroutine was cancelled, or has cancelled itself.
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
-        settle::abandon(task, Place::Loop);
+        let settled = settle::abandon(task, Place::Loop);
         // If it was cancelled before its first step.
         drop(task.get().take_call(task));
-        Self::go_back(task)
+        Self::go_back(task, settled)
     }
 
     /// The coroutine could not even be started.

@@ -1,6 +1,6 @@
 //! What each worker does now: for `current_task`, for waits, and for the report at exit.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -63,6 +63,29 @@ pub(crate) struct Local {
 
 thread_local! {
     static LOCAL: OnceCell<Local> = const { OnceCell::new() };
+}
+
+thread_local! {
+    /// The tasks that this thread runs itself for want of workers, innermost last.
+    static OWN: RefCell<Vec<Py<FutureCell>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This thread runs a task itself until the guard is dropped.
+pub(crate) struct Seat;
+
+impl Seat {
+    pub(crate) fn take(task: &Bound<'_, FutureCell>) -> Self {
+        let task = task.clone().unbind();
+        OWN.with(|own| own.borrow_mut().push(task));
+        Self
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let task = OWN.with(|own| own.borrow_mut().pop());
+        drop(task);
+    }
 }
 
 /// Notes that this thread is a worker, for its life.
@@ -171,6 +194,10 @@ pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
 /// The task that this thread runs, or whose coroutine this context belongs to.
 pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
     let runs = |task: &Bound<'_, FutureCell>| task.get().phase() == Phase::Running;
+    let own = OWN.with(|own| own.borrow().last().map(|task| task.bind(py).clone()));
+    if let Some(own) = own.filter(runs) {
+        return Some(own);
+    }
     // The event loop's thread runs coroutines, not the task that its desk shows.
     with_local(|local| (!local.service).then(|| local.desk.task(py)).flatten())
         .flatten()

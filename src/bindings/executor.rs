@@ -28,6 +28,8 @@ use super::governor;
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
 use super::making::{config, workers};
 use super::map::Map;
+use super::mode::{self, Mode};
+use super::signals::Event;
 use super::wait::seconds;
 use super::worker::broken;
 
@@ -49,6 +51,10 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.core.close();
+        if self.core.mode == Mode::Manual {
+            // Nobody can run them any more.
+            Python::try_attach(|py| cancel_queued(py, &self.core, |_| {}));
+        }
         // Nobody can ask for them any more, and they keep the core alive that keeps them.
         self.core.registry.clear();
     }
@@ -91,10 +97,12 @@ impl ExecutorCell {
             .map_err(|_| PyRuntimeError::new_err("this executor is initialised already"))
     }
 
-    /// `submit`, as [`super::ffi::submit`] has it called.
+    /// `submit`, as [`super::ffi::submit`] has it called. The task, but not its callbacks,
+    /// runs inside `task_scope()` if that is given.
     pub(crate) fn submit<'py>(
         &self,
         arguments: &Arguments<'_, 'py>,
+        task_scope: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, FutureCell>> {
         let function = &arguments.function;
         let py = function.py();
@@ -130,24 +138,50 @@ impl ExecutorCell {
             let defaults = defaults.lock().iter().map(|it| it.clone_ref(py)).collect();
             callbacks::add_defaults(&future, defaults);
         }
+        if let Some(scope) = task_scope {
+            future.get().extra().lock().scope = Some(scope.unbind());
+        }
         if is_coroutine {
             future.get().mark_coroutine();
-            hand_over(&future, core)?;
-            return Ok(future);
         }
-        match core.pool().submit(Task(future.clone().unbind())) {
-            Ok(()) => Ok(future),
-            Err(SubmitError::Closed(task)) => {
-                drop(task.0.into_bound(py));
-                Err(closed())
+        if let Some(signals) = &core.signals
+            && signals.wanted(py, Event::Submitted)
+        {
+            if core.pool().is_closed() {
+                return Err(closed());
             }
-            Err(SubmitError::Spawn(task, error)) => {
-                // It may be another thread's, which has the same to hear.
-                super::settle::cancel(&task.0.into_bound(py));
-                Err(PyRuntimeError::new_err(format!(
-                    "no worker thread could be started: {error}"
-                )))
+            signals.emit(&future, Event::Submitted);
+        }
+        match core.mode {
+            Mode::Threads if is_coroutine => {
+                if core.pool().is_closed() {
+                    return Err(closed());
+                }
+                hand_over(&future, core).map(|()| future)
             }
+            Mode::Threads => enqueue(future, core),
+            Mode::Immediate | Mode::Manual => mode::take(future, core),
+        }
+    }
+}
+
+fn enqueue<'py>(
+    future: Bound<'py, FutureCell>,
+    core: &Arc<Core>,
+) -> PyResult<Bound<'py, FutureCell>> {
+    let py = future.py();
+    match core.pool().submit(Task(future.clone().unbind())) {
+        Ok(()) => Ok(future),
+        Err(SubmitError::Closed(task)) => {
+            drop(task.0.into_bound(py));
+            Err(closed())
+        }
+        Err(SubmitError::Spawn(task, error)) => {
+            // It may be another thread's, which has the same to hear.
+            super::settle::cancel(&task.0.into_bound(py));
+            Err(PyRuntimeError::new_err(format!(
+                "no worker thread could be started: {error}"
+            )))
         }
     }
 }
@@ -225,6 +259,8 @@ impl ExecutorCell {
                 result_limit: 0,
                 switch_interval: Some(governor::DEFAULT),
                 service: false,
+                mode: Mode::Threads,
+                signals: None,
             },
             None,
         )
@@ -255,6 +291,9 @@ impl ExecutorCell {
         if !wait {
             return Ok(());
         }
+        if core.mode == Mode::Manual {
+            mode::run_pending(py, core, usize::MAX)?;
+        }
         if current::is_worker_of(core) {
             return Err(WaitCycleError::new_err(
                 "a task cannot wait for the end of its own pool; call shutdown(wait=False)",
@@ -271,6 +310,9 @@ impl ExecutorCell {
                 "a task cannot wait until its own pool has nothing left to do",
             ));
         }
+        if core.mode == Mode::Manual {
+            mode::run_pending(py, core, usize::MAX)?;
+        }
         let deadline = match timeout {
             Some(timeout) => {
                 let timeout = Duration::try_from_secs_f64(seconds(&timeout)?).ok();
@@ -279,6 +321,11 @@ impl ExecutorCell {
             None => None,
         };
         wait_with_signals(py, deadline, |slice| core.pool().wait_quiet(Some(slice)))
+    }
+
+    #[pyo3(signature = (n = None))]
+    fn run_pending(&self, py: Python<'_>, n: Option<usize>) -> PyResult<usize> {
+        mode::run_pending(py, self.core()?, n.unwrap_or(usize::MAX))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -314,6 +361,12 @@ impl ExecutorCell {
             .and_then(|id| core.registry.get(py, id)))
     }
 
+    /// Whether the task with this id ended so long ago that it has been forgotten.
+    fn _is_gone(&self, id: &str) -> PyResult<bool> {
+        let core = self.core()?;
+        Ok(Uuid::try_parse(id).is_ok_and(|id| core.registry.is_gone(id)))
+    }
+
     /// Libraries that divide work among the threads (dask) read this of any executor.
     #[getter]
     fn _max_workers(&self) -> PyResult<usize> {
@@ -342,6 +395,9 @@ impl ExecutorCell {
             visit.call(&scoped.scope)?;
             visit.call(&scoped.reject_types)?;
             visit.call(&scoped.reject)?;
+        }
+        if let Some(signals) = &inner.core.signals {
+            signals.visit(&visit)?;
         }
         // Held by another thread: not traversed this time, so nothing is freed too early.
         if let Some(defaults) = inner.defaults.try_lock() {

@@ -73,6 +73,8 @@ pub(crate) struct Extra {
     /// The executor has been told the id.
     pub(crate) known: bool,
     pub(crate) progress: Option<Py<PyTuple>>,
+    /// What surrounds the task, where that is not what surrounds its callbacks.
+    pub(crate) scope: Option<Py<PyAny>>,
 }
 
 /// One task and its outcome. See `_native.pyi` for what its methods promise.
@@ -145,9 +147,21 @@ impl FutureCell {
         self.finished.load(Ordering::Relaxed)
     }
 
+    /// What surrounds the callbacks.
     pub(crate) fn scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         // Never emptied while the future lives.
         self.scope.get(py)
+    }
+
+    /// What surrounds the task; to be asked once.
+    pub(crate) fn take_task_scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        let own = self
+            .known_extra()
+            .and_then(|extra| extra.lock().scope.take());
+        match own {
+            Some(scope) => Some(scope.into_bound(py)),
+            None => self.scope(py),
+        }
     }
 
     /// Whether this process was forked after the submit.
@@ -482,7 +496,7 @@ impl FutureCell {
         // Held by another thread: not traversed this time, so nothing is freed too early.
         if let Some(extra) = self.known_extra().and_then(Mutex::try_lock) {
             let objects = extra.callbacks.iter().chain(&extra.wakers);
-            for object in objects.chain(&extra.canceller) {
+            for object in objects.chain(&extra.canceller).chain(&extra.scope) {
                 visit.call(object)?;
             }
             visit.call(&extra.listeners)?;

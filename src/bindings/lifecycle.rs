@@ -15,6 +15,7 @@ use super::coroutine::send_back;
 use super::future::FutureCell;
 use super::governor;
 use super::logging;
+use super::mode::Mode;
 use super::naming::name_of;
 use super::settle::{Phase, cancel, has_returned};
 
@@ -161,7 +162,9 @@ fn drain_all(py: Python<'_>) -> Vec<String> {
                 continue;
             }
             let deadline = deadline_of(&core, start);
-            if impatient || deadline.is_some_and(|deadline| now >= deadline) {
+            // Nobody runs the tasks of a manual one.
+            let hopeless = core.mode == Mode::Manual;
+            if hopeless || impatient || deadline.is_some_and(|deadline| now >= deadline) {
                 give_up(py, &core, &mut lost);
             } else {
                 busy = Some(core);

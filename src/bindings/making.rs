@@ -12,6 +12,8 @@ use pyo3::types::{PyTuple, PyType};
 use super::core::Settings;
 use super::executor::{ExecutorCell, Scoped};
 use super::governor;
+use super::mode::Mode;
+use super::signals::Signals;
 
 const MEBIBYTE: usize = 1 << 20;
 /// What a main thread has on Linux; deep recursion must not depend on the thread.
@@ -101,6 +103,8 @@ pub(crate) fn _service_executor<'py>(
         result_limit: 0,
         switch_interval: Some(governor::DEFAULT),
         service: true,
+        mode: Mode::Threads,
+        signals: None,
     };
     make(py, settings, None)
 }
@@ -125,7 +129,7 @@ pub(crate) fn set_class(class: &Bound<'_, PyType>) {
 
 /// See `_native.pyi`.
 #[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001)))]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None))]
 #[expect(clippy::too_many_arguments, reason = "all of them named")]
 pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
@@ -139,6 +143,8 @@ pub(crate) fn _scoped_executor<'py>(
     shutdown_timeout: Option<f64>,
     result_limit: usize,
     switch_interval: Option<f64>,
+    mode: &str,
+    signals: Option<Bound<'py, PyTuple>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let hidden = hidden
         .try_iter()?
@@ -155,6 +161,8 @@ pub(crate) fn _scoped_executor<'py>(
         switch_interval: switch_interval
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         service: false,
+        mode: Mode::parse(mode)?,
+        signals: signals.map(|signals| Signals::new(&signals)).transpose()?,
     };
     let scoped = Scoped {
         scope,

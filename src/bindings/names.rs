@@ -63,6 +63,7 @@ names! {
     exc_info,
     flask_delay,
     func,
+    future,
     ident,
     inspect,
     iscoroutinefunction,

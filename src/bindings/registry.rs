@@ -1,6 +1,6 @@
 //! Futures by id: those whose id was asked for, all that run and the last that ended.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -14,7 +14,13 @@ struct Known {
     futures: HashMap<Uuid, Entry>,
     /// Ids of those that have ended, oldest first.
     ended: VecDeque<Uuid>,
+    /// Ids of those that have been forgotten, oldest first, and the same to look into.
+    gone: VecDeque<Uuid>,
+    is_gone: HashSet<Uuid>,
 }
+
+/// So many ids of forgotten tasks are told from ids that never were.
+const GONE: usize = 10_000;
 
 struct Entry {
     future: Py<FutureCell>,
@@ -60,8 +66,17 @@ impl Registry {
             }
             known.ended.push_back(id);
             while known.ended.len() > self.limit {
-                let oldest = known.ended.pop_front();
-                forgotten.extend(oldest.and_then(|id| known.futures.remove(&id)));
+                let Some(oldest) = known.ended.pop_front() else {
+                    break;
+                };
+                forgotten.extend(known.futures.remove(&oldest));
+                known.gone.push_back(oldest);
+                known.is_gone.insert(oldest);
+            }
+            while known.gone.len() > GONE {
+                if let Some(oldest) = known.gone.pop_front() {
+                    known.is_gone.remove(&oldest);
+                }
             }
         }
         drop(forgotten);
@@ -70,6 +85,10 @@ impl Registry {
     pub(crate) fn get<'py>(&self, py: Python<'py>, id: Uuid) -> Option<Bound<'py, FutureCell>> {
         let known = self.known.lock();
         Some(known.futures.get(&id)?.future.bind(py).clone())
+    }
+
+    pub(crate) fn is_gone(&self, id: Uuid) -> bool {
+        self.known.lock().is_gone.contains(&id)
     }
 
     pub(crate) fn clear(&self) {

@@ -27,6 +27,7 @@ use super::ffi::object::track;
 use super::future::FutureCell;
 use super::listeners;
 use super::names;
+use super::signals::{self, Event};
 
 /// The end must look into the rarely needed part.
 pub(crate) const WATCHED: u32 = 1 << 3;
@@ -212,7 +213,7 @@ pub(crate) fn has_returned(this: &Bound<'_, FutureCell>) -> bool {
 pub(crate) fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
     // None are added to a future that is done.
     let callbacks = take(&mut this.get().extra().lock().callbacks);
-    callbacks::run(this, &callbacks, place);
+    callbacks::run(this, Event::of(this.get().phase()), &callbacks, place);
 }
 
 /// Cancels the future if its task has not started, or runs as a coroutine, which is then
@@ -242,8 +243,10 @@ pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
 }
 
 /// Marks a task that has ended with a cancellation as cancelled.
-pub(crate) fn abandon(this: &Bound<'_, FutureCell>, place: Place) {
-    change(this, Phase::Running, Phase::Notified, place);
+///
+/// `false` if it was done already.
+pub(crate) fn abandon(this: &Bound<'_, FutureCell>, place: Place) -> bool {
+    change(this, Phase::Running, Phase::Notified, place)
 }
 
 /// `concurrent.futures`' own step for futures that were made by hand.
@@ -281,14 +284,14 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
         }
     };
     if from == Phase::Pending {
-        // Never to be called: function and arguments go now.
-        drop(cell.take_call(this));
+        // Never to be called: function and arguments go now, and the surroundings.
+        drop((cell.take_call(this), cell.take_task_scope(this.py())));
         if let Some(core) = cell.core().filter(|_| !cell.is_coroutine()) {
             core.dead().add();
         }
     }
     track(this);
-    if watched {
+    if watched || signals::wanted(this, Event::of(to)) {
         tell(this, place);
     }
     true
@@ -343,8 +346,8 @@ fn announce(this: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
 fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     let py = this.py();
     let cell = this.get();
-    let (callbacks, waiters, wakers, known) = {
-        let mut extra = cell.extra().lock();
+    let (callbacks, waiters, wakers, known) = if let Some(extra) = cell.known_extra() {
+        let mut extra = extra.lock();
         let callbacks = match place {
             Place::Loop => Vec::new(),
             Place::Worker | Place::Elsewhere => take(&mut extra.callbacks),
@@ -355,6 +358,8 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
             take(&mut extra.wakers),
             extra.known.then_some(extra.id).flatten(),
         )
+    } else {
+        Default::default()
     };
     for waiter in waiters {
         or_unraisable(
@@ -368,9 +373,11 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     if let (Some(id), Some(core)) = (known, cell.core()) {
         core.registry.finished(py, id);
     }
-    if !callbacks.is_empty() {
-        callbacks::run(this, &callbacks, place);
-    }
+    let event = match place {
+        Place::Loop => None,
+        Place::Worker | Place::Elsewhere => Event::of(cell.phase()),
+    };
+    callbacks::run(this, event, &callbacks, place);
 }
 
 fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {

@@ -14,6 +14,7 @@ use super::logging;
 use super::names;
 use super::scope::Surroundings;
 use super::settle::{Phase, Place, abandon, finish, has_returned, start};
+use super::signals::{self, Event};
 
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
 pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
@@ -41,7 +42,7 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
                 let exception = into_exception(this.py(), error);
                 if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
                     // It did as it was told: neither a failure nor an outcome.
-                    abandon(this, Place::Worker);
+                    let _ = abandon(this, Place::Worker);
                     return;
                 }
                 if core.log_failures {
@@ -72,10 +73,11 @@ fn outcome<'py>(
     taken: TakenCall<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
-    let Some(scope) = this.get().scope(py) else {
+    let Some(scope) = this.get().take_task_scope(py) else {
         return result_of(py, taken);
     };
     let surroundings = Surroundings::enter(&scope)?;
+    signals::emit(this, Event::Started);
     match result_of(py, taken) {
         Ok(result) => {
             surroundings.leave(None)?;

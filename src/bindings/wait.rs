@@ -13,6 +13,7 @@ use super::current;
 use super::errors::WaitCycleError;
 use super::ffi::call::call_with;
 use super::future::FutureCell;
+use super::mode;
 use super::names;
 use super::naming::name_of;
 
@@ -48,6 +49,9 @@ pub(crate) fn until_done(
         // What Python's locks call for ever.
         _ => -1.0,
     };
+    if seconds < 0.0 {
+        mode::refuse_endless_wait(this)?;
+    }
     if cell.is_coroutine() && current::is_loop() {
         return Err(WaitCycleError::new_err(format!(
             "waiting for task {:?} would never end: it needs the event loop that this \

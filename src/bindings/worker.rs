@@ -124,6 +124,12 @@ fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
         return;
     };
     desk.put(task);
+    run_guarded(task, core);
+    desk.clear();
+}
+
+/// Runs one task; a panic fails that task alone.
+pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>) {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         if core.is_broken() {
             task::fail(task, broken());
@@ -135,7 +141,6 @@ fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
         let message = format!("a defect in flask_delay: {}", panic_message(&*payload));
         task::fail(task, PyRuntimeError::new_err(message));
     }
-    desk.clear();
 }
 
 /// The error of tasks that a pool without initialised workers cannot run.

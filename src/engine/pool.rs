@@ -364,6 +364,12 @@ impl<J: Send + 'static> Pool<J> {
         Ok(())
     }
 
+    /// Queues `job` for [`Pool::steal`] alone: no thread is called or started for it. For a
+    /// pool whose jobs are run by whoever asks, and that never gets another kind.
+    pub fn shelve(&self, job: J) {
+        self.shared.queue.push(job);
+    }
+
     /// Takes the oldest job out of the queue, to be run or given up by the caller.
     #[must_use]
     pub fn steal(&self) -> Option<J> {

@@ -40,6 +40,13 @@ impl<J: Send + 'static> Pool<J> {
         self.wait_for(deadline, |shared, roster| shared.is_quiet(roster))
     }
 
+    /// Waits until no job is done elsewhere, see [`Pool::hold`]; `false` when `deadline` came
+    /// first.
+    #[must_use]
+    pub fn wait_released(&self, deadline: Option<Instant>) -> bool {
+        self.wait_for(deadline, |_, roster| roster.held == 0)
+    }
+
     /// Waits until every thread has left a closed pool; `false` when `deadline` came first.
     /// After `true` no thread of the pool runs ever again.
     #[must_use]

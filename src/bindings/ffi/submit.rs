@@ -8,7 +8,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyString, PyTuple, PyType};
 
 use super::call::Shape;
 use super::slot::Slot;
@@ -69,29 +69,68 @@ The task sees the submitter's contextvars. An exception it raises is logged
 (logger flask_delay) and kept in the future. Raises TypeError if fn is not
 callable or is a coroutine function, RuntimeError after shutdown.";
 
-/// Adds `submit` to the executor class.
+const DOC_IN: &std::ffi::CStr = c"_submit_in($self, scope, fn, /, *args, **kwargs)
+--
+
+As submit, with the task, but not its callbacks, inside `with scope():`.";
+
+/// Adds `submit` and `_submit_in` to the executor class.
 pub(crate) fn add_to(class: &Bound<'_, PyType>) -> PyResult<()> {
     // CPython keeps a pointer to the definition for ever.
-    let method = Box::leak(Box::new(ffi::PyMethodDef {
-        ml_name: c"submit".as_ptr(),
-        ml_meth: ffi::PyMethodDefPointer {
-            PyCFunctionFastWithKeywords: submit,
-        },
-        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
-        ml_doc: DOC.as_ptr(),
-    }));
-    // SAFETY: `class` is a type, the definition is valid for ever, and its flags are those
-    // of the function's signature. The descriptor checks that `self` is a `class`.
-    let descriptor = unsafe {
-        Bound::from_owned_ptr_or_err(
-            class.py(),
-            ffi::PyDescr_NewMethod(class.as_ptr().cast(), method),
-        )?
-    };
-    class.setattr("submit", descriptor)
+    for (name, function, doc) in [
+        (c"submit", submit as ffi::PyCFunctionFastWithKeywords, DOC),
+        (c"_submit_in", submit_in, DOC_IN),
+    ] {
+        let method = Box::leak(Box::new(ffi::PyMethodDef {
+            ml_name: name.as_ptr(),
+            ml_meth: ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: function,
+            },
+            ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+            ml_doc: doc.as_ptr(),
+        }));
+        // SAFETY: `class` is a type, the definition is valid for ever, and its flags are
+        // those of the function's signature. The descriptor checks that `self` is a `class`.
+        let descriptor = unsafe {
+            Bound::from_owned_ptr_or_err(
+                class.py(),
+                ffi::PyDescr_NewMethod(class.as_ptr().cast(), method),
+            )?
+        };
+        let name = PyString::new(class.py(), &name.to_string_lossy());
+        class.setattr(name, descriptor)?;
+    }
+    Ok(())
 }
 
 unsafe extern "C" fn submit(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the calling convention is the same.
+    unsafe { submit_after(0, this, arguments, count, names) }
+}
+
+unsafe extern "C" fn submit_in(
+    this: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the calling convention is the same.
+    unsafe { submit_after(1, this, arguments, count, names) }
+}
+
+/// Submits the function that stands after so many `before` it, of which the first is the
+/// task's scope.
+///
+/// # Safety
+///
+/// Called by CPython as a fastcall method with keywords.
+unsafe fn submit_after(
+    before: usize,
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -105,7 +144,7 @@ unsafe extern "C" fn submit(
         // the call returns.
         let this = unsafe { Borrowed::from_ptr(py, this).cast_unchecked::<ExecutorCell>() };
         let positional = usize::try_from(count).unwrap_or(0);
-        if positional == 0 {
+        if positional <= before {
             return Err(PyTypeError::new_err(
                 "submit() needs the function to run as its first argument",
             ));
@@ -120,15 +159,19 @@ unsafe extern "C" fn submit(
             };
             slice::from_raw_parts(arguments, positional + named)
         };
-        // SAFETY: the first cell is the first positional argument, alive as the others.
-        let function = unsafe { Borrowed::from_ptr(py, values[0]) };
+        // SAFETY: this cell is a positional argument, alive as the others.
+        let function = unsafe { Borrowed::from_ptr(py, values[before]) };
+        let scope = (before > 0).then(|| {
+            // SAFETY: as above.
+            unsafe { Bound::from_borrowed_ptr(py, values[0]) }
+        });
         let arguments = Arguments {
             function,
-            values: &values[1..],
+            values: &values[before + 1..],
             names,
             py,
         };
-        this.get().submit(&arguments)
+        this.get().submit(&arguments, scope)
     }));
     match result {
         Ok(Ok(future)) => future.into_ptr(),

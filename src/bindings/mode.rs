@@ -1,0 +1,109 @@
+//! Who runs an executor's tasks: its threads or, for tests, whoever submits or asks.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+use super::core::{Core, Task};
+use super::coroutine::hand_over;
+use super::current::{self, Seat};
+use super::executor::closed;
+use super::future::FutureCell;
+use super::lifecycle::wait_with_signals;
+use super::naming::name_of;
+use super::settle::Phase;
+use super::worker::run_guarded;
+
+/// See `_native.pyi`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Threads,
+    /// The submitter runs its task before it goes on.
+    Immediate,
+    /// Tasks wait for [`run_pending`].
+    Manual,
+}
+
+impl Mode {
+    pub(crate) fn parse(mode: &str) -> PyResult<Self> {
+        match mode {
+            "threads" => Ok(Self::Threads),
+            "immediate" => Ok(Self::Immediate),
+            "manual" => Ok(Self::Manual),
+            _ => Err(PyValueError::new_err(format!(
+                "mode must be \"threads\", \"immediate\" or \"manual\", got {mode:?}"
+            ))),
+        }
+    }
+}
+
+/// Takes a task of an executor without threads.
+pub(crate) fn take<'py>(
+    task: Bound<'py, FutureCell>,
+    core: &Arc<Core>,
+) -> PyResult<Bound<'py, FutureCell>> {
+    if core.pool().is_closed() {
+        return Err(closed());
+    }
+    if core.mode == Mode::Manual {
+        core.pool().shelve(Task(task.clone().unbind()));
+    } else {
+        run(&task, core)?;
+    }
+    Ok(task)
+}
+
+/// Runs up to `most` tasks that wait, oldest first, and those that they submit, in the
+/// calling thread; says how many.
+pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyResult<usize> {
+    if core.mode != Mode::Manual {
+        return Err(PyRuntimeError::new_err(
+            "run_pending() is for DELAY_MODE = \"manual\"; here tasks are run without it",
+        ));
+    }
+    let mut count = 0;
+    while count < most
+        && let Some(task) = core.pool().steal()
+    {
+        let task = task.0.into_bound(py);
+        if task.get().phase() == Phase::Pending {
+            run(&task, core)?;
+            count += 1;
+        } else if !task.get().is_coroutine() {
+            // It was cancelled where it lay.
+            core.dead().remove();
+        }
+    }
+    Ok(count)
+}
+
+/// Runs one task in the calling thread, or has the event loop do so and waits for it.
+fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    if !task.get().is_coroutine() {
+        let seat = Seat::take(task);
+        run_guarded(task, core);
+        drop(seat);
+        return Ok(());
+    }
+    hand_over(task, core)?;
+    if current::is_loop() {
+        // The loop cannot wait for itself: it runs the task when this one awaits.
+        return Ok(());
+    }
+    let released = |slice| core.pool().wait_released(Some(slice));
+    wait_with_signals(task.py(), None, released).map(drop)
+}
+
+/// Refuses to wait for ever for a task that nobody runs.
+pub(crate) fn refuse_endless_wait(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    let manual = |core: &Arc<Core>| core.mode == Mode::Manual;
+    if this.get().core().is_none_or(|core| !manual(core)) || this.get().phase() != Phase::Pending {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(format!(
+        "task {:?} waits for run_pending(), as DELAY_MODE is \"manual\": call that first, or \
+         wait with a timeout if another thread does",
+        name_of(this)
+    )))
+}

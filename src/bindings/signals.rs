@@ -1,0 +1,98 @@
+//! Telling those who listen what happens to tasks: blinker's signals, as the native side
+//! sees them.
+//!
+//! A signal is a dict of receivers and a function that calls them. While the dict is empty,
+//! which is what one look costs, nothing is called.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::ffi::call::call_named;
+use super::future::FutureCell;
+use super::logging;
+use super::names;
+use super::settle::Phase;
+
+/// What may happen to a task, in the order in which the signals are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Submitted = 0,
+    Started = 1,
+    Succeeded = 2,
+    Failed = 3,
+    Cancelled = 4,
+}
+
+const EVENTS: usize = 5;
+
+impl Event {
+    /// The end that a phase is, if it is one.
+    pub(crate) fn of(phase: Phase) -> Option<Self> {
+        match phase {
+            Phase::Pending | Phase::Running => None,
+            Phase::Cancelled | Phase::Notified => Some(Self::Cancelled),
+            Phase::Finished => Some(Self::Succeeded),
+            Phase::Failed => Some(Self::Failed),
+        }
+    }
+}
+
+struct Signal {
+    receivers: Py<PyDict>,
+    /// Called as `send(future=future)`.
+    send: Py<PyAny>,
+}
+
+/// An executor's signals.
+pub(crate) struct Signals([Signal; EVENTS]);
+
+impl Signals {
+    /// From pairs of receivers and what sends, one for each [`Event`].
+    pub(crate) fn new(pairs: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let pairs: [(Py<PyDict>, Py<PyAny>); EVENTS] = pairs.extract()?;
+        Ok(Self(
+            pairs.map(|(receivers, send)| Signal { receivers, send }),
+        ))
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn wanted(&self, py: Python<'_>, event: Event) -> bool {
+        !self.0[event as usize].receivers.bind(py).is_empty()
+    }
+
+    /// Tells everybody who listens; what they raise is logged.
+    pub(crate) fn emit(&self, this: &Bound<'_, FutureCell>, event: Event) {
+        let py = this.py();
+        let send = self.0[event as usize].send.bind(py);
+        if let Err(error) = call_named(send, &[], names::future(py), this.as_any()) {
+            let template = "a receiver of a signal of task %s (%s) raised";
+            logging::failure(py, template, this, error);
+        }
+    }
+
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for signal in &self.0 {
+            visit.call(&signal.send)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether anybody listens to this of a task's executor.
+pub(crate) fn wanted(this: &Bound<'_, FutureCell>, event: Option<Event>) -> bool {
+    let signals = this.get().core().and_then(|core| core.signals.as_ref());
+    match (signals, event) {
+        (Some(signals), Some(event)) => signals.wanted(this.py(), event),
+        _ => false,
+    }
+}
+
+/// Tells everybody who listens, if anybody does.
+pub(crate) fn emit(this: &Bound<'_, FutureCell>, event: Event) {
+    if let Some(signals) = this.get().core().and_then(|core| core.signals.as_ref())
+        && signals.wanted(this.py(), event)
+    {
+        signals.emit(this, event);
+    }
+}

@@ -1,0 +1,321 @@
+"""Executors without threads, per-call scopes and signals: what `_scoped_executor` is asked for."""
+
+import asyncio
+import contextlib
+import textwrap
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flask_delay import Executor, current_task
+from flask_delay._native import _scoped_executor
+from tests.core.helpers import DEADLINE, LOGGER, fail
+
+
+def make(mode: str = "threads", **options: Any) -> Executor:
+    given: dict[str, Any] = {
+        "max_workers": 2,
+        "thread_name_prefix": "modes",
+        "scope": contextlib.nullcontext,
+        "hidden": (),
+        "reject_types": (),
+        "reject": fail,
+        "log_failures": True,
+        "shutdown_timeout": None,
+        "result_limit": 2,
+        "mode": mode,
+    }
+    return _scoped_executor(**(given | options))
+
+
+def test_immediate_runs_in_the_caller_before_submit_returns():
+    executor = make("immediate")
+    future = executor.submit(threading.current_thread)
+    assert future.done()
+    assert future.result() is threading.current_thread()
+    assert executor.stats()["threads"] == 0
+
+
+def test_immediate_keeps_and_logs_an_exception(caplog):
+    future = make("immediate").submit(fail)
+    assert isinstance(future.exception(), ValueError)
+    assert "failed" in caplog.text
+
+
+def test_immediate_nests_and_knows_its_task():
+    executor = make("immediate")
+
+    def outer() -> tuple[Any, Any, Any]:
+        before = current_task.future
+        inner = executor.submit(lambda: current_task.future)
+        return before, inner, current_task.future
+
+    future = executor.submit(outer)
+    before, inner, after = future.result()
+    assert before is after is future
+    assert inner.result() is inner
+
+
+def test_immediate_runs_a_coroutine_and_its_callbacks_before_submit_returns():
+    executor = make("immediate")
+
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 5
+
+    called: list[object] = []
+    executor.add_default_done_callback(called.append)
+    future = executor.submit(work)
+    assert future.done()
+    assert future.result() == 5
+    assert called == [future]
+
+
+def test_manual_waits_to_be_told():
+    executor = make("manual")
+    ran: list[int] = []
+    futures = [executor.submit(ran.append, number) for number in range(3)]
+    assert not ran
+    assert executor.run_pending(2) == 2
+    assert ran == [0, 1]
+    assert not futures[2].done()
+    futures[2].cancel()
+    assert executor.run_pending() == 0
+    assert executor.stats()["queued"] == 0
+    assert ran == [0, 1]
+
+
+def test_manual_runs_what_tasks_submit_and_coroutines():
+    executor = make("manual")
+
+    async def work() -> int:
+        return 7 if current_task.future.running() else 0
+
+    outer = executor.submit(lambda: executor.submit(work))
+    assert executor.run_pending() == 2
+    assert outer.result().result() == 7
+
+
+def test_manual_refuses_to_wait_for_ever():
+    executor = make("manual")
+    future = executor.submit(pow, 2, 3)
+    with pytest.raises(RuntimeError, match="run_pending"):
+        future.result()
+    with pytest.raises(TimeoutError):
+        future.result(0.01)
+    executor.run_pending()
+    assert future.result() == 8
+
+
+def test_manual_drain_and_shutdown_run_what_is_left():
+    executor = make("manual")
+    first = executor.submit(pow, 2, 3)
+    assert executor.drain()
+    assert first.result() == 8
+
+    async def work() -> int:
+        return 9
+
+    second = executor.submit(work)
+    executor.shutdown()
+    assert second.result() == 9
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(pow, 2, 3)
+
+
+def test_manual_dropped_cancels_what_nobody_can_run():
+    executor = make("manual")
+    future = executor.submit(pow, 2, 3)
+    del executor
+    assert future.cancelled()
+
+
+def test_run_pending_is_for_manual_alone():
+    for executor in (make(), make("immediate"), Executor(1)):
+        with pytest.raises(RuntimeError, match="manual"):
+            executor.run_pending()
+
+
+def test_manual_at_exit_names_what_was_not_run(run_script):
+    script = """
+        import contextlib, logging
+        from flask_delay._native import _scoped_executor
+
+        logging.basicConfig()
+        executor = _scoped_executor(
+            max_workers=1, thread_name_prefix="manual", scope=contextlib.nullcontext, hidden=(),
+            reject_types=(), reject=print, log_failures=True, shutdown_timeout=20.0,
+            result_limit=0, mode="manual",
+        )
+        executor.submit(pow, 2, 3)
+    """
+    result = run_script(textwrap.dedent(script))
+    assert result.rc == 0
+    assert "1 task did not finish before exit" in result.err
+    assert "pow" in result.err
+
+
+def test_a_bad_mode():
+    with pytest.raises(ValueError, match="'immediate'|\"immediate\""):
+        make("eager")
+
+
+class Scope:
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    @contextlib.contextmanager
+    def __call__(self, name: str = "own") -> Iterator[None]:
+        self.log.append(f"{name} entered")
+        yield
+        self.log.append(f"{name} left")
+
+
+@pytest.mark.parametrize("mode", ["threads", "immediate"])
+def test_a_scope_for_one_task_is_not_that_of_its_callbacks(mode):
+    scope = Scope()
+    executor = make(mode, scope=scope)
+    executor.add_default_done_callback(lambda _: scope.log.append("callback"))
+    executor._submit_in(lambda: scope("task"), scope.log.append, "ran").result(DEADLINE)
+    executor.shutdown()
+    assert scope.log == [
+        "task entered",
+        "ran",
+        "task left",
+        "own entered",
+        "callback",
+        "own left",
+    ]
+
+
+def test_a_scope_for_one_coroutine():
+    scope = Scope()
+    executor = make(scope=scope)
+
+    async def work() -> None:
+        scope.log.append("ran")
+
+    executor._submit_in(lambda: scope("task"), work).result(DEADLINE)
+    executor.shutdown()
+    assert scope.log == ["task entered", "ran", "task left"]
+
+
+def test_submit_in_wants_a_function():
+    with pytest.raises(TypeError):
+        make()._submit_in(contextlib.nullcontext)
+
+
+EVENTS = ("submitted", "started", "succeeded", "failed", "cancelled")
+
+
+class Signals:
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, object]] = []
+        self.receivers: list[dict[str, object]] = [{} for _ in EVENTS]
+        self.pairs = tuple(zip(self.receivers, map(self._sender, EVENTS), strict=True))
+
+    def _sender(self, event: str) -> Any:
+        return lambda *, future: self.heard.append((event, future))
+
+    def listen(self, *events: str) -> None:
+        for event in events:
+            self.receivers[EVENTS.index(event)]["somebody"] = self
+
+
+@pytest.mark.parametrize("mode", ["threads", "immediate"])
+def test_signals(mode):
+    signals = Signals()
+    executor = make(mode, signals=signals.pairs)
+    executor.submit(pow, 2, 3).result(DEADLINE)
+    executor.drain()
+    assert not signals.heard
+    signals.listen(*EVENTS)
+    good = executor.submit(pow, 2, 3)
+    executor.drain()
+    bad = executor.submit(fail)
+    executor.drain()
+    assert signals.heard == [
+        ("submitted", good),
+        ("started", good),
+        ("succeeded", good),
+        ("submitted", bad),
+        ("started", bad),
+        ("failed", bad),
+    ]
+    executor.shutdown()
+
+
+@pytest.mark.parametrize("mode", ["threads", "immediate", "manual"])
+def test_signals_of_coroutines(mode):
+    signals = Signals()
+    executor = make(mode, signals=signals.pairs)
+    signals.listen(*EVENTS)
+
+    async def work() -> int:
+        return 5
+
+    future = executor.submit(work)
+    executor.drain()
+    assert [event for event, _ in signals.heard] == ["submitted", "started", "succeeded"]
+    assert all(heard is future for _, heard in signals.heard)
+    executor.shutdown()
+
+
+def test_signal_of_a_cancelled_task_once():
+    signals = Signals()
+    executor = make("manual", signals=signals.pairs)
+    signals.listen("cancelled")
+    future = executor.submit(pow, 2, 3)
+    assert future.cancel()
+    assert future.cancel()
+    executor.drain()
+    assert signals.heard == [("cancelled", future)]
+
+
+def test_signal_of_a_coroutine_cancelled_while_it_runs_once():
+    signals = Signals()
+    executor = make(signals=signals.pairs)
+    signals.listen("cancelled", "succeeded", "failed")
+    started = threading.Event()
+
+    async def work() -> None:
+        started.set()
+        await asyncio.sleep(DEADLINE)
+
+    future = executor.submit(work)
+    assert started.wait(DEADLINE)
+    assert future.cancel()
+    executor.shutdown()
+    assert signals.heard == [("cancelled", future)]
+
+
+def test_a_receiver_that_raises_is_logged(caplog):
+    signals = Signals()
+    pairs = tuple((receivers, fail) for receivers in signals.receivers)
+    signals.listen(*EVENTS)
+    executor = make("immediate", signals=pairs)
+    # `fail` takes no keywords, which is an error as good as any.
+    assert executor.submit(pow, 2, 3).result() == 8
+    assert caplog.text.count("a receiver of a signal of task pow") == 3
+    assert {record.name for record in caplog.records} == {LOGGER.name}
+
+
+def test_nobody_is_told_of_a_task_that_is_refused():
+    signals = Signals()
+    executor = make(signals=signals.pairs)
+    signals.listen(*EVENTS)
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(pow, 2, 3)
+    assert not signals.heard
+
+
+def test_forgotten_ids():
+    executor = make("immediate")
+    ids = [executor.submit(pow, 2, 3).id for _ in range(3)]
+    assert executor._get(ids[0]) is None
+    assert [executor._is_gone(id) for id in ids] == [True, False, False]
+    assert not executor._is_gone("00000000-0000-4000-8000-000000000000")
+    assert not executor._is_gone("nonsense")
