@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.core.helpers import DEADLINE, LOGGER, fail
 
 from flask_delay import Executor, current_task
 from flask_delay._native import _scoped_executor
-from tests.core.helpers import DEADLINE, LOGGER, fail
 
 
 def make(mode: str = "threads", **options: Any) -> Executor:
