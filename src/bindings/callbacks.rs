@@ -28,7 +28,6 @@ pub(crate) fn run(
     callbacks: &[Py<PyAny>],
     place: Place,
 ) {
-    let event = event.filter(|event| signals::wanted(this, Some(*event)));
     if event.is_none() && callbacks.is_empty() {
         return;
     }

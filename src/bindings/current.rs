@@ -1,6 +1,7 @@
 //! What each worker does now: for `current_task`, for waits, and for the report at exit.
 
 use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -10,6 +11,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::bell::{Bell, Deferred};
 use super::core::{Core, Task};
 use super::coroutine::current_task as current_coroutine;
 use super::errors::CancelledError;
@@ -59,6 +61,7 @@ pub(crate) struct Local {
     /// The process that the worker is one of; a fork may have taken its thread elsewhere.
     pub(crate) generation: u32,
     pub(crate) waits: Arc<Waits>,
+    pub(crate) deferred: Rc<Deferred>,
 }
 
 thread_local! {
@@ -101,6 +104,22 @@ pub(crate) fn with_local<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
 /// As [`with_local`], if the thread is still a worker of its pool.
 fn with_worker<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
     with_local(|local| (local.generation == generation()).then(|| with(local))).flatten()
+}
+
+/// Leaves it to this worker to ring `bells` as soon as it lets go of the GIL. Gives back
+/// those that are to be rung now: all, if `may` is not set or this is no worker at work.
+pub(crate) fn defer(bells: Vec<Arc<Bell>>, may: bool) -> Vec<Arc<Bell>> {
+    if bells.is_empty() || !may || OWN.with(|own| !own.borrow().is_empty()) {
+        return bells;
+    }
+    let mut bells = Some(bells);
+    with_worker(|local| local.deferred.add(bells.take().unwrap_or_default()));
+    bells.unwrap_or_default()
+}
+
+/// Has this worker ring the bells that were left to it, now.
+pub(crate) fn ring() {
+    drop(with_worker(|local| local.deferred.take()));
 }
 
 /// Whether this thread runs the event loop.

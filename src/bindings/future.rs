@@ -14,6 +14,7 @@ use pyo3::types::{PyDateTime, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
+use super::bell::Bell;
 use super::callbacks;
 use super::clock::to_datetime;
 use super::condition::Condition;
@@ -59,8 +60,8 @@ pub(crate) struct TakenCall<'py> {
 #[derive(Default)]
 pub(crate) struct Extra {
     pub(crate) callbacks: Vec<Py<PyAny>>,
-    /// Python locks, each held by a thread that waits in `result`.
-    pub(crate) waiters: Vec<Py<PyAny>>,
+    /// One for each thread that waits in `result`.
+    pub(crate) waiters: Vec<Arc<Bell>>,
     /// Called as soon as the task is done, before the callbacks and without a scope: what
     /// awaits the future.
     pub(crate) wakers: Vec<Py<PyAny>>,

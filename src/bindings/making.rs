@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 
+use super::bell::look_on;
 use super::core::Settings;
 use super::executor::{ExecutorCell, Scoped};
 use super::governor;
@@ -84,6 +85,7 @@ pub(crate) fn config(
         name,
         max_workers,
         idle_timeout,
+        look_on: look_on(),
         stack_size: asked.max(STACK),
     })
 }

@@ -1,6 +1,7 @@
 //! The only place that knows Python: futures, executors and the loop of a worker.
 
 pub(crate) mod async_check;
+pub(crate) mod bell;
 pub(crate) mod callbacks;
 pub(crate) mod clock;
 pub(crate) mod condition;

@@ -21,6 +21,7 @@ use pyo3::types::{PyList, PyTuple};
 use super::callbacks;
 use super::clock::now;
 use super::condition::Condition;
+use super::current;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
@@ -213,7 +214,9 @@ pub(crate) fn has_returned(this: &Bound<'_, FutureCell>) -> bool {
 pub(crate) fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
     // None are added to a future that is done.
     let callbacks = take(&mut this.get().extra().lock().callbacks);
-    callbacks::run(this, Event::of(this.get().phase()), &callbacks, place);
+    let event = Event::of(this.get().phase());
+    let event = event.filter(|_| signals::wanted(this, event));
+    callbacks::run(this, event, &callbacks, place);
 }
 
 /// Cancels the future if its task has not started, or runs as a coroutine, which is then
@@ -361,11 +364,19 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     } else {
         Default::default()
     };
-    for waiter in waiters {
-        or_unraisable(
-            waiter.bind(py).call_method0(names::release(py)).map(drop),
-            this,
-        );
+    let event = match place {
+        Place::Loop => None,
+        Place::Worker | Place::Elsewhere => Event::of(cell.phase()),
+    };
+    let event = event.filter(|_| signals::wanted(this, event));
+    // Nothing of the user's runs before the worker comes to ring them.
+    let may_defer = place == Place::Worker
+        && callbacks.is_empty()
+        && wakers.is_empty()
+        && known.is_none()
+        && event.is_none();
+    for bell in current::defer(waiters, may_defer) {
+        bell.ring();
     }
     for waker in wakers {
         or_unraisable(call_with(waker.bind(py), [this.as_any()]).map(drop), this);
@@ -373,10 +384,6 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     if let (Some(id), Some(core)) = (known, cell.core()) {
         core.registry.finished(py, id);
     }
-    let event = match place {
-        Place::Loop => None,
-        Place::Worker | Place::Elsewhere => Event::of(cell.phase()),
-    };
     callbacks::run(this, event, &callbacks, place);
 }
 

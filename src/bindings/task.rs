@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use super::clock::now;
 use super::core::Core;
 use super::coroutine::come_back;
+use super::current;
 use super::errors::{CancelledError, into_exception};
 use super::ffi::call::{call, is_coroutine};
 use super::ffi::context::within;
@@ -30,6 +31,8 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
     cell.set_started(now());
     let mut taken = cell.take_call(this);
     let context = taken.context.take();
+    // To let go of it is to run what its variables' ends run.
+    let carried = context.is_some();
     let ran = within(this.py(), context, || {
         let outcome = outcome(this, taken);
         if cell.is_of_another_process() {
@@ -53,6 +56,9 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
         };
         // Someone may have set an outcome by hand meanwhile; then that one stands.
         let _ = finish(this, phase, outcome, Place::Worker);
+        if carried {
+            current::ring();
+        }
     });
     if let Err(error) = ran {
         fail(this, error);

@@ -1,30 +1,22 @@
 //! Waiting for a future: with the GIL released, interruptible, and never in a circle.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::Duration;
 
 use flask_delay_engine::{Entered, Key, Waits};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyFloat};
 
+use super::bell::Bell;
 use super::current;
 use super::errors::WaitCycleError;
-use super::ffi::call::call_with;
 use super::future::FutureCell;
 use super::mode;
-use super::names;
 use super::naming::name_of;
 
 /// Which task waits for which, by address: both futures live as long as the wait.
 static WAITS: Waits<String> = Waits::new();
-
-/// A Python lock.
-pub(crate) fn allocate_lock(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static ALLOCATE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    ALLOCATE.import(py, "_thread", "allocate_lock")?.call0()
-}
 
 /// `threading.TIMEOUT_MAX` is a little more.
 const LONGEST: f64 = 9e9;
@@ -44,12 +36,11 @@ pub(crate) fn until_done(
         return Ok(());
     }
     cell.refuse_foreign(this)?;
-    let seconds = match timeout {
-        Some(timeout) if !timeout.is_none() => seconds(timeout)?,
-        // What Python's locks call for ever.
-        _ => -1.0,
+    let limit = match timeout {
+        Some(timeout) if !timeout.is_none() => Some(Duration::from_secs_f64(seconds(timeout)?)),
+        _ => None,
     };
-    if seconds < 0.0 {
+    if limit.is_none() {
         mode::refuse_endless_wait(this)?;
     }
     if cell.is_coroutine() && current::is_loop() {
@@ -60,61 +51,25 @@ pub(crate) fn until_done(
         )));
     }
     let circle = not_in_a_circle(this)?;
-    // A Python lock, because its `acquire` does all that a wait in Python must: it lets go
-    // of the GIL, honours signals, and resumes after them with the time that is left.
-    let lock = allocate_lock(py)?;
-    let acquire = names::acquire(py);
-    lock.call_method0(acquire)?;
-    if !cell.leave(|extra| extra.waiters.push(lock.clone().unbind())) {
+    let bell = Bell::new();
+    if !cell.leave(|extra| extra.waiters.push(Arc::clone(&bell))) {
         return Ok(());
     }
     // While a worker waits, another may be active in its place.
     let waiting = current::waiting();
-    let woken = acquire_in_slices(&lock, seconds);
+    let rung = bell.wait(py, limit);
     drop(waiting);
     drop(circle);
-    if !matches!(woken, Ok(true)) {
+    if !matches!(rung, Ok(true)) {
         let mut extra = cell.extra().lock();
-        let place = extra.waiters.iter().position(|waiter| waiter.is(&lock));
-        let waiter = place.map(|place| extra.waiters.swap_remove(place));
-        drop(extra);
-        drop(waiter);
+        extra.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &bell));
     }
-    woken?;
+    rung?;
     if cell.phase().is_done() {
         return Ok(());
     }
     Err(PyTimeoutError::new_err(()))
 }
-
-/// Acquires `lock` within `seconds` (negative: for ever).
-///
-/// In slices: Python's lock notices a signal that interrupts its sleep, but one that comes
-/// just before the sleep begins would wait until the sleep ends.
-fn acquire_in_slices(lock: &Bound<'_, PyAny>, seconds: f64) -> PyResult<bool> {
-    let py = lock.py();
-    let acquire = lock.getattr(names::acquire(py))?;
-    let blocking = PyBool::new(py, true).to_owned().into_any();
-    let start = Instant::now();
-    loop {
-        let left = if seconds < 0.0 {
-            SLICE
-        } else {
-            (seconds - start.elapsed().as_secs_f64()).max(0.0)
-        };
-        let slice = PyFloat::new(py, left.min(SLICE));
-        if call_with(&acquire, [&blocking, slice.as_any()])?.extract()? {
-            return Ok(true);
-        }
-        if left <= SLICE && seconds >= 0.0 {
-            return Ok(false);
-        }
-        py.check_signals()?;
-    }
-}
-
-/// Seconds between two looks for signals.
-const SLICE: f64 = 1.0;
 
 /// Notes the wait if it is a task's; refuses one that would never end.
 fn not_in_a_circle(this: &Bound<'_, FutureCell>) -> PyResult<Option<Entered<'static, String>>> {

@@ -19,7 +19,7 @@ use super::errors::{
 use super::listeners;
 use super::map::Map;
 use super::names;
-use super::{lifecycle, wait, worker};
+use super::{lifecycle, worker};
 
 /// Fills every once-cell of this module, and those of PyO3 that it comes by.
 pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
@@ -44,7 +44,6 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     coroutine::current_task(py);
     lifecycle::progress_class(py)?;
     to_datetime(py, 1)?;
-    wait::allocate_lock(py)?;
     worker::breathe(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
     is_coroutine_function(&any)?;

@@ -1,13 +1,16 @@
 //! A worker thread: attached to Python once, for its life; detached only to sleep.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use flask_delay_engine::Worker;
+use flask_delay_engine::{Worker, spin};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::bell::Deferred;
 use super::clock::now;
 use super::core::{Core, Task};
 use super::current::{self, Desk, Local, Waits};
@@ -26,6 +29,10 @@ use super::task;
 /// many nanoseconds of such tasks the worker does.
 const BREATH: u64 = 1_000_000;
 
+/// Who submits holds the GIL, and often lets go of it right away to wait for the result. A
+/// worker that asks for it too soon goes to sleep over it and has to be woken.
+const GRACE: Duration = Duration::from_nanos(1_500);
+
 /// The main function of each thread of a pool.
 pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
     let generation = generation();
@@ -36,6 +43,7 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         };
         let thread = Thread::enter(py, worker.name());
         let desk = Arc::new(Desk::default());
+        let deferred = Rc::new(Deferred::default());
         {
             let mut desks = core.desks().lock();
             desks.retain(|desk| desk.strong_count() > 0);
@@ -47,6 +55,7 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
             service: core.service,
             generation,
             waits: Arc::new(Waits::new(worker.handle())),
+            deferred: Rc::clone(&deferred),
         });
         if !core.is_broken() {
             initialize(py, &core);
@@ -54,7 +63,8 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         let watched = governor::watch(py, &desk, core.switch_interval);
         // Held by the futures from here on, so that an idle worker keeps nothing alive.
         drop(core);
-        work(py, &mut worker, &desk, watched.as_deref(), generation);
+        let watched_by = watched.as_deref();
+        work(py, &mut worker, &desk, &deferred, watched_by, generation);
         if let Some(watched) = watched
             && generation == self::generation()
         {
@@ -76,20 +86,29 @@ fn work(
     py: Python<'_>,
     worker: &mut Worker<Task>,
     desk: &Desk,
+    deferred: &Deferred,
     watched: Option<&Watched>,
     generation: u32,
 ) {
     let mut breathed = now();
-    let sleep = |sleep: &mut (dyn FnMut() + Send)| {
+    let sleep = |sleep: &mut (dyn FnMut() -> bool + Send)| {
         if let Some(watched) = watched {
             watched.sleeps();
         }
-        py.detach(sleep);
+        // Detached, so that who is woken finds the GIL free.
+        let bells = deferred.take();
+        py.detach(|| {
+            drop(bells);
+            if sleep() {
+                spin(GRACE, || false);
+            }
+        });
         if let Some(watched) = watched {
             watched.wakes();
         }
     };
     while let Some(task) = worker.next(sleep) {
+        drop(deferred.take());
         let task = task.0.into_bound(py);
         run(&task, desk);
         if self::generation() != generation {
@@ -102,6 +121,7 @@ fn work(
         let_go(task.into_any());
         if finished.saturating_sub(breathed) > BREATH {
             breathed = finished;
+            drop(deferred.take());
             // It cannot fail, and if it did, the next breath would come.
             let _ = breathe(py);
         }

@@ -13,6 +13,7 @@ mod waits;
 mod worker;
 
 pub use pool::{Config, Hold, Pool, Stats, SubmitError};
+pub use sync::spin;
 pub use waits::{Entered, Key, Waits};
 pub use worker::{Handle, Waiting, Worker};
 

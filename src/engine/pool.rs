@@ -34,6 +34,9 @@ pub struct Config {
     pub max_workers: usize,
     /// A worker that found nothing to do for this long leaves; the last one stays.
     pub idle_timeout: Duration,
+    /// A worker looks on for this long before it goes to bed, if its last job came within
+    /// that time. Zero: never.
+    pub look_on: Duration,
     /// Bytes of stack for each thread.
     pub stack_size: usize,
 }

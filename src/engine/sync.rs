@@ -6,7 +6,40 @@ mod imp {
     pub(crate) use std::sync::Arc;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
     pub(crate) use std::thread::{Thread, current};
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
+
+    /// How often a spinning thread looks at its condition between two looks at the clock.
+    const LOOKS: u32 = 64;
+    /// After this long it lets others have its processor between its looks.
+    const ALONE: Duration = Duration::from_micros(4);
+
+    /// Looks until `done()` is true, which it returns, or `limit` is over.
+    pub fn spin(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+        if limit.is_zero() {
+            return done();
+        }
+        let began = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if done() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            let spent = began.elapsed();
+            if spent >= limit {
+                return false;
+            }
+            if spent >= ALONE {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Whether no more than `limit` has passed since `began`.
+    pub(crate) fn within(began: Instant, limit: Duration) -> bool {
+        began.elapsed() < limit
+    }
 
     /// Starts a thread.
     pub(crate) fn spawn(
@@ -58,7 +91,18 @@ mod imp {
     pub(crate) use loom::sync::{Condvar, MutexGuard};
     // Not loom's, which cannot be the type of `self`.
     pub(crate) use std::sync::Arc;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
+
+    /// Looks once more after everybody else had a turn; loom has no clock.
+    pub fn spin(_limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+        loom::thread::yield_now();
+        done()
+    }
+
+    /// Without a clock, whatever is worth a look.
+    pub(crate) fn within(_began: Instant, limit: Duration) -> bool {
+        !limit.is_zero()
+    }
 
     /// loom's mutex with `parking_lot`'s signature: nothing panics under our locks.
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -142,4 +186,5 @@ mod imp {
     }
 }
 
+pub use imp::spin;
 pub(crate) use imp::*;

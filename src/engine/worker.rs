@@ -8,7 +8,7 @@ use log::debug;
 
 use crate::park::Parker;
 use crate::pool::{CLOSED, ROOM, Roster, SEARCHING, SURPLUS, Shared};
-use crate::sync::{Arc, MutexGuard, Ordering, fence};
+use crate::sync::{Arc, MutexGuard, Ordering, fence, spin, within};
 
 /// What a thread of the pool is given. Dropping it takes the thread off the pool's books,
 /// also when the thread unwinds.
@@ -16,8 +16,10 @@ pub struct Worker<J: Send + 'static> {
     shared: Arc<Shared<J>>,
     parker: Arc<Parker>,
     name: String,
-    /// This worker was called and has not looked at the queue since.
+    /// This worker was called, or has called itself, and has not looked at the queue since.
     searching: bool,
+    /// The last job came so soon that looking on for the next one may pay.
+    keen: bool,
     /// The roster has already been told that this thread leaves.
     left: Cell<bool>,
 }
@@ -25,10 +27,12 @@ pub struct Worker<J: Send + 'static> {
 impl<J: Send + 'static> Worker<J> {
     pub(crate) fn new(shared: Arc<Shared<J>>, name: String) -> Self {
         Self {
-            shared,
             parker: Arc::new(Parker::new()),
             name,
             searching: true,
+            // In a model, where there is no "soon", at once.
+            keen: cfg!(loom) && !shared.config.look_on.is_zero(),
+            shared,
             left: Cell::new(false),
         }
     }
@@ -42,26 +46,64 @@ impl<J: Send + 'static> Worker<J> {
     /// The next job, or `None` when this thread has to leave.
     ///
     /// `asleep` is called when there is nothing to do; it must call the function it is
-    /// given, which blocks, and may let go of what the thread holds around that call.
-    pub fn next(&mut self, mut asleep: impl FnMut(&mut (dyn FnMut() + Send))) -> Option<J> {
+    /// given, which blocks, and may let go of what the thread holds around that call. That
+    /// function returns whether it has looked on and seen a job this very moment: then its
+    /// submitter may still hold what this thread is about to need.
+    pub fn next(&mut self, mut asleep: impl FnMut(&mut (dyn FnMut() -> bool + Send))) -> Option<J> {
         while !self.left.get() {
             // Relaxed: a hint; the lock in `step_down` decides.
             let surplus = self.shared.signs.load(Ordering::Relaxed) & SURPLUS != 0;
-            let mut rest = if surplus { self.step_down() } else { Rest::Up };
-            if matches!(rest, Rest::Up) {
-                if let Some(job) = self.shared.queue.pop() {
-                    if self.searching {
-                        self.found();
-                    }
-                    return Some(job);
+            if !surplus && let Some(job) = self.shared.queue.pop() {
+                // Here and not in `rest`, although that would be sooner: many threads that
+                // wake at once get in each other's way for what they all need.
+                if self.searching {
+                    self.found();
                 }
-                rest = self.lie_down();
+                return Some(job);
             }
-            if matches!(rest, Rest::InBed) {
-                self.sleep(&mut asleep);
-            }
+            asleep(&mut || self.rest(surplus));
         }
         None
+    }
+
+    /// Rests until there may be something to do, or this thread has to leave; whether a job
+    /// was seen by looking on.
+    fn rest(&mut self, surplus: bool) -> bool {
+        if self.left.get() {
+            return false;
+        }
+        if !surplus && self.look_on() {
+            return true;
+        }
+        let rest = if surplus {
+            self.step_down()
+        } else {
+            self.lie_down()
+        };
+        if matches!(rest, Rest::InBed) {
+            self.sleep();
+        }
+        false
+    }
+
+    /// Looks on for a while instead of going to bed, if jobs come that soon; whether there is
+    /// one. Who submits meanwhile need not call anybody: this worker is the one that is
+    /// searching.
+    fn look_on(&mut self) -> bool {
+        let shared = &*self.shared;
+        if !self.keen {
+            return false;
+        }
+        // Relaxed, as in `Shared::summon`.
+        if !self.searching && shared.signs.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
+            return false;
+        }
+        self.searching = true;
+        spin(shared.config.look_on, || {
+            !shared.queue.is_empty() || shared.signs.load(Ordering::Relaxed) & CLOSED != 0
+        });
+        self.keen = !shared.queue.is_empty();
+        self.keen
     }
 
     /// Notes that this worker's job waits for another job of the pool until the guard is
@@ -142,14 +184,15 @@ impl<J: Send + 'static> Worker<J> {
     }
 
     /// Sleeps in the bed taken, until called or for so long that the thread leaves.
-    fn sleep(&mut self, asleep: &mut impl FnMut(&mut (dyn FnMut() + Send))) {
-        let mut deadline = Instant::now().checked_add(self.shared.config.idle_timeout);
+    fn sleep(&mut self) {
+        let config = &self.shared.config;
+        let began = Instant::now();
+        let mut deadline = began.checked_add(config.idle_timeout);
         loop {
-            let parker = &self.parker;
-            // The caller counted this worker among the active ones and set SEARCHING.
-            let searching = &mut self.searching;
-            asleep(&mut || *searching = *searching || parker.park(deadline));
-            if self.searching {
+            if self.parker.park(deadline) {
+                // The caller counted this worker among the active ones and set SEARCHING.
+                self.searching = true;
+                self.keen = within(began, config.look_on);
                 return;
             }
             let mut roster = self.shared.roster.lock();

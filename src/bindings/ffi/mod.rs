@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod fork;
+pub(crate) mod lock;
 pub(crate) mod object;
 pub(crate) mod slot;
 pub(crate) mod submit;

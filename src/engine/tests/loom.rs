@@ -43,10 +43,11 @@ fn pool_with(max_workers: usize, idle_timeout: Duration, threads: usize) -> Arc<
         name: "model".to_owned(),
         max_workers,
         idle_timeout,
+        look_on: Duration::ZERO,
         stack_size: threads,
     };
     Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
-        while let Some(job) = worker.next(|park| park()) {
+        while let Some(job) = worker.next(|park| _ = park()) {
             (job.0)(&worker);
         }
     }))
@@ -56,7 +57,7 @@ fn pool_with(max_workers: usize, idle_timeout: Duration, threads: usize) -> Arc<
 fn mortal_pool() -> Arc<Pool<Job>> {
     let config = pool(1).config().clone();
     Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
-        if let Some(job) = worker.next(|park| park()) {
+        if let Some(job) = worker.next(|park| _ = park()) {
             (job.0)(&worker);
         }
     }))
@@ -132,6 +133,53 @@ fn submit_while_the_worker_lies_down() {
         }
         end(&pool);
         assert_eq!(runs.count(), 2);
+    });
+}
+
+/// A pool whose workers look on for a while before they go to bed.
+fn keen_pool(max_workers: usize) -> Arc<Pool<Job>> {
+    let mut config = pool(max_workers).config().clone();
+    config.look_on = Duration::from_nanos(1);
+    Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
+        while let Some(job) = worker.next(|park| _ = park()) {
+            (job.0)(&worker);
+        }
+    }))
+}
+
+/// Guards: a worker that looks on is the one that is searching, and clears the sign before
+/// its last look.
+#[test]
+fn submit_while_a_worker_looks_on() {
+    check(3, || {
+        let pool = keen_pool(1);
+        let runs = Runs::default();
+        for _ in 0..2 {
+            pool.submit(runs.job()).unwrap();
+        }
+        end(&pool);
+        assert_eq!(runs.count(), 2);
+    });
+}
+
+/// Guards: one that looked on and has found a job calls the next one if there are more.
+#[test]
+fn two_jobs_while_a_worker_looks_on() {
+    check(1, || {
+        let pool = keen_pool(2);
+        let runs = Runs::default();
+        let (here, there) = (Event::default(), Event::default());
+        pool.submit(runs.job()).unwrap();
+        // Each waits for the other, so both have to run at once.
+        for (mine, other) in [(here.clone(), there.clone()), (there, here)] {
+            let job = Job(Box::new(move |_: &Worker<Job>| {
+                mine.set();
+                other.wait();
+            }));
+            pool.submit(job).unwrap();
+        }
+        end(&pool);
+        assert_eq!(runs.count(), 1);
     });
 }
 

@@ -39,6 +39,7 @@ pub(crate) fn config(max_workers: usize) -> Config {
         name: "test".to_owned(),
         max_workers,
         idle_timeout: LONG * 10,
+        look_on: Duration::from_micros(50),
         stack_size: 256 * 1024,
     }
 }
@@ -49,7 +50,7 @@ pub(crate) fn pool(max_workers: usize) -> Arc<Pool<Job>> {
 
 /// What a thread of a pool does.
 pub(crate) fn work(mut worker: Worker<Job>) {
-    while let Some(job) = worker.next(|park| park()) {
+    while let Some(job) = worker.next(|park| _ = park()) {
         job.run(&worker);
     }
 }
