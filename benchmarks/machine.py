@@ -1,6 +1,6 @@
 """What the suite runs on, and what else the machine does meanwhile."""
 
-import datetime
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -8,8 +8,9 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.model import Noise, Peer
@@ -20,6 +21,38 @@ NOISY_STEAL = 0.01
 """The same for time that the hypervisor gave to other guests."""
 
 _STAT = Path("/proc/stat")
+
+
+ENOUGH_CPUS = 4
+"""With fewer, to pin would be to measure how threads share a processor."""
+
+
+def halves() -> tuple[set[int], set[int]] | None:
+    """The CPUs for what is measured and those for what asks it, or None if they are few."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    cpus = sorted(os.sched_getaffinity(0))
+    middle = len(cpus) // 2
+    return (set(cpus[:middle]), set(cpus[middle:])) if len(cpus) >= ENOUGH_CPUS else None
+
+
+@contextlib.contextmanager
+def pinned_to(cpus: set[int]) -> Iterator[None]:
+    """Have this thread, and what it starts, on these CPUs until the block is left."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _pinning() -> str:
+    parts = halves()
+    if parts is None:
+        return f"none, fewer than {ENOUGH_CPUS} CPUs"
+    measured, asking = (", ".join(map(str, sorted(part))) for part in parts)
+    return f"what is measured on CPUs {measured}; wrk on {asking}"
 
 
 def head(peers: Iterable[Peer], command: str) -> dict[str, str]:
@@ -33,8 +66,9 @@ def head(peers: Iterable[Peer], command: str) -> dict[str, str]:
     ]
     return {
         "command": f"`{command}`",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} CPUs for the suite",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "processor": f"{_processor()}, {os.cpu_count()} CPUs",
+        "pinning": _pinning(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "Python": f"{platform.python_version()}, {platform.python_compiler()}",
         "versions": ", ".join(found),

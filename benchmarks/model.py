@@ -105,7 +105,7 @@ class Case:
 
     name: str
     title: str
-    # measure(peer, size)
+    # Called with the peer and the size.
     measure: Callable[[Peer, int], Values]
     size: int
     peers: tuple[str, ...]

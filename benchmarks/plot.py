@@ -29,7 +29,7 @@ def draw(results: Results, directory: Path) -> list[Path]:
             # The same data, the same file.
             "svg.hashsalt": "flask-delay",
             "font.family": "sans-serif",
-            "font.sans-serif": ["system-ui", "Segoe UI", "Helvetica", "Arial", "sans-serif"],
+            "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
             "font.size": 11,
             "text.color": INK,
         }
@@ -63,14 +63,12 @@ def _plots(results: Results) -> dict[str, list[Panel]]:
         ],
         "requests": [
             (
-                "gunicorn: requests per second of a view that starts one task of 5 ms,\n"
-                "against one that starts none",
+                "gunicorn: requests/s of a view that starts one task of 5 ms (none = 1)",
                 _kept(results, ["server-delay", "server-delay-queues"]),
                 False,
             ),
             (
-                "gunicorn: requests per second of a plain view\nwhile one task computes,"
-                " against none",
+                "gunicorn: requests/s of a plain view while one task computes (none = 1)",
                 _kept(results, ["server-computing"]),
                 False,
             ),

@@ -174,18 +174,18 @@ def _table(case: Case, found: Figures) -> list[str]:
 
 
 def _noise(runs: Sequence[Run]) -> list[str]:
-    noisy = [run for run in runs if run.noise and machine.is_noisy(run.noise)]
-    lines = [
+    noisy = [(run, run.noise) for run in runs if run.noise and machine.is_noisy(run.noise)]
+    summary = (
         f"{len(noisy)} of {len(runs)} runs were noisy: others used more than"
         f" {machine.NOISY_OTHERS:.0%} of the processors' time meanwhile, or the hypervisor took"
         f" more than {machine.NOISY_STEAL:.0%} away."
-    ]
+    )
+    lines = [summary]
     if noisy:
         lines += ["", "| case | peer | round | others | taken away |"]
         lines.append("| --- | --- | --- | --- | --- |")
-    for run in noisy:
-        assert run.noise  # noqa: S101 - see above
-        shares = f"{run.noise.others:.0%} | {run.noise.steal:.0%}"
+    for run, noise in noisy:
+        shares = f"{noise.others:.0%} | {noise.steal:.0%}"
         lines.append(f"| {run.case} | {_title(run.peer)} | {run.round + 1} | {shares} |")
     return lines
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import machine
+from benchmarks.cases.servers import WRK_CPUS
 from benchmarks.model import Case, Peer, Run, Values
 from benchmarks.peers import PEERS
 
@@ -39,7 +40,9 @@ def missing(peer: Peer) -> str | None:
     return None
 
 
-def plan(cases: Sequence[Case], peers: Sequence[str], rounds: int) -> Iterator[tuple[int, Case, str]]:
+def plan(
+    cases: Sequence[Case], peers: Sequence[str], rounds: int
+) -> Iterator[tuple[int, Case, str]]:
     """Each measurement in its order: rounds, in them cases, in them peers.
 
     Every second round has the peers in reverse, so that none always comes first.
@@ -79,15 +82,20 @@ def run(
 
 
 def _measure(number: int, case: Case, peer: str, size: int) -> Run:
-    watch = machine.Watch()
-    with tempfile.TemporaryDirectory() as directory:
+    watch, parts = machine.Watch(), machine.halves()
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        if parts:
+            # Before the child starts: it and all its threads inherit the CPUs.
+            stack.enter_context(machine.pinned_to(parts[0]))
         output, errors = Path(directory) / "values.json", Path(directory) / "stderr"
         command = [sys.executable, "-m", "benchmarks.child", case.name, peer, str(size)]
+        cpus = ",".join(map(str, parts[1])) if parts else ""
         with errors.open("w") as stderr:
             child = subprocess.Popen(
                 [*command, str(output)],
                 cwd=_ROOT,
-                env=os.environ | {"PYTHONHASHSEED": "0"},
+                env=os.environ | {"PYTHONHASHSEED": "0", WRK_CPUS: cpus},
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,

@@ -22,6 +22,7 @@ CASES = (
         _POOLS,
         (_P50, _P99),
         (better(25, "p50", than="tpe"), share(0.6, "p50", of="hypertile")),
+        sizes={"flask-executor": 5_000},
     ),
     Case(
         "submit-idle",
@@ -31,6 +32,7 @@ CASES = (
         (*_POOLS, "processes"),
         (_P50, _P99),
         (better(3, "p50", than="tpe"),),
+        sizes={"flask-executor": 1_000, "processes": 1_000},
     ),
     Case(
         "tasks",
@@ -40,7 +42,7 @@ CASES = (
         (*_POOLS, "processes"),
         (_TASKS,),
         (better(25, "rate", than="tpe"), better(10, "rate", than="hypertile")),
-        sizes={"tpe": 100_000, "hypertile": 100_000, "flask-executor": 10_000, "processes": 10_000},
+        sizes={"tpe": 100_000, "hypertile": 100_000, "flask-executor": 10_000, "processes": 5_000},
     ),
     Case(
         "round-trip",
@@ -50,6 +52,7 @@ CASES = (
         (*_POOLS, "processes"),
         (_P50, _P99),
         (better(4, "p50", than="tpe"), better(3, "p99", than="tpe")),
+        sizes={"processes": 1_000},
     ),
     Case(
         "callbacks",

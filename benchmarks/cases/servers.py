@@ -15,10 +15,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.model import Peer, Values
 
 CONNECTIONS = 16
 WARM_UP = 1.0
+WRK_CPUS = "BENCHMARKS_WRK_CPUS"
+"""The environment variable with the CPUs for wrk, separated by commas; empty for all."""
 
 
 def needs_wrk() -> str | None:
@@ -60,7 +63,7 @@ def _server(peer: Peer) -> Iterator[str]:
         server = subprocess.Popen(
             command, stderr=log, pass_fds=[listener.fileno()], start_new_session=True
         )
-        url = "http://127.0.0.1:{}".format(listener.getsockname()[1])
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             _wait_for(f"{url}/plain", server)
             yield url
@@ -99,7 +102,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _ask(url: str, seconds: float) -> Values:
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--latency", url]
-    return parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    cpus = os.environ.get(WRK_CPUS)
+    with machine.pinned_to(set(map(int, cpus.split(",")))) if cpus else contextlib.nullcontext():
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return parse(done.stdout)
 
 
 def parse(output: str) -> Values:
