@@ -5,6 +5,7 @@ Ends without cleaning up, since nothing that happens after the measurement matte
 
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +17,8 @@ from benchmarks.table import CASES
 def main() -> None:
     """Measure, and write the values to the file."""
     name, peer, size, output = sys.argv[1:]
+    # Servers and workers are ended by whoever started them, also when time is up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     case = next(case for case in CASES if case.name == name)
     try:
         values = case.measure(PEERS[peer], int(size))

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -89,7 +90,8 @@ def _program(name: str) -> str | None:
         return None
     # wrk tells its version with its usage, and fails.
     done = subprocess.run([path, "--version"], check=False, capture_output=True, text=True)
-    return " ".join((done.stdout or done.stderr).split()[:3])
+    version = re.search(r"\d[\w.+~-]*", done.stdout or done.stderr)
+    return f"{name} {version[0] if version else '?'}"
 
 
 def _processor() -> str:

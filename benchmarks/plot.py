@@ -63,12 +63,12 @@ def _plots(results: Results) -> dict[str, list[Panel]]:
         ],
         "requests": [
             (
-                "gunicorn: requests/s of a view that starts one task of 5 ms (none = 1)",
+                "Requests/s, each starts a task of 5 ms (no task: 1.00)",
                 _kept(results, ["server-delay", "server-delay-queues"]),
                 False,
             ),
             (
-                "gunicorn: requests/s of a plain view while one task computes (none = 1)",
+                "Requests/s while one task computes (no task: 1.00)",
                 _kept(results, ["server-computing"]),
                 False,
             ),
@@ -81,10 +81,7 @@ def _metric(case: str, name: str) -> Metric:
 
 
 def _bars(found: dict[str, float], write: Callable[[float], str]) -> Bars:
-    return [
-        (PEERS[peer].title, value, write(value), peer.startswith(OURS))
-        for peer, value in found.items()
-    ]
+    return [(PEERS[peer].title, value, write(value), peer == OURS) for peer, value in found.items()]
 
 
 def _absolute(results: Results, sources: Sequence[tuple[str, str]]) -> Bars:

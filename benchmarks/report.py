@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks import machine
-from benchmarks.model import Case, Metric, Results, Run, Target
+from benchmarks.model import Case, Metric, Noise, Results, Run, Target
 from benchmarks.peers import PEERS
 
 OURS = "ours"
@@ -120,9 +120,13 @@ def _wish(case: Case, target: Target) -> str:
     if target.peer is None:
         limit = "at least" if target.kind == "least" else "at most"
         return f"{limit} {quantity(metric, target.value)}"
-    limit = "at least" if target.kind == "better" else "at most"
-    how = "better than" if target.kind == "better" else "of"
-    return f"{limit} {target.value:g}x, {how} {_title(target.peer)}"
+    peer = _title(target.peer)
+    if target.kind == "share":
+        return f"at most {target.value:g}x of {peer}"
+    if target.value == 1:
+        return f"at least as good as {peer}"
+    how = "better than" if target.value > 1 else "of"
+    return f"at least {target.value:g}x {how} {peer}"
 
 
 def _targets(cases: Sequence[Case], results: Results) -> list[str]:
@@ -182,11 +186,16 @@ def _noise(runs: Sequence[Run]) -> list[str]:
     )
     lines = [summary]
     if noisy:
-        lines += ["", "| case | peer | round | others | taken away |"]
+        lines += ["", "| case | peer | rounds | others, at most | taken away, at most |"]
         lines.append("| --- | --- | --- | --- | --- |")
+    together: dict[tuple[str, str], list[tuple[int, Noise]]] = {}
     for run, noise in noisy:
-        shares = f"{noise.others:.0%} | {noise.steal:.0%}"
-        lines.append(f"| {run.case} | {_title(run.peer)} | {run.round + 1} | {shares} |")
+        together.setdefault((run.case, run.peer), []).append((run.round + 1, noise))
+    for (case, peer), times in together.items():
+        rounds = ", ".join(str(number) for number, _ in times)
+        others = max(noise.others for _, noise in times)
+        steal = max(noise.steal for _, noise in times)
+        lines.append(f"| {case} | {_title(peer)} | {rounds} | {others:.0%} | {steal:.0%} |")
     return lines
 
 

@@ -105,14 +105,22 @@ def _measure(number: int, case: Case, peer: str, size: int) -> Run:
             except subprocess.TimeoutExpired:
                 stderr.write(f"took more than {LIMIT:.0f} s\n")
             finally:
-                # Whatever it has left behind, too.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+                _end(child)
         values: Values = json.loads(output.read_text()) if output.exists() else {}
         said = "\n".join(errors.read_text().splitlines()[-30:])
     error = None if values else said or "ended without a word"
     return Run(case.name, peer, number, values, watch.noise(), error)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """See that nothing of it is left; if it still runs, it ends its own servers first."""
+    if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def _line(run: Run) -> str:

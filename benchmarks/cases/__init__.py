@@ -1,10 +1,13 @@
 """How each case is measured; `benchmarks.table` says for whom and with which targets."""
 
 import contextlib
+import statistics
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from benchmarks.model import Pool
+from benchmarks.measure import now, percentiles
+from benchmarks.model import Pool, Values
 from benchmarks.work import block, nop
 
 WORKERS = 8
@@ -34,3 +37,21 @@ def awaken(pool: Pool, workers: int = WORKERS) -> None:
     """Have all workers run once, so that later they are there and idle."""
     with blocked(pool, workers):
         pass
+
+
+def time_submits(pool: Pool, count: int, after: Callable[[Any], object]) -> Values:
+    """p50 and p99 of so many submits of a no-op; `after` is given each handle, untimed.
+
+    The fastest take no longer than to read the clock. What that takes is measured beside
+    each of them, so that both have the same circumstances, and taken off.
+    """
+    submit = pool.submit
+    samples, clock = [], []
+    for _ in range(count):
+        start = now()
+        ready = now()
+        handle = submit(nop)
+        samples.append(now() - ready)
+        clock.append(ready - start)
+        after(handle)
+    return percentiles(samples, statistics.median(clock))

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Any
 
-from benchmarks.cases import WORKERS, awaken, blocked, warm_up
+from benchmarks.cases import WORKERS, awaken, blocked, time_submits, warm_up
 from benchmarks.measure import now, percentiles
 from benchmarks.model import Peer, Values
 from benchmarks.work import nap, nop
@@ -15,15 +15,9 @@ def submit_busy(peer: Peer, size: int) -> Values:
     """All workers have a task: the new one is queued and nobody woken."""
     with peer.open(WORKERS) as pool:
         warm_up(pool)
-        submit = pool.submit
         with blocked(pool):
-            samples, handles = [], []
-            for _ in range(size):
-                start = now()
-                handle = submit(nop)
-                samples.append(now() - start)
-                handles.append(handle)
-    return percentiles(samples)
+            handles: list[Any] = []
+            return time_submits(pool, size, handles.append)
 
 
 def submit_idle(peer: Peer, size: int) -> Values:
@@ -33,16 +27,13 @@ def submit_idle(peer: Peer, size: int) -> Values:
         # Processes cannot be held by an event of this one; they are there from the start.
         if peer.name != "processes":
             awaken(pool)
-        submit = pool.submit
-        samples = []
-        for _ in range(size):
-            # Long enough for the worker to run the task and go back to sleep.
-            time.sleep(0.0005)
-            start = now()
-            handle = submit(nop)
-            samples.append(now() - start)
+
+        def rest(handle: Any) -> None:
             pool.wait(handle)
-    return percentiles(samples)
+            # Long enough for the worker to go back to sleep.
+            time.sleep(0.0005)
+
+        return time_submits(pool, size, rest)
 
 
 def tasks(peer: Peer, size: int) -> Values:

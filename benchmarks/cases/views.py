@@ -2,11 +2,12 @@
 
 import contextvars
 from collections.abc import Callable
+from typing import Any
 
 from flask import Flask
 
-from benchmarks.cases import WORKERS, blocked, warm_up
-from benchmarks.measure import now, percentiles
+from benchmarks.cases import WORKERS, blocked, time_submits, warm_up
+from benchmarks.measure import now
 from benchmarks.model import Peer, Pool, Values
 from benchmarks.work import nop
 
@@ -34,15 +35,9 @@ def submit(peer: Peer, size: int) -> Values:
     """Start a no-op from a view while all workers are busy."""
 
     def measure(pool: Pool) -> Values:
-        start_task = pool.submit
-        samples, handles = [], []
+        handles: list[Any] = []
         with blocked(pool):
-            for _ in range(size):
-                start = now()
-                handle = start_task(nop)
-                samples.append(now() - start)
-                handles.append(handle)
-        return percentiles(samples)
+            return time_submits(pool, size, handles.append)
 
     return _in_a_view(peer, measure)
 

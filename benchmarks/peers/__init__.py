@@ -6,7 +6,7 @@ from benchmarks.peers.queues import celery, dramatiq, flexiq, huey, rq
 
 _ALL: tuple[Peer, ...] = (
     Ours(),
-    Ours(name="ours-plain-switch", title="ours, DELAY_SWITCH_INTERVAL=None", switching=False),
+    Ours(name="ours-plain-switch", title="Flask-Delay, interval None", switching=False),
     Threads(),
     Processes(),
     FlaskExecutor(),
