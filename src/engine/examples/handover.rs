@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Config, Pool, Worker};
 
-const JOBS: usize = 2_000_000;
+const JOBS: usize = 10_000_000;
 
 /// One for each worker, so that counting is no contention of its own.
 #[repr(align(128))]
@@ -24,7 +24,7 @@ fn jobs_per_second(workers: usize, jobs: usize) -> f64 {
     let config = Config {
         name: "handover".to_owned(),
         max_workers: workers,
-        idle_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_mins(1),
         stack_size: 256 * 1024,
     };
     let pool = Pool::new(config, move |mut worker: Worker<Job>| {
@@ -35,12 +35,20 @@ fn jobs_per_second(workers: usize, jobs: usize) -> f64 {
     });
     let run = |jobs: usize| {
         for _ in 0..jobs {
-            assert!(pool.submit(Job).is_ok(), "the pool is open and has a thread");
+            assert!(
+                pool.submit(Job).is_ok(),
+                "the pool is open and has a thread"
+            );
         }
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_mins(2);
         assert!(pool.wait_quiet(Some(deadline)), "jobs were lost");
     };
-    let ran = || -> usize { counts.iter().map(|count| count.0.load(Ordering::Relaxed)).sum() };
+    let ran = || -> usize {
+        counts
+            .iter()
+            .map(|count| count.0.load(Ordering::Relaxed))
+            .sum()
+    };
     // Threads and the queue's memory.
     run(jobs / 10);
     let before = ran();
