@@ -36,7 +36,7 @@ help: ## Show this list
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
-	@echo 'Variables: PYTHON=python3.14  FILES="a.txt b.txt" (demo)  PYTEST_ARGS="-k name" (test)'
+	@echo 'Variables: PYTHON=python3.14  FILES="a.txt b.txt" (demo)  PYTEST_ARGS="-k name" (test)  CASES="tasks" ROUNDS=2 (bench)'
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Install into .venv and run the demo; FILES="..." for your own files
@@ -88,6 +88,28 @@ races: $(VENV)/.installed ## Race waits against ends and forks against load, and
 .PHONY: soak
 soak: $(VENV)/.installed ## Mix everything for ten minutes and add up; SECONDS=60 for less
 	$(BIN)/python tests/soak.py $(or $(SECONDS),600)
+
+# Peers come into an environment of their own, with the wheel that .venv has.
+BENCH := $(VENV)-bench
+CASES ?=
+ROUNDS ?= 5
+
+.PHONY: bench
+bench: $(BENCH)/.installed ## Measure ours and the peers; CASES="tasks memory" ROUNDS=2 for a part
+	cargo build --quiet --locked --release $(ENGINE) --example handover
+	$(BENCH)/bin/python -m benchmarks --rounds $(ROUNDS) $(if $(CASES),--cases $(CASES))
+
+.PHONY: bench-pins
+bench-pins: ## Pin the newest versions of the peers
+	rm -rf $(BENCH)
+	$(MAKE) --no-print-directory $(BENCH)/.installed PINNED=
+	{ echo '# Made by `make bench-pins`: the peers and what the suite needs, to the last dependency.'; \
+		$(BENCH)/bin/python -m pip freeze --exclude flask-delay; } > benchmarks/requirements.txt
+	@touch $(BENCH)/.installed
+
+.PHONY: instructions
+instructions: $(VENV)/.installed ## Count instructions per task, compare with the kept figure; UPDATE=1 keeps it
+	$(BIN)/python -m benchmarks.instructions $(if $(UPDATE),--update)
 
 .PHONY: ecosystem
 ecosystem: $(VENV)/.installed $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers
@@ -145,7 +167,7 @@ constraints: $(VENV)/.pip ## Pin the newest of everything tests and lint need
 .PHONY: clean
 clean: ## Remove all that these targets made
 	rm -rf $(VENV) $(VENV)-* target dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find python tests examples -type d -name __pycache__ -prune -exec rm -rf {} +
+	find python tests examples benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The interpreter is tried, not looked up: a name may stand for a version that is not there.
 $(VENV)/.pip: $(CONSTRAINTS)
@@ -178,6 +200,17 @@ $(VENV)/.ecosystem: $(VENV)/.tools
 $(VENV)/.installed: $(VENV)/.pip pyproject.toml README.md LICENSE $(RUST_SOURCES) $(PYTHON_SOURCES)
 	@command -v cargo >/dev/null || { echo 'cargo not found; install Rust first' >&2; exit 2; }
 	$(PIP) install --constraint $(CONSTRAINTS) --build-constraint $(CONSTRAINTS) .
+	@touch $@
+
+PINNED := --constraint benchmarks/requirements.txt
+
+$(BENCH)/.installed: $(VENV)/.installed benchmarks/requirements.txt benchmarks/install.py $(wildcard benchmarks/peers/*.py)
+	@test -x $(BENCH)/bin/python || $(BIN)/python -m venv --clear $(BENCH)
+	rm -rf target/bench
+	$(PIP) wheel --quiet --no-cache-dir --no-deps --build-constraint $(CONSTRAINTS) --wheel-dir target/bench .
+	$(BENCH)/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall \
+		$(PINNED) target/bench/*.whl
+	$(BENCH)/bin/python -m benchmarks.install $(PINNED)
 	@touch $@
 
 # --root and the version: the machine's own tools neither matter nor change.

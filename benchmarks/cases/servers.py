@@ -1,0 +1,120 @@
+"""What a task costs the requests of a server: gunicorn, asked by wrk."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.model import Peer, Values
+
+CONNECTIONS = 16
+WARM_UP = 1.0
+WRK_CPUS = "BENCHMARKS_WRK_CPUS"
+"""The environment variable with the CPUs for wrk, separated by commas; empty for all."""
+
+
+def needs_wrk() -> str | None:
+    """Why servers cannot be measured."""
+    return None if shutil.which("wrk") else "wrk is not installed; on Debian: apt-get install wrk"
+
+
+def views_that_delay(peer: Peer, size: int) -> Values:
+    """A view that starts one task of 5 ms, for `size` seconds."""
+    with _server(peer) as url:
+        _ask(f"{url}/delay", WARM_UP)
+        return _ask(f"{url}/delay", size)
+
+
+def views_beside_computing(peer: Peer, size: int) -> Values:
+    """A plain view, while one task computes in pure Python."""
+    with _server(peer) as url:
+        _ask(f"{url}/plain", WARM_UP)
+        _get(f"{url}/burn")
+        # The warm-up of whoever watches for such tasks.
+        _ask(f"{url}/plain", WARM_UP)
+        try:
+            return _ask(f"{url}/plain", size)
+        finally:
+            _get(f"{url}/stop")
+
+
+@contextlib.contextmanager
+def _server(peer: Peer) -> Iterator[str]:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        peer.services(Path(scratch)),
+        socket.create_server(("127.0.0.1", 0), backlog=128) as listener,
+        (Path(scratch) / "gunicorn.log").open("w+") as log,
+    ):
+        command = [sys.executable, "-m", "gunicorn", f"benchmarks.web:create({peer.name!r})"]
+        command += ["--workers=1", "--worker-class=gthread", "--threads=8", "--log-level=warning"]
+        command += [f"--bind=fd://{listener.fileno()}"]
+        server = subprocess.Popen(
+            command, stderr=log, pass_fds=[listener.fileno()], start_new_session=True
+        )
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            _wait_for(f"{url}/plain", server)
+            yield url
+        except Exception as error:
+            log.seek(0)
+            error.add_note(log.read()[-2000:])
+            raise
+        finally:
+            _end(server)
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return _get(url, 2)
+        except (urllib.error.URLError, OSError):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _get(url: str, timeout: float = 20) -> None:
+    with urllib.request.urlopen(url, timeout=timeout) as answer:
+        answer.read()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _ask(url: str, seconds: float) -> Values:
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--latency", url]
+    cpus = os.environ.get(WRK_CPUS)
+    with machine.pinned_to(set(map(int, cpus.split(",")))) if cpus else contextlib.nullcontext():
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return parse(done.stdout)
+
+
+def parse(output: str) -> Values:
+    """Requests/s and p99 from what wrk prints; ValueError if not all answers were good."""
+    bad = re.search(r"(Non-2xx.*|Socket errors:.*)", output)
+    if bad:
+        raise ValueError(f"wrk: {bad[1]}")
+    rate = re.search(r"Requests/sec: +([\d.]+)", output)
+    p99 = re.search(r"^ +99% +([\d.]+)(us|ms|s)$", output, re.MULTILINE)
+    if not rate or not p99:
+        raise ValueError(f"wrk printed no rate and percentiles:\n{output}")
+    return {"rate": float(rate[1]), "p99": float(p99[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1}[p99[2]]}

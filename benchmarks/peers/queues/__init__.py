@@ -1,0 +1,117 @@
+"""Peers that keep tasks in a database and run them in processes of their own.
+
+Each is set up as its manual starts with, and given eight threads if it has threads.
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+
+from benchmarks.model import Pool
+
+SCRATCH = "BENCHMARKS_SCRATCH"
+"""The environment variable with the directory that client and worker share."""
+REDIS = "BENCHMARKS_REDIS"
+"""The environment variable with the URL of the Redis server."""
+
+PATIENCE = 60.0
+"""Seconds that one result may take."""
+
+
+class QueuePool:
+    """Tasks by their functions, and how to wait for a result."""
+
+    def __init__(
+        self, starts: Mapping[object, Callable[..., Any]], wait: Callable[[Any], object]
+    ) -> None:
+        self._starts = starts
+        self.wait = wait
+
+    def submit(self, fn: Callable[..., object], *args: object) -> Any:
+        return self._starts[fn](*args)
+
+    def drain(self, fn: Callable[..., object], count: int, *args: object) -> None:
+        for handle in [self.submit(fn, *args) for _ in range(count)]:
+            self.wait(handle)
+
+
+class QueuePeer:
+    """What the queues have in common."""
+
+    packages: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    redis = False
+    # Its module beside this one, which client and workers import: `pool()` and the tasks.
+    module = ""
+
+    def worker(self) -> list[str]:
+        """The command that runs its workers, after `python -m`."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def services(self, scratch: Path) -> Iterator[None]:
+        """Run Redis, if it needs that, and its workers; see `Peer`."""
+        with contextlib.ExitStack() as stack:
+            os.environ[SCRATCH] = str(scratch)
+            if self.redis:
+                os.environ[REDIS] = stack.enter_context(redis_server(scratch))
+            command = [sys.executable, "-m", *self.worker()]
+            stack.enter_context(running(command, scratch / "worker.log"))
+            yield
+
+    @contextlib.contextmanager
+    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
+        """Connect; the workers run already. See `Peer`."""
+        del workers, app
+        yield importlib.import_module(self.module).pool()
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path) -> Iterator[None]:
+    """Run a command with its output in a file until the block is left."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield
+    except Exception as error:
+        error.add_note(log.read_text()[-2000:])
+        raise
+    finally:
+        process.send_signal(signal.SIGTERM)
+        # Nothing is lost when it is killed: what it had to do is measured.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(3)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def redis_server(scratch: Path) -> Iterator[str]:
+    """Run a Redis server of our own, in memory alone; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
+    with running([*command, "--dir", str(scratch)], scratch / "redis.log"):
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        yield f"redis://127.0.0.1:{port}/0"

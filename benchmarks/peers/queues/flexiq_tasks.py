@@ -1,0 +1,21 @@
+"""FlexiQ's tasks, for client and workers."""
+
+import os
+from pathlib import Path
+
+from flexiq import Queue
+
+from benchmarks import work
+from benchmarks.peers.queues import PATIENCE, SCRATCH, QueuePool
+
+queue = Queue(db_path=str(Path(os.environ[SCRATCH]) / "flexiq.db"), workers=8)
+nop = queue.task()(work.nop)
+nap = queue.task()(work.nap)
+
+
+def pool() -> QueuePool:
+    """The client's side."""
+    return QueuePool(
+        {work.nop: nop.delay, work.nap: nap.delay},
+        lambda job: job.result(timeout=PATIENCE),
+    )

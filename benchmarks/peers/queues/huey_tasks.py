@@ -1,0 +1,29 @@
+"""Huey's tasks, for client and workers."""
+
+import os
+from pathlib import Path
+
+from huey import SqliteHuey
+
+from benchmarks import work
+from benchmarks.peers.queues import PATIENCE, SCRATCH, QueuePool
+
+huey = SqliteHuey(filename=str(Path(os.environ[SCRATCH]) / "huey.db"))
+
+
+def _nop() -> bool:
+    """Return something: Huey keeps no result that is None."""
+    work.nop()
+    return True
+
+
+nop = huey.task()(_nop)
+nap = huey.task()(work.nap)
+
+
+def pool() -> QueuePool:
+    """The client's side."""
+    return QueuePool(
+        {work.nop: nop, work.nap: nap},
+        lambda result: result.get(blocking=True, timeout=PATIENCE),
+    )

@@ -1,0 +1,44 @@
+"""The tasks that are measured; in a module, because queues and processes import them."""
+
+import threading
+import time
+
+
+def nop() -> None:
+    """Do nothing."""
+
+
+def nap(seconds: float) -> None:
+    """Wait, as for a reply from a network."""
+    time.sleep(seconds)
+
+
+_stop = threading.Event()
+
+
+def burn() -> int:
+    """Compute in pure Python until `stop_burning` is called."""
+    count = 0
+    while not _stop.is_set():
+        for _ in range(1000):
+            count += 1
+    return count
+
+
+def stop_burning() -> None:
+    """End `burn`."""
+    _stop.set()
+
+
+def spin(rounds: int) -> int:
+    """Compute a fixed amount in pure Python."""
+    total = 0
+    for number in range(rounds):
+        total += number & 3
+    return total
+
+
+def block(barrier: threading.Barrier, gate: threading.Event) -> None:
+    """Keep a worker busy: say that it is, then wait."""
+    barrier.wait()
+    gate.wait()
