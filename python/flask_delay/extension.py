@@ -287,10 +287,8 @@ def delay(fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Futu
     try:
         app = context.current()
     except RuntimeError:
-        app = None
-    if app is None:
         return _shared_executor().submit(fn, *args, **kwargs)
     state = app.extensions.get(_DEFAULT_NAME)
-    if isinstance(state, _State):
+    if type(state) is _State:
         return state.submit(fn, *args, **kwargs)
     raise RuntimeError(_not_initialised(app, _DEFAULT_NAME))

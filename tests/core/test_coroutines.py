@@ -231,6 +231,13 @@ class TestWhatCounts:
         assert list(executor.map(later, range(20))) == list(range(20))
         assert list(executor.map(later, range(20), buffersize=3)) == list(range(20))
 
+    def test_one_after_the_other_while_the_loop_comes_to_rest(self, executor):
+        # The loop's worker could look whether it is to run just before it was told so.
+        pause = threading.Event()
+        for number in range(2000):
+            assert executor.submit(later, number, 0).result(DEADLINE) == number
+            pause.wait(number % 7 * 1e-5)
+
     def test_async_generator_function_is_refused(self, executor):
         async def generate():
             yield 1
