@@ -892,6 +892,9 @@ from flask import Flask
 from flask_delay import Delay, Executor, delay
 
 logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+# Development mode tells of slow steps; on a busy machine any may be one.
+slow = lambda record: not record.getMessage().startswith("Executing ")
+logging.getLogger("asyncio").addFilter(slow)
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
