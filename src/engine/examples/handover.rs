@@ -25,11 +25,12 @@ fn jobs_per_second(workers: usize, jobs: usize) -> f64 {
         name: "handover".to_owned(),
         max_workers: workers,
         idle_timeout: Duration::from_mins(1),
+        look_on: Duration::from_micros(100),
         stack_size: 256 * 1024,
     };
     let pool = Pool::new(config, move |mut worker: Worker<Job>| {
         let count = &of_workers[next.fetch_add(1, Ordering::Relaxed) % of_workers.len()].0;
-        while worker.next(|park| park()).is_some() {
+        while worker.next(|park| _ = park()).is_some() {
             count.fetch_add(1, Ordering::Relaxed);
         }
     });
