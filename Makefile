@@ -81,6 +81,14 @@ test-all: ## Run pytest on every supported Python that is here; names those that
 	done; \
 	if [ "$$failed" ]; then echo "failed on Python$$failed" >&2; exit 1; fi
 
+# An interpreter that the machine does not have, as Debian has it in another suite.
+SUITE := forky
+VERSION := 3.14
+
+.PHONY: test-debian
+test-debian: ## Run pytest and CPython's tests on another Debian's Python; SUITE=forky VERSION=3.14
+	bash tests/interpreters/debian.sh $(SUITE) $(VERSION) --keep-going test-python conformance
+
 .PHONY: races
 races: $(VENV)/.installed ## Race waits against ends and forks against load, and count what is lost
 	$(BIN)/python -W ignore::DeprecationWarning tests/races.py
