@@ -63,8 +63,13 @@ class _Loop:
             if self._leaving:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if not self._running:
-                self._executor.submit(self._run)
+                # Before the worker looks at it, which may be before `submit` returns.
                 self._running = True
+                try:
+                    self._executor.submit(self._run)
+                except BaseException:
+                    self._running = False
+                    raise
             # The task's own context is used, not the caller's.
             self._loop.call_soon_threadsafe(self._begin, task, context=Context())
             self._pending += 1
