@@ -23,6 +23,10 @@ export PIP_REQUIRE_VIRTUALENV := 1
 LOOM := RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
 	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
 
+# A Python without the GIL, which need not be there for its kind of build to be checked.
+FREE_THREADED := PYO3_CONFIG_FILE=$(CURDIR)/tests/interpreters/free-threaded.txt \
+	CARGO_TARGET_DIR=target/free-threaded
+
 # -L: one module of the package is a link to an example.
 PYTHON_SOURCES := $(shell find -L python -type f \( -name "*.py" -o -name "*.pyi" -o -name py.typed \))
 RUST_SOURCES := $(shell find src -type f) build.rs Cargo.toml Cargo.lock
@@ -54,7 +58,7 @@ test-rust: ## Run the engine's Rust tests
 
 .PHONY: test-loom
 test-loom: ## Run the engine's loom models
-	$(LOOM) cargo test --locked $(ENGINE) --release --test loom
+	$(LOOM) cargo test --locked $(ENGINE) --release --test 'loom*'
 
 .PHONY: test-python
 test-python: $(VENV)/.installed $(VENV)/.tools ## Run pytest; PYTEST_ARGS="..."
@@ -80,6 +84,14 @@ test-all: ## Run pytest on every supported Python that is here; names those that
 		$(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$found test-python || failed="$$failed $$version"; \
 	done; \
 	if [ "$$failed" ]; then echo "failed on Python$$failed" >&2; exit 1; fi
+
+# An interpreter that the machine does not have, as Debian has it in another suite.
+SUITE := forky
+VERSION := 3.14
+
+.PHONY: test-debian
+test-debian: ## Run pytest and CPython's tests on another Debian's Python; SUITE=forky VERSION=3.14
+	bash tests/interpreters/debian.sh $(SUITE) $(VERSION) --keep-going test-python conformance
 
 .PHONY: races
 races: $(VENV)/.installed ## Race waits against ends and forks against load, and count what is lost
@@ -119,10 +131,11 @@ ecosystem: $(VENV)/.installed $(VENV)/.ecosystem ## Run other libraries on our e
 lint: lint-rust lint-python ## Check formats, clippy, ruff, types and stubs
 
 .PHONY: lint-rust
-lint-rust: $(VENV)/.pip ## Check rustfmt and clippy, loom models too
+lint-rust: $(VENV)/.pip ## Check rustfmt and clippy; loom models and free threading too
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	$(LOOM) cargo clippy --locked $(ENGINE) --release --lib --test loom -- -D warnings
+	$(LOOM) cargo clippy --locked $(ENGINE) --release --lib --test 'loom*' -- -D warnings
+	$(FREE_THREADED) cargo clippy --locked --workspace --all-targets -- -D warnings
 
 .PHONY: lint-python
 lint-python: $(VENV)/.installed $(VENV)/.tools ## Check ruff, mypy and the native module's stubs

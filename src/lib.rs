@@ -8,7 +8,10 @@ mod bindings;
 use pyo3::prelude::*;
 
 /// The native module of `flask_delay`.
-#[pymodule]
+///
+/// It does not need the GIL: classes are frozen, what changes in them is atomic or behind a
+/// lock of ours, and references are read by the rules of [`bindings::ffi::slot`].
+#[pymodule(gil_used = false)]
 mod _native {
     use pyo3::prelude::*;
     use pyo3::types::{PyDict, PyTuple, PyType};

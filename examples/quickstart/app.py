@@ -6,6 +6,7 @@ Run it with `flask --app examples/quickstart/app run`; README.md shows what to s
 import hashlib
 import logging
 import os
+import stat
 import tempfile
 import threading
 import time
@@ -204,10 +205,10 @@ def allowed_path() -> Path:
         path = (root / name).resolve()
         if not path.is_relative_to(root):
             abort(403, f"{name!r} is outside of DIGEST_ROOT.")
-        if not path.exists():
-            abort(404, f"No file {name!r} in DIGEST_ROOT.")
-        if not path.is_file():
+        if not stat.S_ISREG(path.stat().st_mode):
             abort(400, f"{name!r} is not a regular file.")
+    except (FileNotFoundError, NotADirectoryError):
+        abort(404, f"No file {name!r} in DIGEST_ROOT.")
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL byte
         abort(400, f"{name!r} is no usable path: {error}")
     return path

@@ -63,7 +63,7 @@ class _Loop:
             if self._leaving:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if not self._running:
-                # First, because the worker may look before this thread goes on.
+                # Before the worker looks at it, which may be before `submit` returns.
                 self._running = True
                 try:
                     self._executor.submit(self._run)

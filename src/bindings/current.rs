@@ -30,7 +30,9 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn put(&self, task: &Bound<'_, FutureCell>) {
-        *self.task.lock() = Some(task.clone().unbind());
+        let previous = self.task.lock().replace(task.clone().unbind());
+        // Outside of the lock; there is none, unless a defect ended a task half-way.
+        drop(previous);
         // Written by the worker alone, so no read-modify-write is needed; read as a hint.
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns + 1, Ordering::Relaxed);

@@ -3,8 +3,9 @@
 //! How it changes state is in [`super::settle`], how it is waited for in [`super::wait`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use flask_delay_engine::State;
 use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
@@ -25,7 +26,7 @@ use super::ffi::call::{Shape, let_go};
 use super::ffi::fork::generation;
 use super::ffi::slot::Slot;
 use super::naming::{label_of, name_of};
-use super::settle::{COROUTINE, Phase, Place, WATCHED};
+use super::settle::{COROUTINE, Phase, Place, standard_name};
 
 /// A function and its arguments, to be called once.
 pub(crate) struct Call {
@@ -84,8 +85,8 @@ pub(crate) struct Extra {
 /// up to two arguments lie inside, and what is rarely needed is made on demand.
 #[pyclass(frozen, subclass, name = "_FutureBase", module = "flask_delay._native")]
 pub(crate) struct FutureCell {
-    /// The phase, and bits; see [`super::settle`].
-    pub(super) state: AtomicU32,
+    /// The phase, and marks; see [`super::settle`].
+    pub(super) state: State,
     /// The process that runs the task; see [`super::ffi::fork`].
     generation: u32,
     /// None for a future that was not made by an executor.
@@ -104,7 +105,7 @@ pub(crate) struct FutureCell {
     pub(super) finished: AtomicU64,
 }
 
-const _: () = assert!(size_of::<FutureCell>() <= 128 || cfg!(Py_GIL_DISABLED));
+const _: () = assert!(size_of::<FutureCell>() <= 128);
 
 impl FutureCell {
     /// A future for a task that is about to be queued.
@@ -116,7 +117,7 @@ impl FutureCell {
         now: u64,
     ) -> Self {
         Self {
-            state: AtomicU32::new(Phase::Pending as u32),
+            state: State::new(),
             generation: generation(),
             core: Some(core),
             scope,
@@ -132,7 +133,7 @@ impl FutureCell {
 
     /// For a future that nobody else has yet.
     pub(crate) fn mark_coroutine(&self) {
-        self.state.fetch_or(COROUTINE, Ordering::Relaxed);
+        self.state.mark(COROUTINE);
     }
 
     pub(crate) fn core(&self) -> Option<&Arc<Core>> {
@@ -182,8 +183,8 @@ impl FutureCell {
         Ok(())
     }
 
-    /// The rarely needed part, made now if need be. Whoever finds work there for the end
-    /// of the task must set [`WATCHED`] after putting it there.
+    /// The rarely needed part, made now if need be. Work for the end of the task is put
+    /// there by [`FutureCell::leave`] or [`State::watch_with`], so that the end looks there.
     pub(crate) fn extra(&self) -> &Mutex<Extra> {
         self.extra.get_or_init(Box::default)
     }
@@ -231,13 +232,20 @@ impl FutureCell {
     /// The task's id; its executor will find the future by it from now on.
     pub(crate) fn public_id(&self, this: &Bound<'_, Self>) -> Uuid {
         let id = self.quiet_id();
-        if let Some(core) = &self.core
-            && !std::mem::replace(&mut self.extra().lock().known, true)
-        {
-            // Before the executor is told: if the task ends in between, one of the two
-            // sees that it is done.
-            self.watch();
-            core.registry.add(id, this);
+        let Some(core) = &self.core else {
+            return id;
+        };
+        // Under one lock, so that whoever has the id is found by it. If the task ends in
+        // between, one of the two sees that it is done.
+        let first = self.state.watch_with(self.extra(), |extra| {
+            let first = !std::mem::replace(&mut extra.known, true);
+            if first {
+                core.registry.add(id, this);
+            }
+            first
+        });
+        if first && self.phase().is_done() {
+            core.registry.finished(this.py(), id);
         }
         id
     }
@@ -245,13 +253,7 @@ impl FutureCell {
     /// Puts something where the end of the task will look; `false`, without having put it
     /// there, if the task is done.
     pub(crate) fn leave(&self, put: impl FnOnce(&mut Extra)) -> bool {
-        let mut extra = self.extra().lock();
-        // Whoever settles the future from here on finds WATCHED and waits for this lock.
-        if self.watch().is_done() {
-            return false;
-        }
-        put(&mut extra);
-        true
+        self.state.leave(self.extra(), put)
     }
 }
 
@@ -271,7 +273,7 @@ impl FutureCell {
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>) -> Self {
         Self {
-            state: AtomicU32::new(Phase::Pending as u32),
+            state: State::new(),
             generation: generation(),
             core: None,
             scope: Slot::default(),
@@ -458,7 +460,7 @@ impl FutureCell {
 
     #[getter]
     fn _state(&self) -> &'static str {
-        self.phase().name()
+        standard_name(self.phase())
     }
 
     #[getter]
@@ -525,21 +527,11 @@ impl FutureCell {
     }
 }
 
-impl FutureCell {
-    /// The end of the task will look into the rarely needed part. Returns the phase that
-    /// the future had then: if it was done, nobody will look there any more.
-    pub(crate) fn watch(&self) -> Phase {
-        // AcqRel: what was put there is seen by whoever settles the future, or the
-        // outcome is seen here.
-        Phase::of(self.state.fetch_or(WATCHED, Ordering::AcqRel))
-    }
-}
-
 #[cold]
 fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
     InvalidStateError::new_err(format!(
         "{}: {}",
-        phase.name(),
+        standard_name(phase),
         this.repr()
             .map_or_else(|_| String::new(), |text| text.to_string())
     ))

@@ -1,6 +1,5 @@
 //! The process's life: what happens at interpreter exit, and what a fork leaves behind.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,17 @@ use super::naming::name_of;
 use super::settle::{Phase, cancel, has_returned};
 
 /// Every executor of this process. The lock is a leaf.
-static CORES: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
+static CORES: Mutex<Cores> = Mutex::new(Cores {
+    all: Vec::new(),
+    exited: false,
+});
+
+struct Cores {
+    all: Vec<Weak<Core>>,
+    /// They have been closed for good. Under the lock, so that no executor is made between
+    /// the last look at them and that.
+    exited: bool,
+}
 
 /// How often a blocked wait looks for Ctrl-C. A native condition variable goes on after a
 /// signal, so nothing else would.
@@ -48,22 +57,23 @@ pub(crate) fn progress_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
         .map(|class| class.bind(py))
 }
 
-/// The pools of this interpreter have been closed for good.
-static EXITED: AtomicBool = AtomicBool::new(false);
-
 /// Has this executor drained at exit.
 pub(crate) fn add(core: &Arc<Core>) {
-    if EXITED.load(Ordering::Relaxed) {
+    let exited = {
+        let mut cores = CORES.lock();
+        cores.all.retain(|core| core.strong_count() > 0);
+        cores.all.push(Arc::downgrade(core));
+        cores.exited
+    };
+    if exited {
         // Nobody would wait for its tasks.
         core.close();
     }
-    let mut cores = CORES.lock();
-    cores.retain(|core| core.strong_count() > 0);
-    cores.push(Arc::downgrade(core));
 }
 
 fn cores() -> Vec<Arc<Core>> {
-    CORES.lock().iter().filter_map(Weak::upgrade).collect()
+    let cores = CORES.lock();
+    cores.all.iter().filter_map(Weak::upgrade).collect()
 }
 
 /// Registers what is done at exit; called once, when the module is loaded.
@@ -196,7 +206,7 @@ fn deadline_of(core: &Core, start: Instant) -> Option<Instant> {
 fn close_at_exit(py: Python<'_>) {
     // Other threads may have submitted since the first time.
     let mut lost = drain_all(py);
-    EXITED.store(true, Ordering::Relaxed);
+    CORES.lock().exited = true;
     for core in cores() {
         core.close();
         // Nobody's task is lost with a service.

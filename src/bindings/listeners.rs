@@ -62,7 +62,10 @@ impl Listeners {
                 lists: 1,
                 _waiting: waiting,
             };
-            WAITS.lock().get_or_insert_default().insert(address, wait);
+            let mut waits = WAITS.lock();
+            let previous = waits.get_or_insert_default().insert(address, wait);
+            drop(waits);
+            drop(previous);
         }
         Ok(())
     }

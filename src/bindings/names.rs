@@ -24,6 +24,7 @@ macro_rules! names {
         }
 
         $(
+            #[allow(dead_code, reason = "some are for builds without the GIL alone")]
             pub(crate) fn $name(py: Python<'_>) -> &Bound<'_, PyString> {
                 names(py).$name.bind(py)
             }
@@ -44,6 +45,7 @@ pub(crate) fn init(py: Python<'_>) {
 
 names! {
     __call__,
+    __code__,
     __enter__,
     __exit__,
     __func__,

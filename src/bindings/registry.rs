@@ -41,17 +41,14 @@ impl Registry {
         }
     }
 
+    /// Called once for each id.
     pub(crate) fn add(&self, id: Uuid, future: &Bound<'_, FutureCell>) {
         let entry = Entry {
             future: future.clone().unbind(),
             ended: false,
         };
         let replaced = self.known.lock().futures.insert(id, entry);
-        drop(replaced);
-        // It may have ended before it was in the map, when `finished` found nothing.
-        if future.get().phase().is_done() {
-            self.finished(future.py(), id);
-        }
+        debug_assert!(replaced.is_none(), "ids are unique");
     }
 
     /// The task with this id has ended: the oldest that has is forgotten, if they are too

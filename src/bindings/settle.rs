@@ -1,18 +1,19 @@
 //! How a future changes state, and who is told.
 //!
-//! One atomic word holds the phase and a few bits. The one that matters for the end is
-//! [`WATCHED`]: somebody has put a callback, a waiting thread or an id where the end of the
-//! task must look. Without it a task ends with one compare-and-swap. With it, the end takes
-//! the lock of the rarely needed part and, if `concurrent.futures.wait` has asked for it,
-//! the future's condition: that function looks at the state and adds itself while it holds
-//! the condition.
+//! The word that holds the phase, and the order in which the end of a task and those who
+//! want to be told of it look at each other, are the engine's [`State`]. Here is what Python
+//! adds: what is told, and the condition, which is a lock of Python's, because
+//! `concurrent.futures.wait` looks at the state and adds itself while it holds that.
 //!
-//! Lock order: the condition (a Python lock), then the rarely needed part (ours, a leaf:
-//! no Python code runs under it).
+//! Lock order: the condition, then the rarely needed part (ours), then the registry's. No
+//! Python code runs and nothing is dropped under the latter two; see [`super::ffi::slot`]
+//! for why that matters most where there is no GIL.
 
 use std::mem::take;
 use std::sync::atomic::Ordering;
 
+pub(crate) use flask_delay_engine::Phase;
+use flask_delay_engine::{Advance, State};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -30,27 +31,22 @@ use super::listeners;
 use super::names;
 use super::signals::{self, Event};
 
-/// The end must look into the rarely needed part.
-pub(crate) const WATCHED: u32 = 1 << 3;
 /// The task was told to stop.
-pub(crate) const STOP: u32 = 1 << 4;
+const STOP: u32 = State::MARK;
 /// The task was a coroutine; it is done, and goes back to a worker for its callbacks.
-const RETURNED: u32 = 1 << 5;
+const RETURNED: u32 = State::MARK << 1;
 /// The task is a coroutine.
-pub(crate) const COROUTINE: u32 = 1 << 6;
-const PHASE: u32 = 0b111;
+pub(crate) const COROUTINE: u32 = State::MARK << 2;
 
-/// Where a future stands; the names are those of `concurrent.futures`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum Phase {
-    Pending = 0,
-    Running = 1,
-    /// Cancelled by its user; whoever would run it has not noticed yet.
-    Cancelled = 2,
-    Notified = 3,
-    Finished = 4,
-    Failed = 5,
+/// What `concurrent.futures` calls a phase.
+pub(crate) fn standard_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "PENDING",
+        Phase::Running => "RUNNING",
+        Phase::Cancelled => "CANCELLED",
+        Phase::Notified => "CANCELLED_AND_NOTIFIED",
+        Phase::Finished | Phase::Failed => "FINISHED",
+    }
 }
 
 /// The thread that settles a future.
@@ -63,60 +59,22 @@ pub(crate) enum Place {
     Elsewhere,
 }
 
-impl Phase {
-    pub(crate) fn of(state: u32) -> Self {
-        match state & PHASE {
-            0 => Self::Pending,
-            1 => Self::Running,
-            2 => Self::Cancelled,
-            3 => Self::Notified,
-            4 => Self::Finished,
-            _ => Self::Failed,
-        }
-    }
-
-    /// What `concurrent.futures` calls it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "PENDING",
-            Self::Running => "RUNNING",
-            Self::Cancelled => "CANCELLED",
-            Self::Notified => "CANCELLED_AND_NOTIFIED",
-            Self::Finished | Self::Failed => "FINISHED",
-        }
-    }
-
-    pub(crate) fn is_cancelled(self) -> bool {
-        matches!(self, Self::Cancelled | Self::Notified)
-    }
-
-    /// Whether nothing can change it any more.
-    pub(crate) fn is_settled(self) -> bool {
-        self.is_done() && self != Self::Cancelled
-    }
-
-    pub(crate) fn is_done(self) -> bool {
-        !matches!(self, Self::Pending | Self::Running)
-    }
-}
-
 impl FutureCell {
     pub(crate) fn phase(&self) -> Phase {
-        // Acquire: whoever sees a future done sees its outcome.
-        Phase::of(self.state.load(Ordering::Acquire))
+        self.state.phase()
     }
 
     pub(crate) fn told_to_stop(&self) -> bool {
-        self.state.load(Ordering::Relaxed) & STOP != 0
+        self.state.has(STOP)
     }
 
     pub(crate) fn is_coroutine(&self) -> bool {
-        self.state.load(Ordering::Relaxed) & COROUTINE != 0
+        self.state.has(COROUTINE)
     }
 
     pub(crate) fn tell_to_stop(&self) {
-        // Relaxed: a request, looked at when the task likes.
-        self.state.fetch_or(STOP, Ordering::Relaxed);
+        // A request, looked at when the task likes.
+        self.state.mark(STOP);
     }
 
     /// The outcome of a future that is done: the result, or the exception as an error.
@@ -143,26 +101,11 @@ impl FutureCell {
             _ => None,
         }
     }
-
-    /// Moves from one phase to another if `watched` is as expected (`None`: whatever).
-    /// The phase found instead, if not.
-    fn swap(&self, from: Phase, to: Phase, watched: Option<bool>) -> Result<(), u32> {
-        self.state
-            // AcqRel: gives the outcome to those who see the new phase, and takes what
-            // those who set WATCHED have put there.
-            .try_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-                let same = watched.is_none_or(|watched| watched == (state & WATCHED != 0));
-                (Phase::of(state) == from && same).then_some(state & !PHASE | to as u32)
-            })
-            .map(drop)
-    }
 }
 
 /// Marks the task as running; `false` if it was cancelled.
 pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
-    this.get()
-        .swap(Phase::Pending, Phase::Running, None)
-        .is_ok()
+    this.get().state.start()
 }
 
 /// Ends the future from `Pending` or `Running`. The phase it had instead, if it was done.
@@ -174,40 +117,32 @@ pub(crate) fn finish(
     outcome: Bound<'_, PyAny>,
     place: Place,
 ) -> Result<(), Phase> {
-    if this.get().phase().is_done() {
-        return Err(this.get().phase());
+    let cell = this.get();
+    if cell.phase().is_done() {
+        return Err(cell.phase());
     }
-    keep_outcome(this, outcome);
-    if complete(this, to, place) {
+    // Whoever fills the slot, and nobody else, goes on to say so: outcome and phase are of
+    // one thread. It is never filled again, so those who see the phase may read it.
+    if cell.outcome.fill(outcome).is_err() {
+        let phase = cell.phase();
+        // It is about to be, if it is not.
+        return Err(if phase.is_done() { phase } else { to });
+    }
+    if cell.state.end(|from| change(this, from, to, place)) {
         return Ok(());
     }
-    Err(this.get().phase())
-}
-
-/// Keeps the outcome of a future that is about to be done. Two threads that both set one
-/// are their user's error: the first is kept.
-pub(crate) fn keep_outcome(this: &Bound<'_, FutureCell>, outcome: Bound<'_, PyAny>) {
-    if this.get().outcome.is_empty() {
-        drop(this.get().outcome.put(outcome));
-    }
-}
-
-/// Ends the future, whose outcome is kept already; `false` if it was done.
-pub(crate) fn complete(this: &Bound<'_, FutureCell>, to: Phase, place: Place) -> bool {
-    [Phase::Running, Phase::Pending]
-        .into_iter()
-        .any(|from| change(this, from, to, place))
+    Err(cell.phase())
 }
 
 /// Notes that this coroutine's task goes back to a worker.
 pub(crate) fn mark_returned(this: &Bound<'_, FutureCell>) {
-    // Relaxed: the queue hands it to the worker.
-    this.get().state.fetch_or(RETURNED, Ordering::Relaxed);
+    // The queue hands it to the worker.
+    this.get().state.mark(RETURNED);
 }
 
 /// Whether this is a coroutine's task that came back to a worker.
 pub(crate) fn has_returned(this: &Bound<'_, FutureCell>) -> bool {
-    this.get().state.load(Ordering::Relaxed) & RETURNED != 0
+    this.get().state.has(RETURNED)
 }
 
 /// Runs the callbacks that [`Place::Loop`] has left.
@@ -276,15 +211,10 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
         .compare_exchange(0, now(), Ordering::Relaxed, Ordering::Relaxed);
     // Who lost a race has set a time that is as good as the winner's.
     let _ = first;
-    let watched = match cell.swap(from, to, Some(false)) {
-        Ok(()) => false,
-        Err(state) if Phase::of(state) != from => return false,
-        Err(_) => {
-            if !change_watched(this, from, to) {
-                return false;
-            }
-            true
-        }
+    let watched = match cell.state.advance(from, to) {
+        Advance::Done => false,
+        Advance::Watched if change_watched(this, from, to) => true,
+        Advance::Watched | Advance::Refused => return false,
     };
     if from == Phase::Pending {
         // Never to be called: function and arguments go now, and the surroundings.
@@ -300,30 +230,30 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
     true
 }
 
-/// The swap while somebody watches; with the condition held, if there is one.
+/// The change while somebody watches; with the condition held, if there is one.
 fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool {
     let py = this.py();
     let cell = this.get();
-    let condition = {
-        let extra = cell.extra().lock();
-        let Some(condition) = &extra.condition else {
-            // Under the lock, so that no condition is made meanwhile.
-            return cell.swap(from, to, None).is_ok();
-        };
-        condition.bind(py).clone()
-    };
-    let held = condition.get().acquire(py, &PyTuple::empty(py));
-    let changed = cell.swap(from, to, None).is_ok();
-    if changed {
-        or_unraisable(announce(this, to), this);
-    }
-    if held.is_ok() {
-        or_unraisable(condition.get().release(py), this);
-    }
-    // A KeyboardInterrupt while the condition was acquired: the phase had to change all
-    // the same.
-    or_unraisable(held.map(drop), this);
-    changed
+    cell.state.advance_watched(
+        cell.extra(),
+        from,
+        to,
+        |extra| extra.condition.as_ref().map(|it| it.bind(py).clone()),
+        |condition, advance| {
+            let held = condition.get().acquire(py, &PyTuple::empty(py));
+            let changed = advance();
+            if changed {
+                or_unraisable(announce(this, to), this);
+            }
+            if held.is_ok() {
+                or_unraisable(condition.get().release(py), this);
+            }
+            // A KeyboardInterrupt while the condition was acquired: the phase had to change
+            // all the same.
+            or_unraisable(held.map(drop), this);
+            changed
+        },
+    )
 }
 
 /// Tells `concurrent.futures.wait` and its like; the condition is held.
@@ -409,17 +339,26 @@ pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'p
     if done {
         return Condition::of_done(py);
     }
-    let fresh = Condition::new(py)?.unbind();
-    let mut extra = cell.extra().lock();
-    let condition = extra.condition.get_or_insert(fresh).bind(py).clone();
-    cell.watch();
-    Ok(condition)
+    let fresh = Condition::new(py)?;
+    // The loser of a race for it is dropped after the lock is let go.
+    Ok(cell.state.watch_with(cell.extra(), |extra| {
+        let condition = extra
+            .condition
+            .get_or_insert_with(|| fresh.clone().unbind());
+        condition.bind(py).clone()
+    }))
 }
 
 /// The list that `concurrent.futures.wait` puts itself into.
 pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyList>> {
     let py = this.py();
-    let fresh = listeners::empty(py)?.unbind();
+    let fresh = listeners::empty(py)?;
     let mut extra = this.get().extra().lock();
-    Ok(extra.listeners.get_or_insert(fresh).bind(py).clone())
+    let list = extra
+        .listeners
+        .get_or_insert_with(|| fresh.clone().unbind());
+    let list = list.bind(py).clone();
+    // Before `fresh` is dropped.
+    drop(extra);
+    Ok(list)
 }

@@ -105,14 +105,21 @@ mod imp {
     }
 
     /// loom's mutex with `parking_lot`'s signature: nothing panics under our locks.
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+    #[derive(Debug)]
+    pub struct Mutex<T>(loom::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
+        /// A mutex around `value`.
+        pub fn new(value: T) -> Self {
             Self(loom::sync::Mutex::new(value))
         }
 
-        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        /// Locks it.
+        ///
+        /// # Panics
+        ///
+        /// If a panic happened under the lock.
+        pub fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().expect("no panic happens under this lock")
         }
     }
@@ -186,5 +193,8 @@ mod imp {
     }
 }
 
+// The models make some of their own.
+#[cfg(loom)]
+pub use imp::Mutex;
 pub use imp::spin;
 pub(crate) use imp::*;

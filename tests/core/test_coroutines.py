@@ -15,7 +15,7 @@ from unittest.mock import AsyncMock, Mock
 
 import pytest
 
-from flask_delay import Executor, WaitCycleError, current_task
+from flask_delay import Executor, WaitCycleError, aio, current_task
 
 DEADLINE = 20.0
 DEV = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
@@ -708,7 +708,34 @@ class TestWaiting:
             gate.open()
 
 
+class HastyExecutor:
+    """Its worker has run what it is given, or is in the loop, before `submit` returns."""
+
+    def __init__(self, executor, loop):
+        self._executor, self._loop = executor, loop
+
+    def submit(self, run):
+        future = self._executor.submit(run)
+        end = time.monotonic() + DEADLINE
+        while not (future.done() or self._loop.is_running()):
+            assert time.monotonic() < end
+            time.sleep(0.001)
+
+    def __getattr__(self, name):
+        return getattr(self._executor, name)
+
+
 class TestLoop:
+    def test_runs_though_its_worker_comes_before_submit_returns(self, monkeypatch, wait_until):
+        loop, begun = aio._Loop(), threading.Event()
+        hasty = HastyExecutor(loop._executor, loop._loop)
+        monkeypatch.setattr(loop, "_executor", hasty)
+        # None: it was cancelled, so there is nothing to run.
+        loop.start(Mock(begin=lambda canceller: begun.set()))
+        assert begun.wait(DEADLINE)
+        assert wait_until(lambda: not loop._loop.is_running())
+        loop.close()
+
     def test_is_uvloops_if_that_is_installed(self, executor):
         uvloop = pytest.importorskip("uvloop")
 

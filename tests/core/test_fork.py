@@ -8,6 +8,14 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 
+# Why the hooks of the child cannot be called alone; empty where they can.
+CHILD_HOOKS_NEED_THE_OTHERS = (
+    "from CPython 3.13 on, PyOS_AfterFork_Child unlocks what only PyOS_BeforeFork locks, and"
+    " ends a process that forked without it"
+    if sys.version_info >= (3, 13)
+    else ""
+)
+
 PRELUDE = """
 import concurrent.futures, os, sys, threading, time, traceback
 from contextlib import nullcontext
@@ -618,7 +626,8 @@ class TestMultiprocessing:
 
 
 class TestForkInC:
-    # As uWSGI does: fork without Python's hooks before, and those of the child by hand.
+    # As uWSGI does: with Python's hooks called by hand, with those of the child alone (its
+    # option py-call-osafterfork), or with none.
 
     FORK = """
         import ctypes
@@ -631,9 +640,12 @@ class TestForkInC:
         pid = python.fork()
     """
 
-    def test_with_the_hooks_of_the_child(self, run):
+    @pytest.mark.parametrize("before", ["", "python.PyOS_BeforeFork()"], ids=["child", "all"])
+    def test_with_the_hooks(self, run, before):
+        if not before and CHILD_HOOKS_NEED_THE_OTHERS:
+            pytest.skip(CHILD_HOOKS_NEED_THE_OTHERS)
         done = run(
-            textwrap.dedent(self.FORK)
+            textwrap.dedent(self.FORK.replace("pid =", f"{before}\n        pid ="))
             + textwrap.dedent("""
                 if pid == 0:
                     python.PyOS_AfterFork_Child()
@@ -643,6 +655,9 @@ class TestForkInC:
                     write(nested(executor, 4))
                     executor.submit(lambda: leaving.wait(20) and write("drained"))
                     sys.exit(3)
+            """)
+            + ("python.PyOS_AfterFork_Parent()" if before else "")
+            + textwrap.dedent("""
                 assert reap(pid) == 3
                 gate.set()
                 write(nested(executor, 5))
@@ -672,9 +687,10 @@ class TestForkInC:
 
     def test_without_the_interpreter_lock(self, run):
         # CDLL lets go of it, as a server whose master process is written in C has.
+        hooks = "" if CHILD_HOOKS_NEED_THE_OTHERS else "python.PyOS_AfterFork_Child()"
         done = run(
             textwrap.dedent(self.FORK.replace("pid = python.fork()", ""))
-            + textwrap.dedent("""
+            + textwrap.dedent(f"""
                 fork = ctypes.CDLL(None).fork
                 other = Executor(2)
                 assert nested(other, 2) == 4
@@ -687,7 +703,7 @@ class TestForkInC:
                         if pid == 0:
                             code = 1
                             try:
-                                python.PyOS_AfterFork_Child()
+                                {hooks}
                                 assert nested(executor, 4) == 16
                                 assert nested(other, 5) == 25
                                 code = 0

@@ -298,3 +298,34 @@ def test_subclasses_have_their_own_signature():
     future.set_result(1)
     assert (future.label, future.size, future.result()) == ("mine", 3, 1)
     assert isinstance(future, concurrent.futures.Future)
+
+
+def test_two_outcomes_by_hand_of_which_one_stands():
+    """The state and the outcome are of the same thread, also while the first is held up."""
+    for _ in range(20):
+        future, entered, refused = Future(), threading.Event(), []
+
+        def set_result(future=future, entered=entered, refused=refused):
+            entered.set()
+            try:
+                future.set_result("first")
+            except InvalidStateError as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=set_result)
+        # The end of a future waits for this.
+        with future._condition:
+            thread.start()
+            assert entered.wait(DEADLINE)
+            # Either may come first now; mostly it is the other thread.
+            time.sleep(0.001)
+            try:
+                future.set_exception(LookupError("second"))
+            except InvalidStateError as error:
+                refused.append(error)
+        thread.join(DEADLINE)
+        assert len(refused) == 1
+        if future.exception(DEADLINE) is None:
+            assert future.result() == "first"
+        else:
+            assert future.exception().args == ("second",)

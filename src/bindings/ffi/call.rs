@@ -11,6 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::bindings::errors::panic_message;
+#[cfg(Py_GIL_DISABLED)]
+use crate::bindings::names;
 
 /// How a call's arguments lie in a future's two argument slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,22 +167,33 @@ fn packed_without_values() -> PyErr {
 
 /// The code object of a plain Python function.
 pub(crate) fn code_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    // SAFETY: checked to be a function before it is read as one; the reference is borrowed.
+    // SAFETY: only looks at the type of a live object.
+    if unsafe { ffi::PyFunction_Check(function.as_ptr()) } == 0 {
+        return None;
+    }
+    // Another thread may assign to it, and free what was borrowed.
+    #[cfg(Py_GIL_DISABLED)]
+    return function.getattr(names::__code__(function.py())).ok();
+    // SAFETY: it is a function; the reference is borrowed, and with the GIL it cannot go
+    // before it is counted.
+    #[cfg(not(Py_GIL_DISABLED))]
     unsafe {
-        if ffi::PyFunction_Check(function.as_ptr()) == 0 {
-            return None;
-        }
         Bound::from_borrowed_ptr_or_opt(function.py(), ffi::PyFunction_GetCode(function.as_ptr()))
     }
 }
 
 /// The qualified name of a plain Python function.
 pub(crate) fn function_name<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    // SAFETY: checked to be a function before it is read as one; the reference is borrowed.
+    // SAFETY: only looks at the type of a live object.
+    if unsafe { ffi::PyFunction_Check(function.as_ptr()) } == 0 {
+        return None;
+    }
+    // As in `code_of`.
+    #[cfg(Py_GIL_DISABLED)]
+    return function.getattr(names::__qualname__(function.py())).ok();
+    // SAFETY: as in `code_of`.
+    #[cfg(not(Py_GIL_DISABLED))]
     unsafe {
-        if ffi::PyFunction_Check(function.as_ptr()) == 0 {
-            return None;
-        }
         let object = function.as_ptr().cast::<ffi::PyFunctionObject>();
         Bound::from_borrowed_ptr_or_opt(function.py(), (*object).func_qualname)
     }
@@ -195,7 +208,7 @@ pub(crate) fn is_coroutine(object: &Bound<'_, PyAny>) -> bool {
 /// A function of a C extension that keeps nothing alive but its module.
 pub(crate) fn is_module_function(object: &Bound<'_, PyAny>) -> bool {
     // SAFETY: checked to be a C function before it is read as one; `owner` is borrowed
-    // and may be null.
+    // and may be null. Nothing can change it, so it lives as long as the function.
     unsafe {
         if ffi::PyCFunction_CheckExact(object.as_ptr()) == 0 {
             return false;

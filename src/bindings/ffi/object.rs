@@ -77,8 +77,10 @@ pub(crate) fn new_future(py: Python<'_>, cell: FutureCell) -> PyResult<Bound<'_,
 /// a cycle.
 pub(crate) fn track(future: &Bound<'_, FutureCell>) {
     let object = future.as_ptr();
-    // SAFETY: attached; the object is fully initialised and not tracked yet. Only the
-    // one thread that settles the future gets here.
+    // SAFETY: attached; the object is fully initialised. Only who has changed the phase to
+    // a done one gets here: once for a future that `new_future` made, which has an executor
+    // and so is never `Cancelled` first. The others are tracked from birth, which is all
+    // that the look finds out, so no two threads do this at once.
     unsafe {
         if ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());

@@ -1,4 +1,19 @@
 //! A place in a native object that holds at most one Python reference.
+//!
+//! What holds here, and in all that this crate shares between threads, with or without
+//! a GIL:
+//!
+//! - A reference is read by copying a pointer and then counting it, so nobody may take it
+//!   away in between. Either it stays for as long as its object lives (`scope`, and `outcome`
+//!   once it is filled), or both sides hold the object's critical section (`function`), or a
+//!   lock of ours (all else). Where there is a GIL, it is that critical section.
+//! - A lock of ours that is taken by threads attached to Python is never held across a call
+//!   that may detach: under it references are counted and moved, never dropped, and no Python
+//!   code runs. Without a GIL the garbage collector stops all threads where they may detach;
+//!   one that was stopped with the lock held would be waited for by one that cannot be
+//!   stopped, because it waits for the lock.
+//! - A traversal never waits for such a lock, and what it skips because somebody holds it, it
+//!   skips each time: nobody else runs until the collector has made up its mind.
 
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
@@ -10,9 +25,7 @@ use pyo3::{PyTraverseError, PyVisit, ffi};
 /// Holds one strong reference or none.
 ///
 /// A slot is changed by swapping its pointer, so each reference has exactly one owner at
-/// any time. Reading without taking is safe only while nobody else takes; that is why
-/// [`Slot::get`] wants to be called inside the object's critical section, as every
-/// [`Slot::take`] and [`Slot::put`] of a shared object is.
+/// any time. Reading without taking is safe only while nobody else takes: see above.
 #[derive(Default)]
 pub(crate) struct Slot(AtomicPtr<ffi::PyObject>);
 
@@ -23,7 +36,9 @@ impl Slot {
 
     /// Whether `object` is what lies here.
     pub(crate) fn is(&self, object: &Bound<'_, PyAny>) -> bool {
-        // Relaxed: an address is compared, and nothing is read behind it.
+        // Relaxed: an address is compared, and nothing is read behind it. It is not that of
+        // an object which lay here once and has gone: it was taken before it was freed, and
+        // freed before its memory became `object`, so this thread sees what came after.
         self.0.load(Ordering::Relaxed) == object.as_ptr()
     }
 
@@ -42,10 +57,6 @@ impl Slot {
         Self(AtomicPtr::new(object))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.load(Ordering::Relaxed).is_null()
-    }
-
     /// Takes the reference out.
     pub(crate) fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.swap(py, ptr::null_mut())
@@ -57,6 +68,24 @@ impl Slot {
         self.swap(py, object.into_ptr())
     }
 
+    /// Puts `object` in if nothing is there; gives it back if something is.
+    pub(crate) fn fill<'py>(&self, object: Bound<'py, PyAny>) -> Result<(), Bound<'py, PyAny>> {
+        // Release: hands the object's contents over together with the pointer. Relaxed: what
+        // is there instead is not looked at.
+        let filled = self.0.compare_exchange(
+            ptr::null_mut(),
+            object.as_ptr(),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        if filled.is_err() {
+            return Err(object);
+        }
+        // The slot has the reference now.
+        std::mem::forget(object);
+        Ok(())
+    }
+
     fn swap<'py>(&self, py: Python<'py>, new: *mut ffi::PyObject) -> Option<Bound<'py, PyAny>> {
         // AcqRel: hands the object's contents over together with the pointer.
         let old = self.0.swap(new, Ordering::AcqRel);
@@ -64,9 +93,7 @@ impl Slot {
         unsafe { Bound::from_owned_ptr_or_opt(py, old) }
     }
 
-    /// A new reference to what is there, which nobody may take meanwhile: either the slot
-    /// is never emptied while its object lives, or both sides hold its critical section
-    /// (which the GIL is, where there is one).
+    /// A new reference to what is there, which nobody may take meanwhile: see above.
     pub(crate) fn get<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         // Acquire pairs with the swap that put the object in.
         let object = self.0.load(Ordering::Acquire);

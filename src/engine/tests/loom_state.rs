@@ -1,0 +1,195 @@
+//! Models of the word that says where a job stands: loom runs each of them in every order
+//! that it can tell apart. Each says what it guards: take that away and the model fails.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_state`
+#![cfg(loom)]
+#![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
+
+use std::sync::Arc;
+
+use flask_delay_engine::model::Mutex;
+use flask_delay_engine::{Advance, Phase, State};
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread::spawn;
+
+#[derive(Default)]
+struct Extra {
+    callbacks: usize,
+    condition: Option<Arc<Mutex<()>>>,
+    listeners: usize,
+}
+
+/// A job as its owner keeps it, and who was told.
+struct Job {
+    state: State,
+    extra: Mutex<Extra>,
+    // Relaxed throughout: only the word may put them in order.
+    outcome: AtomicUsize,
+    called: AtomicUsize,
+    listened: AtomicUsize,
+}
+
+impl Job {
+    fn running() -> Arc<Self> {
+        let job = Self::pending();
+        assert!(job.state.start());
+        job
+    }
+
+    fn watched() -> Arc<Self> {
+        let job = Self::running();
+        job.add_callback();
+        job
+    }
+
+    fn pending() -> Arc<Self> {
+        Arc::new(Self {
+            state: State::new(),
+            extra: Mutex::new(Extra::default()),
+            outcome: AtomicUsize::new(0),
+            called: AtomicUsize::new(0),
+            listened: AtomicUsize::new(0),
+        })
+    }
+
+    /// As `change` in the bindings.
+    fn change(&self, from: Phase, to: Phase) -> bool {
+        match self.state.advance(from, to) {
+            Advance::Done => return true,
+            Advance::Refused => return false,
+            Advance::Watched => {}
+        }
+        let changed = self.state.advance_watched(
+            &self.extra,
+            from,
+            to,
+            |extra| extra.condition.clone(),
+            |condition, advance| {
+                let _held = condition.lock();
+                let changed = advance();
+                if changed {
+                    let listeners = self.extra.lock().listeners;
+                    self.listened.fetch_add(listeners, Ordering::Relaxed);
+                }
+                changed
+            },
+        );
+        if changed {
+            let callbacks = std::mem::take(&mut self.extra.lock().callbacks);
+            self.called.fetch_add(callbacks, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    fn finish(&self) -> bool {
+        self.outcome.store(1, Ordering::Relaxed);
+        self.state.end(|from| self.change(from, Phase::Finished))
+    }
+
+    fn add_callback(&self) {
+        if !self.state.leave(&self.extra, |extra| extra.callbacks += 1) {
+            assert_eq!(self.outcome.load(Ordering::Relaxed), 1);
+            self.called.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// As `concurrent.futures.wait` does under the condition: looks whether the job is done,
+    /// and enters itself, done or not. Whether it is to be told.
+    fn listen(&self) -> bool {
+        let condition = self.state.watch_with(&self.extra, |extra| {
+            Arc::clone(
+                extra
+                    .condition
+                    .get_or_insert_with(|| Arc::new(Mutex::new(()))),
+            )
+        });
+        let _held = condition.lock();
+        let pending = !self.state.phase().is_done();
+        self.extra.lock().listeners += 1;
+        pending
+    }
+}
+
+/// Runs `one` and `other` at once and has the job looked at `after`.
+///
+/// Each is the thread that goes first once: loom looks back to the last use of the word
+/// alone, and so overlooks orders that it finds the other way round.
+fn race<A: 'static, B: 'static>(
+    make: fn() -> Arc<Job>,
+    one: fn(&Job) -> A,
+    other: fn(&Job) -> B,
+    after: fn(&Job, A, B),
+) {
+    loom::model(move || {
+        let job = make();
+        let sharing = Arc::clone(&job);
+        let thread = spawn(move || other(&sharing));
+        let one = one(&job);
+        after(&job, one, thread.join().unwrap());
+    });
+    loom::model(move || {
+        let job = make();
+        let sharing = Arc::clone(&job);
+        let thread = spawn(move || one(&sharing));
+        let other = other(&job);
+        after(&job, thread.join().unwrap(), other);
+    });
+}
+
+/// Without the lock around the look at the phase, or without `WATCHED`, a callback is lost.
+#[test]
+fn callback_added_at_the_end_is_called_once() {
+    race(
+        Job::running,
+        Job::finish,
+        Job::add_callback,
+        |job, ended, ()| {
+            assert!(ended);
+            assert_eq!(job.called.load(Ordering::Relaxed), 1);
+        },
+    );
+}
+
+/// Without Release where the phase changes, or Acquire where it is read.
+#[test]
+fn who_sees_the_end_sees_the_outcome() {
+    let look = |job: &Job| {
+        if job.state.phase().is_done() {
+            assert_eq!(job.outcome.load(Ordering::Relaxed), 1);
+        }
+    };
+    race(Job::running, Job::finish, look, |_, ended, ()| {
+        assert!(ended);
+    });
+}
+
+/// Without the condition held over the change, or the lock while there is none.
+#[test]
+fn listener_is_told_if_it_has_not_seen_the_end() {
+    for make in [Job::running, Job::watched] {
+        race(make, Job::finish, Job::listen, |job, ended, pending| {
+            assert!(ended);
+            assert_eq!(job.listened.load(Ordering::Relaxed), usize::from(pending));
+        });
+    }
+}
+
+/// Without the second look in `end`.
+#[test]
+fn job_that_starts_meanwhile_is_ended() {
+    let start = |job: &Job| job.state.start();
+    race(Job::pending, Job::finish, start, |job, ended, _| {
+        assert!(ended);
+        assert_eq!(job.state.phase(), Phase::Finished);
+    });
+}
+
+/// Without the compare-and-swap.
+#[test]
+fn job_is_either_cancelled_or_run() {
+    let cancel = |job: &Job| job.change(Phase::Pending, Phase::Notified);
+    let start = |job: &Job| job.state.start();
+    race(Job::pending, cancel, start, |_, cancelled, started| {
+        assert_ne!(cancelled, started);
+    });
+}
