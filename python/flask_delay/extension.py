@@ -88,6 +88,7 @@ class Delay:
                 shutdown_timeout=settings.shutdown_timeout,
                 result_limit=settings.result_limit,
                 switch_interval=settings.switch_interval,
+                mode=settings.mode,
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
