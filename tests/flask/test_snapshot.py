@@ -519,3 +519,24 @@ def test_an_exception_passes_through(lab):
     lab.send()
     with pytest.raises(RequestEntityTooLarge):
         lab.look(lambda: abort(413))
+
+
+def test_contexts_as_flask_3_2_makes_them(lab, monkeypatch):
+    """One kind of context for everything, which takes a request and no environ."""
+    kind = type(lab.app.test_request_context())
+
+    class Merged(kind):
+        def __init__(self, app, *, request=None, session=None):
+            super().__init__(app, request.environ, request, session)
+
+    def request_context(environ):
+        made = lab.app.request_class(environ)
+        made.json_module = lab.app.json
+        return Merged(lab.app, request=made)
+
+    lab.send(**JSON)
+    monkeypatch.setattr(lab.app, "request_context", request_context)
+    with lab.taken() as context:
+        assert isinstance(context, Merged)
+        assert request.get_json() == {"a": [1, 2]}
+        assert dict(session) == {}

@@ -15,7 +15,7 @@ from flask import Flask, current_app, g, request, session
 from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
 
-from flask_delay.context.snapshot import Snapshot
+from flask_delay.context.snapshots import Snapshot
 
 # Public, for all its name: the way out of a proxy that Flask and Werkzeug document.
 current: Callable[[], Flask] = cast("LocalProxy[Flask]", current_app)._get_current_object

@@ -11,7 +11,7 @@ from flask import Flask, Request, has_request_context, request, session
 from werkzeug.local import LocalProxy
 
 from flask_delay.context.body import Body
-from flask_delay.context.session import ReadOnlySession, contents
+from flask_delay.context.sessions import ReadOnlySession, contents
 
 # What a server cannot take back when the request is over.
 _PLAIN = (str, bytes, int, float, NoneType)
