@@ -11,6 +11,7 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.extension import Delay, delay
+from flask_delay.tasks import Task, task, using
 
 __all__ = [
     "Delay",
@@ -18,8 +19,11 @@ __all__ = [
     "ForkedFutureError",
     "Future",
     "Progress",
+    "Task",
     "WaitCycleError",
     "__version__",
     "current_task",
     "delay",
+    "task",
+    "using",
 ]

@@ -38,6 +38,7 @@ __all__ = [
     "_Waiting",
     "__version__",
     "_generation",
+    "_map",
     "_scoped_executor",
     "_service_executor",
     "_set_hooks",
@@ -297,6 +298,16 @@ def _scoped_executor(
     what is called as `send(future=future)` while it is not. In the submitter's context, in
     the task's scope, and before the callbacks in theirs. What `send` raises is logged.
     """
+
+def _map(
+    submit: Callable[..., Future[_T]],
+    fn: Callable[..., Any],
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int | None = None,
+    buffersize: int | None = None,
+) -> Iterator[_T]:
+    """As `Executor.map`, with `submit(fn, *args)` in the place of the executor's own."""
 
 def _service_executor(thread_name_prefix: str) -> Executor:
     """Make an executor with one worker that serves others.

@@ -27,7 +27,7 @@ use super::future::FutureCell;
 use super::governor;
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
 use super::making::{config, workers};
-use super::map::Map;
+use super::map::{Map, Submit};
 use super::mode::{self, Mode};
 use super::signals::Event;
 use super::wait::seconds;
@@ -277,7 +277,8 @@ impl ExecutorCell {
     ) -> PyResult<Bound<'py, Map>> {
         // For processes, where it saves messages; a thread has none.
         let _ = chunksize;
-        Map::start(slf.as_any(), r#fn, &iterables, timeout, buffersize)
+        let submit = Submit::Executor(slf.clone().into_any());
+        Map::start(submit, r#fn, &iterables, timeout, buffersize)
     }
 
     #[pyo3(signature = (wait = true, *, cancel_futures = false))]

@@ -3,6 +3,7 @@
 import concurrent.futures
 import io
 import json
+import operator
 import sys
 import threading
 
@@ -46,7 +47,7 @@ class Lab:
         self.app = Flask("lab", static_folder=None)
         self.app.secret_key = "secret"
         self.inner = self.app.wsgi_app
-        self.app.wsgi_app = self.serve
+        self.app.wsgi_app = self.serve  # type: ignore[method-assign]
         self.seen = None
         self.before = self.after = lambda: None
         self.app.add_url_rule("/<int:number>/x", "view", self.view, methods=["GET", "POST", "PUT"])
@@ -348,7 +349,7 @@ def test_session_is_as_it_was(lab):
         lambda: session.__setitem__("a", 1),
         lambda: session.__delitem__("user"),
         lambda: session.update(a=1),
-        lambda: session.__ior__({"a": 1}),
+        lambda: operator.ior(session, {"a": 1}),
         lambda: session.clear(),
         lambda: session.pop("user"),
         lambda: session.popitem(),

@@ -53,7 +53,7 @@ def scope(app: Flask) -> Callable[[], AbstractContextManager[object]]:
     return app.app_context
 
 
-def snapshot(app: Flask) -> Callable[[], AbstractContextManager[object]]:
+def snapshot(app: Flask | None) -> Callable[[], AbstractContextManager[object]]:
     """What makes contexts of `app` with a copy of the current request, taken now.
 
     The copy has headers, body, form, JSON, uploads, the matched rule and its arguments, and

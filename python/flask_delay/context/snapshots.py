@@ -31,13 +31,13 @@ class Snapshot:
 
     __slots__ = ("_about", "_app", "_body", "_environ", "_rule", "_session", "_view_args")
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask | None) -> None:
         """Copy the current request.
 
         Raises RuntimeError without one; RequestEntityTooLarge (413) for a body above
         `MAX_CONTENT_LENGTH`; TypeError for a session that cannot be copied.
         """
-        if not has_request_context():
+        if app is None or not has_request_context():
             raise RuntimeError(
                 "using(request=True) copies the current request for the task, and there"
                 " is none: submit the task in a view or in a function that a view calls,"
