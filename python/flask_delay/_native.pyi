@@ -335,6 +335,12 @@ class _CoroutineTask:
         """
     def call(self) -> Coroutine[Any, Any, Any]:
         """Make the task the current one of this context, and call its function."""
+    def leave(
+        self,
+        surroundings: AbstractContextManager[object],
+        exception: BaseException | None = None,
+    ) -> None:
+        """Leave the entered scope, after the coroutine has ended or with what it raised."""
     def finish(self, result: object) -> None:
         """Settle the future; a worker runs its callbacks in this context."""
     def fail(self, exception: BaseException) -> None:

@@ -24,7 +24,7 @@ use super::ffi::call::{Shape, let_go};
 use super::ffi::fork::generation;
 use super::ffi::slot::Slot;
 use super::naming::{label_of, name_of};
-use super::settle::{COROUTINE, Phase, Place, WATCHED};
+use super::settle::{COROUTINE, OF_TEARDOWN, Phase, Place, WATCHED};
 
 /// A function and its arguments, to be called once.
 pub(crate) struct Call {
@@ -132,6 +132,11 @@ impl FutureCell {
     /// For a future that nobody else has yet.
     pub(crate) fn mark_coroutine(&self) {
         self.state.fetch_or(COROUTINE, Ordering::Relaxed);
+    }
+
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_of_teardown(&self) {
+        self.state.fetch_or(OF_TEARDOWN, Ordering::Relaxed);
     }
 
     pub(crate) fn core(&self) -> Option<&Arc<Core>> {

@@ -37,6 +37,8 @@ pub(crate) const STOP: u32 = 1 << 4;
 const RETURNED: u32 = 1 << 5;
 /// The task is a coroutine.
 pub(crate) const COROUTINE: u32 = 1 << 6;
+/// A teardown function has submitted the task, after another task.
+pub(crate) const OF_TEARDOWN: u32 = 1 << 7;
 const PHASE: u32 = 0b111;
 
 /// Where a future stands; the names are those of `concurrent.futures`.
@@ -111,6 +113,10 @@ impl FutureCell {
 
     pub(crate) fn is_coroutine(&self) -> bool {
         self.state.load(Ordering::Relaxed) & COROUTINE != 0
+    }
+
+    pub(crate) fn is_of_teardown(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & OF_TEARDOWN != 0
     }
 
     pub(crate) fn tell_to_stop(&self) {

@@ -14,7 +14,7 @@ from flask import (
     stream_with_context,
 )
 
-from flask_delay import Delay, delay, using
+from flask_delay import Delay, using
 from flask_delay.options import KNOWN
 
 
@@ -171,37 +171,39 @@ def test_a_task_of_the_copy_passes_it_on(app, deadline):
     assert future.result(deadline) == ("mine", "app")
 
 
-def test_teardown_functions_run_before_the_future_resolves(app, deadline):
+def test_teardown_functions_run_before_the_future_resolves(make_app):
+    extension = Delay()
+    app = make_app(extension=extension, DELAY_MODE="manual")
     ran, futures = [], []
 
     def note(name):
-        return lambda _exc: ran.append((name, [future.done() for future in futures]))
+        return lambda _exc: ran.append((name, futures[0].done()))
 
-    bp = Blueprint("bp", __name__)
-    bp.teardown_request(note("blueprint"))
+    blueprint = Blueprint("blueprint", __name__)
+    blueprint.teardown_request(note("blueprint"))
     app.teardown_request(note("request"))
     app.teardown_appcontext(note("app"))
+    app.before_request(lambda: ran.append("before"))
 
-    @bp.get("/")
+    @blueprint.get("/")
     def view():
-        # The worker is held until the request is over.
         futures.append(using(request=True).delay(lambda: request.blueprint))
         return "ok"
 
-    app.register_blueprint(bp)
-    app.extensions["delay"].owner.init_app(app) if "delay" not in app.extensions else None
-    with app.app_context():
-        assert app.test_client().get("/").text == "ok"
-        assert futures[0].result(deadline) == "bp"
-        app.extensions["delay"].executor.drain(deadline)
-    of_task = [(name, done) for name, done in ran if done == [False]]
-    assert [name for name, _ in of_task].count("blueprint") >= 1
+    app.register_blueprint(blueprint)
+    assert app.test_client().get("/").text == "ok"
+    ran.clear()
+    extension.executor.run_pending()
+    assert futures[0].result() == "blueprint"
+    assert ran == [("blueprint", False), ("request", False), ("app", False)]
 
 
 @pytest.mark.parametrize("verb", [using, Delay().using])
 def test_unknown_option(verb):
     names = ", ".join(KNOWN)
-    with pytest.raises(TypeError, match=f"'reqest' is not an option; valid are {names}; did you mean 'request'?"):
+    with pytest.raises(
+        TypeError, match=f"'reqest' is not an option; valid are {names}; did you mean 'request'?"
+    ):
         verb(reqest=True)
     with pytest.raises(TypeError, match=f"'zzz' is not an option; valid are {names}$"):
         verb(zzz=1)
@@ -223,25 +225,3 @@ def test_every_option_has_a_text():
     for option in KNOWN.values():
         assert option.help.endswith(".")
         assert option.allowed
-
-
-def test_from_a_teardown_function(app, deadline):
-    """Of the request there is a copy; of the app context there is none."""
-    futures, errors = [], []
-
-    @app.teardown_request
-    def of_request(_exc):
-        if request.args.get("first"):
-            futures.append(delay(lambda: current_app.name))
-            futures.append(using(request=True).delay(lambda: request.path))
-
-    @app.teardown_appcontext
-    def of_app(_exc):
-        if futures and not errors:
-            errors.append(None)
-            futures.append(delay(lambda: current_app.name))
-
-    app.add_url_rule("/x", view_func=lambda: "ok")
-    app.test_client().get("/x?first=1")
-    app.extensions["delay"].executor.drain(deadline)
-    assert [future.result(deadline) for future in futures] == ["app", "/x", "app"]
