@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import Flask
 
-from flask_delay import config, context, pools, termination
+from flask_delay import config, context, pools, signals, termination
 from flask_delay._native import Executor, Future, _scoped_executor
 from flask_delay.options import Options, Submit, submitter
 from flask_delay.tasks import Decorator, Using
@@ -76,6 +76,7 @@ class Delay:
                 result_limit=settings.result_limit,
                 switch_interval=settings.switch_interval,
                 mode=settings.mode,
+                signals=signals.senders(app),
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
