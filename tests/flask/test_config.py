@@ -131,6 +131,7 @@ def test_environment_variables(monkeypatch):
     [
         ("DELAY_MAX_WORKER", r"did you mean DELAY_MAX_WORKERS\?"),
         ("DELAY_WORKERS", r"did you mean DELAY_MAX_WORKERS\?"),
+        ("DELAY_MAXWORKERS", r"did you mean DELAY_MAX_WORKERS\?"),
         ("DELAY_LOG_FAILURE", r"did you mean DELAY_LOG_FAILURES\?"),
         ("DELAY_XYZ", "known are MAX_WORKERS, SHUTDOWN_TIMEOUT"),
     ],
