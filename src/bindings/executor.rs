@@ -8,7 +8,7 @@ use flask_delay_engine::SubmitError;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ use super::coroutine::hand_over;
 use super::current;
 use super::errors::WaitCycleError;
 use super::ffi::context::carry;
-use super::ffi::object::new_future;
+use super::ffi::object::{is_really_a, new_future};
 use super::ffi::slot::Slot;
 use super::ffi::submit::Arguments;
 use super::future::FutureCell;
@@ -205,10 +205,10 @@ fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()>
 
 fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResult<()> {
     let py = value.py();
-    // The value's real type: a proxy would answer for what it stands for.
-    let class = value.get_type();
     for refused in scoped.reject_types.bind(py).iter_borrowed() {
-        if class.is_subclass(&refused)? {
+        let refused = refused.cast::<PyType>()?;
+        // A proxy would answer for what it stands for.
+        if is_really_a(value, &refused) {
             scoped.reject.bind(py).call1((value,))?;
         }
     }
