@@ -27,6 +27,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::making::{_scoped_executor, _service_executor};
     #[pymodule_export]
+    use crate::bindings::map::_map;
+    #[pymodule_export]
     use crate::bindings::wait::Waiting;
     use crate::bindings::{lifecycle, logging, making, warm};
 

@@ -11,6 +11,14 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.extension import Delay, delay
+from flask_delay.signals import (
+    task_cancelled,
+    task_failed,
+    task_started,
+    task_submitted,
+    task_succeeded,
+)
+from flask_delay.tasks import Task, task, using
 
 __all__ = [
     "Delay",
@@ -18,8 +26,16 @@ __all__ = [
     "ForkedFutureError",
     "Future",
     "Progress",
+    "Task",
     "WaitCycleError",
     "__version__",
     "current_task",
     "delay",
+    "task",
+    "task_cancelled",
+    "task_failed",
+    "task_started",
+    "task_submitted",
+    "task_succeeded",
+    "using",
 ]

@@ -38,6 +38,7 @@ __all__ = [
     "_Waiting",
     "__version__",
     "_generation",
+    "_map",
     "_scoped_executor",
     "_service_executor",
     "_set_hooks",
@@ -298,6 +299,16 @@ def _scoped_executor(
     the task's scope, and before the callbacks in theirs. What `send` raises is logged.
     """
 
+def _map(
+    submit: Callable[..., Future[_T]],
+    fn: Callable[..., Any],
+    *iterables: Iterable[Any],
+    timeout: float | None = None,
+    chunksize: int | None = None,
+    buffersize: int | None = None,
+) -> Iterator[_T]:
+    """As `Executor.map`, with `submit(fn, *args)` in the place of the executor's own."""
+
 def _service_executor(thread_name_prefix: str) -> Executor:
     """Make an executor with one worker that serves others.
 
@@ -324,6 +335,12 @@ class _CoroutineTask:
         """
     def call(self) -> Coroutine[Any, Any, Any]:
         """Make the task the current one of this context, and call its function."""
+    def leave(
+        self,
+        surroundings: AbstractContextManager[object],
+        exception: BaseException | None = None,
+    ) -> None:
+        """Leave the entered scope, after the coroutine has ended or with what it raised."""
     def finish(self, result: object) -> None:
         """Settle the future; a worker runs its callbacks in this context."""
     def fail(self, exception: BaseException) -> None:

@@ -181,11 +181,11 @@ async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
         result = await task.call()
         if surroundings is not None:
             leaving, surroundings = surroundings, None
-            leaving.__exit__(None, None, None)
+            task.leave(leaving)
     except BaseException as error:
         if surroundings is not None:
             try:
-                surroundings.__exit__(type(error), error, error.__traceback__)
+                task.leave(surroundings, error)
             except BaseException:
                 # It must not hide the task's own.
                 future = task.future

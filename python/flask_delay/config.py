@@ -57,6 +57,18 @@ def _flag(value: object) -> bool:
             raise ValueError
 
 
+def _one_of(*names: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not isinstance(value, str):
+            raise TypeError
+        name = value.strip().lower()
+        if name not in names:
+            raise ValueError
+        return name
+
+    return parse
+
+
 def _optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
     def parse_optional(value: object) -> _T | None:
         if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
@@ -125,6 +137,15 @@ class Config:
             "a number of seconds above 0, or None to leave Python's own alone",
             "How long Python lets a thread compute before another one's turn, while a task"
             " computes: `sys.setswitchinterval`, set then and put back afterwards.",
+        ),
+    )
+    mode: str = field(
+        default="threads",
+        metadata=_about(
+            _one_of("threads", "immediate", "manual"),
+            '"threads", "immediate" or "manual"',
+            "Who runs the tasks: threads; for tests, whoever submits, before it goes on; or"
+            " whoever calls executor.run_pending().",
         ),
     )
 

@@ -3,31 +3,20 @@
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import Flask
 
-from flask_delay import config, context, termination
+from flask_delay import config, context, pools, signals, termination
 from flask_delay._native import Executor, Future, _scoped_executor
+from flask_delay.options import Options, Submit, submitter
+from flask_delay.tasks import Decorator, Using
+
+_current_app = context.current
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Callback = TypeVar("_Callback", bound=Callable[[Future[Any]], object])
-
-_DEFAULT_NAME = "delay"
-
-
-class _State:
-    """What one `Delay` keeps on one app, in `app.extensions`."""
-
-    __slots__ = ("config", "executor", "owner", "submit")
-
-    def __init__(self, owner: "Delay", settings: config.Config, executor: Executor) -> None:
-        self.owner = owner
-        self.config = settings
-        self.executor = executor
-        # Bound once, since every task comes through here.
-        self.submit = executor.submit
 
 
 class Delay:
@@ -42,7 +31,7 @@ class Delay:
     be called from any thread, and in a forked child.
     """
 
-    def __init__(self, app: Flask | None = None, *, name: str = _DEFAULT_NAME) -> None:
+    def __init__(self, app: Flask | None = None, *, name: str = pools.DEFAULT_NAME) -> None:
         """Make a Delay, and initialise `app` if there is one.
 
         Raises ValueError if `name` is not an ASCII identifier, else as `init_app`.
@@ -88,10 +77,12 @@ class Delay:
                 shutdown_timeout=settings.shutdown_timeout,
                 result_limit=settings.result_limit,
                 switch_interval=settings.switch_interval,
+                mode=settings.mode,
+                signals=signals.senders(app),
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
-            app.extensions[self.name] = _State(self, settings, executor)
+            app.extensions[self.name] = pools.State(self, settings, executor)
             alive = tuple(ref for ref in self._apps if ref() is not None)
             self._apps = (*alive, weakref.ref(app))
         if settings.drain_on_sigterm:
@@ -156,6 +147,19 @@ class Delay:
             fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
         )
 
+    def using(self, **options: Unpack[Options]) -> Using:
+        """The verbs `delay` and `map` with options: `using(request=True).delay(fn, x)`.
+
+        Raises TypeError for an option that is not known, and for a value that is not
+        allowed.
+        """
+        return Using(self._find, options)
+
+    @property
+    def task(self) -> Decorator:
+        """The decorator `task`, for tasks of this Delay."""
+        return Decorator(self._find)
+
     def get(self, id: str) -> Future[Any] | None:
         """The future of the task with this id, or None.
 
@@ -209,24 +213,24 @@ class Delay:
         """
         return self._state().executor
 
-    def _state(self) -> _State:
-        try:
-            app = context.current()
-        except RuntimeError:
-            app = self._only_app()
-        return self._state_of(app)
+    def _find(self, options: Options) -> Submit:
+        app = pools.app_or_none() or self._only_app()
+        return submitter(options, self._state_of(app).executor, app)
 
-    def _state_of(self, app: Flask) -> _State:
+    def _state(self) -> pools.State:
+        return self._state_of(pools.app_or_none() or self._only_app())
+
+    def _state_of(self, app: Flask) -> pools.State:
         state = app.extensions.get(self.name)
-        if isinstance(state, _State) and state.owner is self:
+        if isinstance(state, pools.State) and state.owner is self:
             return state
-        if isinstance(state, _State):
+        if isinstance(state, pools.State):
             message = (
                 f"app {app.name!r} has another Delay named {self.name!r}; use that one,"
                 f" or give this one another name and call init_app(app)"
             )
         else:
-            message = _not_initialised(app, self.name)
+            message = pools.not_initialised(app, self.name)
         raise RuntimeError(message)
 
     def _only_app(self) -> Flask:
@@ -241,29 +245,7 @@ class Delay:
             )
         else:
             message = f"the Delay {self.name!r} is initialised on no app; call init_app(app)"
-        # Not "from" the lookup of the current app, which failed for a good reason.
-        raise RuntimeError(message) from None
-
-
-def _not_initialised(app: Flask, name: str) -> str:
-    arguments = "app" if name == _DEFAULT_NAME else f"app, name={name!r}"
-    return (
-        f"the Delay {name!r} is not initialised on app {app.name!r}; call"
-        f" Delay({arguments}), or init_app(app) if there is one already"
-    )
-
-
-_shared: dict[str, Executor] = {}
-
-
-def _shared_executor() -> Executor:
-    executor = _shared.get(_DEFAULT_NAME)
-    if executor is None:
-        # Atomic and without a lock, which a fork in another thread could leave locked;
-        # who comes second drops a pool that has no threads yet.
-        new = Executor(thread_name_prefix=_DEFAULT_NAME)
-        executor = _shared.setdefault(_DEFAULT_NAME, new)
-    return executor
+        raise RuntimeError(message)
 
 
 @overload
@@ -284,11 +266,12 @@ def delay(fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Futu
     from any thread. Raises RuntimeError if the current app has no `Delay` of the default
     name, else as `Delay.delay`.
     """
+    # As `pools.find`, in as few steps as can be: a call in Python costs half a submit.
     try:
-        app = context.current()
+        app = _current_app()
     except RuntimeError:
-        return _shared_executor().submit(fn, *args, **kwargs)
-    state = app.extensions.get(_DEFAULT_NAME)
-    if type(state) is _State:
-        return state.submit(fn, *args, **kwargs)
-    raise RuntimeError(_not_initialised(app, _DEFAULT_NAME))
+        return pools.shared_executor().submit(fn, *args, **kwargs)
+    state = app.extensions.get(pools.DEFAULT_NAME)
+    if type(state) is not pools.State:
+        state = pools.default_state(app)
+    return state.submit(fn, *args, **kwargs)

@@ -43,7 +43,7 @@ pub(crate) fn run(
             signals::emit(this, event);
         }
         call_all(this, callbacks);
-        surroundings.leave(None)
+        surroundings.leave(this, None)
     };
     let ran = match (place, cell.core()) {
         // The worker is in the task's own context, where no request is.

@@ -19,6 +19,7 @@ use super::ffi::context::{copy_current, within};
 use super::future::FutureCell;
 use super::logging;
 use super::mode::Mode;
+use super::scope;
 use super::settle::{self, Phase, Place};
 use super::signals::{self, Event};
 
@@ -220,6 +221,17 @@ impl CoroutineTask {
             taken.first.as_ref(),
             taken.second.as_ref(),
         )
+    }
+
+    /// Leaves the task's surroundings, with what it has raised.
+    #[pyo3(signature = (surroundings, exception = None))]
+    fn leave<'py>(
+        &self,
+        surroundings: Bound<'py, PyAny>,
+        exception: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let task = self.0.bind(surroundings.py());
+        scope::leave(&surroundings, task, exception.as_ref())
     }
 
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> PyResult<()> {

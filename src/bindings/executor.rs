@@ -8,7 +8,7 @@ use flask_delay_engine::SubmitError;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
@@ -20,15 +20,16 @@ use super::coroutine::hand_over;
 use super::current;
 use super::errors::WaitCycleError;
 use super::ffi::context::carry;
-use super::ffi::object::new_future;
+use super::ffi::object::{is_really_a, new_future};
 use super::ffi::slot::Slot;
 use super::ffi::submit::Arguments;
 use super::future::FutureCell;
 use super::governor;
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
 use super::making::{config, workers};
-use super::map::Map;
+use super::map::{Map, Submit};
 use super::mode::{self, Mode};
+use super::scope::may_submit;
 use super::signals::Event;
 use super::wait::seconds;
 use super::worker::broken;
@@ -122,11 +123,11 @@ impl ExecutorCell {
         if core.is_broken() {
             return Err(broken());
         }
-        let scope = match scoped {
-            None => Slot::default(),
+        let (scope, of_teardown) = match scoped {
+            None => (Slot::default(), false),
             Some(scoped) => {
                 refuse_values(arguments, scoped)?;
-                Slot::new(scoped.scope.bind(py).clone())
+                (Slot::new(scoped.scope.bind(py).clone()), may_submit()?)
             }
         };
         let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
@@ -143,6 +144,9 @@ impl ExecutorCell {
         }
         if is_coroutine {
             future.get().mark_coroutine();
+        }
+        if of_teardown {
+            future.get().mark_of_teardown();
         }
         if let Some(signals) = &core.signals
             && signals.wanted(py, Event::Submitted)
@@ -194,18 +198,42 @@ pub(crate) fn closed() -> PyErr {
 
 /// Refuses arguments that would not outlive the request.
 fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()> {
-    let py = arguments.function.py();
-    for value in arguments.values() {
-        // The value's real type: a proxy would answer for what it stands for.
-        let class = value.get_type();
-        for refused in scoped.reject_types.bind(py).iter_borrowed() {
-            if class.is_subclass(&refused)? {
-                scoped.reject.bind(py).call1((value,))?;
-            }
+    arguments
+        .values()
+        .try_for_each(|value| refuse_value(&value, scoped, DEPTH))
+}
+
+fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResult<()> {
+    let py = value.py();
+    for refused in scoped.reject_types.bind(py).iter_borrowed() {
+        let refused = refused.cast::<PyType>()?;
+        // A proxy would answer for what it stands for.
+        if is_really_a(value, &refused) {
+            scoped.reject.bind(py).call1((value,))?;
         }
     }
-    Ok(())
+    if depth == 0 {
+        return Ok(());
+    }
+    let refuse = |item: Bound<'_, PyAny>| refuse_value(&item, scoped, depth - 1);
+    if let Ok(list) = value.cast_exact::<PyList>() {
+        list.iter().take(LOOK).try_for_each(refuse)
+    } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+        tuple.iter().take(LOOK).try_for_each(refuse)
+    } else if let Ok(dict) = value.cast::<PyDict>()
+        && dict.len() <= LOOK
+    {
+        // A copy, since another thread may change the dict.
+        dict.values().iter().try_for_each(refuse)
+    } else {
+        Ok(())
+    }
 }
+
+/// How deep and how far a look is taken into arguments that contain others: enough for the
+/// uploads of a form (a dict of lists), and little enough to cost nothing.
+const DEPTH: u8 = 2;
+const LOOK: usize = 16;
 
 #[pymethods]
 impl ExecutorCell {
@@ -277,7 +305,8 @@ impl ExecutorCell {
     ) -> PyResult<Bound<'py, Map>> {
         // For processes, where it saves messages; a thread has none.
         let _ = chunksize;
-        Map::start(slf.as_any(), r#fn, &iterables, timeout, buffersize)
+        let submit = Submit::Executor(slf.clone().into_any());
+        Map::start(submit, r#fn, &iterables, timeout, buffersize)
     }
 
     #[pyo3(signature = (wait = true, *, cancel_futures = false))]

@@ -26,7 +26,7 @@ use super::ffi::call::{Shape, let_go};
 use super::ffi::fork::generation;
 use super::ffi::slot::Slot;
 use super::naming::{label_of, name_of};
-use super::settle::{COROUTINE, Phase, Place, standard_name};
+use super::settle::{COROUTINE, OF_TEARDOWN, Phase, Place, standard_name};
 
 /// A function and its arguments, to be called once.
 pub(crate) struct Call {
@@ -134,6 +134,11 @@ impl FutureCell {
     /// For a future that nobody else has yet.
     pub(crate) fn mark_coroutine(&self) {
         self.state.mark(COROUTINE);
+    }
+
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_of_teardown(&self) {
+        self.state.mark(OF_TEARDOWN);
     }
 
     pub(crate) fn core(&self) -> Option<&Arc<Core>> {

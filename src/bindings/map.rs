@@ -1,4 +1,4 @@
-//! `Executor.map`: the results of many calls, in order.
+//! `Executor.map`, and `map` by way of a function: the results of many calls, in order.
 
 use std::collections::VecDeque;
 
@@ -32,21 +32,107 @@ struct State {
 }
 
 struct Source {
-    /// A weak reference: a forgotten iterator must not keep the pool alive.
-    executor: Py<PyWeakrefReference>,
+    submit: Kept,
     function: Py<PyAny>,
     arguments: Py<PyAny>,
 }
 
+/// What takes the calls.
+pub(crate) enum Submit<'py> {
+    Executor(Bound<'py, PyAny>),
+    /// A function that does as the `submit` of an executor.
+    Function(Bound<'py, PyAny>),
+}
+
+/// The same, while further calls are to come.
+enum Kept {
+    /// A weak reference: a forgotten iterator must not keep the pool alive.
+    Executor(Py<PyWeakrefReference>),
+    Function(Py<PyAny>),
+}
+
+impl<'py> Submit<'py> {
+    fn call(
+        &self,
+        function: &Bound<'py, PyAny>,
+        arguments: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        let arguments = arguments.cast::<PyTuple>()?;
+        let all = std::iter::once(function.clone()).chain(arguments.iter());
+        let all = PyTuple::new(py, all.collect::<Vec<_>>())?;
+        match self {
+            // By name: a subclass may have a `submit` of its own.
+            Self::Executor(executor) => executor.call_method1(names::submit(py), all),
+            Self::Function(submit) => submit.call1(all),
+        }
+    }
+
+    fn keep(self) -> PyResult<Kept> {
+        Ok(match self {
+            Self::Executor(executor) => {
+                Kept::Executor(PyWeakrefReference::new(&executor)?.unbind())
+            }
+            Self::Function(submit) => Kept::Function(submit.unbind()),
+        })
+    }
+}
+
+impl Kept {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Executor(executor) => Self::Executor(executor.clone_ref(py)),
+            Self::Function(submit) => Self::Function(submit.clone_ref(py)),
+        }
+    }
+
+    /// None if the executor is gone.
+    fn get<'py>(&self, py: Python<'py>) -> Option<Submit<'py>> {
+        match self {
+            Self::Executor(executor) => executor.bind(py).upgrade().map(Submit::Executor),
+            Self::Function(submit) => Some(Submit::Function(submit.bind(py).clone())),
+        }
+    }
+
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Executor(executor) => visit.call(executor),
+            Self::Function(submit) => visit.call(submit),
+        }
+    }
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (submit, r#fn, *iterables, timeout = None, chunksize = None, buffersize = None))]
+pub(crate) fn _map<'py>(
+    submit: Bound<'py, PyAny>,
+    r#fn: Bound<'py, PyAny>,
+    iterables: Bound<'py, PyTuple>,
+    timeout: Option<Bound<'py, PyAny>>,
+    chunksize: Option<Bound<'py, PyAny>>,
+    buffersize: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, Map>> {
+    // For processes, where it saves messages; a thread has none.
+    let _ = chunksize;
+    Map::start(
+        Submit::Function(submit),
+        r#fn,
+        &iterables,
+        timeout,
+        buffersize,
+    )
+}
+
 impl Map {
     pub(crate) fn start<'py>(
-        executor: &Bound<'py, PyAny>,
+        submit: Submit<'py>,
         function: Bound<'py, PyAny>,
         iterables: &Bound<'py, PyTuple>,
         timeout: Option<Bound<'py, PyAny>>,
         buffersize: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Self>> {
-        let py = executor.py();
+        let py = function.py();
         let limit = buffersize.map(|size| buffer(&size)).transpose()?;
         let deadline = match timeout {
             Some(timeout) => {
@@ -59,12 +145,12 @@ impl Map {
         let arguments = zip.call1(iterables)?;
         let mut futures = VecDeque::new();
         for arguments in arguments.try_iter()?.take(limit.unwrap_or(usize::MAX)) {
-            futures.push_back(submit(executor, &function, &arguments?)?.unbind());
+            futures.push_back(submit.call(&function, &arguments?)?.unbind());
         }
         let source = match limit {
             None => None,
             Some(_) => Some(Source {
-                executor: PyWeakrefReference::new(executor)?.unbind(),
+                submit: submit.keep()?,
                 function: function.unbind(),
                 arguments: arguments.unbind(),
             }),
@@ -82,22 +168,22 @@ impl Map {
 
     /// Submits one more call, if there is one.
     fn refill(&self, py: Python<'_>) -> PyResult<()> {
-        let (executor, function, arguments) = {
+        let (submit, function, arguments) = {
             let state = self.state.lock();
             let Some(source) = &state.source else {
                 return Ok(());
             };
             (
-                source.executor.clone_ref(py),
+                source.submit.clone_ref(py),
                 source.function.clone_ref(py),
                 source.arguments.clone_ref(py),
             )
         };
-        let Some(executor) = executor.bind(py).upgrade() else {
+        let Some(submit) = submit.get(py) else {
             return Ok(());
         };
         if let Some(arguments) = arguments.bind(py).try_iter()?.next() {
-            let future = submit(&executor, function.bind(py), &arguments?)?;
+            let future = submit.call(function.bind(py), &arguments?)?;
             self.state.lock().futures.push_back(future.unbind());
         }
         Ok(())
@@ -144,19 +230,6 @@ impl Map {
     }
 }
 
-fn submit<'py>(
-    executor: &Bound<'py, PyAny>,
-    function: &Bound<'py, PyAny>,
-    arguments: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let py = executor.py();
-    let arguments = arguments.cast::<PyTuple>()?;
-    let all = std::iter::once(function.clone()).chain(arguments.iter());
-    let all = PyTuple::new(py, all.collect::<Vec<_>>())?;
-    // By name: a subclass may have a `submit` of its own.
-    executor.call_method1(names::submit(py), all)
-}
-
 fn buffer(size: &Bound<'_, PyAny>) -> PyResult<usize> {
     let Ok(size) = size.extract::<i64>() else {
         return Err(PyTypeError::new_err(format!(
@@ -191,7 +264,7 @@ impl Map {
                 visit.call(future)?;
             }
             if let Some(source) = &state.source {
-                visit.call(&source.executor)?;
+                source.submit.visit(&visit)?;
                 visit.call(&source.function)?;
                 visit.call(&source.arguments)?;
             }

@@ -1,38 +1,116 @@
 //! What surrounds a task and its callbacks: for `Delay`, a fresh app context.
+//!
+//! Leaving it runs the app's teardown functions, after tasks as after requests. One that
+//! submits a task each time would go on without end; see [`may_submit`].
 
+use std::cell::Cell;
+
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::ffi::call::call_with;
+use super::future::FutureCell;
 use super::names;
 
+/// Whose surroundings a thread is leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    Nobodys,
+    /// A task's.
+    Tasks,
+    /// A task's that was submitted while another's were left.
+    TeardownsTasks,
+}
+
+thread_local! {
+    static LEAVING: Cell<Leaving> = const { Cell::new(Leaving::Nobodys) };
+}
+
+/// Puts back what the thread did before, for what runs inside of something else.
+struct Before(Leaving);
+
+impl Before {
+    fn set(now: Leaving) -> Self {
+        Self(LEAVING.replace(now))
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        LEAVING.set(self.0);
+    }
+}
+
+/// Whether a task that is submitted here and now is one of a teardown function.
+///
+/// # Errors
+///
+/// `RuntimeError` if it is, and so is the task which that function runs after.
+pub(crate) fn may_submit() -> PyResult<bool> {
+    match LEAVING.get() {
+        Leaving::Nobodys => Ok(false),
+        Leaving::Tasks => Ok(true),
+        Leaving::TeardownsTasks => Err(PyRuntimeError::new_err(
+            "a teardown function has submitted a task after which it submits another, and so \
+             on without end, since the app's teardown functions run after tasks too: submit \
+             only if there is something to do, or only after requests",
+        )),
+    }
+}
+
 /// An entered context manager.
-pub(crate) struct Surroundings<'py>(Bound<'py, PyAny>);
+pub(crate) struct Surroundings<'py> {
+    manager: Bound<'py, PyAny>,
+    _before: Before,
+}
 
 impl<'py> Surroundings<'py> {
     /// Makes the context manager with `scope()` and enters it.
     pub(crate) fn enter(scope: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let before = Before::set(Leaving::Nobodys);
         let manager = call_with(scope, [])?;
         call_with(&manager.getattr(names::__enter__(scope.py()))?, [])?;
-        Ok(Self(manager))
+        Ok(Self {
+            manager,
+            _before: before,
+        })
     }
 
-    /// Leaves it, with what the task raised.
-    pub(crate) fn leave(self, exception: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
-        let py = self.0.py();
-        let exit = self.0.getattr(names::__exit__(py))?;
-        match exception {
-            None => {
-                let none = py.None().into_bound(py);
-                call_with(&exit, [&none, &none, &none])
-            }
-            Some(exception) => {
-                let traceback = exception.getattr(names::__traceback__(py))?;
-                call_with(
-                    &exit,
-                    [exception.get_type().as_any(), exception, &traceback],
-                )
-            }
-        }
-        .map(drop)
+    /// Leaves it after `this`, with what that has raised.
+    pub(crate) fn leave(
+        self,
+        this: &Bound<'_, FutureCell>,
+        exception: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        leave(&self.manager, this, exception)
     }
+}
+
+/// Leaves the surroundings `manager` of `this`, with what that has raised.
+pub(crate) fn leave<'py>(
+    manager: &Bound<'py, PyAny>,
+    this: &Bound<'_, FutureCell>,
+    exception: Option<&Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    let py = manager.py();
+    let _before = Before::set(if this.get().is_of_teardown() {
+        Leaving::TeardownsTasks
+    } else {
+        Leaving::Tasks
+    });
+    let exit = manager.getattr(names::__exit__(py))?;
+    match exception {
+        None => {
+            let none = py.None().into_bound(py);
+            call_with(&exit, [&none, &none, &none])
+        }
+        Some(exception) => {
+            let traceback = exception.getattr(names::__traceback__(py))?;
+            call_with(
+                &exit,
+                [exception.get_type().as_any(), exception, &traceback],
+            )
+        }
+    }
+    .map(drop)
 }

@@ -37,6 +37,8 @@ const STOP: u32 = State::MARK;
 const RETURNED: u32 = State::MARK << 1;
 /// The task is a coroutine.
 pub(crate) const COROUTINE: u32 = State::MARK << 2;
+/// A teardown function has submitted the task, after another task.
+pub(crate) const OF_TEARDOWN: u32 = State::MARK << 3;
 
 /// What `concurrent.futures` calls a phase.
 pub(crate) fn standard_name(phase: Phase) -> &'static str {
@@ -70,6 +72,10 @@ impl FutureCell {
 
     pub(crate) fn is_coroutine(&self) -> bool {
         self.state.has(COROUTINE)
+    }
+
+    pub(crate) fn is_of_teardown(&self) -> bool {
+        self.state.has(OF_TEARDOWN)
     }
 
     pub(crate) fn tell_to_stop(&self) {

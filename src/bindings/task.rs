@@ -86,12 +86,12 @@ fn outcome<'py>(
     signals::emit(this, Event::Started);
     match result_of(py, taken) {
         Ok(result) => {
-            surroundings.leave(None)?;
+            surroundings.leave(this, None)?;
             Ok(result)
         }
         Err(error) => {
             let exception = into_exception(py, error);
-            if let Err(error) = surroundings.leave(Some(&exception)) {
+            if let Err(error) = surroundings.leave(this, Some(&exception)) {
                 // The teardown's failure must not hide the task's own.
                 logging::failure(py, "teardown after task %s (%s) raised", this, error);
             }

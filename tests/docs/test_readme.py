@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 
 import flask_delay
@@ -50,6 +51,20 @@ def test_code_inside_a_task() -> None:
         future = executor.submit(names["digest"], "a path")
         future.result(20)
     assert future.progress == (2, 2, "")
+
+
+def test_code_with_task_and_using() -> None:
+    audited: list[str] = []
+    names: dict[str, Any] = {"audit": lambda: audited.append(flask.request.path)}
+    app = flask.Flask("readme")
+    extension = flask_delay.Delay(app)
+    with app.test_request_context("/path"):
+        exec(compile(BLOCKS[2], "README.md", "exec"), names)
+    assert extension.drain(20)
+    extension.shutdown()
+    assert audited == ["/path"]
+    assert names["thumbnail"]("a.png") is None
+    assert len(BLOCKS) == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

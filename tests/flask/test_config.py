@@ -19,6 +19,7 @@ def test_defaults():
         drain_on_sigterm=True,
         log_failures=True,
         result_limit=1000,
+        mode="threads",
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.max_workers = 1
@@ -48,6 +49,9 @@ def test_defaults():
         ("LOG_FAILURES", "1", True),
         ("RESULT_LIMIT", 0, 0),
         ("RESULT_LIMIT", "20", 20),
+        ("MODE", "threads", "threads"),
+        ("MODE", " Immediate ", "immediate"),
+        ("MODE", "manual", "manual"),
     ],
 )
 def test_good_value(key, value, expected):
@@ -80,6 +84,8 @@ def test_good_value(key, value, expected):
         ("DRAIN_ON_SIGTERM", "maybe", "true or false"),
         ("DRAIN_ON_SIGTERM", 2, "true or false"),
         ("LOG_FAILURES", 1.0, "true or false"),
+        ("MODE", "eager", '"threads", "immediate" or "manual"'),
+        ("MODE", None, '"threads", "immediate" or "manual"'),
         ("LOG_FAILURES", "", "true or false"),
         ("RESULT_LIMIT", -1, "integer, 0 or more"),
         ("RESULT_LIMIT", None, "integer, 0 or more"),
@@ -125,6 +131,7 @@ def test_environment_variables(monkeypatch):
     [
         ("DELAY_MAX_WORKER", r"did you mean DELAY_MAX_WORKERS\?"),
         ("DELAY_WORKERS", r"did you mean DELAY_MAX_WORKERS\?"),
+        ("DELAY_MAXWORKERS", r"did you mean DELAY_MAX_WORKERS\?"),
         ("DELAY_LOG_FAILURE", r"did you mean DELAY_LOG_FAILURES\?"),
         ("DELAY_XYZ", "known are MAX_WORKERS, SHUTDOWN_TIMEOUT"),
     ],

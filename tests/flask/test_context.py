@@ -15,7 +15,7 @@ from flask import (
     request,
     session,
 )
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, ImmutableMultiDict
 from werkzeug.local import LocalProxy
 
 from flask_delay import Delay, delay
@@ -230,6 +230,33 @@ def test_proxy_is_refused_by_every_way_in(app):
             extension.executor.submit(print, current_app)
         with pytest.raises(TypeError, match="current_app"):
             list(extension.map(print, [current_app]))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda it: [1, it],
+        lambda it: (it,),
+        lambda it: {"key": it},
+        lambda it: [[it]],
+        lambda it: {"key": [it]},
+        lambda it: ImmutableMultiDict([("a", 1), ("b", it)]),
+    ],
+)
+def test_proxies_and_uploads_in_a_container_are_refused(app, wrap):
+    with app.app_context():
+        with pytest.raises(TypeError, match="`current_app` is a proxy"):
+            delay(len, wrap(current_app))
+        with pytest.raises(TypeError, match="'report.csv'"):
+            delay(len, wrap(FileStorage(filename="report.csv")))
+
+
+def test_a_long_look_is_not_taken(app, deadline):
+    deep, late = [[[current_app]]], [*range(100), current_app]
+    with app.app_context():
+        assert delay(len, deep).result(deadline) == 1
+        assert delay(len, late).result(deadline) == 101
+        assert delay(len, dict(enumerate(late))).result(deadline) == 101
 
 
 def test_unbound_proxy_is_refused_all_the_same(make_app):

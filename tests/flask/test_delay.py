@@ -91,7 +91,7 @@ class TestWhichApp:
         make_app("two", extension)
         with pytest.raises(RuntimeError, match=r"'one', 'two'.*app\.app_context\(\)") as info:
             extension.delay(int)
-        assert info.value.__suppress_context__
+        assert info.value.__context__ is None
 
     def test_none_without_a_context(self):
         with pytest.raises(RuntimeError, match=r"'delay'.*on no app.*init_app\(app\)"):
@@ -152,9 +152,9 @@ class TestModuleLevel:
             dedent("""
             import threading
             from flask import has_app_context
-            from flask_delay import delay, extension
+            from flask_delay import delay, pools
 
-            assert not extension._shared
+            assert not pools._shared
             together = threading.Barrier(8, timeout=20)
             futures = []
 
@@ -169,7 +169,7 @@ class TestModuleLevel:
             names = {future.result(20) for future in futures}
             assert len(futures) == 8 and all(n.startswith("delay") for n in names), names
             assert delay(has_app_context).result(20) is False
-            assert len(extension._shared) == 1
+            assert len(pools._shared) == 1
             delay(print, "at exit")
         """)
         )
@@ -230,6 +230,21 @@ class TestGet:
         extension = app.extensions["delay"].owner
         assert extension.get(str(uuid.uuid4())) is None
         assert extension.get("nonsense") is None
+
+    def test_of_another_process(self, app, run_script):
+        """What a poll meets that another worker of the server answers."""
+        result = run_script(
+            dedent("""
+            from flask import Flask
+            from flask_delay import Delay
+            extension = Delay(Flask("app"))
+            print(extension.delay(int).id)
+        """)
+        )
+        assert result.rc == 0
+        id = result.out.strip()
+        assert uuid.UUID(id).version == 4
+        assert app.extensions["delay"].owner.get(id) is None
 
     def test_pending_running_and_finished(self, make_app, deadline):
         extension = Delay()

@@ -1,8 +1,9 @@
-//! Making futures: instances of `Future`, a Python class over the native [`FutureCell`].
+//! What objects really are, and making futures.
 //!
-//! `Future` has two bases, the native class and `concurrent.futures.Future`, and no code of
-//! its own. Making one the ordinary way would call `__new__` and `__init__` and have the
-//! garbage collector look at it while it is queued; here it is allocated and filled in.
+//! A future is an instance of `Future`, a Python class over the native [`FutureCell`], which
+//! has two bases, the native class and `concurrent.futures.Future`, and no code of its own.
+//! Making one the ordinary way would call `__new__` and `__init__` and have the garbage
+//! collector look at it while it is queued; here it is allocated and filled in.
 
 use std::mem::size_of;
 use std::sync::OnceLock;
@@ -43,6 +44,17 @@ pub(crate) fn set_class(future: &Bound<'_, PyType>) -> PyResult<()> {
     CLASS
         .set(class)
         .map_err(|_| PySystemError::new_err("the future class is set already"))
+}
+
+/// Whether the value's real type is `class` or derived from it, without asking the value or
+/// the class, which may say something else.
+pub(crate) fn is_really_a(value: &Bound<'_, PyAny>, class: &Bound<'_, PyType>) -> bool {
+    // SAFETY: both are alive and the thread is attached; what is compared are the types'
+    // own lists of their bases, so nothing else runs.
+    unsafe {
+        let real = ffi::Py_TYPE(value.as_ptr());
+        ffi::PyType_IsSubtype(real, class.as_ptr().cast()) != 0
+    }
 }
 
 /// A new future around `cell`, not yet known to the garbage collector.

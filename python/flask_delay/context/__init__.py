@@ -15,6 +15,8 @@ from flask import Flask, current_app, g, request, session
 from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
 
+from flask_delay.context.snapshots import Snapshot
+
 # Public, for all its name: the way out of a proxy that Flask and Werkzeug document.
 current: Callable[[], Flask] = cast("LocalProxy[Flask]", current_app)._get_current_object
 """The current app itself, not a proxy; RuntimeError without an app context."""
@@ -49,6 +51,22 @@ def hidden_variables() -> tuple[ContextVar[Any], ...]:
 def scope(app: Flask) -> Callable[[], AbstractContextManager[object]]:
     """What makes the context that one task of `app` runs in: a fresh app context."""
     return app.app_context
+
+
+def snapshot(app: Flask | None) -> Callable[[], AbstractContextManager[object]]:
+    """What makes contexts of `app` with a copy of the current request, taken now.
+
+    The copy has headers, body, form, JSON, uploads, the matched rule and its arguments, and
+    a session that can be read; what the view set on `flask.request` is not carried, `g` is
+    empty. The current request remains as it was, its body unread. Each call makes a new
+    context, in any thread, also when the request is over. The app's `before_request`
+    functions do not run in it, its teardown functions do.
+
+    Raises RuntimeError without a request, and if an upload has been closed;
+    RequestEntityTooLarge for a body above `MAX_CONTENT_LENGTH`; TypeError if the session
+    cannot be copied.
+    """
+    return Snapshot(app)
 
 
 reject_types: tuple[type, ...] = (FileStorage, LocalProxy)

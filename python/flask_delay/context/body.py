@@ -1,0 +1,102 @@
+"""The body of a request, in memory, for as many requests as are made of it."""
+
+import contextlib
+import io
+from typing import Any, NamedTuple, NoReturn
+
+from flask import Request
+from werkzeug.datastructures import FileStorage, Headers
+
+# What else decides whether a form can be read; the view may have set it for this request.
+_LIMITS = ("max_form_memory_size", "max_form_parts")
+
+
+class _Gone(io.RawIOBase):
+    """The stream of a body that the view has read without keeping it."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _buffer: object, /) -> NoReturn:
+        raise RuntimeError(
+            "the request's body was read from request.stream before the task was"
+            " submitted, so the task's copy of the request does not have it: read it with"
+            " request.get_data(), which keeps it, or pass the bytes as an argument"
+        )
+
+
+class _Upload(NamedTuple):
+    field: str
+    filename: str | None
+    headers: list[tuple[str, str]]
+    data: bytes
+
+    @classmethod
+    def read(cls, field: str, file: FileStorage) -> "_Upload":
+        try:
+            place = file.stream.tell()
+            file.stream.seek(0)
+            data = file.stream.read()
+            file.stream.seek(place)
+        except (OSError, ValueError) as error:
+            raise RuntimeError(
+                f"the upload {file.filename!r} cannot be read for a task's copy of the"
+                f" request ({error}): submit the task before the file is closed or"
+                f" consumed, or pass what the task needs as arguments"
+            ) from error
+        return cls(field, file.filename, list(file.headers), data)
+
+    def open(self) -> FileStorage:
+        return FileStorage(
+            io.BytesIO(self.data), self.filename, self.field, headers=Headers(self.headers)
+        )
+
+
+class Body:
+    """What a request's body was; `give` makes it another request's."""
+
+    def __init__(self, request: Request) -> None:
+        """Read the body into memory, and leave the request as if nobody had.
+
+        Raises what reading it raises: RequestEntityTooLarge above `MAX_CONTENT_LENGTH`;
+        RuntimeError for an upload that can no longer be read.
+        """
+        parsed = "form" in vars(request)
+        # Raises for a length that is too large.
+        stream = request.stream
+        # So that only what is kept already answers.
+        request.stream = io.BytesIO()
+        data = request.get_data(cache=False)
+        request.stream = stream
+        self._gone = isinstance(stream, _Gone)
+        if not data and not self._gone:
+            data = stream.read()
+            if data:
+                # One stream under both names, as it was.
+                request.stream = request.environ["wsgi.input"] = io.BytesIO(data)
+        self._data = data
+        self._form: list[tuple[str, str]] | None = None
+        self._uploads: list[_Upload] = []
+        if parsed and not data:
+            self._form = list(request.form.items(multi=True))
+            self._uploads = [_Upload.read(*item) for item in request.files.items(multi=True)]
+        if not data and not self._form and not self._uploads:
+            self._gone |= bool(request.content_length)
+        self._limits = {name: getattr(request, name) for name in _LIMITS}
+
+    def environ(self) -> dict[str, Any]:
+        """What a request's environ says about a body of its own."""
+        # It ends where the data ends, whatever the header says.
+        return {"wsgi.input": io.BytesIO(self._data), "wsgi.input_terminated": True}
+
+    def give(self, request: Any) -> None:
+        """Let `request`, which was made with `environ`, answer as the first one did."""
+        request.stream = _Gone() if self._gone else request.environ["wsgi.input"]
+        for name, value in self._limits.items():
+            # A class of requests may have fixed them.
+            with contextlib.suppress(AttributeError):
+                setattr(request, name, value)
+        if self._form is not None:
+            make = request.parameter_storage_class
+            request.form = make(self._form)
+            request.files = make([(upload.field, upload.open()) for upload in self._uploads])

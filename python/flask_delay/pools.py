@@ -1,0 +1,75 @@
+"""Where tasks go: to the pool of a `Delay` on an app, or to the one of the process."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+
+from flask_delay import config, context
+from flask_delay._native import Executor, Future
+from flask_delay.options import Options, Submit, submitter
+
+DEFAULT_NAME = "delay"
+"""Of the `Delay` that the functions of the package use."""
+
+
+class State:
+    """What one `Delay` keeps on one app, in `app.extensions`."""
+
+    __slots__ = ("config", "executor", "owner", "submit")
+
+    def __init__(self, owner: object, settings: config.Config, executor: Executor) -> None:
+        self.owner = owner
+        self.config = settings
+        self.executor = executor
+        # Bound once, since every task comes through here.
+        self.submit: Callable[..., Future[Any]] = executor.submit
+
+
+def app_or_none() -> Flask | None:
+    """The current app itself, or None."""
+    try:
+        return context.current()
+    except RuntimeError:
+        return None
+
+
+def default_state(app: Flask) -> State:
+    """What the app's `Delay` of the default name keeps; RuntimeError if it has none."""
+    state = app.extensions.get(DEFAULT_NAME)
+    if isinstance(state, State):
+        return state
+    raise RuntimeError(not_initialised(app, DEFAULT_NAME))
+
+
+def not_initialised(app: Flask, name: str) -> str:
+    """What to say of an app without a `Delay` of this name."""
+    arguments = "app" if name == DEFAULT_NAME else f"app, name={name!r}"
+    return (
+        f"the Delay {name!r} is not initialised on app {app.name!r}; call"
+        f" Delay({arguments}), or init_app(app) if there is one already"
+    )
+
+
+_shared: dict[str, Executor] = {}
+
+
+def shared_executor() -> Executor:
+    """The executor of the whole process, made at first use."""
+    executor = _shared.get(DEFAULT_NAME)
+    if executor is None:
+        # Atomic and without a lock, which a fork in another thread could leave locked;
+        # who comes second drops a pool that has no threads yet.
+        new = Executor(thread_name_prefix=DEFAULT_NAME)
+        executor = _shared.setdefault(DEFAULT_NAME, new)
+    return executor
+
+
+def find(options: Options) -> Submit:
+    """What submits to the current app's default `Delay` or, without an app, to the process's pool.
+
+    Raises RuntimeError if the app has none, and as `submitter`.
+    """
+    app = app_or_none()
+    executor = shared_executor() if app is None else default_state(app).executor
+    return submitter(options, executor, app)

@@ -1,0 +1,58 @@
+"""Blinker signals for what happens to tasks of a `Delay`.
+
+The sender is the app, the keyword `future` the task's own future:
+
+    @task_failed.connect
+    def count(app, future): ...
+
+What a receiver raises is logged, and keeps the other receivers of that signal from being
+called. While nobody listens, nothing is called and nothing made.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from blinker import Namespace
+from flask import Flask
+
+_signals = Namespace()
+
+task_submitted = _signals.signal(
+    "task-submitted",
+    """A task is about to be queued; sent in the context of whoever submits it.
+
+    The task has not started. It may yet be refused, if the pool shuts down at this moment.
+    """,
+)
+task_started = _signals.signal(
+    "task-started", "A task is about to run; sent on its worker, in the task's own context."
+)
+task_succeeded = _signals.signal(
+    "task-succeeded",
+    """A task has returned; sent before its done callbacks, and with an app context like theirs.
+
+    Whoever waits for the future may have gone on already.
+    """,
+)
+task_failed = _signals.signal(
+    "task-failed", "A task has raised, see `future.exception()`; sent as `task_succeeded`."
+)
+task_cancelled = _signals.signal(
+    "task-cancelled", "A task was cancelled; sent as `task_succeeded`, by whoever cancelled it."
+)
+
+
+def senders(app: Flask) -> tuple[tuple[dict[Any, Any], Callable[..., object]], ...]:
+    """For the native module: each signal's receivers, and what sends it for `app`.
+
+    The receivers are a dict that lives as long as the signal, empty while nobody listens.
+    """
+    order = (task_submitted, task_started, task_succeeded, task_failed, task_cancelled)
+    return tuple(
+        (
+            signal.receivers,
+            functools.partial(signal.send, app, _async_wrapper=app.ensure_sync),
+        )
+        for signal in order
+    )

@@ -1,0 +1,288 @@
+"""`task`, which makes a function know how to run in the background, and `Using`."""
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+
+from flask_delay import pools
+from flask_delay._native import Future, _map
+from flask_delay.options import Options, Submit, check
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+_Q = ParamSpec("_Q")
+
+Find = Callable[[Options], Submit]
+"""What finds, at the moment of a submit, where it goes."""
+
+
+class Using:
+    """The verbs `delay` and `map`, with options; made by `using`.
+
+    May be kept and used any number of times, from any thread.
+    """
+
+    __slots__ = ("_find", "_options")
+
+    def __init__(self, find: Find, options: Options) -> None:
+        self._find = find
+        self._options = check(options)
+
+    def __repr__(self) -> str:
+        return f"using({_shown(self._options)})"
+
+    @overload
+    def delay(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
+
+    @overload
+    def delay(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
+
+    def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
+        """Run `fn(*args, **kwargs)` in the background, with the options, as `flask_delay.delay`.
+
+        Raises as that and, with `request=True`: RuntimeError without a current request;
+        RequestEntityTooLarge if its body is above `MAX_CONTENT_LENGTH`; TypeError if its
+        session cannot be copied.
+        """
+        return self._find(self._options)(fn, *args, **kwargs)
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, _T]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Run `fn` for the items of the iterables, with the options, as `Executor.map`.
+
+        With `request=True` all tasks have copies of the request that is current now.
+        Raises as `delay`.
+        """
+        submit = self._find(self._options)
+        return _map(
+            submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
+        )
+
+
+class Task(Generic[_P, _R, _T]):
+    """A function that can also be run in the background; made by `task`.
+
+    Called, it is the function. On a class it is a method like any other. May be used from
+    any thread; pickled by its name, as functions are.
+    """
+
+    __wrapped__: Callable[_P, _R]
+
+    def __init__(
+        self,
+        fn: Callable[_P, _R],
+        find: Find,
+        options: Options,
+        source: tuple[object, str] | None = None,
+    ) -> None:
+        functools.update_wrapper(self, fn)
+        self._find = find
+        self._options = options
+        # Where a bound one was got from.
+        self._source = source
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Call the function here and now."""
+        return self.__wrapped__(*args, **kwargs)
+
+    def delay(self, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Run the function in the background and return its future at once.
+
+        In the current app or, for `Delay.task`, as that Delay. Raises as `delay` and
+        `Using.delay`.
+        """
+        return self._find(self._options)(self.__wrapped__, *args, **kwargs)
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]:
+        """Run the function for the items of the iterables, as `Executor.map`."""
+        return _map(
+            self._find(self._options),
+            self.__wrapped__,
+            *iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+        )
+
+    def using(self, **options: Unpack[Options]) -> "Task[_P, _R, _T]":
+        """The same function with other options, which go before those of the decorator.
+
+        Raises TypeError for an option that is not known, and for a value not allowed.
+        """
+        merged = self._options | check(options)
+        return Task(self.__wrapped__, self._find, merged)
+
+    # Type checkers take `classmethod` and `staticmethod` off before they look, so the kind of
+    # a method shows in its first parameter alone.
+    @overload
+    def __get__(
+        self: "Task[Concatenate[type[_S], _Q], _R, _T]", instance: _S | None, owner: type[_S], /
+    ) -> "Task[_Q, _R, _T]": ...
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+
+    @overload
+    def __get__(
+        self: "Task[Concatenate[_S, _Q], _R, _T]", instance: _S, owner: type | None = None, /
+    ) -> "Task[_Q, _R, _T]": ...
+
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        bind = getattr(type(self.__wrapped__), "__get__", None)
+        if instance is None or bind is None:
+            return self
+        method = bind(self.__wrapped__, instance, owner)
+        return Task(method, self._find, self._options, (instance, self.__name__))
+
+    def __getattr__(self, name: str) -> Any:
+        # `__code__` above all, by which everyone tells `async def` functions.
+        if name == "__wrapped__":
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __reduce__(self) -> Any:
+        return self.__qualname__ if self._source is None else (getattr, self._source)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Task):
+            return NotImplemented
+        return (
+            self.__wrapped__ == other.__wrapped__
+            and self._find == other._find
+            and self._options == other._options
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    def __repr__(self) -> str:
+        options = f" using({_shown(self._options)})" if self._options else ""
+        return f"<task {self.__module__}.{self.__qualname__}{options}>"
+
+
+class _MethodTask:
+    """A `classmethod` or `staticmethod` from which one gets a `Task`."""
+
+    def __init__(
+        self,
+        method: "classmethod[Any, ..., Any] | staticmethod[..., Any]",
+        find: Find,
+        options: Options,
+    ) -> None:
+        self.__wrapped__ = method.__func__
+        self._method = method
+        self._find = find
+        self._options = options
+        # The same each time, as the function of a static method is.
+        self._static: Task[..., Any, Any] | None = None
+        if isinstance(method, staticmethod):
+            self._static = Task(method.__func__, find, options)
+
+    def __get__(self, instance: object, owner: type | None = None, /) -> Task[..., Any, Any]:
+        if self._static is not None:
+            return self._static
+        bound = self._method.__get__(instance, owner)
+        source = (type(instance) if owner is None else owner, self.__wrapped__.__name__)
+        return Task(bound, self._find, self._options, source)
+
+
+class Decorator:
+    """A decorator that makes a function a `Task`: `@task`, or with options `@task(...)`.
+
+    The function stays callable, and keeps its name, signature and docstring; `fn.delay(...)`
+    runs it in the background, as does `fn.map(iterable)` for many arguments, and
+    `fn.using(...)` is the same function with other options. It may be applied where there
+    is no app yet: which app it is, each `delay` finds out. On a class it goes above
+    `@classmethod` and `@staticmethod`.
+
+    Raises TypeError for what is no function, and for options as `using`.
+    """
+
+    __slots__ = ("_find", "_options")
+
+    def __init__(self, find: Find, options: Options | None = None) -> None:
+        self._find = find
+        self._options: Options = options or {}
+
+    def __repr__(self) -> str:
+        return f"task({_shown(self._options)})"
+
+    @overload
+    def __call__(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /
+    ) -> Task[_P, Coroutine[Any, Any, _T], _T]: ...
+
+    @overload
+    def __call__(self, fn: Callable[_P, _T], /) -> Task[_P, _T, _T]: ...
+
+    @overload
+    def __call__(self, /, **options: Unpack[Options]) -> "Decorator": ...
+
+    def __call__(self, fn: Any = None, /, **options: Unpack[Options]) -> Any:
+        """Make `fn` a task, or a decorator with options that does."""
+        merged = self._options | check(options)
+        if fn is None:
+            return Decorator(self._find, merged)
+        if isinstance(fn, classmethod | staticmethod):
+            return _MethodTask(fn, self._find, merged)
+        if not callable(fn):
+            raise TypeError(f"task is for functions, not for {fn!r}")
+        if inspect.isasyncgenfunction(fn):
+            raise TypeError(
+                f"{fn!r} is an async generator function: nobody would iterate over what it"
+                f" yields; task is for coroutine functions and plain ones"
+            )
+        return Task(fn, self._find, merged)
+
+
+def _shown(options: Options) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+task = Decorator(pools.find)
+
+
+def using(**options: Unpack[Options]) -> Using:
+    """The verbs `delay` and `map` with options, of the current app.
+
+    `using(request=True).delay(fn, x)`: see `Options` for what there is. Raises TypeError for an
+    option that is not known, and for a value that is not allowed.
+    """
+    return Using(pools.find, options)

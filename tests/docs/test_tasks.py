@@ -1,0 +1,90 @@
+"""The page on tasks is run: all of its code, as one program."""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+DEADLINE = 20.0
+
+
+class Connection:
+    """What the page's `connect` is for."""
+
+    closed = False
+
+    def archive(self, order_id: int) -> int:
+        assert not self.closed
+        return order_id
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def page() -> Iterator[dict[str, Any]]:
+    """The names that the page's code defines."""
+    connections: list[Connection] = []
+
+    def connect() -> Connection:
+        connections.append(Connection())
+        return connections[-1]
+
+    names: dict[str, Any] = {"__name__": __name__, "connect": connect, "made": connections}
+    for block in BLOCKS:
+        exec(compile(block, str(PAGE), "exec"), names)
+    names["client"] = names["app"].test_client()
+    yield names
+    names["background"].shutdown()
+
+
+def test_contexts(page: dict[str, Any]) -> None:
+    id = page["client"].post("/orders/7/archive").get_json()["task"]
+    assert page["background"].get(id).result(DEADLINE) == 7
+    (connection,) = page["made"]
+    assert connection.closed
+
+
+def test_the_request_copied(page: dict[str, Any]) -> None:
+    answer = page["client"].post("/audit", json={"name": "x"}, headers={"User-Agent": "me"})
+    assert answer.get_json()["name"] == "x"
+    future = page["background"].get(answer.get_json()["task"])
+    assert future.result(DEADLINE) == ("POST", "/audit", "me", {"name": "x"})
+
+
+def test_task(page: dict[str, Any]) -> None:
+    results: list[str] = []
+    page["background"].add_default_done_callback(lambda future: results.append(future.result()))
+    answer = page["client"].post("/pictures/a.png").get_json()
+    assert answer == {"now": "a.png@200", "sizes": ["a.png@50", "a.png@400"]}
+    assert page["background"].drain(DEADLINE)
+    assert sorted(results) == ["a.png@100", "a.png@400", "a.png@50", "ann did POST /pictures/a.png"]
+    assert page["thumbnail"].__doc__ == "Make a small picture."
+
+
+def test_methods(page: dict[str, Any]) -> None:
+    answer = page["client"].post("/mail").get_json()
+    assert answer == {"sent": "ann to ben", "ping": "ping to all"}
+
+
+def test_signals(page: dict[str, Any]) -> None:
+    with page["app"].app_context():
+        future = page["delay"](divmod, 1, 0)
+    error = future.exception(DEADLINE)
+    assert page["background"].drain(DEADLINE)
+    assert page["failures"] == [("divmod", error)]
+
+
+def test_sentry(page: dict[str, Any]) -> None:
+    if importlib.util.find_spec("sentry_sdk") is None:
+        pytest.skip("sentry-sdk is not installed")
+    assert page["background"].delay(page["charge"], "ann").result(DEADLINE) == "ann charged"
+
+
+def test_every_block_is_code_of_the_page() -> None:
+    assert len(BLOCKS) == 6
