@@ -280,7 +280,8 @@ def _scoped_executor(
     result_limit: int,
     switch_interval: float | None = ...,
     mode: str = "threads",
-    signals: tuple[tuple[dict[Any, Any], Callable[..., object]], ...] | None = None,
+    signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...]
+    | None = None,
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`.
 
@@ -293,9 +294,10 @@ def _scoped_executor(
 
     In mode "immediate" the submitter runs its task before it goes on, in "manual" tasks
     wait for `run_pending`; neither has threads, and contexts, callbacks and logs are those
-    of "threads". `signals` are five pairs, for a task that was submitted, was started, has
-    succeeded, has failed, was cancelled: a dict that is empty while nobody listens, and
-    what is called as `send(future=future)` while it is not. In the submitter's context, in
+    of "threads". `signals` are five triples, for a task that was submitted, was started, has
+    succeeded, has failed, was cancelled: a dict that is empty while nobody listens; what
+    tells, while it is not, whether somebody listens to this executor; and what is then
+    called as `send(future=future)`. In the submitter's context, in
     the task's scope, and before the callbacks in theirs. What `send` raises is logged.
     """
 

@@ -270,8 +270,11 @@ def delay(fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Futu
     try:
         app = _current_app()
     except RuntimeError:
-        return pools.shared_executor().submit(fn, *args, **kwargs)
-    state = app.extensions.get(pools.DEFAULT_NAME)
-    if type(state) is not pools.State:
-        state = pools.default_state(app)
-    return state.submit(fn, *args, **kwargs)
+        submit = pools.shared_executor().submit
+    else:
+        state = app.extensions.get(pools.DEFAULT_NAME)
+        if type(state) is not pools.State:
+            state = pools.default_state(app)
+        submit = state.submit
+    # Not where the error of the look-up would be its own error's context.
+    return submit(fn, *args, **kwargs)

@@ -43,8 +43,11 @@ task_cancelled = _signals.signal(
 )
 
 
-def senders(app: Flask) -> tuple[tuple[dict[Any, Any], Callable[..., object]], ...]:
-    """For the native module: each signal's receivers, and what sends it for `app`.
+_Signal = tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]]
+
+
+def senders(app: Flask) -> tuple[_Signal, ...]:
+    """For the native module: each signal's receivers, whether `app` has any, and what sends it.
 
     The receivers are a dict that lives as long as the signal, empty while nobody listens.
     """
@@ -52,6 +55,7 @@ def senders(app: Flask) -> tuple[tuple[dict[Any, Any], Callable[..., object]], .
     return tuple(
         (
             signal.receivers,
+            functools.partial(signal.has_receivers_for, app),
             functools.partial(signal.send, app, _async_wrapper=app.ensure_sync),
         )
         for signal in order

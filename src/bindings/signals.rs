@@ -1,14 +1,15 @@
 //! Telling those who listen what happens to tasks: blinker's signals, as the native side
 //! sees them.
 //!
-//! A signal is a dict of receivers and a function that calls them. While the dict is empty,
-//! which is what one look costs, nothing is called.
+//! A signal is a dict of receivers, a function that tells whether some of them listen to this
+//! executor's app, and one that calls those. While the dict is empty, which is what one look
+//! costs, nothing is called.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::ffi::call::call_named;
+use super::ffi::call::{call_named, call_with};
 use super::future::FutureCell;
 use super::logging;
 use super::names;
@@ -40,6 +41,8 @@ impl Event {
 
 struct Signal {
     receivers: Py<PyDict>,
+    /// Called if there are receivers: some may listen to other apps alone.
+    listens: Py<PyAny>,
     /// Called as `send(future=future)`.
     send: Py<PyAny>,
 }
@@ -48,17 +51,24 @@ struct Signal {
 pub(crate) struct Signals([Signal; EVENTS]);
 
 impl Signals {
-    /// From pairs of receivers and what sends, one for each [`Event`].
-    pub(crate) fn new(pairs: &Bound<'_, PyTuple>) -> PyResult<Self> {
-        let pairs: [(Py<PyDict>, Py<PyAny>); EVENTS] = pairs.extract()?;
-        Ok(Self(
-            pairs.map(|(receivers, send)| Signal { receivers, send }),
-        ))
+    /// From triples as [`Signal`] has them, one for each [`Event`].
+    pub(crate) fn new(triples: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let triples: [(Py<PyDict>, Py<PyAny>, Py<PyAny>); EVENTS] = triples.extract()?;
+        Ok(Self(triples.map(|(receivers, listens, send)| Signal {
+            receivers,
+            listens,
+            send,
+        })))
     }
 
     /// Whether anybody listens.
     pub(crate) fn wanted(&self, py: Python<'_>, event: Event) -> bool {
-        !self.0[event as usize].receivers.bind(py).is_empty()
+        let signal = &self.0[event as usize];
+        !signal.receivers.bind(py).is_empty()
+            && call_with(signal.listens.bind(py), [])
+                .and_then(|listens| listens.is_truthy())
+                // Whoever listens is told rather once too often.
+                .unwrap_or(true)
     }
 
     /// Tells everybody who listens; what they raise is logged.
@@ -73,6 +83,7 @@ impl Signals {
 
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for signal in &self.0 {
+            visit.call(&signal.listens)?;
             visit.call(&signal.send)?;
         }
         Ok(())

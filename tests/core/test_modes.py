@@ -214,7 +214,8 @@ class Signals:
     def __init__(self) -> None:
         self.heard: list[tuple[str, object]] = []
         self.receivers: list[dict[str, object]] = [{} for _ in EVENTS]
-        self.pairs = tuple(zip(self.receivers, map(self._sender, EVENTS), strict=True))
+        yes = [lambda: True] * len(EVENTS)
+        self.triples = tuple(zip(self.receivers, yes, map(self._sender, EVENTS), strict=True))
 
     def _sender(self, event: str) -> Any:
         return lambda *, future: self.heard.append((event, future))
@@ -227,7 +228,7 @@ class Signals:
 @pytest.mark.parametrize("mode", ["threads", "immediate"])
 def test_signals(mode):
     signals = Signals()
-    executor = make(mode, signals=signals.pairs)
+    executor = make(mode, signals=signals.triples)
     executor.submit(pow, 2, 3).result(DEADLINE)
     executor.drain()
     assert not signals.heard
@@ -250,7 +251,7 @@ def test_signals(mode):
 @pytest.mark.parametrize("mode", ["threads", "immediate", "manual"])
 def test_signals_of_coroutines(mode):
     signals = Signals()
-    executor = make(mode, signals=signals.pairs)
+    executor = make(mode, signals=signals.triples)
     signals.listen(*EVENTS)
 
     async def work() -> int:
@@ -265,7 +266,7 @@ def test_signals_of_coroutines(mode):
 
 def test_signal_of_a_cancelled_task_once():
     signals = Signals()
-    executor = make("manual", signals=signals.pairs)
+    executor = make("manual", signals=signals.triples)
     signals.listen("cancelled")
     future = executor.submit(pow, 2, 3)
     assert future.cancel()
@@ -276,7 +277,7 @@ def test_signal_of_a_cancelled_task_once():
 
 def test_signal_of_a_coroutine_cancelled_while_it_runs_once():
     signals = Signals()
-    executor = make(signals=signals.pairs)
+    executor = make(signals=signals.triples)
     signals.listen("cancelled", "succeeded", "failed")
     started = threading.Event()
 
@@ -293,9 +294,9 @@ def test_signal_of_a_coroutine_cancelled_while_it_runs_once():
 
 def test_a_receiver_that_raises_is_logged(caplog):
     signals = Signals()
-    pairs = tuple((receivers, fail) for receivers in signals.receivers)
+    triples = tuple((receivers, lambda: True, fail) for receivers in signals.receivers)
     signals.listen(*EVENTS)
-    executor = make("immediate", signals=pairs)
+    executor = make("immediate", signals=triples)
     # `fail` takes no keywords, which is an error as good as any.
     assert executor.submit(pow, 2, 3).result() == 8
     assert caplog.text.count("a receiver of a signal of task pow") == 3
@@ -304,7 +305,7 @@ def test_a_receiver_that_raises_is_logged(caplog):
 
 def test_nobody_is_told_of_a_task_that_is_refused():
     signals = Signals()
-    executor = make(signals=signals.pairs)
+    executor = make(signals=signals.triples)
     signals.listen(*EVENTS)
     executor.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):

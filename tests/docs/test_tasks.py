@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from flask_delay import task_failed
+
 PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 DEADLINE = 20.0
@@ -40,6 +42,7 @@ def page() -> Iterator[dict[str, Any]]:
         exec(compile(block, str(PAGE), "exec"), names)
     names["client"] = names["app"].test_client()
     yield names
+    task_failed.disconnect(names["note"], names["app"])
     names["background"].shutdown()
 
 

@@ -186,7 +186,7 @@ def test_nobody_who_listens_costs_nothing(make_app, monkeypatch, deadline):
 def test_the_dict_that_is_looked_at_stays(app, signal):
     """The native module keeps it, and looks whether it is empty."""
     kept = next(
-        receivers for receivers, send in signals.senders(app) if send.func.__self__ is signal
+        receivers for receivers, _, send in signals.senders(app) if send.func.__self__ is signal
     )
 
     def receiver(app, future):
