@@ -42,7 +42,7 @@ def page() -> Iterator[dict[str, Any]]:
         exec(compile(block, str(PAGE), "exec"), names)
     names["client"] = names["app"].test_client()
     yield names
-    task_failed.disconnect(names["note"], names["app"])
+    task_failed.disconnect(names["note"])
     names["background"].shutdown()
 
 
