@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from flask import Flask
 
-from flask_delay import config, context, termination
+from flask_delay import config, context, greenlets, termination, uwsgi
 from flask_delay._native import Executor, Future, _scoped_executor
 
 _P = ParamSpec("_P")
@@ -20,7 +20,7 @@ _DEFAULT_NAME = "delay"
 class _State:
     """What one `Delay` keeps on one app, in `app.extensions`."""
 
-    __slots__ = ("config", "executor", "owner", "submit")
+    __slots__ = ("__weakref__", "config", "executor", "owner", "submit")
 
     def __init__(self, owner: "Delay", settings: config.Config, executor: Executor) -> None:
         self.owner = owner
@@ -92,10 +92,13 @@ class Delay:
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
             app.extensions[self.name] = _State(self, settings, executor)
+            _states.add(app.extensions[self.name])
             alive = tuple(ref for ref in self._apps if ref() is not None)
             self._apps = (*alive, weakref.ref(app))
         if settings.drain_on_sigterm:
             termination.drain_on_sigterm()
+        greenlets.check()
+        uwsgi.check()
 
     @overload
     def delay(
@@ -243,6 +246,17 @@ class Delay:
             message = f"the Delay {self.name!r} is initialised on no app; call init_app(app)"
         # Not "from" the lookup of the current app, which failed for a good reason.
         raise RuntimeError(message) from None
+
+
+_states: weakref.WeakSet[_State] = weakref.WeakSet()
+
+
+def limits() -> dict[str, float | None]:
+    """What each Delay of this process has for `SHUTDOWN_TIMEOUT`, by its config key."""
+    return {
+        f"{state.owner.name.upper()}_SHUTDOWN_TIMEOUT": state.config.shutdown_timeout
+        for state in _states
+    }
 
 
 def _not_initialised(app: Flask, name: str) -> str:

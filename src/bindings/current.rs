@@ -124,6 +124,11 @@ pub(crate) fn ring() {
     drop(with_worker(|local| local.deferred.take()));
 }
 
+/// Whether this thread is a worker.
+pub(crate) fn is_worker() -> bool {
+    with_worker(|_| ()).is_some()
+}
+
 /// Whether this thread runs the event loop.
 pub(crate) fn is_loop() -> bool {
     with_worker(|local| local.service).unwrap_or(false)

@@ -14,6 +14,7 @@ use super::bell::Deferred;
 use super::clock::now;
 use super::core::{Core, Task};
 use super::current::{self, Desk, Local, Waits};
+use super::departure;
 use super::errors::{BrokenThreadPool, panic_message};
 use super::ffi::call::{Shape, call, let_go};
 use super::ffi::fork::generation;
@@ -70,6 +71,7 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         {
             watched.forget();
         }
+        departure::tell(py);
         if let Some(thread) = thread {
             thread.leave(py);
         }

@@ -18,11 +18,12 @@ PYTHON_LAYERS = (
     {"__main__"},
     {"cli"},
     {"demo"},
-    {"testing", "backends"},
+    {"testing", "backends", "contrib"},
     # What is above uses the public names as users do; what is below makes them.
     {"__init__"},
     {"extension"},
-    {"aio", "context", "config", "tasks", "signals", "termination"},
+    {"aio", "context", "config", "greenlets", "tasks", "signals", "termination", "uwsgi"},
+    {"reloader"},
     {"_native"},
 )
 
