@@ -45,7 +45,8 @@ def _call(*arguments: Any, **options: Any) -> int:
 
     before = signal.signal(signal.SIGTERM, tell)
     try:
-        with subprocess.Popen(*arguments, **options) as child:
+        # What the reloader gives: the very command that runs here.
+        with subprocess.Popen(*arguments, **options) as child:  # noqa: S603
             try:
                 if told:
                     child.terminate()

@@ -1,6 +1,6 @@
 //! What each worker does now: for `current_task`, for waits, and for the report at exit.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -68,6 +68,9 @@ pub(crate) struct Local {
 
 thread_local! {
     static LOCAL: OnceCell<Local> = const { OnceCell::new() };
+    /// The process that this thread is a worker of. Apart from `LOCAL`, which is gone by the
+    /// time that an exit handler runs on its thread.
+    static WORKER: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 thread_local! {
@@ -95,12 +98,16 @@ impl Drop for Seat {
 
 /// Notes that this thread is a worker, for its life.
 pub(crate) fn set_local(local: Local) {
+    WORKER.set(Some(local.generation));
     LOCAL.with(|cell| drop(cell.set(local)));
 }
 
 /// Runs `with` if this thread is a worker.
 pub(crate) fn with_local<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
-    LOCAL.with(|cell| cell.get().map(with))
+    // An error where a thread that ends has taken its locals apart already.
+    LOCAL
+        .try_with(|cell| cell.get().map(with))
+        .unwrap_or_default()
 }
 
 /// As [`with_local`], if the thread is still a worker of its pool.
@@ -126,7 +133,7 @@ pub(crate) fn ring() {
 
 /// Whether this thread is a worker.
 pub(crate) fn is_worker() -> bool {
-    with_worker(|_| ()).is_some()
+    WORKER.get() == Some(generation())
 }
 
 /// Whether this thread runs the event loop.

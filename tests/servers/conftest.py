@@ -2,7 +2,6 @@ import sys
 from contextlib import ExitStack
 
 import pytest
-
 from tests.servers.harness import serving
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,10 @@ class Server:
                 found.setdefault(entry["name"], []).append(entry)
         return found
 
+    def wait_for_records(self, event: str, names: Iterable[str]) -> bool:
+        """Whether all of these tasks have come to `event` in time."""
+        return bool(poll(lambda: set(names) <= self.records(event).keys()))
+
     # --- What it is asked ------------------------------------------------------------
 
     def wait_until_ready(self) -> "Server":
@@ -119,8 +123,8 @@ class Server:
                 return True
             return False
 
-        ready = poll(answers)
-        assert ready and self.process.poll() is None, f"did not start:\n{self.log()}"
+        assert poll(answers), f"does not answer:\n{self.log()}"
+        assert self.process.poll() is None, f"did not start:\n{self.log()}"
         return self
 
     def get(self, path: str) -> Any:
@@ -131,6 +135,22 @@ class Server:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {error}\n{self.log()}") from error
+
+    @contextlib.contextmanager
+    def asking(self, path: str) -> Iterator[None]:
+        """A request that is not answered while this lasts, and maybe never."""
+
+        def ask() -> None:
+            # The server ends in the middle of it.
+            with contextlib.suppress(OSError, AssertionError):
+                self.get(path)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(ask)
+            try:
+                yield
+            finally:
+                self.kill()
 
     def ask_every_worker(self, workers: int, least: int = 40) -> dict[str, int]:
         """Submit tasks until each worker process has had one; their names, and who took them."""
@@ -187,13 +207,16 @@ def serving(
 
 # --- What holds under every server ------------------------------------------------------
 
+LATE = [f"late-{n}" for n in range(6)]
+STUCK = [f"stuck-{n}" for n in range(3)]
+
 
 def check_tasks(server: Server, workers: int = 1) -> None:
     """Every accepted task and its callback run once, in the process that accepted them."""
     pids = server.ask_every_worker(workers)
     assert len(set(pids.values())) == workers
     for event in ("ran", "called back"):
-        assert poll(lambda event=event: pids.keys() <= server.records(event).keys()), server.log()
+        assert server.wait_for_records(event, pids), server.log()
         for name, pid in pids.items():
             (entry,) = server.records(event)[name]
             assert entry["pid"] == pid, entry
@@ -218,13 +241,15 @@ def check_drain(
     codes: Sequence[int],
     tell: Callable[[Server], object] = Server.terminate,
     told: str | None = None,
+    submit: bool = True,
 ) -> None:
     """Told to end, the server lets running and queued tasks end first, and says nothing.
 
-    `told` is what the log says once the server has understood.
+    `told` is what the log says once the server has understood. Without `submit` the tasks of
+    LATE are on their way.
     """
-    names = [f"late-{n}" for n in range(6)]
-    for name in names:
+    names = LATE
+    for name in names if submit else ():
         server.get(f"wait/{name}")
     assert poll(lambda: server.records("started"))
     tell(server)
@@ -246,10 +271,13 @@ def check_drain(
 
 
 def check_time_is_over(
-    server: Server, *, tell: Callable[[Server], object] = Server.terminate
+    server: Server, *, tell: Callable[[Server], object] = Server.terminate, submit: bool = True
 ) -> None:
-    """What does not end within the limit, which is to be short, is named in one warning."""
-    for name in ("stuck-0", "stuck-1", "stuck-2"):
+    """What does not end within the limit, which is to be short, is named in one warning.
+
+    Without `submit` the tasks of STUCK are on their way.
+    """
+    for name in STUCK if submit else ():
         server.get(f"wait/{name}")
     assert poll(lambda: len(server.records("started")) >= 2)
     tell(server)
@@ -258,4 +286,4 @@ def check_time_is_over(
     (line,) = server.warnings()
     assert re.search(r"3 tasks did not finish before exit and were cancelled: ", line), line
     assert len(re.findall(r"wait \([0-9a-f-]{36}\)", line)) == 3, line
-    assert not server.records("ran").keys() & {"stuck-0", "stuck-1", "stuck-2"}
+    assert not server.records("ran").keys() & set(STUCK)

@@ -84,7 +84,7 @@ def start_waiting(name):
 
 @app.get("/result/<name>")
 def result(name):
-    """Wait for a task, which ends when somebody asks for `/go`, if he can be answered."""
+    """Wait for a task, which ends when `/go` is asked for: if that can be answered meanwhile."""
     return answer(result=submit(wait, name).result(DEADLINE))
 
 
@@ -95,9 +95,21 @@ def go():
 
 
 @app.get("/hang")
-def hang():
+@app.get("/hang/<path:names>")
+def hang(names=""):
+    """A request that submits tasks, and does not come to its end."""
+    for name in filter(None, names.split("/")):
+        submit(wait, name)
+    record("hangs", "hang")
     time.sleep(DEADLINE)
     return answer()
+
+
+@app.get("/compute")
+def compute():
+    record("computes", "compute")
+    # One call of C that lets no other thread run.
+    return answer(value=pow(3, 3**15) % 10)
 
 
 @app.get("/stats")

@@ -6,7 +6,6 @@ import signal
 import sys
 
 import pytest
-
 from tests.servers.harness import (
     check_drain,
     check_tasks,
@@ -15,9 +14,12 @@ from tests.servers.harness import (
     poll,
 )
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("granian") is None, reason="granian is not installed"
-)
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(
+        importlib.util.find_spec("granian") is None, reason="granian is not installed"
+    ),
+]
 
 COMMAND = [
     *(sys.executable, "-m", "granian", "--interface", "wsgi", "--blocking-threads", "4"),

@@ -1,13 +1,11 @@
 """gunicorn: workers forked before and after the first use, and every way they end."""
 
 import importlib.util
-import os
 import re
 import signal
 import sys
 
 import pytest
-
 from tests.servers.harness import (
     LONG_ENOUGH,
     check_drain,
@@ -30,7 +28,13 @@ SYNC = [*COMMAND, "--worker-class", "sync"]
 PRELOAD = ["--preload", "used:app"]
 TWO = ["--workers", "2"]
 SHORT = {"FLASK_DELAY_SHUTDOWN_TIMEOUT": "0.3"}
-WORKERS = pytest.mark.parametrize("worker", [GTHREAD, SYNC], ids=["gthread", "sync"])
+WORKERS = pytest.mark.parametrize(
+    "worker",
+    [
+        pytest.param(GTHREAD, id="gthread"),
+        pytest.param(SYNC, id="sync", marks=pytest.mark.servers),
+    ],
+)
 
 
 @pytest.fixture
@@ -107,6 +111,7 @@ def test_quick_stop_ends_tasks_first(serve, number):
     check_drain(server, codes=(0,), tell=lambda server: server.process.send_signal(number))
 
 
+@pytest.mark.servers
 class TestHooks:
     """Each would fail without them: the tasks would be lost without a word."""
 

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.servers.harness import (
+    LATE,
     LONG_ENOUGH,
+    STUCK,
     check_drain,
     check_tasks,
     check_threads,
@@ -18,7 +19,10 @@ from tests.servers.harness import (
 
 UWSGI = Path(sys.executable).with_name("uwsgi")
 
-pytestmark = pytest.mark.skipif(not UWSGI.exists(), reason="uWSGI is not installed")
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(not UWSGI.exists(), reason="uWSGI is not installed"),
+]
 
 COMMAND = [str(UWSGI), "--http-socket", "{host}:{port}", "--need-app", "--enable-threads"]
 MASTER = [*COMMAND, "--master"]
@@ -30,12 +34,13 @@ PRELOAD = ["--module", "used:app"]
 SHORT = {"FLASK_DELAY_SHUTDOWN_TIMEOUT": "0.3"}
 
 
-def idle(server):
-    """Ask until the only worker has left its last request: then uWSGI ends it in order."""
-    # It is written when a request is over.
-    asked = server.get("")
-    assert poll(lambda: server.log().rstrip().endswith(")") and asked)
-    return server
+def sleeps(server):
+    """Whether the worker's own thread has submitted all and sleeps, in the view."""
+    found = server.records("hangs")
+    if not found:
+        return False
+    pid = found["hang"][0]["pid"]
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 @pytest.mark.parametrize(
@@ -96,13 +101,15 @@ def test_recycled_worker_ends_its_tasks_first(serve):
 def test_end_in_the_middle_of_a_request(serve):
     """uWSGI then leaves out Python's end; a request that waits lets tasks go on."""
     server = serve([*MASTER, "--die-on-term", *LAZY])
-    with server.asking("hang"):
-        check_drain(server, codes=(0,), busy=True)
+    with server.asking("/".join(["hang", *LATE])):
+        assert poll(lambda: sleeps(server))
+        check_drain(server, codes=(0,), submit=False)
 
 
 def test_time_is_over_in_the_middle_of_a_request(serve):
     server = serve([*MASTER, "--die-on-term", *LAZY], SHORT)
-    with server.asking("hang-with/stuck-0/stuck-1/stuck-2"):
+    with server.asking("/".join(["hang", *STUCK])):
+        assert poll(lambda: sleeps(server))
         check_time_is_over(server, submit=False)
 
 

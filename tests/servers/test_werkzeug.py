@@ -5,7 +5,6 @@ import signal
 import sys
 
 import pytest
-
 from tests.servers.harness import (
     check_drain,
     check_tasks,
@@ -20,11 +19,13 @@ RUN = [
 ]
 RELOAD = [*RUN, "--reload"]
 # What calls the server itself, with a reloader that is asked for in code.
-SIMPLE = [
-    *(sys.executable, "-c"),
-    "import werkzeug, app; werkzeug.run_simple("
-    "'{host}', {port}, app.app, use_reloader=True, reloader_interval=0.1, threaded=True)",
-]
+CODE = """
+import app, sys, werkzeug
+werkzeug.run_simple(
+    sys.argv[1], int(sys.argv[2]), app.app, use_reloader=True, reloader_interval=0.1, threaded=True
+)
+"""
+SIMPLE = [sys.executable, "-c", CODE, "{host}", "{port}"]
 
 
 def terminate_all(server):

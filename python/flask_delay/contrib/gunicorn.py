@@ -86,7 +86,7 @@ def post_worker_init(worker: Any) -> None:
     signal.siginterrupt(signal.SIGTERM, False)
 
 
-def worker_int(worker: Any) -> None:
+def worker_int(_worker: Any) -> None:
     """Be quick if the worker was ending already. Called at SIGINT and SIGQUIT."""
     if _Life.terminated:
         _end_within(_QUICK)
@@ -94,12 +94,12 @@ def worker_int(worker: Any) -> None:
         _Life.told = time.monotonic()
 
 
-def worker_abort(worker: Any) -> None:
+def worker_abort(_worker: Any) -> None:
     """Name what is lost with a worker that gunicorn gives up. Called at SIGABRT."""
     _end_within(_ABORTED)
 
 
-def worker_exit(server: Any, worker: Any) -> None:
+def worker_exit(_server: Any, worker: Any) -> None:
     """Have what is left to do end before gunicorn's patience does.
 
     Called in the worker on its way out, before the interpreter waits for tasks.
