@@ -20,12 +20,12 @@ mod _native {
     use crate::bindings::coroutine::{_set_hooks, CoroutineTask};
     use crate::bindings::current::CurrentTask as CurrentTaskCell;
     #[pymodule_export]
-    use crate::bindings::departure::_set_departure_hook;
-    #[pymodule_export]
     use crate::bindings::errors::{ForkedFutureError, WaitCycleError};
     use crate::bindings::executor::ExecutorCell;
     use crate::bindings::ffi;
     use crate::bindings::future::FutureCell;
+    #[pymodule_export]
+    use crate::bindings::greenlets::_set_greenlet_hooks;
     #[pymodule_export]
     use crate::bindings::lifecycle::{_end, _end_within};
     #[pymodule_export]

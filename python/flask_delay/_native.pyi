@@ -30,7 +30,7 @@ __all__ = [
     "_generation",
     "_scoped_executor",
     "_service_executor",
-    "_set_departure_hook",
+    "_set_greenlet_hooks",
     "_set_hooks",
     "current_task",
 ]
@@ -344,8 +344,15 @@ def _end_within(seconds: float) -> None:
     for all pools, those without a limit of their own included.
     """
 
-def _set_departure_hook(hook: Callable[[], object]) -> None:
-    """Have `hook()` called on each worker's thread before it ends; kept for ever."""
+def _set_greenlet_hooks(
+    *, wait: Callable[[Future[Any], float | None], bool | None], leave: Callable[[], object]
+) -> None:
+    """Give the native module what it does where gevent is there; kept for ever.
+
+    `wait(future, seconds)` waits for a future that is not done and returns whether it is,
+    or None if no greenlet can run meanwhile and the native module is to wait. `leave()` is
+    called on each worker's thread before it ends.
+    """
 
 def _generation() -> int:
     """How many forks lie between the first process and this one."""

@@ -118,7 +118,8 @@ fn with_worker<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
 /// Leaves it to this worker to ring `bells` as soon as it lets go of the GIL. Gives back
 /// those that are to be rung now: all, if `may` is not set or this is no worker at work.
 pub(crate) fn defer(bells: Vec<Arc<Bell>>, may: bool) -> Vec<Arc<Bell>> {
-    if bells.is_empty() || !may || OWN.with(|own| !own.borrow().is_empty()) {
+    let own = || OWN.try_with(|own| !own.borrow().is_empty());
+    if bells.is_empty() || !may || own().unwrap_or_default() {
         return bells;
     }
     let mut bells = Some(bells);
@@ -227,7 +228,9 @@ pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
 /// The task that this thread runs, or whose coroutine this context belongs to.
 pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
     let runs = |task: &Bound<'_, FutureCell>| task.get().phase() == Phase::Running;
-    let own = OWN.with(|own| own.borrow().last().map(|task| task.bind(py).clone()));
+    let own = OWN
+        .try_with(|own| own.borrow().last().map(|task| task.bind(py).clone()))
+        .unwrap_or_default();
     if let Some(own) = own.filter(runs) {
         return Some(own);
     }

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 
 use super::current;
 use super::ffi::exit;
-use super::lifecycle::{_end, has_exited, is_busy};
+use super::lifecycle::{_end, is_busy};
 
 /// Called once, when the module is loaded.
 pub(crate) fn register() -> io::Result<()> {
@@ -21,9 +21,6 @@ pub(crate) fn register() -> io::Result<()> {
 }
 
 extern "C" fn at_exit() {
-    if has_exited() {
-        return;
-    }
     // Another thread that has a pool's lock lets go of it soon; this one never would.
     let mut busy = is_busy();
     for _ in 0..TRIES {

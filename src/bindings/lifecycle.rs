@@ -230,15 +230,16 @@ pub(crate) fn _end(py: Python<'_>) {
     close_at_exit(py);
 }
 
-/// Whether the pools have been closed for good, as they are at Python's end.
-pub(crate) fn has_exited() -> bool {
-    EXITED.load(Ordering::Relaxed)
-}
-
-/// Whether a pool of this process has something left to do; `None` if a lock that this
-/// thread may itself hold is in the way.
+/// Whether a pool of this process has something left to do, and has not been given up;
+/// `None` if a lock that this thread may itself hold is in the way.
 pub(crate) fn is_busy() -> Option<bool> {
-    let cores: Vec<_> = CORES.try_lock()?.iter().filter_map(Weak::upgrade).collect();
+    let cores: Vec<_> = {
+        let cores = CORES.try_lock()?;
+        if cores.exited {
+            return Some(false);
+        }
+        cores.all.iter().filter_map(Weak::upgrade).collect()
+    };
     let mut busy = false;
     for core in cores.iter().filter(|core| !core.service) {
         busy |= core.is_busy()?;

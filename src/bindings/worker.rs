@@ -14,12 +14,12 @@ use super::bell::Deferred;
 use super::clock::now;
 use super::core::{Core, Task};
 use super::current::{self, Desk, Local, Waits};
-use super::departure;
 use super::errors::{BrokenThreadPool, panic_message};
 use super::ffi::call::{Shape, call, let_go};
 use super::ffi::fork::generation;
 use super::future::FutureCell;
 use super::governor::{self, Watched};
+use super::greenlets;
 use super::lifecycle::end_child;
 use super::logging;
 use super::names;
@@ -71,7 +71,7 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         {
             watched.forget();
         }
-        departure::tell(py);
+        greenlets::leave(py);
         if let Some(thread) = thread {
             thread.leave(py);
         }
