@@ -127,6 +127,10 @@ instructions: $(VENV)/.installed ## Count instructions per task, compare with th
 ecosystem: $(VENV)/.installed $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers
 	$(BIN)/python -m pytest tests/ecosystem tests/typing $(PYTEST_ARGS)
 
+.PHONY: servers
+servers: $(VENV)/.installed $(VENV)/.servers ## Run the tests of every server; make test has the quick ones
+	$(BIN)/python -m pytest tests/servers -m "" $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: lint-rust lint-python ## Check formats, clippy, ruff, types and stubs
 
@@ -171,7 +175,7 @@ constraints: $(VENV)/.pip ## Pin the newest of everything tests and lint need
 	rm -rf $(VENV)-fresh
 	$(BIN)/python -m venv $(VENV)-fresh
 	$(VENV)-fresh/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-fresh/bin/python -m pip install --quiet --group dev --group ecosystem "flask>=3.0"
+	$(VENV)-fresh/bin/python -m pip install --quiet --group dev --group ecosystem --group servers "flask>=3.0"
 	{ echo '# Made by `make constraints`: what the Makefile installs, to the last dependency.'; \
 		$(VENV)-fresh/bin/python -m pip freeze --all --exclude setuptools; } > $(CONSTRAINTS).new
 	mv $(CONSTRAINTS).new $(CONSTRAINTS)
@@ -206,6 +210,10 @@ $(VENV)/.tools: $(VENV)/.pip pyproject.toml
 
 $(VENV)/.ecosystem: $(VENV)/.tools
 	$(QUIET_PIP) install --constraint $(CONSTRAINTS) --group ecosystem
+	@touch $@
+
+$(VENV)/.servers: $(VENV)/.tools
+	$(QUIET_PIP) install --constraint $(CONSTRAINTS) --build-constraint $(CONSTRAINTS) --group servers
 	@touch $@
 
 # Not editable, for tests too: they meet the files a user gets, and the wheel's contents are tested.

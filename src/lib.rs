@@ -25,12 +25,16 @@ mod _native {
     use crate::bindings::ffi;
     use crate::bindings::future::FutureCell;
     #[pymodule_export]
+    use crate::bindings::greenlets::_set_greenlet_hooks;
+    #[pymodule_export]
+    use crate::bindings::lifecycle::{_end, _end_within};
+    #[pymodule_export]
     use crate::bindings::making::{_scoped_executor, _service_executor};
     #[pymodule_export]
     use crate::bindings::map::_map;
     #[pymodule_export]
     use crate::bindings::wait::Waiting;
-    use crate::bindings::{lifecycle, logging, making, warm};
+    use crate::bindings::{last_exit, lifecycle, logging, making, warm};
 
     /// A class of the native one and the standard library's, for whom it is the real thing.
     fn derive<'py>(
@@ -69,6 +73,7 @@ mod _native {
         making::set_class(&executor);
         warm::up(py)?;
         lifecycle::register(py)?;
+        last_exit::register()?;
         module.add("Future", future)?;
         module.add("Executor", executor)?;
         module.add("Progress", lifecycle::progress_class(py)?)?;

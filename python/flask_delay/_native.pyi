@@ -11,18 +11,6 @@ from contextvars import Context, ContextVar
 from datetime import datetime
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final, overload
 
-__all__ = [
-    "CurrentTask",
-    "Executor",
-    "ForkedFutureError",
-    "Future",
-    "Progress",
-    "WaitCycleError",
-    "__version__",
-    "_scoped_executor",
-    "current_task",
-]
-
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -37,10 +25,13 @@ __all__ = [
     "_CoroutineTask",
     "_Waiting",
     "__version__",
+    "_end",
+    "_end_within",
     "_generation",
     "_map",
     "_scoped_executor",
     "_service_executor",
+    "_set_greenlet_hooks",
     "_set_hooks",
     "current_task",
 ]
@@ -358,6 +349,29 @@ def _set_hooks(
     wait: Callable[[Future[Any]], Generator[Any, None, Any]],
 ) -> None:
     """Give the native module what runs a coroutine and what awaits a future; kept for ever."""
+
+def _end() -> None:
+    """Do what is done at the interpreter's end, where that will be left out.
+
+    Waits for tasks within their time, names those that did not end, and closes all pools.
+    """
+
+def _end_within(seconds: float) -> None:
+    """Give tasks at most this long from now to end, if the process exits meanwhile.
+
+    For who knows when the process will be killed. The earliest time that was said counts,
+    for all pools, those without a limit of their own included.
+    """
+
+def _set_greenlet_hooks(
+    *, wait: Callable[[Future[Any], float | None], bool | None], leave: Callable[[], object]
+) -> None:
+    """Give the native module what it does where gevent is there; kept for ever.
+
+    `wait(future, seconds)` waits for a future that is not done and returns whether it is,
+    or None if no greenlet can run meanwhile and the native module is to wait. `leave()` is
+    called on each worker's thread before it ends.
+    """
 
 def _generation() -> int:
     """How many forks lie between the first process and this one."""

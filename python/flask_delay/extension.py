@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from flask import Flask
 
-from flask_delay import config, context, pools, signals, termination
+from flask_delay import config, context, greenlets, pools, signals, termination, uwsgi
 from flask_delay._native import Executor, Future, _scoped_executor
 from flask_delay.options import Options, Submit, submitter
 from flask_delay.tasks import Decorator, Using
@@ -87,6 +87,8 @@ class Delay:
             self._apps = (*alive, weakref.ref(app))
         if settings.drain_on_sigterm:
             termination.drain_on_sigterm()
+        greenlets.check()
+        uwsgi.check()
 
     @overload
     def delay(

@@ -1,7 +1,8 @@
 """Where tasks go: to the pool of a `Delay` on an app, or to the one of the process."""
 
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from flask import Flask
 
@@ -13,17 +14,35 @@ DEFAULT_NAME = "delay"
 """Of the `Delay` that the functions of the package use."""
 
 
+class Owner(Protocol):
+    """A `Delay`, as far as it is known here."""
+
+    name: str
+
+
 class State:
     """What one `Delay` keeps on one app, in `app.extensions`."""
 
-    __slots__ = ("config", "executor", "owner", "submit")
+    __slots__ = ("__weakref__", "config", "executor", "owner", "submit")
 
-    def __init__(self, owner: object, settings: config.Config, executor: Executor) -> None:
+    def __init__(self, owner: "Owner", settings: config.Config, executor: Executor) -> None:
         self.owner = owner
         self.config = settings
         self.executor = executor
         # Bound once, since every task comes through here.
         self.submit: Callable[..., Future[Any]] = executor.submit
+        _states.add(self)
+
+
+_states: weakref.WeakSet[State] = weakref.WeakSet()
+
+
+def limits() -> dict[str, float | None]:
+    """What each Delay of this process has for `SHUTDOWN_TIMEOUT`, by its config key."""
+    return {
+        f"{state.owner.name.upper()}_SHUTDOWN_TIMEOUT": state.config.shutdown_timeout
+        for state in _states
+    }
 
 
 def app_or_none() -> Flask | None:

@@ -9,6 +9,8 @@ import signal
 import threading
 from types import FrameType
 
+from flask_delay import reloader
+
 
 def drain_on_sigterm() -> None:
     """Turn SIGTERM into an orderly exit, with exit code 143, if nobody handles it.
@@ -30,6 +32,7 @@ def drain_on_sigterm() -> None:
     except ValueError:
         # The main thread of an interpreter that is not the main one.
         return
+    reloader.pass_sigterm_on()
 
 
 def _exit(signum: int, frame: FrameType | None) -> None:

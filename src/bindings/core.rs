@@ -143,6 +143,19 @@ impl Core {
         &self.era().pool
     }
 
+    /// Whether this process's pool has something left to do; `None` if its lock is taken.
+    /// Makes no pool, and touches no other process's.
+    pub(crate) fn is_busy(&self) -> Option<bool> {
+        let mut era = Some(&self.first);
+        while let Some(it) = era {
+            if it.generation == generation() {
+                return it.pool.try_is_quiet().map(|quiet| !quiet);
+            }
+            era = it.next.get();
+        }
+        Some(false)
+    }
+
     /// What this process's workers do.
     pub(crate) fn desks(self: &Arc<Self>) -> &Arc<Desks> {
         &self.era().desks

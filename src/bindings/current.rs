@@ -1,6 +1,6 @@
 //! What each worker does now: for `current_task`, for waits, and for the report at exit.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -68,6 +68,9 @@ pub(crate) struct Local {
 
 thread_local! {
     static LOCAL: OnceCell<Local> = const { OnceCell::new() };
+    /// The process that this thread is a worker of. Apart from `LOCAL`, which is gone by the
+    /// time that an exit handler runs on its thread.
+    static WORKER: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 thread_local! {
@@ -95,12 +98,16 @@ impl Drop for Seat {
 
 /// Notes that this thread is a worker, for its life.
 pub(crate) fn set_local(local: Local) {
+    WORKER.set(Some(local.generation));
     LOCAL.with(|cell| drop(cell.set(local)));
 }
 
 /// Runs `with` if this thread is a worker.
 pub(crate) fn with_local<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
-    LOCAL.with(|cell| cell.get().map(with))
+    // An error where a thread that ends has taken its locals apart already.
+    LOCAL
+        .try_with(|cell| cell.get().map(with))
+        .unwrap_or_default()
 }
 
 /// As [`with_local`], if the thread is still a worker of its pool.
@@ -111,7 +118,8 @@ fn with_worker<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
 /// Leaves it to this worker to ring `bells` as soon as it lets go of the GIL. Gives back
 /// those that are to be rung now: all, if `may` is not set or this is no worker at work.
 pub(crate) fn defer(bells: Vec<Arc<Bell>>, may: bool) -> Vec<Arc<Bell>> {
-    if bells.is_empty() || !may || OWN.with(|own| !own.borrow().is_empty()) {
+    let own = || OWN.try_with(|own| !own.borrow().is_empty());
+    if bells.is_empty() || !may || own().unwrap_or_default() {
         return bells;
     }
     let mut bells = Some(bells);
@@ -122,6 +130,11 @@ pub(crate) fn defer(bells: Vec<Arc<Bell>>, may: bool) -> Vec<Arc<Bell>> {
 /// Has this worker ring the bells that were left to it, now.
 pub(crate) fn ring() {
     drop(with_worker(|local| local.deferred.take()));
+}
+
+/// Whether this thread is a worker.
+pub(crate) fn is_worker() -> bool {
+    WORKER.get() == Some(generation())
 }
 
 /// Whether this thread runs the event loop.
@@ -215,7 +228,9 @@ pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
 /// The task that this thread runs, or whose coroutine this context belongs to.
 pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
     let runs = |task: &Bound<'_, FutureCell>| task.get().phase() == Phase::Running;
-    let own = OWN.with(|own| own.borrow().last().map(|task| task.bind(py).clone()));
+    let own = OWN
+        .try_with(|own| own.borrow().last().map(|task| task.bind(py).clone()))
+        .unwrap_or_default();
     if let Some(own) = own.filter(runs) {
         return Some(own);
     }

@@ -199,8 +199,52 @@ fn drain_all(py: Python<'_>) -> Vec<String> {
 
 fn deadline_of(core: &Core, start: Instant) -> Option<Instant> {
     // A limit beyond what the clock can tell is none.
-    core.shutdown_timeout
-        .and_then(|timeout| start.checked_add(timeout))
+    let own = core
+        .shutdown_timeout
+        .and_then(|timeout| start.checked_add(timeout));
+    let until = *UNTIL.lock();
+    match (own, until) {
+        (Some(own), Some(until)) => Some(own.min(until)),
+        (own, until) => own.or(until),
+    }
+}
+
+/// When whatever runs this process will kill it, if it has been said. The lock is a leaf.
+static UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _end_within(seconds: f64) {
+    let time = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+    let Some(until) = Instant::now().checked_add(time) else {
+        return;
+    };
+    let mut earliest = UNTIL.lock();
+    *earliest = Some(earliest.map_or(until, |earliest| earliest.min(until)));
+}
+
+/// What is done at the interpreter's end, where that is left out; see `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _end(py: Python<'_>) {
+    drain_at_exit(py);
+    close_at_exit(py);
+}
+
+/// Whether a pool of this process has something left to do, and has not been given up;
+/// `None` if a lock that this thread may itself hold is in the way.
+pub(crate) fn is_busy() -> Option<bool> {
+    let cores: Vec<_> = {
+        let cores = CORES.try_lock()?;
+        if cores.exited {
+            return Some(false);
+        }
+        cores.all.iter().filter_map(Weak::upgrade).collect()
+    };
+    let mut busy = false;
+    for core in cores.iter().filter(|core| !core.service) {
+        busy |= core.is_busy()?;
+    }
+    Some(busy)
 }
 
 fn close_at_exit(py: Python<'_>) {

@@ -13,6 +13,8 @@ pub(crate) mod executor;
 pub(crate) mod ffi;
 pub(crate) mod future;
 pub(crate) mod governor;
+pub(crate) mod greenlets;
+pub(crate) mod last_exit;
 pub(crate) mod lifecycle;
 pub(crate) mod listeners;
 pub(crate) mod logging;

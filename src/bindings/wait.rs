@@ -12,6 +12,7 @@ use super::bell::Bell;
 use super::current;
 use super::errors::WaitCycleError;
 use super::future::FutureCell;
+use super::greenlets;
 use super::mode;
 use super::naming::name_of;
 
@@ -51,24 +52,35 @@ pub(crate) fn until_done(
         )));
     }
     let circle = not_in_a_circle(this)?;
-    let bell = Bell::new();
-    if !cell.leave(|extra| extra.waiters.push(Arc::clone(&bell))) {
-        return Ok(());
-    }
-    // While a worker waits, another may be active in its place.
-    let waiting = current::waiting();
-    let rung = bell.wait(py, limit);
-    drop(waiting);
+    let rung = sleep(this, limit);
     drop(circle);
-    if !matches!(rung, Ok(true)) {
-        let mut extra = cell.extra().lock();
-        extra.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &bell));
-    }
     rung?;
     if cell.phase().is_done() {
         return Ok(());
     }
     Err(PyTimeoutError::new_err(()))
+}
+
+/// Sleeps until the future is done or the time is over.
+fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> {
+    let py = this.py();
+    let cell = this.get();
+    // While a worker waits, another may be active in its place.
+    let waiting = current::waiting();
+    if greenlets::wait(this, limit)?.is_some() {
+        return Ok(());
+    }
+    let bell = Bell::new();
+    if !cell.leave(|extra| extra.waiters.push(Arc::clone(&bell))) {
+        return Ok(());
+    }
+    let rung = bell.wait(py, limit);
+    drop(waiting);
+    if !matches!(rung, Ok(true)) {
+        let mut extra = cell.extra().lock();
+        extra.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &bell));
+    }
+    rung.map(drop)
 }
 
 /// Notes the wait if it is a task's; refuses one that would never end.

@@ -19,6 +19,7 @@ use super::ffi::call::{Shape, call, let_go};
 use super::ffi::fork::generation;
 use super::future::FutureCell;
 use super::governor::{self, Watched};
+use super::greenlets;
 use super::lifecycle::end_child;
 use super::logging;
 use super::names;
@@ -70,6 +71,7 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         {
             watched.forget();
         }
+        greenlets::leave(py);
         if let Some(thread) = thread {
             thread.leave(py);
         }

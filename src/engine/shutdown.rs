@@ -47,6 +47,14 @@ impl<J: Send + 'static> Pool<J> {
         self.wait_for(deadline, |_, roster| roster.held == 0)
     }
 
+    /// Whether [`Pool::wait_quiet`] would return at once; `None` if the pool's lock is taken,
+    /// maybe by this very thread, which a signal has interrupted.
+    #[must_use]
+    pub fn try_is_quiet(&self) -> Option<bool> {
+        let roster = self.shared.roster.try_lock()?;
+        Some(self.shared.is_quiet(&roster))
+    }
+
     /// Waits until every thread has left a closed pool; `false` when `deadline` came first.
     /// After `true` no thread of the pool runs ever again.
     #[must_use]

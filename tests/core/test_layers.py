@@ -18,11 +18,23 @@ PYTHON_LAYERS = (
     {"__main__"},
     {"cli"},
     {"demo"},
-    {"testing", "backends"},
+    {"testing", "backends", "contrib"},
     # What is above uses the public names as users do; what is below makes them.
     {"__init__"},
     {"extension"},
-    {"aio", "context", "config", "options", "pools", "tasks", "signals", "termination"},
+    {
+        "aio",
+        "config",
+        "context",
+        "greenlets",
+        "options",
+        "pools",
+        "signals",
+        "tasks",
+        "termination",
+        "uwsgi",
+    },
+    {"reloader"},
     {"_native"},
 )
 

@@ -4,6 +4,7 @@
 pub(crate) mod call;
 pub(crate) mod clock;
 pub(crate) mod context;
+pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod lock;
 pub(crate) mod object;

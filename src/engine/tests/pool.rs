@@ -23,6 +23,27 @@ fn no_thread_before_the_first_submit() {
 }
 
 #[test]
+fn quiet_without_a_wait() {
+    let pool = pool(1);
+    assert_eq!(pool.try_is_quiet(), Some(true));
+    let release = Event::default();
+    let held = release.clone();
+    pool.submit(Job::new(move |_| held.wait())).unwrap();
+    pool.submit(Job::new(|_| ())).unwrap();
+    // None while the worker that starts has the lock.
+    let quiet = || loop {
+        if let Some(quiet) = pool.try_is_quiet() {
+            return quiet;
+        }
+        thread::yield_now();
+    };
+    assert!(!quiet());
+    release.set();
+    assert!(pool.wait_quiet(Some(soon())));
+    assert!(quiet());
+}
+
+#[test]
 fn every_job_runs_exactly_once() {
     const SUBMITTERS: usize = 8;
     const JOBS: usize = 5_000;
