@@ -22,7 +22,7 @@ PYTHON_LAYERS = (
     # What is above uses the public names as users do; what is below makes them.
     {"__init__"},
     {"extension"},
-    {"aio", "context", "config", "options", "pools", "tasks", "signals", "termination"},
+    {"aio", "context", "config", "options", "pools", "signals", "status", "tasks", "termination"},
     {"_native"},
 )
 
