@@ -2,6 +2,7 @@
 
 pub(crate) mod async_check;
 pub(crate) mod callbacks;
+pub(crate) mod calls;
 pub(crate) mod clock;
 pub(crate) mod condition;
 pub(crate) mod core;
