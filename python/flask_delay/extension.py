@@ -203,6 +203,14 @@ class Delay:
                     self._state_of(app).executor.add_default_done_callback(fn)
         return fn
 
+    def run_pending(self, n: int | None = None) -> int:
+        """Run up to `n` tasks that wait (None: all, and those that they submit), oldest first.
+
+        For tests with `DELAY_MODE = "manual"`: in the calling thread; returns how many it
+        ran. Raises RuntimeError in any other mode.
+        """
+        return self._state().executor.run_pending(n)
+
     def stats(self) -> dict[str, int]:
         """Counts of this moment: `queued`, `running`, `waiting`, `idle`, `threads`."""
         return self._state().executor.stats()

@@ -9,7 +9,6 @@ from flask.cli import ScriptInfo
 
 from flask_delay import Delay, Executor
 from flask_delay.config import Config
-from flask_delay.extension import _State
 
 
 class Target(NamedTuple):
@@ -28,11 +27,9 @@ class Target(NamedTuple):
         """
         app = _load()
         state = app.extensions.get(name)
-        if isinstance(state, _State):
+        if state is not None and _is_delay(state):
             return cls(app, state.owner, state.config, state.executor)
-        others = ", ".join(
-            key for key, state in app.extensions.items() if isinstance(state, _State)
-        )
+        others = ", ".join(key for key, state in app.extensions.items() if _is_delay(state))
         arguments = "app" if name == "delay" else f"app, name={name!r}"
         message = f"app {app.name!r} has no Delay named {name!r}: "
         if others:
@@ -48,6 +45,10 @@ class Target(NamedTuple):
 
     def __str__(self) -> str:
         return f"Delay {self.delay.name!r} on app {self.app.name!r}"
+
+
+def _is_delay(extension: object) -> bool:
+    return isinstance(getattr(extension, "owner", None), Delay)
 
 
 def _load() -> Flask:
