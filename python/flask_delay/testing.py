@@ -15,6 +15,7 @@ from flask import Flask
 
 from flask_delay import Delay, Executor, Future
 from flask_delay.signals import task_submitted
+from flask_delay.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,5 +207,4 @@ def _pools(app: Flask) -> Iterator[tuple[str, Executor]]:
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """What `@task` decorates."""
-    wrapped = getattr(function, "__wrapped__", None)
-    return wrapped if wrapped is not None and hasattr(function, "delay") else function
+    return function.__wrapped__ if isinstance(function, Task) else function

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from flask_delay import Delay, delay
+from flask_delay import Delay, delay, task, using
 from flask_delay.testing import Call, Delayed, LeakCheck, call
 
 
@@ -75,6 +75,31 @@ class TestDelayed:
         assert delayed == [call(work, 7)]
         assert delayed.run() == 1
         assert delayed.last.future.result() == 7
+
+    def test_a_decorated_function(self, manual, delayed):
+        class Mailer:
+            @task
+            def send(self, to):
+                return to
+
+        mailer = Mailer()
+        task(greet).delay("ann")
+        mailer.send.delay("bob")
+        delay(mailer.send, "eve")
+        assert delayed == [
+            call(task(greet), "ann"),
+            call(mailer.send, "bob"),
+            call(mailer.send, "eve"),
+        ]
+        assert delayed.run() == 3
+
+    def test_options(self, make_app, delayed):
+        app = make_app(DELAY_MODE="manual")
+        with app.test_request_context("/somewhere"):
+            using(request=True).delay(greet, "ann")
+            delay(greet, "bob")
+        assert [it.options for it in delayed] == [{"request": True}, {}]
+        assert delayed == [call(greet, "ann"), call(greet, "bob")]
 
     def test_tasks_of_several_apps_and_delays(self, make_app, delayed):
         extension = Delay()
@@ -152,12 +177,8 @@ class TestCall:
         assert call(greet) != "greet"
 
     def test_a_function_that_knows_how_to_be_delayed(self):
-        class Task:
-            __wrapped__ = staticmethod(greet)
-
-            def delay(self): ...
-
-        assert call(Task(), "ann") == call(greet, "ann")
+        assert call(task(greet), "ann") == call(greet, "ann")
+        assert call(task(greet), "ann") != call(task(fail), "ann")
 
     def test_shown(self):
         assert repr(call(greet, "ann", greeting="hi")) == "call(greet, 'ann', greeting='hi')"
