@@ -111,6 +111,21 @@ class Future(concurrent.futures.Future[_T]):
         """
     def _drop_waker(self, waker: Callable[[Future[_T]], object]) -> None:
         """Forget the waker, if it has not been called yet."""
+    def _call(
+        self,
+    ) -> (
+        tuple[
+            Callable[..., Any],
+            tuple[Any, ...],
+            dict[str, Any],
+            Callable[[], AbstractContextManager[object]] | None,
+        ]
+        | None
+    ):
+        """What the task is going to call: function, arguments, keyword arguments.
+
+        And the scope that `_submit_in` was given. None once the task has started.
+        """
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...
     def set_exception(self, exception: BaseException | None) -> None: ...

@@ -181,11 +181,14 @@ def load(config: Mapping[str, Any], prefix: str) -> Config:
         except (TypeError, ValueError, OverflowError):
             message = f"{key} is {config[key]!r}, but must be {f.metadata['allowed']}"
             raise ValueError(message) from None
-    _warn_of_unknown(config, prefix)
+    for key, hint in unknown(config, prefix):
+        # Points at the line that called init_app.
+        warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=3)
     return Config(**values)
 
 
-def _warn_of_unknown(config: Mapping[str, Any], prefix: str) -> None:
+def unknown(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    """The keys under `prefix` that are no settings, each with what may have been meant."""
     known = [f.name.upper() for f in fields(Config)]
     for key in config:
         if not key.startswith(prefix):
@@ -196,6 +199,4 @@ def _warn_of_unknown(config: Mapping[str, Any], prefix: str) -> None:
         if rest in known or rest.endswith(tuple(f"_{name}" for name in known)):
             continue
         near = difflib.get_close_matches(rest, known, n=1)
-        hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
-        # Points at the line that called init_app.
-        warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=4)
+        yield key, f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"

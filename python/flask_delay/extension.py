@@ -5,9 +5,9 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from flask import Flask
+from flask import Blueprint, Flask
 
-from flask_delay import config, context, greenlets, pools, signals, termination, uwsgi
+from flask_delay import config, context, greenlets, pools, signals, status, termination, uwsgi
 from flask_delay._native import Executor, Future, _scoped_executor
 from flask_delay.options import Options, Submit, submitter
 from flask_delay.tasks import Decorator, Using
@@ -170,6 +170,25 @@ class Delay:
         """
         return self._state().executor._get(id)
 
+    def status_blueprint(
+        self, *, name: str | None = None, url_prefix: str | None = None, results: bool = False
+    ) -> Blueprint:
+        """Make a blueprint whose `GET /<id>` tells as JSON how far the task with that id is.
+
+        Known are the tasks that `get` finds. The answer holds `state`, `progress` and, of
+        a task that failed, the `error`'s class and message; with `results` also what the
+        task returned, if that can be JSON. Of an unknown id it is 404, of one that was
+        forgotten 410. `name` is the blueprint's (default: as "delay_status"). May be called
+        before `init_app`, and for each of several apps.
+        """
+        return status.blueprint(
+            f"{self.name}_status" if name is None else name,
+            url_prefix,
+            get=self.get,
+            is_gone=self._is_gone,
+            results=results,
+        )
+
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks.
 
@@ -187,6 +206,14 @@ class Delay:
                 if app is not None:
                     self._state_of(app).executor.add_default_done_callback(fn)
         return fn
+
+    def run_pending(self, n: int | None = None) -> int:
+        """Run up to `n` tasks that wait (None: all, and those that they submit), oldest first.
+
+        For tests with `DELAY_MODE = "manual"`: in the calling thread; returns how many it
+        ran. Raises RuntimeError in any other mode.
+        """
+        return self._state().executor.run_pending(n)
 
     def stats(self) -> dict[str, int]:
         """Counts of this moment: `queued`, `running`, `waiting`, `idle`, `threads`."""
@@ -218,6 +245,9 @@ class Delay:
     def _find(self, options: Options) -> Submit:
         app = pools.app_or_none() or self._only_app()
         return submitter(options, self._state_of(app).executor, app)
+
+    def _is_gone(self, id: str) -> bool:
+        return self._state().executor._is_gone(id)
 
     def _state(self) -> pools.State:
         return self._state_of(pools.app_or_none() or self._only_app())

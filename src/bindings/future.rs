@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::bell::Bell;
 use super::callbacks;
+use super::calls;
 use super::clock::to_datetime;
 use super::condition::Condition;
 use super::core::Core;
@@ -34,7 +35,7 @@ pub(crate) struct Call {
     pub(super) function: Slot,
     pub(super) first: Slot,
     pub(super) second: Slot,
-    shape: Shape,
+    pub(super) shape: Shape,
 }
 
 impl Call {
@@ -213,13 +214,14 @@ impl FutureCell {
     pub(crate) fn take_call<'py>(&self, this: &Bound<'py, Self>) -> TakenCall<'py> {
         let py = this.py();
         let call = &self.call;
-        let taken = TakenCall {
-            function: with_critical_section(this.as_any(), || call.function.get(py)),
+        // Others may look at them meanwhile, see `super::calls`.
+        let taken = with_critical_section(this.as_any(), || TakenCall {
+            function: call.function.get(py),
             first: call.first.take(py),
             second: call.second.take(py),
             context: self.context.take(py),
             shape: call.shape,
-        };
+        });
         if let Some(function) = &taken.function {
             let label = label_of(function);
             // Dropped after the section: that may run Python code.
@@ -371,6 +373,11 @@ impl FutureCell {
         let waker = place.map(|place| extra.wakers.swap_remove(place));
         drop(extra);
         drop(waker);
+    }
+
+    /// What the task is going to call, until it starts.
+    fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<calls::Call<'py>>> {
+        calls::call_of(slf)
     }
 
     fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {

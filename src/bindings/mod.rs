@@ -3,6 +3,7 @@
 pub(crate) mod async_check;
 pub(crate) mod bell;
 pub(crate) mod callbacks;
+pub(crate) mod calls;
 pub(crate) mod clock;
 pub(crate) mod condition;
 pub(crate) mod core;

@@ -16,7 +16,7 @@ PACKAGE = "flask_delay"
 # Imports for types alone (`if TYPE_CHECKING`) count too: who names a type knows it.
 PYTHON_LAYERS = (
     {"__main__"},
-    {"cli"},
+    {"cli", "commands"},
     {"demo"},
     {"testing", "backends", "contrib"},
     # What is above uses the public names as users do; what is below makes them.
@@ -30,6 +30,7 @@ PYTHON_LAYERS = (
         "options",
         "pools",
         "signals",
+        "status",
         "tasks",
         "termination",
         "uwsgi",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.core.helpers import DEADLINE, LOGGER, fail
 
-from flask_delay import Executor, current_task
+from flask_delay import Executor, Future, current_task
 from flask_delay._native import _scoped_executor
 
 
@@ -311,6 +311,46 @@ def test_nobody_is_told_of_a_task_that_is_refused():
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(pow, 2, 3)
     assert not signals.heard
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((1,), {}),
+        ((1, 2), {}),
+        ((1, 2, 3), {}),
+        ((), {"a": 1}),
+        ((1, 2), {"a": 1, "b": None}),
+    ],
+)
+def test_what_a_task_is_going_to_call(args, kwargs):
+    executor = make("manual")
+
+    def work(*args: object, **kwargs: object) -> object:
+        return current_task.future._call()
+
+    future = executor.submit(work, *args, **kwargs)
+    assert future._call() == (work, args, kwargs, None)
+    scoped = executor._submit_in(contextlib.nullcontext, work, *args, **kwargs)
+    assert scoped._call() == (work, args, kwargs, contextlib.nullcontext)
+    cancelled = executor.submit(work, *args, **kwargs)
+    cancelled.cancel()
+    executor.run_pending()
+    # From the start on it is nobody else's.
+    assert future.result() is None
+    assert [it._call() for it in (future, scoped, cancelled, Future())] == [None] * 4
+
+
+def test_receivers_of_submitted_may_look_at_the_call():
+    signals = Signals()
+    seen: list[object] = []
+    pairs = ((signals.receivers[0], lambda *, future: seen.append(future._call())),)
+    executor = make(signals=(*pairs, *signals.pairs[1:]))
+    signals.listen("submitted")
+    executor.submit(pow, 2, exp=3).result(DEADLINE)
+    assert seen == [(pow, (2,), {"exp": 3}, None)]
+    executor.shutdown()
 
 
 def test_forgotten_ids():

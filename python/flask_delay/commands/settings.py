@@ -1,0 +1,75 @@
+"""`flask delay config`."""
+
+from collections.abc import Iterator
+from textwrap import fill
+
+import click
+
+from flask_delay import config
+from flask_delay.commands.target import Target
+from flask_delay.config import Setting
+
+_WIDTH = 88
+
+
+def show(target: Target, *, explain: bool) -> None:
+    """Print all settings, and what is in the app's config without being in effect."""
+    click.echo(f"{target}\n")
+    rows = [("key", "value", "from")]
+    texts = [""]
+    for setting in config.settings(target.prefix):
+        rows.append((setting.key, repr(_used(target, setting)), _source(target, setting)))
+        texts.append(
+            "\n".join([_indent(setting.help), _indent(f"Allowed: {setting.allowed}."), ""])
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, text in zip(rows, texts, strict=True):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+        if explain and text:
+            click.echo(text)
+    found = list(problems(target))
+    if found and not explain:
+        click.echo()
+    for problem in found:
+        click.echo(problem)
+
+
+def problems(target: Target) -> Iterator[str]:
+    """What is in the app's config but has no effect, as sentences without a full stop."""
+    for key, hint in config.unknown(target.app.config, target.prefix):
+        yield f"{key} is no setting: {hint}"
+    for setting in config.settings(target.prefix):
+        if not _is_in_effect(target, setting):
+            yield (
+                f"{setting.key} is {target.app.config.get(setting.key)!r} in app.config now, but"
+                f" init_app found {_used(target, setting)!r}: set it before init_app"
+            )
+
+
+def _indent(text: str) -> str:
+    return fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+
+
+def _source(target: Target, setting: Setting) -> str:
+    if _is_in_effect(target, setting):
+        return "app.config" if setting.key in target.app.config else "default"
+    return "default" if _used(target, setting) == setting.default else "app.config, earlier"
+
+
+def _used(target: Target, setting: Setting) -> object:
+    return getattr(target.settings, _field(target, setting))
+
+
+def _field(target: Target, setting: Setting) -> str:
+    return setting.key.removeprefix(target.prefix).lower()
+
+
+def _is_in_effect(target: Target, setting: Setting) -> bool:
+    """Whether what the app's config says now is what `init_app` found there."""
+    now = target.app.config.get(setting.key, setting.default)
+    try:
+        loaded = config.load({setting.key: now}, target.prefix)
+    except ValueError:
+        return False
+    return bool(getattr(loaded, _field(target, setting)) == _used(target, setting))

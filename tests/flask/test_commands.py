@@ -1,0 +1,238 @@
+"""`flask delay`: its commands say what is so, and what is wrong."""
+
+import re
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from flask import Flask
+from flask.cli import ScriptInfo
+
+from flask_delay import Delay
+from flask_delay.commands import delay as group
+
+PAGE = (Path(__file__).parents[2] / "docs/commands.md").read_text()
+
+
+def run(app, *arguments):
+    """Run a command for an app, or for what a factory returns."""
+    info = ScriptInfo(create_app=(lambda: app) if isinstance(app, Flask) else app)
+    return CliRunner().invoke(
+        group, arguments, obj=info, prog_name="flask delay", terminal_width=80
+    )
+
+
+@pytest.mark.parametrize("command", ["", "config ", "check ", "bench "])
+def test_help_is_as_documented(app, command):
+    result = run(app, *command.split(), "--help")
+    assert result.exit_code == 0
+    assert f"```console\n$ flask delay {command}--help\n{result.output}```" in PAGE
+
+
+def test_flask_finds_the_commands(tmp_path):
+    (tmp_path / "app.py").write_text(
+        "from flask import Flask\n"
+        "from flask_delay import Delay\n"
+        "app = Flask(__name__)\n"
+        "executor = Delay(app)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "delay", "check"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "All is well." in done.stdout
+
+
+class TestConfig:
+    def test_every_key_its_value_and_where_it_came_from(self, make_app):
+        app = make_app("shop", DELAY_MAX_WORKERS="4", DELAY_LOG_FAILURES=True, SECRET_KEY="hush")
+        result = run(app, "config")
+        assert result.exit_code == 0
+        assert result.output == textwrap.dedent("""\
+            Delay 'delay' on app 'shop'
+
+            key                     value      from
+            DELAY_MAX_WORKERS       4          app.config
+            DELAY_SHUTDOWN_TIMEOUT  25.0       default
+            DELAY_DRAIN_ON_SIGTERM  True       default
+            DELAY_LOG_FAILURES      True       app.config
+            DELAY_RESULT_LIMIT      1000       default
+            DELAY_SWITCH_INTERVAL   0.0001     default
+            DELAY_MODE              'threads'  default
+        """)
+        assert "hush" not in result.output
+
+    def test_explained(self, app):
+        result = run(app, "config", "--explain")
+        assert "    How many tasks may run at once.\n    Allowed: an integer of at" in result.output
+        assert max(map(len, result.output.splitlines())) <= 88
+
+    def test_named(self, app):
+        Delay(app, name="reports")
+        result = run(app, "config", "--name", "reports")
+        assert "REPORTS_MAX_WORKERS " in result.output
+        assert "DELAY_" not in result.output
+
+    def test_what_has_no_effect(self, app):
+        app.config.update(DELAY_MAXWORKERS="hush", DELAY_RESULT_LIMIT=5, DELAY_MODE="threads")
+        result = run(app, "config")
+        assert re.search(r"DELAY_RESULT_LIMIT +1000 +default\n", result.output)
+        assert result.output.endswith(
+            "\nDELAY_MAXWORKERS is no setting: did you mean DELAY_MAX_WORKERS?\n"
+            "DELAY_RESULT_LIMIT is 5 in app.config now, but init_app found 1000: set it before"
+            " init_app\n"
+        )
+        assert "hush" not in result.output
+
+    def test_changed_since(self, make_app):
+        app = make_app(DELAY_RESULT_LIMIT=5)
+        app.config["DELAY_RESULT_LIMIT"] = "many"
+        result = run(app, "config")
+        assert re.search(r"DELAY_RESULT_LIMIT +5 +app.config, earlier\n", result.output)
+        assert "DELAY_RESULT_LIMIT is 'many' in app.config now" in result.output
+
+    def test_no_delay(self):
+        result = run(Flask("plain"), "config")
+        assert result.exit_code == 1
+        assert "app 'plain' has no Delay named 'delay': call Delay(app)" in result.output
+
+    def test_error_of_the_app_itself_is_not_hidden(self):
+        def create_app():
+            raise RuntimeError("of the app")
+
+        assert "of the app" in str(run(create_app, "config").exception)
+
+
+class TestCheck:
+    def test_all_is_well(self, app):
+        called = []
+        app.extensions["delay"].owner.add_default_done_callback(called.append)
+        result = run(app, "check")
+        assert result.exit_code == 0, result.output
+        marks = re.findall(r"^(\S+) +(\w+)  ", result.output, re.MULTILINE)
+        assert marks == [
+            ("ok", "app"),
+            ("ok", "settings"),
+            ("ok", "task"),
+            ("ok", "callback"),
+            ("ok", "drain"),
+        ]
+        assert "in thread 'delay_0'" in result.output
+        assert len(called) == 1
+        assert result.output.endswith("\nAll is well.\n")
+
+    @pytest.mark.parametrize("mode", ["immediate", "manual"])
+    def test_modes_for_tests_are_noted(self, make_app, mode):
+        result = run(make_app(DELAY_MODE=mode), "check")
+        assert result.exit_code == 0, result.output
+        assert f"note   mode       DELAY_MODE is '{mode}', which is for tests" in result.output
+
+    def is_wrong(self, app, text, *arguments):
+        result = run(app, "check", *arguments)
+        assert result.exit_code == 1, result.output
+        assert re.search(rf"^WRONG +{text}", result.output, re.MULTILINE), result.output
+        assert result.output.endswith("\nSomething is wrong, see above.\n")
+
+    def test_no_delay(self):
+        self.is_wrong(Flask("plain"), r"app +app 'plain' has no Delay.* call Delay\(app\)")
+
+    def test_no_delay_of_that_name(self, app):
+        self.is_wrong(app, r"app +.*--name; there are: delay", "--name", "reports")
+
+    def test_bad_config(self):
+        def create_app():
+            app = Flask("app")
+            app.config["DELAY_MAX_WORKERS"] = 0
+            Delay(app)
+            return app
+
+        self.is_wrong(create_app, "app +the app cannot be made: DELAY_MAX_WORKERS is 0, but must")
+
+    def test_misspelt_key(self, app):
+        app.config["DELAY_MAXWORKERS"] = 3
+        self.is_wrong(app, "settings +DELAY_MAXWORKERS is no setting")
+
+    def test_closed_pool(self, app):
+        app.extensions["delay"].executor.shutdown()
+        self.is_wrong(app, r"pool +it takes no task: .*; was shutdown\(\) called\?")
+
+    def test_context_that_fails(self, app):
+        @app.teardown_appcontext
+        def teardown(_exc):
+            raise OSError("no database")
+
+        self.is_wrong(app, "task +it failed in its app context: OSError: no database")
+
+    def test_worker_that_is_stuck(self, make_app, monkeypatch, deadline):
+        import threading
+
+        from flask_delay.commands import checks
+
+        monkeypatch.setattr(checks, "_PATIENCE", 0.05)
+        app = make_app(DELAY_MAX_WORKERS=1)
+        release = threading.Event()
+        app.extensions["delay"].executor.submit(release.wait, deadline)
+        self.is_wrong(app, r"task +it is pending after 0\.05 s: .*'running': 1")
+        release.set()
+
+    def test_gevent(self, app, monkeypatch):
+        monkey = types.ModuleType("gevent.monkey")
+        monkey.is_module_patched = lambda name: name == "threading"
+        monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
+        self.is_wrong(app, "process +gevent has patched Python's threads; .*gthread")
+
+    def test_gevent_that_patched_nothing(self, app, monkeypatch):
+        monkey = types.ModuleType("gevent.monkey")
+        monkey.is_module_patched = lambda name: False
+        monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
+        assert run(app, "check").exit_code == 0
+
+    def test_eventlet(self, app, monkeypatch):
+        patcher = types.ModuleType("eventlet.patcher")
+        patcher.is_monkey_patched = lambda name: name == "thread"
+        monkeypatch.setitem(sys.modules, "eventlet.patcher", patcher)
+        self.is_wrong(app, "process +eventlet has patched Python's threads")
+
+    def test_uwsgi(self, app, monkeypatch):
+        uwsgi = types.ModuleType("uwsgi")
+        uwsgi.opt = {"http": b":0"}
+        monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
+        self.is_wrong(app, "process +uWSGI runs without threads.*--enable-threads")
+        uwsgi.opt["enable-threads"] = True
+        assert run(app, "check").exit_code == 0
+
+
+class TestBench:
+    def test_figures(self, make_app):
+        app = make_app("shop", DELAY_MAX_WORKERS=2)
+        called, torn = [], []
+        app.extensions["delay"].owner.add_default_done_callback(called.append)
+        app.teardown_appcontext(torn.append)
+        result = run(app, "bench", "--seconds", "0.2")
+        assert result.exit_code == 0, result.output
+        lines = result.output.splitlines()
+        assert lines[0].startswith("Delay 'delay' on app 'shop'; CPython 3.")
+        time = r"\d+\.\d (µs|ms|s)"
+        assert re.match(rf"submit +{time} +{time}  \S", lines[3])
+        assert re.match(rf"round trip +{time} +{time}  \S", lines[4])
+        assert re.match(r"tasks +[\d,]+ /s  +\S", lines[5])
+        # The contexts are the app's own; its callbacks are spared.
+        assert len(torn) > 1000
+        assert not called
+        # No thread of its own is left, and the app's pool has not been touched.
+        assert app.extensions["delay"].executor.stats()["threads"] == 0
+
+    def test_measures_threads_in_every_mode(self, make_app):
+        result = run(make_app(DELAY_MODE="manual"), "bench", "--seconds", "0.1")
+        assert result.exit_code == 0, result.output
+
+    def test_no_delay(self):
+        assert run(Flask("plain"), "bench").exit_code == 1
