@@ -5,14 +5,16 @@ sets `Config.max_workers`, as `REPORTS_MAX_WORKERS` does for a `Delay` named `re
 """
 
 import difflib
+import inspect
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 _T = TypeVar("_T")
+_C = TypeVar("_C", bound="Config")
 
 
 def _count(least: int) -> Callable[[object], int]:
@@ -166,13 +168,22 @@ def settings(prefix: str) -> Iterator[Setting]:
         yield Setting(key, f.default, f.metadata["allowed"], f.metadata["help"])
 
 
-def load(config: Mapping[str, Any], prefix: str) -> Config:
+@overload
+def load(config: Mapping[str, Any], prefix: str) -> Config: ...
+
+
+@overload
+def load(config: Mapping[str, Any], prefix: str, kind: type[_C]) -> _C: ...
+
+
+def load(config: Mapping[str, Any], prefix: str, kind: type[Config] = Config) -> Config:
     """Read the settings under `prefix` ("DELAY_") from an app's `config`.
 
-    Raises ValueError for a bad value; a key that is not known gets a UserWarning.
+    A `kind` other than `Config` has more of them. Raises ValueError for a bad value; a key
+    that is not known gets a UserWarning.
     """
     values: dict[str, Any] = {}
-    for f in fields(Config):
+    for f in fields(kind):
         key = prefix + f.name.upper()
         if key not in config:
             continue
@@ -181,15 +192,16 @@ def load(config: Mapping[str, Any], prefix: str) -> Config:
         except (TypeError, ValueError, OverflowError):
             message = f"{key} is {config[key]!r}, but must be {f.metadata['allowed']}"
             raise ValueError(message) from None
-    for key, hint in unknown(config, prefix):
-        # Points at the line that called init_app.
-        warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=3)
-    return Config(**values)
+    for key, hint in unknown(config, prefix, kind):
+        warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=_outside())
+    return kind(**values)
 
 
-def unknown(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def unknown(
+    config: Mapping[str, Any], prefix: str, kind: type[Config] = Config
+) -> Iterator[tuple[str, str]]:
     """The keys under `prefix` that are no settings, each with what may have been meant."""
-    known = [f.name.upper() for f in fields(Config)]
+    known = [f.name.upper() for f in fields(kind)]
     for key in config:
         if not key.startswith(prefix):
             continue
@@ -200,3 +212,12 @@ def unknown(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]
             continue
         near = difflib.get_close_matches(rest, known, n=1)
         yield key, f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
+
+
+def _outside() -> int:
+    """How many calls above the caller the code is that uses this package, for `warn`."""
+    package = __name__.partition(".")[0]
+    level, frame = 0, inspect.currentframe()
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    return level

@@ -31,6 +31,9 @@ class Delay:
     be called from any thread, and in a forked child.
     """
 
+    # The settings there are. Whoever puts another interface on a Delay may have more.
+    _kind: type[config.Config] = config.Config
+
     def __init__(self, app: Flask | None = None, *, name: str = pools.DEFAULT_NAME) -> None:
         """Make a Delay, and initialise `app` if there is one.
 
@@ -40,6 +43,7 @@ class Delay:
             message = f"the name of a Delay must be an ASCII identifier, not {name!r}"
             raise ValueError(message)
         self.name = name
+        self._prefix = f"{name.upper()}_"
         # Weak, so that an app which is dropped can go. Replaced and never changed, so
         # that readers need no lock.
         self._apps: tuple[weakref.ref[Flask], ...] = ()
@@ -58,7 +62,7 @@ class Delay:
         a bad config value. With `DRAIN_ON_SIGTERM`, and if called in the main thread,
         SIGTERM will let accepted tasks end, unless someone handles that signal.
         """
-        settings = config.load(app.config, f"{self.name.upper()}_")
+        settings = config.load(app.config, self._prefix, self._kind)
         with self._lock:
             if self.name in app.extensions:
                 message = (

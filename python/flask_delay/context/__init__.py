@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
-from flask import Flask, current_app, g, request, session
+from flask import Flask, current_app, g, has_request_context, request, session
 from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
 
@@ -51,6 +51,11 @@ def hidden_variables() -> tuple[ContextVar[Any], ...]:
 def scope(app: Flask) -> Callable[[], AbstractContextManager[object]]:
     """What makes the context that one task of `app` runs in: a fresh app context."""
     return app.app_context
+
+
+def in_request() -> bool:
+    """Whether there is a current request, for `snapshot` to copy."""
+    return has_request_context()
 
 
 def snapshot(app: Flask | None) -> Callable[[], AbstractContextManager[object]]:

@@ -1,0 +1,331 @@
+"""Flask-Executor's interface on a `Delay`: change the import, keep the rest.
+
+    from flask_delay.compat.flask_executor import Executor
+
+in place of `from flask_executor import Executor`. What is different on purpose, and why, is
+in docs/migration.md.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from flask import Flask
+
+from flask_delay import Delay, config, context, pools
+from flask_delay.compat.futures import FutureCollection, FutureProxy
+
+__all__ = ["Executor", "ExecutorJob", "FutureCollection", "FutureProxy"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_T = TypeVar("_T")
+_Callback = TypeVar("_Callback", bound=Callable[[futures.Future[Any]], object])
+
+_FUTURES_MAX_LENGTH = 50
+
+
+def _thread(value: object) -> str:
+    if value != "thread":
+        raise ValueError
+    return "thread"
+
+
+def _length(value: object) -> int | None:
+    if value is None or value == "None":
+        return None
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise TypeError
+    length = int(value)
+    if length < 0:
+        raise ValueError
+    return length
+
+
+def _flag(value: object) -> bool:
+    match str(value).strip().lower():
+        case "true" | "t" | "yes" | "on" | "1":
+            return True
+        case "false" | "f" | "no" | "off" | "0" | "none" | "":
+            return False
+        case _:
+            raise ValueError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(config.Config):
+    """The `EXECUTOR_` keys: those of Flask-Executor, and all that a `Delay` has."""
+
+    type: str = field(
+        default="thread",
+        metadata={
+            "parse": _thread,
+            "allowed": "'thread': give what needs processes to a"
+            " concurrent.futures.ProcessPoolExecutor of your own",
+            "help": "Where tasks run.",
+        },
+    )
+    futures_max_length: int | None = field(
+        default=None,
+        metadata={
+            "parse": _length,
+            "allowed": f"an integer, 0 or more, or None for {_FUTURES_MAX_LENGTH}",
+            "help": "How many futures `submit_stored` keeps; those not done always are.",
+        },
+    )
+    propagate_exceptions: bool = field(
+        default=False,
+        metadata={
+            "parse": _flag,
+            "allowed": "true or false",
+            "help": "True insists on the log of failed tasks, which is there by default.",
+        },
+    )
+    push_app_context: bool = field(
+        default=True,
+        metadata={
+            "parse": _flag,
+            "allowed": "true or false",
+            "help": "Changes nothing: every task has an app context, with its own `g`.",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse two answers to one question."""
+        if self.propagate_exceptions and not self.log_failures:
+            raise ValueError(
+                "EXECUTOR_PROPAGATE_EXCEPTIONS is true, but EXECUTOR_LOG_FAILURES is false: both"
+                " say whether failed tasks are logged, so leave one of them out"
+            )
+
+
+class _Pool(Delay):
+    """The `Delay` below an `Executor`, which speaks in that one's name."""
+
+    _kind = Settings
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=f"flask_executor_{name}" if name else "flask_executor")
+        self._prefix = f"{name.upper()}_EXECUTOR_" if name else "EXECUTOR_"
+        self._given = name
+
+    def settings(self, app: Flask) -> Settings:
+        return cast("Settings", self._state_of(app).config)
+
+    def _state_of(self, app: Flask) -> pools.State:
+        if app.extensions.get(self.name) is None:
+            raise RuntimeError(
+                f"the {_named(self._given)} is not initialised on app {app.name!r}; call its"
+                f" init_app(app)"
+            )
+        return super()._state_of(app)
+
+
+def _named(name: str) -> str:
+    return f"Executor {name!r}" if name else "Executor"
+
+
+class Executor(futures.Executor):
+    """Flask-Executor's `Executor` on threads managed by Rust.
+
+    `Executor(app)`, or `Executor()` and `init_app(app)`, once for each app. It is found as
+    `app.extensions["executor"]` and reads the `EXECUTOR_...` keys; with the name "mail", as
+    `app.extensions["mailexecutor"]` and `MAIL_EXECUTOR_...`.
+
+    A task has a fresh app context of the current app, or of the only one there is, and a
+    snapshot of the request in which it was submitted, if that was in one. Every method may
+    be called from any thread, and in a forked child.
+    """
+
+    def __init__(self, app: Flask | None = None, name: str = "") -> None:
+        """Make an executor, and initialise `app` if there is one.
+
+        Raises ValueError if `name` has anything but ASCII letters, digits and underscores,
+        else as `init_app`.
+        """
+        if type(name) is not str or re.fullmatch(r"\w*", name, re.ASCII) is None:
+            raise ValueError(
+                f"the name of an Executor may have ASCII letters, digits and underscores,"
+                f" not {name!r}"
+            )
+        self.name = name
+        self.futures = FutureCollection(_FUTURES_MAX_LENGTH)
+        self._pool = _Pool(name)
+        if app is not None:
+            self.init_app(app)
+
+    def __repr__(self) -> str:
+        return f"<{_named(self.name)}>"
+
+    def init_app(self, app: Flask) -> None:
+        """Read the app's settings and give it a pool, which starts no thread yet.
+
+        Raises RuntimeError if the app has an Executor of this name already, ValueError for
+        a bad config value, `EXECUTOR_TYPE = "process"` among them.
+        """
+        key = f"{self.name}executor"
+        if key in app.extensions:
+            raise RuntimeError(
+                f"app {app.name!r} has an extension named {key!r} already; call init_app once,"
+                f" or give this Executor another name"
+            )
+        self._pool.init_app(app)
+        app.extensions[key] = self
+        max_length = self._pool.settings(app).futures_max_length
+        if max_length is not None:
+            self.futures.max_length = max_length
+
+    @property
+    def extension(self) -> Delay:
+        """The `Delay` below: `get(id)`, `stats()`, `drain(timeout)` and the like."""
+        return self._pool
+
+    @overload
+    def submit(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> FutureProxy[_T]: ...
+
+    @overload
+    def submit(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> FutureProxy[_T]: ...
+
+    def submit(
+        self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> FutureProxy[Any]:
+        """Run `fn(*args, **kwargs)` in the background and return its future at once.
+
+        In a request the task sees a snapshot of it. Raises TypeError if `fn` is not
+        callable, or if an argument would not outlive the request (an upload, a proxy such
+        as `request`); RuntimeError after `shutdown`.
+        """
+        if context.in_request():
+            return FutureProxy(self._pool.using(request=True).delay(fn, *args, **kwargs))
+        return FutureProxy(self._pool.delay(fn, *args, **kwargs))
+
+    @overload
+    def submit_stored(
+        self,
+        future_key: Hashable,
+        fn: Callable[_P, Coroutine[Any, Any, _T]],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> FutureProxy[_T]: ...
+
+    @overload
+    def submit_stored(
+        self, future_key: Hashable, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> FutureProxy[_T]: ...
+
+    def submit_stored(
+        self, future_key: Hashable, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> FutureProxy[Any]:
+        """As `submit`, and keep the future in `futures` under `future_key`.
+
+        Raises ValueError, and submits nothing, if there is a future of that key.
+        """
+        with self.futures.reserved(future_key) as store:
+            future = self.submit(fn, *args, **kwargs)
+            store(future)
+        return future
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, _T]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Run `fn` for the items of the iterables; return the results in their order.
+
+        As `Delay.map`; in a request all the tasks see one snapshot of it.
+        """
+        pool = self._pool.using(request=True) if context.in_request() else self._pool
+        return pool.map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+
+    @overload
+    def job(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]]
+    ) -> "ExecutorJob[_P, Coroutine[Any, Any, _T], _T]": ...
+
+    @overload
+    def job(self, fn: Callable[_P, _T]) -> "ExecutorJob[_P, _T, _T]": ...
+
+    def job(self, fn: Callable[_P, Any]) -> "ExecutorJob[_P, Any, Any]":
+        """Decorate `fn`, for `fn.submit(...)`, `fn.submit_stored(...)` and `fn.map(...)`.
+
+        May be used before `init_app`. Raises TypeError if `fn` is not callable.
+        """
+        return ExecutorJob(self, fn)
+
+    def add_default_done_callback(self, fn: _Callback) -> _Callback:
+        """Call `fn(future)` for every task from now on, before its own callbacks.
+
+        In an app context, without a request. Returns `fn`, so it may be used as a
+        decorator. Raises TypeError if `fn` is not callable.
+        """
+        return self._pool.add_default_done_callback(fn)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks; let the accepted ones end, or cancel those not started.
+
+        With `wait` returns when all have ended. May be called more than once.
+        """
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+class ExecutorJob(Generic[_P, _R, _T]):
+    """A function that can submit itself; called, it runs at once as ever."""
+
+    def __init__(self, executor: Executor, fn: Callable[_P, _R]) -> None:
+        """Made by `Executor.job`. Raises TypeError if `fn` is not callable."""
+        if not callable(fn):
+            raise TypeError(f"a job must be callable, not {fn!r}")
+        functools.update_wrapper(self, fn)
+        self.executor = executor
+        # What a task makes of it is _T, whatever it returns here.
+        self.fn: Callable[_P, Any] = fn
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Call the function here and now."""
+        result: _R = self.fn(*args, **kwargs)
+        return result
+
+    def submit(self, *args: _P.args, **kwargs: _P.kwargs) -> FutureProxy[_T]:
+        """`Executor.submit` of this function."""
+        return self.executor.submit(self.fn, *args, **kwargs)
+
+    def submit_stored(
+        self, future_key: Hashable, /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> FutureProxy[_T]:
+        """`Executor.submit_stored` of this function."""
+        return self.executor.submit_stored(future_key, self.fn, *args, **kwargs)
+
+    def map(self, *iterables: Iterable[Any], **kwargs: Any) -> Iterator[_T]:
+        """`Executor.map` of this function."""
+        return self.executor.map(self.fn, *iterables, **kwargs)
