@@ -24,7 +24,6 @@ macro_rules! names {
         }
 
         $(
-            #[allow(dead_code, reason = "some are for builds without the GIL alone")]
             pub(crate) fn $name(py: Python<'_>) -> &Bound<'_, PyString> {
                 names(py).$name.bind(py)
             }

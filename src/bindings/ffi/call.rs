@@ -11,7 +11,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::bindings::errors::panic_message;
-#[cfg(Py_GIL_DISABLED)]
 use crate::bindings::names;
 
 /// How a call's arguments lie in a future's two argument slots.
@@ -171,12 +170,12 @@ pub(crate) fn code_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, Py
     if unsafe { ffi::PyFunction_Check(function.as_ptr()) } == 0 {
         return None;
     }
-    // Another thread may assign to it, and free what was borrowed.
-    #[cfg(Py_GIL_DISABLED)]
-    return function.getattr(names::__code__(function.py())).ok();
+    if cfg!(Py_GIL_DISABLED) {
+        // Another thread may assign to it, and free what was borrowed.
+        return function.getattr(names::__code__(function.py())).ok();
+    }
     // SAFETY: it is a function; the reference is borrowed, and with the GIL it cannot go
     // before it is counted.
-    #[cfg(not(Py_GIL_DISABLED))]
     unsafe {
         Bound::from_borrowed_ptr_or_opt(function.py(), ffi::PyFunction_GetCode(function.as_ptr()))
     }
@@ -188,11 +187,11 @@ pub(crate) fn function_name<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'
     if unsafe { ffi::PyFunction_Check(function.as_ptr()) } == 0 {
         return None;
     }
-    // As in `code_of`.
-    #[cfg(Py_GIL_DISABLED)]
-    return function.getattr(names::__qualname__(function.py())).ok();
+    if cfg!(Py_GIL_DISABLED) {
+        // As in `code_of`.
+        return function.getattr(names::__qualname__(function.py())).ok();
+    }
     // SAFETY: as in `code_of`.
-    #[cfg(not(Py_GIL_DISABLED))]
     unsafe {
         let object = function.as_ptr().cast::<ffi::PyFunctionObject>();
         Bound::from_borrowed_ptr_or_opt(function.py(), (*object).func_qualname)
