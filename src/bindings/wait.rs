@@ -31,7 +31,6 @@ pub(crate) fn until_done(
     this: &Bound<'_, FutureCell>,
     timeout: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let py = this.py();
     let cell = this.get();
     if cell.phase().is_done() {
         return Ok(());
