@@ -109,23 +109,28 @@ def test_ten_thousand_times_leave_nothing(executor, scenario, silent):
         assert executor.drain(DEADLINE)
         gc.collect()
 
+    def measured():
+        return len(gc.get_objects()), sys.getallocatedblocks(), tracemalloc.get_traced_memory()[0]
+
+    # One thing kept per round would be as many as there are rounds. The smallest object has
+    # 16 bytes; what is kept once, whatever the rounds, is some kB.
+    limits = rounds / 20, rounds / 20, rounds * 2 + 4096
+    grown = []
     run(200)
     tracemalloc.start()
     try:
-        # What caches and free lists keep once is no leak.
         run(rounds // 2)
-        before = tracemalloc.get_traced_memory()[0], len(gc.get_objects())
-        blocks = sys.getallocatedblocks()
-        run(rounds)
-        blocks = sys.getallocatedblocks() - blocks
-        after = tracemalloc.get_traced_memory()[0], len(gc.get_objects())
+        # What caches and free lists keep once is in one of these, and now and then in two; a
+        # leak is in all.
+        for _ in range(4):
+            before = measured()
+            run(rounds)
+            grown.append([now - then for now, then in zip(measured(), before, strict=True)])
+            if all(growth < limit for growth, limit in zip(grown[-1], limits, strict=True)):
+                return
     finally:
         tracemalloc.stop()
-    # One thing kept per round would be as many as there are rounds.
-    assert after[1] - before[1] < rounds / 20
-    assert blocks < rounds / 20
-    # The smallest object has 16 bytes; what is kept once, whatever the rounds, is some kB.
-    assert after[0] - before[0] < rounds * 2 + 4096
+    pytest.fail(f"objects, blocks, bytes kept by {rounds} rounds, each time: {grown}")
 
 
 def test_native_memory_does_not_grow(run_script):

@@ -32,6 +32,10 @@ class Timeline:
     def update(self, state: dict[str, Any]) -> None:
         """Print what is new in a task's state."""
         progress, callback = state["progress"], state["callback"]
+        if state["started_at"] and not progress and not callback:
+            # It may have begun before the answer had arrived: nothing is printed before what
+            # is to be said of it, with its first progress.
+            return
         if progress and not self._started:
             self._started = True
             self._add(moment(state["started_at"]), f"task started, {progress['note']}")
