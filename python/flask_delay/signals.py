@@ -9,12 +9,14 @@ What a receiver raises is logged, and keeps the other receivers of that signal f
 called. While nobody listens, nothing is called and nothing made.
 """
 
-import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-from blinker import Namespace
+from blinker import NamedSignal, Namespace
 from flask import Flask
+
+from flask_delay._native import Future
 
 _signals = Namespace()
 
@@ -52,11 +54,19 @@ def senders(app: Flask) -> tuple[_Signal, ...]:
     The receivers are a dict that lives as long as the signal, empty while nobody listens.
     """
     order = (task_submitted, task_started, task_succeeded, task_failed, task_cancelled)
-    return tuple(
-        (
-            signal.receivers,
-            functools.partial(signal.has_receivers_for, app),
-            functools.partial(signal.send, app, _async_wrapper=app.ensure_sync),
-        )
-        for signal in order
-    )
+    return tuple(_of(signal, weakref.ref(app)) for signal in order)
+
+
+def _of(signal: NamedSignal, ref: weakref.ref[Flask]) -> _Signal:
+    # Weak, because the garbage collector is not shown what the native module keeps of it;
+    # a task that is about keeps its app.
+    def listens() -> bool:
+        app = ref()
+        return app is not None and signal.has_receivers_for(app)
+
+    def send(*, future: Future[Any]) -> None:
+        app = ref()
+        if app is not None:
+            signal.send(app, _async_wrapper=app.ensure_sync, future=future)
+
+    return signal.receivers, listens, send

@@ -434,16 +434,12 @@ impl ExecutorCell {
         // What the core refers to, only while nothing else, such as a task that is yet to
         // run, needs it. Nobody comes to or goes from the core without being attached, so
         // the count is the same in all of one collection.
-        if Arc::strong_count(&inner.core) == 1 {
-            if let Some(signals) = &inner.core.signals {
-                signals.visit(&visit)?;
-            }
-            if let Some(initializer) = inner.core.initializer.try_lock()
-                && let Some((function, arguments)) = initializer.as_ref()
-            {
-                visit.call(function)?;
-                visit.call(arguments)?;
-            }
+        if Arc::strong_count(&inner.core) == 1
+            && let Some(initializer) = inner.core.initializer.try_lock()
+            && let Some((function, arguments)) = initializer.as_ref()
+        {
+            visit.call(function)?;
+            visit.call(arguments)?;
         }
         inner.core.registry.visit(&visit)
     }

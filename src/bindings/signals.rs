@@ -7,7 +7,6 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use pyo3::{PyTraverseError, PyVisit};
 
 use super::ffi::call::{call_named, call_with};
 use super::future::FutureCell;
@@ -47,7 +46,8 @@ struct Signal {
     send: Py<PyAny>,
 }
 
-/// An executor's signals.
+/// An executor's signals. Not shown to the garbage collector, so they may refer to nothing
+/// that refers to the executor.
 pub(crate) struct Signals([Signal; EVENTS]);
 
 impl Signals {
@@ -79,14 +79,6 @@ impl Signals {
             let template = "a receiver of a signal of task %s (%s) raised";
             logging::failure(py, template, this, error);
         }
-    }
-
-    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        for signal in &self.0 {
-            visit.call(&signal.listens)?;
-            visit.call(&signal.send)?;
-        }
-        Ok(())
     }
 }
 

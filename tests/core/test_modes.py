@@ -345,8 +345,9 @@ def test_what_a_task_is_going_to_call(args, kwargs):
 def test_receivers_of_submitted_may_look_at_the_call():
     signals = Signals()
     seen: list[object] = []
-    pairs = ((signals.receivers[0], lambda *, future: seen.append(future._call())),)
-    executor = make(signals=(*pairs, *signals.pairs[1:]))
+    receivers, listens, _ = signals.triples[0]
+    first = (receivers, listens, lambda *, future: seen.append(future._call()))
+    executor = make(signals=(first, *signals.triples[1:]))
     signals.listen("submitted")
     executor.submit(pow, 2, exp=3).result(DEADLINE)
     assert seen == [(pow, (2,), {"exp": 3}, None)]
