@@ -12,7 +12,7 @@ from typing import Any
 
 from flask_delay._native import Future, _set_greenlet_hooks
 
-_MESSAGE = (
+MESSAGE = (
     "gevent has patched threads. The tasks of Flask-Delay run on native threads all the same,"
     " side by side with the greenlets: future.result() lets other greenlets run, and what"
     " waits in a task holds up no request; but greenlets, queues and pools of gevent belong to"
@@ -26,12 +26,17 @@ _warned = False
 def check() -> None:
     """Say once how tasks behave, if gevent has patched threads."""
     global _warned  # noqa: PLW0603
-    monkey = sys.modules.get("gevent.monkey")
-    if _warned or monkey is None or not monkey.is_module_patched("threading"):
+    if _warned or not is_patched():
         return
     _warned = True
     # Points at the line that called init_app.
-    warnings.warn(_MESSAGE, RuntimeWarning, stacklevel=3)
+    warnings.warn(MESSAGE, RuntimeWarning, stacklevel=3)
+
+
+def is_patched() -> bool:
+    """Whether gevent has patched threads."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _hub() -> Any:

@@ -22,22 +22,39 @@ _SKIPS = (
 _said: set[str] = set()
 
 
+def problems() -> list[str]:
+    """What of uWSGI's settings tasks cannot live with; nothing if this is not uWSGI."""
+    names = _options()
+    if names is None:
+        return []
+    found = []
+    # Recent ones have threads by default, and tell.
+    if not getattr(sys.modules["uwsgi"], "has_threads", names & {"enable-threads", "threads"}):
+        found.append(_THREADS)
+    if "skip-atexit" in names:
+        found.append(_SKIPS)
+    return found
+
+
 def check() -> None:
     """Say once what of uWSGI's settings tasks cannot live with, if this is uWSGI."""
-    uwsgi = sys.modules.get("uwsgi")
-    options = getattr(uwsgi, "opt", None)
+    for problem in problems():
+        _say(problem)
+    names = _options() or set()
+    if "skip-atexit-teardown" in names and "skip-atexit" not in names:
+        server = sys.modules["uwsgi"]
+        if not hasattr(server, "flask_delay_ends"):
+            _end_with(server)
+
+
+def _options() -> set[str] | None:
+    """The names of the settings, or None if this is not uWSGI."""
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
     # Anything else of that name is not the server.
-    if uwsgi is None or not isinstance(options, dict):
-        return
+    if not isinstance(options, dict):
+        return None
     # Older ones give bytes.
-    names = {name.decode() if isinstance(name, bytes) else name for name in options}
-    # Recent ones have threads by default, and tell.
-    if not getattr(uwsgi, "has_threads", names & {"enable-threads", "threads"}):
-        _say(_THREADS)
-    if "skip-atexit" in names:
-        _say(_SKIPS)
-    elif "skip-atexit-teardown" in names and not hasattr(uwsgi, "flask_delay_ends"):
-        _end_with(uwsgi)
+    return {name.decode() if isinstance(name, bytes) else name for name in options}
 
 
 def _end_with(uwsgi: Any) -> None:

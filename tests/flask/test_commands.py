@@ -183,17 +183,14 @@ class TestCheck:
         self.is_wrong(app, r"task +it is pending after 0\.05 s: .*'running': 1")
         release.set()
 
-    def test_gevent(self, app, monkeypatch):
+    @pytest.mark.parametrize("patched", [True, False])
+    def test_gevent_is_noted(self, app, monkeypatch, patched):
         monkey = types.ModuleType("gevent.monkey")
-        monkey.is_module_patched = lambda name: name == "threading"
+        monkey.is_module_patched = lambda name: patched and name == "threading"
         monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
-        self.is_wrong(app, "process +gevent has patched Python's threads; .*gthread")
-
-    def test_gevent_that_patched_nothing(self, app, monkeypatch):
-        monkey = types.ModuleType("gevent.monkey")
-        monkey.is_module_patched = lambda name: False
-        monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
-        assert run(app, "check").exit_code == 0
+        result = run(app, "check")
+        assert result.exit_code == 0, result.output
+        assert ("note   process    gevent has patched threads." in result.output) is patched
 
     def test_eventlet(self, app, monkeypatch):
         patcher = types.ModuleType("eventlet.patcher")
@@ -208,6 +205,8 @@ class TestCheck:
         self.is_wrong(app, "process +uWSGI runs without threads.*--enable-threads")
         uwsgi.opt["enable-threads"] = True
         assert run(app, "check").exit_code == 0
+        uwsgi.opt["skip-atexit"] = True
+        self.is_wrong(app, "process +uWSGI's skip-atexit ends a worker")
 
 
 class TestBench:

@@ -4,11 +4,10 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import click
 
-from flask_delay import Executor, Future, __version__, context, current_task
+from flask_delay import Executor, Future, __version__, context, current_task, greenlets, uwsgi
 from flask_delay.commands import settings
 from flask_delay.commands.target import Target
 
@@ -52,8 +51,7 @@ def run(name: str) -> bool:
     else:
         report.ok("app", str(target))
         _look_at_settings(target, report)
-        for problem in surroundings():
-            report.wrong("process", problem)
+        _look_around(report)
         _try(target, report)
     click.echo("\nAll is well." if report.is_well else "\nSomething is wrong, see above.")
     return report.is_well
@@ -70,26 +68,19 @@ def _look_at_settings(target: Target, report: _Report) -> None:
         report.note("mode", f"{target.prefix}MODE is {mode!r}, which is for tests: no threads")
 
 
-def surroundings() -> Iterator[str]:
-    """What in this process stands in the way of threads, as sentences without a full stop."""
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    for name, patched in (
-        ("gevent", gevent is not None and gevent.is_module_patched("threading")),
-        ("eventlet", eventlet is not None and eventlet.is_monkey_patched("thread")),
-    ):
-        if patched:
-            yield (
-                f"{name} has patched Python's threads; tasks run on native threads all the"
-                f" same, but a greenlet that waits for a future stops all greenlets: do not"
-                f" wait in views, or serve with threads (gunicorn: --worker-class gthread)"
-            )
-    uwsgi = sys.modules.get("uwsgi")
-    options = {} if uwsgi is None else getattr(uwsgi, "opt", {})
-    if uwsgi is not None and not {"threads", "enable-threads"} & options.keys():
-        yield (
-            "uWSGI runs without threads, so tasks make no progress between requests: start"
-            " it with --enable-threads"
+def _look_around(report: _Report) -> None:
+    """Say what of this process tasks cannot live with, and what is good to know."""
+    for problem in uwsgi.problems():
+        report.wrong("process", problem)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        report.wrong(
+            "process",
+            "eventlet has patched Python's threads; tasks run on native threads, but a greenlet"
+            " that waits for a future stops all others: serve with threads, or with gevent",
         )
+    if greenlets.is_patched():
+        report.note("process", greenlets.MESSAGE)
 
 
 def _try(target: Target, report: _Report) -> None:
