@@ -161,9 +161,9 @@ class Setting(NamedTuple):
     help: str
 
 
-def settings(prefix: str) -> Iterator[Setting]:
-    """All settings, in order, with their config keys under `prefix`."""
-    for f in fields(Config):
+def settings(prefix: str, kind: type[Config] = Config) -> Iterator[Setting]:
+    """All settings of `kind`, in order, with their config keys under `prefix`."""
+    for f in fields(kind):
         key = prefix + f.name.upper()
         yield Setting(key, f.default, f.metadata["allowed"], f.metadata["help"])
 

@@ -43,7 +43,8 @@ class Delay:
             message = f"the name of a Delay must be an ASCII identifier, not {name!r}"
             raise ValueError(message)
         self.name = name
-        self._prefix = f"{name.upper()}_"
+        # What its config keys begin with.
+        self.prefix = f"{name.upper()}_"
         # Weak, so that an app which is dropped can go. Replaced and never changed, so
         # that readers need no lock.
         self._apps: tuple[weakref.ref[Flask], ...] = ()
@@ -62,7 +63,7 @@ class Delay:
         a bad config value. With `DRAIN_ON_SIGTERM`, and if called in the main thread,
         SIGTERM will let accepted tasks end, unless someone handles that signal.
         """
-        settings = config.load(app.config, self._prefix, self._kind)
+        settings = config.load(app.config, self.prefix, self._kind)
         with self._lock:
             if self.name in app.extensions:
                 message = (

@@ -18,6 +18,7 @@ class Owner(Protocol):
     """A `Delay`, as far as it is known here."""
 
     name: str
+    prefix: str
 
 
 class State:
@@ -40,8 +41,7 @@ _states: weakref.WeakSet[State] = weakref.WeakSet()
 def limits() -> dict[str, float | None]:
     """What each Delay of this process has for `SHUTDOWN_TIMEOUT`, by its config key."""
     return {
-        f"{state.owner.name.upper()}_SHUTDOWN_TIMEOUT": state.config.shutdown_timeout
-        for state in _states
+        f"{state.owner.prefix}SHUTDOWN_TIMEOUT": state.config.shutdown_timeout for state in _states
     }
 
 

@@ -13,12 +13,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from flask import Flask, current_app, g, has_request_context, request
+from flask.cli import ScriptInfo
 from tests.core.helpers import occupied, together
 from werkzeug.datastructures import FileStorage
 
-from flask_delay import Delay, Future, current_task
+from flask_delay import Delay, Future, commands, current_task, pools
 from flask_delay.compat.flask_executor import Executor, ExecutorJob, FutureCollection, FutureProxy
+from flask_delay.testing import Delayed, call
 
 
 @pytest.fixture
@@ -528,3 +531,48 @@ class TestApps:
         with pytest.raises(RuntimeError, match="after shutdown"):
             executor.submit_stored("key", int)
         assert executor.futures.pop("key") is None
+
+
+class TestTools:
+    """What looks at every `Delay` finds the one below an Executor, under its own keys."""
+
+    @pytest.fixture
+    def run(self, make):
+        app, _ = make(name="mail", MAIL_EXECUTOR_MAX_WORKERS="3", MAIL_EXECUTOR_TYPE="thread")
+
+        def run(*arguments):
+            info = ScriptInfo(create_app=lambda: app)
+            command = [*arguments, "--name", "flask_executor_mail"]
+            return CliRunner().invoke(commands.delay, command, obj=info)
+
+        return run
+
+    def test_config(self, run):
+        result = run("config")
+        assert result.exit_code == 0
+        lines = [tuple(line.split()) for line in result.output.splitlines()]
+        assert ("MAIL_EXECUTOR_MAX_WORKERS", "3", "app.config") in lines
+        assert ("MAIL_EXECUTOR_TYPE", "'thread'", "app.config") in lines
+        assert ("MAIL_EXECUTOR_FUTURES_MAX_LENGTH", "None", "default") in lines
+
+    def test_check(self, run):
+        result = run("check")
+        assert result.exit_code == 0, result.output
+
+    def test_bench(self, run):
+        result = run("bench", "--seconds", "0.1")
+        assert result.exit_code == 0, result.output
+
+    def test_key_of_the_time_at_exit(self, app, executor):
+        assert executor.extension.prefix == "EXECUTOR_"
+        assert pools.limits()["EXECUTOR_SHUTDOWN_TIMEOUT"] == 25
+
+    def test_of_tests(self, make):
+        app, executor = make(EXECUTOR_MODE="manual")
+        with Delayed() as delayed, app.test_request_context("/"):
+            future = executor.submit(pow, 2, 3)
+            assert delayed == [call(pow, 2, 3)]
+            assert delayed.last.options == {"request": True}
+            assert delayed.last.future == future
+            assert delayed.run() == 1
+        assert future.result(0) == 8

@@ -3,12 +3,13 @@
 import platform
 import statistics
 import time
-from dataclasses import asdict
+from dataclasses import fields
 
 import click
 
 from flask_delay import Delay, context
 from flask_delay.commands.target import Target
+from flask_delay.config import Config
 
 _BATCH = 1000
 
@@ -38,9 +39,10 @@ def run(target: Target, seconds: float) -> None:
 def _probe(target: Target) -> Delay:
     """A Delay with the settings of the one that is meant, and without its callbacks."""
     probe = Delay(name=f"{target.delay.name}_bench")
-    for name, value in asdict(target.settings).items():
-        target.app.config[f"{probe.name}_{name}".upper()] = value
-    target.app.config[f"{probe.name}_mode".upper()] = "threads"
+    for field in fields(Config):
+        value = getattr(target.settings, field.name)
+        target.app.config[f"{probe.prefix}{field.name.upper()}"] = value
+    target.app.config[f"{probe.prefix}MODE"] = "threads"
     probe.init_app(target.app)
     return probe
 

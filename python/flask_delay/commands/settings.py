@@ -17,7 +17,7 @@ def show(target: Target, *, explain: bool) -> None:
     click.echo(f"{target}\n")
     rows = [("key", "value", "from")]
     texts = [""]
-    for setting in config.settings(target.prefix):
+    for setting in config.settings(target.prefix, target.kind):
         rows.append((setting.key, repr(_used(target, setting)), _source(target, setting)))
         texts.append(
             "\n".join([_indent(setting.help), _indent(f"Allowed: {setting.allowed}."), ""])
@@ -37,9 +37,9 @@ def show(target: Target, *, explain: bool) -> None:
 
 def problems(target: Target) -> Iterator[str]:
     """What is in the app's config but has no effect, as sentences without a full stop."""
-    for key, hint in config.unknown(target.app.config, target.prefix):
+    for key, hint in config.unknown(target.app.config, target.prefix, target.kind):
         yield f"{key} is no setting: {hint}"
-    for setting in config.settings(target.prefix):
+    for setting in config.settings(target.prefix, target.kind):
         if not _is_in_effect(target, setting):
             yield (
                 f"{setting.key} is {target.app.config.get(setting.key)!r} in app.config now, but"
@@ -69,7 +69,7 @@ def _is_in_effect(target: Target, setting: Setting) -> bool:
     """Whether what the app's config says now is what `init_app` found there."""
     now = target.app.config.get(setting.key, setting.default)
     try:
-        loaded = config.load({setting.key: now}, target.prefix)
+        loaded = config.load({setting.key: now}, target.prefix, target.kind)
     except ValueError:
         return False
     return bool(getattr(loaded, _field(target, setting)) == _used(target, setting))

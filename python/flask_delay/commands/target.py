@@ -41,7 +41,12 @@ class Target(NamedTuple):
     @property
     def prefix(self) -> str:
         """What the config keys begin with."""
-        return f"{self.delay.name.upper()}_"
+        return self.delay.prefix
+
+    @property
+    def kind(self) -> type[Config]:
+        """The class that says which settings there are."""
+        return type(self.settings)
 
     def __str__(self) -> str:
         return f"Delay {self.delay.name!r} on app {self.app.name!r}"

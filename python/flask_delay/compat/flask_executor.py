@@ -109,7 +109,7 @@ class _Pool(Delay):
 
     def __init__(self, name: str) -> None:
         super().__init__(name=f"flask_executor_{name}" if name else "flask_executor")
-        self._prefix = f"{name.upper()}_EXECUTOR_" if name else "EXECUTOR_"
+        self.prefix = f"{name.upper()}_EXECUTOR_" if name else "EXECUTOR_"
         self._given = name
 
     def settings(self, app: Flask) -> Settings:
