@@ -242,8 +242,9 @@ def check_drain(
     tell: Callable[[Server], object] = Server.terminate,
     told: str | None = None,
     submit: bool = True,
+    trouble: str = "Traceback|did not finish|Fatal Python",
 ) -> None:
-    """Told to end, the server lets running and queued tasks end first, and says nothing.
+    """Told to end, the server lets running and queued tasks end first; no `trouble` is told.
 
     `told` is what the log says once the server has understood. Without `submit` the tasks of
     LATE are on their way.
@@ -267,7 +268,7 @@ def check_drain(
         assert {name: len(found.get(name, ())) for name in names} == dict.fromkeys(names, 1), (
             server.log()
         )
-    assert not re.search("Traceback|did not finish|Fatal Python", server.log()), server.log()
+    assert not re.search(trouble, server.log()), server.log()
 
 
 def check_time_is_over(

@@ -147,15 +147,19 @@ with Executor(2) as executor:
     gevent.spawn(gate.set)
     gevent.joinall(waiting, timeout=20)
     assert [it.value for it in waiting] == [True, True]
+closed = threading.Event()
+held = delay(closed.wait, 20)
 try:
-    delay(time.sleep, 0.5).result(0.05)
+    held.result(0.05)
 except TimeoutError:
-    print("in time")
+    print("in time", flush=True)
 try:
     with gevent.Timeout(0.05):
-        delay(time.sleep, 0.5).result()
+        held.result()
 except gevent.Timeout:
-    print("given up")
+    print("given up", flush=True)
+closed.set()
+assert held.result(20)
 """,
         order,
         flags=("-W", "error", "-W", "ignore:This process:DeprecationWarning"),

@@ -44,7 +44,9 @@ def test_tasks_run_once_and_end_first(serve, command, code):
 
 def test_signal_to_both_processes(serve):
     server = serve(RELOAD)
-    check_drain(server, codes=(0,), tell=terminate_all)
+    # Werkzeug's own handler raises at each of the two that the serving process gets, and
+    # Python may show the second.
+    check_drain(server, codes=(0,), tell=terminate_all, trouble="did not finish|Fatal Python")
 
 
 @pytest.mark.parametrize("command", [RUN, RELOAD], ids=["plain", "reload"])
