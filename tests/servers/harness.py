@@ -127,11 +127,14 @@ class Server:
         assert self.process.poll() is None, f"did not start:\n{self.log()}"
         return self
 
-    def get(self, path: str) -> Any:
-        """Ask for `path`; the JSON of the answer."""
+    def get(
+        self, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """Ask for `path`, with `data` as POST; the JSON of the answer."""
         url = f"http://{self.host}:{self.port}/{path}"
+        request = urllib.request.Request(url, data, dict(headers or {}))
         try:
-            with urllib.request.urlopen(url, timeout=DEADLINE) as response:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {error}\n{self.log()}") from error
@@ -224,6 +227,33 @@ def check_tasks(server: Server, workers: int = 1) -> None:
             # A callback may come too late for a worker, and is then called at once.
             if event == "ran":
                 assert entry["thread"].startswith("delay"), entry
+    check_request(server)
+
+
+UPLOAD = """\
+--line
+Content-Disposition: form-data; name="field"
+
+value
+--line
+Content-Disposition: form-data; name="file"; filename="a.txt"
+
+content
+--line--
+""".replace("\n", "\r\n")
+
+
+def check_request(server: Server) -> None:
+    """A task that asked for its request reads all of it after the response."""
+    headers = {"Content-Type": "multipart/form-data; boundary=line", "X-User": "ann"}
+    server.get("request/copied?page=2", UPLOAD.encode(), headers)
+    # Only now: the server is done with the request.
+    server.get("stats")
+    (server.folder / "answered").touch()
+    assert server.wait_for_records("read", ["copied"]), server.log()
+    (entry,) = server.records("read")["copied"]
+    found = [entry[name] for name in ("user", "page", "path", "field", "file")]
+    assert found == ["ann", "2", "/request/copied", "value", "content"]
 
 
 def check_threads(server: Server, limit: int = 2) -> None:

@@ -10,9 +10,9 @@ import threading
 import time
 from pathlib import Path
 
-from flask import Flask, current_app
+from flask import Flask, current_app, request
 
-from flask_delay import Delay, delay
+from flask_delay import Delay, delay, using
 
 DEADLINE = 20.0
 
@@ -23,8 +23,9 @@ app.config.from_prefixed_env()
 executor = Delay(app)
 
 
-def record(event, name):
+def record(event, name, **more):
     line = {
+        **more,
         "event": event,
         "name": name,
         "pid": os.getpid(),
@@ -41,13 +42,30 @@ def run(name):
     record("ran", name)
 
 
-def wait(name):
-    record("started", name)
+def wait_for(file):
     end = time.monotonic() + DEADLINE
-    while not Path("go").exists():
+    while not Path(file).exists():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def wait(name):
+    record("started", name)
+    wait_for("go")
     record("ran", name)
+
+
+def read(name):
+    wait_for("answered")
+    record(
+        "read",
+        name,
+        user=request.headers["X-User"],
+        page=request.args["page"],
+        path=request.path,
+        field=request.form["field"],
+        file=request.files["file"].read().decode(),
+    )
 
 
 def called_back(future):
@@ -79,6 +97,12 @@ def start(name):
 @app.get("/wait/<name>")
 def start_waiting(name):
     submit(wait, name)
+    return answer()
+
+
+@app.post("/request/<name>")
+def copy(name):
+    using(request=True).delay(read, name)
     return answer()
 
 
