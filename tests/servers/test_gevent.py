@@ -164,7 +164,7 @@ assert held.result(20)
         order,
         flags=("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
     )
-    assert (done.rc, done.out, done.err) == (0, "in time\ngiven up\n", "")
+    assert (done.rc, done.out, done.err) == (0, "in time\ngiven up\n", ""), done.err
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
