@@ -167,10 +167,8 @@ fn submit_while_a_worker_looks_on() {
 fn two_jobs_while_a_worker_looks_on() {
     check(1, || {
         let pool = keen_pool(2);
-        let runs = Runs::default();
-        let (here, there) = (Event::default(), Event::default());
-        pool.submit(runs.job()).unwrap();
         // Each waits for the other, so both have to run at once.
+        let (here, there) = (Event::default(), Event::default());
         for (mine, other) in [(here.clone(), there.clone()), (there, here)] {
             let job = Job(Box::new(move |_: &Worker<Job>| {
                 mine.set();
@@ -179,7 +177,6 @@ fn two_jobs_while_a_worker_looks_on() {
             pool.submit(job).unwrap();
         }
         end(&pool);
-        assert_eq!(runs.count(), 1);
     });
 }
 
