@@ -13,8 +13,7 @@ use std::mem::take;
 use std::sync::atomic::Ordering;
 
 pub(crate) use flask_delay_engine::Phase;
-use flask_delay_engine::{Advance, State};
-use parking_lot::Mutex;
+use flask_delay_engine::{Advance, Mutex, State};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};

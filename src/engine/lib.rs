@@ -15,15 +15,13 @@ mod worker;
 
 pub use pool::{Config, Hold, Pool, Stats, SubmitError};
 pub use state::{Advance, Phase, State};
-pub use sync::spin;
+pub use sync::{Mutex, spin};
 pub use waits::{Entered, Key, Waits};
 pub use worker::{Handle, Waiting, Worker};
 
 /// What the models in `tests/loom.rs` need and nobody else.
 #[cfg(loom)]
 pub mod model {
-    pub use crate::sync::Mutex;
-
     /// One thread's bed.
     pub struct Parker(crate::park::Parker);
 

@@ -2,9 +2,12 @@
 
 #[cfg(not(loom))]
 mod imp {
-    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::sync::Arc;
+    // Not parking_lot's: its waiting threads stand in one table of the whole process, and a
+    // forked child would find its parent's there.
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+    pub(crate) use std::sync::{Condvar, MutexGuard};
+    use std::sync::{PoisonError, TryLockError};
     pub(crate) use std::thread::{Thread, current};
     use std::time::{Duration, Instant};
 
@@ -72,16 +75,42 @@ mod imp {
     /// Waits for `bell` until `deadline` (for ever without one); gives the guard back.
     pub(crate) fn wait<'a, T>(
         bell: &Condvar,
-        mut guard: MutexGuard<'a, T>,
+        guard: MutexGuard<'a, T>,
         deadline: Option<Instant>,
     ) -> MutexGuard<'a, T> {
         match deadline {
             Some(deadline) => {
-                bell.wait_until(&mut guard, deadline);
+                let left = deadline.saturating_duration_since(Instant::now());
+                let waited = bell.wait_timeout(guard, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
-            None => bell.wait(&mut guard),
+            None => bell.wait(guard).unwrap_or_else(PoisonError::into_inner),
         }
-        guard
+    }
+
+    /// The standard mutex without poison: what it guards is never left half done.
+    #[derive(Debug, Default)]
+    pub struct Mutex<T>(std::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        /// A mutex around `value`.
+        pub const fn new(value: T) -> Self {
+            Self(std::sync::Mutex::new(value))
+        }
+
+        /// Locks it.
+        pub fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Locks it, unless that would have to wait.
+        pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            match self.0.try_lock() {
+                Ok(guard) => Some(guard),
+                Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            }
+        }
     }
 }
 
@@ -104,7 +133,7 @@ mod imp {
         !limit.is_zero()
     }
 
-    /// loom's mutex with `parking_lot`'s signature: nothing panics under our locks.
+    /// loom's mutex with the signature of the other one: nothing panics under our locks.
     #[derive(Debug)]
     pub struct Mutex<T>(loom::sync::Mutex<T>);
 
@@ -197,8 +226,5 @@ mod imp {
     }
 }
 
-// The models make some of their own.
-#[cfg(loom)]
-pub use imp::Mutex;
-pub use imp::spin;
 pub(crate) use imp::*;
+pub use imp::{Mutex, spin};

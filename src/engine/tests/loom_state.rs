@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use flask_delay_engine::model::Mutex;
+use flask_delay_engine::Mutex;
 use flask_delay_engine::{Advance, Phase, State};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread::spawn;
