@@ -49,11 +49,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.entered = threading.Event()
+        self.over = False
         self._opened = threading.Event()
 
     def __call__(self, result: object = None) -> object:
         self.entered.set()
         assert self._opened.wait(DEADLINE)
+        self.over = True
         return result
 
     def open(self) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
-import functools
 import gc
 import logging
 import sys
@@ -520,11 +519,13 @@ def test_caller_enters_the_scope_of_the_task():
 def test_the_limit_of_a_key_holds_for_callers_too():
     with Executor(2, queue_size=1, when_full="caller_runs") as executor:
         gate, accepted, seen = Gate(), [], []
-        running = submit(executor, gate, key="key", limit=1)
+        submit(executor, gate, key="key", limit=1)
         assert gate.entered.wait(DEADLINE)
 
+        def task():
+            seen.append(gate.over)
+
         def one_more():
-            task = functools.partial(gate_was_left, running, seen)
             accepted.append(submit(executor, task, key="key", limit=1))
 
         one_more()
@@ -534,10 +535,6 @@ def test_the_limit_of_a_key_holds_for_callers_too():
             gate.open()
         assert [future.result(DEADLINE) for future in accepted] == [None, None]
         assert seen == [True, True]
-
-
-def gate_was_left(future, seen):
-    seen.append(future.done())
 
 
 # --- The oldest is dropped ----------------------------------------------------------
