@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flask_delay import Executor, Future
-from flask_delay.options import check, submitter
+from flask_delay.options import Chosen, Options, submitter
 
 # Far more than anything here takes: it turns a hang into a failure.
 DEADLINE = 20.0
@@ -31,7 +31,7 @@ class Thing:
 
 def using(executor: Executor, **options: Any) -> Callable[..., Future[Any]]:
     """What submits with these options, as `flask_delay.using` does, to an executor of the test."""
-    return submitter(check(options), executor, None)
+    return submitter(Chosen(cast("Options", options)), executor, None)
 
 
 def submit(
@@ -39,6 +39,15 @@ def submit(
 ) -> Future[Any]:
     """Submit `fn(*args)` with these options."""
     return using(executor, **options)(fn, *args)
+
+
+# The same for scripts in processes of their own.
+SUBMIT = """
+from flask_delay.options import Chosen, submitter
+
+def submit(executor, fn, *args, **options):
+    return submitter(Chosen(options), executor, None)(fn, *args)
+"""
 
 
 class Gate:

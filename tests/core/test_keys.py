@@ -15,7 +15,7 @@ import pytest
 
 from flask_delay import DuplicateTask, Executor, current_task
 
-from .helpers import DEADLINE, Gate, Peak, Thing, fail, occupied, submit, together, using
+from .helpers import DEADLINE, SUBMIT, Gate, Peak, Thing, fail, occupied, submit, together, using
 from .test_exit import PRELUDE as EXIT_PRELUDE
 from .test_exit import unfinished
 from .test_fork import PRELUDE as FORK_PRELUDE
@@ -752,12 +752,7 @@ def test_ten_thousand_keys_leave_nothing(executor, options, wait_until):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX exit codes")
 class TestAtExit:
-    PRELUDE = EXIT_PRELUDE + textwrap.dedent("""
-        from flask_delay.options import check, submitter
-
-        def submit(executor, fn, *args, **options):
-            return submitter(check(options), executor, None)(fn, *args)
-    """)
+    PRELUDE = EXIT_PRELUDE + SUBMIT
 
     def test_held_tasks_run(self, run_script):
         done = run_script(
@@ -802,12 +797,8 @@ class TestAtExit:
 def test_fork_while_keys_are_held(run_script):
     done = run_script(
         FORK_PRELUDE
+        + SUBMIT
         + textwrap.dedent("""
-            from flask_delay.options import check, submitter
-
-            def submit(executor, fn, *args, **options):
-                return submitter(check(options), executor, None)(fn, *args)
-
             executor, gate = Executor(2), threading.Event()
             running = submit(executor, gate.wait, 20, key="key", limit=1, unique=True)
             held = [submit(executor, pow, 2, n, key="key", limit=1) for n in range(3)]

@@ -16,7 +16,7 @@ import pytest
 from flask_delay import Executor, QueueFull, Retry, TaskTimeout, current_task
 from flask_delay._native import _Policy
 
-from .helpers import DEADLINE, Gate, Thing, fail, occupied, spin, submit, unlogged
+from .helpers import DEADLINE, SUBMIT, Gate, Thing, fail, occupied, spin, submit, unlogged
 from .test_exit import PRELUDE as EXIT_PRELUDE
 from .test_exit import unfinished
 from .test_modes import make
@@ -407,16 +407,16 @@ def test_drain_waits_for_it(executor):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX exit codes")
 class TestAtExit:
-    PRELUDE = EXIT_PRELUDE + textwrap.dedent("""
-        import logging
-        from flask_delay import Retry
-        from flask_delay.options import check, submitter
+    PRELUDE = (
+        EXIT_PRELUDE
+        + SUBMIT
+        + textwrap.dedent("""
+            import logging
+            from flask_delay import Retry
 
-        logging.getLogger("flask_delay").setLevel(logging.ERROR)
-
-        def submit(executor, fn, *args, **options):
-            return submitter(check(options), executor, None)(fn, *args)
-    """)
+            logging.getLogger("flask_delay").setLevel(logging.ERROR)
+        """)
+    )
 
     def test_it_runs(self, run_script):
         done = run_script(
