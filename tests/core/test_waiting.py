@@ -218,7 +218,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_any_depth_with_one_worker(way, wait_until):
-    with Executor(1) as executor:
+    with Executor(1, idle_timeout=0.02) as executor:
 
         def task(depth):
             return depth and 1 + WAYS[way](executor.submit(task, depth - 1))
