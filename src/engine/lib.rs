@@ -4,6 +4,7 @@
 //! one. `README.md` beside this file states the rules; start there.
 #![forbid(unsafe_code)]
 
+mod bound;
 mod park;
 mod pool;
 mod queue;
@@ -13,6 +14,7 @@ mod sync;
 mod waits;
 mod worker;
 
+pub use bound::Bound;
 pub use pool::{Config, Hold, Pool, Stats, SubmitError};
 pub use state::{Advance, Phase, State};
 pub use sync::{Mutex, spin};
