@@ -8,16 +8,20 @@ mod bound;
 mod park;
 mod pool;
 mod queue;
+mod schedule;
 mod shutdown;
 mod state;
 mod sync;
+mod timer;
 mod waits;
 mod worker;
 
 pub use bound::Bound;
 pub use pool::{Config, Hold, Pool, Stats, SubmitError};
+pub use schedule::{Schedule, Ticket};
 pub use state::{Advance, Phase, State};
 pub use sync::{Mutex, spin};
+pub use timer::Timer;
 pub use waits::{Entered, Key, Waits};
 pub use worker::{Handle, Waiting, Worker};
 
