@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bound;
+mod lane;
 mod park;
 mod pool;
 mod queue;
@@ -17,6 +18,7 @@ mod waits;
 mod worker;
 
 pub use bound::Bound;
+pub use lane::{Lane, Rate, Terms};
 pub use pool::{Config, Hold, Pool, Stats, SubmitError};
 pub use schedule::{Schedule, Ticket};
 pub use state::{Advance, Phase, State};
