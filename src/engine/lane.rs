@@ -150,12 +150,20 @@ impl<J> Lane<J> {
     /// Whether a new lane would do as well: no job is here, and no start matters any more.
     #[must_use]
     pub fn is_idle(&self, now: Instant) -> bool {
-        self.held.is_empty()
-            && self.running == 0
-            && self
-                .starts
-                .back()
-                .is_none_or(|&last| !self.matters(last, now))
+        self.idle_at(now).is_some_and(|at| at <= now)
+    }
+
+    /// When a new lane would do as well, if nothing happens until then; `None` while a job is
+    /// here.
+    #[must_use]
+    pub fn idle_at(&self, now: Instant) -> Option<Instant> {
+        if !self.held.is_empty() || self.running > 0 {
+            return None;
+        }
+        match (self.starts.back(), self.seen) {
+            (Some(last), Some(seen)) => last.checked_add(seen.per),
+            _ => Some(now),
+        }
     }
 
     fn obstacle(&self, terms: Terms, now: Instant) -> Option<Obstacle> {
