@@ -83,6 +83,9 @@ class Delay:
                 result_limit=settings.result_limit,
                 switch_interval=settings.switch_interval,
                 mode=settings.mode,
+                queue_size=settings.queue_size,
+                when_full=settings.when_full,
+                block_timeout=settings.block_timeout,
                 signals=signals.senders(app),
             )
             for callback in self._callbacks:

@@ -133,7 +133,7 @@ def test_environment_variables(monkeypatch):
         ("DELAY_WORKERS", r"did you mean DELAY_MAX_WORKERS\?"),
         ("DELAY_MAXWORKERS", r"did you mean DELAY_MAX_WORKERS\?"),
         ("DELAY_LOG_FAILURE", r"did you mean DELAY_LOG_FAILURES\?"),
-        ("DELAY_XYZ", "known are MAX_WORKERS, SHUTDOWN_TIMEOUT"),
+        ("DELAY_XYZ", "known are MAX_WORKERS, QUEUE_SIZE, "),
     ],
 )
 def test_unknown_key_is_warned_of(key, hint):
