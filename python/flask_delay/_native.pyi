@@ -218,7 +218,7 @@ class Executor(concurrent.futures.Executor):
         initargs: tuple[Any, ...] = (),
         *,
         queue_size: int = 0,
-        when_full: str = "block",
+        when_full: Literal["block", "raise", "caller_runs", "drop_oldest"] = "block",
         block_timeout: float | None = None,
         idle_timeout: float = 60.0,
     ) -> None:
