@@ -2,15 +2,20 @@
 
 from flask_delay import aio as _aio  # noqa: F401 (gives the native module its event loop)
 from flask_delay._native import (
+    DuplicateTask,
     Executor,
     ForkedFutureError,
     Future,
     Progress,
+    QueueFull,
+    TaskExpired,
+    TaskTimeout,
     WaitCycleError,
     __version__,
     current_task,
 )
 from flask_delay.extension import Delay, delay
+from flask_delay.retry import Retry
 from flask_delay.signals import (
     task_cancelled,
     task_failed,
@@ -22,11 +27,16 @@ from flask_delay.tasks import Task, task, using
 
 __all__ = [
     "Delay",
+    "DuplicateTask",
     "Executor",
     "ForkedFutureError",
     "Future",
     "Progress",
+    "QueueFull",
+    "Retry",
     "Task",
+    "TaskExpired",
+    "TaskTimeout",
     "WaitCycleError",
     "__version__",
     "current_task",

@@ -9,7 +9,18 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar
 from datetime import datetime
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final, overload
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeVar,
+    final,
+    overload,
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -17,12 +28,17 @@ _T = TypeVar("_T")
 # All that is there; what is for users, flask_delay re-exports.
 __all__ = [
     "CurrentTask",
+    "DuplicateTask",
     "Executor",
     "ForkedFutureError",
     "Future",
     "Progress",
+    "QueueFull",
+    "TaskExpired",
+    "TaskTimeout",
     "WaitCycleError",
     "_CoroutineTask",
+    "_Policy",
     "_Waiting",
     "__version__",
     "_end",
@@ -48,7 +64,8 @@ class Progress(NamedTuple):
 class WaitCycleError(RuntimeError):
     """Waiting for this task would never end: it waits, directly or not, for the waiter.
 
-    The message names the tasks of the circle in order.
+    Or it cannot start because the waiter, or who waits for that, holds the last place of
+    its key. The message names the tasks of the circle in order.
     """
 
 class ForkedFutureError(RuntimeError):
@@ -56,6 +73,22 @@ class ForkedFutureError(RuntimeError):
 
     The task runs there and only there, so here it would be waited for in vain.
     """
+
+class QueueFull(RuntimeError):
+    """The pool's queue has no place for this task, which was not accepted."""
+
+class DuplicateTask(RuntimeError):
+    """There is a task of this key already that is not done; this one was not accepted."""
+
+class TaskTimeout(TimeoutError):
+    """The attempt has taken longer than the task's `timeout`.
+
+    Raised in the running code of the task, and what its future fails with. `timeout` of
+    `Future.result`, which ends only the wait, is a plain TimeoutError.
+    """
+
+class TaskExpired(TimeoutError):
+    """The task was not started within its `expires` seconds, and so never will be."""
 
 class Future(concurrent.futures.Future[_T]):
     """A task's future: a `concurrent.futures.Future` that also knows its task.
@@ -71,10 +104,21 @@ class Future(concurrent.futures.Future[_T]):
     def cancel(self) -> bool:
         """Cancel the task if it has not started, or is a coroutine.
 
-        Its function and arguments are let go at once, and its done callbacks run in the
-        calling thread. A coroutine that runs gets a `CancelledError` where it awaits; the
-        future is cancelled whatever the coroutine makes of that. Returns False if the
-        task runs on a worker or is done.
+        Or waits for its next attempt. Its function and arguments are let go and its place
+        in the queue is free at once, and its done callbacks run in the calling thread. A
+        coroutine that runs gets a `CancelledError` where it awaits; the future is cancelled
+        whatever the coroutine makes of that. Returns False if the task runs on a worker,
+        which only `stop` ends, or is done.
+        """
+    def stop(self, after: float | None = 1.0) -> bool:
+        """Cancel the task even if it runs; False if it was done already.
+
+        One that has not started, or is a coroutine, as by `cancel()`. In one that runs
+        `current_task.cancelled` is True from now on and `current_task.check()` raises;
+        `after` seconds later (0: at once; None: never) `concurrent.futures.CancelledError`
+        is raised inside its Python code. When that ends the task, the future is cancelled;
+        0.1 seconds later it is cancelled even if the code is stuck, and another worker takes
+        that one's place. Returns at once. Raises ValueError or TypeError for a bad `after`.
         """
     def cancelled(self) -> bool:
         """Whether the task was cancelled."""
@@ -124,7 +168,7 @@ class Future(concurrent.futures.Future[_T]):
     ):
         """What the task is going to call: function, arguments, keyword arguments.
 
-        And the scope that `_submit_in` was given. None once the task has started.
+        And the scope that `_submit_with` was given. None once the task has started.
         """
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...
@@ -137,19 +181,22 @@ class Future(concurrent.futures.Future[_T]):
         """The function's `__qualname__`."""
     @property
     def state(self) -> str:
-        """`"pending"`, `"running"`, `"cancelled"` or `"finished"`."""
+        """`"pending"`, `"running"`, `"cancelled"` or `"finished"`.
+
+        Pending too is a task that waits for its next attempt.
+        """
     @property
     def progress(self) -> Progress | None:
         """What the task last gave to `current_task.progress`, or None."""
     @property
     def attempts(self) -> int:
-        """How many times the task has been started."""
+        """How many times the task has been started, retries included."""
     @property
     def enqueued_at(self) -> datetime | None:
         """When the task was submitted (UTC, aware)."""
     @property
     def started_at(self) -> datetime | None:
-        """When the task started (UTC, aware), or None."""
+        """When the task started (UTC, aware), its last attempt if there were several, or None."""
     @property
     def finished_at(self) -> datetime | None:
         """When the task ended or was cancelled (UTC, aware), or None."""
@@ -170,6 +217,9 @@ class Executor(concurrent.futures.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
+        queue_size: int = 0,
+        when_full: Literal["block", "raise", "caller_runs", "drop_oldest"] = "block",
+        block_timeout: float | None = None,
         idle_timeout: float = 60.0,
     ) -> None:
         """Make a pool.
@@ -177,8 +227,15 @@ class Executor(concurrent.futures.Executor):
         `max_workers` defaults to `min(32, cpus + 4)`, as for `ThreadPoolExecutor`, and
         `thread_name_prefix` to `"delay-N"`. `initializer(*initargs)` runs first on every
         worker; if it raises, pending and later tasks fail with
-        `concurrent.futures.BrokenExecutor`. Raises ValueError or TypeError for a value
-        that is out of range or of the wrong type.
+        `concurrent.futures.BrokenExecutor`.
+
+        `queue_size` tasks may be accepted and not started (0: any number); coroutines and
+        retries do not count. What a submit does when they are is `when_full`: "block", wait
+        for a place, after `block_timeout` seconds (None: for ever) raise QueueFull;
+        "raise" that at once; "caller_runs", run the task in the calling thread before it
+        returns; "drop_oldest", cancel the oldest one of the lowest priority, with a
+        warning in the log. Raises ValueError or TypeError for a value that is out of range
+        or of the wrong type.
         """
     @overload
     def submit(
@@ -190,27 +247,34 @@ class Executor(concurrent.futures.Executor):
         coroutines of the whole process share. The task sees the submitter's
         `contextvars`. An exception it raises is logged (logger `flask_delay`) and kept
         in the future. Raises TypeError if `fn` is not callable or is an async generator
-        function, RuntimeError after `shutdown`. A plain function that returns a
-        coroutine fails with a TypeError.
+        function, RuntimeError after `shutdown`, QueueFull if there is no place in the
+        queue. A plain function that returns a coroutine fails with a TypeError.
         """
     @overload
     def submit(
         self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> Future[_T]: ...
     @overload
-    def _submit_in(
+    def _submit_with(
         self,
-        scope: Callable[[], AbstractContextManager[object]],
+        policy: _Policy | None,
+        scope: Callable[[], AbstractContextManager[object]] | None,
         fn: Callable[_P, Coroutine[Any, Any, _T]],
         /,
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> Future[_T]:
-        """As `submit`, with the task, but not its callbacks, inside `with scope():`."""
+        """As `submit`, by a policy, and with the task, but not its callbacks, in a scope.
+
+        That is `with scope():`, in the place of the executor's own. Raises as `submit`
+        and, as the policy has it, DuplicateTask, TypeError for a key or arguments that
+        have no hash, and what the key's function raises.
+        """
     @overload
-    def _submit_in(
+    def _submit_with(
         self,
-        scope: Callable[[], AbstractContextManager[object]],
+        policy: _Policy | None,
+        scope: Callable[[], AbstractContextManager[object]] | None,
         fn: Callable[_P, _T],
         /,
         *args: _P.args,
@@ -261,10 +325,14 @@ class Executor(concurrent.futures.Executor):
         `DELAY_MODE = "manual"`; raises RuntimeError for any other.
         """
     def stats(self) -> dict[str, int]:
-        """Counts of this moment: `queued`, `running`, `waiting`, `idle`, `threads`.
+        """Counts of this moment: `queued`, `held`, `running`, `waiting`, `idle`, `threads`.
 
-        `waiting` are the workers whose task waits for another task; they are not among
-        the `running` ones.
+        `held` are the tasks that may not start yet, because of their key's limit or rate or
+        until their next attempt; they are not among the `queued` ones. `waiting` are the
+        workers whose task waits for another task; they are not among the `running` ones.
+
+        `stuck` counts from the pool's beginning: workers that were replaced because their
+        task went on after its `timeout` or `stop`.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks."""
@@ -272,6 +340,34 @@ class Executor(concurrent.futures.Executor):
         """The future with this id, if it was asked for here and has not been forgotten."""
     def _is_gone(self, id: str) -> bool:
         """Whether the task with this id has been forgotten: one of the last 10,000 that were."""
+
+@final
+class _Policy:
+    """How tasks are to be run: the options of one `using` or `task`, checked before.
+
+    Never changes; may be used for any number of submits, by any thread.
+    """
+
+    def __new__(
+        cls,
+        *,
+        priority: int = 0,
+        key: object = None,
+        limit: int | None = None,
+        rate: tuple[int, float] | None = None,
+        unique: Literal["return", "raise"] | None = None,
+        timeout: float | None = None,
+        expires: float | None = None,
+        retry: object = None,
+    ) -> Self:
+        """Make a policy.
+
+        `key` is hashable, or called with a task's arguments and returns what is; with None
+        the function is the key, for `unique` with its arguments. `rate` are starts and in how
+        many seconds. `retry` has a method `_after(exception, attempt)`, called on a worker
+        or a loop after each failed attempt, which returns the seconds to wait for the next
+        one, or None for no more. `timeout` and `expires` are in seconds.
+        """
 
 def _scoped_executor(
     *,
@@ -285,6 +381,9 @@ def _scoped_executor(
     shutdown_timeout: float | None,
     result_limit: int,
     switch_interval: float | None = ...,
+    queue_size: int = 0,
+    when_full: str = "block",
+    block_timeout: float | None = None,
     mode: str = "threads",
     signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...]
     | None = None,
@@ -297,6 +396,7 @@ def _scoped_executor(
     At exit, tasks have `shutdown_timeout` seconds to end (None: for ever). The last
     `result_limit` finished tasks whose id was asked for are found by `_get`. While a task
     computes, Python's switch interval is `switch_interval` seconds (None: left alone).
+    `queue_size`, `when_full` and `block_timeout` are as for `Executor`.
 
     In mode "immediate" the submitter runs its task before it goes on, in "manual" tasks
     wait for `run_pending`; neither has threads, and contexts, callbacks and logs are those
@@ -421,10 +521,19 @@ class CurrentTask:
         """1 the first time the task is run."""
     @property
     def cancelled(self) -> bool:
-        """Whether the task was told to stop: its time at shutdown is over."""
+        """Whether the task was told to stop: by `Future.stop`, or its time at shutdown is over."""
     def check(self) -> None:
         """Raise `concurrent.futures.CancelledError` if the task was told to stop."""
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Say how far the task has come, for `Future.progress`."""
+    def retry(self, after: float | None = None) -> NoReturn:
+        """End this attempt, and have the task run again `after` seconds later.
+
+        With None: when its `retry` option says, or without one at once. That option's
+        number of times counts here too; when it is used up, the attempt fails with the
+        exception that is being handled, or with a RuntimeError. Works by raising, so the
+        caller must not catch BaseException around it. Raises ValueError or TypeError for
+        a bad `after`.
+        """
 
 current_task: Final[CurrentTask]

@@ -99,6 +99,31 @@ class Config:
             "How many tasks may run at once.",
         ),
     )
+    queue_size: int = field(
+        default=0,
+        metadata=_about(
+            _count(0),
+            "an integer, 0 or more, where 0 is no limit",
+            "How many accepted tasks may wait to be started.",
+        ),
+    )
+    when_full: str = field(
+        default="block",
+        metadata=_about(
+            _one_of("block", "raise", "caller_runs", "drop_oldest"),
+            '"block", "raise", "caller_runs" or "drop_oldest"',
+            "What a submit does when so many wait: it waits itself; raises QueueFull; runs the"
+            " task before it goes on; or cancels the oldest of those that wait.",
+        ),
+    )
+    block_timeout: float | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_seconds),
+            "a number of seconds, 0 or more, or None for no limit",
+            "How long a submit waits for a place in the queue before it raises QueueFull.",
+        ),
+    )
     shutdown_timeout: float | None = field(
         default=25.0,
         metadata=_about(

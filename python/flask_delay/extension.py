@@ -9,7 +9,7 @@ from flask import Blueprint, Flask
 
 from flask_delay import config, context, greenlets, pools, signals, status, termination, uwsgi
 from flask_delay._native import Executor, Future, _scoped_executor
-from flask_delay.options import Options, Submit, submitter
+from flask_delay.options import Chosen, Options, Submit, submitter
 from flask_delay.tasks import Decorator, Using
 
 _current_app = context.current
@@ -83,6 +83,9 @@ class Delay:
                 result_limit=settings.result_limit,
                 switch_interval=settings.switch_interval,
                 mode=settings.mode,
+                queue_size=settings.queue_size,
+                when_full=settings.when_full,
+                block_timeout=settings.block_timeout,
                 signals=signals.senders(app),
             )
             for callback in self._callbacks:
@@ -111,7 +114,8 @@ class Delay:
         `contextvars`. An exception it raises is logged and kept in the future. Raises
         TypeError if `fn` is not callable or is an async generator function, or if an
         argument would not outlive the request (an upload, a proxy such as `request`);
-        RuntimeError after `shutdown`.
+        RuntimeError after `shutdown`; QueueFull if the queue is full and `WHEN_FULL` or
+        `BLOCK_TIMEOUT` says so.
         """
         return self._state().submit(fn, *args, **kwargs)
 
@@ -155,10 +159,10 @@ class Delay:
         )
 
     def using(self, **options: Unpack[Options]) -> Using:
-        """The verbs `delay` and `map` with options: `using(request=True).delay(fn, x)`.
+        """The verbs `delay` and `map` with options: `using(timeout=5).delay(fn, x)`.
 
-        Raises TypeError for an option that is not known, and for a value that is not
-        allowed.
+        Raises TypeError for an option that is not known or of the wrong type, ValueError
+        for a value that is not allowed and for options that make no sense together.
         """
         return Using(self._find, options)
 
@@ -221,7 +225,10 @@ class Delay:
         return self._state().executor.run_pending(n)
 
     def stats(self) -> dict[str, int]:
-        """Counts of this moment: `queued`, `running`, `waiting`, `idle`, `threads`."""
+        """Counts of this moment: `queued`, `held`, `running`, `waiting`, `idle`, `threads`.
+
+        And of the pool's whole life: `stuck`. See `Executor.stats`.
+        """
         return self._state().executor.stats()
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -247,9 +254,9 @@ class Delay:
         """
         return self._state().executor
 
-    def _find(self, options: Options) -> Submit:
+    def _find(self, chosen: Chosen) -> Submit:
         app = pools.app_or_none() or self._only_app()
-        return submitter(options, self._state_of(app).executor, app)
+        return submitter(chosen, self._state_of(app).executor, app)
 
     def _is_gone(self, id: str) -> bool:
         return self._state().executor._is_gone(id)

@@ -1,17 +1,22 @@
 """The options of one task: which there are, what is allowed, what they do.
 
-The entries of `Options` are the one list of them: each says its type, its check and its
-text; `submitter` hands them on.
+The entries of `Options` are the one list of them: each says its type, what it is read as,
+and its text. `Chosen` are those of one `using` or `task`, `submitter` puts them to use.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple, TypedDict, cast, get_type_hints
+import functools
+import re
+import sys
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, cast, get_type_hints
 
 from flask import Flask
 
 from flask_delay import context
-from flask_delay._native import Executor, Future
+from flask_delay._native import Executor, Future, _Policy
+from flask_delay.retry import Retry
 
 Submit = Callable[..., Future[Any]]
 """What takes a function and its arguments and gives a future, as `Executor.submit`."""
@@ -20,22 +25,158 @@ Submit = Callable[..., Future[Any]]
 class Option(NamedTuple):
     """What there is to say about one option."""
 
-    check: Callable[[object], bool]
+    parse: Callable[[object], object]
+    """What the value is to the native module, where None is as if it were not given.
+
+    Raises TypeError or ValueError.
+    """
     allowed: str
     help: str
 
 
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
+def _flag(value: object) -> bool | None:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value or None
+
+
+def _integer(least: int, most: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError
+    # NaN is in no range at all.
+    if not 0 < value <= threading.TIMEOUT_MAX:
+        raise ValueError
+    return float(value)
+
+
+def _key(value: object) -> object:
+    if value is None:
+        raise TypeError
+    if not callable(value):
+        # Raises TypeError itself.
+        hash(value)
+    return value
+
+
+_RATE = re.compile(r"([0-9]+)/([smhd])")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _rate(value: object) -> tuple[int, float]:
+    if not isinstance(value, str):
+        raise TypeError
+    match = _RATE.fullmatch(value)
+    if match is None:
+        raise ValueError
+    count = int(match[1])
+    if not 1 <= count <= sys.maxsize:
+        raise ValueError
+    return count, _UNITS[match[2]]
+
+
+def _unique(value: object) -> str | None:
+    if isinstance(value, bool):
+        return "return" if value else None
+    if not isinstance(value, str):
+        raise TypeError
+    if value != "raise":
+        raise ValueError
+    return value
+
+
+def _retry(value: object) -> Retry:
+    if isinstance(value, Retry):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return Retry(value)
 
 
 class Options(TypedDict, total=False):
     """The options of `using` and `task`."""
 
+    priority: Annotated[
+        int,
+        Option(
+            _integer(-1000, 1000),
+            "an integer between -1000 and 1000",
+            "Tasks of a higher one start first; the default is 0. One that waits gains a level"
+            " every 10 seconds.",
+        ),
+    ]
+    key: Annotated[
+        Hashable | Callable[..., Hashable],
+        Option(
+            _key,
+            "hashable, or a function that is called with the task's arguments and returns what is",
+            "What `limit`, `rate` and `unique` go by; all functions of a pool share the keys.",
+        ),
+    ]
+    limit: Annotated[
+        int,
+        Option(
+            _integer(1, sys.maxsize),
+            "an integer of at least 1",
+            "How many tasks of the key, or without one of the function, may run at once.",
+        ),
+    ]
+    rate: Annotated[
+        str,
+        Option(
+            _rate,
+            'a number of tasks per second, minute, hour or day: "10/s", "100/m", "5/h", "1/d"',
+            "How many tasks of the key, or without one of the function, may start in any second,"
+            " minute, hour or day.",
+        ),
+    ]
+    unique: Annotated[
+        bool | Literal["raise"],
+        Option(
+            _unique,
+            'True, False or "raise"',
+            "Whether a submit returns the future of a task of the same key, or without one of"
+            ' the same function and arguments, that is not done yet; "raise" for a DuplicateTask.',
+        ),
+    ]
+    timeout: Annotated[
+        float,
+        Option(
+            _seconds,
+            "a number of seconds above 0",
+            "How long an attempt may take before TaskTimeout is raised in it.",
+        ),
+    ]
+    expires: Annotated[
+        float,
+        Option(
+            _seconds,
+            "a number of seconds above 0",
+            "How long after its submit a task may still start; later it fails with TaskExpired.",
+        ),
+    ]
+    retry: Annotated[
+        Retry | int,
+        Option(
+            _retry,
+            "a Retry, or an integer, 0 or more: how many times",
+            "When a task that failed is run again.",
+        ),
+    ]
     request: Annotated[
         bool,
         Option(
-            _is_flag,
+            _flag,
             "True or False",
             "Whether the task gets a copy of the current request, made at submit.",
         ),
@@ -49,33 +190,84 @@ KNOWN: Mapping[str, Option] = {
 """All options by name."""
 
 
-def check(given: Options) -> Options:
-    """What was given, if it is right.
+class Chosen:
+    """The options of one `using` or `task`, checked once and ready for every submit.
 
-    Raises TypeError for an option that is not known and for a value that is not allowed.
+    Raises TypeError for an option that is not known and for a value of the wrong type,
+    ValueError for a value that is not allowed and for options that make no sense together.
     """
-    for name, value in given.items():
-        option = KNOWN.get(name)
-        if option is None:
-            near = difflib.get_close_matches(name, KNOWN, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{name!r} is not an option; valid are {', '.join(KNOWN)}{hint}")
-        if not option.check(value):
-            raise TypeError(f"the option {name!r} is {value!r}, but must be {option.allowed}")
-    return cast("Options", dict(given))
+
+    __slots__ = ("given", "policy", "request")
+
+    def __init__(self, given: Options) -> None:
+        parsed = {name: _parsed(name, value) for name, value in given.items()}
+        values = {name: value for name, value in parsed.items() if value is not None}
+        if "key" in values and values.keys().isdisjoint(_KEYED):
+            raise ValueError(
+                f"the option 'key' is {given['key']!r}, but none of {', '.join(map(repr, _KEYED))}"
+                f" is set: say what is to go by the key"
+            )
+        self.given: Options = cast("Options", dict(given))
+        self.request = bool(values.pop("request", False))
+        # One for all submits: the native module has nothing left to look up or to check.
+        self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
+
+    def but(self, given: Options) -> "Chosen":
+        """These options with others that go before them."""
+        return Chosen(self.given | given) if given else self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Chosen):
+            return NotImplemented
+        return self.given == other.given
+
+    # A key that is equal to another one need not be the same.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.given.items())
 
 
-def submitter(options: Options, executor: Executor, app: Flask | None) -> Submit:
+_KEYED = ("limit", "rate", "unique")
+
+
+def _parsed(name: str, value: object) -> object:
+    option = KNOWN.get(name)
+    if option is None:
+        near = difflib.get_close_matches(name, KNOWN, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"{name!r} is not an option; valid are {', '.join(KNOWN)}{hint}")
+    try:
+        return option.parse(value)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        message = f"the option {name!r} is {value!r}, but must be {option.allowed}"
+        raise kind(message) from None
+
+
+watchers: list[Callable[[Future[Any], Options], object]] = []
+"""Called with the future and the options of what was submitted with some. For tests."""
+
+
+def submitter(chosen: Chosen, executor: Executor, app: Flask | None) -> Submit:
     """What submits to `executor`, which is the app's, with these options.
 
     With `request` it is for now: each of its tasks has the request that is current here.
     Raises as `context.snapshot`.
     """
-    if not options.get("request"):
-        return executor.submit
-    snapshot = context.snapshot(app)
+    if chosen.policy is None and not chosen.request:
+        submit: Submit = executor.submit
+    else:
+        scope = context.snapshot(app) if chosen.request else None
+        submit = functools.partial(executor._submit_with, chosen.policy, scope)  # noqa: SLF001
+    return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
-    def submit(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return executor._submit_in(snapshot, fn, *args, **kwargs)  # noqa: SLF001
 
-    return submit
+def _watched(submit: Submit, given: Options) -> Submit:
+    def tell(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = submit(fn, *args, **kwargs)
+        for watcher in tuple(watchers):
+            watcher(future, given)
+        return future
+
+    return tell

@@ -8,7 +8,7 @@ from flask import Flask
 
 from flask_delay import config, context
 from flask_delay._native import Executor, Future
-from flask_delay.options import Options, Submit, submitter
+from flask_delay.options import Chosen, Submit, submitter
 
 DEFAULT_NAME = "delay"
 """Of the `Delay` that the functions of the package use."""
@@ -84,11 +84,11 @@ def shared_executor() -> Executor:
     return executor
 
 
-def find(options: Options) -> Submit:
+def find(chosen: Chosen) -> Submit:
     """What submits to the current app's default `Delay` or, without an app, to the process's pool.
 
     Raises RuntimeError if the app has none, and as `submitter`.
     """
     app = app_or_none()
     executor = shared_executor() if app is None else default_state(app).executor
-    return submitter(options, executor, app)
+    return submitter(chosen, executor, app)

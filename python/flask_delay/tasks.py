@@ -7,7 +7,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, 
 
 from flask_delay import pools
 from flask_delay._native import Future, _map
-from flask_delay.options import Options, Submit, check
+from flask_delay.options import Chosen, Options, Submit
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 _Q = ParamSpec("_Q")
 
-Find = Callable[[Options], Submit]
+Find = Callable[[Chosen], Submit]
 """What finds, at the moment of a submit, where it goes."""
 
 
@@ -25,14 +25,14 @@ class Using:
     May be kept and used any number of times, from any thread.
     """
 
-    __slots__ = ("_find", "_options")
+    __slots__ = ("_chosen", "_find")
 
     def __init__(self, find: Find, options: Options) -> None:
         self._find = find
-        self._options = check(options)
+        self._chosen = Chosen(options)
 
     def __repr__(self) -> str:
-        return f"using({_shown(self._options)})"
+        return f"using({self._chosen!r})"
 
     @overload
     def delay(
@@ -47,9 +47,11 @@ class Using:
 
         Raises as that and, with `request=True`: RuntimeError without a current request;
         RequestEntityTooLarge if its body is above `MAX_CONTENT_LENGTH`; TypeError if its
-        session cannot be copied.
+        session cannot be copied. With `unique`: TypeError for arguments without a hash, if
+        there is no `key`; DuplicateTask if it is "raise". With a function as `key`: what
+        that raises, and TypeError if what it returns has no hash.
         """
-        return self._find(self._options)(fn, *args, **kwargs)
+        return self._find(self._chosen)(fn, *args, **kwargs)
 
     @overload
     def map(
@@ -84,7 +86,7 @@ class Using:
         With `request=True` all tasks have copies of the request that is current now.
         Raises as `delay`.
         """
-        submit = self._find(self._options)
+        submit = self._find(self._chosen)
         return _map(
             submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
         )
@@ -103,12 +105,12 @@ class Task(Generic[_P, _R, _T]):
         self,
         fn: Callable[_P, _R],
         find: Find,
-        options: Options,
+        chosen: Chosen,
         source: tuple[object, str] | None = None,
     ) -> None:
         functools.update_wrapper(self, fn)
         self._find = find
-        self._options = options
+        self._chosen = chosen
         # Where a bound one was got from.
         self._source = source
 
@@ -122,7 +124,7 @@ class Task(Generic[_P, _R, _T]):
         In the current app or, for `Delay.task`, as that Delay. Raises as `delay` and
         `Using.delay`.
         """
-        return self._find(self._options)(self.__wrapped__, *args, **kwargs)
+        return self._find(self._chosen)(self.__wrapped__, *args, **kwargs)
 
     def map(
         self,
@@ -133,7 +135,7 @@ class Task(Generic[_P, _R, _T]):
     ) -> Iterator[_T]:
         """Run the function for the items of the iterables, as `Executor.map`."""
         return _map(
-            self._find(self._options),
+            self._find(self._chosen),
             self.__wrapped__,
             *iterables,
             timeout=timeout,
@@ -144,10 +146,9 @@ class Task(Generic[_P, _R, _T]):
     def using(self, **options: Unpack[Options]) -> "Task[_P, _R, _T]":
         """The same function with other options, which go before those of the decorator.
 
-        Raises TypeError for an option that is not known, and for a value not allowed.
+        What is decided by both together is checked then. Raises as `flask_delay.using`.
         """
-        merged = self._options | check(options)
-        return Task(self.__wrapped__, self._find, merged)
+        return Task(self.__wrapped__, self._find, self._chosen.but(options))
 
     # Type checkers take `classmethod` and `staticmethod` off before they look, so the kind of
     # a method shows in its first parameter alone.
@@ -169,7 +170,7 @@ class Task(Generic[_P, _R, _T]):
         if instance is None or bind is None:
             return self
         method = bind(self.__wrapped__, instance, owner)
-        return Task(method, self._find, self._options, (instance, self.__name__))
+        return Task(method, self._find, self._chosen, (instance, self.__name__))
 
     def __getattr__(self, name: str) -> Any:
         # `__code__` above all, by which everyone tells `async def` functions.
@@ -186,14 +187,14 @@ class Task(Generic[_P, _R, _T]):
         return (
             self.__wrapped__ == other.__wrapped__
             and self._find == other._find
-            and self._options == other._options
+            and self._chosen == other._chosen
         )
 
     def __hash__(self) -> int:
         return hash(self.__wrapped__)
 
     def __repr__(self) -> str:
-        options = f" using({_shown(self._options)})" if self._options else ""
+        options = f" using({self._chosen!r})" if self._chosen.given else ""
         return f"<task {self.__module__}.{self.__qualname__}{options}>"
 
 
@@ -204,23 +205,23 @@ class _MethodTask:
         self,
         method: "classmethod[Any, ..., Any] | staticmethod[..., Any]",
         find: Find,
-        options: Options,
+        chosen: Chosen,
     ) -> None:
         self.__wrapped__ = method.__func__
         self._method = method
         self._find = find
-        self._options = options
+        self._chosen = chosen
         # The same each time, as the function of a static method is.
         self._static: Task[..., Any, Any] | None = None
         if isinstance(method, staticmethod):
-            self._static = Task(method.__func__, find, options)
+            self._static = Task(method.__func__, find, chosen)
 
     def __get__(self, instance: object, owner: type | None = None, /) -> Task[..., Any, Any]:
         if self._static is not None:
             return self._static
         bound = self._method.__get__(instance, owner)
         source = (type(instance) if owner is None else owner, self.__wrapped__.__name__)
-        return Task(bound, self._find, self._options, source)
+        return Task(bound, self._find, self._chosen, source)
 
 
 class Decorator:
@@ -235,14 +236,14 @@ class Decorator:
     Raises TypeError for what is no function, and for options as `using`.
     """
 
-    __slots__ = ("_find", "_options")
+    __slots__ = ("_chosen", "_find")
 
-    def __init__(self, find: Find, options: Options | None = None) -> None:
+    def __init__(self, find: Find, chosen: Chosen | None = None) -> None:
         self._find = find
-        self._options: Options = options or {}
+        self._chosen = chosen or Chosen({})
 
     def __repr__(self) -> str:
-        return f"task({_shown(self._options)})"
+        return f"task({self._chosen!r})"
 
     @overload
     def __call__(
@@ -257,7 +258,7 @@ class Decorator:
 
     def __call__(self, fn: Any = None, /, **options: Unpack[Options]) -> Any:
         """Make `fn` a task, or a decorator with options that does."""
-        merged = self._options | check(options)
+        merged = self._chosen.but(options)
         if fn is None:
             return Decorator(self._find, merged)
         if isinstance(fn, classmethod | staticmethod):
@@ -272,17 +273,14 @@ class Decorator:
         return Task(fn, self._find, merged)
 
 
-def _shown(options: Options) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in options.items())
-
-
 task = Decorator(pools.find)
 
 
 def using(**options: Unpack[Options]) -> Using:
     """The verbs `delay` and `map` with options, of the current app.
 
-    `using(request=True).delay(fn, x)`: see `Options` for what there is. Raises TypeError for an
-    option that is not known, and for a value that is not allowed.
+    `using(timeout=5).delay(fn, x)`: see `Options` for what there is. Raises TypeError for an
+    option that is not known or of the wrong type, ValueError for a value that is not allowed
+    and for options that make no sense together.
     """
     return Using(pools.find, options)

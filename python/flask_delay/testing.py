@@ -13,7 +13,7 @@ from typing import Any, Self, overload
 
 from flask import Flask
 
-from flask_delay import Delay, Executor, Future
+from flask_delay import Delay, Executor, Future, options
 from flask_delay.signals import task_submitted
 from flask_delay.tasks import Task
 
@@ -29,8 +29,8 @@ class Call:
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """What `using(...)` was given for the task."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What `using(...)` or `@task(...)` was given, once the submit has returned."""
     future: Future[Any] | None = None
     """The future that `delay` returned; None for what a test expects."""
 
@@ -71,9 +71,11 @@ class Delayed(Sequence[Call]):
 
     def __enter__(self) -> Self:
         task_submitted.connect(self._add, weak=False)
+        options.watchers.append(self._add_options)
         return self
 
     def __exit__(self, *_: object) -> None:
+        options.watchers.remove(self._add_options)
         task_submitted.disconnect(self._add)
         if all(mode == "manual" for app in self._apps for mode, _ in _pools(app)):
             for it in self._calls:
@@ -124,12 +126,19 @@ class Delayed(Sequence[Call]):
         called = future._call()
         if called is None:
             return
-        function, args, kwargs, scope = called
-        # The one option that gives a task a scope of its own.
-        options = {} if scope is None else {"request": True}
+        function, args, kwargs, _ = called
         if app not in self._apps:
             self._apps.append(app)
-        self._calls.append(Call(function, args, kwargs, options, future))
+        self._calls.append(Call(function, args, kwargs, {}, future))
+
+    def _add_options(self, future: Future[Any], given: options.Options) -> None:
+        # The last one as a rule, but in immediate mode it may have submitted others.
+        for it in reversed(self._calls):
+            if it.future is future:
+                # With `unique` the future may be that of an earlier submit.
+                if not it.options:
+                    it.options.update(given)
+                return
 
     @overload
     def __getitem__(self, index: int) -> Call: ...

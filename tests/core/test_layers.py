@@ -35,7 +35,7 @@ PYTHON_LAYERS = (
         "termination",
         "uwsgi",
     },
-    {"reloader"},
+    {"reloader", "retry"},
     {"_native"},
 )
 

@@ -61,6 +61,9 @@ class TestConfig:
 
             key                     value      from
             DELAY_MAX_WORKERS       4          app.config
+            DELAY_QUEUE_SIZE        0          default
+            DELAY_WHEN_FULL         'block'    default
+            DELAY_BLOCK_TIMEOUT     None       default
             DELAY_SHUTDOWN_TIMEOUT  25.0       default
             DELAY_DRAIN_ON_SIGTERM  True       default
             DELAY_LOG_FAILURES      True       app.config

@@ -2,19 +2,26 @@
 
 import dataclasses
 import math
+import threading
+import time
 import warnings
 
 import pytest
 from flask import Flask
 
-from flask_delay import Delay
+from flask_delay import Delay, QueueFull, delay
 from flask_delay.config import Config, load, settings
+
+DEADLINE = 20.0
 
 
 def test_defaults():
     config = load({}, "DELAY_")
     assert config == Config(
         max_workers=None,
+        queue_size=0,
+        when_full="block",
+        block_timeout=None,
         shutdown_timeout=25.0,
         drain_on_sigterm=True,
         log_failures=True,
@@ -34,6 +41,17 @@ def test_defaults():
         ("MAX_WORKERS", None, None),
         ("MAX_WORKERS", "none", None),
         ("MAX_WORKERS", "None", None),
+        ("QUEUE_SIZE", 0, 0),
+        ("QUEUE_SIZE", 100, 100),
+        ("QUEUE_SIZE", "100", 100),
+        ("WHEN_FULL", "block", "block"),
+        ("WHEN_FULL", "raise", "raise"),
+        ("WHEN_FULL", " Caller_Runs ", "caller_runs"),
+        ("WHEN_FULL", "DROP_OLDEST", "drop_oldest"),
+        ("BLOCK_TIMEOUT", 0, 0.0),
+        ("BLOCK_TIMEOUT", "2.5", 2.5),
+        ("BLOCK_TIMEOUT", "none", None),
+        ("BLOCK_TIMEOUT", None, None),
         ("SHUTDOWN_TIMEOUT", 0, 0.0),
         ("SHUTDOWN_TIMEOUT", 7, 7.0),
         ("SHUTDOWN_TIMEOUT", 0.5, 0.5),
@@ -72,6 +90,20 @@ def test_good_value(key, value, expected):
         ("MAX_WORKERS", "", "integer of at least 1"),
         ("MAX_WORKERS", [8], "integer of at least 1"),
         ("MAX_WORKERS", 10**30, "integer of at least 1"),
+        ("QUEUE_SIZE", -1, "integer, 0 or more"),
+        ("QUEUE_SIZE", None, "integer, 0 or more"),
+        ("QUEUE_SIZE", True, "integer, 0 or more"),
+        ("QUEUE_SIZE", 1.5, "integer, 0 or more"),
+        ("QUEUE_SIZE", 10**30, "integer, 0 or more"),
+        ("WHEN_FULL", "drop", '"block", "raise", "caller_runs" or "drop_oldest"'),
+        ("WHEN_FULL", "", '"block", "raise", "caller_runs" or "drop_oldest"'),
+        ("WHEN_FULL", None, '"block", "raise", "caller_runs" or "drop_oldest"'),
+        ("WHEN_FULL", True, '"block", "raise", "caller_runs" or "drop_oldest"'),
+        ("BLOCK_TIMEOUT", -1, "seconds, 0 or more"),
+        ("BLOCK_TIMEOUT", math.nan, "seconds, 0 or more"),
+        ("BLOCK_TIMEOUT", math.inf, "seconds, 0 or more"),
+        ("BLOCK_TIMEOUT", False, "seconds, 0 or more"),
+        ("BLOCK_TIMEOUT", "1s", "seconds, 0 or more"),
         ("SHUTDOWN_TIMEOUT", -0.1, "seconds, 0 or more"),
         ("SHUTDOWN_TIMEOUT", math.nan, "seconds, 0 or more"),
         ("SHUTDOWN_TIMEOUT", math.inf, "seconds, 0 or more"),
@@ -112,6 +144,9 @@ def test_bad_value_leaves_the_app_without_delay():
 
 def test_environment_variables(monkeypatch):
     monkeypatch.setenv("FLASK_DELAY_MAX_WORKERS", "3")
+    monkeypatch.setenv("FLASK_DELAY_QUEUE_SIZE", "50")
+    monkeypatch.setenv("FLASK_DELAY_WHEN_FULL", "raise")
+    monkeypatch.setenv("FLASK_DELAY_BLOCK_TIMEOUT", "1.5")
     monkeypatch.setenv("FLASK_DELAY_SHUTDOWN_TIMEOUT", "none")
     monkeypatch.setenv("FLASK_DELAY_LOG_FAILURES", "0")
     monkeypatch.setenv("FLASK_DELAY_DRAIN_ON_SIGTERM", "false")
@@ -120,6 +155,9 @@ def test_environment_variables(monkeypatch):
     Delay(app)
     assert app.extensions["delay"].config == Config(
         max_workers=3,
+        queue_size=50,
+        when_full="raise",
+        block_timeout=1.5,
         shutdown_timeout=None,
         log_failures=False,
         drain_on_sigterm=False,
@@ -133,7 +171,7 @@ def test_environment_variables(monkeypatch):
         ("DELAY_WORKERS", r"did you mean DELAY_MAX_WORKERS\?"),
         ("DELAY_MAXWORKERS", r"did you mean DELAY_MAX_WORKERS\?"),
         ("DELAY_LOG_FAILURE", r"did you mean DELAY_LOG_FAILURES\?"),
-        ("DELAY_XYZ", "known are MAX_WORKERS, SHUTDOWN_TIMEOUT"),
+        ("DELAY_XYZ", "known are MAX_WORKERS, QUEUE_SIZE, "),
     ],
 )
 def test_unknown_key_is_warned_of(key, hint):
@@ -162,6 +200,54 @@ def test_keys_of_other_instances_are_not():
         assert load(config, "DELAY_").max_workers is None
         assert load(config, "DELAY_REPORTS_").max_workers == 1
         assert load(config, "REPORTS_").max_workers == 2
+
+
+@pytest.fixture
+def bounded(make_app):
+    """Make an app whose one worker is busy until the end, and whose queue is full."""
+    started, end = threading.Event(), threading.Event()
+
+    def make(**config):
+        app = make_app(DELAY_MAX_WORKERS=1, DELAY_QUEUE_SIZE=1, **config)
+        executor = app.extensions["delay"].executor
+        executor.submit(lambda: started.set() or end.wait(DEADLINE))
+        assert started.wait(DEADLINE)
+        return app, executor.submit(int)
+
+    yield make
+    end.set()
+
+
+def test_full_queue_raises(bounded):
+    app, waiting = bounded(DELAY_WHEN_FULL="raise")
+    with app.app_context(), pytest.raises(QueueFull):
+        delay(int)
+    assert waiting.state == "pending"
+
+
+def test_full_queue_blocks_for_so_long(bounded):
+    app, _ = bounded(DELAY_BLOCK_TIMEOUT="0.05")
+    begin = time.monotonic()
+    with app.app_context(), pytest.raises(QueueFull):
+        delay(int)
+    assert time.monotonic() - begin >= 0.05
+
+
+def test_full_queue_has_the_caller_run(bounded):
+    app, _ = bounded(DELAY_WHEN_FULL="caller_runs")
+    with app.app_context():
+        future = delay(threading.get_ident)
+        assert future.done()
+        assert future.result() == threading.get_ident()
+
+
+def test_full_queue_drops_the_oldest(bounded, caplog):
+    app, waiting = bounded(DELAY_WHEN_FULL="drop_oldest")
+    with app.app_context():
+        future = delay(int)
+    assert waiting.cancelled()
+    assert not future.cancelled()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_list_of_settings_is_complete():

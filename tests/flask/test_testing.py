@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from flask_delay import Delay, delay, task, using
+from flask_delay import Delay, DuplicateTask, Retry, delay, options, task, using
 from flask_delay.testing import Call, Delayed, LeakCheck, call
 
 
@@ -100,6 +100,62 @@ class TestDelayed:
             delay(greet, "bob")
         assert [it.options for it in delayed] == [{"request": True}, {}]
         assert delayed == [call(greet, "ann"), call(greet, "bob")]
+
+    @pytest.mark.parametrize("mode", ["threads", "immediate", "manual"])
+    def test_all_options_by_every_way(self, make_app, delayed, mode):
+        app = make_app(DELAY_MODE=mode)
+        extension = app.extensions["delay"].owner
+        retry = Retry(2)
+
+        @task(priority=3, timeout=5)
+        def work(number):
+            return number
+
+        with app.test_request_context("/somewhere"):
+            using(timeout=5, request=True).delay(greet, "ann")
+            extension.using(key="mail", limit=2, rate="10/s").delay(greet, "bob")
+            work.delay(1)
+            work.using(retry=retry, timeout=7).delay(2)
+            work.map([3, 4])
+            using(request=False).delay(greet, "eve")
+        decorated = {"priority": 3, "timeout": 5}
+        assert [it.options for it in delayed] == [
+            {"timeout": 5, "request": True},
+            {"key": "mail", "limit": 2, "rate": "10/s"},
+            decorated,
+            decorated | {"retry": retry, "timeout": 7},
+            decorated,
+            decorated,
+            {"request": False},
+        ]
+
+    def test_options_of_tasks_that_submit_tasks(self, make_app, delayed):
+        app = make_app(DELAY_MODE="immediate")
+
+        def inner():
+            delay(greet, "ann")
+            using(priority=1).delay(greet, "bob")
+
+        with app.app_context():
+            using(timeout=5).delay(inner)
+        assert [it.options for it in delayed] == [{"timeout": 5}, {}, {"priority": 1}]
+
+    def test_a_unique_task_is_one_task(self, manual, delayed):
+        first = using(unique=True, key="k").delay(greet, "ann")
+        assert using(unique=True, key="k", priority=1).delay(greet, "bob") is first
+        with pytest.raises(DuplicateTask):
+            using(unique="raise", key="k").delay(greet, "eve")
+        assert delayed == [call(greet, "ann")]
+        assert delayed.last.options == {"unique": True, "key": "k"}
+
+    def test_options_are_watched_while_it_is_entered(self, manual):
+        with Delayed() as outer:
+            with Delayed() as inner:
+                using(priority=1).delay(greet, "ann")
+            using(priority=2).delay(greet, "bob")
+        assert [it.options for it in outer] == [{"priority": 1}, {"priority": 2}]
+        assert [it.options for it in inner] == [{"priority": 1}]
+        assert options.watchers == []
 
     def test_tasks_of_several_apps_and_delays(self, make_app, delayed):
         extension = Delay()

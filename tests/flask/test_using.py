@@ -1,6 +1,7 @@
 """`using`: one task's options, and what of a request its task has."""
 
-import re
+import math
+import time
 
 import pytest
 from flask import (
@@ -14,7 +15,7 @@ from flask import (
     stream_with_context,
 )
 
-from flask_delay import Delay, using
+from flask_delay import Delay, DuplicateTask, Retry, TaskTimeout, task, using
 from flask_delay.options import KNOWN
 
 
@@ -200,7 +201,8 @@ def test_teardown_functions_run_before_the_future_resolves(make_app):
 
 @pytest.mark.parametrize("verb", [using, Delay().using])
 def test_unknown_option(verb):
-    names = ", ".join(KNOWN)
+    names = "priority, key, limit, rate, unique, timeout, expires, retry, request"
+    assert names == ", ".join(KNOWN)
     with pytest.raises(
         TypeError, match=f"'reqest' is not an option; valid are {names}; did you mean 'request'?"
     ):
@@ -209,12 +211,220 @@ def test_unknown_option(verb):
         verb(zzz=1)
 
 
-@pytest.mark.parametrize("value", [None, 1, "yes"])
-def test_bad_value(value):
-    with pytest.raises(
-        TypeError, match=re.escape(f"option 'request' is {value!r}, but must be True or False")
-    ):
-        using(request=value)
+SECONDS = "a number of seconds above 0"
+RATES = 'a number of tasks per second, minute, hour or day: "10/s", "100/m", "5/h", "1/d"'
+HASHABLE = "hashable, or a function that is called with the task's arguments"
+RETRY = "a Retry, or an integer, 0 or more"
+
+
+@pytest.mark.parametrize("verb", [using, Delay().using, task, Delay().task, task(int).using])
+@pytest.mark.parametrize(
+    ("name", "value", "error", "allowed"),
+    [
+        *(
+            ("priority", value, error, "an integer between -1000 and 1000")
+            for value, error in [
+                (True, TypeError),
+                (1.0, TypeError),
+                ("1", TypeError),
+                (None, TypeError),
+                (1001, ValueError),
+                (-1001, ValueError),
+                (10**30, ValueError),
+            ]
+        ),
+        *(("key", value, TypeError, HASHABLE) for value in ([], {}, ([],), None)),
+        *(
+            ("limit", value, error, "an integer of at least 1")
+            for value, error in [
+                (True, TypeError),
+                (2.0, TypeError),
+                ("2", TypeError),
+                (None, TypeError),
+                (0, ValueError),
+                (-1, ValueError),
+                (10**30, ValueError),
+            ]
+        ),
+        *(("rate", value, TypeError, RATES) for value in (10, None, b"10/s", ("10", "s"))),
+        *(
+            ("rate", value, ValueError, RATES)
+            for value in (
+                "",
+                "10",
+                "/s",
+                "0/s",
+                "-1/s",
+                "1.5/s",
+                "10/5s",
+                "10/w",
+                "10/S",
+                " 10/s",
+                "10/s\n",
+                "10 per s",
+                "\u0661/s",
+                f"{10**30}/s",
+            )
+        ),
+        pytest.param("rate", f"{'9' * 10_000}/s", ValueError, RATES, id="rate-of-many-digits"),
+        *(("unique", value, TypeError, 'True, False or "raise"') for value in (1, 0, None, [])),
+        *(("unique", value, ValueError, 'True, False or "raise"') for value in ("", "return")),
+        *(
+            (name, value, error, SECONDS)
+            for name in ("timeout", "expires")
+            for value, error in [
+                (0, ValueError),
+                (-1, ValueError),
+                (-0.0, ValueError),
+                (math.nan, ValueError),
+                (math.inf, ValueError),
+                (10**400, ValueError),
+                (True, TypeError),
+                ("5", TypeError),
+                (None, TypeError),
+                (1j, TypeError),
+            ]
+        ),
+        *(("retry", value, TypeError, RETRY) for value in (True, None, 1.0, "3", Retry, (3,))),
+        ("retry", -1, ValueError, RETRY),
+        *(("request", value, TypeError, "True or False") for value in (None, 1, "yes")),
+    ],
+)
+def test_bad_value_names_option_value_and_what_is_allowed(verb, name, value, error, allowed):
+    # What goes by a key, so that nothing else is wrong.
+    others = {"limit": 1} if name == "key" else {}
+    with pytest.raises((TypeError, ValueError)) as info:
+        verb(**others, **{name: value})
+    assert type(info.value) is error
+    assert str(info.value).startswith(f"the option {name!r} is {value!r}, but must be {allowed}")
+    assert info.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"priority": -1000},
+        {"priority": 1000},
+        {"key": "mail", "limit": 1},
+        {"key": ("user", 7), "rate": "1/d"},
+        {"key": lambda *_: "key", "unique": True},
+        {"key": "mail", "unique": "raise", "limit": 3, "rate": "100/m"},
+        {"limit": 2},
+        {"rate": "5/h"},
+        {"unique": True},
+        {"unique": False},
+        {"timeout": 0.5},
+        {"timeout": 10, "expires": 10},
+        {"retry": 0},
+        {"retry": 3, "timeout": 1},
+        {"retry": Retry(5, on=OSError)},
+        {"request": False},
+    ],
+)
+def test_good_values(options):
+    shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    assert repr(using(**options)) == f"using({shown})"
+    assert repr(task(**options)) == f"task({shown})"
+
+
+@pytest.mark.parametrize("others", [{}, {"unique": False}, {"timeout": 1, "priority": 1}])
+def test_key_that_nothing_goes_by(others):
+    message = "the option 'key' is 'mail', but none of 'limit', 'rate', 'unique' is set"
+    with pytest.raises(ValueError, match=message):
+        using(key="mail", **others)
+    with pytest.raises(ValueError, match=message):
+        task(key="mail", **others)
+
+
+def test_options_are_checked_together_when_they_are_merged():
+    made = task(key="mail", unique=True)(int)
+    with pytest.raises(ValueError, match="the option 'key' is 'mail'"):
+        made.using(unique=False)
+    assert made.using(unique=False, limit=2) == task(key="mail", unique=False, limit=2)(int)
+    with pytest.raises(ValueError, match="the option 'key' is 'other'"):
+        task(int).using(key="other")
+    assert task(limit=2)(int).using(key="other") == task(limit=2, key="other")(int)
+
+
+def test_options_reach_the_native_module(app, deadline):
+    with app.app_context():
+        first = using(unique=True, priority=1).delay(time.sleep, 0.2)
+        assert using(unique=True).delay(time.sleep, 0.2) is first
+        with pytest.raises(DuplicateTask):
+            using(unique="raise").delay(time.sleep, 0.2)
+        assert using(timeout=0.1).delay(spin, deadline).exception(deadline).__class__ is TaskTimeout
+        failing = using(retry=Retry(2, backoff=0)).delay(divmod, 1, 0)
+        assert isinstance(failing.exception(deadline), ZeroDivisionError)
+        assert failing.attempts == 3
+
+
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_key_is_made_of_the_arguments(app, deadline):
+    seen = []
+
+    def key(*args, **kwargs):
+        seen.append((args, kwargs))
+        return args[0]
+
+    with app.app_context():
+        keyed = using(key=key, limit=1)
+        assert keyed.delay(divmod, 7, 2).result(deadline) == (3, 1)
+        assert using(key=key, unique=True).delay(sorted, (2, 1), reverse=True).result(deadline)
+        assert seen == [((7, 2), {}), (((2, 1),), {"reverse": True})]
+        with pytest.raises(TypeError, match="hash"):
+            keyed.delay(sorted, [1])
+        with pytest.raises(IndexError):
+            keyed.delay(int)
+
+
+def test_arguments_without_a_hash_need_a_key(app, deadline):
+    with app.app_context():
+        with pytest.raises(TypeError, match="'key'"):
+            using(unique=True).delay(sorted, [2, 1])
+        assert using(unique=True, key="k").delay(sorted, [2, 1]).result(deadline) == [1, 2]
+
+
+def test_request_together_with_others(app, deadline):
+    future = serve_header(app, lambda: using(request=True, timeout=deadline, retry=1).delay(header))
+    assert future.result(deadline) == ("mine", "app")
+
+
+def test_map_with_options(app, deadline):
+    running, most = [], []
+
+    def work(number):
+        running.append(number)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.remove(number)
+        return number
+
+    with app.app_context():
+        assert list(using(limit=1).map(work, range(5), timeout=deadline)) == [0, 1, 2, 3, 4]
+    assert max(most) == 1
+
+
+def test_options_are_made_ready_once(monkeypatch, app, deadline):
+    from flask_delay import options
+
+    made, real = [], options._Policy
+    monkeypatch.setattr(options, "_Policy", lambda **given: made.append(given) or real(**given))
+    verb = using(priority=3, rate="1000/s")
+    function = task(timeout=5, unique="raise", retry=2)(pow)
+    with app.app_context():
+        for number in range(3):
+            assert verb.delay(pow, number, 2).result(deadline) == number**2
+            assert function.delay(number, 2).result(deadline) == number**2
+        assert using(request=False, unique=False).delay(int).result(deadline) == 0
+    assert made == [
+        {"priority": 3, "rate": (1000, 1.0)},
+        {"timeout": 5.0, "unique": "raise", "retry": Retry(2)},
+    ]
 
 
 def test_it_shows_itself():

@@ -43,6 +43,8 @@ def _probe(target: Target) -> Delay:
         value = getattr(target.settings, field.name)
         target.app.config[f"{probe.prefix}{field.name.upper()}"] = value
     target.app.config[f"{probe.prefix}MODE"] = "threads"
+    # What is measured is not how long a submit waits for a place.
+    target.app.config[f"{probe.prefix}QUEUE_SIZE"] = 0
     probe.init_app(target.app)
     return probe
 

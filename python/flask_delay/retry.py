@@ -1,0 +1,105 @@
+"""When a task that has failed is run again, and when no more."""
+
+import random
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+_Kinds = type[BaseException] | tuple[type[BaseException], ...]
+
+# Not the shared generator: where a server forks without Python's hooks, all processes have
+# that one in the same state, and their tasks would come back in step.
+_random = random.SystemRandom()
+
+
+_COUNT = "an integer, 0 or more"
+_SECONDS = "a number of seconds, 0 or more"
+_SHARE = "True, False or a share between 0 and 1"
+_KINDS = "an exception class or a tuple of them"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a task that has failed is run again: `using(retry=Retry(3, on=ConnectionError))`.
+
+    Up to `times` more runs follow the first. Before the first of them the task waits for
+    `backoff` seconds, then for twice as long each time, but never longer than `max_delay`:
+
+    >>> retry = Retry(times=4, backoff=1.0, max_delay=5.0, jitter=False)
+    >>> [retry.delay(number) for number in (1, 2, 3, 4)]
+    [1.0, 2.0, 4.0, 5.0]
+
+    So that tasks which failed together do not come back together, `jitter` takes a random
+    part of that away: up to half of it, or of the share that is given instead of True.
+
+    >>> 0.5 <= Retry(backoff=1.0).delay(1) <= 1.0
+    True
+    >>> 0.9 <= Retry(backoff=1.0, jitter=0.1).delay(1) <= 1.0
+    True
+
+    Only exceptions of the classes in `on` count, and none of those in `unless`. Raises
+    TypeError or ValueError for a value that is not allowed.
+
+    >>> Retry(times=-1)
+    Traceback (most recent call last):
+    ...
+    ValueError: Retry's 'times' is -1, but must be an integer, 0 or more
+    """
+
+    times: int = 3
+    backoff: float = 1.0
+    max_delay: float = 600.0
+    jitter: bool | float = True
+    on: _Kinds = Exception
+    unless: _Kinds = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is not allowed."""
+        self._require("times", _is_integer(self.times), _COUNT)
+        self._require("times", self.times >= 0, _COUNT, ValueError)
+        for name in ("backoff", "max_delay"):
+            value = getattr(self, name)
+            self._require(name, _is_number(value), _SECONDS)
+            # NaN is in no range at all.
+            self._require(name, 0 <= value <= threading.TIMEOUT_MAX, _SECONDS, ValueError)
+        self._require("jitter", isinstance(self.jitter, int | float), _SHARE)
+        self._require("jitter", 0 <= self.jitter <= 1, _SHARE, ValueError)
+        for name in ("on", "unless"):
+            self._require(name, _are_exceptions(getattr(self, name)), _KINDS)
+
+    def _require(
+        self, name: str, is_right: bool, allowed: str, error: type[Exception] = TypeError
+    ) -> None:
+        if not is_right:
+            raise error(f"Retry's {name!r} is {getattr(self, name)!r}, but must be {allowed}")
+
+    def delay(self, number: int) -> float:
+        """How many seconds to wait before the retry of this number, which begins with 1."""
+        # Beyond that a float is infinite; what is said of it would be `max_delay` anyway.
+        delay = min(self.max_delay, self.backoff * 2.0 ** min(number - 1, 1000))
+        share = 0.5 if self.jitter is True else float(self.jitter)
+        return _random.uniform(delay * (1 - share), delay)
+
+    def _after(self, exception: BaseException, attempt: int) -> float | None:
+        """How many seconds to wait after this attempt has failed; None: no more of them.
+
+        `attempt` is 1 after the first. For the native module, which calls it on a worker.
+        """
+        if attempt > self.times:
+            return None
+        if not isinstance(exception, self.on) or isinstance(exception, self.unless):
+            return None
+        return self.delay(attempt)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_exceptions(value: object) -> bool:
+    kinds: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
