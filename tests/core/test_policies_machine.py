@@ -12,7 +12,7 @@ import time
 from concurrent.futures import CancelledError
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -170,7 +170,7 @@ class Machine(RuleBasedStateMachine):
 
     def settle(self):
         """Wait until the executor has done all that it can do; then look."""
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + DEADLINE / 4
         while not self.at_rest():
             assert time.monotonic() < end, f"not at rest: {self.executor.stats()}, {self.shown()}"
             time.sleep(0.0003)
@@ -352,6 +352,8 @@ def test_every_accepted_task_ends_once_whatever_is_done_in_which_order():
             max_examples=60,
             stateful_step_count=25,
             deadline=None,
+            # What fails is short enough; each attempt to make it shorter could hang.
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
