@@ -196,24 +196,28 @@ fn submit_ruled<'py>(
         }
     })();
     if submitted.is_err() {
-        // Others may have this future for the same key.
         future.get().give_place();
-        settle::cancel(&future);
+        if rules::has_claim(future.get()) {
+            // Others may have this future for the same key.
+            settle::cancel(&future);
+        } else {
+            rules::ended(&future);
+        }
     }
     submitted
 }
 
 /// Tells those who listen that a task is about to be taken.
 fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
-        if let Some(signals) = &core.signals
-            && signals.wanted(future.py(), Event::Submitted)
-        {
-            if core.pool().is_closed() {
-                return Err(closed());
-            }
-            signals.emit(future, Event::Submitted);
+    if let Some(signals) = &core.signals
+        && signals.wanted(future.py(), Event::Submitted)
+    {
+        if core.pool().is_closed() {
+            return Err(closed());
         }
-        Ok(())
+        signals.emit(future, Event::Submitted);
+    }
+    Ok(())
 }
 
 fn enqueue<'py>(

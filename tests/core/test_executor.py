@@ -160,7 +160,7 @@ def test_workers_that_are_about_to_retire_lose_no_task():
 def test_stats_count_everything():
     executor = Executor(2)
     keys = ("queued", "running", "waiting", "idle", "threads")
-    assert executor.stats() == dict.fromkeys(keys, 0)
+    assert executor.stats() == dict.fromkeys((*keys, "held", "stuck"), 0)
     with occupied(executor, 2):
         executor.submit(int)
         assert tuple(executor.stats()[key] for key in keys) == (1, 2, 0, 0, 2)

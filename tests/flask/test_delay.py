@@ -376,7 +376,8 @@ class TestPool:
     def test_stats_and_drain(self, make_app, deadline):
         extension = Delay()
         make_app(extension=extension, DELAY_MAX_WORKERS=1)
-        nothing = {"queued": 0, "running": 0, "waiting": 0, "idle": 0, "threads": 0}
+        kinds = ("queued", "running", "waiting", "idle", "threads", "held", "stuck")
+        nothing = dict.fromkeys(kinds, 0)
         assert extension.stats() == nothing
         release, started = threading.Event(), threading.Event()
 

@@ -197,6 +197,7 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
                 return;
             }
             core.stuck().add();
+            rules::keep_turn(this.get());
             // Another may be active in its place, also for what is left to do here.
             if let Some(waits) = waits {
                 waits.begin();
@@ -233,6 +234,7 @@ pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
     if let Some(waits) = desk.waits() {
         waits.end();
     }
+    rules::give_up_turn(this);
     if let Some(core) = this.get().core() {
         core.stuck().remove();
     }
@@ -287,7 +289,6 @@ fn message(this: &Bound<'_, FutureCell>) -> String {
 
 /// Says in `exception`, if it is what a call was interrupted with, why.
 pub(crate) fn explain(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) {
-    let py = this.py();
     if !exception.is_instance_of::<TaskTimeout>() {
         return;
     }
@@ -299,7 +300,6 @@ pub(crate) fn explain(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>
         Ok(())
     });
     or_unraisable(explained, this);
-    let _ = py;
 }
 
 /// Has a worker log `template` and run the callbacks, in the task's context if that is free.

@@ -17,11 +17,7 @@ use crate::bindings::mode;
 use crate::bindings::settle::{self, Phase};
 
 /// Takes a task of an executor with threads that has rules, or places to wait for.
-pub(crate) fn take(
-    this: &Bound<'_, FutureCell>,
-    core: &Arc<Core>,
-    entry: Entry,
-) -> PyResult<()> {
+pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
     rules::set_expiry(this)?;
     if let Some(lane) = rules::lane(this) {
         if core.pool().is_closed() {

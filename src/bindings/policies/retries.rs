@@ -41,7 +41,12 @@ pub(crate) fn judge<'py>(
     };
     judged.unwrap_or_else(|error| {
         // Of the user's policy; the task's own error must not be hidden by it.
-        logging::failure(this.py(), "the retry policy of task %s (%s) raised", this, error);
+        logging::failure(
+            this.py(),
+            "the retry policy of task %s (%s) raised",
+            this,
+            error,
+        );
         Verdict::Fail(exception)
     })
 }

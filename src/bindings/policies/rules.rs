@@ -23,6 +23,8 @@ pub(crate) struct Rules {
     /// None for a task that has asked to run again and has no other rules.
     pub(super) policy: Option<Py<Policy>>,
     pub(super) lane: Option<Py<Lane>>,
+    /// The lane, if the task has ended and its code goes on in there.
+    pub(super) behind: Option<Py<Lane>>,
     /// The key that this task has claimed.
     pub(super) claim: Option<Py<PyAny>>,
     pub(super) attempts: u32,
@@ -123,6 +125,11 @@ pub(crate) fn give<'py>(
     Ok(None)
 }
 
+/// Whether it is the one task of its key.
+pub(crate) fn has_claim(this: &FutureCell) -> bool {
+    with(this, |rules| rules.claim.is_some()).unwrap_or(false)
+}
+
 /// Sets the alarm for the task's expiry; before it is queued.
 pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
     let Some(time) = policy(this).and_then(|policy| policy.get().expires) else {
@@ -199,6 +206,21 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     core.held().remove(this);
 }
 
+/// The task is about to end without its code, which keeps its turn until it ends too.
+pub(super) fn keep_turn(this: &FutureCell) {
+    with(this, |rules| rules.behind = rules.lane.take());
+}
+
+/// The code of such a task has ended.
+pub(super) fn give_up_turn(this: &Bound<'_, FutureCell>) {
+    let lane = with(this.get(), |rules| rules.behind.take()).flatten();
+    if let Some(lane) = lane {
+        let lane = lane.bind(this.py());
+        lanes::leave(lane, this);
+        or_unraisable(lanes::leave_for_good(lane), this);
+    }
+}
+
 /// Whether a task that was cancelled lies in the queue, from which nobody takes it.
 pub(crate) fn lies_in_queue(this: &FutureCell) -> bool {
     with(this, |rules| std::mem::take(&mut rules.queued)).unwrap_or(true)
@@ -209,4 +231,3 @@ fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
         error.write_unraisable(this.py(), Some(this.as_any()));
     }
 }
-
