@@ -171,7 +171,12 @@ def test_a_task_may_catch_it_and_its_result_is_what_it_returns(executor, stray):
     assert submit(executor, task, timeout=SOON).result(DEADLINE) == "half of it"
 
 
-def test_code_that_is_stuck_fails_in_time(executor, gate, caplog, wait_until, stray):
+def test_code_that_is_stuck_fails_in_time(gate, caplog, wait_until, stray):
+    with Executor(1, "deadline", idle_timeout=0.05) as executor:
+        look_at_what_is_stuck(executor, gate, caplog, wait_until)
+
+
+def look_at_what_is_stuck(executor, gate, caplog, wait_until):
     def stuck():
         return gate("too late")
 
@@ -261,11 +266,12 @@ def test_a_stuck_task_keeps_neither_drain_nor_shutdown(gate):
     executor = Executor(1)
     future = submit(executor, gate, timeout=SOON)
     assert isinstance(future.exception(DEADLINE), TaskTimeout)
+    assert executor.drain(DEADLINE / 4)
     with started(executor.shutdown) as (thread,):
-        assert executor.drain(DEADLINE)
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
-        assert not gate.over
+        thread.join(DEADLINE / 4)
+        ended = not thread.is_alive()
+        gate.open()
+    assert ended
 
 
 def test_arguments_of_a_stuck_task_go_with_it(executor, gate, wait_until):
@@ -448,14 +454,31 @@ def test_a_task_of_ours_in_between_is_not(executor, stray):
 
     assert submit(executor, outer, timeout=DEADLINE).result(DEADLINE) == "went on"
 
+    release, over, left = threading.Event(), threading.Event(), []
+
+    def inner():
+        try:
+            spin(release)
+        except BaseException as error:
+            left.append(error)
+            raise
+
     def impatient():
-        # The outer one's time is over while the inner one runs.
-        submit(immediate, spin, timeout=DEADLINE)
-        spin()
+        # Its own time is over while the inner one runs.
+        submit(immediate, inner, timeout=DEADLINE)
+        left.append("inner")
+        try:
+            spin()
+        finally:
+            left.append("outer")
+            over.set()
 
     error = submit(executor, impatient, timeout=SOON).exception(DEADLINE)
     assert isinstance(error, TaskTimeout)
     assert "impatient" in str(error)
+    release.set()
+    assert over.wait(DEADLINE / 2)
+    assert left == ["inner", "outer"]
 
 
 def race(executor, rounds, seconds, end):
