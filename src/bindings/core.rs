@@ -80,6 +80,7 @@ struct Era {
     held: Afar,
     dead: Count,
     stuck: Count,
+    errands: Count,
     /// The places of its queue, if they are counted.
     places: Option<Places>,
     /// The keys of tasks by which they are limited, and those of which there is one alone.
@@ -186,6 +187,11 @@ impl Core {
         &self.era().dead
     }
 
+    /// How many jobs in this process's queue are the library's own.
+    pub(crate) fn errands(self: &Arc<Self>) -> &Count {
+        &self.era().errands
+    }
+
     /// How many of this process's tasks have ended while their code goes on.
     pub(crate) fn stuck(self: &Arc<Self>) -> &Count {
         &self.era().stuck
@@ -264,6 +270,7 @@ impl Era {
             held: Afar::default(),
             dead: Count::default(),
             stuck: Count::default(),
+            errands: Count::default(),
             places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
             lanes: OnceBox::new(),
             claims: OnceBox::new(),

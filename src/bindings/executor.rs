@@ -409,7 +409,7 @@ impl ExecutorCell {
         let core = self.core()?;
         let stats = core.pool().stats();
         let dict = PyDict::new(py);
-        let dead = core.dead().get();
+        let dead = core.dead().get() + core.errands().get();
         dict.set_item("queued", stats.queued.saturating_sub(dead))?;
         let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
         dict.set_item("running", running)?;

@@ -182,6 +182,7 @@ pub(crate) fn again<'py>(
         // Whoever runs it goes on with it.
         Mode::Immediate => return Ok(()),
         Mode::Manual => {
+            rules::queued(cell);
             core.pool().shelve(Task(this.clone().unbind()));
             return Ok(());
         }
