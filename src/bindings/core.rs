@@ -63,6 +63,8 @@ pub(crate) struct Core {
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
     closed: AtomicBool,
+    /// `shutdown` was told to cancel what has not started, which no attempt may any more.
+    cancelling: AtomicBool,
     /// Its time at exit is over: nobody waits for its threads any more.
     given_up: AtomicBool,
     config: Config,
@@ -127,6 +129,7 @@ impl Core {
             backpressure: settings.backpressure,
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            cancelling: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             config: settings.config,
         })
@@ -236,6 +239,15 @@ impl Core {
         // Relaxed: read by forked children, to which a fork publishes everything.
         self.closed.store(true, Ordering::Relaxed);
         self.pool().close();
+    }
+
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.cancelling.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_cancelling(&self) {
+        // Relaxed: a task that is about to fail may or may not count as one that has not started.
+        self.cancelling.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_given_up(&self) -> bool {

@@ -363,6 +363,7 @@ impl ExecutorCell {
         core.close();
         if cancel_futures {
             let_begin(py, core);
+            core.set_cancelling();
             cancel_queued(py, core, |_| {});
         }
         if !wait {
