@@ -20,7 +20,9 @@ mod _native {
     use crate::bindings::coroutine::{_set_hooks, CoroutineTask};
     use crate::bindings::current::CurrentTask as CurrentTaskCell;
     #[pymodule_export]
-    use crate::bindings::errors::{ForkedFutureError, WaitCycleError};
+    use crate::bindings::errors::{
+        DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskTimeout, WaitCycleError,
+    };
     use crate::bindings::executor::ExecutorCell;
     use crate::bindings::ffi;
     use crate::bindings::future::FutureCell;
@@ -32,6 +34,8 @@ mod _native {
     use crate::bindings::making::{_scoped_executor, _service_executor};
     #[pymodule_export]
     use crate::bindings::map::_map;
+    #[pymodule_export]
+    use crate::bindings::policies::policy::Policy;
     #[pymodule_export]
     use crate::bindings::wait::Waiting;
     use crate::bindings::{last_exit, lifecycle, logging, making, warm};

@@ -6,6 +6,7 @@ use super::ffi::call::call_with;
 use super::ffi::context::{carry, within};
 use super::future::FutureCell;
 use super::logging;
+use super::policies::target;
 use super::scope::Surroundings;
 use super::settle::Place;
 use super::signals::{self, Event};
@@ -33,6 +34,11 @@ pub(crate) fn run(
     }
     let py = this.py();
     let cell = this.get();
+    // Of a task that ends another one, or adds a callback to it, inside its own call.
+    let _covered = match place {
+        Place::Elsewhere => target::cover(py),
+        Place::Worker | Place::Loop => None,
+    };
     let Some(scope) = cell.scope(py) else {
         call_all(this, callbacks);
         return;

@@ -4,17 +4,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use flask_delay_engine::{Config, Pool};
+use flask_delay_engine::{Bound as Places, Config, Pool, Rank};
 use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::coroutine::Afar;
+use super::afar::Afar;
 use super::current::Desk;
 use super::ffi::fork::generation;
 use super::future::FutureCell;
 use super::mode::Mode;
+use super::policies::places::Backpressure;
+use super::policies::table::Table;
 use super::registry::Registry;
 use super::signals::Signals;
 use super::worker;
@@ -41,6 +43,7 @@ pub(crate) struct Settings {
     pub(crate) service: bool,
     pub(crate) mode: Mode,
     pub(crate) signals: Option<Signals>,
+    pub(crate) backpressure: Backpressure,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -55,6 +58,7 @@ pub(crate) struct Core {
     pub(crate) mode: Mode,
     /// Who is told what happens to tasks; None for an executor without an app.
     pub(crate) signals: Option<Signals>,
+    pub(crate) backpressure: Backpressure,
     /// The initializer has raised.
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
@@ -70,29 +74,36 @@ struct Era {
     generation: u32,
     pool: Arc<Pool<Task>>,
     desks: Arc<Desks>,
+    /// Tasks that are with the event loop.
     afar: Afar,
-    dead: Dead,
+    /// Tasks that wait for their turn or for another attempt.
+    held: Afar,
+    dead: Count,
+    stuck: Count,
+    /// The places of its queue, if they are counted.
+    places: Option<Places>,
+    /// The keys of tasks by which they are limited, and those of which there is one alone.
+    lanes: OnceBox<Arc<Table>>,
+    claims: OnceBox<Table>,
     /// The pool of a process forked from this one.
     next: OnceBox<Era>,
 }
 
-/// How many tasks in the queue were cancelled there: they hold a place in memory until a
-/// worker comes by them, but none that counts.
+/// A number of tasks.
 #[derive(Default)]
-pub(crate) struct Dead(AtomicUsize);
+pub(crate) struct Count(AtomicUsize);
 
-impl Dead {
+impl Count {
     pub(crate) fn add(&self) {
         // Relaxed, here and below: a number for `stats`, which nothing is decided by.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One has left the queue.
     pub(crate) fn remove(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn count(&self) -> usize {
+    pub(crate) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -102,7 +113,7 @@ pub(crate) type Desks = Mutex<Vec<Weak<Desk>>>;
 impl Core {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new_cyclic(|core| Self {
-            first: Era::new(&settings.config, core),
+            first: Era::new(&settings.config, settings.backpressure, core),
             initializer: Mutex::new(settings.initializer),
             hidden: settings.hidden,
             log_failures: settings.log_failures,
@@ -112,6 +123,7 @@ impl Core {
             switch_interval: settings.switch_interval,
             mode: settings.mode,
             signals: settings.signals,
+            backpressure: settings.backpressure,
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
@@ -128,7 +140,7 @@ impl Core {
         // that a fork could freeze.
         while era.generation != generation {
             era = era.next.get_or_init(|| {
-                let fresh = Era::new(&self.config, &Arc::downgrade(self));
+                let fresh = Era::new(&self.config, self.backpressure, &Arc::downgrade(self));
                 if self.closed.load(Ordering::Relaxed) {
                     fresh.pool.close();
                 }
@@ -161,9 +173,44 @@ impl Core {
         &self.era().desks
     }
 
-    /// This process's queued tasks that will not run.
-    pub(crate) fn dead(self: &Arc<Self>) -> &Dead {
+    /// Shows what a thread does to those who look.
+    pub(crate) fn add_desk(self: &Arc<Self>, desk: &Arc<Desk>) {
+        let mut desks = self.desks().lock();
+        desks.retain(|desk| desk.strong_count() > 0);
+        desks.push(Arc::downgrade(desk));
+    }
+
+    /// How many of this process's tasks were cancelled in the queue: they hold a place in
+    /// memory until a worker comes by them, but none that counts.
+    pub(crate) fn dead(self: &Arc<Self>) -> &Count {
         &self.era().dead
+    }
+
+    /// How many of this process's tasks have ended while their code goes on.
+    pub(crate) fn stuck(self: &Arc<Self>) -> &Count {
+        &self.era().stuck
+    }
+
+    /// This process's tasks that wait for their turn or for another attempt.
+    pub(crate) fn held(self: &Arc<Self>) -> &Afar {
+        &self.era().held
+    }
+
+    /// The places of this process's queue, if they are counted.
+    pub(crate) fn places(self: &Arc<Self>) -> Option<&Places> {
+        self.era().places.as_ref()
+    }
+
+    /// This process's keys by which tasks are limited.
+    pub(crate) fn lanes(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Arc<Table>> {
+        let lanes = &self.era().lanes;
+        lanes.get_or_try_init(|| Ok(Box::new(Arc::new(Table::new(py)?))))
+    }
+
+    /// This process's keys of which there is to be one task alone.
+    pub(crate) fn claims(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Table> {
+        let claims = &self.era().claims;
+        claims.get_or_try_init(|| Table::new(py).map(Box::new))
     }
 
     /// This process's tasks that are with the event loop.
@@ -205,19 +252,29 @@ impl Core {
 }
 
 impl Era {
-    fn new(config: &Config, core: &Weak<Core>) -> Self {
+    fn new(config: &Config, backpressure: Backpressure, core: &Weak<Core>) -> Self {
         let core = Weak::clone(core);
         Self {
             generation: generation(),
-            pool: Arc::new(Pool::new(config.clone(), move |worker| {
+            pool: Arc::new(Pool::with_birth(config.clone(), birth, move |worker| {
                 worker::main(&core, worker);
             })),
             desks: Arc::default(),
             afar: Afar::default(),
-            dead: Dead::default(),
+            held: Afar::default(),
+            dead: Count::default(),
+            stuck: Count::default(),
+            places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
+            lanes: OnceBox::new(),
+            claims: OnceBox::new(),
             next: OnceBox::new(),
         }
     }
+}
+
+/// When a task in the queue was made.
+fn birth(task: &Task) -> Rank {
+    task.0.get().born()
 }
 
 impl Drop for Era {
@@ -226,6 +283,7 @@ impl Drop for Era {
             // Another process's pool: its locks may be held by threads that are not here.
             std::mem::forget(Arc::clone(&self.pool));
             std::mem::forget(std::mem::take(&mut self.afar));
+            std::mem::forget(std::mem::take(&mut self.held));
         }
     }
 }

@@ -3,10 +3,9 @@
 //! The Python side (`aio.py`) gives its functions to [`_set_hooks`]. An executor hands each
 //! `async def` task over as a [`CoroutineTask`] and holds its pool until that has ended.
 
-use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use flask_delay_engine::Hold;
-use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -19,6 +18,9 @@ use super::ffi::context::{copy_current, within};
 use super::future::FutureCell;
 use super::logging;
 use super::mode::Mode;
+use super::policies::retries::{self, Verdict};
+use super::policies::target::Why;
+use super::policies::{deadlines, rules};
 use super::scope;
 use super::settle::{self, Phase, Place};
 use super::signals::{self, Event};
@@ -63,40 +65,8 @@ pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
     task.cast_into::<FutureCell>().ok()
 }
 
-/// An executor's tasks that are with the event loop. The lock is a leaf, and nothing is
-/// dropped under it.
-#[derive(Default)]
-pub(crate) struct Afar(Mutex<HashMap<usize, Held>>);
-
-type Held = (Py<FutureCell>, Hold<Task>);
-
-impl Afar {
-    fn add(&self, task: &Bound<'_, FutureCell>, hold: Hold<Task>) {
-        let entry = (task.clone().unbind(), hold);
-        self.0.lock().insert(task.as_ptr() as usize, entry);
-    }
-
-    /// The task has ended, and its callbacks have run.
-    pub(crate) fn remove(&self, task: &Bound<'_, FutureCell>) {
-        let entry = self.0.lock().remove(&(task.as_ptr() as usize));
-        drop(entry);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
-    }
-
-    pub(crate) fn tasks<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, FutureCell>> {
-        let tasks = self.0.lock();
-        tasks
-            .values()
-            .map(|(task, _)| task.bind(py).clone())
-            .collect()
-    }
-}
-
 /// Hands `task` over to the event loop.
-pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &std::sync::Arc<Core>) -> PyResult<()> {
+pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
     let py = task.py();
     core.afar().add(task, core.pool().hold());
     let handle = CoroutineTask(task.clone().unbind());
@@ -111,7 +81,7 @@ pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &std::sync::Arc<Core
 }
 
 /// Gives a coroutine's task that has ended to a worker, for its callbacks.
-pub(crate) fn send_back(task: &Bound<'_, FutureCell>, core: &std::sync::Arc<Core>) {
+pub(crate) fn send_back(task: &Bound<'_, FutureCell>, core: &Arc<Core>) {
     if core.pool().resubmit(Task(task.clone().unbind())).is_err() {
         settle::run_callbacks(task, Place::Elsewhere);
         leave(task);
@@ -140,6 +110,33 @@ fn leave(task: &Bound<'_, FutureCell>) {
     }
 }
 
+/// An attempt of a coroutine is over.
+fn attempted(task: &Bound<'_, FutureCell>) {
+    if task.get().is_ruled() {
+        rules::attempted(task);
+    }
+}
+
+/// The task will not be called any more.
+fn let_go_of_call(task: &Bound<'_, FutureCell>) {
+    drop((task.get().take_call(task), task.get().take_own_scope()));
+}
+
+/// Has a coroutine's task called once more.
+fn run_again(
+    task: &Bound<'_, FutureCell>,
+    after: Duration,
+    exception: Option<Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let Some(core) = task.get().core() else {
+        return Ok(());
+    };
+    retries::again(task, core, None, after, exception)?;
+    // From here on the pool knows it as one that is held.
+    leave(task);
+    Ok(())
+}
+
 /// What the event loop gets of a task. Used by the loop's thread alone.
 #[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
 pub(crate) struct CoroutineTask(Py<FutureCell>);
@@ -147,6 +144,7 @@ pub(crate) struct CoroutineTask(Py<FutureCell>);
 impl CoroutineTask {
     fn end(&self, py: Python<'_>, to: Phase, outcome: Bound<'_, PyAny>) -> PyResult<()> {
         let task = self.0.bind(py);
+        let_go_of_call(task);
         // In vain if it was cancelled and has ended all the same.
         let settled = settle::finish(task, to, outcome, Place::Loop).is_ok();
         Self::go_back(task, settled)
@@ -202,7 +200,13 @@ impl CoroutineTask {
             return None;
         }
         task.get().set_started(now());
-        Some((task.get().take_context(py), task.get().take_task_scope(py)))
+        if let Some(timeout) = rules::timeout(task)
+            && let Err(error) = deadlines::watch_coroutine(task, timeout)
+        {
+            // It runs without a limit rather than not at all.
+            error.write_unraisable(py, Some(task));
+        }
+        Some((task.get().take_context(py), task.get().task_scope(py)))
     }
 
     /// Makes the task the current one of this context, and calls its function.
@@ -215,12 +219,15 @@ impl CoroutineTask {
             .function
             .as_ref()
             .ok_or_else(|| PyRuntimeError::new_err("the task was called already"))?;
-        call(
+        let coroutine = call(
             function,
             taken.shape,
             taken.first.as_ref(),
             taken.second.as_ref(),
-        )
+        );
+        // It may be called for another attempt; the coroutine has them anyway.
+        task.get().put_call(task, taken);
+        coroutine
     }
 
     /// Leaves the task's surroundings, with what it has raised.
@@ -235,11 +242,17 @@ impl CoroutineTask {
     }
 
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> PyResult<()> {
+        attempted(self.0.bind(py));
         self.end(py, Phase::Finished, result)
     }
 
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         let task = self.0.bind(py);
+        attempted(task);
+        let exception = match retries::judge(task, exception) {
+            Verdict::Fail(exception) => exception,
+            Verdict::Again(after, exception) => return run_again(task, after, exception),
+        };
         if task.get().core().is_some_and(|core| core.log_failures) {
             logging::exception_of("task %s (%s) failed", task, &exception);
         }
@@ -249,9 +262,12 @@ impl CoroutineTask {
     /// The coroutine was cancelled, or has cancelled itself.
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
+        if rules::why(task.get()) == Some(Why::Timeout) {
+            return self.fail(py, into_exception(py, deadlines::timed_out(task)));
+        }
+        attempted(task);
+        let_go_of_call(task);
         let settled = settle::abandon(task, Place::Loop);
-        // If it was cancelled before its first step.
-        drop(task.get().take_call(task));
         Self::go_back(task, settled)
     }
 

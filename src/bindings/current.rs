@@ -7,28 +7,72 @@ use std::sync::{Arc, Weak};
 
 use flask_delay_engine::{self as engine, Handle};
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::bell::{Bell, Deferred};
 use super::core::{Core, Task};
 use super::coroutine::current_task as current_coroutine;
-use super::errors::CancelledError;
+use super::errors::{CancelledError, TaskRetry};
 use super::ffi::fork::generation;
 use super::future::FutureCell;
 use super::lifecycle::progress_class;
+use super::policies::target::{self, Covered, Ended, Target};
 use super::settle::Phase;
 
-/// Where a worker's task lies while it runs. The lock is a leaf, and nothing is dropped
-/// under it; only the report at exit comes from another thread.
-#[derive(Default)]
+/// Where a thread's task lies while it runs. The lock is a leaf, and nothing is dropped
+/// under it; only the report at exit and who stops a task come from another thread.
 pub(crate) struct Desk {
     task: Mutex<Option<Py<FutureCell>>>,
     turns: AtomicU64,
+    /// The call of the task's function, while that runs.
+    call: AtomicU64,
+    target: Arc<Target>,
+    /// A worker's.
+    waits: Option<Arc<Waits>>,
 }
 
 impl Desk {
+    /// One of the calling thread's; a worker's, if it has waits.
+    pub(crate) fn new(waits: Option<Arc<Waits>>) -> Self {
+        Self {
+            task: Mutex::default(),
+            turns: AtomicU64::new(0),
+            call: AtomicU64::new(target::NONE),
+            target: Target::own(),
+            waits,
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    pub(crate) fn waits(&self) -> Option<&Arc<Waits>> {
+        self.waits.as_ref()
+    }
+
+    /// The call of the task's function, while that runs.
+    pub(crate) fn call(&self) -> Option<target::Call> {
+        Some(self.call.load(Ordering::Relaxed)).filter(|call| *call != target::NONE)
+    }
+
+    /// The task's function is about to be called.
+    pub(crate) fn begin(&self) -> target::Call {
+        let call = self.target.begin();
+        self.call.store(call, Ordering::Relaxed);
+        // Who stops a task looks for its call after it has told it to stop.
+        target::order();
+        call
+    }
+
+    /// It has returned.
+    pub(crate) fn end(&self, call: target::Call) -> Ended {
+        self.call.store(target::NONE, Ordering::Relaxed);
+        self.target.leave(call)
+    }
+
     pub(crate) fn put(&self, task: &Bound<'_, FutureCell>) {
         let previous = self.task.lock().replace(task.clone().unbind());
         // Outside of the lock; there is none, unless a defect ended a task half-way.
@@ -75,24 +119,35 @@ thread_local! {
 
 thread_local! {
     /// The tasks that this thread runs itself for want of workers, innermost last.
-    static OWN: RefCell<Vec<Py<FutureCell>>> = const { RefCell::new(Vec::new()) };
+    static OWN: RefCell<Vec<Arc<Desk>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// This thread runs a task itself until the guard is dropped.
-pub(crate) struct Seat;
+pub(crate) struct Seat {
+    pub(crate) desk: Arc<Desk>,
+    /// Of a task that this one runs inside of.
+    _covered: Option<Covered>,
+}
 
 impl Seat {
-    pub(crate) fn take(task: &Bound<'_, FutureCell>) -> Self {
-        let task = task.clone().unbind();
-        OWN.with(|own| own.borrow_mut().push(task));
-        Self
+    pub(crate) fn take(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> Self {
+        let covered = target::cover(task.py());
+        let desk = Arc::new(Desk::new(None));
+        desk.put(task);
+        core.add_desk(&desk);
+        OWN.with(|own| own.borrow_mut().push(Arc::clone(&desk)));
+        Self {
+            desk,
+            _covered: covered,
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let task = OWN.with(|own| own.borrow_mut().pop());
-        drop(task);
+        let desk = OWN.with(|own| own.borrow_mut().pop());
+        self.desk.clear();
+        drop(desk);
     }
 }
 
@@ -169,8 +224,8 @@ impl Waits {
         }
     }
 
-    /// On the worker's own thread.
-    fn begin(&self) {
+    /// On the worker's own thread, or for a task of its that nobody waits for any more.
+    pub(crate) fn begin(&self) {
         let first = {
             let mut inner = self.inner.lock();
             inner.0 += 1;
@@ -191,7 +246,7 @@ impl Waits {
         }
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         let over = {
             let mut inner = self.inner.lock();
             inner.0 -= 1;
@@ -229,7 +284,7 @@ pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
 pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
     let runs = |task: &Bound<'_, FutureCell>| task.get().phase() == Phase::Running;
     let own = OWN
-        .try_with(|own| own.borrow().last().map(|task| task.bind(py).clone()))
+        .try_with(|own| own.borrow().last().and_then(|desk| desk.task(py)))
         .unwrap_or_default();
     if let Some(own) = own.filter(runs) {
         return Some(own);
@@ -286,6 +341,19 @@ impl CurrentTask {
             return Err(CancelledError::new_err("the task was told to stop"));
         }
         Ok(())
+    }
+
+    #[pyo3(signature = (after = None))]
+    fn retry(&self, py: Python<'_>, after: Option<f64>) -> PyResult<()> {
+        required(py)?;
+        if let Some(seconds) = after
+            && !(seconds >= 0.0)
+        {
+            return Err(PyValueError::new_err(format!(
+                "after must be a number of seconds, 0 or more, or None, got {seconds}"
+            )));
+        }
+        Err(TaskRetry::new_err((after,)))
     }
 
     #[pyo3(signature = (done, total, note = ""))]

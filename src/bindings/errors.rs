@@ -2,8 +2,9 @@
 
 use std::any::Any;
 
+use pyo3::exceptions::{PyException, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
-use pyo3::{create_exception, exceptions::PyRuntimeError, import_exception};
+use pyo3::{create_exception, import_exception};
 
 import_exception!(concurrent.futures, CancelledError);
 import_exception!(concurrent.futures, InvalidStateError);
@@ -23,6 +24,42 @@ create_exception!(
     PyRuntimeError,
     "This future belongs to a task of the process that this one was forked from.\n\n\
      The task runs there and only there, so here it would be waited for in vain."
+);
+
+create_exception!(
+    flask_delay,
+    QueueFull,
+    PyRuntimeError,
+    "The task was not accepted, because the queue of its executor has no place for it."
+);
+
+create_exception!(
+    flask_delay,
+    DuplicateTask,
+    PyRuntimeError,
+    "The task was not accepted, because one with the same key is not done yet."
+);
+
+create_exception!(
+    flask_delay,
+    TaskTimeout,
+    PyTimeoutError,
+    "The task took longer than its option `timeout` allows.\n\n\
+     Raised inside the running code, and kept in the future."
+);
+
+create_exception!(
+    flask_delay,
+    TaskExpired,
+    PyTimeoutError,
+    "The task was not started within the time that its option `expires` allows, and never is."
+);
+
+create_exception!(
+    flask_delay,
+    TaskRetry,
+    PyException,
+    "Ends an attempt that is to be followed by another; raised by `current_task.retry`."
 );
 
 /// The error of any use of a future that only its own process can settle.

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::SubmitError;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -26,10 +25,14 @@ use super::ffi::submit::Arguments;
 use super::future::FutureCell;
 use super::governor;
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
-use super::making::{config, workers};
+use super::making::{backpressure, config, places as queue_places, workers};
 use super::map::{Map, Submit};
 use super::mode::{self, Mode};
+use super::policies::places::{self, Entry};
+use super::policies::policy::Policy;
+use super::policies::{dispatch, rules};
 use super::scope::may_submit;
+use super::settle;
 use super::signals::Event;
 use super::wait::seconds;
 use super::worker::broken;
@@ -103,6 +106,7 @@ impl ExecutorCell {
     pub(crate) fn submit<'py>(
         &self,
         arguments: &Arguments<'_, 'py>,
+        policy: Option<&Bound<'py, Policy>>,
         task_scope: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, FutureCell>> {
         let function = &arguments.function;
@@ -140,7 +144,7 @@ impl ExecutorCell {
             callbacks::add_defaults(&future, defaults);
         }
         if let Some(scope) = task_scope {
-            future.get().extra().lock().scope = Some(scope.unbind());
+            future.get().put_own_scope(scope);
         }
         if is_coroutine {
             future.get().mark_coroutine();
@@ -148,14 +152,10 @@ impl ExecutorCell {
         if of_teardown {
             future.get().mark_of_teardown();
         }
-        if let Some(signals) = &core.signals
-            && signals.wanted(py, Event::Submitted)
-        {
-            if core.pool().is_closed() {
-                return Err(closed());
-            }
-            signals.emit(&future, Event::Submitted);
+        if policy.is_some() || core.backpressure.queue_size > 0 {
+            return submit_ruled(future, policy, arguments, core);
         }
+        announce(&future, core)?;
         match core.mode {
             Mode::Threads if is_coroutine => {
                 if core.pool().is_closed() {
@@ -169,24 +169,64 @@ impl ExecutorCell {
     }
 }
 
+/// Submits a task that has rules, or that needs a place in the queue.
+fn submit_ruled<'py>(
+    future: Bound<'py, FutureCell>,
+    policy: Option<&Bound<'py, Policy>>,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Bound<'py, FutureCell>> {
+    if let Some(policy) = policy
+        && let Some(first) = rules::give(&future, policy, arguments, core)?
+    {
+        return Ok(first);
+    }
+    let submitted = (|| {
+        let entry = match core.places() {
+            // A coroutine waits in no queue, and in immediate mode nothing does.
+            Some(places) if core.mode != Mode::Immediate && !future.get().is_coroutine() => {
+                places::take(&future, core, places)?
+            }
+            _ => Entry::Worker,
+        };
+        announce(&future, core)?;
+        match core.mode {
+            Mode::Threads => dispatch::take(&future, core, entry).map(|()| future.clone()),
+            Mode::Immediate | Mode::Manual => mode::take(future.clone(), core),
+        }
+    })();
+    if submitted.is_err() {
+        future.get().give_place();
+        if rules::has_claim(future.get()) {
+            // Others may have this future for the same key.
+            settle::cancel(&future);
+        } else {
+            rules::ended(&future);
+        }
+    }
+    submitted
+}
+
+/// Tells those who listen that a task is about to be taken.
+fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    if let Some(signals) = &core.signals
+        && signals.wanted(future.py(), Event::Submitted)
+    {
+        if core.pool().is_closed() {
+            return Err(closed());
+        }
+        signals.emit(future, Event::Submitted);
+    }
+    Ok(())
+}
+
 fn enqueue<'py>(
     future: Bound<'py, FutureCell>,
     core: &Arc<Core>,
 ) -> PyResult<Bound<'py, FutureCell>> {
-    let py = future.py();
     match core.pool().submit(Task(future.clone().unbind())) {
         Ok(()) => Ok(future),
-        Err(SubmitError::Closed(task)) => {
-            drop(task.0.into_bound(py));
-            Err(closed())
-        }
-        Err(SubmitError::Spawn(task, error)) => {
-            // It may be another thread's, which has the same to hear.
-            super::settle::cancel(&task.0.into_bound(py));
-            Err(PyRuntimeError::new_err(format!(
-                "no worker thread could be started: {error}"
-            )))
-        }
+        Err(error) => Err(dispatch::refused(&future, error)),
     }
 }
 
@@ -244,7 +284,7 @@ impl ExecutorCell {
         Self::default()
     }
 
-    #[pyo3(signature = (max_workers = None, thread_name_prefix = "", initializer = None, initargs = None, *, idle_timeout = 60.0))]
+    #[pyo3(signature = (max_workers = None, thread_name_prefix = "", initializer = None, initargs = None, *, queue_size = None, when_full = "block", block_timeout = None, idle_timeout = 60.0))]
     fn __init__(
         &self,
         py: Python<'_>,
@@ -252,6 +292,9 @@ impl ExecutorCell {
         thread_name_prefix: &str,
         initializer: Option<Bound<'_, PyAny>>,
         initargs: Option<Bound<'_, PyTuple>>,
+        queue_size: Option<Bound<'_, PyAny>>,
+        when_full: &str,
+        block_timeout: Option<f64>,
         idle_timeout: f64,
     ) -> PyResult<()> {
         let initializer = match initializer {
@@ -289,6 +332,11 @@ impl ExecutorCell {
                 service: false,
                 mode: Mode::Threads,
                 signals: None,
+                backpressure: backpressure(
+                    queue_size.map_or(Ok(0), |size| queue_places(&size))?,
+                    when_full,
+                    block_timeout,
+                )?,
             },
             None,
         )
@@ -358,15 +406,18 @@ impl ExecutorCell {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.core()?.pool().stats();
+        let core = self.core()?;
+        let stats = core.pool().stats();
         let dict = PyDict::new(py);
-        let dead = self.core()?.dead().count();
+        let dead = core.dead().get();
         dict.set_item("queued", stats.queued.saturating_sub(dead))?;
         let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
         dict.set_item("running", running)?;
         dict.set_item("waiting", stats.waiting)?;
         dict.set_item("idle", stats.idle)?;
         dict.set_item("threads", stats.threads)?;
+        dict.set_item("held", core.held().len())?;
+        dict.set_item("stuck", core.stuck().get())?;
         Ok(dict)
     }
 

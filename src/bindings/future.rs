@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use flask_delay_engine::Mutex;
 use flask_delay_engine::State;
 use once_cell::race::OnceBox;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDateTime, PyList, PyTuple};
@@ -18,15 +19,18 @@ use uuid::Uuid;
 use super::bell::Bell;
 use super::callbacks;
 use super::calls;
-use super::clock::to_datetime;
+use super::clock::{now, to_datetime};
 use super::condition::Condition;
 use super::core::Core;
 use super::coroutine::hooks;
 use super::errors::{InvalidStateError, forked};
 use super::ffi::call::{Shape, let_go};
 use super::ffi::fork::generation;
+use super::ffi::object::new_future;
 use super::ffi::slot::Slot;
 use super::naming::{label_of, name_of};
+use super::policies::deadlines;
+use super::policies::rules::{self, Rules};
 use super::settle::{COROUTINE, OF_TEARDOWN, Phase, Place, standard_name};
 
 /// A function and its arguments, to be called once.
@@ -78,6 +82,8 @@ pub(crate) struct Extra {
     pub(crate) progress: Option<Py<PyTuple>>,
     /// What surrounds the task, where that is not what surrounds its callbacks.
     pub(crate) scope: Option<Py<PyAny>>,
+    /// What is asked of this task beyond a plain one.
+    pub(crate) rules: Option<Box<Rules>>,
 }
 
 /// One task and its outcome. See `_native.pyi` for what its methods promise.
@@ -161,15 +167,27 @@ impl FutureCell {
         self.scope.get(py)
     }
 
-    /// What surrounds the task; to be asked once.
-    pub(crate) fn take_task_scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        let own = self
-            .known_extra()
-            .and_then(|extra| extra.lock().scope.take());
-        match own {
-            Some(scope) => Some(scope.into_bound(py)),
-            None => self.scope(py),
+    /// What surrounds the task.
+    pub(crate) fn task_scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        if !self.has_own_scope() {
+            return self.scope(py);
         }
+        let extra = self.known_extra()?.lock();
+        extra.scope.as_ref().map(|scope| scope.bind(py).clone())
+    }
+
+    /// Gives a future that nobody else has yet surroundings for its task alone.
+    pub(crate) fn put_own_scope(&self, scope: Bound<'_, PyAny>) {
+        self.extra().lock().scope = Some(scope.unbind());
+        self.mark_own_scope();
+    }
+
+    /// Takes what surrounds the task alone, which will not run any more.
+    pub(crate) fn take_own_scope(&self) -> Option<Py<PyAny>> {
+        if !self.has_own_scope() {
+            return None;
+        }
+        self.known_extra()?.lock().scope.take()
     }
 
     /// Whether this process was forked after the submit.
@@ -229,6 +247,47 @@ impl FutureCell {
             drop(function);
         }
         taken
+    }
+
+    /// Puts back what [`FutureCell::take_call`] has taken, for another attempt. By the one
+    /// thread that has it.
+    pub(crate) fn put_call<'py>(&self, this: &Bound<'py, Self>, mut taken: TakenCall<'py>) {
+        let call = &self.call;
+        let label = with_critical_section(this.as_any(), || {
+            let label = taken
+                .function
+                .take()
+                .and_then(|function| call.function.put(function));
+            for (slot, object) in [
+                (&call.first, &mut taken.first),
+                (&call.second, &mut taken.second),
+            ] {
+                if let Some(object) = object.take() {
+                    // Empty since it was taken.
+                    drop(slot.put(object));
+                }
+            }
+            label
+        });
+        drop(label);
+    }
+
+    /// A task of the library's own, to run `function()` on a worker: without a context,
+    /// without surroundings.
+    pub(crate) fn errand<'py>(
+        core: &Arc<Core>,
+        function: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = function.py();
+        let none = Slot::default;
+        let call = Call::new(Slot::new(function), Shape::Inline(0), none(), none());
+        let cell = Self::for_task(Arc::clone(core), none(), call, none(), now());
+        new_future(py, cell)
+    }
+
+    /// When it was made, in nanoseconds since 1970.
+    pub(crate) fn born(&self) -> i64 {
+        self.enqueued.cast_signed()
     }
 
     /// The task's id, for the log.
@@ -306,6 +365,23 @@ impl FutureCell {
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         slf.get().refuse_foreign(slf)?;
         Ok(super::settle::cancel(slf))
+    }
+
+    #[pyo3(signature = (after = Some(1.0)))]
+    fn stop(slf: &Bound<'_, Self>, after: Option<f64>) -> PyResult<bool> {
+        slf.get().refuse_foreign(slf)?;
+        let after = match after {
+            None => None,
+            Some(seconds) if seconds >= 0.0 => {
+                Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+            }
+            Some(seconds) => {
+                return Err(PyValueError::new_err(format!(
+                    "after must be a number of seconds, 0 or more, or None, got {seconds}"
+                )));
+            }
+        };
+        deadlines::stop(slf, after)
     }
 
     fn cancelled(&self) -> bool {
@@ -431,6 +507,9 @@ impl FutureCell {
 
     #[getter]
     fn attempts(&self) -> u32 {
+        if let Some(attempts) = rules::attempts(self) {
+            return attempts;
+        }
         u32::from(self.started.load(Ordering::Relaxed) != 0)
     }
 
@@ -513,6 +592,9 @@ impl FutureCell {
             let objects = extra.callbacks.iter().chain(&extra.wakers);
             for object in objects.chain(&extra.canceller).chain(&extra.scope) {
                 visit.call(object)?;
+            }
+            if let Some(rules) = &extra.rules {
+                rules.visit(&visit)?;
             }
             visit.call(&extra.listeners)?;
             visit.call(&extra.progress)?;

@@ -46,6 +46,11 @@ fn hooks(py: Python<'_>) -> PyResult<Option<&Hooks>> {
     }
 }
 
+/// Whether a thread may run several greenlets.
+pub(crate) fn are_there(py: Python<'_>) -> bool {
+    matches!(hooks(py), Ok(Some(_)))
+}
+
 /// Waits until the future is done, at most `limit`, if other greenlets of this thread may
 /// run meanwhile; whether it is. `None`: there are none, so nobody has waited.
 pub(crate) fn wait(

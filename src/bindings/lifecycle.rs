@@ -16,6 +16,7 @@ use super::governor;
 use super::logging;
 use super::mode::Mode;
 use super::naming::name_of;
+use super::policies::alarms;
 use super::settle::{Phase, cancel, has_returned};
 
 /// Every executor of this process. The lock is a leaf.
@@ -260,6 +261,7 @@ fn close_at_exit(py: Python<'_>) {
         }
     }
     governor::stop(py);
+    alarms::stop(py);
     report(py, &lost);
 }
 
@@ -345,7 +347,12 @@ pub(crate) fn cancel_queued(
     for task in returned {
         send_back(&task, core);
     }
-    for task in core.afar().tasks(py) {
+    for task in core
+        .afar()
+        .tasks(py)
+        .into_iter()
+        .chain(core.held().tasks(py))
+    {
         if task.get().phase() == Phase::Pending && cancel(&task) {
             each(&task);
         }

@@ -1,5 +1,7 @@
 //! Into Python's `logging`: the engine's own lines through `log`, and what users must see.
 
+use std::time::Duration;
+
 use log::{LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -80,6 +82,30 @@ pub(crate) fn exception_of(
 pub(crate) fn initializer_failed(py: Python<'_>, name: &str, exception: &Bound<'_, PyAny>) {
     let template = "the initializer of pool %s raised";
     or_unraisable(py, log(py, "critical", template, &[name], Some(exception)));
+}
+
+/// Logs that an attempt has failed and another one follows.
+pub(crate) fn runs_again(
+    this: &Bound<'_, FutureCell>,
+    after: Duration,
+    exception: Option<&Bound<'_, PyAny>>,
+) {
+    let py = this.py();
+    let id = this.get().quiet_id().hyphenated().to_string();
+    let after = format!("{:.3}", after.as_secs_f64());
+    let template = if exception.is_some() {
+        "task %s (%s) failed and runs again in %s s"
+    } else {
+        "task %s (%s) asked to run again in %s s"
+    };
+    let arguments: [&str; 3] = [&name_of(this), &id, &after];
+    or_unraisable(py, log(py, "warning", template, &arguments, exception));
+}
+
+/// Logs a warning about a task; `template` takes its name and id.
+pub(crate) fn warning_of(template: &str, this: &Bound<'_, FutureCell>) {
+    let id = this.get().quiet_id().hyphenated().to_string();
+    warning(this.py(), template, &[&name_of(this), &id]);
 }
 
 /// Logs a warning.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flask_delay_engine::Config;
-use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
@@ -14,6 +14,7 @@ use super::core::Settings;
 use super::executor::{ExecutorCell, Scoped};
 use super::governor;
 use super::mode::Mode;
+use super::policies::places::{Backpressure, WhenFull};
 use super::signals::Signals;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -49,6 +50,21 @@ pub(crate) fn workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
             count.repr()?
         )))
     })
+}
+
+/// A number of places in the queue; 0 for no limit.
+pub(crate) fn places(size: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let bad = |error: PyErr| {
+        if error.is_instance_of::<PyTypeError>(size.py()) {
+            return error;
+        }
+        PyValueError::new_err(format!(
+            "queue_size must be an integer, 0 or more, got {}",
+            size.repr()
+                .map_or_else(|_| "?".to_owned(), |text| text.to_string())
+        ))
+    };
+    size.extract().map_err(bad)
 }
 
 pub(crate) fn config(
@@ -90,6 +106,28 @@ pub(crate) fn config(
     })
 }
 
+/// How a queue is to be; `block_timeout` in seconds, None for ever.
+pub(crate) fn backpressure(
+    queue_size: usize,
+    when_full: &str,
+    block_timeout: Option<f64>,
+) -> PyResult<Backpressure> {
+    let block_timeout = match block_timeout {
+        None => None,
+        Some(seconds) if seconds >= 0.0 => Duration::try_from_secs_f64(seconds).ok(),
+        Some(seconds) => {
+            return Err(PyValueError::new_err(format!(
+                "block_timeout must be a number of seconds, 0 or more, or None, got {seconds}"
+            )));
+        }
+    };
+    Ok(Backpressure {
+        queue_size,
+        when_full: WhenFull::parse(when_full)?,
+        block_timeout,
+    })
+}
+
 /// See `_native.pyi`.
 #[pyfunction]
 pub(crate) fn _service_executor<'py>(
@@ -98,6 +136,7 @@ pub(crate) fn _service_executor<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let settings = Settings {
         config: config(py, Some(1), thread_name_prefix, IDLE_TIMEOUT)?,
+        backpressure: Backpressure::default(),
         initializer: None,
         hidden: Vec::new(),
         log_failures: true,
@@ -131,7 +170,7 @@ pub(crate) fn set_class(class: &Bound<'_, PyType>) {
 
 /// See `_native.pyi`.
 #[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None))]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None))]
 #[expect(clippy::too_many_arguments, reason = "all of them named")]
 pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
@@ -147,6 +186,9 @@ pub(crate) fn _scoped_executor<'py>(
     switch_interval: Option<f64>,
     mode: &str,
     signals: Option<Bound<'py, PyTuple>>,
+    queue_size: usize,
+    when_full: &str,
+    block_timeout: Option<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let hidden = hidden
         .try_iter()?
@@ -164,6 +206,7 @@ pub(crate) fn _scoped_executor<'py>(
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         service: false,
         mode: Mode::parse(mode)?,
+        backpressure: backpressure(queue_size, when_full, block_timeout)?,
         signals: signals.map(|signals| Signals::new(&signals)).transpose()?,
     };
     let scoped = Scoped {

@@ -1,5 +1,6 @@
 //! The only place that knows Python: futures, executors and the loop of a worker.
 
+pub(crate) mod afar;
 pub(crate) mod async_check;
 pub(crate) mod bell;
 pub(crate) mod callbacks;
@@ -24,6 +25,7 @@ pub(crate) mod map;
 pub(crate) mod mode;
 pub(crate) mod names;
 pub(crate) mod naming;
+pub(crate) mod policies;
 pub(crate) mod registry;
 pub(crate) mod scope;
 pub(crate) mod settle;

@@ -81,10 +81,7 @@ pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyRe
 /// Runs one task in the calling thread, or has the event loop do so and waits for it.
 fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
     if !task.get().is_coroutine() {
-        let seat = Seat::take(task);
-        run_guarded(task, core);
-        drop(seat);
-        return Ok(());
+        return run_here(task, core);
     }
     hand_over(task, core)?;
     if current::is_loop() {
@@ -93,6 +90,19 @@ fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
     }
     let released = |slice| core.pool().wait_released(Some(slice));
     wait_with_signals(task.py(), None, released).map(drop)
+}
+
+/// Runs one task in the calling thread.
+pub(crate) fn run_here(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    let seat = Seat::take(task, core);
+    run_guarded(task, core, &seat.desk);
+    // In a test nobody waits between two attempts.
+    while core.mode == Mode::Immediate && task.get().phase() == Phase::Pending {
+        // A user's own code that never gives up must still hear of Ctrl-C.
+        task.py().check_signals()?;
+        run_guarded(task, core, &seat.desk);
+    }
+    Ok(())
 }
 
 /// Refuses to wait for ever for a task that nobody runs.

@@ -13,7 +13,7 @@ use std::mem::take;
 use std::sync::atomic::Ordering;
 
 pub(crate) use flask_delay_engine::Phase;
-use flask_delay_engine::{Advance, Mutex, State};
+use flask_delay_engine::{Advance, State};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -28,6 +28,7 @@ use super::ffi::object::track;
 use super::future::FutureCell;
 use super::listeners;
 use super::names;
+use super::policies::rules;
 use super::signals::{self, Event};
 
 /// The task was told to stop.
@@ -38,6 +39,13 @@ const RETURNED: u32 = State::MARK << 1;
 pub(crate) const COROUTINE: u32 = State::MARK << 2;
 /// A teardown function has submitted the task, after another task.
 pub(crate) const OF_TEARDOWN: u32 = State::MARK << 3;
+/// The task has taken a place in a queue where places are counted.
+const PLACED: u32 = State::MARK << 4;
+/// The task has rules, see [`super::policies`].
+const RULED: u32 = State::MARK << 5;
+
+/// The task has surroundings that are not those of its callbacks.
+const OWN_SCOPE: u32 = State::MARK << 6;
 
 /// What `concurrent.futures` calls a phase.
 pub(crate) fn standard_name(phase: Phase) -> &'static str {
@@ -77,6 +85,54 @@ impl FutureCell {
         self.state.has(OF_TEARDOWN)
     }
 
+    pub(crate) fn is_placed(&self) -> bool {
+        self.state.has(PLACED)
+    }
+
+    pub(crate) fn is_ruled(&self) -> bool {
+        self.state.has(RULED)
+    }
+
+    pub(crate) fn has_own_scope(&self) -> bool {
+        self.state.has(OWN_SCOPE)
+    }
+
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_own_scope(&self) {
+        self.state.mark(OWN_SCOPE);
+    }
+
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_placed(&self) {
+        self.state.mark(PLACED);
+    }
+
+    /// By whoever has the task: its submitter, or who runs it.
+    pub(crate) fn mark_ruled(&self) {
+        self.state.mark(RULED);
+    }
+
+    /// Gives back the place in the queue, if the task has one.
+    pub(crate) fn give_place(&self) {
+        if self.is_placed()
+            && self.state.unmark(PLACED)
+            && let Some(places) = self.core().and_then(|core| core.places())
+        {
+            places.give();
+        }
+    }
+
+    /// Moves the task out of `Pending`, to be run or ended by the caller alone; `false` if it
+    /// was not there.
+    pub(crate) fn claim_start(&self) -> bool {
+        self.state.start()
+    }
+
+    /// Puts a task that ran back to be begun once more; `false` if it was ended meanwhile.
+    pub(crate) fn run_again(&self) -> bool {
+        self.state.again()
+    }
+
     pub(crate) fn tell_to_stop(&self) {
         // A request, looked at when the task likes.
         self.state.mark(STOP);
@@ -110,7 +166,15 @@ impl FutureCell {
 
 /// Marks the task as running; `false` if it was cancelled.
 pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
-    this.get().state.start()
+    let cell = this.get();
+    if !cell.claim_start() {
+        return false;
+    }
+    if cell.state.has(PLACED | RULED) {
+        cell.give_place();
+        rules::started(this);
+    }
+    true
 }
 
 /// Ends the future from `Pending` or `Running`. The phase it had instead, if it was done.
@@ -172,17 +236,19 @@ pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
     if change(this, Phase::Pending, to, Place::Elsewhere) {
         return true;
     }
-    let canceller = {
-        let extra = this.get().known_extra().map(Mutex::lock);
-        let canceller = extra.as_ref().and_then(|extra| extra.canceller.as_ref());
-        canceller.map(|canceller| canceller.bind(this.py()).clone())
-    };
-    if let Some(canceller) = canceller
+    if let Some(canceller) = canceller(this)
         && change(this, Phase::Running, to, Place::Elsewhere)
     {
         or_unraisable(call_with(&canceller, []).map(drop), this);
     }
     this.get().phase().is_cancelled()
+}
+
+/// What stops the task's coroutine, if it runs as one.
+pub(crate) fn canceller<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, PyAny>> {
+    let extra = this.get().known_extra()?.lock();
+    let canceller = extra.canceller.as_ref();
+    canceller.map(|canceller| canceller.bind(this.py()).clone())
 }
 
 /// Marks a task that has ended with a cancellation as cancelled.
@@ -223,12 +289,19 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
     };
     if from == Phase::Pending {
         // Never to be called: function and arguments go now, and the surroundings.
-        drop((cell.take_call(this), cell.take_task_scope(this.py())));
-        if let Some(core) = cell.core().filter(|_| !cell.is_coroutine()) {
+        drop((cell.take_call(this), cell.take_own_scope()));
+        cell.give_place();
+        if let Some(core) = cell.core()
+            && !cell.is_coroutine()
+            && rules::lies_in_queue(cell)
+        {
             core.dead().add();
         }
     }
     track(this);
+    if cell.is_ruled() {
+        rules::ended(this);
+    }
     if watched || signals::wanted(this, Event::of(to)) {
         tell(this, place);
     }

@@ -1,24 +1,28 @@
 //! Running one task: its context, its surroundings, its outcome, its callbacks.
 
+use std::sync::Arc;
+
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::clock::now;
 use super::core::Core;
 use super::coroutine::come_back;
-use super::current;
+use super::current::{self, Desk};
 use super::errors::{CancelledError, into_exception};
 use super::ffi::call::{call, is_coroutine};
 use super::ffi::context::within;
 use super::future::{FutureCell, TakenCall};
 use super::logging;
 use super::names;
+use super::policies::retries::{self, Verdict};
+use super::policies::{alarms, deadlines, rules};
 use super::scope::Surroundings;
 use super::settle::{Phase, Place, abandon, finish, has_returned, start};
 use super::signals::{self, Event};
 
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
-pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
+pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     if !start(this) {
         if has_returned(this) {
             come_back(this);
@@ -34,28 +38,7 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Core) {
     // To let go of it is to run what its variables' ends run.
     let carried = context.is_some();
     let ran = within(this.py(), context, || {
-        let outcome = outcome(this, taken);
-        if cell.is_of_another_process() {
-            // The task has forked: its outcome is the parent's to tell.
-            return;
-        }
-        let (phase, outcome) = match outcome {
-            Ok(result) => (Phase::Finished, result),
-            Err(error) => {
-                let exception = into_exception(this.py(), error);
-                if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
-                    // It did as it was told: neither a failure nor an outcome.
-                    let _ = abandon(this, Place::Worker);
-                    return;
-                }
-                if core.log_failures {
-                    logging::exception_of("task %s (%s) failed", this, &exception);
-                }
-                (Phase::Failed, exception)
-            }
-        };
-        // Someone may have set an outcome by hand meanwhile; then that one stands.
-        let _ = finish(this, phase, outcome, Place::Worker);
+        end(this, core, desk, taken);
         if carried {
             current::ring();
         }
@@ -72,54 +55,159 @@ pub(crate) fn fail(this: &Bound<'_, FutureCell>, error: PyErr) {
     let _ = finish(this, Phase::Failed, exception, Place::Worker);
 }
 
-/// Calls the function inside its surroundings. What was called is let go before this
-/// returns, so before anyone learns that the task is done.
-fn outcome<'py>(
-    this: &Bound<'py, FutureCell>,
-    taken: TakenCall<'py>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let py = this.py();
-    let Some(scope) = this.get().take_task_scope(py) else {
-        return result_of(py, taken);
-    };
-    let surroundings = Surroundings::enter(&scope)?;
-    signals::emit(this, Event::Started);
-    match result_of(py, taken) {
-        Ok(result) => {
-            surroundings.leave(this, None)?;
-            Ok(result)
-        }
-        Err(error) => {
-            let exception = into_exception(py, error);
-            if let Err(error) = surroundings.leave(this, Some(&exception)) {
-                // The teardown's failure must not hide the task's own.
-                logging::failure(py, "teardown after task %s (%s) raised", this, error);
+/// Runs one attempt, and sees to what follows from it.
+fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken: TakenCall<'py>) {
+    let cell = this.get();
+    let ended = attempt(this, desk, &taken);
+    if cell.is_of_another_process() {
+        // The task has forked: its outcome is the parent's to tell.
+        return;
+    }
+    if cell.is_ruled() {
+        rules::attempted(this);
+    }
+    let (phase, outcome) = match ended {
+        Attempt::Returned(result) => (Phase::Finished, result),
+        Attempt::Raised(exception) => match retries::judge(this, exception) {
+            Verdict::Again(after, exception) => {
+                let again = retries::again(this, core, Some(taken), after, exception);
+                if let Err(error) = again {
+                    fail(this, error);
+                }
+                return;
             }
-            Err(PyErr::from_value(exception))
+            Verdict::Fail(exception) => {
+                if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
+                    drop((taken, cell.take_own_scope()));
+                    // It did as it was told: neither a failure nor an outcome.
+                    let _ = abandon(this, Place::Worker);
+                    return;
+                }
+                if core.log_failures {
+                    logging::exception_of("task %s (%s) failed", this, &exception);
+                }
+                (Phase::Failed, exception)
+            }
+        },
+        // Its outcome has been told.
+        Attempt::GivenUp => {
+            drop((taken, cell.take_own_scope()));
+            deadlines::came_back(this, desk);
+            return;
+        }
+    };
+    // What was called goes before anyone learns that the task is done.
+    drop((taken, cell.take_own_scope()));
+    // Someone may have set an outcome by hand meanwhile; then that one stands.
+    let _ = finish(this, phase, outcome, Place::Worker);
+}
+
+/// What has become of one attempt.
+enum Attempt<'py> {
+    Returned(Bound<'py, PyAny>),
+    Raised(Bound<'py, PyAny>),
+    /// It took too long to end, and nobody waits for it any more.
+    GivenUp,
+}
+
+/// Calls the function inside its surroundings.
+fn attempt<'py>(
+    this: &Bound<'py, FutureCell>,
+    desk: &Desk,
+    taken: &TakenCall<'py>,
+) -> Attempt<'py> {
+    let py = this.py();
+    let Some(scope) = this.get().task_scope(py) else {
+        return bare_attempt(this, desk, taken);
+    };
+    let surroundings = match Surroundings::enter(&scope) {
+        Ok(surroundings) => surroundings,
+        Err(error) => return Attempt::Raised(into_exception(py, error)),
+    };
+    drop(scope);
+    signals::emit(this, Event::Started);
+    let ended = bare_attempt(this, desk, taken);
+    let raised = match &ended {
+        Attempt::Raised(exception) => Some(exception),
+        Attempt::Returned(_) | Attempt::GivenUp => None,
+    };
+    match (surroundings.leave(this, raised), ended) {
+        (Ok(()), ended) => ended,
+        (Err(error), Attempt::Returned(_)) => Attempt::Raised(into_exception(py, error)),
+        (Err(error), ended) => {
+            // The teardown's failure must not hide the task's own.
+            logging::failure(py, "teardown after task %s (%s) raised", this, error);
+            ended
         }
     }
 }
 
-fn result_of<'py>(py: Python<'py>, taken: TakenCall<'py>) -> PyResult<Bound<'py, PyAny>> {
+fn bare_attempt<'py>(
+    this: &Bound<'py, FutureCell>,
+    desk: &Desk,
+    taken: &TakenCall<'py>,
+) -> Attempt<'py> {
+    let py = this.py();
     let Some(function) = &taken.function else {
-        return Err(pyo3::exceptions::PySystemError::new_err(
-            "the task has lost its function",
-        ));
+        return Attempt::Raised(into_exception(py, lost()));
     };
-    let result = call(
-        function,
-        taken.shape,
-        taken.first.as_ref(),
-        taken.second.as_ref(),
-    )?;
-    if is_coroutine(&result) {
-        // Otherwise it would be dropped unawaited, and the task a success.
-        result.call_method0(names::close(py))?;
-        return Err(PyTypeError::new_err(format!(
-            "the task returned the coroutine {}, which nobody awaits; give delay() the \
-             async function itself",
-            result.repr()?
-        )));
+    let call_number = desk.begin();
+    let mut limit = None;
+    if this.get().is_ruled()
+        && let Some(timeout) = rules::timeout(this)
+    {
+        match deadlines::watch(this, desk, timeout) {
+            Ok(alarm) => limit = alarm,
+            Err(error) => {
+                desk.end(call_number);
+                return Attempt::Raised(into_exception(py, error));
+            }
+        }
     }
-    Ok(result)
+    let result = if this.get().told_to_stop() {
+        Err(CancelledError::new_err("the task was told to stop"))
+    } else {
+        call(
+            function,
+            taken.shape,
+            taken.first.as_ref(),
+            taken.second.as_ref(),
+        )
+    };
+    // Nothing of Python's may run in between.
+    let ended = desk.end(call_number);
+    if let Some(limit) = limit {
+        alarms::unset(py, limit);
+    }
+    if ended.given_up {
+        return Attempt::GivenUp;
+    }
+    match result.and_then(no_coroutine) {
+        Ok(result) => Attempt::Returned(result),
+        Err(error) => {
+            let exception = into_exception(py, error);
+            if ended.shot.is_some() {
+                deadlines::explain(this, &exception);
+            }
+            Attempt::Raised(exception)
+        }
+    }
+}
+
+#[cold]
+fn lost() -> PyErr {
+    pyo3::exceptions::PySystemError::new_err("the task has lost its function")
+}
+
+/// Refuses a coroutine as a result: it would be dropped unawaited, and the task a success.
+fn no_coroutine(result: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    if !is_coroutine(&result) {
+        return Ok(result);
+    }
+    result.call_method0(names::close(result.py()))?;
+    Err(PyTypeError::new_err(format!(
+        "the task returned the coroutine {}, which nobody awaits; give delay() the async \
+         function itself",
+        result.repr()?
+    )))
 }

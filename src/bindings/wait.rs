@@ -15,6 +15,7 @@ use super::future::FutureCell;
 use super::greenlets;
 use super::mode;
 use super::naming::name_of;
+use super::policies::target;
 
 /// Which task waits for which, by address: both futures live as long as the wait.
 static WAITS: Waits<String> = Waits::new();
@@ -73,13 +74,19 @@ fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> 
     if !cell.leave(|extra| extra.waiters.push(Arc::clone(&bell))) {
         return Ok(());
     }
+    let awake = target::awake_on(&bell);
     let rung = bell.wait(py, limit);
     drop(waiting);
-    if !matches!(rung, Ok(true)) {
+    let ended = awake.filter(|_| !cell.phase().is_done());
+    let ended = ended.and_then(|awake| awake.error(py));
+    if !matches!(rung, Ok(true)) || ended.is_some() {
         let mut extra = cell.extra().lock();
         extra.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &bell));
     }
-    rung.map(drop)
+    match ended {
+        Some(error) => Err(error),
+        None => rung.map(drop),
+    }
 }
 
 /// Notes the wait if it is a task's; refuses one that would never end.

@@ -43,19 +43,16 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
             return;
         };
         let thread = Thread::enter(py, worker.name());
-        let desk = Arc::new(Desk::default());
+        let waits = Arc::new(Waits::new(worker.handle()));
+        let desk = Arc::new(Desk::new(Some(Arc::clone(&waits))));
         let deferred = Rc::new(Deferred::default());
-        {
-            let mut desks = core.desks().lock();
-            desks.retain(|desk| desk.strong_count() > 0);
-            desks.push(Arc::downgrade(&desk));
-        }
+        core.add_desk(&desk);
         current::set_local(Local {
             desk: Arc::clone(&desk),
             core: Arc::downgrade(&core),
             service: core.service,
             generation,
-            waits: Arc::new(Waits::new(worker.handle())),
+            waits,
             deferred: Rc::clone(&deferred),
         });
         if !core.is_broken() {
@@ -146,17 +143,17 @@ fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
         return;
     };
     desk.put(task);
-    run_guarded(task, core);
+    run_guarded(task, core, desk);
     desk.clear();
 }
 
 /// Runs one task; a panic fails that task alone.
-pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         if core.is_broken() {
             task::fail(task, broken());
         } else {
-            task::run(task, core);
+            task::run(task, core, desk);
         }
     }));
     if let Err(payload) = ran {

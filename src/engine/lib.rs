@@ -4,18 +4,26 @@
 //! one. `README.md` beside this file states the rules; start there.
 #![forbid(unsafe_code)]
 
+mod bound;
+mod lane;
 mod park;
 mod pool;
 mod queue;
+mod schedule;
 mod shutdown;
 mod state;
 mod sync;
+mod timer;
 mod waits;
 mod worker;
 
-pub use pool::{Config, Hold, Pool, Stats, SubmitError};
+pub use bound::Bound;
+pub use lane::{Lane, Rate, Terms};
+pub use pool::{Config, Hold, Pool, Rank, Stats, SubmitError};
+pub use schedule::{Schedule, Ticket};
 pub use state::{Advance, Phase, State};
 pub use sync::{Mutex, spin};
+pub use timer::Timer;
 pub use waits::{Entered, Key, Waits};
 pub use worker::{Handle, Waiting, Worker};
 

@@ -108,10 +108,25 @@ impl State {
         self.0.load(Ordering::Relaxed) & mark != 0
     }
 
+    /// Takes a mark away; whether it was set. Of those who do so one finds it, so what it stands
+    /// for is done once.
+    pub fn unmark(&self, mark: u32) -> bool {
+        // Relaxed, as in `mark`.
+        self.0.fetch_and(!mark, Ordering::Relaxed) & mark != 0
+    }
+
     /// Notes that the job runs; `false` if it is not pending any more.
     #[must_use]
     pub fn start(&self) -> bool {
         self.swap(Phase::Pending, Phase::Running, true).is_ok()
+    }
+
+    /// Puts a job that runs back, to be begun once more; `false` if it does not run any more.
+    ///
+    /// Marks stay, and so does who watches: it is told at the end.
+    #[must_use]
+    pub fn again(&self) -> bool {
+        self.swap(Phase::Running, Phase::Pending, true).is_ok()
     }
 
     /// Has `change` end the job from the phase it is in, until it says that it has (`true`)

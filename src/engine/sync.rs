@@ -5,7 +5,7 @@ mod imp {
     pub(crate) use std::sync::Arc;
     // Not parking_lot's: its waiting threads stand in one table of the whole process, and a
     // forked child would find its parent's there.
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
     pub(crate) use std::sync::{Condvar, MutexGuard};
     use std::sync::{PoisonError, TryLockError};
     pub(crate) use std::thread::{Thread, current};

@@ -178,7 +178,7 @@ def test_a_scope_for_one_task_is_not_that_of_its_callbacks(mode):
     scope = Scope()
     executor = make(mode, scope=scope)
     executor.add_default_done_callback(lambda _: scope.log.append("callback"))
-    executor._submit_in(lambda: scope("task"), scope.log.append, "ran").result(DEADLINE)
+    executor._submit_with(None, lambda: scope("task"), scope.log.append, "ran").result(DEADLINE)
     executor.shutdown()
     assert scope.log == [
         "task entered",
@@ -197,14 +197,14 @@ def test_a_scope_for_one_coroutine():
     async def work() -> None:
         scope.log.append("ran")
 
-    executor._submit_in(lambda: scope("task"), work).result(DEADLINE)
+    executor._submit_with(None, lambda: scope("task"), work).result(DEADLINE)
     executor.shutdown()
     assert scope.log == ["task entered", "ran", "task left"]
 
 
-def test_submit_in_wants_a_function():
+def test_submit_with_wants_a_function():
     with pytest.raises(TypeError):
-        make()._submit_in(contextlib.nullcontext)
+        make()._submit_with(None, contextlib.nullcontext)
 
 
 EVENTS = ("submitted", "started", "succeeded", "failed", "cancelled")
@@ -332,7 +332,7 @@ def test_what_a_task_is_going_to_call(args, kwargs):
 
     future = executor.submit(work, *args, **kwargs)
     assert future._call() == (work, args, kwargs, None)
-    scoped = executor._submit_in(contextlib.nullcontext, work, *args, **kwargs)
+    scoped = executor._submit_with(None, contextlib.nullcontext, work, *args, **kwargs)
     assert scoped._call() == (work, args, kwargs, contextlib.nullcontext)
     cancelled = executor.submit(work, *args, **kwargs)
     cancelled.cancel()

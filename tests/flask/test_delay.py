@@ -376,8 +376,8 @@ class TestPool:
     def test_stats_and_drain(self, make_app, deadline):
         extension = Delay()
         make_app(extension=extension, DELAY_MAX_WORKERS=1)
-        nothing = {"queued": 0, "running": 0, "waiting": 0, "idle": 0, "threads": 0}
-        assert extension.stats() == nothing
+        keys = ("queued", "running", "waiting", "idle", "threads", "held", "stuck")
+        assert extension.stats() == dict.fromkeys(keys, 0)
         release, started = threading.Event(), threading.Event()
 
         def block():

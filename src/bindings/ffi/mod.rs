@@ -6,6 +6,7 @@ pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod exit;
 pub(crate) mod fork;
+pub(crate) mod interrupt;
 pub(crate) mod lock;
 pub(crate) mod object;
 pub(crate) mod slot;

@@ -8,13 +8,14 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::call::Shape;
 use super::slot::Slot;
 use crate::bindings::errors::panic_message;
 use crate::bindings::executor::ExecutorCell;
 use crate::bindings::future::Call;
+use crate::bindings::policies::policy::Policy;
 
 /// The arguments of one call to `submit`, still on the caller's stack.
 pub(crate) struct Arguments<'a, 'py> {
@@ -33,6 +34,27 @@ impl<'py> Arguments<'_, 'py> {
             // SAFETY: CPython keeps the arguments of a call alive until it returns.
             unsafe { Borrowed::from_ptr(self.py, *value) }
         })
+    }
+
+    /// The arguments as a function written in Python would get them with `*` and `**`.
+    pub(crate) fn to_python(&self) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+        // SAFETY: null or the tuple of the keywords' names, alive during the call.
+        let names = unsafe { Bound::from_borrowed_ptr_or_opt(self.py, self.names) };
+        let Some(names) = names else {
+            return Ok((PyTuple::new(self.py, self.values())?, None));
+        };
+        let names = names.cast_into::<PyTuple>()?;
+        let (positional, named) = self.values.split_at(self.values.len() - names.len());
+        let value = |value: &*mut ffi::PyObject| {
+            // SAFETY: as in `values`.
+            unsafe { Borrowed::from_ptr(self.py, *value) }
+        };
+        let keywords = PyDict::new(self.py);
+        for (name, named) in names.iter().zip(named.iter().map(value)) {
+            keywords.set_item(name, named)?;
+        }
+        let positional = PyTuple::new(self.py, positional.iter().map(value))?;
+        Ok((positional, Some(keywords)))
     }
 
     /// Takes new references to function and arguments.
@@ -69,17 +91,18 @@ The task sees the submitter's contextvars. An exception it raises is logged
 (logger flask_delay) and kept in the future. Raises TypeError if fn is not
 callable or is a coroutine function, RuntimeError after shutdown.";
 
-const DOC_IN: &std::ffi::CStr = c"_submit_in($self, scope, fn, /, *args, **kwargs)
+const DOC_WITH: &std::ffi::CStr = c"_submit_with($self, policy, scope, fn, /, *args, **kwargs)
 --
 
-As submit, with the task, but not its callbacks, inside `with scope():`.";
+As submit, by the rules of a _Policy, and with the task, but not its callbacks, inside
+`with scope():`. Either may be None.";
 
-/// Adds `submit` and `_submit_in` to the executor class.
+/// Adds `submit` and `_submit_with` to the executor class.
 pub(crate) fn add_to(class: &Bound<'_, PyType>) -> PyResult<()> {
     // CPython keeps a pointer to the definition for ever.
     for (name, function, doc) in [
         (c"submit", submit as ffi::PyCFunctionFastWithKeywords, DOC),
-        (c"_submit_in", submit_in, DOC_IN),
+        (c"_submit_with", submit_with, DOC_WITH),
     ] {
         let method = Box::leak(Box::new(ffi::PyMethodDef {
             ml_name: name.as_ptr(),
@@ -113,18 +136,18 @@ unsafe extern "C" fn submit(
     unsafe { submit_after(0, this, arguments, count, names) }
 }
 
-unsafe extern "C" fn submit_in(
+unsafe extern "C" fn submit_with(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the calling convention is the same.
-    unsafe { submit_after(1, this, arguments, count, names) }
+    unsafe { submit_after(2, this, arguments, count, names) }
 }
 
-/// Submits the function that stands after so many `before` it, of which the first is the
-/// task's scope.
+/// Submits the function that stands after so many `before` it: none, or its policy and its
+/// scope.
 ///
 /// # Safety
 ///
@@ -161,17 +184,21 @@ unsafe fn submit_after(
         };
         // SAFETY: this cell is a positional argument, alive as the others.
         let function = unsafe { Borrowed::from_ptr(py, values[before]) };
-        let scope = (before > 0).then(|| {
+        let given = |place: usize| {
             // SAFETY: as above.
-            unsafe { Bound::from_borrowed_ptr(py, values[0]) }
-        });
+            let given =
+                (place < before).then(|| unsafe { Bound::from_borrowed_ptr(py, values[place]) });
+            given.filter(|given| !given.is_none())
+        };
+        let policy = given(0).map(Bound::cast_into::<Policy>).transpose()?;
+        let scope = given(1);
         let arguments = Arguments {
             function,
             values: &values[before + 1..],
             names,
             py,
         };
-        this.get().submit(&arguments, scope)
+        this.get().submit(&arguments, policy.as_ref(), scope)
     }));
     match result {
         Ok(Ok(future)) => future.into_ptr(),

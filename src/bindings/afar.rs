@@ -1,0 +1,58 @@
+//! Tasks that are neither in the queue nor with a worker: with the event loop, or waiting for
+//! their time or their turn.
+
+use std::collections::HashMap;
+
+use flask_delay_engine::Hold;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use super::core::Task;
+use super::future::FutureCell;
+
+/// Tasks of an executor, each of which holds its pool. The lock is a leaf, and nothing is
+/// dropped under it.
+#[derive(Default)]
+pub(crate) struct Afar(Mutex<HashMap<usize, Held>>);
+
+type Held = (Py<FutureCell>, Hold<Task>);
+
+impl Afar {
+    pub(crate) fn add(&self, task: &Bound<'_, FutureCell>, hold: Hold<Task>) {
+        let entry = (task.clone().unbind(), hold);
+        let replaced = self.0.lock().insert(task.as_ptr() as usize, entry);
+        drop(replaced);
+    }
+
+    /// It has ended, or has come to a place where the pool sees it.
+    pub(crate) fn remove(&self, task: &Bound<'_, FutureCell>) {
+        let entry = self.0.lock().remove(&(task.as_ptr() as usize));
+        drop(entry);
+    }
+
+    /// The task at this address, if it is here.
+    pub(crate) fn find<'py>(
+        &self,
+        py: Python<'py>,
+        address: usize,
+    ) -> Option<Bound<'py, FutureCell>> {
+        let tasks = self.0.lock();
+        tasks.get(&address).map(|(task, _)| task.bind(py).clone())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
+    pub(crate) fn tasks<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, FutureCell>> {
+        let tasks = self.0.lock();
+        tasks
+            .values()
+            .map(|(task, _)| task.bind(py).clone())
+            .collect()
+    }
+}

@@ -1,0 +1,36 @@
+//! Exceptions that are raised in another thread, at its next step in Python code.
+
+use std::ffi::c_long;
+use std::ptr;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+/// What CPython knows a thread by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ThreadId(c_long);
+
+/// The calling thread's.
+pub(crate) fn this_thread() -> ThreadId {
+    // SAFETY: may be called by any thread.
+    let ident = unsafe { ffi::PyThread_get_thread_ident() };
+    // The one function gives an unsigned number and the other wants a signed one, of the
+    // same bits.
+    ThreadId(ident.cast_signed())
+}
+
+/// Has `class` raised in `thread`, instead of what was set for it before.
+///
+/// Runs no code: what it drops is a class, which its module keeps.
+pub(crate) fn set(thread: ThreadId, class: &Bound<'_, PyType>) {
+    // SAFETY: attached; a thread that is not there is not found. CPython takes a reference.
+    unsafe { ffi::PyThreadState_SetAsyncExc(thread.0, class.as_ptr()) };
+}
+
+/// Takes back what was set for `thread`, which is this one, and has not been raised.
+pub(crate) fn clear(thread: ThreadId) {
+    debug_assert_eq!(thread, this_thread());
+    // SAFETY: this thread is attached, as all that calls functions of tasks is.
+    unsafe { ffi::PyThreadState_SetAsyncExc(thread.0, ptr::null_mut()) };
+}

@@ -1,0 +1,136 @@
+//! The one timer of the process, and what it is set for.
+//!
+//! Its thread is no worker: what it does is short. It ends futures in time and wakes those who
+//! wait for them; what may take long, callbacks above all, it gives to workers.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::{Ticket, Timer};
+use once_cell::race::OnceBox;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use super::deadlines::{self, Shot};
+use super::lanes::{self, Lane};
+use super::retries;
+use crate::bindings::ffi::fork::generation;
+use crate::bindings::future::FutureCell;
+
+/// What happens when it is time.
+pub(crate) enum Alarm {
+    /// The time of a call is over.
+    Interrupt(Shot),
+    /// What was interrupted has had time to end.
+    GiveUp(Shot),
+    /// A task that has not started is not to start any more.
+    Expire(Py<FutureCell>),
+    /// A task that failed runs again.
+    Again(Py<FutureCell>),
+    /// A rate lets further tasks of a key start.
+    Lane(Py<Lane>),
+}
+
+/// The timer of one process.
+struct Era {
+    generation: u32,
+    timer: Timer<Alarm>,
+    /// That of a process forked from this one.
+    next: OnceBox<Era>,
+}
+
+static FIRST: OnceBox<Era> = OnceBox::new();
+
+/// Deep enough for Python code: what awaits a future is called here.
+const STACK: usize = 8 << 20;
+
+impl Era {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            generation: generation(),
+            timer: Timer::new("delay-timer".to_owned(), STACK, ring_all),
+            next: OnceBox::new(),
+        })
+    }
+}
+
+fn timer() -> &'static Timer<Alarm> {
+    // Another process's timer is not touched, as in `core`.
+    let mut era = FIRST.get_or_init(Era::new);
+    while era.generation != generation() {
+        era = era.next.get_or_init(Era::new);
+    }
+    &era.timer
+}
+
+/// Has `alarm` ring at a time, past or to come.
+///
+/// # Errors
+///
+/// `RuntimeError` if the timer's thread, which the first alarm starts, cannot be started.
+pub(crate) fn set(at: Instant, alarm: Alarm) -> PyResult<Ticket> {
+    timer().add(at, alarm).map_err(|(alarm, error)| {
+        drop(alarm);
+        PyRuntimeError::new_err(format!(
+            "the thread that keeps the time of tasks could not be started: {error}"
+        ))
+    })
+}
+
+/// As [`set`], after some time.
+pub(crate) fn set_in(time: Duration, alarm: Alarm) -> PyResult<Option<Ticket>> {
+    // Beyond what the clock can tell: never.
+    let at = Instant::now().checked_add(time);
+    at.map(|at| set(at, alarm)).transpose()
+}
+
+/// Has an alarm not ring, if it has not yet.
+pub(crate) fn unset(_py: Python<'_>, ticket: Ticket) {
+    drop(timer().cancel(ticket));
+}
+
+/// The thread leaves; what it was set for is dropped.
+pub(crate) fn stop(py: Python<'_>) {
+    let Some(mut era) = FIRST.get() else {
+        return;
+    };
+    while era.generation != generation() {
+        let Some(next) = era.next.get() else {
+            return;
+        };
+        era = next;
+    }
+    drop(era.timer.stop());
+    let deadline = Instant::now() + PATIENCE;
+    let left = py.detach(|| era.timer.join(Some(deadline)));
+    debug_assert!(left, "no alarm takes that long");
+}
+
+/// More than any alarm takes.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+fn ring_all(due: Vec<Alarm>) {
+    let mut due = Some(due);
+    // None if the interpreter has gone.
+    Python::try_attach(|py| {
+        for alarm in due.take().into_iter().flatten() {
+            // A defect in one must not stop the clock for all others.
+            let rung = catch_unwind(AssertUnwindSafe(|| ring(py, alarm)));
+            if rung.is_err() {
+                PyRuntimeError::new_err("a defect in flask_delay: an alarm panicked")
+                    .write_unraisable(py, None);
+            }
+        }
+    });
+    std::mem::forget(due);
+}
+
+fn ring(py: Python<'_>, alarm: Alarm) {
+    match alarm {
+        Alarm::Interrupt(shot) => deadlines::interrupt(py, shot),
+        Alarm::GiveUp(shot) => deadlines::give_up(py, &shot),
+        Alarm::Expire(task) => deadlines::expire(task.bind(py)),
+        Alarm::Again(task) => retries::wake(task.bind(py)),
+        Alarm::Lane(lane) => lanes::advance(lane.bind(py)),
+    }
+}

@@ -1,0 +1,332 @@
+//! `timeout=`, `expires=` and `stop`: tasks that are ended before they end.
+//!
+//! A call whose time is over gets an exception (see [`super::target`]). If it has not ended a
+//! moment later, it is stuck in C, or has swallowed the exception: then its future is ended
+//! without it, and its worker counts as one that waits, so that another takes its place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyCFunction, PyType};
+
+use super::alarms::{self, Alarm};
+use super::rules;
+use super::target::{Call, Target, Why};
+use crate::bindings::core::{Core, Task};
+use crate::bindings::current::{Desk, Waits};
+use crate::bindings::errors::{CancelledError, TaskExpired, TaskTimeout, into_exception};
+use crate::bindings::ffi::call::call_with;
+use crate::bindings::ffi::context::within;
+use crate::bindings::future::FutureCell;
+use crate::bindings::greenlets;
+use crate::bindings::logging;
+use crate::bindings::naming::name_of;
+use crate::bindings::settle::{self, Phase, Place};
+
+/// What a call that was interrupted has left, to end.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// A call that is to be ended.
+pub(crate) struct Shot {
+    task: Py<FutureCell>,
+    at: At,
+    why: Why,
+}
+
+enum At {
+    /// This call, on a worker if there are waits.
+    Call {
+        target: Arc<Target>,
+        call: Call,
+        waits: Option<Arc<Waits>>,
+    },
+    /// Whatever call of the task runs when it is time.
+    AnyCall,
+    Coroutine,
+}
+
+/// What is raised in a task.
+pub(super) fn exception_class(py: Python<'_>, why: Why) -> Bound<'_, PyType> {
+    match why {
+        Why::Timeout => py.get_type::<TaskTimeout>(),
+        Why::Stop => py.get_type::<CancelledError>(),
+    }
+}
+
+/// Sets the alarm for the time limit of the call that has just begun at `desk`.
+pub(crate) fn watch(
+    this: &Bound<'_, FutureCell>,
+    desk: &Desk,
+    limit: Duration,
+) -> PyResult<Option<flask_delay_engine::Ticket>> {
+    let Some(call) = desk.call() else {
+        return Ok(None);
+    };
+    let shot = Shot {
+        task: this.clone().unbind(),
+        at: At::Call {
+            target: Arc::clone(desk.target()),
+            call,
+            waits: desk.waits().cloned(),
+        },
+        why: Why::Timeout,
+    };
+    alarms::set_in(limit, Alarm::Interrupt(shot))
+}
+
+/// As [`watch`], for a coroutine.
+pub(crate) fn watch_coroutine(this: &Bound<'_, FutureCell>, limit: Duration) -> PyResult<()> {
+    let shot = Shot {
+        task: this.clone().unbind(),
+        at: At::Coroutine,
+        why: Why::Timeout,
+    };
+    let alarm = alarms::set_in(limit, Alarm::Interrupt(shot))?;
+    rules::with(this.get(), |rules| rules.alarm = alarm);
+    Ok(())
+}
+
+/// Stops a task, as `Future.stop` says; `false` if it was done.
+pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyResult<bool> {
+    let cell = this.get();
+    if cell.phase().is_done() {
+        return Ok(false);
+    }
+    // Before anything else: a task that is about to start, or to run again, looks.
+    cell.tell_to_stop();
+    if settle::cancel(this) {
+        return Ok(true);
+    }
+    let (Some(after), Phase::Running) = (after, cell.phase()) else {
+        return Ok(!cell.phase().is_done());
+    };
+    let shot = Shot {
+        task: this.clone().unbind(),
+        at: At::AnyCall,
+        why: Why::Stop,
+    };
+    if after.is_zero() {
+        interrupt(this.py(), shot);
+    } else {
+        alarms::set_in(after, Alarm::Interrupt(shot))?;
+    }
+    Ok(true)
+}
+
+/// It is time to end a call.
+pub(super) fn interrupt(py: Python<'_>, shot: Shot) {
+    let Shot { task, at, why } = shot;
+    let this = task.bind(py);
+    if this.get().phase() != Phase::Running {
+        return;
+    }
+    let at = match at {
+        At::AnyCall => match find(this) {
+            Some(at) => at,
+            // It has not begun, and will see that it must not, or has returned.
+            None => return,
+        },
+        at => at,
+    };
+    match &at {
+        At::Call { target, call, .. } => {
+            // It would be raised in whatever greenlet the thread runs just then.
+            if !greenlets::are_there(py) {
+                target.shoot(py, *call, why);
+            }
+        }
+        At::Coroutine | At::AnyCall => {
+            rules::with(this.get(), |rules| rules.why = Some(why));
+            or_unraisable(cancel_coroutine(this), this);
+        }
+    }
+    let shot = Shot { task, at, why };
+    if let Err(error) = alarms::set_in(GRACE, Alarm::GiveUp(shot)) {
+        error.write_unraisable(py, None);
+    }
+}
+
+fn cancel_coroutine(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    match settle::canceller(this) {
+        Some(canceller) => call_with(&canceller, []).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The call of the task that runs, if one does.
+fn find(this: &Bound<'_, FutureCell>) -> Option<At> {
+    let py = this.py();
+    let core = this.get().core()?;
+    let desks: Vec<_> = {
+        let desks = core.desks().lock();
+        desks.iter().filter_map(std::sync::Weak::upgrade).collect()
+    };
+    let desk = desks
+        .iter()
+        .find(|desk| desk.task(py).is_some_and(|task| task.is(this)))?;
+    loop {
+        let call = desk.call()?;
+        if !desk.task(py).is_some_and(|task| task.is(this)) {
+            return None;
+        }
+        // The same before and after: so it is this task's.
+        if desk.call() == Some(call) {
+            return Some(At::Call {
+                target: Arc::clone(desk.target()),
+                call,
+                waits: desk.waits().cloned(),
+            });
+        }
+    }
+}
+
+/// What was interrupted has had time to end: if it has not, its future ends without it.
+pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
+    let this = shot.task.bind(py);
+    let Some(core) = this.get().core() else {
+        return;
+    };
+    match &shot.at {
+        At::Call {
+            target,
+            call,
+            waits,
+        } => {
+            if !target.give_up(*call) {
+                return;
+            }
+            core.stuck().add();
+            rules::keep_turn(this.get());
+            // Another may be active in its place, also for what is left to do here.
+            if let Some(waits) = waits {
+                waits.begin();
+            }
+        }
+        At::Coroutine | At::AnyCall => {
+            if this.get().phase() != Phase::Running {
+                return;
+            }
+        }
+    }
+    let settled = match shot.why {
+        Why::Timeout => {
+            let exception = into_exception(py, timed_out(this));
+            settle::finish(this, Phase::Failed, exception, Place::Loop).is_ok()
+        }
+        Why::Stop => settle::abandon(this, Place::Loop),
+    };
+    if settled {
+        let template = match shot.why {
+            Why::Timeout => {
+                "task %s (%s) did not end after its timeout: it has failed, its code goes on"
+            }
+            Why::Stop => {
+                "task %s (%s) did not end when it was stopped: it is cancelled, its code goes on"
+            }
+        };
+        or_unraisable(later(this, core, template), this);
+    }
+}
+
+/// The code of a task whose future has ended without it has ended.
+pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
+    if let Some(waits) = desk.waits() {
+        waits.end();
+    }
+    rules::give_up_turn(this);
+    if let Some(core) = this.get().core() {
+        core.stuck().remove();
+    }
+}
+
+/// Ends a task that has not started in time.
+pub(super) fn expire(this: &Bound<'_, FutureCell>) {
+    let py = this.py();
+    let cell = this.get();
+    // From here on nobody else starts or cancels it.
+    if !cell.claim_start() {
+        return;
+    }
+    let Some(core) = cell.core() else {
+        return;
+    };
+    cell.give_place();
+    if !cell.is_coroutine() && rules::lies_in_queue(cell) {
+        core.dead().add();
+    }
+    let limit = rules::policy(this).and_then(|policy| policy.get().expires);
+    let mut taken = cell.take_call(this);
+    // For the callbacks.
+    if let Some(context) = taken.context.take() {
+        cell.put_context(context);
+    }
+    drop((taken, cell.take_own_scope()));
+    let error = TaskExpired::new_err(format!(
+        "task {:?} was not started within {} s",
+        name_of(this),
+        limit.unwrap_or_default().as_secs_f64()
+    ));
+    let exception = into_exception(py, error);
+    if settle::finish(this, Phase::Failed, exception, Place::Loop).is_ok() {
+        let template = "task %s (%s) was not started before it expired";
+        or_unraisable(later(this, core, template), this);
+    }
+}
+
+/// The error of a task whose time is over.
+pub(crate) fn timed_out(this: &Bound<'_, FutureCell>) -> PyErr {
+    TaskTimeout::new_err(message(this))
+}
+
+fn message(this: &Bound<'_, FutureCell>) -> String {
+    format!(
+        "task {:?} took longer than its timeout of {} s",
+        name_of(this),
+        rules::timeout(this).unwrap_or_default().as_secs_f64()
+    )
+}
+
+/// Says in `exception`, if it is what a call was interrupted with, why.
+pub(crate) fn explain(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) {
+    if !exception.is_instance_of::<TaskTimeout>() {
+        return;
+    }
+    // CPython raises a class, so without a word.
+    let explained = exception.getattr("args").and_then(|args| {
+        if args.len()? == 0 {
+            exception.setattr("args", (message(this),))?;
+        }
+        Ok(())
+    });
+    or_unraisable(explained, this);
+}
+
+/// Has a worker log `template` and run the callbacks, in the task's context if that is free.
+fn later(this: &Bound<'_, FutureCell>, core: &Arc<Core>, template: &'static str) -> PyResult<()> {
+    let py = this.py();
+    let task = this.clone().unbind();
+    let errand = PyCFunction::new_closure(py, Some(c"callbacks"), None, move |args, _| {
+        let this = task.bind(args.py());
+        logging::warning_of(template, this);
+        let context = this.get().take_context(args.py());
+        within(args.py(), context, || {
+            settle::run_callbacks(this, Place::Worker);
+        })
+    })?;
+    let errand = FutureCell::errand(core, errand.into_any())?;
+    // It belongs to what was accepted, so also in a closed pool.
+    let hold = core.pool().hold();
+    let refused = core.pool().resubmit(Task(errand.clone().unbind())).is_err();
+    drop(hold);
+    if refused {
+        settle::run_callbacks(this, Place::Elsewhere);
+    }
+    Ok(())
+}
+
+fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
+    if let Err(error) = result {
+        error.write_unraisable(this.py(), Some(this.as_any()));
+    }
+}

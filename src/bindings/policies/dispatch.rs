@@ -1,0 +1,135 @@
+//! The way of a task to whoever runs it: past its key's limit and rate, into the queue or to
+//! the event loop.
+
+use std::sync::Arc;
+
+use flask_delay_engine::SubmitError;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use super::places::Entry;
+use super::{lanes, rules};
+use crate::bindings::core::{Core, Task};
+use crate::bindings::coroutine::hand_over;
+use crate::bindings::executor::closed;
+use crate::bindings::future::FutureCell;
+use crate::bindings::mode;
+use crate::bindings::settle::{self, Phase};
+
+/// Takes a task of an executor with threads that has rules, or places to wait for.
+pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
+    rules::set_expiry(this)?;
+    if let Some(lane) = rules::lane(this) {
+        if core.pool().is_closed() {
+            return Err(closed());
+        }
+        // Before it is offered: it may be let go at once, by any thread.
+        core.held().add(this, core.pool().hold());
+        if !offer(this, &lane)? {
+            return Ok(());
+        }
+    }
+    let taken = match entry {
+        Entry::Caller if !this.get().is_coroutine() => mode::run_here(this, core),
+        _ => go(this, core, Call::First),
+    };
+    core.held().remove(this);
+    taken
+}
+
+fn offer(this: &Bound<'_, FutureCell>, lane: &Bound<'_, lanes::Lane>) -> PyResult<bool> {
+    let born = this.get().born();
+    match rules::policy(this).and_then(|policy| policy.get().terms(born)) {
+        Some(terms) => lanes::offer(lane, this, terms),
+        None => Ok(true),
+    }
+}
+
+/// Whether the pool is asked for the first time to take a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    First,
+    /// It was accepted before.
+    Again,
+}
+
+fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()> {
+    if this.get().is_coroutine() {
+        if call == Call::First && core.pool().is_closed() {
+            return Err(closed());
+        }
+        return hand_over(this, core);
+    }
+    let priority = rules::policy(this).map_or(0, |policy| policy.get().priority);
+    // Before it is there, where it may be taken at once.
+    rules::with(this.get(), |rules| rules.queued = true);
+    let job = Task(this.clone().unbind());
+    let pool = core.pool();
+    let taken = match (call, priority) {
+        (Call::First, 0) => pool.submit(job),
+        (Call::Again, 0) => pool.resubmit(job),
+        _ => {
+            let rank = rules::policy(this).map_or(0, |it| it.get().rank(this.get().born()));
+            if call == Call::First {
+                pool.submit_ranked(job, priority, rank)
+            } else {
+                pool.resubmit_ranked(job, priority, rank)
+            }
+        }
+    };
+    taken.map_err(|error| refused(this, error))
+}
+
+/// Why the pool has not taken the task.
+#[cold]
+pub(crate) fn refused(this: &Bound<'_, FutureCell>, error: SubmitError<Task>) -> PyErr {
+    let py = this.py();
+    match error {
+        SubmitError::Closed(task) => {
+            drop(task.0.into_bound(py));
+            closed()
+        }
+        SubmitError::Spawn(task, error) => {
+            // It may be another thread's, which has the same to hear.
+            settle::cancel(&task.0.into_bound(py));
+            PyRuntimeError::new_err(format!("no worker thread could be started: {error}"))
+        }
+    }
+}
+
+/// Has a task that was held start as soon as there is a worker; it may have been cancelled.
+pub(super) fn let_go(this: &Bound<'_, FutureCell>) {
+    let Some(core) = this.get().core() else {
+        return;
+    };
+    if this.get().phase() == Phase::Pending
+        && let Err(error) = go(this, core, Call::Again)
+    {
+        // Nobody would run it, and nobody is there to hear of it but who waits for it.
+        settle::start(this);
+        crate::bindings::task::fail(this, error);
+    }
+    core.held().remove(this);
+}
+
+/// Has a task that has been accepted before start once more, when its key lets it.
+pub(super) fn again(this: &Bound<'_, FutureCell>) {
+    match rules::lane(this).map(|lane| offer(this, &lane)) {
+        Some(Ok(false)) => {}
+        Some(Err(error)) => {
+            settle::start(this);
+            crate::bindings::task::fail(this, error);
+        }
+        None | Some(Ok(true)) => let_go(this),
+    }
+}
+
+/// Of the tasks that wait for their key, the one that has done so for longest.
+pub(super) fn oldest_held<'py>(
+    py: Python<'py>,
+    core: &Arc<Core>,
+) -> Option<Bound<'py, FutureCell>> {
+    let held = core.held().tasks(py).into_iter();
+    held.filter(|task| task.get().is_placed() && task.get().phase() == Phase::Pending)
+        .min_by_key(|task| task.get().born())
+}

@@ -1,0 +1,208 @@
+//! `limit=` and `rate=`: how many tasks of one key run at once, and how often one starts.
+//!
+//! What may start is decided by the engine's `Lane`; here is who is in which lane.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use flask_delay_engine::{self as engine, Terms};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use super::alarms::{self, Alarm};
+use super::dispatch;
+use super::table::Table;
+use crate::bindings::future::FutureCell;
+
+/// The tasks of one key.
+#[pyclass(frozen, name = "_Lane", module = "flask_delay._native")]
+pub(crate) struct Lane {
+    key: Py<PyAny>,
+    table: Arc<Table>,
+    /// A leaf; nothing is dropped under it.
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    lane: engine::Lane<Py<FutureCell>>,
+    /// Those that run, or have been let go to, by their addresses; they live meanwhile.
+    running: Vec<usize>,
+    /// Tasks that are not done, each of which keeps the lane in its table.
+    tasks: usize,
+    /// When it will be looked at again because of its rate.
+    alarm: Option<Instant>,
+}
+
+fn address(task: &Bound<'_, FutureCell>) -> usize {
+    task.as_ptr() as usize
+}
+
+/// The lane of `key`, which stays there until [`leave_for_good`].
+pub(super) fn enter<'py>(
+    table: &Arc<Table>,
+    key: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, Lane>> {
+    let py = key.py();
+    table
+        .with(py, |lanes| {
+            let lane = match lanes.get_item(key)? {
+                Some(lane) => lane.cast_into::<Lane>()?,
+                None => {
+                    let lane = Lane {
+                        key: key.clone().unbind(),
+                        table: Arc::clone(table),
+                        inner: Mutex::new(Inner {
+                            lane: engine::Lane::new(),
+                            running: Vec::new(),
+                            tasks: 0,
+                            alarm: None,
+                        }),
+                    };
+                    let lane = Bound::new(py, lane)?;
+                    lanes.set_item(key, &lane)?;
+                    lane
+                }
+            };
+            lane.get().inner.lock().tasks += 1;
+            Ok(lane.unbind())
+        })
+        .map(|lane| lane.into_bound(py))
+}
+
+/// Whether `task` may start now; otherwise the lane keeps it, and lets it go when it may.
+pub(super) fn offer(
+    lane: &Bound<'_, Lane>,
+    task: &Bound<'_, FutureCell>,
+    terms: Terms,
+) -> PyResult<bool> {
+    let job = task.clone().unbind();
+    let (go, alarm) = {
+        let mut inner = lane.get().inner.lock();
+        let now = Instant::now();
+        let go = inner.lane.offer(job, terms, now);
+        if go.is_some() {
+            inner.running.push(address(task));
+        }
+        (go, inner.next_alarm(now))
+    };
+    set_alarm(lane, alarm)?;
+    Ok(go.is_some())
+}
+
+/// This task's turn is over, or it does not want one any more; others may start. Whether it
+/// was one that waited here.
+pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) -> bool {
+    let (left, go, alarm) = {
+        let mut inner = lane.get().inner.lock();
+        let now = Instant::now();
+        let mut left = None;
+        let place = inner.running.iter().position(|it| *it == address(task));
+        if let Some(place) = place {
+            inner.running.swap_remove(place);
+            inner.lane.finished();
+        } else {
+            left = inner
+                .lane
+                .remove(|it| it.as_ptr() as usize == address(task));
+        }
+        let go = inner.release(now);
+        (left, go, inner.next_alarm(now))
+    };
+    let_go(lane, go, alarm);
+    left.is_some()
+}
+
+/// It may be time for further tasks.
+pub(super) fn advance(lane: &Bound<'_, Lane>) {
+    let (go, alarm) = {
+        let mut inner = lane.get().inner.lock();
+        let now = Instant::now();
+        inner.alarm = None;
+        let go = inner.release(now);
+        (go, inner.next_alarm(now))
+    };
+    let_go(lane, go, alarm);
+    if let Err(error) = sweep(lane) {
+        error.write_unraisable(lane.py(), Some(lane));
+    }
+}
+
+/// One task less that needs the lane.
+pub(super) fn leave_for_good(lane: &Bound<'_, Lane>) -> PyResult<()> {
+    lane.get().inner.lock().tasks -= 1;
+    sweep(lane)
+}
+
+/// Takes the lane out of its table, if nobody needs it and no rate has to remember what
+/// started last; else in time.
+fn sweep(lane: &Bound<'_, Lane>) -> PyResult<()> {
+    let py = lane.py();
+    let cell = lane.get();
+    let (unused, alarm) = {
+        let mut inner = cell.inner.lock();
+        let now = Instant::now();
+        if inner.tasks > 0 {
+            return Ok(());
+        }
+        match inner.lane.idle_at(now) {
+            Some(at) if at <= now => (true, None),
+            Some(at) if inner.alarm.is_none() => {
+                inner.alarm = Some(at);
+                (false, Some(at))
+            }
+            _ => (false, None),
+        }
+    };
+    set_alarm(lane, alarm)?;
+    if !unused {
+        return Ok(());
+    }
+    let key = cell.key.bind(py);
+    let unused = || cell.inner.lock().tasks == 0;
+    cell.table.with(py, |lanes| match lanes.get_item(key)? {
+        // Looked at once more: tasks enter under the table's lock.
+        Some(found) if found.is(lane) && unused() => lanes.del_item(key),
+        _ => Ok(()),
+    })
+}
+
+/// The addresses of those that hold up a task which waits in this lane.
+pub(super) fn holders(lane: &Bound<'_, Lane>) -> Vec<usize> {
+    lane.get().inner.lock().running.clone()
+}
+
+impl Inner {
+    fn release(&mut self, now: Instant) -> Vec<Py<FutureCell>> {
+        let go = self.lane.release(now);
+        self.running
+            .extend(go.iter().map(|it| it.as_ptr() as usize));
+        go
+    }
+
+    /// When the lane has to be looked at, if no alarm is set for so early.
+    fn next_alarm(&mut self, now: Instant) -> Option<Instant> {
+        let next = self.lane.next(now)?;
+        if self.alarm.is_some_and(|alarm| alarm <= next) {
+            return None;
+        }
+        self.alarm = Some(next);
+        Some(next)
+    }
+}
+
+fn let_go(lane: &Bound<'_, Lane>, go: Vec<Py<FutureCell>>, alarm: Option<Instant>) {
+    let py = lane.py();
+    if let Err(error) = set_alarm(lane, alarm) {
+        error.write_unraisable(py, None);
+    }
+    for task in go {
+        dispatch::let_go(task.bind(py));
+    }
+}
+
+fn set_alarm(lane: &Bound<'_, Lane>, at: Option<Instant>) -> PyResult<()> {
+    if let Some(at) = at {
+        alarms::set(at, Alarm::Lane(lane.clone().unbind()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! `retry=` and `current_task.retry`: whether a task that failed runs again, and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use super::alarms::{self, Alarm};
+use super::{dispatch, rules};
+use crate::bindings::core::{Core, Task};
+use crate::bindings::errors::{TaskRetry, into_exception};
+use crate::bindings::ffi::context::copy_current;
+use crate::bindings::future::{FutureCell, TakenCall};
+use crate::bindings::logging;
+use crate::bindings::mode::Mode;
+use crate::bindings::naming::name_of;
+use crate::bindings::settle::Phase;
+
+/// What is to be done about an attempt that has raised.
+pub(crate) enum Verdict<'py> {
+    /// It is the task's end, with this.
+    Fail(Bound<'py, PyAny>),
+    /// It runs again after some time; this is what was raised, if anything was.
+    Again(Duration, Option<Bound<'py, PyAny>>),
+}
+
+/// What is to be done about an attempt of `this` that has raised `exception`.
+pub(crate) fn judge<'py>(
+    this: &Bound<'py, FutureCell>,
+    exception: Bound<'py, PyAny>,
+) -> Verdict<'py> {
+    let asked = exception.is_instance_of::<TaskRetry>();
+    if (!asked && !this.get().is_ruled()) || this.get().told_to_stop() {
+        return Verdict::Fail(exception);
+    }
+    let judged = if asked {
+        judge_request(this, &exception)
+    } else {
+        judge_failure(this, &exception)
+    };
+    judged.unwrap_or_else(|error| {
+        // Of the user's policy; the task's own error must not be hidden by it.
+        logging::failure(
+            this.py(),
+            "the retry policy of task %s (%s) raised",
+            this,
+            error,
+        );
+        Verdict::Fail(exception)
+    })
+}
+
+fn retry_of<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, PyAny>> {
+    let policy = rules::policy(this)?;
+    let retry = policy.get().retry.as_ref()?;
+    Some(retry.bind(this.py()).clone())
+}
+
+fn judge_failure<'py>(
+    this: &Bound<'py, FutureCell>,
+    exception: &Bound<'py, PyAny>,
+) -> PyResult<Verdict<'py>> {
+    let after: Option<f64> = match retry_of(this) {
+        Some(retry) => {
+            let attempts = rules::attempts(this.get()).unwrap_or(1);
+            retry
+                .call_method1("_after", (exception, attempts))?
+                .extract()?
+        }
+        None => None,
+    };
+    link(this, exception)?;
+    Ok(match after {
+        Some(after) => Verdict::Again(duration(after), Some(exception.clone())),
+        None => Verdict::Fail(exception.clone()),
+    })
+}
+
+/// The task's own code has asked for another attempt.
+fn judge_request<'py>(
+    this: &Bound<'py, FutureCell>,
+    request: &Bound<'py, PyAny>,
+) -> PyResult<Verdict<'py>> {
+    let py = this.py();
+    // What was being handled at that moment.
+    let cause = request.getattr("__context__")?;
+    let cause = (!cause.is_none()).then_some(cause);
+    let after: Option<f64> = request.getattr("args")?.get_item(0)?.extract()?;
+    // Without rules, this is the first attempt there is.
+    let attempts = rules::with_new(this.get(), |rules| {
+        rules.attempts = rules.attempts.max(1);
+        rules.attempts
+    });
+    if let Some(cause) = &cause {
+        link(this, cause)?;
+    }
+    let Some(retry) = retry_of(this) else {
+        return Ok(Verdict::Again(duration(after.unwrap_or(0.0)), cause));
+    };
+    let times: u32 = retry.getattr("times")?.extract()?;
+    if attempts > times {
+        let exception = cause.unwrap_or_else(|| {
+            let error = PyRuntimeError::new_err(format!(
+                "task {:?} asked to run again, but its {times} retries are used up",
+                name_of(this)
+            ));
+            into_exception(py, error)
+        });
+        return Ok(Verdict::Fail(exception));
+    }
+    let after = match after {
+        Some(after) => after,
+        None => retry.call_method1("_delay", (attempts,))?.extract()?,
+    };
+    Ok(Verdict::Again(duration(after), cause))
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+/// Makes what the attempt before has raised the context of `exception`, at the end of the
+/// chain that it has already.
+fn link(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = this.py();
+    let previous = rules::with(this.get(), |rules| rules.previous.take()).flatten();
+    let Some(previous) = previous.map(|previous| previous.into_bound(py)) else {
+        return Ok(());
+    };
+    let mut last = exception.clone();
+    for _ in 0..LONGEST {
+        // The same object may be raised twice, and its chain have come back to it.
+        if last.is(&previous) {
+            return Ok(());
+        }
+        let next = last.getattr("__context__")?;
+        if next.is_none() {
+            return last.setattr("__context__", previous);
+        }
+        last = next;
+    }
+    Ok(())
+}
+
+/// Chains longer than this are left as they are.
+const LONGEST: usize = 1_000;
+
+/// Has the task run once more after some time. In its context, on its worker or the event
+/// loop, with its call as it was; whoever has ended it meanwhile goes first.
+pub(crate) fn again<'py>(
+    this: &Bound<'py, FutureCell>,
+    core: &Arc<Core>,
+    taken: Option<TakenCall<'py>>,
+    after: Duration,
+    exception: Option<Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    let cell = this.get();
+    if core.log_failures {
+        logging::runs_again(this, after, exception.as_ref());
+    }
+    // A copy, since this one is still entered when the next attempt may begin.
+    cell.put_context(copy_current(this.py())?);
+    if let Some(taken) = taken {
+        cell.put_call(this, taken);
+    }
+    let previous = rules::with_new(cell, |rules| {
+        std::mem::replace(&mut rules.previous, exception.map(Bound::unbind))
+    });
+    drop(previous);
+    if core.mode == Mode::Threads {
+        core.held().add(this, core.pool().hold());
+    }
+    if !cell.run_again() {
+        // Nobody takes it any more.
+        drop(cell.take_call(this));
+        core.held().remove(this);
+        return Ok(());
+    }
+    match core.mode {
+        Mode::Threads => {}
+        // Whoever runs it goes on with it.
+        Mode::Immediate => return Ok(()),
+        Mode::Manual => {
+            core.pool().shelve(Task(this.clone().unbind()));
+            return Ok(());
+        }
+    }
+    let alarm = alarms::set_in(after, Alarm::Again(this.clone().unbind()))?;
+    rules::with(cell, |rules| rules.alarm = alarm);
+    if let Some(alarm) = alarm
+        && cell.phase().is_done()
+    {
+        alarms::unset(this.py(), alarm);
+    }
+    Ok(())
+}
+
+/// It is time for a task's next attempt.
+pub(super) fn wake(this: &Bound<'_, FutureCell>) {
+    if this.get().phase() == Phase::Pending {
+        dispatch::again(this);
+    }
+}

@@ -1,0 +1,233 @@
+//! What one task keeps of its policy, and what is done at its start, after each attempt, and
+//! at its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flask_delay_engine::Ticket;
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::alarms::{self, Alarm};
+use super::claims;
+use super::lanes::{self, Lane};
+use super::policy::Policy;
+use super::target::Why;
+use crate::bindings::core::Core;
+use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::future::FutureCell;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Rules {
+    /// None for a task that has asked to run again and has no other rules.
+    pub(super) policy: Option<Py<Policy>>,
+    pub(super) lane: Option<Py<Lane>>,
+    /// The lane, if the task has ended and its code goes on in there.
+    pub(super) behind: Option<Py<Lane>>,
+    /// The key that this task has claimed.
+    pub(super) claim: Option<Py<PyAny>>,
+    pub(super) attempts: u32,
+    /// What the last attempt has raised.
+    pub(super) previous: Option<Py<PyAny>>,
+    /// While it has not started: when it expires, or runs again.
+    pub(super) alarm: Option<Ticket>,
+    /// It has been put into the queue and has not been taken up.
+    pub(super) queued: bool,
+    /// Why its coroutine was cancelled.
+    pub(super) why: Option<Why>,
+}
+
+impl Rules {
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.claim)?;
+        visit.call(&self.previous)
+    }
+}
+
+/// Reads or changes the rules of a task, if it has any. Nothing is dropped inside.
+pub(super) fn with<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> Option<R> {
+    if !this.is_ruled() {
+        return None;
+    }
+    let extra = this.known_extra()?;
+    extra.lock().rules.as_mut().map(|rules| step(rules))
+}
+
+/// As [`with`], for a task that need not have had any.
+pub(super) fn with_new<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> R {
+    let done = {
+        let mut extra = this.extra().lock();
+        step(extra.rules.get_or_insert_with(Box::default))
+    };
+    this.mark_ruled();
+    done
+}
+
+pub(super) fn policy<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Policy>> {
+    let py = this.py();
+    with(this.get(), |rules| {
+        rules.policy.as_ref().map(|policy| policy.bind(py).clone())
+    })
+    .flatten()
+}
+
+pub(super) fn lane<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Lane>> {
+    let py = this.py();
+    with(this.get(), |rules| {
+        rules.lane.as_ref().map(|lane| lane.bind(py).clone())
+    })
+    .flatten()
+}
+
+/// The time limit of one attempt.
+pub(crate) fn timeout(this: &Bound<'_, FutureCell>) -> Option<Duration> {
+    policy(this)?.get().timeout
+}
+
+/// How often the task has been begun.
+pub(crate) fn attempts(this: &FutureCell) -> Option<u32> {
+    with(this, |rules| rules.attempts)
+}
+
+/// Gives a task that nobody else has yet its rules. The future of the task that is there
+/// already, if there is to be one alone.
+///
+/// # Errors
+///
+/// What the user's key raises, `TypeError` for one that is not hashable, `DuplicateTask`.
+pub(crate) fn give<'py>(
+    this: &Bound<'py, FutureCell>,
+    policy: &Bound<'py, Policy>,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    let py = this.py();
+    let asked = policy.get();
+    with_new(this.get(), |rules| {
+        rules.policy = Some(policy.clone().unbind());
+    });
+    if let Some(twin) = asked.unique {
+        let key = asked.claim_key(arguments)?;
+        let first = claims::claim(core.claims(py)?, &key, this, twin)?;
+        if first.is_some() {
+            return Ok(first);
+        }
+        with(this.get(), |rules| rules.claim = Some(key.unbind()));
+    }
+    if asked.terms(0).is_some() {
+        let lane = asked
+            .lane_key(arguments)
+            .and_then(|key| lanes::enter(core.lanes(py)?, &key))
+            .inspect_err(|_| ended(this))?;
+        with(this.get(), |rules| rules.lane = Some(lane.unbind()));
+    }
+    Ok(None)
+}
+
+/// Whether it is the one task of its key.
+pub(crate) fn has_claim(this: &FutureCell) -> bool {
+    with(this, |rules| rules.claim.is_some()).unwrap_or(false)
+}
+
+/// Sets the alarm for the task's expiry; before it is queued.
+pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    let Some(time) = policy(this).and_then(|policy| policy.get().expires) else {
+        return Ok(());
+    };
+    let alarm = alarms::set_in(time, Alarm::Expire(this.clone().unbind()))?;
+    with(this.get(), |rules| rules.alarm = alarm);
+    Ok(())
+}
+
+/// An attempt begins.
+pub(crate) fn started(this: &Bound<'_, FutureCell>) {
+    let alarm = with(this.get(), |rules| {
+        rules.attempts += 1;
+        rules.queued = false;
+        rules.why = None;
+        rules.alarm.take()
+    });
+    if let Some(alarm) = alarm.flatten() {
+        alarms::unset(this.py(), alarm);
+    }
+}
+
+/// Why a coroutine was cancelled, if that was for its rules.
+pub(crate) fn why(this: &FutureCell) -> Option<Why> {
+    with(this, |rules| rules.why).flatten()
+}
+
+/// An attempt is over, but its outcome has not been told.
+pub(crate) fn attempted(this: &Bound<'_, FutureCell>) {
+    // A coroutine's, for its time limit.
+    let alarm = with(this.get(), |rules| rules.alarm.take()).flatten();
+    if let Some(alarm) = alarm {
+        alarms::unset(this.py(), alarm);
+    }
+    if let Some(lane) = lane(this) {
+        lanes::leave(&lane, this);
+    }
+}
+
+/// The task is done, or was never taken.
+#[cold]
+pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
+    let py = this.py();
+    let taken = with(this.get(), |rules| {
+        (
+            rules.alarm.take(),
+            rules.lane.take(),
+            rules.claim.take(),
+            rules.previous.take(),
+        )
+    });
+    let Some((alarm, lane, claim, previous)) = taken else {
+        return;
+    };
+    drop(previous);
+    if let Some(alarm) = alarm {
+        alarms::unset(py, alarm);
+    }
+    let Some(core) = this.get().core() else {
+        return;
+    };
+    if let Some(lane) = lane {
+        let lane = lane.bind(py);
+        lanes::leave(lane, this);
+        or_unraisable(lanes::leave_for_good(lane), this);
+    }
+    if let Some(claim) = claim {
+        let released = core
+            .claims(py)
+            .and_then(|table| claims::release(table, claim.bind(py), this));
+        or_unraisable(released, this);
+    }
+    core.held().remove(this);
+}
+
+/// The task is about to end without its code, which keeps its turn until it ends too.
+pub(super) fn keep_turn(this: &FutureCell) {
+    with(this, |rules| rules.behind = rules.lane.take());
+}
+
+/// The code of such a task has ended.
+pub(super) fn give_up_turn(this: &Bound<'_, FutureCell>) {
+    let lane = with(this.get(), |rules| rules.behind.take()).flatten();
+    if let Some(lane) = lane {
+        let lane = lane.bind(this.py());
+        lanes::leave(lane, this);
+        or_unraisable(lanes::leave_for_good(lane), this);
+    }
+}
+
+/// Whether a task that was cancelled lies in the queue, from which nobody takes it.
+pub(crate) fn lies_in_queue(this: &FutureCell) -> bool {
+    with(this, |rules| std::mem::take(&mut rules.queued)).unwrap_or(true)
+}
+
+fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
+    if let Err(error) = result {
+        error.write_unraisable(this.py(), Some(this.as_any()));
+    }
+}

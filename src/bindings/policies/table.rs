@@ -1,0 +1,39 @@
+//! A dict of the users' keys. Their `__eq__` and `__hash__` may be Python code, which runs
+//! under no lock of ours; so what has to be done to the dict as one step is done under a lock
+//! of Python's, which lets go of the GIL while it is waited for, and may be taken again by who
+//! has it: a signal's handler may submit too.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::bindings::ffi::call::call_with;
+use crate::bindings::names;
+
+/// Values by key, for one process.
+pub(crate) struct Table {
+    lock: Py<PyAny>,
+    values: Py<PyDict>,
+}
+
+impl Table {
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+        let lock = py.import("_thread")?.getattr("RLock")?.call0()?;
+        Ok(Self {
+            lock: lock.unbind(),
+            values: PyDict::new(py).unbind(),
+        })
+    }
+
+    /// Does something to the dict that nobody else may come in between of.
+    pub(crate) fn with<'py, R>(
+        &self,
+        py: Python<'py>,
+        step: impl FnOnce(&Bound<'py, PyDict>) -> PyResult<R>,
+    ) -> PyResult<R> {
+        let lock = self.lock.bind(py);
+        call_with(&lock.getattr(names::acquire(py))?, [])?;
+        let done = step(self.values.bind(py));
+        call_with(&lock.getattr(names::release(py))?, [])?;
+        done
+    }
+}

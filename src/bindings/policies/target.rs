@@ -1,0 +1,256 @@
+//! How the code of a running task is interrupted, and nothing but that.
+//!
+//! An asynchronous exception is set for a thread, not for what runs there. So each call of a
+//! task's function has a number, which stands in the thread's [`Target`] while the call lasts;
+//! who wants to interrupt the call names it, and whoever leaves it looks whether somebody has
+//! aimed at it, and takes back what has not been raised yet. No Python code runs between the
+//! end of the call and that. What else a thread does for a task (its surroundings, its
+//! callbacks) is no call, and a call is covered while another task runs inside it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use super::deadlines::exception_class;
+use crate::bindings::bell::Bell;
+use crate::bindings::ffi::interrupt::{self, ThreadId};
+
+/// Why a call is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    Timeout,
+    Stop,
+}
+
+/// The number of a call.
+pub(crate) type Call = u64;
+
+pub(crate) const NONE: Call = 0;
+
+/// One thread that runs tasks.
+pub(crate) struct Target {
+    thread: ThreadId,
+    /// The call that runs now, if one does and is not covered. Written by the thread alone.
+    call: AtomicU64,
+    /// The last one's number, for the thread alone.
+    last: AtomicU64,
+    /// Somebody has aimed at this thread: who leaves a call takes the lock to see.
+    aimed: AtomicBool,
+    /// A leaf; what CPython does under it (see [`interrupt`]) runs no code.
+    aim: Mutex<Aim>,
+}
+
+#[derive(Default)]
+struct Aim {
+    /// The exception that was set, and for which call.
+    shot: Option<(Call, Why)>,
+    /// Calls that others run inside of.
+    covered: Vec<Call>,
+    /// What is to be set for those of them, once they are uncovered.
+    due: Vec<(Call, Why)>,
+    /// Calls that nobody waits for any more.
+    given_up: Vec<Call>,
+    /// What the thread sleeps on inside its call.
+    bell: Option<Arc<Bell>>,
+}
+
+/// What has become of a call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ended {
+    pub(crate) shot: Option<Why>,
+    /// It took too long to end; the task's outcome has been told without it.
+    pub(crate) given_up: bool,
+}
+
+thread_local! {
+    static OWN: Arc<Target> = Arc::new(Target::new());
+}
+
+/// Where there is no GIL, orders "the call has ended" and "is it aimed at?" on one side,
+/// "it is aimed at" and "does the call run?" on the other. With the GIL, both sides have it.
+pub(crate) fn order() {
+    if cfg!(Py_GIL_DISABLED) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+}
+
+impl Target {
+    fn new() -> Self {
+        Self {
+            thread: interrupt::this_thread(),
+            call: AtomicU64::new(NONE),
+            last: AtomicU64::new(NONE),
+            aimed: AtomicBool::new(false),
+            aim: Mutex::default(),
+        }
+    }
+
+    /// This thread's.
+    pub(crate) fn own() -> Arc<Self> {
+        OWN.with(Arc::clone)
+    }
+
+    /// A task's function is about to be called by this thread, whose target it is.
+    pub(crate) fn begin(&self) -> Call {
+        // Relaxed, here and below: see `order`.
+        let call = self.last.load(Ordering::Relaxed) + 1;
+        self.last.store(call, Ordering::Relaxed);
+        self.call.store(call, Ordering::Relaxed);
+        call
+    }
+
+    /// The call that runs here, if one does.
+    fn call(&self) -> Option<Call> {
+        Some(self.call.load(Ordering::Relaxed)).filter(|call| *call != NONE)
+    }
+
+    fn runs(&self, aim: &Aim, call: Call) -> bool {
+        self.call.load(Ordering::Relaxed) == call || aim.covered.contains(&call)
+    }
+
+    /// Has the exception for `why` raised in `call`, if that has not ended.
+    pub(crate) fn shoot(&self, py: Python<'_>, call: Call, why: Why) {
+        let class = exception_class(py, why);
+        let bell = {
+            let mut aim = self.aim.lock();
+            self.aimed.store(true, Ordering::Relaxed);
+            order();
+            if aim.covered.contains(&call) {
+                aim.due.push((call, why));
+                None
+            } else if self.call.load(Ordering::Relaxed) == call && aim.shot.is_none() {
+                aim.shot = Some((call, why));
+                interrupt::set(self.thread, &class);
+                aim.bell.take()
+            } else {
+                None
+            }
+        };
+        if let Some(bell) = bell {
+            bell.ring();
+        }
+    }
+
+    /// Nobody waits for `call` any more; `false` if it has ended.
+    pub(crate) fn give_up(&self, call: Call) -> bool {
+        let mut aim = self.aim.lock();
+        self.aimed.store(true, Ordering::Relaxed);
+        order();
+        let runs = self.runs(&aim, call);
+        if runs {
+            aim.given_up.push(call);
+        }
+        runs
+    }
+
+    /// This thread's `call` has returned.
+    pub(crate) fn leave(&self, call: Call) -> Ended {
+        self.call.store(NONE, Ordering::Relaxed);
+        order();
+        if !self.aimed.load(Ordering::Relaxed) {
+            return Ended::default();
+        }
+        self.leave_aimed(call)
+    }
+
+    #[cold]
+    fn leave_aimed(&self, call: Call) -> Ended {
+        let mut aim = self.aim.lock();
+        let shot = self.take_shot(&mut aim, call);
+        let given_up = aim.given_up.iter().position(|it| *it == call);
+        if let Some(place) = given_up {
+            aim.given_up.swap_remove(place);
+        }
+        if aim.due.is_empty() && aim.given_up.is_empty() {
+            self.aimed.store(false, Ordering::Relaxed);
+        }
+        Ended {
+            shot,
+            given_up: given_up.is_some(),
+        }
+    }
+
+    /// Takes back what was set for `call`, raised or not.
+    fn take_shot(&self, aim: &mut Aim, call: Call) -> Option<Why> {
+        let (_, why) = aim.shot.take_if(|(shot, _)| *shot == call)?;
+        interrupt::clear(self.thread);
+        Some(why)
+    }
+}
+
+impl Drop for Covered {
+    fn drop(&mut self) {
+        OWN.with(|own| {
+            let mut aim = own.aim.lock();
+            aim.covered.retain(|call| *call != self.0);
+            own.call.store(self.0, Ordering::Relaxed);
+            let due = aim.due.iter().position(|(call, _)| *call == self.0);
+            if let Some(due) = due
+                && aim.shot.is_none()
+            {
+                let (_, why) = aim.due.swap_remove(due);
+                aim.shot = Some((self.0, why));
+                // Attached: the guard lives among references to Python objects.
+                Python::attach(|py| interrupt::set(own.thread, &exception_class(py, why)));
+            }
+        });
+    }
+}
+
+/// The call that runs on this thread cannot be hit until this is dropped.
+pub(crate) struct Covered(Call);
+
+/// Covers this thread's call, if there is one: what comes is not its own code.
+pub(crate) fn cover(_py: Python<'_>) -> Option<Covered> {
+    OWN.with(|own| {
+        let call = own.call()?;
+        let mut aim = own.aim.lock();
+        own.call.store(NONE, Ordering::Relaxed);
+        order();
+        // It has been raised already, or is lost: who set it looks again, see `deadlines`.
+        own.take_shot(&mut aim, call);
+        aim.covered.push(call);
+        Some(Covered(call))
+    })
+}
+
+/// Has `bell` rung if this thread's call is aimed at, until the answer is dropped.
+pub(crate) fn awake_on(bell: &Arc<Bell>) -> Option<Awake> {
+    OWN.with(|own| {
+        own.call()?;
+        own.aim.lock().bell = Some(Arc::clone(bell));
+        Some(Awake(()))
+    })
+}
+
+/// See [`awake_on`].
+pub(crate) struct Awake(());
+
+impl Awake {
+    /// What the call is to be ended with, now that its bell has rung for that.
+    pub(crate) fn error(&self, py: Python<'_>) -> Option<PyErr> {
+        OWN.with(|own| {
+            let call = own.call()?;
+            let aim = own.aim.lock();
+            let (shot, why) = aim.shot?;
+            if shot != call {
+                return None;
+            }
+            // Raised here, so not once more.
+            interrupt::clear(own.thread);
+            drop(aim);
+            let class: Bound<'_, PyType> = exception_class(py, why);
+            Some(PyErr::from_type(class, ()))
+        })
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        let bell = OWN.with(|own| own.aim.lock().bell.take());
+        drop(bell);
+    }
+}

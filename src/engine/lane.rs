@@ -1,0 +1,218 @@
+//! The jobs of one key: how many may run at once, and how often one may start.
+//!
+//! A lane has no lock and no clock of its own; whoever has it brings both.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// So many starts in any span of time, of those since the lane first saw such a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many, at least one.
+    pub count: usize,
+    /// How long the span is.
+    pub per: Duration,
+}
+
+/// When a job may start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Fewer than so many jobs of the lane must run, at least one.
+    pub limit: Option<usize>,
+    /// The lane's starts must leave room for one more.
+    pub rate: Option<Rate>,
+    /// Smaller is sooner.
+    pub rank: i64,
+}
+
+/// Jobs that run, and those that are held until their terms let them.
+///
+/// Held jobs stand by rank, then in order of arrival, and the first that may not start holds
+/// up those behind it, whatever their terms.
+#[derive(Debug)]
+pub struct Lane<J> {
+    held: BTreeMap<Place, Held<J>>,
+    /// Jobs ever held.
+    arrived: u64,
+    running: usize,
+    /// The last starts, oldest first: as many and for as long as any rate that was seen needs.
+    starts: VecDeque<Instant>,
+    /// The most starts and the longest span of the rates that were seen.
+    seen: Option<Rate>,
+}
+
+/// Where a held job stands: its rank, then its number.
+type Place = (i64, u64);
+
+#[derive(Debug)]
+struct Held<J> {
+    job: J,
+    terms: Terms,
+}
+
+/// Why a job may not start yet.
+enum Obstacle {
+    /// Too many run.
+    Limit,
+    /// Too many have started; when there is room for one more, if ever.
+    Rate(Option<Instant>),
+}
+
+impl<J> Lane<J> {
+    /// A lane of no jobs.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            held: BTreeMap::new(),
+            arrived: 0,
+            running: 0,
+            starts: VecDeque::new(),
+            seen: None,
+        }
+    }
+
+    /// Lets a job go, which is given back and counts as running, or holds it.
+    #[must_use]
+    pub fn offer(&mut self, job: J, terms: Terms, now: Instant) -> Option<J> {
+        if let Some(rate) = terms.rate {
+            self.see(rate);
+        }
+        let first = self.held.first_key_value();
+        let behind = first.is_some_and(|(&(rank, _), _)| rank <= terms.rank);
+        if !behind && self.obstacle(terms, now).is_none() {
+            self.start(now);
+            return Some(job);
+        }
+        self.held
+            .insert((terms.rank, self.arrived), Held { job, terms });
+        self.arrived += 1;
+        None
+    }
+
+    /// Notes that a job which was let go has ended. Others may start now: see
+    /// [`Lane::release`].
+    pub fn finished(&mut self) {
+        debug_assert!(self.running > 0, "nothing runs");
+        self.running = self.running.saturating_sub(1);
+    }
+
+    /// Lets go the held jobs that may start now; they count as running.
+    #[must_use]
+    pub fn release(&mut self, now: Instant) -> Vec<J> {
+        let mut released = Vec::new();
+        while let Some((&place, first)) = self.held.first_key_value()
+            && self.obstacle(first.terms, now).is_none()
+        {
+            self.start(now);
+            released.extend(self.held.remove(&place).map(|held| held.job));
+        }
+        released
+    }
+
+    /// When [`Lane::release`] will let a job go if nothing else happens until then; `None`
+    /// when nothing is held, or when it is a job's end that is waited for.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        let (_, first) = self.held.first_key_value()?;
+        match self.obstacle(first.terms, now) {
+            None => Some(now),
+            Some(Obstacle::Limit) => None,
+            Some(Obstacle::Rate(over)) => over,
+        }
+    }
+
+    /// Takes out the first held job that `is` the one. Those behind it may start now: see
+    /// [`Lane::release`].
+    pub fn remove(&mut self, mut is: impl FnMut(&J) -> bool) -> Option<J> {
+        let (&place, _) = self.held.iter().find(|(_, held)| is(&held.job))?;
+        self.held.remove(&place).map(|held| held.job)
+    }
+
+    /// Takes out all held jobs, in order.
+    #[must_use]
+    pub fn drain(&mut self) -> Vec<J> {
+        let held = std::mem::take(&mut self.held);
+        held.into_values().map(|held| held.job).collect()
+    }
+
+    /// How many jobs are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// How many jobs run, or were let go and have not ended.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Whether a new lane would do as well: no job is here, and no start matters any more.
+    #[must_use]
+    pub fn is_idle(&self, now: Instant) -> bool {
+        self.idle_at(now).is_some_and(|at| at <= now)
+    }
+
+    /// When a new lane would do as well, if nothing happens until then; `None` while a job is
+    /// here.
+    #[must_use]
+    pub fn idle_at(&self, now: Instant) -> Option<Instant> {
+        if !self.held.is_empty() || self.running > 0 {
+            return None;
+        }
+        match (self.starts.back(), self.seen) {
+            (Some(last), Some(seen)) => last.checked_add(seen.per),
+            _ => Some(now),
+        }
+    }
+
+    fn obstacle(&self, terms: Terms, now: Instant) -> Option<Obstacle> {
+        if terms
+            .limit
+            .is_some_and(|limit| self.running >= limit.max(1))
+        {
+            return Some(Obstacle::Limit);
+        }
+        let rate = terms.rate?;
+        // With this one there would be one start too many, unless it is out of the span.
+        let oldest = self.starts.len().checked_sub(rate.count.max(1))?;
+        let over = self.starts.get(oldest)?.checked_add(rate.per);
+        let fits = over.is_some_and(|over| over <= now);
+        (!fits).then_some(Obstacle::Rate(over))
+    }
+
+    fn see(&mut self, rate: Rate) {
+        let seen = self.seen.get_or_insert(rate);
+        seen.count = seen.count.max(rate.count);
+        seen.per = seen.per.max(rate.per);
+    }
+
+    fn start(&mut self, now: Instant) {
+        self.running += 1;
+        let Some(seen) = self.seen else {
+            return;
+        };
+        // Threads that read the clock at once may come in another order.
+        let now = self.starts.back().map_or(now, |&last| last.max(now));
+        self.starts.push_back(now);
+        while let Some(&oldest) = self.starts.front()
+            && (self.starts.len() > seen.count.max(1) || !self.matters(oldest, now))
+        {
+            self.starts.pop_front();
+        }
+    }
+
+    /// Whether a rate that was seen still counts a start.
+    fn matters(&self, start: Instant, now: Instant) -> bool {
+        self.seen.is_some_and(|seen| {
+            let over = start.checked_add(seen.per);
+            over.is_none_or(|over| over > now)
+        })
+    }
+}
+
+impl<J> Default for Lane<J> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

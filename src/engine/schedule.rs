@@ -1,0 +1,84 @@
+//! What is to happen later, and when. Has no clock of its own; whoever has it brings one.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Names an entry of the schedule that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    at: Instant,
+    number: u64,
+}
+
+/// Entries by the time they are due; of those due at the same time, in order of arrival.
+#[derive(Debug)]
+pub struct Schedule<E> {
+    entries: BTreeMap<Ticket, E>,
+    /// Entries ever added.
+    added: u64,
+}
+
+impl<E> Schedule<E> {
+    /// Without entries.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            added: 0,
+        }
+    }
+
+    /// Adds what is due `at` a time, past or to come.
+    pub fn add(&mut self, at: Instant, entry: E) -> Ticket {
+        let number = self.added;
+        self.added += 1;
+        let ticket = Ticket { at, number };
+        self.entries.insert(ticket, entry);
+        ticket
+    }
+
+    /// Takes an entry out, if it is still there.
+    pub fn remove(&mut self, ticket: Ticket) -> Option<E> {
+        self.entries.remove(&ticket)
+    }
+
+    /// Takes out what is due, in order.
+    pub fn due(&mut self, now: Instant) -> Vec<E> {
+        let mut due = Vec::new();
+        while let Some(entry) = self.entries.first_entry()
+            && entry.key().at <= now
+        {
+            due.push(entry.remove());
+        }
+        due
+    }
+
+    /// When the first entry is due.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        Some(self.entries.first_key_value()?.0.at)
+    }
+
+    /// Takes everything out, in order.
+    pub fn drain(&mut self) -> Vec<E> {
+        std::mem::take(&mut self.entries).into_values().collect()
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl<E> Default for Schedule<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

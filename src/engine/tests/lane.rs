@@ -1,0 +1,435 @@
+//! Which jobs of a key start, and when. Time is whatever the test says.
+#![cfg(not(loom))]
+
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::{Lane, Rate, Terms};
+
+const FREE: Terms = Terms {
+    limit: None,
+    rate: None,
+    rank: 0,
+};
+
+fn limit(limit: usize) -> Terms {
+    Terms {
+        limit: Some(limit),
+        ..FREE
+    }
+}
+
+/// So many in a second.
+fn rate(count: usize) -> Terms {
+    let per = Duration::from_secs(1);
+    Terms {
+        rate: Some(Rate { count, per }),
+        ..FREE
+    }
+}
+
+fn ranked(terms: Terms, rank: i64) -> Terms {
+    Terms { rank, ..terms }
+}
+
+/// Moments of a test, in milliseconds.
+struct Clock(Instant);
+
+impl Clock {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    fn at(&self, millis: u64) -> Instant {
+        self.0 + Duration::from_millis(millis)
+    }
+}
+
+#[test]
+fn without_terms_everything_starts() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    for job in 0..3 {
+        assert_eq!(lane.offer(job, FREE, clock.at(0)), Some(job));
+    }
+    assert_eq!((lane.running(), lane.held()), (3, 0));
+    assert!(!lane.is_idle(clock.at(0)));
+    for _ in 0..3 {
+        lane.finished();
+    }
+    assert!(lane.is_idle(clock.at(0)));
+}
+
+#[test]
+fn as_many_run_as_the_limit_allows() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let now = clock.at(0);
+    assert_eq!(lane.offer(1, limit(2), now), Some(1));
+    assert_eq!(lane.offer(2, limit(2), now), Some(2));
+    assert_eq!(lane.offer(3, limit(2), now), None);
+    assert_eq!(lane.offer(4, limit(2), now), None);
+    assert!(lane.release(now).is_empty());
+    // It waits for an end, not for a time.
+    assert_eq!(lane.next(now), None);
+    lane.finished();
+    assert_eq!(lane.next(now), Some(now));
+    assert_eq!(lane.release(now), [3]);
+    assert_eq!((lane.running(), lane.held()), (2, 1));
+}
+
+/// Each job has its own limit, and all that run count.
+#[test]
+fn limits_may_differ() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let now = clock.at(0);
+    assert_eq!(lane.offer(1, FREE, now), Some(1));
+    assert_eq!(lane.offer(2, limit(1), now), None);
+    // It could start but for the one before it.
+    assert_eq!(lane.offer(3, limit(5), now), None);
+    lane.finished();
+    assert_eq!(lane.release(now), [2, 3]);
+}
+
+#[test]
+fn who_arrives_while_others_are_held_waits_behind_them() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let now = clock.at(0);
+    assert_eq!(lane.offer(1, limit(1), now), Some(1));
+    assert_eq!(lane.offer(2, limit(1), now), None);
+    lane.finished();
+    // Not even although there is room for one.
+    assert_eq!(lane.offer(3, limit(1), now), None);
+    assert_eq!(lane.release(now), [2]);
+    lane.finished();
+    assert_eq!(lane.release(now), [3]);
+}
+
+#[test]
+fn a_smaller_rank_overtakes() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let now = clock.at(0);
+    assert_eq!(lane.offer("runs", limit(1), now), Some("runs"));
+    for (job, rank) in [("c", 1), ("b", 0), ("c2", 1), ("a", -5)] {
+        assert_eq!(lane.offer(job, ranked(limit(1), rank), now), None);
+    }
+    lane.finished();
+    // It may start, and nobody before it is held.
+    assert_eq!(
+        lane.offer("first", ranked(limit(1), -6), now),
+        Some("first")
+    );
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        lane.finished();
+        order.extend(lane.release(now));
+    }
+    assert_eq!(order, ["a", "b", "c", "c2"]);
+}
+
+/// One that stands first and may not start yet holds up the others, like any.
+#[test]
+fn who_overtakes_may_have_to_wait() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let now = clock.at(0);
+    assert_eq!(lane.offer(1, FREE, now), Some(1));
+    assert_eq!(lane.offer(2, FREE, now), Some(2));
+    assert_eq!(lane.offer(3, limit(2), now), None);
+    assert_eq!(lane.offer(4, ranked(limit(1), -1), now), None);
+    lane.finished();
+    assert!(lane.release(now).is_empty());
+    lane.finished();
+    assert_eq!(lane.release(now), [4, 3]);
+}
+
+#[test]
+fn so_many_start_in_any_span() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    assert_eq!(lane.offer(1, rate(2), clock.at(0)), Some(1));
+    assert_eq!(lane.offer(2, rate(2), clock.at(600)), Some(2));
+    assert_eq!(lane.offer(3, rate(2), clock.at(700)), None);
+    assert_eq!(lane.offer(4, rate(2), clock.at(700)), None);
+    assert_eq!(lane.next(clock.at(700)), Some(clock.at(1000)));
+    assert!(lane.release(clock.at(999)).is_empty());
+    assert_eq!(lane.release(clock.at(1000)), [3]);
+    // The second one's start counts until then.
+    assert_eq!(lane.next(clock.at(1000)), Some(clock.at(1600)));
+    assert_eq!(lane.release(clock.at(5000)), [4]);
+    assert_eq!(lane.next(clock.at(5000)), None);
+}
+
+#[test]
+fn a_late_release_does_not_let_more_go() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    for job in 0..6 {
+        let started = lane.offer(job, rate(2), clock.at(0));
+        assert_eq!(started.is_some(), job < 2);
+    }
+    assert_eq!(lane.release(clock.at(10_000)), [2, 3]);
+    assert!(lane.release(clock.at(10_999)).is_empty());
+    assert_eq!(lane.release(clock.at(11_000)), [4, 5]);
+}
+
+#[test]
+fn both_limit_and_rate_hold() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let terms = Terms {
+        limit: Some(1),
+        ..rate(1)
+    };
+    assert_eq!(lane.offer(1, terms, clock.at(0)), Some(1));
+    assert_eq!(lane.offer(2, terms, clock.at(0)), None);
+    // The time alone does not help.
+    assert_eq!(lane.next(clock.at(0)), None);
+    assert!(lane.release(clock.at(5000)).is_empty());
+    lane.finished();
+    assert_eq!(lane.release(clock.at(5000)), [2]);
+    assert_eq!(lane.offer(3, terms, clock.at(5000)), None);
+    lane.finished();
+    assert_eq!(lane.next(clock.at(5000)), Some(clock.at(6000)));
+}
+
+/// Only what starts after a rate was seen is remembered, also of jobs without one.
+#[test]
+fn starts_without_a_rate_count_once_one_was_seen() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    assert_eq!(lane.offer(1, FREE, clock.at(0)), Some(1));
+    assert_eq!(lane.offer(2, rate(2), clock.at(0)), Some(2));
+    assert_eq!(lane.offer(3, FREE, clock.at(0)), Some(3));
+    assert_eq!(lane.offer(4, rate(2), clock.at(0)), None);
+}
+
+#[test]
+fn rates_may_differ() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let hourly = Terms {
+        rate: Some(Rate {
+            count: 3,
+            per: Duration::from_hours(1),
+        }),
+        ..FREE
+    };
+    assert_eq!(lane.offer(1, hourly, clock.at(0)), Some(1));
+    assert_eq!(lane.offer(2, rate(1), clock.at(0)), None);
+    assert_eq!(lane.release(clock.at(1000)), [2]);
+    assert_eq!(lane.offer(3, rate(1), clock.at(2000)), Some(3));
+    assert_eq!(lane.offer(4, hourly, clock.at(4000)), None);
+    assert_eq!(lane.next(clock.at(4000)), Some(clock.at(3_600_000)));
+}
+
+/// What was forgotten is not counted by a rate that is seen later.
+#[test]
+fn a_rate_counts_the_starts_since_it_was_seen() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    for job in 0..3 {
+        assert_eq!(lane.offer(job, rate(1), clock.at(job * 1000)), Some(job));
+    }
+    let daily = Terms {
+        rate: Some(Rate {
+            count: 2,
+            per: Duration::from_hours(24),
+        }),
+        ..FREE
+    };
+    assert_eq!(lane.offer(3, daily, clock.at(3000)), Some(3));
+    assert_eq!(lane.offer(4, daily, clock.at(3000)), None);
+}
+
+#[test]
+fn a_lane_is_idle_once_its_starts_do_not_matter() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    assert!(lane.is_idle(clock.at(0)));
+    assert_eq!(lane.offer((), rate(5), clock.at(0)), Some(()));
+    lane.finished();
+    assert!(!lane.is_idle(clock.at(999)));
+    assert!(lane.is_idle(clock.at(1000)));
+}
+
+/// Two threads read the clock, and the later one comes first.
+#[test]
+fn the_clock_may_seem_to_go_back() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    assert_eq!(lane.offer(1, rate(2), clock.at(500)), Some(1));
+    assert_eq!(lane.offer(2, rate(2), clock.at(400)), Some(2));
+    assert_eq!(lane.offer(3, rate(2), clock.at(400)), None);
+    assert_eq!(lane.next(clock.at(400)), Some(clock.at(1500)));
+    assert!(lane.release(clock.at(1499)).is_empty());
+    assert_eq!(lane.release(clock.at(1500)), [3]);
+}
+
+#[test]
+fn a_span_without_end_is_waited_for() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let forever = Terms {
+        rate: Some(Rate {
+            count: 1,
+            per: Duration::MAX,
+        }),
+        ..FREE
+    };
+    assert_eq!(lane.offer(1, forever, clock.at(0)), Some(1));
+    assert_eq!(lane.offer(2, forever, clock.at(0)), None);
+    assert_eq!(lane.next(clock.at(0)), None);
+    lane.finished();
+    assert!(!lane.is_idle(clock.at(1_000_000)));
+}
+
+#[test]
+fn a_held_job_may_be_taken_out() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    let now = clock.at(0);
+    assert_eq!(lane.offer(1, FREE, now), Some(1));
+    assert_eq!(lane.offer(2, limit(1), now), None);
+    assert_eq!(lane.offer(3, FREE, now), None);
+    assert_eq!(lane.remove(|&job| job == 1), None);
+    assert_eq!(lane.remove(|&job| job == 2), Some(2));
+    assert_eq!(lane.remove(|&job| job == 2), None);
+    // What it held up may go.
+    assert_eq!(lane.next(now), Some(now));
+    assert_eq!(lane.release(now), [3]);
+}
+
+#[test]
+fn a_lane_may_be_emptied() {
+    let (mut lane, clock) = (Lane::default(), Clock::new());
+    let now = clock.at(0);
+    assert_eq!(lane.offer(1, FREE, now), Some(1));
+    assert_eq!(lane.offer(2, ranked(limit(1), 1), now), None);
+    assert_eq!(lane.offer(3, limit(1), now), None);
+    assert_eq!(lane.drain(), [3, 2]);
+    assert_eq!((lane.running(), lane.held()), (1, 0));
+}
+
+/// No rate of the comparison needs more starts, or needs them longer.
+const SLOWEST: Rate = Rate {
+    count: 3,
+    per: Duration::from_secs(2),
+};
+
+/// The simplest thing that keeps to the same rules: it forgets nothing.
+#[derive(Default)]
+struct Model {
+    held: Vec<(usize, Terms)>,
+    running: usize,
+    starts: Vec<Instant>,
+}
+
+impl Model {
+    fn fits(&self, terms: Terms, now: Instant) -> bool {
+        let few = terms.limit.is_none_or(|limit| self.running < limit);
+        let rare = terms.rate.is_none_or(|rate| {
+            let counted = self.starts.iter().filter(|&&start| now < start + rate.per);
+            counted.count() < rate.count
+        });
+        few && rare
+    }
+
+    fn start(&mut self, now: Instant) {
+        self.running += 1;
+        self.starts.push(now);
+    }
+
+    fn offer(&mut self, job: usize, terms: Terms, now: Instant) -> Option<usize> {
+        let first = self.held.iter().all(|(_, held)| terms.rank < held.rank);
+        if first && self.fits(terms, now) {
+            self.start(now);
+            return Some(job);
+        }
+        let behind = self.held.iter().filter(|(_, held)| held.rank <= terms.rank);
+        self.held.insert(behind.count(), (job, terms));
+        None
+    }
+
+    fn release(&mut self, now: Instant) -> Vec<usize> {
+        let mut released = Vec::new();
+        while let Some(&(job, terms)) = self.held.first()
+            && self.fits(terms, now)
+        {
+            self.held.remove(0);
+            self.start(now);
+            released.push(job);
+        }
+        released
+    }
+}
+
+/// Numbers that look random and are the same each time: Knuth's generator.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).map_or(0, |number| number % limit)
+    }
+
+    fn terms(&mut self) -> Terms {
+        let millis = [100, 500, 2_000][self.below(3)];
+        let rate = Rate {
+            count: self.below(3) + 1,
+            per: Duration::from_millis(millis),
+        };
+        let limit = self.below(3) + 1;
+        Terms {
+            limit: (self.below(2) == 0).then_some(limit),
+            rate: (self.below(3) == 0).then_some(rate),
+            rank: i64::from(self.below(4) == 0),
+        }
+    }
+}
+
+#[test]
+fn a_lane_does_what_the_model_does() {
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let (mut lane, mut model) = (Lane::new(), Model::default());
+        let mut now = Instant::now();
+        // A rate counts the starts since it was seen: this one, so that all are counted.
+        let terms = Terms {
+            rate: Some(SLOWEST),
+            ..FREE
+        };
+        assert_eq!(lane.offer(0, terms, now), model.offer(0, terms, now));
+        for job in 1..200 {
+            now += Duration::from_millis([0, 1, 50, 400][random.below(4)]);
+            match random.below(8) {
+                0..3 => {
+                    let terms = random.terms();
+                    assert_eq!(lane.offer(job, terms, now), model.offer(job, terms, now));
+                }
+                3..5 if model.running > 0 => {
+                    lane.finished();
+                    model.running -= 1;
+                }
+                5 if !model.held.is_empty() => {
+                    let held = random.below(model.held.len());
+                    let (job, _) = model.held.remove(held);
+                    assert_eq!(lane.remove(|&other| other == job), Some(job));
+                }
+                _ => assert_eq!(lane.release(now), model.release(now), "seed {seed}"),
+            }
+            assert_eq!(lane.held(), model.held.len());
+            assert_eq!(lane.running(), model.running);
+            // It says when something happens: then, and not before.
+            let first = model.held.first().map(|&(_, terms)| terms);
+            match lane.next(now) {
+                Some(next) => {
+                    let terms = first.expect("something is held");
+                    // Times are whole milliseconds here.
+                    let before = next.checked_sub(Duration::from_millis(1));
+                    let early = before.is_some_and(|before| model.fits(terms, before));
+                    assert!(next == now || !early, "seed {seed}");
+                    assert!(model.fits(terms, next), "seed {seed}");
+                }
+                None => assert!(first.is_none_or(|terms| {
+                    terms.limit.is_some_and(|limit| model.running >= limit)
+                })),
+            }
+            let matters = model
+                .starts
+                .last()
+                .is_some_and(|&last| now < last + SLOWEST.per);
+            let idle = model.running == 0 && model.held.is_empty() && !matters;
+            assert_eq!(lane.is_idle(now), idle);
+        }
+    }
+}

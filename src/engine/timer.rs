@@ -1,0 +1,222 @@
+//! A thread that keeps to a schedule.
+
+use std::io;
+use std::time::Instant;
+
+use log::{debug, warn};
+
+use crate::schedule::{Schedule, Ticket};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, spawn, wait};
+
+/// A schedule and one thread that hands out what is due. The thread starts at the first
+/// [`Timer::add`] and sleeps while nothing is due.
+///
+/// Dropping the timer stops it, and drops the entries it has.
+pub struct Timer<E: Send + 'static> {
+    shared: Arc<Shared<E>>,
+}
+
+struct Shared<E> {
+    name: String,
+    stack_size: usize,
+    fire: Box<dyn Fn(Vec<E>) + Send + Sync>,
+    desk: Mutex<Desk<E>>,
+    /// Rung for the thread, when it has to look at the desk before its time.
+    alarm: Condvar,
+    /// Rung when the thread has left.
+    left: Condvar,
+}
+
+struct Desk<E> {
+    schedule: Schedule<E>,
+    sleep: Sleep,
+    /// There is a thread, or it has not ended yet.
+    staffed: bool,
+    stopped: bool,
+}
+
+/// What the thread does, or has been called to do.
+enum Sleep {
+    /// It looks at the desk before it sleeps.
+    Awake,
+    /// It looks at that time.
+    Until(Instant),
+    /// It waits to be called.
+    Sound,
+}
+
+impl<E> Desk<E> {
+    /// Whether the thread must be called to be in time; then it counts as called.
+    fn oversleeps(&mut self, at: Instant) -> bool {
+        let oversleeps = match self.sleep {
+            Sleep::Awake => false,
+            Sleep::Until(wakes) => at < wakes,
+            Sleep::Sound => true,
+        };
+        if oversleeps {
+            self.sleep = Sleep::Awake;
+        }
+        oversleeps
+    }
+}
+
+impl<E: Send + 'static> Timer<E> {
+    /// A timer whose thread, called `name`, hands what is due to `fire`, in order. `fire` is
+    /// called without a lock; while it runs nothing else is handed out.
+    #[must_use]
+    pub fn new(
+        name: String,
+        stack_size: usize,
+        fire: impl Fn(Vec<E>) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                name,
+                stack_size,
+                fire: Box::new(fire),
+                desk: Mutex::new(Desk {
+                    schedule: Schedule::new(),
+                    sleep: Sleep::Awake,
+                    staffed: false,
+                    stopped: false,
+                }),
+                alarm: Condvar::new(),
+                left: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Has `entry` handed out as soon as it is `at`.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started, or the timer was stopped: the entry, given back.
+    pub fn add(&self, at: Instant, entry: E) -> Result<Ticket, (E, io::Error)> {
+        let shared = &self.shared;
+        let mut desk = shared.desk.lock();
+        if desk.stopped {
+            return Err((entry, io::Error::other("the timer has stopped")));
+        }
+        let starts = !desk.staffed;
+        // Under the lock, so that no other entry counts on a thread that does not come.
+        if starts && let Err(error) = shared.start(&mut desk) {
+            return Err((entry, error));
+        }
+        let ticket = desk.schedule.add(at, entry);
+        let call = desk.oversleeps(at);
+        drop(desk);
+        if call {
+            shared.alarm.notify_one();
+        }
+        if starts {
+            debug!(target: "flask_delay::engine", "thread {} started", shared.name);
+        }
+        Ok(ticket)
+    }
+
+    /// Takes an entry back; `None` if it has been handed out, or is about to be.
+    #[must_use]
+    pub fn cancel(&self, ticket: Ticket) -> Option<E> {
+        // The thread sleeps on: to wake in vain once costs less than to be called each time.
+        self.shared.desk.lock().schedule.remove(ticket)
+    }
+
+    /// Gives back what was not handed out, takes nothing more, and has the thread leave once
+    /// `fire` returns.
+    #[must_use]
+    pub fn stop(&self) -> Vec<E> {
+        let mut desk = self.shared.desk.lock();
+        desk.stopped = true;
+        let entries = desk.schedule.drain();
+        drop(desk);
+        self.shared.alarm.notify_one();
+        entries
+    }
+
+    /// Waits until a timer that was stopped has no thread; `false` when `deadline` came first.
+    /// Not for `fire`, which would wait for itself.
+    #[must_use]
+    pub fn join(&self, deadline: Option<Instant>) -> bool {
+        let mut desk = self.shared.desk.lock();
+        while desk.staffed {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return false;
+            }
+            desk = wait(&self.shared.left, desk, deadline);
+        }
+        true
+    }
+}
+
+impl<E: Send + 'static> Drop for Timer<E> {
+    fn drop(&mut self) {
+        drop(self.stop());
+    }
+}
+
+impl<E: Send + 'static> Shared<E> {
+    /// Starts the thread, and counts it.
+    fn start(self: &Arc<Self>, desk: &mut Desk<E>) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        spawn(self.name.clone(), self.stack_size, move || {
+            let keeper = Keeper(shared);
+            keeper.keep();
+        })?;
+        desk.staffed = true;
+        desk.sleep = Sleep::Awake;
+        Ok(())
+    }
+}
+
+/// The thread. Dropping it takes the thread off the books, also when `fire` panics.
+struct Keeper<E: Send + 'static>(Arc<Shared<E>>);
+
+impl<E: Send + 'static> Keeper<E> {
+    fn keep(&self) {
+        while let Some(due) = self.due() {
+            (self.0.fire)(due);
+        }
+    }
+
+    /// Sleeps until something is due, and takes it; `None` when the timer was stopped.
+    fn due(&self) -> Option<Vec<E>> {
+        let mut desk = self.0.desk.lock();
+        while !desk.stopped {
+            let due = desk.schedule.due(Instant::now());
+            if !due.is_empty() {
+                return Some(due);
+            }
+            desk = self.sleep(desk);
+        }
+        None
+    }
+
+    fn sleep<'a>(&'a self, mut desk: MutexGuard<'a, Desk<E>>) -> MutexGuard<'a, Desk<E>> {
+        let next = desk.schedule.next();
+        desk.sleep = next.map_or(Sleep::Sound, Sleep::Until);
+        let mut desk = wait(&self.0.alarm, desk, next);
+        desk.sleep = Sleep::Awake;
+        desk
+    }
+}
+
+impl<E: Send + 'static> Drop for Keeper<E> {
+    fn drop(&mut self) {
+        let shared = &self.0;
+        let mut desk = shared.desk.lock();
+        desk.staffed = false;
+        // It may end in the middle of things: the rest falls to another thread, or waits for
+        // the next `add`.
+        let replaced = if desk.schedule.is_empty() {
+            Ok(())
+        } else {
+            shared.start(&mut desk)
+        };
+        drop(desk);
+        shared.left.notify_all();
+        if let Err(error) = replaced {
+            let name = &shared.name;
+            warn!(target: "flask_delay::engine", "thread {name} could not be started: {error}");
+        }
+    }
+}
