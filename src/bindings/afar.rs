@@ -31,7 +31,11 @@ impl Afar {
     }
 
     /// The task at this address, if it is here.
-    pub(crate) fn find<'py>(&self, py: Python<'py>, address: usize) -> Option<Bound<'py, FutureCell>> {
+    pub(crate) fn find<'py>(
+        &self,
+        py: Python<'py>,
+        address: usize,
+    ) -> Option<Bound<'py, FutureCell>> {
         let tasks = self.0.lock();
         tasks.get(&address).map(|(task, _)| task.bind(py).clone())
     }

@@ -2,8 +2,8 @@
 
 use std::any::Any;
 
-use pyo3::prelude::*;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTimeoutError};
+use pyo3::prelude::*;
 use pyo3::{create_exception, import_exception};
 
 import_exception!(concurrent.futures, CancelledError);

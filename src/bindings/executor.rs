@@ -196,24 +196,28 @@ fn submit_ruled<'py>(
         }
     })();
     if submitted.is_err() {
-        // Others may have this future for the same key.
         future.get().give_place();
-        settle::cancel(&future);
+        if rules::has_claim(future.get()) {
+            // Others may have this future for the same key.
+            settle::cancel(&future);
+        } else {
+            rules::ended(&future);
+        }
     }
     submitted
 }
 
 /// Tells those who listen that a task is about to be taken.
 fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
-        if let Some(signals) = &core.signals
-            && signals.wanted(future.py(), Event::Submitted)
-        {
-            if core.pool().is_closed() {
-                return Err(closed());
-            }
-            signals.emit(future, Event::Submitted);
+    if let Some(signals) = &core.signals
+        && signals.wanted(future.py(), Event::Submitted)
+    {
+        if core.pool().is_closed() {
+            return Err(closed());
         }
-        Ok(())
+        signals.emit(future, Event::Submitted);
+    }
+    Ok(())
 }
 
 fn enqueue<'py>(
@@ -359,6 +363,7 @@ impl ExecutorCell {
         core.close();
         if cancel_futures {
             let_begin(py, core);
+            core.set_cancelling();
             cancel_queued(py, core, |_| {});
         }
         if !wait {
@@ -405,7 +410,7 @@ impl ExecutorCell {
         let core = self.core()?;
         let stats = core.pool().stats();
         let dict = PyDict::new(py);
-        let dead = core.dead().get();
+        let dead = core.dead().get() + core.errands().get();
         dict.set_item("queued", stats.queued.saturating_sub(dead))?;
         let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
         dict.set_item("running", running)?;

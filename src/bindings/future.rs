@@ -29,8 +29,8 @@ use super::ffi::fork::generation;
 use super::ffi::object::new_future;
 use super::ffi::slot::Slot;
 use super::naming::{label_of, name_of};
-use super::policies::rules::{self, Rules};
 use super::policies::deadlines;
+use super::policies::rules::{self, Rules};
 use super::settle::{COROUTINE, OF_TEARDOWN, Phase, Place, standard_name};
 
 /// A function and its arguments, to be called once.
@@ -258,7 +258,10 @@ impl FutureCell {
                 .function
                 .take()
                 .and_then(|function| call.function.put(function));
-            for (slot, object) in [(&call.first, &mut taken.first), (&call.second, &mut taken.second)] {
+            for (slot, object) in [
+                (&call.first, &mut taken.first),
+                (&call.second, &mut taken.second),
+            ] {
                 if let Some(object) = object.take() {
                     // Empty since it was taken.
                     drop(slot.put(object));

@@ -347,7 +347,12 @@ pub(crate) fn cancel_queued(
     for task in returned {
         send_back(&task, core);
     }
-    for task in core.afar().tasks(py).into_iter().chain(core.held().tasks(py)) {
+    for task in core
+        .afar()
+        .tasks(py)
+        .into_iter()
+        .chain(core.held().tasks(py))
+    {
         if task.get().phase() == Phase::Pending && cancel(&task) {
             each(&task);
         }

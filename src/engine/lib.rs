@@ -19,13 +19,13 @@ mod worker;
 
 pub use bound::Bound;
 pub use lane::{Lane, Rate, Terms};
-pub use pool::{Rank, Config, Hold, Pool, Stats, SubmitError};
+pub use pool::{Config, Hold, Pool, Rank, Stats, SubmitError};
 pub use schedule::{Schedule, Ticket};
 pub use state::{Advance, Phase, State};
 pub use sync::{Mutex, spin};
 pub use timer::Timer;
 pub use waits::{Entered, Key, Waits};
-pub use worker::{Handle, Waiting, Worker};
+pub use worker::{Handle, Stuck, Waiting, Worker};
 
 /// What the models in `tests/loom.rs` need and nobody else.
 #[cfg(loom)]

@@ -64,7 +64,18 @@ def test_code_with_task_and_using() -> None:
     extension.shutdown()
     assert audited == ["/path"]
     assert names["thumbnail"]("a.png") is None
-    assert len(BLOCKS) == 3
+
+
+def test_code_with_limits_and_deadlines() -> None:
+    names: dict[str, Any] = {"task": flask_delay.task, "using": flask_delay.using}
+    app = flask.Flask("readme")
+    extension = flask_delay.Delay(app)
+    with app.app_context():
+        exec(compile(BLOCKS[3], "README.md", "exec"), names)
+        assert names["push"].delay(7).result(20) is None
+    assert extension.drain(20)
+    extension.shutdown()
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

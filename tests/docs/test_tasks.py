@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flask_delay import task_failed
+from flask_delay.options import KNOWN
 
 PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -87,6 +88,19 @@ def test_sentry(page: dict[str, Any]) -> None:
     if importlib.util.find_spec("sentry_sdk") is None:
         pytest.skip("sentry-sdk is not installed")
     assert page["background"].delay(page["charge"], "ann").result(DEADLINE) == "ann charged"
+
+
+def test_options_are_those_there_are() -> None:
+    table = (
+        PAGE.read_text()
+        .partition("\n## Options\n")[2]
+        .partition("\n| --- |")[2]
+        .partition("\n\n")[0]
+    )
+    told = [
+        name for row in table.splitlines()[1:] for name in re.findall(r"`(\w+)=", row.split("|")[1])
+    ]
+    assert sorted(set(told)) == sorted(KNOWN)
 
 
 def test_every_block_is_code_of_the_page() -> None:

@@ -215,6 +215,7 @@ SECONDS = "a number of seconds above 0"
 RATES = 'a number of tasks per second, minute, hour or day: "10/s", "100/m", "5/h", "1/d"'
 HASHABLE = "hashable, or a function that is called with the task's arguments"
 RETRY = "a Retry, or an integer, 0 or more"
+UNHASHABLE: list[object] = [[], {}, ([],), None]
 
 
 @pytest.mark.parametrize("verb", [using, Delay().using, task, Delay().task, task(int).using])
@@ -233,7 +234,7 @@ RETRY = "a Retry, or an integer, 0 or more"
                 (10**30, ValueError),
             ]
         ),
-        *(("key", value, TypeError, HASHABLE) for value in ([], {}, ([],), None)),
+        *(("key", value, TypeError, HASHABLE) for value in UNHASHABLE),
         *(
             ("limit", value, error, "an integer of at least 1")
             for value, error in [
@@ -267,7 +268,7 @@ RETRY = "a Retry, or an integer, 0 or more"
             )
         ),
         pytest.param("rate", f"{'9' * 10_000}/s", ValueError, RATES, id="rate-of-many-digits"),
-        *(("unique", value, TypeError, 'True, False or "raise"') for value in (1, 0, None, [])),
+        *(("unique", value, TypeError, 'True, False or "raise"') for value in (1, 0, None, 1.0)),
         *(("unique", value, ValueError, 'True, False or "raise"') for value in ("", "return")),
         *(
             (name, value, error, SECONDS)

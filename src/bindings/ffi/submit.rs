@@ -186,8 +186,8 @@ unsafe fn submit_after(
         let function = unsafe { Borrowed::from_ptr(py, values[before]) };
         let given = |place: usize| {
             // SAFETY: as above.
-            let given = (place < before)
-                .then(|| unsafe { Bound::from_borrowed_ptr(py, values[place]) });
+            let given =
+                (place < before).then(|| unsafe { Bound::from_borrowed_ptr(py, values[place]) });
             given.filter(|given| !given.is_none())
         };
         let policy = given(0).map(Bound::cast_into::<Policy>).transpose()?;

@@ -17,11 +17,7 @@ use crate::bindings::mode;
 use crate::bindings::settle::{self, Phase};
 
 /// Takes a task of an executor with threads that has rules, or places to wait for.
-pub(crate) fn take(
-    this: &Bound<'_, FutureCell>,
-    core: &Arc<Core>,
-    entry: Entry,
-) -> PyResult<()> {
+pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
     rules::set_expiry(this)?;
     if let Some(lane) = rules::lane(this) {
         if core.pool().is_closed() {
@@ -66,7 +62,7 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
     }
     let priority = rules::policy(this).map_or(0, |policy| policy.get().priority);
     // Before it is there, where it may be taken at once.
-    rules::with(this.get(), |rules| rules.queued = true);
+    rules::queued(this.get());
     let job = Task(this.clone().unbind());
     let pool = core.pool();
     let taken = match (call, priority) {

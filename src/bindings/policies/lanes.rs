@@ -38,31 +38,35 @@ fn address(task: &Bound<'_, FutureCell>) -> usize {
 }
 
 /// The lane of `key`, which stays there until [`leave_for_good`].
-pub(super) fn enter<'py>(table: &Arc<Table>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Lane>> {
+pub(super) fn enter<'py>(
+    table: &Arc<Table>,
+    key: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, Lane>> {
     let py = key.py();
-    table.with(py, |lanes| {
-        let lane = match lanes.get_item(key)? {
-            Some(lane) => lane.cast_into::<Lane>()?,
-            None => {
-                let lane = Lane {
-                    key: key.clone().unbind(),
-                    table: Arc::clone(table),
-                    inner: Mutex::new(Inner {
-                        lane: engine::Lane::new(),
-                        running: Vec::new(),
-                        tasks: 0,
-                        alarm: None,
-                    }),
-                };
-                let lane = Bound::new(py, lane)?;
-                lanes.set_item(key, &lane)?;
-                lane
-            }
-        };
-        lane.get().inner.lock().tasks += 1;
-        Ok(lane.unbind())
-    })
-    .map(|lane| lane.into_bound(py))
+    table
+        .with(py, |lanes| {
+            let lane = match lanes.get_item(key)? {
+                Some(lane) => lane.cast_into::<Lane>()?,
+                None => {
+                    let lane = Lane {
+                        key: key.clone().unbind(),
+                        table: Arc::clone(table),
+                        inner: Mutex::new(Inner {
+                            lane: engine::Lane::new(),
+                            running: Vec::new(),
+                            tasks: 0,
+                            alarm: None,
+                        }),
+                    };
+                    let lane = Bound::new(py, lane)?;
+                    lanes.set_item(key, &lane)?;
+                    lane
+                }
+            };
+            lane.get().inner.lock().tasks += 1;
+            Ok(lane.unbind())
+        })
+        .map(|lane| lane.into_bound(py))
 }
 
 /// Whether `task` may start now; otherwise the lane keeps it, and lets it go when it may.
@@ -97,7 +101,9 @@ pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) -> boo
             inner.running.swap_remove(place);
             inner.lane.finished();
         } else {
-            left = inner.lane.remove(|it| it.as_ptr() as usize == address(task));
+            left = inner
+                .lane
+                .remove(|it| it.as_ptr() as usize == address(task));
         }
         let go = inner.release(now);
         (left, go, inner.next_alarm(now))
@@ -168,7 +174,8 @@ pub(super) fn holders(lane: &Bound<'_, Lane>) -> Vec<usize> {
 impl Inner {
     fn release(&mut self, now: Instant) -> Vec<Py<FutureCell>> {
         let go = self.lane.release(now);
-        self.running.extend(go.iter().map(|it| it.as_ptr() as usize));
+        self.running
+            .extend(go.iter().map(|it| it.as_ptr() as usize));
         go
     }
 

@@ -1,8 +1,8 @@
 //! `queue_size`: so many places for tasks that have been accepted and have not started, and
 //! what becomes of a task that finds none.
 
-use std::time::{Duration, Instant};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flask_delay_engine::Bound as Places;
 use pyo3::exceptions::PyValueError;

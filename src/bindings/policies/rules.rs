@@ -2,7 +2,7 @@
 //! at its end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
@@ -23,6 +23,8 @@ pub(crate) struct Rules {
     /// None for a task that has asked to run again and has no other rules.
     pub(super) policy: Option<Py<Policy>>,
     pub(super) lane: Option<Py<Lane>>,
+    /// The lane, if the task has ended and its code goes on in there.
+    pub(super) behind: Option<Py<Lane>>,
     /// The key that this task has claimed.
     pub(super) claim: Option<Py<PyAny>>,
     pub(super) attempts: u32,
@@ -30,6 +32,8 @@ pub(crate) struct Rules {
     pub(super) previous: Option<Py<PyAny>>,
     /// While it has not started: when it expires, or runs again.
     pub(super) alarm: Option<Ticket>,
+    /// When it is too late to start.
+    pub(super) expires: Option<Instant>,
     /// It has been put into the queue and has not been taken up.
     pub(super) queued: bool,
     /// Why its coroutine was cancelled.
@@ -104,6 +108,10 @@ pub(crate) fn give<'py>(
     let asked = policy.get();
     with_new(this.get(), |rules| {
         rules.policy = Some(policy.clone().unbind());
+        // Beyond what the clock can tell: never.
+        rules.expires = asked
+            .expires
+            .and_then(|time| Instant::now().checked_add(time));
     });
     if let Some(twin) = asked.unique {
         let key = asked.claim_key(arguments)?;
@@ -123,14 +131,30 @@ pub(crate) fn give<'py>(
     Ok(None)
 }
 
+/// Whether it is the one task of its key.
+pub(crate) fn has_claim(this: &FutureCell) -> bool {
+    with(this, |rules| rules.claim.is_some()).unwrap_or(false)
+}
+
 /// Sets the alarm for the task's expiry; before it is queued.
 pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
-    let Some(time) = policy(this).and_then(|policy| policy.get().expires) else {
+    let Some(at) = with(this.get(), |rules| rules.expires).flatten() else {
         return Ok(());
     };
-    let alarm = alarms::set_in(time, Alarm::Expire(this.clone().unbind()))?;
-    with(this.get(), |rules| rules.alarm = alarm);
+    let alarm = alarms::set(at, Alarm::Expire(this.clone().unbind()))?;
+    with(this.get(), |rules| rules.alarm = Some(alarm));
     Ok(())
+}
+
+/// Whether it is too late to start the task for the first time.
+pub(crate) fn is_late(this: &FutureCell) -> bool {
+    let expires = with(this, |rules| rules.expires.filter(|_| rules.attempts == 0));
+    expires.flatten().is_some_and(|at| at <= Instant::now())
+}
+
+/// The task is about to be put into the queue.
+pub(crate) fn queued(this: &FutureCell) {
+    with(this, |rules| rules.queued = true);
 }
 
 /// An attempt begins.
@@ -199,6 +223,21 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     core.held().remove(this);
 }
 
+/// The task is about to end without its code, which keeps its turn until it ends too.
+pub(super) fn keep_turn(this: &FutureCell) {
+    with(this, |rules| rules.behind = rules.lane.take());
+}
+
+/// The code of such a task has ended.
+pub(super) fn give_up_turn(this: &Bound<'_, FutureCell>) {
+    let lane = with(this.get(), |rules| rules.behind.take()).flatten();
+    if let Some(lane) = lane {
+        let lane = lane.bind(this.py());
+        lanes::leave(lane, this);
+        or_unraisable(lanes::leave_for_good(lane), this);
+    }
+}
+
 /// Whether a task that was cancelled lies in the queue, from which nobody takes it.
 pub(crate) fn lies_in_queue(this: &FutureCell) -> bool {
     with(this, |rules| std::mem::take(&mut rules.queued)).unwrap_or(true)
@@ -209,4 +248,3 @@ fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
         error.write_unraisable(this.py(), Some(this.as_any()));
     }
 }
-

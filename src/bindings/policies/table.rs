@@ -36,8 +36,4 @@ impl Table {
         call_with(&lock.getattr(names::release(py))?, [])?;
         done
     }
-
-    pub(crate) fn len(&self, py: Python<'_>) -> usize {
-        self.values.bind(py).len()
-    }
 }
