@@ -364,7 +364,7 @@ impl CurrentTask {
     fn retry(&self, py: Python<'_>, after: Option<f64>) -> PyResult<()> {
         required(py)?;
         if let Some(seconds) = after
-            && !(seconds >= 0.0)
+            && !(0.0..f64::INFINITY).contains(&seconds)
         {
             return Err(PyValueError::new_err(format!(
                 "after must be a number of seconds, 0 or more, or None, got {seconds}"

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use pyo3::exceptions::{PyException, PyRuntimeError, PyTimeoutError};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::{create_exception, import_exception};
 
@@ -58,8 +58,9 @@ create_exception!(
 create_exception!(
     flask_delay,
     TaskRetry,
-    PyException,
-    "Ends an attempt that is to be followed by another; raised by `current_task.retry`."
+    PyBaseException,
+    "Ends an attempt that is to be followed by another; raised by `current_task.retry`.\n\n\
+     Not an Exception, as code that catches all of those means errors."
 );
 
 /// The error of any use of a future that only its own process can settle.

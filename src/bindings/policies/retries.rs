@@ -140,9 +140,14 @@ fn link(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<
     };
     let chain = chain(exception)?;
     let met = |it: &Bound<'_, PyAny>| chain.iter().any(|known| known.is(it));
-    // The same object may be raised twice; a circle would be worse than a gap.
-    if self::chain(&previous)?.iter().any(met) {
+    if met(&previous) {
         return Ok(());
+    }
+    // The same object may be raised twice. Its place is the later one, for there is to be no
+    // circle.
+    let before = self::chain(&previous)?;
+    if let Some([last, _]) = before.windows(2).find(|pair| met(&pair[1])) {
+        last.setattr("__context__", py.None())?;
     }
     match chain.last() {
         Some(last) => last.setattr("__context__", previous),
