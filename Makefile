@@ -39,7 +39,7 @@ RUST_SOURCES := $(shell find src -type f) build.rs Cargo.toml Cargo.lock
 help: ## Show this list
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '  %-13s %s\n' "$$name" "$$text"; done
 	@echo 'Variables: PYTHON=python3.14  FILES="a.txt b.txt" (demo)  PYTEST_ARGS="-k name" (test)  CASES="tasks" ROUNDS=2 (bench)'
 
 .PHONY: demo
@@ -101,6 +101,10 @@ races: $(VENV)/.installed ## Race waits against ends and forks against load, and
 .PHONY: soak
 soak: $(VENV)/.installed ## Mix everything for ten minutes and add up; SECONDS=60 for less
 	$(BIN)/python tests/soak.py $(or $(SECONDS),600)
+
+.PHONY: soak-policies
+soak-policies: $(VENV)/.installed ## A million tasks with every policy, mixed, and add up; COUNT=20000 for less
+	$(BIN)/python tests/soak_policies.py $(or $(COUNT),1000000)
 
 # Peers come into an environment of their own, with the wheel that .venv has.
 BENCH := $(VENV)-bench

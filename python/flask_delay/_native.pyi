@@ -116,9 +116,10 @@ class Future(concurrent.futures.Future[_T]):
         One that has not started, or is a coroutine, as by `cancel()`. In one that runs
         `current_task.cancelled` is True from now on and `current_task.check()` raises;
         `after` seconds later (0: at once; None: never) `concurrent.futures.CancelledError`
-        is raised inside its Python code. When that ends the task, the future is cancelled;
-        0.1 seconds later it is cancelled even if the code is stuck, and another worker takes
-        that one's place. Returns at once. Raises ValueError or TypeError for a bad `after`.
+        is raised inside its Python code, but not where gevent has patched Python. When that
+        ends the task, the future is cancelled; 0.1 seconds later it is cancelled even if the
+        code is stuck, and another worker takes that one's place. Returns at once. Raises
+        ValueError or TypeError for a bad `after`.
         """
     def cancelled(self) -> bool:
         """Whether the task was cancelled."""
@@ -325,14 +326,13 @@ class Executor(concurrent.futures.Executor):
         `DELAY_MODE = "manual"`; raises RuntimeError for any other.
         """
     def stats(self) -> dict[str, int]:
-        """Counts of this moment: `queued`, `held`, `running`, `waiting`, `idle`, `threads`.
+        """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
 
         `held` are the tasks that may not start yet, because of their key's limit or rate or
         until their next attempt; they are not among the `queued` ones. `waiting` are the
-        workers whose task waits for another task; they are not among the `running` ones.
-
-        `stuck` counts from the pool's beginning: workers that were replaced because their
-        task went on after its `timeout` or `stop`.
+        workers whose task waits for another task, and the `stuck` ones, whose task goes on
+        although its future has ended by its `timeout` or `stop`; each of them is replaced by
+        another, and they are not among the `running` ones.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks."""
@@ -364,9 +364,10 @@ class _Policy:
 
         `key` is hashable, or called with a task's arguments and returns what is; with None
         the function is the key, for `unique` with its arguments. `rate` are starts and in how
-        many seconds. `retry` has a method `_after(exception, attempt)`, called on a worker
-        or a loop after each failed attempt, which returns the seconds to wait for the next
-        one, or None for no more. `timeout` and `expires` are in seconds.
+        many seconds. `retry` is a `Retry`: `_after(exception, attempt)` is called after
+        each attempt that has failed, `_delay(attempt)` after one that has asked for the
+        next, on a worker or on the event loop's thread. `timeout` and `expires` are in
+        seconds.
         """
 
 def _scoped_executor(
@@ -531,9 +532,9 @@ class CurrentTask:
 
         With None: when its `retry` option says, or without one at once. That option's
         number of times counts here too; when it is used up, the attempt fails with the
-        exception that is being handled, or with a RuntimeError. Works by raising, so the
-        caller must not catch BaseException around it. Raises ValueError or TypeError for
-        a bad `after`.
+        exception that is being handled, or with a RuntimeError. Works by raising, so nothing
+        around it may catch all of Exception. Raises ValueError or TypeError for a bad
+        `after`.
         """
 
 current_task: Final[CurrentTask]

@@ -225,9 +225,9 @@ class Delay:
         return self._state().executor.run_pending(n)
 
     def stats(self) -> dict[str, int]:
-        """Counts of this moment: `queued`, `held`, `running`, `waiting`, `idle`, `threads`.
+        """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
 
-        And of the pool's whole life: `stuck`. See `Executor.stats`.
+        What they count is said at `Executor.stats`.
         """
         return self._state().executor.stats()
 

@@ -23,22 +23,17 @@ class Retry:
     """When a task that has failed is run again: `using(retry=Retry(3, on=ConnectionError))`.
 
     Up to `times` more runs follow the first. Before the first of them the task waits for
-    `backoff` seconds, then for twice as long each time, but never longer than `max_delay`:
-
-    >>> retry = Retry(times=4, backoff=1.0, max_delay=5.0, jitter=False)
-    >>> [retry.delay(number) for number in (1, 2, 3, 4)]
-    [1.0, 2.0, 4.0, 5.0]
-
+    `backoff` seconds, then for twice as long each time, but never longer than `max_delay`.
     So that tasks which failed together do not come back together, `jitter` takes a random
-    part of that away: up to half of it, or of the share that is given instead of True.
+    part of that away: up to half of it, or up to the share that is given instead of True.
 
-    >>> 0.5 <= Retry(backoff=1.0).delay(1) <= 1.0
-    True
-    >>> 0.9 <= Retry(backoff=1.0, jitter=0.1).delay(1) <= 1.0
-    True
+    Only exceptions of the classes in `on` count, and none of those in `unless`:
 
-    Only exceptions of the classes in `on` count, and none of those in `unless`. Raises
-    TypeError or ValueError for a value that is not allowed.
+    >>> retry = Retry(5, backoff=0.5, on=(ConnectionError, TimeoutError))
+    >>> retry.times, retry.max_delay, retry.jitter
+    (5, 600.0, True)
+
+    Raises TypeError or ValueError for a value that is not allowed:
 
     >>> Retry(times=-1)
     Traceback (most recent call last):
@@ -52,6 +47,9 @@ class Retry:
     jitter: bool | float = True
     on: _Kinds = Exception
     unless: _Kinds = ()
+
+    # The native module calls `_after` when an attempt has failed, and `_delay` when one has
+    # asked for the next; on a worker or on the event loop's thread.
 
     def __post_init__(self) -> None:
         """Refuse what is not allowed."""
@@ -73,8 +71,8 @@ class Retry:
         if not is_right:
             raise error(f"Retry's {name!r} is {getattr(self, name)!r}, but must be {allowed}")
 
-    def delay(self, number: int) -> float:
-        """How many seconds to wait before the retry of this number, which begins with 1."""
+    def _delay(self, number: int) -> float:
+        """How many seconds to wait before the retry of this number; the first is 1."""
         # Beyond that a float is infinite; what is said of it would be `max_delay` anyway.
         delay = min(self.max_delay, self.backoff * 2.0 ** min(number - 1, 1000))
         share = 0.5 if self.jitter is True else float(self.jitter)
@@ -83,13 +81,13 @@ class Retry:
     def _after(self, exception: BaseException, attempt: int) -> float | None:
         """How many seconds to wait after this attempt has failed; None: no more of them.
 
-        `attempt` is 1 after the first. For the native module, which calls it on a worker.
+        `attempt` is 1 after the first.
         """
         if attempt > self.times:
             return None
         if not isinstance(exception, self.on) or isinstance(exception, self.unless):
             return None
-        return self.delay(attempt)
+        return self._delay(attempt)
 
 
 def _is_integer(value: object) -> bool:

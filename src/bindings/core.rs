@@ -63,6 +63,8 @@ pub(crate) struct Core {
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
     closed: AtomicBool,
+    /// `shutdown` was told to cancel what has not started, which no attempt may any more.
+    cancelling: AtomicBool,
     /// Its time at exit is over: nobody waits for its threads any more.
     given_up: AtomicBool,
     config: Config,
@@ -80,6 +82,7 @@ struct Era {
     held: Afar,
     dead: Count,
     stuck: Count,
+    errands: Count,
     /// The places of its queue, if they are counted.
     places: Option<Places>,
     /// The keys of tasks by which they are limited, and those of which there is one alone.
@@ -126,6 +129,7 @@ impl Core {
             backpressure: settings.backpressure,
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            cancelling: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             config: settings.config,
         })
@@ -186,6 +190,11 @@ impl Core {
         &self.era().dead
     }
 
+    /// How many jobs in this process's queue are the library's own.
+    pub(crate) fn errands(self: &Arc<Self>) -> &Count {
+        &self.era().errands
+    }
+
     /// How many of this process's tasks have ended while their code goes on.
     pub(crate) fn stuck(self: &Arc<Self>) -> &Count {
         &self.era().stuck
@@ -232,6 +241,15 @@ impl Core {
         self.pool().close();
     }
 
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.cancelling.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_cancelling(&self) {
+        // Relaxed: a task that is about to fail may or may not count as one that has not started.
+        self.cancelling.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
@@ -264,6 +282,7 @@ impl Era {
             held: Afar::default(),
             dead: Count::default(),
             stuck: Count::default(),
+            errands: Count::default(),
             places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
             lanes: OnceBox::new(),
             claims: OnceBox::new(),

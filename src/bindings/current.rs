@@ -222,6 +222,8 @@ pub(crate) struct Waits {
     handle: Handle<Task>,
     // A leaf; what it holds is dropped outside.
     inner: Mutex<(usize, Option<engine::Waiting<Task>>)>,
+    /// For each call that nobody waits for any more. A leaf, too.
+    stuck: Mutex<Vec<engine::Stuck<Task>>>,
 }
 
 impl Waits {
@@ -229,11 +231,26 @@ impl Waits {
         Self {
             handle,
             inner: Mutex::new((0, None)),
+            stuck: Mutex::default(),
         }
     }
 
-    /// On the worker's own thread, or for a task of its that nobody waits for any more.
-    pub(crate) fn begin(&self) {
+    /// Nobody waits any more for a call that this worker runs, which counts as a wait until
+    /// [`Waits::come_back`].
+    pub(crate) fn give_up(&self) {
+        self.begin();
+        let stuck = self.handle.stuck();
+        self.stuck.lock().push(stuck);
+    }
+
+    /// Such a call has ended.
+    pub(crate) fn come_back(&self) {
+        let stuck = self.stuck.lock().pop();
+        drop(stuck);
+        self.end();
+    }
+
+    fn begin(&self) {
         let first = {
             let mut inner = self.inner.lock();
             inner.0 += 1;
@@ -254,7 +271,7 @@ impl Waits {
         }
     }
 
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         let over = {
             let mut inner = self.inner.lock();
             inner.0 -= 1;

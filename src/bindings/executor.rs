@@ -363,6 +363,7 @@ impl ExecutorCell {
         core.close();
         if cancel_futures {
             let_begin(py, core);
+            core.set_cancelling();
             cancel_queued(py, core, |_| {});
         }
         if !wait {
@@ -409,7 +410,7 @@ impl ExecutorCell {
         let core = self.core()?;
         let stats = core.pool().stats();
         let dict = PyDict::new(py);
-        let dead = core.dead().get();
+        let dead = core.dead().get() + core.errands().get();
         dict.set_item("queued", stats.queued.saturating_sub(dead))?;
         let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
         dict.set_item("running", running)?;

@@ -13,6 +13,7 @@ use super::executor::closed;
 use super::future::FutureCell;
 use super::lifecycle::wait_with_signals;
 use super::naming::name_of;
+use super::policies::rules;
 use super::settle::Phase;
 use super::wait;
 use super::worker::run_guarded;
@@ -49,6 +50,7 @@ pub(crate) fn take<'py>(
         return Err(closed());
     }
     if core.mode == Mode::Manual {
+        rules::queued(task.get());
         core.pool().shelve(Task(task.clone().unbind()));
     } else {
         run(&task, core)?;

@@ -28,7 +28,7 @@ use super::ffi::object::track;
 use super::future::FutureCell;
 use super::listeners;
 use super::names;
-use super::policies::rules;
+use super::policies::{deadlines, rules};
 use super::signals::{self, Event};
 
 /// The task was told to stop.
@@ -167,6 +167,10 @@ impl FutureCell {
 /// Marks the task as running; `false` if it was cancelled.
 pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
     let cell = this.get();
+    if cell.is_ruled() && rules::is_late(cell) {
+        deadlines::expire(this);
+        return false;
+    }
     if !cell.claim_start() {
         return false;
     }

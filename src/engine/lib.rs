@@ -25,7 +25,7 @@ pub use state::{Advance, Phase, State};
 pub use sync::{Mutex, spin};
 pub use timer::Timer;
 pub use waits::{Entered, Key, Link, Obstacle, Target, Wait, Waits};
-pub use worker::{Handle, Waiting, Worker};
+pub use worker::{Handle, Stuck, Waiting, Worker};
 
 /// What the models in `tests/loom.rs` need and nobody else.
 #[cfg(loom)]

@@ -71,6 +71,10 @@ pub(crate) struct Roster {
     pub(crate) active: usize,
     /// Workers whose job waits for another job.
     pub(crate) waiting: usize,
+    /// Of those that wait, the ones that nobody waits for; see [`Handle::stuck`].
+    ///
+    /// [`Handle::stuck`]: crate::Handle::stuck
+    pub(crate) stuck: usize,
     /// Jobs that are done elsewhere; see [`Pool::hold`].
     pub(crate) held: usize,
     /// Threads that look for jobs or may do so again.
@@ -92,7 +96,7 @@ impl Roster {
     }
 
     fn quiet(&self) -> bool {
-        self.active == 0 && self.waiting == 0 && self.held == 0
+        self.active == 0 && self.waiting <= self.stuck && self.held == 0
     }
 }
 
@@ -298,6 +302,7 @@ impl<J: Send + 'static> Pool<J> {
                     idle: Vec::new(),
                     active: 0,
                     waiting: 0,
+                    stuck: 0,
                     held: 0,
                     threads: 0,
                     leaving: 0,

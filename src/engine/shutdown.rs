@@ -55,13 +55,13 @@ impl<J: Send + 'static> Pool<J> {
         Some(self.shared.is_quiet(&roster))
     }
 
-    /// Waits until every thread has left a closed pool; `false` when `deadline` came first.
-    /// After `true` no thread of the pool runs ever again.
+    /// Waits until every thread has left a closed pool, but for stuck ones; `false` when
+    /// `deadline` came first. After `true` no other thread of the pool runs ever again.
     #[must_use]
     pub fn join(&self, deadline: Option<Instant>) -> bool {
         self.wait_for(deadline, |shared, roster| {
             // A thread holds the pool's books until its very end; see `Worker::drop`.
-            if roster.threads > 0 || roster.leaving > 0 || roster.held > 0 {
+            if roster.threads > roster.stuck || roster.leaving > 0 || roster.held > 0 {
                 return false;
             }
             let closed = shared.signs.load(Ordering::Relaxed) & CLOSED != 0;

@@ -277,6 +277,25 @@ impl<J: Send + 'static> Handle<J> {
     pub fn waiting(&self) -> Waiting<J> {
         Waiting::new(Arc::clone(&self.0))
     }
+
+    /// Notes that nobody waits any more for the job of a worker that holds a [`Waiting`]: until
+    /// the guard is dropped, before that one, the pool may be quiet and be joined without it.
+    #[must_use]
+    pub fn stuck(&self) -> Stuck<J> {
+        self.0.roster.lock().stuck += 1;
+        // Those who wait for quiet and those who join may have waited for this.
+        self.0.bell.notify_all();
+        Stuck(Arc::clone(&self.0))
+    }
+}
+
+/// Nobody waits for a worker's job; see [`Handle::stuck`].
+pub struct Stuck<J: Send + 'static>(Arc<Shared<J>>);
+
+impl<J: Send + 'static> Drop for Stuck<J> {
+    fn drop(&mut self) {
+        self.0.roster.lock().stuck -= 1;
+    }
 }
 
 /// A worker's job waits for another job; see [`Worker::waiting`]. A worker has at most one.

@@ -2,12 +2,14 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flask_delay import Executor, Future
+from flask_delay.options import Chosen, Options, submitter
 
 # Far more than anything here takes: it turns a hang into a failure.
 DEADLINE = 20.0
@@ -25,6 +27,110 @@ class Thing:
 
     def method(self, *args: object) -> tuple[object, ...]:
         return args
+
+
+def using(executor: Executor, **options: Any) -> Callable[..., Future[Any]]:
+    """What submits with these options, as `flask_delay.using` does, to an executor of the test."""
+    return submitter(Chosen(cast("Options", options)), executor, None)
+
+
+def submit(
+    executor: Executor, fn: Callable[..., Any], /, *args: Any, **options: Any
+) -> Future[Any]:
+    """Submit `fn(*args)` with these options."""
+    return using(executor, **options)(fn, *args)
+
+
+# The same for scripts in processes of their own.
+SUBMIT = """
+from flask_delay.options import Chosen, submitter
+
+def submit(executor, fn, *args, **options):
+    return submitter(Chosen(options), executor, None)(fn, *args)
+"""
+
+
+class Gate:
+    """A task that says when it has begun, and stays until it is opened.
+
+    It waits in C: no exception from outside reaches it before that.
+    """
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.over = False
+        self._opened = threading.Event()
+
+    def __call__(self, result: object = None) -> object:
+        self.entered.set()
+        assert self._opened.wait(DEADLINE)
+        self.over = True
+        return result
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+def spin(until: threading.Event | None = None) -> None:
+    """Stay in Python code, where an exception from outside arrives, until then or for ever."""
+    end = time.monotonic() + DEADLINE
+    while until is None or not until.is_set():
+        assert time.monotonic() < end, "nothing ended it"
+        # Not `until.wait()`: an exception from outside could leave its locks in disorder.
+        time.sleep(0.001)
+
+
+class Peak:
+    """Counts how many are inside at once, and how many there have been."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = self.most = self.total = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            self.total += 1
+            self.most = max(self.most, self.inside)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+
+
+def _at_rest(thread: threading.Thread) -> bool:
+    try:
+        stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+    except OSError:
+        # It is over.
+        return True
+    return stat.rpartition(")")[2].split()[0] == "S"
+
+
+def wait_until_at_rest(*threads: threading.Thread) -> None:
+    """Return when each of them sleeps or is over; only the operating system knows."""
+    if not Path("/proc/self/task").exists():
+        time.sleep(0.2)
+        return
+    end, seen = time.monotonic() + DEADLINE, 0
+    # Several times in a row, lest one only waited for the interpreter lock.
+    while seen < 5:
+        assert time.monotonic() < end, "a thread does not come to rest"
+        seen = seen + 1 if all(map(_at_rest, threads)) else 0
+        time.sleep(0.005)
+
+
+@contextmanager
+def started(*functions: Callable[[], object]) -> Iterator[list[threading.Thread]]:
+    """Each of them in a thread of its own: at rest when the block begins, over when it ends."""
+    threads = [threading.Thread(target=function, daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    wait_until_at_rest(*threads)
+    yield threads
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 import pytest
 
 from flask_delay import Executor, current_task
+from flask_delay._native import _Policy
 
-from .helpers import DEADLINE, occupied
+from .helpers import DEADLINE, occupied, submit
 
 
 @pytest.fixture
@@ -189,12 +190,105 @@ def test_callable_with_a_hostile_repr(executor, caplog):
         ({"idle_timeout": -1}, ValueError, "idle_timeout.*-1"),
         ({"idle_timeout": math.nan}, ValueError, "idle_timeout"),
         ({"idle_timeout": "1"}, TypeError, None),
+        ({"queue_size": -1}, ValueError, "queue_size.*-1"),
+        ({"queue_size": 2**70}, ValueError, None),
+        ({"queue_size": "8"}, TypeError, None),
+        ({"queue_size": 1.5}, TypeError, None),
+        ({"queue_size": None}, TypeError, None),
+        ({"when_full": "explode"}, ValueError, "when_full.*explode.*caller_runs"),
+        ({"when_full": ""}, ValueError, "when_full"),
+        ({"when_full": "Block"}, ValueError, "when_full.*Block"),
+        ({"when_full": None}, TypeError, None),
+        ({"when_full": 1}, TypeError, None),
+        ({"block_timeout": -1}, ValueError, "block_timeout.*-1"),
+        ({"block_timeout": math.nan}, ValueError, "block_timeout"),
+        ({"block_timeout": "1"}, TypeError, None),
+        ({"block_timeout": []}, TypeError, None),
         ({"unknown": 1}, TypeError, "unknown"),
     ],
 )
 def test_bad_option_is_refused(options, error, match):
     with pytest.raises(error, match=match):
         Executor(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"queue_size": 0, "when_full": "raise"},
+        {"queue_size": 1, "when_full": "block", "block_timeout": None},
+        {"queue_size": 1, "when_full": "block", "block_timeout": 1},
+        {"queue_size": 10_000_000, "when_full": "drop_oldest"},
+        {"when_full": "caller_runs", "idle_timeout": 1},
+    ],
+)
+def test_good_options(options):
+    with Executor(1, **options) as executor:
+        assert executor.submit(int).result(DEADLINE) == 0
+
+
+def test_options_are_given_by_name():
+    with pytest.raises(TypeError):
+        Executor(1, "", None, (), 5)
+
+
+# --- Options of a task --------------------------------------------------------------
+
+# What `using` refuses is tested where it is; these show that nothing is left of what was refused.
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"priority": "1"}, TypeError),
+        ({"priority": 1001}, ValueError),
+        ({"limit": 0}, ValueError),
+        ({"limit": True}, TypeError),
+        ({"rate": "10/5s"}, ValueError),
+        ({"rate": "0/s"}, ValueError),
+        ({"rate": 10}, TypeError),
+        ({"unique": "return"}, ValueError),
+        ({"unique": 1}, TypeError),
+        ({"timeout": -1}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": math.nan}, ValueError),
+        ({"timeout": "1"}, TypeError),
+        ({"expires": -1}, ValueError),
+        ({"expires": None}, TypeError),
+        ({"retry": -1}, ValueError),
+        ({"retry": True}, TypeError),
+        ({"retry": "3"}, TypeError),
+        ({"key": [], "limit": 1}, TypeError),
+    ],
+)
+def test_bad_option_of_a_task_is_refused_by_its_name(executor, options, error):
+    with pytest.raises(error, match=rf"{next(iter(options))}|times"):
+        submit(executor, int, **options)
+    assert not any(executor.stats().values())
+
+
+@pytest.mark.parametrize("options", [{"key": 1}, {"key": 1, "unique": False}])
+def test_a_key_that_nothing_goes_by(executor, options):
+    with pytest.raises(ValueError, match="key"):
+        submit(executor, int, **options)
+    assert not any(executor.stats().values())
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": 5}, {"limit": 1}, {"unique": True}])
+@pytest.mark.parametrize("value", [None, 1, object(), async_generator])
+def test_not_callable_with_options(executor, value, options):
+    with pytest.raises(TypeError, match="callable|async generator"):
+        submit(executor, value, **options)
+    assert not any(executor.stats().values())
+
+
+def test_submit_with_needs_a_function(executor):
+    for args in ((), (_Policy(),), (_Policy(), None), (None, None)):
+        with pytest.raises(TypeError):
+            executor._submit_with(*args)
+    with pytest.raises(TypeError):
+        executor._submit_with({"timeout": 5}, None, int)
+    assert executor._submit_with(None, None, int).result(DEADLINE) == 0
 
 
 def test_an_executor_is_initialised_once(executor):

@@ -90,13 +90,13 @@ def test_bad_value_names_itself_and_what_is_allowed(name, value, error, allowed)
 
 def test_it_waits_twice_as_long_each_time_but_not_for_ever():
     it = Retry(times=6, backoff=0.5, max_delay=5, jitter=False)
-    assert [it.delay(number) for number in range(1, 7)] == [0.5, 1, 2, 4, 5, 5]
+    assert [it._delay(number) for number in range(1, 7)] == [0.5, 1, 2, 4, 5, 5]
 
 
 @pytest.mark.parametrize(("jitter", "least"), [(True, 4), (False, 8), (0.25, 6), (1, 0), (0, 8)])
 def test_jitter_takes_a_share_away_at_random(fixed, jitter, least):
     it = Retry(times=9, backoff=2, jitter=jitter)
-    drawn = [it.delay(3) for _ in range(1000)]
+    drawn = [it._delay(3) for _ in range(1000)]
     assert least <= min(drawn) <= max(drawn) <= 8
     assert min(drawn) == pytest.approx(least, abs=0.05)
     assert max(drawn) == pytest.approx(8, abs=0.05)

@@ -3,14 +3,16 @@
 import asyncio
 import concurrent.futures
 import functools
+import itertools
 import threading
+import traceback
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 
 import pytest
 
-from flask_delay import Executor, WaitCycleError, current_task
+from flask_delay import Executor, Future, WaitCycleError, current_task
 
-from .helpers import DEADLINE, fail, occupied, together
+from .helpers import DEADLINE, Gate, fail, occupied, submit, together
 
 # --- The standard library's waits ---------------------------------------------------
 
@@ -201,6 +203,73 @@ def test_nested_waits_with_one_worker():
         assert executor.submit(task, 100).result(DEADLINE) == 100
 
 
+WAYS = {
+    "result": lambda future: future.result(DEADLINE),
+    "exception": lambda future: future.exception(DEADLINE) or future.result(0),
+    "wait": lambda future: concurrent.futures.wait([future], DEADLINE).done.pop().result(0),
+    "wait for the first": lambda future: (
+        concurrent.futures.wait([future], DEADLINE, FIRST_COMPLETED).done.pop().result(0)
+    ),
+    "as_completed": lambda future: next(concurrent.futures.as_completed([future], DEADLINE)).result(
+        0
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_any_depth_with_one_worker(way, wait_until):
+    with Executor(1, idle_timeout=0.02) as executor:
+
+        def task(depth):
+            return depth and 1 + WAYS[way](executor.submit(task, depth - 1))
+
+        assert executor.submit(task, 60).result(DEADLINE) == 60
+        # Those that were needed meanwhile go.
+        assert executor.drain(DEADLINE)
+        assert wait_until(lambda: executor.stats()["threads"] == 1)
+
+
+def test_all_ways_mixed_with_one_worker():
+    with Executor(1) as executor:
+
+        def task(depth):
+            if not depth:
+                return 1
+            futures = [executor.submit(task, depth - 1) for _ in range(2)]
+            if depth % 3 == 0:
+                futures = concurrent.futures.wait(futures, DEADLINE).done
+            elif depth % 3 == 1:
+                futures = concurrent.futures.as_completed(futures, DEADLINE)
+            return sum(future.result(DEADLINE) for future in futures)
+
+        assert executor.submit(task, 7).result(DEADLINE) == 128
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_waiting_worker_runs_nothing_on_its_stack(way):
+    """Neither what it waits for nor anything else: it could need what the waiter has locked."""
+    with Executor(1) as executor:
+        lock, seen = threading.Lock(), []
+
+        def other():
+            names = [frame.name for frame in traceback.extract_stack()]
+            seen.append((threading.get_ident(), "outer" in names))
+            # Another thread would only have to wait; the same one never got it.
+            return lock.acquire(timeout=0)
+
+        def outer():
+            with lock:
+                unrelated = [executor.submit(other) for _ in range(3)]
+                inner = executor.submit(other)
+                WAYS[way](inner)
+                assert [future.result(DEADLINE) for future in unrelated] == [False] * 3
+                return threading.get_ident()
+
+        ident = executor.submit(outer).result(DEADLINE)
+        assert len(seen) == 4
+        assert [(worker == ident, inside) for worker, inside in seen] == [(False, False)] * 4
+
+
 def test_exception_of_a_nested_task_comes_through():
     with Executor(1) as executor:
         future = executor.submit(lambda: executor.submit(fail).result(DEADLINE))
@@ -312,6 +381,217 @@ def test_a_circle_of_waits_raises_and_names_the_chain(names, pools):
     start = chain.index("Ring.first")
     around = chain[start:-1] + chain[:start] if start else chain[:-1]
     assert around == [f"Ring.{name}" for name in names]
+
+
+def all_done(future, *_):
+    return concurrent.futures.wait([future]).done
+
+
+def first_done(future, *_):
+    return concurrent.futures.wait([future], return_when=FIRST_COMPLETED).done
+
+
+def next_completed(future, *_):
+    return next(concurrent.futures.as_completed([future]))
+
+
+STANDARD = [all_done, first_done, next_completed]
+
+
+@pytest.mark.parametrize("wait", STANDARD)
+def test_a_task_that_waits_for_itself_in_the_standard_ways(wait):
+    def alone():
+        wait(current_task.future)
+
+    with Executor(1) as executor:
+        error = executor.submit(alone).exception(DEADLINE)
+        assert isinstance(error, WaitCycleError)
+        assert chain_of(error) == ["alone", "alone"]
+        assert executor.submit(int).result(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("ways", list(itertools.product(STANDARD, [*STANDARD, Future.result])))
+def test_a_circle_through_standard_waits_names_the_chain(ways):
+    complete, futures = threading.Event(), []
+
+    def first():
+        assert complete.wait(DEADLINE)
+        ways[0](futures[1])
+
+    def second():
+        assert complete.wait(DEADLINE)
+        ways[1](futures[0])
+
+    with Executor(2) as executor:
+        futures += [executor.submit(first), executor.submit(second)]
+        complete.set()
+        errors = [future.exception(DEADLINE) for future in futures]
+        # One is refused; the other one's wait then ends, with the first one's error or without.
+        found = [error for error in errors if error is not None]
+        assert found
+        assert all(isinstance(error, WaitCycleError) for error in found)
+        chain = chain_of(found[0])
+        assert chain in (["first", "second", "first"], ["second", "first", "second"])
+        assert executor.submit(int).result(DEADLINE) == 0
+
+
+def chain_of(error):
+    names = str(error).partition(": ")[2].split(" waits for ")
+    return [name.rpartition(".")[2] for name in names]
+
+
+def test_several_futures_of_which_one_waits_for_the_waiter():
+    """It is no circle while another one may end first."""
+    complete, futures = threading.Event(), []
+
+    def outer():
+        assert complete.wait(DEADLINE)
+        free = executor.submit(int)
+        done = concurrent.futures.wait([futures[1], free], DEADLINE, FIRST_COMPLETED).done
+        return done == {free}
+
+    def inner():
+        assert complete.wait(DEADLINE)
+        return futures[0].result(DEADLINE)
+
+    with Executor(2) as executor:
+        futures += [executor.submit(outer), executor.submit(inner)]
+        complete.set()
+        assert [future.result(DEADLINE) for future in futures] == [True, True]
+
+
+# --- Circles through keys -----------------------------------------------------------
+
+
+KEYED = [Future.result, *STANDARD]
+
+
+@pytest.mark.parametrize("wait", KEYED)
+def test_a_task_that_waits_for_one_that_its_own_key_holds(wait):
+    with Executor(2) as executor:
+
+        def inner():
+            return 1
+
+        def outer():
+            wait(submit(executor, inner, key="key", limit=1))
+
+        future = submit(executor, outer, key="key", limit=1)
+        error = future.exception(DEADLINE)
+        assert isinstance(error, WaitCycleError)
+        names = [name for name in ("outer", "inner") if name in str(error)]
+        assert names == ["outer", "inner"]
+        # The one that was held may start now.
+        assert executor.drain(DEADLINE)
+        assert executor.stats()["held"] == 0
+
+
+def test_a_task_that_waits_for_one_that_waits_for_one_that_the_key_holds():
+    with Executor(1) as executor:
+
+        def last():
+            return 1
+
+        def middle():
+            return submit(executor, last, key="key", limit=1).result(DEADLINE)
+
+        def outer():
+            return executor.submit(middle).result(DEADLINE)
+
+        future = submit(executor, outer, key="key", limit=1)
+        error = future.exception(DEADLINE)
+        assert isinstance(error, WaitCycleError)
+        assert all(name in str(error) for name in ("outer", "middle", "last"))
+        assert executor.drain(DEADLINE)
+
+
+def test_a_circle_of_two_keys():
+    """Each has a key, and waits for a task of the other's."""
+    met = threading.Barrier(2)
+    with Executor(2) as executor:
+
+        def inner():
+            return 1
+
+        def outer(other):
+            met.wait(DEADLINE)
+            return submit(executor, inner, key=other, limit=1).result(DEADLINE)
+
+        futures = [submit(executor, outer, other, key=key, limit=1) for key, other in ("ab", "ba")]
+        errors = [future.exception(DEADLINE) for future in futures]
+        # The one that is refused lets its key go, and with that the other one goes on.
+        assert [type(error) for error in errors if error] == [WaitCycleError]
+        assert [future.result(0) for future in futures if not future.exception(0)] == [1]
+
+
+def test_it_is_no_circle_while_the_limit_leaves_room():
+    with Executor(1) as executor:
+
+        def task(depth):
+            if not depth:
+                return 0
+            return 1 + submit(executor, task, depth - 1, key="key", limit=5).result(DEADLINE)
+
+        assert submit(executor, task, 4, key="key", limit=5).result(DEADLINE) == 4
+        error = submit(executor, task, 5, key="key", limit=5).exception(DEADLINE)
+        assert isinstance(error, WaitCycleError)
+
+
+def test_it_is_no_circle_while_another_one_of_the_key_will_end():
+    with Executor(3) as executor:
+        gate, waits = Gate(), threading.Event()
+        submit(executor, gate, key="key", limit=2)
+        assert gate.entered.wait(DEADLINE)
+
+        def outer():
+            inner = submit(executor, int, "1", key="key", limit=2)
+            waits.set()
+            return inner.result(DEADLINE)
+
+        future = submit(executor, outer, key="key", limit=2)
+        assert waits.wait(DEADLINE)
+        with pytest.raises(TimeoutError):
+            future.result(0.05)
+        gate.open()
+        assert future.result(DEADLINE) == 1
+
+
+def test_it_is_a_circle_when_all_of_the_key_wait_for_it():
+    met = threading.Barrier(2)
+    with Executor(2) as executor:
+
+        def outer():
+            inner = submit(executor, int, "1", key="key", limit=2)
+            met.wait(DEADLINE)
+            return inner.result(DEADLINE)
+
+        futures = [submit(executor, outer, key="key", limit=2) for _ in range(2)]
+        errors = [future.exception(DEADLINE) for future in futures]
+        # One is refused, which lets one that is held start.
+        assert [type(error) for error in errors if error] == [WaitCycleError]
+
+
+def test_it_is_no_circle_if_the_wait_is_for_another_key():
+    with Executor(2) as executor:
+
+        def outer():
+            return submit(executor, int, "1", key="other", limit=1).result(DEADLINE)
+
+        assert submit(executor, outer, key="key", limit=1).result(DEADLINE) == 1
+
+
+def test_a_wait_for_a_retry_is_no_circle():
+    with Executor(1) as executor:
+
+        def inner():
+            if current_task.attempt < 3:
+                current_task.retry(after=0.001)
+            return current_task.attempt
+
+        def outer():
+            return executor.submit(inner).result(DEADLINE)
+
+        assert executor.submit(outer).result(DEADLINE) == 3
 
 
 def test_a_pool_is_usable_after_a_circle():

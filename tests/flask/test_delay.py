@@ -376,9 +376,8 @@ class TestPool:
     def test_stats_and_drain(self, make_app, deadline):
         extension = Delay()
         make_app(extension=extension, DELAY_MAX_WORKERS=1)
-        kinds = ("queued", "running", "waiting", "idle", "threads", "held", "stuck")
-        nothing = dict.fromkeys(kinds, 0)
-        assert extension.stats() == nothing
+        keys = ("queued", "running", "waiting", "idle", "threads", "held", "stuck")
+        assert extension.stats() == dict.fromkeys(keys, 0)
         release, started = threading.Event(), threading.Event()
 
         def block():

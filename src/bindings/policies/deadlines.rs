@@ -200,7 +200,7 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
             rules::keep_turn(this.get());
             // Another may be active in its place, also for what is left to do here.
             if let Some(waits) = waits {
-                waits.begin();
+                waits.give_up();
             }
         }
         At::Coroutine | At::AnyCall => {
@@ -232,7 +232,7 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
 /// The code of a task whose future has ended without it has ended.
 pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
     if let Some(waits) = desk.waits() {
-        waits.end();
+        waits.come_back();
     }
     rules::give_up_turn(this);
     if let Some(core) = this.get().core() {
@@ -241,7 +241,7 @@ pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
 }
 
 /// Ends a task that has not started in time.
-pub(super) fn expire(this: &Bound<'_, FutureCell>) {
+pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
     let py = this.py();
     let cell = this.get();
     // From here on nobody else starts or cancels it.
@@ -308,6 +308,9 @@ fn later(this: &Bound<'_, FutureCell>, core: &Arc<Core>, template: &'static str)
     let task = this.clone().unbind();
     let errand = PyCFunction::new_closure(py, Some(c"callbacks"), None, move |args, _| {
         let this = task.bind(args.py());
+        if let Some(core) = this.get().core() {
+            core.errands().remove();
+        }
         logging::warning_of(template, this);
         let context = this.get().take_context(args.py());
         within(args.py(), context, || {
@@ -316,10 +319,12 @@ fn later(this: &Bound<'_, FutureCell>, core: &Arc<Core>, template: &'static str)
     })?;
     let errand = FutureCell::errand(core, errand.into_any())?;
     // It belongs to what was accepted, so also in a closed pool.
+    core.errands().add();
     let hold = core.pool().hold();
     let refused = core.pool().resubmit(Task(errand.clone().unbind())).is_err();
     drop(hold);
     if refused {
+        core.errands().remove();
         settle::run_callbacks(this, Place::Elsewhere);
     }
     Ok(())

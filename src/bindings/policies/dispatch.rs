@@ -62,7 +62,7 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
     }
     let priority = rules::policy(this).map_or(0, |policy| policy.get().priority);
     // Before it is there, where it may be taken at once.
-    rules::with(this.get(), |rules| rules.queued = true);
+    rules::queued(this.get());
     let job = Task(this.clone().unbind());
     let pool = core.pool();
     let taken = match (call, priority) {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use super::alarms::{self, Alarm};
 use super::{dispatch, rules};
 use crate::bindings::core::{Core, Task};
-use crate::bindings::errors::{TaskRetry, into_exception};
+use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::context::copy_current;
 use crate::bindings::future::{FutureCell, TakenCall};
 use crate::bindings::logging;
@@ -31,8 +31,18 @@ pub(crate) fn judge<'py>(
     exception: Bound<'py, PyAny>,
 ) -> Verdict<'py> {
     let asked = exception.is_instance_of::<TaskRetry>();
-    if (!asked && !this.get().is_ruled()) || this.get().told_to_stop() {
+    let over = || this.get().core().is_some_and(|core| core.is_cancelling());
+    if !asked && !this.get().is_ruled() {
         return Verdict::Fail(exception);
+    }
+    if this.get().told_to_stop() || over() {
+        if !asked {
+            return Verdict::Fail(exception);
+        }
+        // What would come next is cancelled.
+        this.get().tell_to_stop();
+        let error = CancelledError::new_err("the task was told to stop");
+        return Verdict::Fail(into_exception(this.py(), error));
     }
     let judged = if asked {
         judge_request(this, &exception)
@@ -128,22 +138,33 @@ fn link(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<
     let Some(previous) = previous.map(|previous| previous.into_bound(py)) else {
         return Ok(());
     };
-    let mut last = exception.clone();
-    for _ in 0..LONGEST {
-        // The same object may be raised twice, and its chain have come back to it.
-        if last.is(&previous) {
-            return Ok(());
-        }
-        let next = last.getattr("__context__")?;
-        if next.is_none() {
-            return last.setattr("__context__", previous);
-        }
-        last = next;
+    let chain = chain(exception)?;
+    let met = |it: &Bound<'_, PyAny>| chain.iter().any(|known| known.is(it));
+    // The same object may be raised twice; a circle would be worse than a gap.
+    if self::chain(&previous)?.iter().any(met) {
+        return Ok(());
     }
-    Ok(())
+    match chain.last() {
+        Some(last) => last.setattr("__context__", previous),
+        None => Ok(()),
+    }
 }
 
-/// Chains longer than this are left as they are.
+/// An exception and those it came after.
+fn chain<'py>(exception: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let mut chain = vec![exception.clone()];
+    let mut last = exception.clone();
+    while chain.len() < LONGEST {
+        last = last.getattr("__context__")?;
+        if last.is_none() {
+            break;
+        }
+        chain.push(last.clone());
+    }
+    Ok(chain)
+}
+
+/// Of longer chains no more is looked at.
 const LONGEST: usize = 1_000;
 
 /// Has the task run once more after some time. In its context, on its worker or the event
@@ -185,6 +206,7 @@ pub(crate) fn again<'py>(
         // Whoever runs it goes on with it.
         Mode::Immediate => return Ok(()),
         Mode::Manual => {
+            rules::queued(cell);
             core.pool().shelve(Task(this.clone().unbind()));
             return Ok(());
         }

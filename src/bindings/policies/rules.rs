@@ -2,7 +2,7 @@
 //! at its end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
@@ -33,6 +33,8 @@ pub(crate) struct Rules {
     pub(super) previous: Option<Py<PyAny>>,
     /// While it has not started: when it expires, or runs again.
     pub(super) alarm: Option<Ticket>,
+    /// When it is too late to start.
+    pub(super) expires: Option<Instant>,
     /// It has been put into the queue and has not been taken up.
     pub(super) queued: bool,
     /// Why its coroutine was cancelled.
@@ -124,6 +126,10 @@ pub(crate) fn give<'py>(
     let asked = policy.get();
     with_new(this.get(), |rules| {
         rules.policy = Some(policy.clone().unbind());
+        // Beyond what the clock can tell: never.
+        rules.expires = asked
+            .expires
+            .and_then(|time| Instant::now().checked_add(time));
     });
     if let Some(twin) = asked.unique {
         let key = asked.claim_key(arguments)?;
@@ -150,12 +156,23 @@ pub(crate) fn has_claim(this: &FutureCell) -> bool {
 
 /// Sets the alarm for the task's expiry; before it is queued.
 pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
-    let Some(time) = policy(this).and_then(|policy| policy.get().expires) else {
+    let Some(at) = with(this.get(), |rules| rules.expires).flatten() else {
         return Ok(());
     };
-    let alarm = alarms::set_in(time, Alarm::Expire(this.clone().unbind()))?;
-    with(this.get(), |rules| rules.alarm = alarm);
+    let alarm = alarms::set(at, Alarm::Expire(this.clone().unbind()))?;
+    with(this.get(), |rules| rules.alarm = Some(alarm));
     Ok(())
+}
+
+/// Whether it is too late to start the task for the first time.
+pub(crate) fn is_late(this: &FutureCell) -> bool {
+    let expires = with(this, |rules| rules.expires.filter(|_| rules.attempts == 0));
+    expires.flatten().is_some_and(|at| at <= Instant::now())
+}
+
+/// The task is about to be put into the queue.
+pub(crate) fn queued(this: &FutureCell) {
+    with(this, |rules| rules.queued = true);
 }
 
 /// An attempt begins.

@@ -193,3 +193,90 @@ fn job_is_either_cancelled_or_run() {
         assert_ne!(cancelled, started);
     });
 }
+
+const MARK: u32 = State::MARK;
+
+/// Without the one step in which `unmark` takes the mark away, a phase is lost.
+#[test]
+fn mark_is_taken_away_while_the_job_starts() {
+    let make = || {
+        let job = Job::pending();
+        job.state.mark(MARK);
+        job
+    };
+    let unmark = |job: &Job| job.state.unmark(MARK);
+    let start = |job: &Job| job.state.start();
+    race(make, unmark, start, |job, marked, started| {
+        assert!(marked && started);
+        assert!(!job.state.has(MARK));
+        assert_eq!(job.state.phase(), Phase::Running);
+    });
+}
+
+/// Without the one step, two find the mark.
+#[test]
+fn mark_is_found_by_one() {
+    let make = || {
+        let job = Job::pending();
+        job.state.mark(MARK);
+        job
+    };
+    let unmark = |job: &Job| job.state.unmark(MARK);
+    race(make, unmark, unmark, |_, one, other| assert_ne!(one, other));
+}
+
+/// Without the compare-and-swap in `again`, or the second look in `end`.
+#[test]
+fn job_that_is_put_back_meanwhile_is_ended() {
+    let again = |job: &Job| job.state.again();
+    race(Job::running, Job::finish, again, |job, ended, _| {
+        assert!(ended);
+        assert_eq!(job.state.phase(), Phase::Finished);
+        assert!(!job.state.start());
+    });
+}
+
+/// Without `WATCHED` staying when the job is put back, a callback is lost.
+#[test]
+fn callback_added_before_the_job_is_put_back_is_called_once() {
+    let once_more = |job: &Job| {
+        assert!(job.state.again());
+        assert!(job.state.start());
+        job.finish()
+    };
+    race(
+        Job::running,
+        once_more,
+        Job::add_callback,
+        |job, ended, ()| {
+            assert!(ended);
+            assert_eq!(job.called.load(Ordering::Relaxed), 1);
+        },
+    );
+}
+
+/// As above: what is done while the job is pending again, its cancellation included.
+#[test]
+fn job_that_is_put_back_is_either_cancelled_or_run() {
+    let once_more = |job: &Job| job.state.again() && job.state.start();
+    let cancel = |job: &Job| job.change(Phase::Pending, Phase::Notified);
+    race(Job::watched, once_more, cancel, |job, runs, cancelled| {
+        assert_ne!(runs, cancelled);
+        assert_eq!(job.called.load(Ordering::Relaxed), usize::from(cancelled));
+    });
+}
+
+/// Without Release where the job is put back, or Acquire where it is begun.
+#[test]
+fn who_begins_again_sees_what_was_left() {
+    let put_back = |job: &Job| {
+        job.outcome.store(1, Ordering::Relaxed);
+        assert!(job.state.again());
+    };
+    let begin = |job: &Job| {
+        if job.state.start() {
+            assert_eq!(job.outcome.load(Ordering::Relaxed), 1);
+        }
+    };
+    race(Job::running, put_back, begin, |_, (), ()| ());
+}

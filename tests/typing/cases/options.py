@@ -56,7 +56,7 @@ def wrong() -> None:
 def retries() -> None:
     assert_type(Retry(), Retry)
     Retry(3, 1, 60, jitter=0.1, on=(OSError, ValueError), unless=TimeoutError)
-    assert_type(Retry(on=SystemExit).delay(1), float)
+    assert_type(Retry(on=SystemExit), Retry)
     Retry("3")  # E: arg-type, reportArgumentType
     Retry(on=OSError())  # E: arg-type, reportArgumentType
     Retry(on=(int,))  # E: arg-type, reportArgumentType
