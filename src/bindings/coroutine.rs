@@ -251,11 +251,12 @@ impl CoroutineTask {
 
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         let task = self.0.bind(py);
-        attempted(task);
+        rules::stop_clock(task);
         let exception = match retries::judge(task, exception) {
             Verdict::Fail(exception) => exception,
             Verdict::Again(after, exception) => return run_again(task, after, exception),
         };
+        attempted(task);
         if task.get().core().is_some_and(|core| core.log_failures) {
             logging::exception_of("task %s (%s) failed", task, &exception);
         }
