@@ -19,7 +19,7 @@ mod worker;
 
 pub use bound::Bound;
 pub use lane::{Lane, Rate, Terms};
-pub use pool::{Config, Hold, Pool, Rank, Stats, SubmitError};
+pub use pool::{Config, Hold, Pool, Stats, SubmitError};
 pub use schedule::{Schedule, Ticket};
 pub use state::{Advance, Phase, State};
 pub use sync::{Mutex, spin};

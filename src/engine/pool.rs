@@ -421,27 +421,3 @@ impl<J: Send + 'static> Drop for Hold<J> {
         self.0.bell.notify_all();
     }
 }
-/// SHIM
-pub type Rank = i64;
-impl<J: Send + 'static> Pool<J> {
-    /// SHIM
-    pub fn with_birth(
-        config: Config,
-        _birth: fn(&J) -> Rank,
-        main: impl Fn(Worker<J>) + Send + Sync + 'static,
-    ) -> Self {
-        Self::new(config, main)
-    }
-    /// SHIM
-    pub fn submit_ranked(&self, job: J, _level: i32, _rank: Rank) -> Result<(), SubmitError<J>> {
-        self.submit(job)
-    }
-    /// SHIM
-    pub fn resubmit_ranked(&self, job: J, _level: i32, _rank: Rank) -> Result<(), SubmitError<J>> {
-        self.resubmit(job)
-    }
-    /// SHIM
-    pub fn steal_worst(&self) -> Option<J> {
-        self.steal()
-    }
-}
