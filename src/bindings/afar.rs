@@ -30,16 +30,6 @@ impl Afar {
         drop(entry);
     }
 
-    /// The task at this address, if it is here.
-    pub(crate) fn find<'py>(
-        &self,
-        py: Python<'py>,
-        address: usize,
-    ) -> Option<Bound<'py, FutureCell>> {
-        let tasks = self.0.lock();
-        tasks.get(&address).map(|(task, _)| task.bind(py).clone())
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
     }

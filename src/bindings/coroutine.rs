@@ -19,7 +19,7 @@ use super::future::FutureCell;
 use super::logging;
 use super::mode::Mode;
 use super::policies::retries::{self, Verdict};
-use super::policies::target::Why;
+use super::policies::target::{self, Why};
 use super::policies::{deadlines, rules};
 use super::scope;
 use super::settle::{self, Phase, Place};
@@ -70,6 +70,9 @@ pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyRes
     let py = task.py();
     core.afar().add(task, core.pool().hold());
     let handle = CoroutineTask(task.clone().unbind());
+    // If a task submits it, the end of that one's time must not leave the loop's books half
+    // written.
+    let _covered = target::cover(py);
     hooks(py)?
         .start
         .bind(py)
@@ -248,11 +251,12 @@ impl CoroutineTask {
 
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         let task = self.0.bind(py);
-        attempted(task);
+        rules::stop_clock(task);
         let exception = match retries::judge(task, exception) {
             Verdict::Fail(exception) => exception,
             Verdict::Again(after, exception) => return run_again(task, after, exception),
         };
+        attempted(task);
         if task.get().core().is_some_and(|core| core.log_failures) {
             logging::exception_of("task %s (%s) failed", task, &exception);
         }

@@ -197,6 +197,14 @@ pub(crate) fn is_loop() -> bool {
     with_worker(|local| local.service).unwrap_or(false)
 }
 
+/// Whether this thread is a worker, or runs a task itself.
+pub(crate) fn is_at_work() -> bool {
+    is_worker()
+        || OWN
+            .try_with(|own| !own.borrow().is_empty())
+            .unwrap_or_default()
+}
+
 /// Notes that this thread's task waits, if it is a worker: another may be active in its
 /// place until the guard is dropped.
 pub(crate) fn waiting() -> Option<Waiting> {

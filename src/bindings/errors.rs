@@ -15,7 +15,8 @@ create_exception!(
     WaitCycleError,
     PyRuntimeError,
     "Waiting for this task would never end: it waits, directly or not, for the waiter.\n\n\
-     The message names the tasks of the circle in order."
+     Or it cannot start because the waiter, or who waits for that, holds the last place of\n\
+     its key. The message names the tasks of the circle in order."
 );
 
 create_exception!(

@@ -1,28 +1,20 @@
 //! Where `concurrent.futures.wait` and `as_completed` enter themselves.
 //!
-//! They want a list, and get one. It also tells when a worker's task waits so: from the
-//! entry into the first future's list to the exit from the last one's, another worker may
-//! be active in its place, as while it waits for a single future.
+//! They want a list, and get one. A worker's wait is one like that for a single future: it may
+//! not be in a circle, and another worker may be active meanwhile. Nobody tells us when it
+//! begins. But it ends by an event, which every waiter makes for itself and which is replaced,
+//! when it enters itself into the first list, by one that we are asked to wait for.
 
-use std::collections::HashMap;
-
-use parking_lot::Mutex;
+use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
 
-use super::current::{self, Waiting};
+use super::current;
+use super::ffi::call::call_with;
+use super::future::FutureCell;
 use super::names;
-
-/// How many lists each waiter of a worker is in, by address: the lists keep it alive. A
-/// leaf.
-static WAITS: Mutex<Option<HashMap<usize, Wait>>> = Mutex::new(None);
-
-struct Wait {
-    lists: usize,
-    /// Ends the worker's wait when it is dropped.
-    _waiting: Waiting,
-}
+use super::wait::{self, Entered};
 
 /// What a future's list of waiters has before a plain list.
 #[pyclass(frozen, subclass, name = "_Listeners", module = "flask_delay._native")]
@@ -50,44 +42,153 @@ impl Listeners {
     }
 
     fn append(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
-        slf.as_any().cast::<PyList>()?.append(waiter)?;
-        let address = waiter.as_ptr() as usize;
-        let known = WAITS.lock().as_mut().is_some_and(|waits| {
-            let wait = waits.get_mut(&address);
-            wait.map(|wait| wait.lists += 1).is_some()
-        });
-        // Made before the lock is taken: it may start a thread.
-        if !known && let Some(waiting) = current::waiting() {
-            let wait = Wait {
-                lists: 1,
-                _waiting: waiting,
-            };
-            let mut waits = WAITS.lock();
-            let previous = waits.get_or_insert_default().insert(address, wait);
-            drop(waits);
-            drop(previous);
+        // Nobody sets the event before this returns: the future's condition is held.
+        if current::is_at_work() {
+            Event::replace(waiter)?;
         }
-        Ok(())
+        slf.as_any().cast::<PyList>()?.append(waiter)
+    }
+}
+
+/// The event of a waiter.
+#[pyclass(frozen, name = "_Event", module = "flask_delay._native")]
+pub(crate) struct Event(Py<PyAny>);
+
+impl Event {
+    /// Takes the place of the waiter's event, unless it has it or the waiter is not one of
+    /// `concurrent.futures`.
+    fn replace(waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = waiter.py();
+        let class = base(py)?.getattr("_Waiter")?;
+        if !waiter.is_instance(&class)? {
+            return Ok(());
+        }
+        let event = waiter.getattr(names::event(py))?;
+        if event.is_instance_of::<Self>() {
+            return Ok(());
+        }
+        waiter.setattr(names::event(py), Self(event.unbind()))
+    }
+}
+
+#[pymethods]
+impl Event {
+    fn set(&self, py: Python<'_>) -> PyResult<()> {
+        call_with(&self.0.bind(py).getattr(names::set(py))?, []).map(drop)
     }
 
-    fn remove(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        call_with(&self.0.bind(py).getattr(names::clear(py))?, []).map(drop)
+    }
+
+    fn is_set(&self, py: Python<'_>) -> PyResult<bool> {
+        call_with(&self.0.bind(py).getattr(names::is_set(py))?, [])?.is_truthy()
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn wait<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        py.get_type::<PyList>()
-            .call_method1(names::remove(py), (slf, waiter))?;
-        let ended = {
-            let mut waits = WAITS.lock();
-            let address = waiter.as_ptr() as usize;
-            let left = waits.as_mut().and_then(|waits| {
-                let wait = waits.get_mut(&address)?;
-                wait.lists -= 1;
-                Some(wait.lists)
-            });
-            match left {
-                Some(0) => waits.as_mut().and_then(|waits| waits.remove(&address)),
-                _ => None,
-            }
+        let event = slf.get().0.bind(py);
+        if slf.get().is_set(py)? {
+            return Ok(true.into_pyobject(py)?.to_owned().into_any());
+        }
+        let entered = match Caller::of(slf) {
+            Some(caller) => caller.enter().inspect_err(|_| caller.withdraw())?,
+            None => None,
         };
-        drop(ended);
-        Ok(())
+        let waiting = current::waiting();
+        let woken = event.call_method1(names::wait(py), (timeout,));
+        drop((waiting, entered));
+        woken
+    }
+}
+
+fn base(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import("concurrent.futures._base")
+}
+
+/// `wait` or `as_completed`, as it waits.
+struct Caller<'py> {
+    waiter: Bound<'py, PyAny>,
+    /// Those of its futures that it has not come to know as done.
+    futures: Vec<Bound<'py, PyAny>>,
+}
+
+impl<'py> Caller<'py> {
+    /// The one that waits for this event. None if it is another function, or another version
+    /// of it: then nothing is known of what it waits for.
+    fn of(event: &Bound<'py, Event>) -> Option<Self> {
+        let py = event.py();
+        let read = || {
+            let frame = py.import("sys")?.call_method0("_getframe")?;
+            let locals = frame.getattr("f_locals")?;
+            let waiter = locals.get_item("waiter")?;
+            if !waiter.getattr(names::event(py))?.is(event) {
+                return Err(PyAttributeError::new_err("event"));
+            }
+            let futures = locals.get_item("fs")?.try_iter()?;
+            PyResult::Ok(Self {
+                waiter,
+                futures: futures.collect::<PyResult<_>>()?,
+            })
+        };
+        read().ok()
+    }
+
+    fn is_of(&self, class: &str) -> bool {
+        let class = base(self.waiter.py()).and_then(|base| base.getattr(class));
+        class.is_ok_and(|class| self.waiter.get_type().is(&class))
+    }
+
+    /// Notes the wait, if a task waits; refuses one that would never end.
+    fn enter(&self) -> PyResult<Option<Entered>> {
+        let ours = self.futures.iter().filter_map(|it| it.cast().ok());
+        let mut targets: Vec<Bound<'py, FutureCell>> = ours.cloned().collect();
+        let all_ours = targets.len() == self.futures.len();
+        targets.retain(|target| !target.get().phase().is_settled());
+        let any_done = targets.len() < self.futures.len();
+        let all = if self.is_of("_AllCompletedWaiter") {
+            // Otherwise one that raises is enough; those that have ended have not.
+            !self.waiter.getattr("stop_on_exception")?.is_truthy()?
+        } else if self.is_of("_AsCompletedWaiter") || self.is_of("_FirstCompletedWaiter") {
+            if any_done {
+                return Ok(None);
+            }
+            false
+        } else {
+            return Ok(None);
+        };
+        // Those of other executors may end at any time.
+        if !all && !all_ours {
+            return Ok(None);
+        }
+        let need = if all { targets.len() } else { 1 };
+        wait::refuse_on_loop(&targets, need)?;
+        wait::enter_own(&targets, need)
+    }
+
+    /// Takes the waiter out of the lists again, unless its function does.
+    fn withdraw(&self) {
+        if self.is_of("_AsCompletedWaiter") {
+            return;
+        }
+        let remove = |future: &Bound<'py, PyAny>| {
+            let py = future.py();
+            let condition = future.getattr("_condition")?;
+            condition.call_method0(names::acquire(py))?;
+            let removed = future
+                .getattr("_waiters")
+                .and_then(|list| list.call_method1(names::remove(py), (&self.waiter,)));
+            condition.call_method0(names::release(py))?;
+            removed.map(drop)
+        };
+        for future in &self.futures {
+            if let Err(error) = remove(future) {
+                error.write_unraisable(future.py(), Some(future));
+            }
+        }
     }
 }

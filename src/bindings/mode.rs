@@ -1,5 +1,6 @@
 //! Who runs an executor's tasks: its threads or, for tests, whoever submits or asks.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -14,6 +15,7 @@ use super::lifecycle::wait_with_signals;
 use super::naming::name_of;
 use super::policies::rules;
 use super::settle::Phase;
+use super::wait;
 use super::worker::run_guarded;
 
 /// See `_native.pyi`.
@@ -90,12 +92,15 @@ fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
         // The loop cannot wait for itself: it runs the task when this one awaits.
         return Ok(());
     }
+    let _inside = wait::enter_own(from_ref(task), 1)?;
     let released = |slice| core.pool().wait_released(Some(slice));
     wait_with_signals(task.py(), None, released).map(drop)
 }
 
 /// Runs one task in the calling thread.
 pub(crate) fn run_here(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    // A task that runs another one waits for it.
+    let _inside = wait::enter_own(from_ref(task), 1)?;
     let seat = Seat::take(task, core);
     run_guarded(task, core, &seat.desk);
     // In a test nobody waits between two attempts.

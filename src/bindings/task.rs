@@ -63,11 +63,7 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
         // The task has forked: its outcome is the parent's to tell.
         return;
     }
-    if cell.is_ruled() {
-        rules::attempted(this);
-    }
-    let (phase, outcome) = match ended {
-        Attempt::Returned(result) => (Phase::Finished, result),
+    let ended = match ended {
         Attempt::Raised(exception) => match retries::judge(this, exception) {
             Verdict::Again(after, exception) => {
                 let again = retries::again(this, core, Some(taken), after, exception);
@@ -76,19 +72,27 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
                 }
                 return;
             }
-            Verdict::Fail(exception) => {
-                if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
-                    drop((taken, cell.take_own_scope()));
-                    // It did as it was told: neither a failure nor an outcome.
-                    let _ = abandon(this, Place::Worker);
-                    return;
-                }
-                if core.log_failures {
-                    logging::exception_of("task %s (%s) failed", this, &exception);
-                }
-                (Phase::Failed, exception)
-            }
+            Verdict::Fail(exception) => Attempt::Raised(exception),
         },
+        Attempt::Returned(_) | Attempt::GivenUp => ended,
+    };
+    if cell.is_ruled() {
+        rules::attempted(this);
+    }
+    let (phase, outcome) = match ended {
+        Attempt::Returned(result) => (Phase::Finished, result),
+        Attempt::Raised(exception) => {
+            if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
+                drop((taken, cell.take_own_scope()));
+                // It did as it was told: neither a failure nor an outcome.
+                let _ = abandon(this, Place::Worker);
+                return;
+            }
+            if core.log_failures {
+                logging::exception_of("task %s (%s) failed", this, &exception);
+            }
+            (Phase::Failed, exception)
+        }
         // Its outcome has been told.
         Attempt::GivenUp => {
             drop((taken, cell.take_own_scope()));

@@ -1,9 +1,10 @@
 //! Waiting for a future: with the GIL released, interruptible, and never in a circle.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flask_delay_engine::{Entered, Key, Waits};
+use flask_delay_engine::{self as engine, Key, Link, Obstacle, Target, Wait, Waits};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -15,10 +16,14 @@ use super::future::FutureCell;
 use super::greenlets;
 use super::mode;
 use super::naming::name_of;
-use super::policies::target;
+use super::policies::{rules, target};
 
-/// Which task waits for which, by address: both futures live as long as the wait.
-static WAITS: Waits<String> = Waits::new();
+/// Which task waits for which, by address: both futures live as long as the wait. With those
+/// tasks that a key may hold up.
+static WAITS: Waits<String, Arc<Py<FutureCell>>> = Waits::new();
+
+/// A task's wait, for as long as it lasts.
+pub(crate) type Entered = engine::Entered<'static, String, Arc<Py<FutureCell>>>;
 
 /// `threading.TIMEOUT_MAX` is a little more.
 const LONGEST: f64 = 9e9;
@@ -44,14 +49,8 @@ pub(crate) fn until_done(
     if limit.is_none() {
         mode::refuse_endless_wait(this)?;
     }
-    if cell.is_coroutine() && current::is_loop() {
-        return Err(WaitCycleError::new_err(format!(
-            "waiting for task {:?} would never end: it needs the event loop that this \
-             coroutine blocks; write `await future`",
-            name_of(this)
-        )));
-    }
-    let circle = not_in_a_circle(this)?;
+    refuse_on_loop(from_ref(this), 1)?;
+    let circle = enter_own(from_ref(this), 1)?;
     let rung = sleep(this, limit);
     drop(circle);
     rung?;
@@ -89,39 +88,96 @@ fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> 
     }
 }
 
-/// Notes the wait if it is a task's; refuses one that would never end.
-fn not_in_a_circle(this: &Bound<'_, FutureCell>) -> PyResult<Option<Entered<'static, String>>> {
-    current::task(this.py())
-        .map(|waiter| enter(&waiter, this))
+/// Refuses to block the event loop until so many of these are done, if that takes a coroutine
+/// which needs it.
+pub(crate) fn refuse_on_loop(targets: &[Bound<'_, FutureCell>], need: usize) -> PyResult<()> {
+    let needs_loop = |target: &&Bound<'_, FutureCell>| target.get().is_coroutine();
+    let Some(target) = targets.iter().find(needs_loop) else {
+        return Ok(());
+    };
+    let others = targets.iter().filter(|target| !needs_loop(target)).count();
+    if others >= need || !current::is_loop() {
+        return Ok(());
+    }
+    Err(WaitCycleError::new_err(format!(
+        "waiting for task {:?} would never end: it needs the event loop that this \
+         coroutine blocks; write `await future`",
+        name_of(target)
+    )))
+}
+
+/// Notes that this thread's task waits, if it runs one, until so many of these are done;
+/// refuses that if it would never end.
+pub(crate) fn enter_own(
+    targets: &[Bound<'_, FutureCell>],
+    need: usize,
+) -> PyResult<Option<Entered>> {
+    let Some(target) = targets.first() else {
+        return Ok(None);
+    };
+    current::task(target.py())
+        .map(|waiter| enter(&waiter, targets, need))
         .transpose()
 }
 
-/// Notes that the task `waiter` waits for this one; refuses that if it would never end.
+/// Notes that the task `waiter` waits until so many of these are done; refuses that if it
+/// would never end.
 fn enter(
     waiter: &Bound<'_, FutureCell>,
-    this: &Bound<'_, FutureCell>,
-) -> PyResult<Entered<'static, String>> {
+    targets: &[Bound<'_, FutureCell>],
+    need: usize,
+) -> PyResult<Entered> {
+    let py = waiter.py();
+    let targets = targets.iter().map(|target| Target {
+        job: key(target),
+        held: rules::has_lane(target.get()).then(|| Arc::new(target.clone().unbind())),
+    });
+    let wait = Wait {
+        name: name_of(waiter),
+        targets: targets.collect(),
+        need,
+    };
+    let ask = |held: &Arc<Py<FutureCell>>| {
+        let held = held.bind(py);
+        let (jobs, need) = rules::held_up(held)?;
+        let name = name_of(held);
+        Some(Obstacle { name, jobs, need })
+    };
     WAITS
-        .enter(key(waiter), key(this), name_of(waiter))
-        .map_err(|mut chain| {
-            chain.extend(chain.first().cloned());
-            WaitCycleError::new_err(format!(
-                "waiting for task {:?} would never end: {}",
-                name_of(this),
-                chain.join(" waits for ")
-            ))
-        })
+        .enter(key(waiter), wait, ask)
+        .map_err(|circle| endless(&circle))
+}
+
+#[cold]
+fn endless(circle: &[Link<String>]) -> PyErr {
+    let mut chain = String::new();
+    let mut was_held = false;
+    for link in circle {
+        chain.push_str(&link.name);
+        chain.push_str(match (was_held, link.held) {
+            (_, true) => ", whose key is held by ",
+            (true, false) => ", which waits for ",
+            (false, false) => " waits for ",
+        });
+        was_held = link.held;
+    }
+    let names = || circle.iter().map(|link| link.name.as_str()).cycle();
+    let first = names().next().unwrap_or_default();
+    let target = names().nth(1).unwrap_or_default();
+    WaitCycleError::new_err(format!(
+        "waiting for task {target:?} would never end: {chain}{first}"
+    ))
 }
 
 /// A coroutine's wait, for as long as it lasts: see `_native.pyi`.
 #[pyclass(frozen, name = "_Waiting", module = "flask_delay._native")]
-pub(crate) struct Waiting(Mutex<Option<Entered<'static, String>>>);
+pub(crate) struct Waiting(Mutex<Option<Entered>>);
 
 #[pymethods]
 impl Waiting {
     #[new]
     fn new(waiter: &Bound<'_, FutureCell>, target: &Bound<'_, FutureCell>) -> PyResult<Self> {
-        enter(waiter, target).map(|entered| Self(Mutex::new(Some(entered))))
+        enter(waiter, from_ref(target), 1).map(|entered| Self(Mutex::new(Some(entered))))
     }
 
     fn end(&self) {

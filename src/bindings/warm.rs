@@ -16,7 +16,7 @@ use super::coroutine::{self, CoroutineTask};
 use super::errors::{
     BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
 };
-use super::listeners;
+use super::listeners::{self, Event};
 use super::map::Map;
 use super::names;
 use super::{lifecycle, worker};
@@ -38,6 +38,7 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     PanicException::type_object(py);
     py.get_type::<CoroutineTask>();
     py.get_type::<Map>();
+    py.get_type::<Event>();
     Condition::new(py)?;
     Condition::of_done(py)?;
     listeners::empty(py)?;

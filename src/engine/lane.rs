@@ -121,6 +121,23 @@ impl<J> Lane<J> {
         }
     }
 
+    /// How many of the jobs that run have to end, at the least, before one can start: a held
+    /// job that `is` the one, or else one that would be held with this limit.
+    pub fn must_end(&self, limit: Option<usize>, mut is: impl FnMut(&J) -> bool) -> usize {
+        let over = |limit: Option<usize>| match limit {
+            Some(limit) => (self.running + 1).saturating_sub(limit.max(1)),
+            None => 0,
+        };
+        let mut most = 0;
+        for held in self.held.values() {
+            most = most.max(over(held.terms.limit));
+            if is(&held.job) {
+                return most;
+            }
+        }
+        over(limit)
+    }
+
     /// Takes out the first held job that `is` the one. Those behind it may start now: see
     /// [`Lane::release`].
     pub fn remove(&mut self, mut is: impl FnMut(&J) -> bool) -> Option<J> {

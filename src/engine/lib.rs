@@ -24,7 +24,7 @@ pub use schedule::{Schedule, Ticket};
 pub use state::{Advance, Phase, State};
 pub use sync::{Mutex, spin};
 pub use timer::Timer;
-pub use waits::{Entered, Key, Waits};
+pub use waits::{Entered, Key, Link, Obstacle, Target, Wait, Waits};
 pub use worker::{Handle, Stuck, Waiting, Worker};
 
 /// What the models in `tests/loom.rs` need and nobody else.

@@ -1,75 +1,347 @@
 //! Who waits for whom: refuses the wait that would close a circle.
 //!
-//! One entry per job that waits for another job; a job waits for at most one at a time,
-//! so the graph is a set of chains and a circle is found by following one of them.
+//! A job that does not wait can end, and so can one that waits if enough of those that it
+//! waits for can. One of which that cannot be said is in a circle, if those which keep it
+//! from ending lead back to it.
+//!
+//! A job that has not started may be held up by others, as if it waited for them. Nobody
+//! tells when that changes, so whoever begins a wait asks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 /// A job, by whatever number its owner gives it.
 pub type Key = usize;
 
-/// The waits of one process; `T` is what a job is called in the error.
-#[derive(Default)]
-pub struct Waits<T> {
-    // A leaf: nothing else is locked while this is held.
-    edges: Mutex<Option<HashMap<Key, Wait<T>>>>,
+/// A job's wait: `T` is what a job is called, `H` whom to ask what holds up another one.
+#[derive(Clone, Debug)]
+pub struct Wait<T, H> {
+    /// What the job that waits is called.
+    pub name: T,
+    /// The jobs that it waits for.
+    pub targets: Vec<Target<H>>,
+    /// How many of them have to end, at most as many as there are.
+    pub need: usize,
 }
 
-struct Wait<T> {
-    name: T,
-    target: Key,
+/// A job that is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<H> {
+    /// The job.
+    pub job: Key,
+    /// Whom to ask what holds it up, if anything ever does.
+    pub held: Option<H>,
 }
 
-impl<T: Clone> Waits<T> {
+/// What holds up a job that has not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle<T> {
+    /// What the job is called.
+    pub name: T,
+    /// The jobs that are in its way.
+    pub jobs: Vec<Key>,
+    /// How many of them have to end, at most as many as there are.
+    pub need: usize,
+}
+
+/// A job of a circle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link<T> {
+    /// What the job is called.
+    pub name: T,
+    /// Whether the next one holds it up; otherwise it waits for that.
+    pub held: bool,
+}
+
+/// The waits of one process.
+pub struct Waits<T, H> {
+    // A leaf: nothing else is locked while this is held, and nothing is dropped.
+    edges: Mutex<Option<Edges<T, H>>>,
+    /// How many waits there have been.
+    count: AtomicU64,
+}
+
+/// The waits of each job that waits. The last one counts: while it is not over, the job does
+/// not come to the others.
+type Edges<T, H> = HashMap<Key, Vec<(u64, Wait<T, H>)>>;
+
+/// What holds up the jobs that are held up, as far as it has been asked for.
+type Known<T> = HashMap<Key, Obstacle<T>>;
+
+/// How often a wait looks again because what holds a job up has changed meanwhile. Where it
+/// keeps changing jobs end, and nothing stands still.
+const ROUNDS: usize = 16;
+
+impl<T: Clone + PartialEq, H: Clone> Waits<T, H> {
     /// No waits yet.
     #[must_use]
     pub const fn new() -> Self {
         Self {
             edges: Mutex::new(None),
+            count: AtomicU64::new(0),
         }
     }
 
-    /// Notes that `waiter`, called `name`, waits for `target` until the guard is dropped.
+    /// Notes that `waiter` waits, until the guard is dropped. `ask` tells what holds up a
+    /// target now, if anything does; nothing is locked meanwhile.
     ///
     /// # Errors
     ///
-    /// When `target` is `waiter` or waits, directly or not, for it: the names of the
-    /// circle's jobs, from `waiter` on, each waiting for the next and the last for the
-    /// first.
-    pub fn enter(&self, waiter: Key, target: Key, name: T) -> Result<Entered<'_, T>, Vec<T>> {
-        let mut edges = self.edges.lock();
-        let edges = edges.get_or_insert_with(HashMap::new);
-        let mut chain = vec![name.clone()];
-        let mut job = target;
-        while job != waiter {
-            let Some(wait) = edges.get(&job) else {
-                edges.insert(waiter, Wait { name, target });
-                return Ok(Entered {
-                    waits: self,
-                    waiter,
-                });
+    /// When the wait would never end: the jobs of the circle, from `waiter` on, the last of
+    /// which waits for `waiter` or is held up by it.
+    pub fn enter(
+        &self,
+        waiter: Key,
+        wait: Wait<T, H>,
+        ask: impl Fn(&H) -> Option<Obstacle<T>>,
+    ) -> Result<Entered<'_, T, H>, Vec<Link<T>>> {
+        let entered = Entered {
+            waits: self,
+            waiter,
+            // Relaxed: a number that no other wait has.
+            number: self.count.fetch_add(1, Ordering::Relaxed),
+        };
+        let mut wait = Some(wait);
+        let mut known = Known::new();
+        for _ in 0..ROUNDS {
+            let (asked, circle) = {
+                let mut edges = self.edges.lock();
+                let edges = edges.get_or_insert_with(HashMap::new);
+                if let Some(wait) = wait.take() {
+                    add(edges, &entered, wait);
+                }
+                let (asked, circle) = look(edges, &entered, &known);
+                if circle.is_some() {
+                    // In the same step, so that of those that close a circle together
+                    // exactly one is refused.
+                    wait = remove(edges, &entered);
+                }
+                (asked, circle)
             };
-            chain.push(wait.name.clone());
-            job = wait.target;
+            // Only now that others can see this wait: a job that comes to be in the way
+            // after this, and then waits itself, finds it.
+            let answers = asked
+                .iter()
+                .filter_map(|(job, held)| Some((*job, ask(held)?)));
+            let answers = answers.collect();
+            if known == answers {
+                return match circle {
+                    Some(circle) => Err(circle),
+                    None => Ok(entered),
+                };
+            }
+            known = answers;
         }
-        Err(chain)
+        if let Some(wait) = wait {
+            let mut edges = self.edges.lock();
+            add(edges.get_or_insert_with(HashMap::new), &entered, wait);
+        }
+        Ok(entered)
+    }
+}
+
+impl<T: Clone + PartialEq, H: Clone> Default for Waits<T, H> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 /// Ends the wait when dropped.
-pub struct Entered<'a, T> {
-    waits: &'a Waits<T>,
+pub struct Entered<'a, T, H> {
+    waits: &'a Waits<T, H>,
     waiter: Key,
+    number: u64,
 }
 
-impl<T> Drop for Entered<'_, T> {
+impl<T, H> Drop for Entered<'_, T, H> {
     fn drop(&mut self) {
-        let removed = match self.waits.edges.lock().as_mut() {
-            Some(edges) => edges.remove(&self.waiter),
-            None => None,
+        let removed = {
+            let mut edges = self.waits.edges.lock();
+            edges.as_mut().and_then(|edges| remove(edges, self))
         };
         drop(removed);
+    }
+}
+
+fn add<T, H>(edges: &mut Edges<T, H>, entered: &Entered<'_, T, H>, wait: Wait<T, H>) {
+    let waits = edges.entry(entered.waiter).or_default();
+    waits.push((entered.number, wait));
+}
+
+fn remove<T, H>(edges: &mut Edges<T, H>, entered: &Entered<'_, T, H>) -> Option<Wait<T, H>> {
+    let waits = edges.get_mut(&entered.waiter)?;
+    let place = waits
+        .iter()
+        .position(|(number, _)| *number == entered.number)?;
+    let (_, wait) = waits.remove(place);
+    if waits.is_empty() {
+        edges.remove(&entered.waiter);
+    }
+    Some(wait)
+}
+
+/// Whom to ask about the jobs that this wait depends on, and the circle that it closes as far
+/// as is known.
+#[expect(clippy::type_complexity, reason = "two results of one walk")]
+fn look<T: Clone, H: Clone>(
+    edges: &Edges<T, H>,
+    entered: &Entered<'_, T, H>,
+    known: &Known<T>,
+) -> (HashMap<Key, H>, Option<Vec<Link<T>>>) {
+    let mut asked = HashMap::new();
+    let own = edges.get(&entered.waiter).and_then(|waits| {
+        let own = waits.iter().find(|(number, _)| *number == entered.number);
+        own.map(|(_, wait)| wait)
+    });
+    let Some(own) = own else {
+        return (asked, None);
+    };
+    // As nearly always.
+    let runs = |target: &Target<H>| target.held.is_none() && !edges.contains_key(&target.job);
+    if own.targets.iter().all(runs) {
+        return (asked, None);
+    }
+    let mut graph = Graph::new(entered.waiter);
+    let mut place = 0;
+    while let Some(job) = graph.jobs.get(place).copied() {
+        let wait = if place == 0 {
+            Some(own)
+        } else {
+            let waits = edges.get(&job);
+            waits.and_then(|waits| waits.last()).map(|(_, wait)| wait)
+        };
+        if let Some(wait) = wait {
+            for target in &wait.targets {
+                if let Some(held) = &target.held
+                    && !edges.contains_key(&target.job)
+                {
+                    asked.entry(target.job).or_insert_with(|| held.clone());
+                }
+            }
+            let targets = wait.targets.iter().map(|target| target.job);
+            graph.join(place, &wait.name, false, targets, wait.need);
+        } else if let Some(obstacle) = known.get(&job) {
+            let jobs = obstacle.jobs.iter().copied();
+            graph.join(place, &obstacle.name, true, jobs, obstacle.need);
+        }
+        place += 1;
+    }
+    (asked, graph.circle())
+}
+
+/// The jobs that one job's end depends on, itself first. Each is known by its place here.
+struct Graph<'a, T> {
+    jobs: Vec<Key>,
+    places: HashMap<Key, usize>,
+    nodes: Vec<Node<'a, T>>,
+}
+
+struct Node<'a, T> {
+    /// None for a job that nothing keeps from ending.
+    link: Option<Link<&'a T>>,
+    targets: Vec<usize>,
+    dependents: Vec<usize>,
+    /// How many more of the targets have to end.
+    lacking: usize,
+}
+
+impl<'a, T: Clone> Graph<'a, T> {
+    fn new(job: Key) -> Self {
+        let mut graph = Self {
+            jobs: Vec::new(),
+            places: HashMap::new(),
+            nodes: Vec::new(),
+        };
+        graph.place(job);
+        graph
+    }
+
+    fn place(&mut self, job: Key) -> usize {
+        let next = self.jobs.len();
+        let place = *self.places.entry(job).or_insert(next);
+        if place == next {
+            self.jobs.push(job);
+            self.nodes.push(Node {
+                link: None,
+                targets: Vec::new(),
+                dependents: Vec::new(),
+                lacking: 0,
+            });
+        }
+        place
+    }
+
+    fn join(
+        &mut self,
+        place: usize,
+        name: &'a T,
+        held: bool,
+        targets: impl Iterator<Item = Key>,
+        need: usize,
+    ) {
+        let targets: Vec<_> = targets.map(|target| self.place(target)).collect();
+        for target in &targets {
+            self.nodes[*target].dependents.push(place);
+        }
+        let node = &mut self.nodes[place];
+        node.link = Some(Link { name, held });
+        node.lacking = need.min(targets.len());
+        node.targets = targets;
+    }
+
+    /// The shortest way from the first job back to it, if it cannot end.
+    fn circle(mut self) -> Option<Vec<Link<T>>> {
+        let mut free: Vec<_> = (0..self.nodes.len())
+            .filter(|place| self.nodes[*place].lacking == 0)
+            .collect();
+        while let Some(place) = free.pop() {
+            for dependent in std::mem::take(&mut self.nodes[place].dependents) {
+                let lacking = &mut self.nodes[dependent].lacking;
+                if *lacking > 0 {
+                    *lacking -= 1;
+                    if *lacking == 0 {
+                        free.push(dependent);
+                    }
+                }
+            }
+        }
+        let stuck = |place: usize| self.nodes[place].lacking > 0;
+        if !stuck(0) {
+            return None;
+        }
+        let mut from = HashMap::new();
+        let mut queue = VecDeque::from([0]);
+        while let Some(place) = queue.pop_front() {
+            for target in &self.nodes[place].targets {
+                if *target == 0 {
+                    return self.way(place, &from);
+                }
+                if stuck(*target) && !from.contains_key(target) {
+                    from.insert(*target, place);
+                    queue.push_back(*target);
+                }
+            }
+        }
+        None
+    }
+
+    /// The way from the first job to the one at `place`.
+    fn way(&self, mut place: usize, from: &HashMap<usize, usize>) -> Option<Vec<Link<T>>> {
+        let mut links = Vec::new();
+        loop {
+            let link = self.nodes[place].link?;
+            links.push(Link {
+                name: link.name.clone(),
+                held: link.held,
+            });
+            match from.get(&place) {
+                Some(previous) => place = *previous,
+                None => break,
+            }
+        }
+        links.reverse();
+        Some(links)
     }
 }

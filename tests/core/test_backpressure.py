@@ -390,9 +390,9 @@ def test_submitters_that_wait_at_exit(run_script):
                     executor.submit(os.write, 1, b".")
 
             executor.submit(leaving.wait, 20)
-            threading.Thread(target=many).start()
-            # A task, too, may wait for a place then.
+            # A task, too, waits for places then.
             executor.submit(many)
+            threading.Thread(target=many).start()
         """)
     )
     assert (done.rc, done.out, done.err) == (0, "." * 100, "")

@@ -27,8 +27,10 @@ HOURLY = "1/h"
 
 @pytest.fixture
 def executor():
-    with Executor(4) as executor:
-        yield executor
+    executor = Executor(4)
+    yield executor
+    # Not those that a rate would let start some time.
+    executor.shutdown(cancel_futures=True)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.core.helpers import DEADLINE, LOGGER, fail
 
-from flask_delay import Executor, Future, current_task
+from flask_delay import Executor, Future, WaitCycleError, current_task
 from flask_delay._native import _scoped_executor
 
 
@@ -56,6 +56,25 @@ def test_immediate_nests_and_knows_its_task():
     before, inner, after = future.result()
     assert before is after is future
     assert inner.result() is inner
+
+
+@pytest.mark.parametrize("mode", ["immediate", "manual"])
+def test_a_task_that_runs_another_one_itself_waits_for_it(mode):
+    executor = make(mode)
+
+    def outer() -> BaseException | None:
+        own = current_task.future
+        inner = executor.submit(lambda: own.result(DEADLINE))
+        if mode == "manual":
+            executor.run_pending()
+        return inner.exception(DEADLINE)
+
+    future = executor.submit(outer)
+    if mode == "manual":
+        executor.run_pending()
+    error = future.result(DEADLINE)
+    assert isinstance(error, WaitCycleError)
+    assert str(error).partition(": ")[2].count("outer.<locals>") == 1
 
 
 def test_immediate_runs_a_coroutine_and_its_callbacks_before_submit_returns():

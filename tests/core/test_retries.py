@@ -32,8 +32,10 @@ def soon(times, **options):
 
 @pytest.fixture
 def executor():
-    with Executor(1) as executor:
-        yield executor
+    executor = Executor(1)
+    yield executor
+    # Not those that would be tried again some time.
+    executor.shutdown(cancel_futures=True)
 
 
 class Flaky:

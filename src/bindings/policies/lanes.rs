@@ -166,9 +166,20 @@ fn sweep(lane: &Bound<'_, Lane>) -> PyResult<()> {
     })
 }
 
-/// The addresses of those that hold up a task which waits in this lane.
-pub(super) fn holders(lane: &Bound<'_, Lane>) -> Vec<usize> {
-    lane.get().inner.lock().running.clone()
+/// What holds up a task that has not started: the addresses of those of its lane that run, and
+/// how many of them have to end.
+pub(super) fn held_up(
+    lane: &Bound<'_, Lane>,
+    task: &Bound<'_, FutureCell>,
+    limit: Option<usize>,
+) -> Option<(Vec<usize>, usize)> {
+    let inner = lane.get().inner.lock();
+    if inner.running.contains(&address(task)) {
+        return None;
+    }
+    let is_task = |it: &Py<FutureCell>| it.as_ptr() as usize == address(task);
+    let must_end = inner.lane.must_end(limit, is_task);
+    (must_end > 0).then(|| (inner.running.clone(), must_end))
 }
 
 impl Inner {

@@ -203,6 +203,9 @@ pub(crate) fn again<'py>(
         core.held().remove(this);
         return Ok(());
     }
+    // Not before: one of its key that starts now, and waits for it, must find that it has not
+    // started.
+    rules::leave_lane(this);
     match core.mode {
         Mode::Threads => {}
         // Whoever runs it goes on with it.

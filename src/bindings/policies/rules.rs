@@ -16,6 +16,7 @@ use super::target::Why;
 use crate::bindings::core::Core;
 use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::future::FutureCell;
+use crate::bindings::settle::Phase;
 
 /// See the module.
 #[derive(Default)]
@@ -80,6 +81,23 @@ pub(super) fn lane<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Lane
         rules.lane.as_ref().map(|lane| lane.bind(py).clone())
     })
     .flatten()
+}
+
+/// Whether the task is one of those of a key.
+pub(crate) fn has_lane(this: &FutureCell) -> bool {
+    with(this, |rules| rules.lane.is_some()).unwrap_or(false)
+}
+
+/// What holds up a task that has not started, by its key: some addresses of tasks that run,
+/// and how many of them have to end.
+pub(crate) fn held_up(this: &Bound<'_, FutureCell>) -> Option<(Vec<usize>, usize)> {
+    // One that has failed has left its lane, but may be about to tell.
+    if this.get().phase() != Phase::Pending {
+        return None;
+    }
+    let lane = lane(this)?;
+    let terms = policy(this)?.get().terms(this.get().born())?;
+    lanes::held_up(&lane, this, terms.limit)
 }
 
 /// The time limit of one attempt.
@@ -175,13 +193,22 @@ pub(crate) fn why(this: &FutureCell) -> Option<Why> {
     with(this, |rules| rules.why).flatten()
 }
 
-/// An attempt is over, but its outcome has not been told.
+/// An attempt is over, and there is to be no other; but its outcome has not been told.
 pub(crate) fn attempted(this: &Bound<'_, FutureCell>) {
-    // A coroutine's, for its time limit.
+    stop_clock(this);
+    leave_lane(this);
+}
+
+/// An attempt is over; for a coroutine, which has its time limit here.
+pub(crate) fn stop_clock(this: &Bound<'_, FutureCell>) {
     let alarm = with(this.get(), |rules| rules.alarm.take()).flatten();
     if let Some(alarm) = alarm {
         alarms::unset(this.py(), alarm);
     }
+}
+
+/// Others of its key may start.
+pub(super) fn leave_lane(this: &Bound<'_, FutureCell>) {
     if let Some(lane) = lane(this) {
         lanes::leave(&lane, this);
     }

@@ -183,20 +183,17 @@ impl Target {
 
 impl Drop for Covered {
     fn drop(&mut self) {
-        OWN.with(|own| {
+        let due = OWN.with(|own| {
             let mut aim = own.aim.lock();
             aim.covered.retain(|call| *call != self.0);
             own.call.store(self.0, Ordering::Relaxed);
             let due = aim.due.iter().position(|(call, _)| *call == self.0);
-            if let Some(due) = due
-                && aim.shot.is_none()
-            {
-                let (_, why) = aim.due.swap_remove(due);
-                aim.shot = Some((self.0, why));
-                // Attached: the guard lives among references to Python objects.
-                Python::attach(|py| interrupt::set(own.thread, &exception_class(py, why)));
-            }
+            due.map(|due| aim.due.swap_remove(due).1)
         });
+        if let Some(why) = due {
+            // Attached already: the call that goes on is of Python's.
+            Python::attach(|py| OWN.with(|own| own.shoot(py, self.0, why)));
+        }
     }
 }
 

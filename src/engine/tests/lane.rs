@@ -433,3 +433,28 @@ fn a_lane_does_what_the_model_does() {
         }
     }
 }
+
+#[test]
+fn how_many_have_to_end_before_one_starts() {
+    let (mut lane, clock) = (Lane::new(), Clock::new());
+    for job in 0..3 {
+        assert_eq!(lane.offer(job, limit(3), clock.at(0)), Some(job));
+    }
+    // A job that comes now would be held by its own limit alone.
+    let must_end = |lane: &Lane<i32>, job, limit| lane.must_end(limit, |it| *it == job);
+    assert_eq!(must_end(&lane, 9, Some(3)), 1);
+    assert_eq!(must_end(&lane, 9, Some(1)), 3);
+    assert_eq!(must_end(&lane, 9, Some(4)), 0);
+    assert_eq!(must_end(&lane, 9, None), 0);
+    // One that is held also by that of those before it.
+    assert_eq!(lane.offer(3, limit(3), clock.at(0)), None);
+    assert_eq!(lane.offer(4, limit(2), clock.at(0)), None);
+    assert_eq!(lane.offer(5, FREE, clock.at(0)), None);
+    for (job, count) in [(3, 1), (4, 2), (5, 2)] {
+        assert_eq!(must_end(&lane, job, None), count);
+    }
+    lane.finished();
+    for (job, count) in [(3, 0), (4, 1), (5, 1)] {
+        assert_eq!(must_end(&lane, job, None), count);
+    }
+}
