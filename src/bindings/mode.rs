@@ -6,14 +6,14 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::core::{Core, Task};
+use super::core::Core;
 use super::coroutine::hand_over;
 use super::current::{self, Seat};
 use super::executor::closed;
 use super::future::FutureCell;
 use super::lifecycle::wait_with_signals;
 use super::naming::name_of;
-use super::policies::rules;
+use super::policies::dispatch;
 use super::settle::Phase;
 use super::wait;
 use super::worker::run_guarded;
@@ -50,8 +50,7 @@ pub(crate) fn take<'py>(
         return Err(closed());
     }
     if core.mode == Mode::Manual {
-        rules::queued(task.get());
-        core.pool().shelve(Task(task.clone().unbind()));
+        dispatch::shelve(&task, core);
     } else {
         run(&task, core)?;
     }

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod bound;
+mod channel;
 mod lane;
+mod line;
 mod park;
 mod pool;
 mod queue;
@@ -19,7 +21,8 @@ mod worker;
 
 pub use bound::Bound;
 pub use lane::{Lane, Rate, Terms};
-pub use pool::{Config, Hold, Pool, Rank, Stats, SubmitError};
+pub use line::{Level, Rank};
+pub use pool::{Config, Hold, Pool, Stats, SubmitError};
 pub use schedule::{Schedule, Ticket};
 pub use state::{Advance, Phase, State};
 pub use sync::{Mutex, spin};
@@ -27,9 +30,48 @@ pub use timer::Timer;
 pub use waits::{Entered, Key, Link, Obstacle, Target, Wait, Waits};
 pub use worker::{Handle, Stuck, Waiting, Worker};
 
-/// What the models in `tests/loom.rs` need and nobody else.
+/// What the models in `tests` need and nobody else.
 #[cfg(loom)]
 pub mod model {
+    /// The queue of a pool; a job is its own birth or rank.
+    pub struct Queue(crate::queue::Queue<i64>);
+
+    impl Queue {
+        /// An empty one.
+        #[must_use]
+        pub fn new() -> Self {
+            Self(crate::queue::Queue::new(|&birth| birth))
+        }
+
+        /// Adds a plain job.
+        pub fn push(&self, birth: i64) {
+            self.0.push(birth);
+        }
+
+        /// Adds a ranked job.
+        pub fn push_ranked(&self, rank: i64) {
+            self.0.push_ranked(rank, 0, rank);
+        }
+
+        /// Takes out the job that is next.
+        #[must_use]
+        pub fn pop(&self) -> Option<i64> {
+            self.0.pop()
+        }
+
+        /// Whether there is no job.
+        #[must_use]
+        pub fn is_empty(&self) -> bool {
+            self.0.is_empty()
+        }
+    }
+
+    impl Default for Queue {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
+
     /// One thread's bed.
     pub struct Parker(crate::park::Parker);
 

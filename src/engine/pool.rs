@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
+use crate::line::{Level, Rank};
 use crate::park::Parker;
 use crate::queue::Queue;
 use crate::sync::{Arc, AtomicU32, Condvar, Mutex, Ordering, fence, spawn};
@@ -292,11 +293,25 @@ impl<J: Send + 'static> Pool<J> {
     ///
     /// When `max_workers` is zero.
     pub fn new(config: Config, main: impl Fn(Worker<J>) + Send + Sync + 'static) -> Self {
+        Self::with_birth(config, |_| 0, main)
+    }
+
+    /// As [`Pool::new`]; `birth` says where a plain job stands among ranked ones. It is called
+    /// under a lock: it must do no more than read.
+    ///
+    /// # Panics
+    ///
+    /// When `max_workers` is zero.
+    pub fn with_birth(
+        config: Config,
+        birth: fn(&J) -> Rank,
+        main: impl Fn(Worker<J>) + Send + Sync + 'static,
+    ) -> Self {
         assert!(config.max_workers > 0, "a pool needs a worker");
         Self {
             shared: Arc::new(Shared {
                 config,
-                queue: Queue::new(),
+                queue: Queue::new(birth),
                 signs: AtomicU32::new(ROOM),
                 roster: Mutex::new(Roster {
                     idle: Vec::new(),
@@ -330,6 +345,20 @@ impl<J: Send + 'static> Pool<J> {
     /// still be taken, and is then run. [`SubmitError::Spawn`] when there is no thread
     /// and none can be started.
     pub fn submit(&self, job: J) -> Result<(), SubmitError<J>> {
+        self.submit_by(job, Queue::push)
+    }
+
+    /// As [`Pool::submit`], for a job that goes before those of a larger rank; of equal ones,
+    /// in order of arrival. `level` is for [`Pool::steal_last`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::submit`].
+    pub fn submit_ranked(&self, job: J, level: Level, rank: Rank) -> Result<(), SubmitError<J>> {
+        self.submit_by(job, |queue, job| queue.push_ranked(job, level, rank))
+    }
+
+    fn submit_by(&self, job: J, push: impl FnOnce(&Queue<J>, J)) -> Result<(), SubmitError<J>> {
         let shared = &self.shared;
         // Acquire: whoever sees the pool closed sees what happened before.
         let signs = shared.signs.load(Ordering::Acquire);
@@ -341,7 +370,7 @@ impl<J: Send + 'static> Pool<J> {
         {
             return Err(SubmitError::Spawn(job, error));
         }
-        self.enqueue(job)
+        self.enqueue(job, push)
     }
 
     /// As [`Pool::submit`], also when the pool is closed: for a job that was taken before, and
@@ -351,12 +380,21 @@ impl<J: Send + 'static> Pool<J> {
     ///
     /// [`SubmitError::Spawn`], as [`Pool::submit`].
     pub fn resubmit(&self, job: J) -> Result<(), SubmitError<J>> {
-        self.enqueue(job)
+        self.enqueue(job, Queue::push)
     }
 
-    fn enqueue(&self, job: J) -> Result<(), SubmitError<J>> {
+    /// As [`Pool::resubmit`], with the order of [`Pool::submit_ranked`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::resubmit`].
+    pub fn resubmit_ranked(&self, job: J, level: Level, rank: Rank) -> Result<(), SubmitError<J>> {
+        self.enqueue(job, |queue, job| queue.push_ranked(job, level, rank))
+    }
+
+    fn enqueue(&self, job: J, push: impl FnOnce(&Queue<J>, J)) -> Result<(), SubmitError<J>> {
         let shared = &self.shared;
-        shared.queue.push(job);
+        push(&shared.queue, job);
         // Pairs with the fences of those who clear SEARCHING, set ROOM or end the pool:
         // either this thread sees the new sign, or they see the job.
         fence(Ordering::SeqCst);
@@ -378,10 +416,22 @@ impl<J: Send + 'static> Pool<J> {
         self.shared.queue.push(job);
     }
 
-    /// Takes the oldest job out of the queue, to be run or given up by the caller.
+    /// As [`Pool::shelve`], with the order of [`Pool::submit_ranked`].
+    pub fn shelve_ranked(&self, job: J, level: Level, rank: Rank) {
+        self.shared.queue.push_ranked(job, level, rank);
+    }
+
+    /// Takes the job that is next out of the queue, to be run or given up by the caller.
     #[must_use]
     pub fn steal(&self) -> Option<J> {
         self.shared.queue.pop()
+    }
+
+    /// Takes out the job that can best be spared: of the lowest level, the oldest. That of a
+    /// plain job is zero.
+    #[must_use]
+    pub fn steal_last(&self) -> Option<J> {
+        self.shared.queue.pop_lowest()
     }
 
     /// Notes that a job is being done elsewhere until the guard is dropped: the pool is not
@@ -419,29 +469,5 @@ impl<J: Send + 'static> Drop for Hold<J> {
         self.0.roster.lock().held -= 1;
         // Both those who wait for quiet and those who join may have waited for this.
         self.0.bell.notify_all();
-    }
-}
-/// SHIM
-pub type Rank = i64;
-impl<J: Send + 'static> Pool<J> {
-    /// SHIM
-    pub fn with_birth(
-        config: Config,
-        _birth: fn(&J) -> Rank,
-        main: impl Fn(Worker<J>) + Send + Sync + 'static,
-    ) -> Self {
-        Self::new(config, main)
-    }
-    /// SHIM
-    pub fn submit_ranked(&self, job: J, _level: i32, _rank: Rank) -> Result<(), SubmitError<J>> {
-        self.submit(job)
-    }
-    /// SHIM
-    pub fn resubmit_ranked(&self, job: J, _level: i32, _rank: Rank) -> Result<(), SubmitError<J>> {
-        self.resubmit(job)
-    }
-    /// SHIM
-    pub fn steal_worst(&self) -> Option<J> {
-        self.steal()
     }
 }

@@ -1,79 +1,106 @@
-//! The queue of jobs: unbounded, first in first out, many producers, many consumers.
+//! The queue of jobs: plain ones in a channel, ranked ones in a line, behind a lock.
 //!
-//! The channel of `crossbeam-channel` is lock-free and allocates a block for every 31
-//! jobs. Only its non-blocking calls are used: who sleeps and who is woken is decided in
-//! [`crate::pool`], where the interpreter lock can be let go first.
+//! Who queues and takes plain jobs meets neither that line nor its lock while it is empty.
+//! `README.md` beside this file says what those who look without the lock may rely on.
 
-#[cfg(not(loom))]
+use crate::channel::Channel;
+use crate::line::{Level, Line, Rank};
+use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
+
+/// No ranked job ever came.
+const UNUSED: usize = 0;
+/// One job in the line; the bit below says that it is not [`UNUSED`].
+const ONE: usize = 2;
+
 pub(crate) struct Queue<J> {
-    sender: crossbeam_channel::Sender<J>,
-    receiver: crossbeam_channel::Receiver<J>,
+    plain: Channel<J>,
+    /// A leaf: under it nothing is called but `birth`.
+    line: Mutex<Line<J>>,
+    /// What the line holds; written under its lock.
+    ranked: AtomicUsize,
+    birth: fn(&J) -> Rank,
 }
 
-#[cfg(not(loom))]
 impl<J> Queue<J> {
-    pub(crate) fn new() -> Self {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        Self { sender, receiver }
-    }
-
-    pub(crate) fn push(&self, job: J) {
-        // Cannot fail: the channel is unbounded and `self` holds its receiver.
-        let sent = self.sender.try_send(job);
-        debug_assert!(sent.is_ok());
-    }
-
-    pub(crate) fn pop(&self) -> Option<J> {
-        self.receiver.try_recv().ok()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.receiver.is_empty()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.receiver.len()
-    }
-}
-
-/// What the models use. Whether it is empty is told by a Relaxed counter, which promises
-/// less than the channel does: what the pool needs must come from its own fences.
-#[cfg(loom)]
-pub(crate) struct Queue<J> {
-    jobs: crate::sync::Mutex<std::collections::VecDeque<J>>,
-    length: crate::sync::AtomicUsize,
-}
-
-#[cfg(loom)]
-impl<J> Queue<J> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(birth: fn(&J) -> Rank) -> Self {
         Self {
-            jobs: crate::sync::Mutex::new(std::collections::VecDeque::new()),
-            length: crate::sync::AtomicUsize::new(0),
+            plain: Channel::new(),
+            line: Mutex::new(Line::new()),
+            ranked: AtomicUsize::new(UNUSED),
+            birth,
         }
     }
 
     pub(crate) fn push(&self, job: J) {
-        let mut jobs = self.jobs.lock();
-        jobs.push_back(job);
-        self.length.fetch_add(1, crate::sync::Ordering::Relaxed);
+        self.plain.push(job);
     }
 
+    pub(crate) fn push_ranked(&self, job: J, level: Level, rank: Rank) {
+        let mut line = self.line.lock();
+        line.add(job, level, rank);
+        self.publish(&line);
+    }
+
+    /// Takes out the job that is next; `None` only if the queue was empty at some moment.
     pub(crate) fn pop(&self) -> Option<J> {
-        if self.is_empty() {
-            return None;
+        // Relaxed: who misses a ranked job takes a plain one first, or looks again below.
+        if self.ranked.load(Ordering::Relaxed) < ONE {
+            let job = self.plain.pop();
+            if job.is_some() {
+                return job;
+            }
+            // Plain jobs may have been moved into the line since: whether that was ever used
+            // is seen here then, see `take`. What is there now is seen under the lock only.
+            fence(Ordering::Acquire);
+            if self.ranked.load(Ordering::Relaxed) == UNUSED {
+                return None;
+            }
         }
-        let mut jobs = self.jobs.lock();
-        let job = jobs.pop_front()?;
-        self.length.fetch_sub(1, crate::sync::Ordering::Relaxed);
-        Some(job)
+        self.take(Line::first)
+    }
+
+    /// Takes out the oldest job of the lowest level.
+    pub(crate) fn pop_lowest(&self) -> Option<J> {
+        self.take(Line::lowest)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        if !self.plain.is_empty() {
+            return false;
+        }
+        // In this order, as in `pop`: a job is moved from the channel into the line and never
+        // back, and who sees that it left the one sees that it is in the other.
+        fence(Ordering::Acquire);
+        self.ranked.load(Ordering::Relaxed) < ONE
     }
 
+    /// How many jobs there are; one that is being moved may count twice.
     pub(crate) fn len(&self) -> usize {
-        self.length.load(crate::sync::Ordering::Relaxed)
+        self.plain.len() + self.ranked.load(Ordering::Relaxed) / ONE
+    }
+
+    fn take(&self, which: fn(&mut Line<J>) -> Option<J>) -> Option<J> {
+        let mut line = self.line.lock();
+        if !line.has_head() {
+            // Pairs with the fences in `pop` and `is_empty`: who sees that the channel has
+            // lost this job sees a line in use, and not empty until the job is taken.
+            fence(Ordering::Release);
+            if let Some(job) = self.plain.pop() {
+                let birth = (self.birth)(&job);
+                line.set_head(job, birth);
+            }
+        }
+        let job = which(&mut line);
+        self.publish(&line);
+        job
+    }
+
+    /// Called under the lock, and once for all that was done under it: a plain job that is
+    /// moved while ranked ones are there must not be missed in between.
+    fn publish(&self, line: &Line<J>) {
+        let used = usize::from(line.is_used());
+        // Relaxed: the lock orders the writers, and for the readers see `Pool::submit`.
+        self.ranked
+            .store(line.len() * ONE + used, Ordering::Relaxed);
     }
 }

@@ -80,6 +80,19 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
     taken.map_err(|error| refused(this, error))
 }
 
+/// Puts a task where it waits for whoever runs those of an executor without threads.
+pub(crate) fn shelve(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+    rules::queued(this.get());
+    let job = Task(this.clone().unbind());
+    match rules::policy(this).map(|policy| policy.get().priority) {
+        None | Some(0) => core.pool().shelve(job),
+        Some(priority) => {
+            let rank = rules::policy(this).map_or(0, |it| it.get().rank(this.get().born()));
+            core.pool().shelve_ranked(job, priority, rank);
+        }
+    }
+}
+
 /// Why the pool has not taken the task.
 #[cold]
 pub(crate) fn refused(this: &Bound<'_, FutureCell>, error: SubmitError<Task>) -> PyErr {

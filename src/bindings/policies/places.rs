@@ -125,7 +125,7 @@ fn wait(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool> {
 /// Cancels tasks that wait, the one that can best be spared first, until there is a place.
 fn make_room(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool> {
     loop {
-        if let Some(task) = core.pool().steal_worst() {
+        if let Some(task) = core.pool().steal_last() {
             if !drop_task(&task.0.into_bound(py), core) {
                 py.detach(|| std::thread::sleep(PAUSE));
             }

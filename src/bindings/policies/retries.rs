@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::alarms::{self, Alarm};
 use super::{dispatch, rules};
-use crate::bindings::core::{Core, Task};
+use crate::bindings::core::Core;
 use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::context::copy_current;
 use crate::bindings::future::{FutureCell, TakenCall};
@@ -211,8 +211,7 @@ pub(crate) fn again<'py>(
         // Whoever runs it goes on with it.
         Mode::Immediate => return Ok(()),
         Mode::Manual => {
-            rules::queued(cell);
-            core.pool().shelve(Task(this.clone().unbind()));
+            dispatch::shelve(this, core);
             return Ok(());
         }
     }

@@ -1,0 +1,92 @@
+//! The order of ranked jobs, and of the plain one that is next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where a job stands: smaller is sooner. A plain job's rank is its birth, in nanoseconds of
+/// any one clock. To favour a job, its rank is made smaller than its birth: it then goes
+/// before those that were born that much earlier, and nobody is passed over for ever.
+pub type Rank = i64;
+
+/// Which class a job belongs to, higher is better; a plain job's is zero.
+pub type Level = i32;
+
+/// Of equal rank, who came first.
+type Place = (Rank, u64);
+
+/// Ranked jobs, and at most one plain job, taken out of the channel to see its birth.
+pub(crate) struct Line<J> {
+    ranked: BTreeMap<Place, (Level, J)>,
+    /// The same by level, for [`Line::lowest`].
+    levels: BTreeSet<(Level, Place)>,
+    head: Option<(Rank, J)>,
+    /// Ranked jobs that ever came.
+    arrived: u64,
+}
+
+impl<J> Line<J> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            ranked: BTreeMap::new(),
+            levels: BTreeSet::new(),
+            head: None,
+            arrived: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, job: J, level: Level, rank: Rank) {
+        let place = (rank, self.arrived);
+        self.arrived += 1;
+        self.ranked.insert(place, (level, job));
+        self.levels.insert((level, place));
+    }
+
+    pub(crate) fn has_head(&self) -> bool {
+        self.head.is_some()
+    }
+
+    pub(crate) fn set_head(&mut self, job: J, birth: Rank) {
+        debug_assert!(self.head.is_none(), "a job is dropped");
+        self.head = Some((birth, job));
+    }
+
+    /// Takes out the job that is next.
+    pub(crate) fn first(&mut self) -> Option<J> {
+        let first = self.ranked.first_key_value();
+        let ranked = first.map(|(&place, &(level, _))| (level, place));
+        match (&self.head, ranked) {
+            (Some((birth, _)), Some((_, (rank, _)))) if *birth <= rank => self.take_head(),
+            (_, Some(ranked)) => self.take(ranked),
+            (_, None) => self.take_head(),
+        }
+    }
+
+    /// Takes out the oldest job of the lowest level.
+    pub(crate) fn lowest(&mut self) -> Option<J> {
+        let ranked = self.levels.first().copied();
+        match (&self.head, ranked) {
+            (Some((birth, _)), Some((level, (rank, _)))) if (0, *birth) <= (level, rank) => {
+                self.take_head()
+            }
+            (_, Some(ranked)) => self.take(ranked),
+            (_, None) => self.take_head(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ranked.len() + usize::from(self.head.is_some())
+    }
+
+    /// Whether a ranked job ever came.
+    pub(crate) fn is_used(&self) -> bool {
+        self.arrived > 0
+    }
+
+    fn take_head(&mut self) -> Option<J> {
+        self.head.take().map(|(_, job)| job)
+    }
+
+    fn take(&mut self, ranked: (Level, Place)) -> Option<J> {
+        self.levels.remove(&ranked);
+        self.ranked.remove(&ranked.1).map(|(_, job)| job)
+    }
+}
