@@ -1,0 +1,211 @@
+//! Models of ranked jobs: loom runs each of them in every order that it can tell apart. Each
+//! says what it guards: take that away and the model fails.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_ranks`
+#![cfg(loom)]
+#![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use flask_delay_engine::model::Queue;
+use flask_delay_engine::{Config, Pool, SubmitError, Worker};
+use loom::sync::{Condvar, Mutex};
+use loom::thread::spawn;
+
+fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    // LOOM_MAX_PREEMPTIONS may ask for more.
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.check(model);
+}
+
+/// Guards: the order of the two looks of `is_empty`, the fence between them and the one in
+/// `take`; and that a plain job which was moved into the line is counted there.
+#[test]
+fn a_plain_job_is_not_overlooked_while_it_is_moved() {
+    let look = |queue: &Queue| assert!(!queue.is_empty());
+    let move_it = |queue: &Queue| {
+        queue.push_ranked(0);
+        assert_eq!(queue.pop(), Some(0));
+    };
+    // Each is the thread that goes first once; see `race` in `loom_state.rs`.
+    for (one, other) in [
+        (look as fn(&Queue), move_it as fn(&Queue)),
+        (move_it as fn(&Queue), look as fn(&Queue)),
+    ] {
+        check(3, move || {
+            let queue = Arc::new(Queue::new());
+            queue.push(1);
+            let thread = {
+                let queue = Arc::clone(&queue);
+                spawn(move || other(&queue))
+            };
+            one(&queue);
+            thread.join().unwrap();
+            assert!(!queue.is_empty());
+            assert_eq!(queue.pop(), Some(1));
+            assert!(queue.is_empty());
+        });
+    }
+}
+
+/// Adds a job and takes one, as a submit to a pool that has ended does.
+fn exchange(queue: &Queue, push: fn(&Queue)) {
+    push(queue);
+    assert!(queue.pop().is_some());
+}
+
+fn exchanges(preemptions: usize, pushes: &'static [fn(&Queue)]) {
+    check(preemptions, move || {
+        let queue = Arc::new(Queue::new());
+        let threads: Vec<_> = pushes[1..]
+            .iter()
+            .map(|&push| {
+                let queue = Arc::clone(&queue);
+                spawn(move || exchange(&queue, push))
+            })
+            .collect();
+        exchange(&queue, pushes[0]);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert!(queue.is_empty());
+    });
+}
+
+/// Guards: who finds no plain job looks into the line, although that was empty before.
+#[test]
+fn who_adds_a_job_can_take_one() {
+    exchanges(3, &[|queue| queue.push(1), |queue| queue.push_ranked(2)]);
+    exchanges(3, &[|queue| queue.push_ranked(0), |queue| queue.push(1)]);
+}
+
+/// Guards: who finds no plain job looks into the line once it was used, even if it looks
+/// empty: a plain job may have gone through it while another came.
+#[test]
+fn who_adds_a_job_can_take_one_of_three() {
+    exchanges(
+        3,
+        &[
+            |queue| queue.push(1),
+            |queue| queue.push_ranked(0),
+            |queue| queue.push(2),
+        ],
+    );
+}
+
+type Work = dyn FnOnce(&Worker<Job>) + Send;
+
+struct Job(Box<Work>);
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
+}
+
+fn pool(max_workers: usize) -> Arc<Pool<Job>> {
+    let config = Config {
+        name: "model".to_owned(),
+        max_workers,
+        idle_timeout: Duration::MAX,
+        look_on: Duration::ZERO,
+        stack_size: usize::MAX,
+    };
+    Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
+        while let Some(job) = worker.next(|park| _ = park()) {
+            (job.0)(&worker);
+        }
+    }))
+}
+
+/// Every thread has to end then: loom does not let a model leave one behind.
+fn end(pool: &Pool<Job>) {
+    assert!(pool.wait_quiet(None));
+    pool.close();
+}
+
+/// How often each job ran; unknown to loom, so that it adds nothing to the orders tried.
+#[derive(Clone, Default)]
+struct Runs(Arc<AtomicUsize>);
+
+impl Runs {
+    fn job(&self) -> Job {
+        let runs = self.clone();
+        Job(Box::new(move |_| {
+            runs.0.fetch_add(1, Ordering::SeqCst);
+        }))
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Guards: a submit of a ranked job fences as any does, after the line says that the job is
+/// there, and the worker looks at the line too.
+#[test]
+fn ranked_submit_while_the_worker_lies_down() {
+    check(3, || {
+        let pool = pool(1);
+        let runs = Runs::default();
+        for rank in 0..2 {
+            pool.submit_ranked(runs.job(), 0, rank).unwrap();
+        }
+        end(&pool);
+        assert_eq!(runs.count(), 2);
+    });
+}
+
+/// Guards: what is left in the line, moved there or not, gets the next worker. The jobs need
+/// each other, so one worker alone never ends.
+#[test]
+fn plain_and_ranked_job_at_once_get_two_workers() {
+    for ranks in [[None, Some(-1)], [Some(1), None]] {
+        check(1, move || {
+            let pool = pool(2);
+            let meeting = Arc::new((Mutex::new(0), Condvar::new()));
+            for rank in ranks {
+                let meeting = Arc::clone(&meeting);
+                let job = Job(Box::new(move |_| {
+                    let mut here = meeting.0.lock().unwrap();
+                    *here += 1;
+                    meeting.1.notify_all();
+                    while *here < 2 {
+                        here = meeting.1.wait(here).unwrap();
+                    }
+                }));
+                match rank {
+                    Some(rank) => pool.submit_ranked(job, 0, rank).unwrap(),
+                    None => pool.submit(job).unwrap(),
+                }
+            }
+            end(&pool);
+        });
+    }
+}
+
+/// Guards: a late submit of a ranked job is run before `join` returns or refused.
+#[test]
+fn close_while_a_ranked_job_is_submitted() {
+    check(3, || {
+        let pool = pool(1);
+        let runs = Runs::default();
+        let submitter = {
+            let (pool, job) = (Arc::clone(&pool), runs.job());
+            spawn(move || match pool.submit_ranked(job, 0, 0) {
+                Ok(()) => 1,
+                Err(SubmitError::Closed(_)) => 0,
+                Err(SubmitError::Spawn(..)) => panic!("threads are to be had"),
+            })
+        };
+        pool.close();
+        assert!(pool.join(None));
+        let ran = runs.count();
+        let accepted = submitter.join().unwrap();
+        assert_eq!(pool.stats(), flask_delay_engine::Stats::default());
+        assert_eq!((ran, runs.count()), (accepted, accepted));
+    });
+}
