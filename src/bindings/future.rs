@@ -11,7 +11,7 @@ use once_cell::race::OnceBox;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyDateTime, PyList, PyTuple};
+use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
@@ -19,7 +19,6 @@ use super::bell::Bell;
 use super::callbacks;
 use super::calls;
 use super::clock::to_datetime;
-use super::condition::Condition;
 use super::core::Core;
 use super::coroutine::hooks;
 use super::errors::{InvalidStateError, forked};
@@ -70,7 +69,7 @@ pub(crate) struct Extra {
     /// Stops a task that runs as a coroutine.
     pub(crate) canceller: Option<Py<PyAny>>,
     /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
-    pub(crate) condition: Option<Py<Condition>>,
+    pub(crate) condition: Option<Py<PyAny>>,
     pub(crate) listeners: Option<Py<PyList>>,
     pub(crate) id: Option<Uuid>,
     /// The executor has been told the id.
@@ -471,12 +470,12 @@ impl FutureCell {
     // What `concurrent.futures.wait`, `as_completed` and asyncio read of a future.
 
     #[getter]
-    fn _state(&self) -> &'static str {
-        standard_name(self.phase())
+    fn _state<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        standard_name(py, self.phase()).clone()
     }
 
     #[getter]
-    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Condition>> {
+    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().refuse_foreign(slf)?;
         super::settle::condition(slf)
     }
@@ -543,7 +542,7 @@ impl FutureCell {
 fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
     InvalidStateError::new_err(format!(
         "{}: {}",
-        standard_name(phase),
+        standard_name(this.py(), phase),
         this.repr()
             .map_or_else(|_| String::new(), |text| text.to_string())
     ))

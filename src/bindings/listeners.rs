@@ -1,8 +1,8 @@
 //! Where `concurrent.futures.wait` and `as_completed` enter themselves.
 //!
-//! They want a list, and get one. It also tells when a worker's task waits so: from the
-//! entry into the first future's list to the exit from the last one's, another worker may
-//! be active in its place, as while it waits for a single future.
+//! They want a list, and get one. A worker's task gets one that also tells that it waits:
+//! from the entry into the first future's list to the exit from the last one's, another
+//! worker may be active in its place, as while it waits for a single future.
 
 use std::collections::HashMap;
 
@@ -28,8 +28,16 @@ struct Wait {
 #[pyclass(frozen, subclass, name = "_Listeners", module = "flask_delay._native")]
 pub(crate) struct Listeners;
 
-/// An empty list of waiters.
-pub(crate) fn empty(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+/// Whether a list of waiters tells when a worker's task enters itself.
+pub(crate) fn is_telling(list: &Bound<'_, PyList>) -> bool {
+    !list.is_exact_instance_of::<PyList>()
+}
+
+/// A list that tells, with the waiters of a plain one.
+pub(crate) fn telling<'py>(
+    py: Python<'py>,
+    plain: Option<&Bound<'py, PyList>>,
+) -> PyResult<Bound<'py, PyList>> {
     // PyO3 cannot extend a list; Python can.
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let class = CLASS.get_or_try_init(py, || {
@@ -38,8 +46,11 @@ pub(crate) fn empty(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         let class = class.call1(("_Listeners", bases, PyDict::new(py)))?;
         PyResult::Ok(class.cast_into::<PyType>()?.unbind())
     })?;
-    let list = class.bind(py).call0()?;
-    Ok(list.cast_into::<PyList>()?)
+    let list = class.bind(py).call0()?.cast_into::<PyList>()?;
+    for waiter in plain.iter().flat_map(|plain| plain.iter()) {
+        list.append(waiter)?;
+    }
+    Ok(list)
 }
 
 #[pymethods]

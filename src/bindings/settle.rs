@@ -16,11 +16,11 @@ pub(crate) use flask_delay_engine::Phase;
 use flask_delay_engine::{Advance, Mutex, State};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyList, PyString};
 
 use super::callbacks;
 use super::clock::now;
-use super::condition::Condition;
+use super::condition;
 use super::current;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
@@ -40,13 +40,13 @@ pub(crate) const COROUTINE: u32 = State::MARK << 2;
 pub(crate) const OF_TEARDOWN: u32 = State::MARK << 3;
 
 /// What `concurrent.futures` calls a phase.
-pub(crate) fn standard_name(phase: Phase) -> &'static str {
+pub(crate) fn standard_name(py: Python<'_>, phase: Phase) -> &Bound<'_, PyString> {
     match phase {
-        Phase::Pending => "PENDING",
-        Phase::Running => "RUNNING",
-        Phase::Cancelled => "CANCELLED",
-        Phase::Notified => "CANCELLED_AND_NOTIFIED",
-        Phase::Finished | Phase::Failed => "FINISHED",
+        Phase::Pending => names::PENDING(py),
+        Phase::Running => names::RUNNING(py),
+        Phase::Cancelled => names::CANCELLED(py),
+        Phase::Notified => names::CANCELLED_AND_NOTIFIED(py),
+        Phase::Finished | Phase::Failed => names::FINISHED(py),
     }
 }
 
@@ -245,17 +245,17 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
         to,
         |extra| extra.condition.as_ref().map(|it| it.bind(py).clone()),
         |condition, advance| {
-            let held = condition.get().acquire(py, &PyTuple::empty(py));
+            let held = condition::acquire(&condition);
             let changed = advance();
             if changed {
                 or_unraisable(announce(this, to), this);
             }
             if held.is_ok() {
-                or_unraisable(condition.get().release(py), this);
+                or_unraisable(condition::release(&condition), this);
             }
             // A KeyboardInterrupt while the condition was acquired: the phase had to change
             // all the same.
-            or_unraisable(held.map(drop), this);
+            or_unraisable(held, this);
             changed
         },
     )
@@ -332,7 +332,7 @@ fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
 ///
 /// Each future that is not done has its own: `wait` holds those of all its futures at
 /// once, and two such threads would lock each other out over a shared one.
-pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, Condition>> {
+pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     let cell = this.get();
     let done = cell.phase().is_settled();
@@ -342,9 +342,9 @@ pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'p
         return Ok(condition.bind(py).clone());
     }
     if done {
-        return Condition::of_done(py);
+        return condition::of_done(py);
     }
-    let fresh = Condition::new(py)?;
+    let fresh = condition::new(py)?;
     // The loser of a race for it is dropped after the lock is let go.
     Ok(cell.state.watch_with(cell.extra(), |extra| {
         let condition = extra
@@ -355,15 +355,49 @@ pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'p
 }
 
 /// The list that `concurrent.futures.wait` puts itself into.
+///
+/// A plain one, until a worker's task asks for it.
 pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyList>> {
     let py = this.py();
-    let fresh = listeners::empty(py)?;
+    let known = || {
+        let extra = this.get().known_extra()?.lock();
+        extra.listeners.as_ref().map(|list| list.bind(py).clone())
+    };
+    let is_worker = current::is_worker();
+    if let Some(list) = known()
+        && (!is_worker || listeners::is_telling(&list))
+    {
+        return Ok(list);
+    }
+    if !is_worker {
+        return Ok(put_listeners(this, &PyList::empty(py), false));
+    }
+    // Whoever enters itself or leaves holds the condition meanwhile, so the lists may be
+    // exchanged under it. That of a future that is done locks nobody out, and it needs no
+    // other list: nobody waits for it.
+    let condition = condition(this)?;
+    condition::acquire(&condition)?;
+    let list = listeners::telling(py, known().as_ref())
+        .map(|fresh| put_listeners(this, &fresh, !this.get().phase().is_settled()));
+    condition::release(&condition)?;
+    list
+}
+
+/// Puts a list in, instead of another one or only if there is none; the one that is there
+/// afterwards.
+fn put_listeners<'py>(
+    this: &Bound<'py, FutureCell>,
+    fresh: &Bound<'py, PyList>,
+    instead: bool,
+) -> Bound<'py, PyList> {
     let mut extra = this.get().extra().lock();
+    let previous = extra.listeners.take_if(|_| instead);
     let list = extra
         .listeners
-        .get_or_insert_with(|| fresh.clone().unbind());
-    let list = list.bind(py).clone();
-    // Before `fresh` is dropped.
+        .get_or_insert_with(|| fresh.clone().unbind())
+        .bind(this.py())
+        .clone();
     drop(extra);
-    Ok(list)
+    drop(previous);
+    list
 }
