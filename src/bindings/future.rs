@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::bell::Bell;
@@ -57,10 +58,13 @@ pub(crate) struct TakenCall<'py> {
     pub(crate) shape: Shape,
 }
 
+/// Most futures that have callbacks have one.
+pub(crate) type Callbacks = SmallVec<[Py<PyAny>; 1]>;
+
 /// What few futures need; made when first used.
 #[derive(Default)]
 pub(crate) struct Extra {
-    pub(crate) callbacks: Vec<Py<PyAny>>,
+    pub(crate) callbacks: Callbacks,
     /// One for each thread that waits in `result`.
     pub(crate) waiters: Vec<Arc<Bell>>,
     /// Called as soon as the task is done, before the callbacks and without a scope: what

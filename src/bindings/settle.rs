@@ -25,7 +25,7 @@ use super::current;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
-use super::future::FutureCell;
+use super::future::{Callbacks, FutureCell};
 use super::listeners;
 use super::names;
 use super::signals::{self, Event};
@@ -287,7 +287,7 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     let (callbacks, waiters, wakers, known) = if let Some(extra) = cell.known_extra() {
         let mut extra = extra.lock();
         let callbacks = match place {
-            Place::Loop => Vec::new(),
+            Place::Loop => Callbacks::new(),
             Place::Worker | Place::Elsewhere => take(&mut extra.callbacks),
         };
         (
