@@ -15,7 +15,7 @@ use super::clock::now;
 use super::core::{Core, Task};
 use super::errors::into_exception;
 use super::ffi::call::call;
-use super::ffi::context::{copy_current, within};
+use super::ffi::context::{copy, copy_current, within};
 use super::future::FutureCell;
 use super::logging;
 use super::mode::Mode;
@@ -193,16 +193,18 @@ impl CoroutineTask {
         &self,
         py: Python<'py>,
         canceller: Py<PyAny>,
-    ) -> Option<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)> {
+    ) -> PyResult<Option<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)>> {
         let task = self.0.bind(py);
         // Before it runs, so that a task which runs can be cancelled.
         task.get().extra().lock().canceller = Some(canceller);
         if !settle::start(task) {
             leave(task);
-            return None;
+            return Ok(None);
         }
         task.get().set_started(now());
-        Some((task.get().take_context(py), task.get().take_task_scope(py)))
+        let context = task.get().take_context(py);
+        let context = context.as_ref().map(copy).transpose()?;
+        Ok(Some((context, task.get().take_task_scope(py))))
     }
 
     /// Makes the task the current one of this context, and calls its function.

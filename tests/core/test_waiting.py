@@ -235,7 +235,7 @@ def test_a_task_waits_for_what_another_thread_waits_for_already(wait_until):
         wait = functools.partial(concurrent.futures.wait, [later], DEADLINE)
         thread = threading.Thread(target=lambda: seen.append(wait().done))
         thread.start()
-        wait_until(lambda: later._waiters)
+        assert wait_until(lambda: later._waiters)
         gate.set()
         assert outer.result(DEADLINE) == {later}
         thread.join(DEADLINE)
