@@ -156,13 +156,9 @@ impl CoroutineTask {
     /// woken before: the workers may all be busy.
     fn go_back(task: &Bound<'_, FutureCell>, settled: bool) -> PyResult<()> {
         let cell = task.get();
-        let with_callbacks = || {
-            let extra = cell.known_extra();
-            extra.is_some_and(|extra| !extra.lock().callbacks.is_empty())
-        };
         if let Some(core) = cell.core()
             && settled
-            && (with_callbacks() || signals::wanted(task, Event::of(cell.phase())))
+            && (cell.has_callbacks() || signals::wanted(task, Event::of(cell.phase())))
         {
             cell.put_context(copy_current(task.py())?);
             settle::mark_returned(task);

@@ -25,7 +25,7 @@ use super::current;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
-use super::future::{Callbacks, FutureCell};
+use super::future::{Callbacks, Extra, FutureCell};
 use super::listeners;
 use super::names;
 use super::signals::{self, Event};
@@ -36,6 +36,8 @@ const STOP: u32 = State::MARK;
 const RETURNED: u32 = State::MARK << 1;
 /// The task is a coroutine.
 pub(crate) const COROUTINE: u32 = State::MARK << 2;
+/// The task's arguments are packed.
+pub(crate) const PACKED: u32 = State::MARK << 4;
 /// A teardown function has submitted the task, after another task.
 pub(crate) const OF_TEARDOWN: u32 = State::MARK << 3;
 
@@ -71,6 +73,10 @@ impl FutureCell {
 
     pub(crate) fn is_coroutine(&self) -> bool {
         self.state.has(COROUTINE)
+    }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        self.state.has(PACKED)
     }
 
     pub(crate) fn is_of_teardown(&self) -> bool {
@@ -153,8 +159,12 @@ pub(crate) fn has_returned(this: &Bound<'_, FutureCell>) -> bool {
 /// Runs the callbacks that [`Place::Loop`] has left.
 pub(crate) fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
     // None are added to a future that is done.
-    let callbacks = take(&mut this.get().extra().lock().callbacks);
-    let event = Event::of(this.get().phase());
+    let cell = this.get();
+    let callbacks = match cell.known_extra() {
+        Some(extra) => cell.take_callbacks(this.py(), Some(&mut extra.lock())),
+        None => cell.take_callbacks(this.py(), None),
+    };
+    let event = Event::of(cell.phase());
     let event = event.filter(|_| signals::wanted(this, event));
     callbacks::run(this, event, &callbacks, place);
 }
@@ -229,7 +239,7 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
         }
     }
     track(this);
-    if watched || signals::wanted(this, Event::of(to)) {
+    if watched || cell.has_lone_callback() || signals::wanted(this, Event::of(to)) {
         tell(this, place);
     }
     true
@@ -284,20 +294,20 @@ fn announce(this: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
 fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     let py = this.py();
     let cell = this.get();
+    let callbacks = |extra: Option<&mut Extra>| match place {
+        Place::Loop => Callbacks::new(),
+        Place::Worker | Place::Elsewhere => cell.take_callbacks(py, extra),
+    };
     let (callbacks, waiters, wakers, known) = if let Some(extra) = cell.known_extra() {
         let mut extra = extra.lock();
-        let callbacks = match place {
-            Place::Loop => Callbacks::new(),
-            Place::Worker | Place::Elsewhere => take(&mut extra.callbacks),
-        };
         (
-            callbacks,
+            callbacks(Some(&mut extra)),
             take(&mut extra.waiters),
             take(&mut extra.wakers),
             extra.known.then_some(extra.id).flatten(),
         )
     } else {
-        Default::default()
+        (callbacks(None), Vec::new(), Vec::new(), None)
     };
     let event = match place {
         Place::Loop => None,
