@@ -13,11 +13,8 @@ use super::signals::{self, Event};
 
 /// Keeps `callback` for the end of the task, or runs it now if that has come.
 pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {
-    let mut callback = Some(callback.unbind());
-    this.get()
-        .leave(|extra| extra.callbacks.extend(callback.take()));
-    if let Some(callback) = callback {
-        run(this, None, &[callback], Place::Elsewhere);
+    if let Some(callback) = this.get().keep(callback) {
+        run(this, None, &[callback.unbind()], Place::Elsewhere);
     }
 }
 
@@ -83,5 +80,8 @@ fn call_all(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>]) {
 
 /// Adds the executor's default callbacks to a future that is not queued yet.
 pub(crate) fn add_defaults(this: &Bound<'_, FutureCell>, callbacks: Vec<Py<PyAny>>) {
-    this.get().leave(|extra| extra.callbacks.extend(callbacks));
+    for callback in callbacks {
+        let kept = this.get().keep(callback.into_bound(this.py()));
+        debug_assert!(kept.is_none(), "it has not ended");
+    }
 }

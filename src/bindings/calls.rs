@@ -4,7 +4,6 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::ffi::call::Shape;
 use super::future::FutureCell;
 use super::settle::Phase;
 
@@ -40,8 +39,8 @@ pub(crate) fn call_of<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Option<Cal
         .known_extra()
         .and_then(|extra| Some(extra.lock().scope.as_ref()?.bind(py).clone()));
     let keywords = PyDict::new(py);
-    let positional = match (call.shape, first) {
-        (Shape::Packed, Some(values)) => {
+    let positional = match (cell.is_packed(), first) {
+        (true, Some(values)) => {
             let values = values.cast_into::<PyTuple>()?;
             let names = second.map(Bound::cast_into::<PyTuple>).transpose()?;
             let count = values.len() - names.as_ref().map_or(0, PyTupleMethods::len);

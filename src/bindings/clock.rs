@@ -3,14 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyTzInfo};
 
-/// Nanoseconds since 1970.
-pub(crate) fn now() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(1, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
-}
+pub(crate) use super::ffi::clock::now;
 
 /// A time as Python has it; `None` for not yet.
 pub(crate) fn to_datetime(

@@ -14,7 +14,7 @@ use super::clock::now;
 use super::core::{Core, Task};
 use super::errors::into_exception;
 use super::ffi::call::call;
-use super::ffi::context::{copy_current, within};
+use super::ffi::context::{copy, copy_current, within};
 use super::future::FutureCell;
 use super::logging;
 use super::mode::Mode;
@@ -122,7 +122,8 @@ fn attempted(task: &Bound<'_, FutureCell>) {
 
 /// The task will not be called any more.
 fn let_go_of_call(task: &Bound<'_, FutureCell>) {
-    drop((task.get().take_call(task), task.get().take_own_scope()));
+    drop(task.get().take_call(task));
+    task.get().let_go();
 }
 
 /// Has a coroutine's task called once more.
@@ -157,13 +158,9 @@ impl CoroutineTask {
     /// woken before: the workers may all be busy.
     fn go_back(task: &Bound<'_, FutureCell>, settled: bool) -> PyResult<()> {
         let cell = task.get();
-        let with_callbacks = || {
-            let extra = cell.known_extra();
-            extra.is_some_and(|extra| !extra.lock().callbacks.is_empty())
-        };
         if let Some(core) = cell.core()
             && settled
-            && (with_callbacks() || signals::wanted(task, Event::of(cell.phase())))
+            && (cell.has_callbacks() || signals::wanted(task, Event::of(cell.phase())))
         {
             cell.put_context(copy_current(task.py())?);
             settle::mark_returned(task);
@@ -194,13 +191,13 @@ impl CoroutineTask {
         &self,
         py: Python<'py>,
         canceller: Py<PyAny>,
-    ) -> Option<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)> {
+    ) -> PyResult<Option<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)>> {
         let task = self.0.bind(py);
         // Before it runs, so that a task which runs can be cancelled.
         task.get().extra().lock().canceller = Some(canceller);
         if !settle::start(task) {
             leave(task);
-            return None;
+            return Ok(None);
         }
         task.get().set_started(now());
         if let Some(timeout) = rules::timeout(task)
@@ -209,7 +206,12 @@ impl CoroutineTask {
             // It runs without a limit rather than not at all.
             error.write_unraisable(py, Some(task));
         }
-        Some((task.get().take_context(py), task.get().task_scope(py)))
+        let context = task.get().take_context(py);
+        if task.get().is_ruled() {
+            task.get().keep_context(context.as_ref());
+        }
+        let context = context.as_ref().map(copy).transpose()?;
+        Ok(Some((context, task.get().task_scope(py))))
     }
 
     /// Makes the task the current one of this context, and calls its function.

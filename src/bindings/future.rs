@@ -12,15 +12,15 @@ use once_cell::race::OnceBox;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyDateTime, PyList, PyTuple};
+use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::bell::Bell;
 use super::callbacks;
 use super::calls;
 use super::clock::{now, to_datetime};
-use super::condition::Condition;
 use super::core::Core;
 use super::coroutine::hooks;
 use super::errors::{InvalidStateError, forked};
@@ -31,25 +31,31 @@ use super::ffi::slot::Slot;
 use super::naming::{label_of, name_of};
 use super::policies::deadlines;
 use super::policies::rules::{self, Rules};
-use super::settle::{COROUTINE, OF_TEARDOWN, Phase, Place, standard_name};
+use super::settle::{COROUTINE, OF_TEARDOWN, PACKED, Phase, Place, standard_name};
 
 /// A function and its arguments, to be called once.
 pub(crate) struct Call {
+    held: Held,
+    shape: Shape,
+}
+
+/// A call as it lies in the future. Its shape is seen from what is there, and from the
+/// mark [`PACKED`].
+pub(crate) struct Held {
     /// The function; once it has been taken, what the task's name is read from.
     pub(super) function: Slot,
     pub(super) first: Slot,
     pub(super) second: Slot,
-    pub(super) shape: Shape,
 }
 
 impl Call {
     pub(crate) fn new(function: Slot, shape: Shape, first: Slot, second: Slot) -> Self {
-        Self {
+        let held = Held {
             function,
             first,
             second,
-            shape,
-        }
+        };
+        Self { held, shape }
     }
 }
 
@@ -62,10 +68,14 @@ pub(crate) struct TakenCall<'py> {
     pub(crate) shape: Shape,
 }
 
+/// Most futures that have callbacks have one.
+pub(crate) type Callbacks = SmallVec<[Py<PyAny>; 1]>;
+
 /// What few futures need; made when first used.
 #[derive(Default)]
 pub(crate) struct Extra {
-    pub(crate) callbacks: Vec<Py<PyAny>>,
+    /// To be called after the one that lies in the future itself.
+    pub(crate) callbacks: Callbacks,
     /// One for each thread that waits in `result`.
     pub(crate) waiters: Vec<Arc<Bell>>,
     /// Called as soon as the task is done, before the callbacks and without a scope: what
@@ -74,7 +84,7 @@ pub(crate) struct Extra {
     /// Stops a task that runs as a coroutine.
     pub(crate) canceller: Option<Py<PyAny>>,
     /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
-    pub(crate) condition: Option<Py<Condition>>,
+    pub(crate) condition: Option<Py<PyAny>>,
     pub(crate) listeners: Option<Py<PyList>>,
     pub(crate) id: Option<Uuid>,
     /// The executor has been told the id.
@@ -88,8 +98,9 @@ pub(crate) struct Extra {
 
 /// One task and its outcome. See `_native.pyi` for what its methods promise.
 ///
-/// Many may be queued, so it is small (at most 128 bytes, checked below): function and
-/// up to two arguments lie inside, and what is rarely needed is made on demand.
+/// Many may be queued, so it is small (at most 128 bytes, checked below): function,
+/// up to two arguments and one callback lie inside, and what is rarely needed is made on
+/// demand.
 #[pyclass(frozen, subclass, name = "_FutureBase", module = "flask_delay._native")]
 pub(crate) struct FutureCell {
     /// The phase, and marks; see [`super::settle`].
@@ -100,7 +111,9 @@ pub(crate) struct FutureCell {
     core: Option<Arc<Core>>,
     /// Makes what surrounds the task and its callbacks, under `Delay`.
     scope: Slot,
-    pub(super) call: Call,
+    pub(super) call: Held,
+    /// The first callback, unless `extra` was there before it. Filled and taken, never read.
+    callback: Slot,
     /// The submitter's context variables, if there were any.
     context: Slot,
     /// The result or the exception; never emptied once it is set.
@@ -123,12 +136,17 @@ impl FutureCell {
         context: Slot,
         now: u64,
     ) -> Self {
+        let state = State::new();
+        if call.shape == Shape::Packed {
+            state.mark(PACKED);
+        }
         Self {
-            state: State::new(),
+            state,
             generation: generation(),
             core: Some(core),
             scope,
-            call,
+            call: call.held,
+            callback: Slot::default(),
             context,
             outcome: Slot::default(),
             extra: OnceBox::new(),
@@ -222,6 +240,26 @@ impl FutureCell {
         drop(self.context.put(context));
     }
 
+    /// Leaves the context where it was for another attempt, and for what runs after a call
+    /// that nobody waits for any more.
+    pub(crate) fn keep_context(&self, context: Option<&Bound<'_, PyAny>>) {
+        if let Some(context) = context {
+            self.put_context(context.clone());
+        }
+    }
+
+    /// Lets go of what was kept for another attempt.
+    pub(crate) fn let_go(&self) {
+        drop(self.take_own_scope());
+        if self.is_ruled() {
+            Python::attach(|py| drop(self.take_context(py)));
+        }
+    }
+
+    pub(crate) fn has_context(&self) -> bool {
+        !self.context.is_empty()
+    }
+
     pub(crate) fn take_context<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.context.take(py)
     }
@@ -233,12 +271,20 @@ impl FutureCell {
         let py = this.py();
         let call = &self.call;
         // Others may look at them meanwhile, see `super::calls`.
-        let taken = with_critical_section(this.as_any(), || TakenCall {
-            function: call.function.get(py),
-            first: call.first.take(py),
-            second: call.second.take(py),
-            context: self.context.take(py),
-            shape: call.shape,
+        let taken = with_critical_section(this.as_any(), || {
+            let (first, second) = (call.first.take(py), call.second.take(py));
+            let shape = if self.is_packed() {
+                Shape::Packed
+            } else {
+                Shape::Inline(u8::from(first.is_some()) + u8::from(second.is_some()))
+            };
+            TakenCall {
+                function: call.function.get(py),
+                first,
+                second,
+                context: self.context.take(py),
+                shape,
+            }
         });
         if let Some(function) = &taken.function {
             let label = label_of(function);
@@ -316,6 +362,47 @@ impl FutureCell {
         id
     }
 
+    /// Keeps `callback` for the end of the task; gives it back if that has come.
+    pub(crate) fn keep<'py>(&self, callback: Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        let py = callback.py();
+        let mut callback = callback;
+        // Later ones go where the others are, and are called after this one.
+        if self.known_extra().is_none() {
+            match self.callback.fill(callback) {
+                Ok(()) if self.state.look_after_putting().is_done() => {
+                    // Unless the end has found it.
+                    return self.callback.take(py);
+                }
+                Ok(()) => return None,
+                Err(refused) => callback = refused,
+            }
+        }
+        let mut callback = Some(callback.unbind());
+        self.leave(|extra| extra.callbacks.extend(callback.take()));
+        callback.map(|callback| callback.into_bound(py))
+    }
+
+    /// Whether a callback was kept that nobody has taken.
+    pub(crate) fn has_callbacks(&self) -> bool {
+        let more = || Some(!self.known_extra()?.lock().callbacks.is_empty());
+        self.has_lone_callback() || more().unwrap_or(false)
+    }
+
+    /// Whether the first callback is there, in the future itself.
+    pub(crate) fn has_lone_callback(&self) -> bool {
+        !self.callback.is_empty()
+    }
+
+    /// Takes out the callbacks, in order; for who has `extra`, if there is one.
+    pub(crate) fn take_callbacks(&self, py: Python<'_>, extra: Option<&mut Extra>) -> Callbacks {
+        let mut callbacks = Callbacks::new();
+        callbacks.extend(self.callback.take(py).map(Bound::unbind));
+        if let Some(extra) = extra {
+            callbacks.append(&mut extra.callbacks);
+        }
+        callbacks
+    }
+
     /// Puts something where the end of the task will look; `false`, without having put it
     /// there, if the task is done.
     pub(crate) fn leave(&self, put: impl FnOnce(&mut Extra)) -> bool {
@@ -343,12 +430,12 @@ impl FutureCell {
             generation: generation(),
             core: None,
             scope: Slot::default(),
-            call: Call::new(
-                Slot::default(),
-                Shape::Inline(0),
-                Slot::default(),
-                Slot::default(),
-            ),
+            call: Held {
+                function: Slot::default(),
+                first: Slot::default(),
+                second: Slot::default(),
+            },
+            callback: Slot::default(),
             context: Slot::default(),
             outcome: Slot::default(),
             extra: OnceBox::new(),
@@ -550,12 +637,12 @@ impl FutureCell {
     // What `concurrent.futures.wait`, `as_completed` and asyncio read of a future.
 
     #[getter]
-    fn _state(&self) -> &'static str {
-        standard_name(self.phase())
+    fn _state<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        standard_name(py, self.phase()).clone()
     }
 
     #[getter]
-    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Condition>> {
+    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().refuse_foreign(slf)?;
         super::settle::condition(slf)
     }
@@ -582,6 +669,7 @@ impl FutureCell {
             &self.call.function,
             &self.call.first,
             &self.call.second,
+            &self.callback,
             &self.context,
             &self.outcome,
         ] {
@@ -611,6 +699,7 @@ impl FutureCell {
             cell.call.function.take(py),
             cell.call.first.take(py),
             cell.call.second.take(py),
+            cell.callback.take(py),
             cell.context.take(py),
             cell.outcome.take(py),
         ));
@@ -625,7 +714,7 @@ impl FutureCell {
 fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
     InvalidStateError::new_err(format!(
         "{}: {}",
-        standard_name(phase),
+        standard_name(this.py(), phase),
         this.repr()
             .map_or_else(|_| String::new(), |text| text.to_string())
     ))

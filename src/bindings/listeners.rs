@@ -1,9 +1,10 @@
 //! Where `concurrent.futures.wait` and `as_completed` enter themselves.
 //!
-//! They want a list, and get one. A worker's wait is one like that for a single future: it may
-//! not be in a circle, and another worker may be active meanwhile. Nobody tells us when it
-//! begins. But it ends by an event, which every waiter makes for itself and which is replaced,
-//! when it enters itself into the first list, by one that we are asked to wait for.
+//! They want a list, and get one; a task that asks gets one that also tells. A task's wait is
+//! one like that for a single future: it may not be in a circle, and another worker may be
+//! active meanwhile. Nobody tells us when it begins. But it ends by an event, which every waiter
+//! makes for itself and which is replaced, when it enters itself into the first list, by one
+//! that we are asked to wait for.
 
 use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
@@ -20,8 +21,16 @@ use super::wait::{self, Entered};
 #[pyclass(frozen, subclass, name = "_Listeners", module = "flask_delay._native")]
 pub(crate) struct Listeners;
 
-/// An empty list of waiters.
-pub(crate) fn empty(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+/// Whether a list of waiters tells when a worker's task enters itself.
+pub(crate) fn is_telling(list: &Bound<'_, PyList>) -> bool {
+    !list.is_exact_instance_of::<PyList>()
+}
+
+/// A list that tells, with the waiters of a plain one.
+pub(crate) fn telling<'py>(
+    py: Python<'py>,
+    plain: Option<&Bound<'py, PyList>>,
+) -> PyResult<Bound<'py, PyList>> {
     // PyO3 cannot extend a list; Python can.
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let class = CLASS.get_or_try_init(py, || {
@@ -30,8 +39,11 @@ pub(crate) fn empty(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         let class = class.call1(("_Listeners", bases, PyDict::new(py)))?;
         PyResult::Ok(class.cast_into::<PyType>()?.unbind())
     })?;
-    let list = class.bind(py).call0()?;
-    Ok(list.cast_into::<PyList>()?)
+    let list = class.bind(py).call0()?.cast_into::<PyList>()?;
+    for waiter in plain.iter().flat_map(|plain| plain.iter()) {
+        list.append(waiter)?;
+    }
+    Ok(list)
 }
 
 #[pymethods]

@@ -11,6 +11,7 @@ use pyo3::types::PyString;
 
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
+        #[allow(non_snake_case, reason = "named after what they are")]
         struct Names {
             $($name: Py<PyString>,)*
         }
@@ -24,6 +25,7 @@ macro_rules! names {
         }
 
         $(
+            #[allow(non_snake_case, reason = "named after what it is")]
             pub(crate) fn $name(py: Python<'_>) -> &Bound<'_, PyString> {
                 names(py).$name.bind(py)
             }
@@ -43,6 +45,11 @@ pub(crate) fn init(py: Python<'_>) {
 }
 
 names! {
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    PENDING,
+    RUNNING,
     __call__,
     __code__,
     __enter__,

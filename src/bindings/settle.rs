@@ -16,16 +16,16 @@ pub(crate) use flask_delay_engine::Phase;
 use flask_delay_engine::{Advance, State};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyList, PyString};
 
 use super::callbacks;
 use super::clock::now;
-use super::condition::Condition;
+use super::condition;
 use super::current;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
-use super::future::FutureCell;
+use super::future::{Callbacks, Extra, FutureCell};
 use super::listeners;
 use super::names;
 use super::policies::{deadlines, rules};
@@ -37,6 +37,8 @@ const STOP: u32 = State::MARK;
 const RETURNED: u32 = State::MARK << 1;
 /// The task is a coroutine.
 pub(crate) const COROUTINE: u32 = State::MARK << 2;
+/// The task's arguments are packed.
+pub(crate) const PACKED: u32 = State::MARK << 7;
 /// A teardown function has submitted the task, after another task.
 pub(crate) const OF_TEARDOWN: u32 = State::MARK << 3;
 /// The task has taken a place in a queue where places are counted.
@@ -48,13 +50,13 @@ const RULED: u32 = State::MARK << 5;
 const OWN_SCOPE: u32 = State::MARK << 6;
 
 /// What `concurrent.futures` calls a phase.
-pub(crate) fn standard_name(phase: Phase) -> &'static str {
+pub(crate) fn standard_name(py: Python<'_>, phase: Phase) -> &Bound<'_, PyString> {
     match phase {
-        Phase::Pending => "PENDING",
-        Phase::Running => "RUNNING",
-        Phase::Cancelled => "CANCELLED",
-        Phase::Notified => "CANCELLED_AND_NOTIFIED",
-        Phase::Finished | Phase::Failed => "FINISHED",
+        Phase::Pending => names::PENDING(py),
+        Phase::Running => names::RUNNING(py),
+        Phase::Cancelled => names::CANCELLED(py),
+        Phase::Notified => names::CANCELLED_AND_NOTIFIED(py),
+        Phase::Finished | Phase::Failed => names::FINISHED(py),
     }
 }
 
@@ -79,6 +81,10 @@ impl FutureCell {
 
     pub(crate) fn is_coroutine(&self) -> bool {
         self.state.has(COROUTINE)
+    }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        self.state.has(PACKED)
     }
 
     pub(crate) fn is_of_teardown(&self) -> bool {
@@ -221,8 +227,12 @@ pub(crate) fn has_returned(this: &Bound<'_, FutureCell>) -> bool {
 /// Runs the callbacks that [`Place::Loop`] has left.
 pub(crate) fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
     // None are added to a future that is done.
-    let callbacks = take(&mut this.get().extra().lock().callbacks);
-    let event = Event::of(this.get().phase());
+    let cell = this.get();
+    let callbacks = match cell.known_extra() {
+        Some(extra) => cell.take_callbacks(this.py(), Some(&mut extra.lock())),
+        None => cell.take_callbacks(this.py(), None),
+    };
+    let event = Event::of(cell.phase());
     let event = event.filter(|_| signals::wanted(this, event));
     callbacks::run(this, event, &callbacks, place);
 }
@@ -306,7 +316,7 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
     if cell.is_ruled() {
         rules::ended(this);
     }
-    if watched || signals::wanted(this, Event::of(to)) {
+    if watched || cell.has_lone_callback() || signals::wanted(this, Event::of(to)) {
         tell(this, place);
     }
     true
@@ -322,17 +332,17 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
         to,
         |extra| extra.condition.as_ref().map(|it| it.bind(py).clone()),
         |condition, advance| {
-            let held = condition.get().acquire(py, &PyTuple::empty(py));
+            let held = condition::acquire(&condition);
             let changed = advance();
             if changed {
                 or_unraisable(announce(this, to), this);
             }
             if held.is_ok() {
-                or_unraisable(condition.get().release(py), this);
+                or_unraisable(condition::release(&condition), this);
             }
             // A KeyboardInterrupt while the condition was acquired: the phase had to change
             // all the same.
-            or_unraisable(held.map(drop), this);
+            or_unraisable(held, this);
             changed
         },
     )
@@ -361,20 +371,20 @@ fn announce(this: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
 fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     let py = this.py();
     let cell = this.get();
+    let callbacks = |extra: Option<&mut Extra>| match place {
+        Place::Loop => Callbacks::new(),
+        Place::Worker | Place::Elsewhere => cell.take_callbacks(py, extra),
+    };
     let (callbacks, waiters, wakers, known) = if let Some(extra) = cell.known_extra() {
         let mut extra = extra.lock();
-        let callbacks = match place {
-            Place::Loop => Vec::new(),
-            Place::Worker | Place::Elsewhere => take(&mut extra.callbacks),
-        };
         (
-            callbacks,
+            callbacks(Some(&mut extra)),
             take(&mut extra.waiters),
             take(&mut extra.wakers),
             extra.known.then_some(extra.id).flatten(),
         )
     } else {
-        Default::default()
+        (callbacks(None), Vec::new(), Vec::new(), None)
     };
     let event = match place {
         Place::Loop => None,
@@ -409,7 +419,7 @@ fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
 ///
 /// Each future that is not done has its own: `wait` holds those of all its futures at
 /// once, and two such threads would lock each other out over a shared one.
-pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, Condition>> {
+pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     let cell = this.get();
     let done = cell.phase().is_settled();
@@ -419,9 +429,9 @@ pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'p
         return Ok(condition.bind(py).clone());
     }
     if done {
-        return Condition::of_done(py);
+        return condition::of_done(py);
     }
-    let fresh = Condition::new(py)?;
+    let fresh = condition::new(py)?;
     // The loser of a race for it is dropped after the lock is let go.
     Ok(cell.state.watch_with(cell.extra(), |extra| {
         let condition = extra
@@ -432,15 +442,49 @@ pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'p
 }
 
 /// The list that `concurrent.futures.wait` puts itself into.
+///
+/// A plain one, until a task asks for it.
 pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyList>> {
     let py = this.py();
-    let fresh = listeners::empty(py)?;
+    let known = || {
+        let extra = this.get().known_extra()?.lock();
+        extra.listeners.as_ref().map(|list| list.bind(py).clone())
+    };
+    let tells = current::is_at_work();
+    if let Some(list) = known()
+        && (!tells || listeners::is_telling(&list))
+    {
+        return Ok(list);
+    }
+    if !tells {
+        return Ok(put_listeners(this, &PyList::empty(py), false));
+    }
+    // Whoever enters itself or leaves holds the condition meanwhile, so the lists may be
+    // exchanged under it. That of a future that is done locks nobody out, and it needs no
+    // other list: nobody waits for it.
+    let condition = condition(this)?;
+    condition::acquire(&condition)?;
+    let list = listeners::telling(py, known().as_ref())
+        .map(|fresh| put_listeners(this, &fresh, !this.get().phase().is_settled()));
+    condition::release(&condition)?;
+    list
+}
+
+/// Puts a list in, instead of another one or only if there is none; the one that is there
+/// afterwards.
+fn put_listeners<'py>(
+    this: &Bound<'py, FutureCell>,
+    fresh: &Bound<'py, PyList>,
+    instead: bool,
+) -> Bound<'py, PyList> {
     let mut extra = this.get().extra().lock();
+    let previous = extra.listeners.take_if(|_| instead);
     let list = extra
         .listeners
-        .get_or_insert_with(|| fresh.clone().unbind());
-    let list = list.bind(py).clone();
-    // Before `fresh` is dropped.
+        .get_or_insert_with(|| fresh.clone().unbind())
+        .bind(this.py())
+        .clone();
     drop(extra);
-    Ok(list)
+    drop(previous);
+    list
 }

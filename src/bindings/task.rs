@@ -35,6 +35,9 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     cell.set_started(now());
     let mut taken = cell.take_call(this);
     let context = taken.context.take();
+    if cell.is_ruled() {
+        cell.keep_context(context.as_ref());
+    }
     // To let go of it is to run what its variables' ends run.
     let carried = context.is_some();
     let ran = within(this.py(), context, || {
@@ -83,7 +86,8 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
         Attempt::Returned(result) => (Phase::Finished, result),
         Attempt::Raised(exception) => {
             if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
-                drop((taken, cell.take_own_scope()));
+                drop(taken);
+                cell.let_go();
                 // It did as it was told: neither a failure nor an outcome.
                 let _ = abandon(this, Place::Worker);
                 return;
@@ -95,13 +99,15 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
         }
         // Its outcome has been told.
         Attempt::GivenUp => {
-            drop((taken, cell.take_own_scope()));
+            drop(taken);
+            cell.let_go();
             deadlines::came_back(this, desk);
             return;
         }
     };
     // What was called goes before anyone learns that the task is done.
-    drop((taken, cell.take_own_scope()));
+    drop(taken);
+    cell.let_go();
     // Someone may have set an outcome by hand meanwhile; then that one stands.
     let _ = finish(this, phase, outcome, Place::Worker);
 }

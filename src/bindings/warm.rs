@@ -11,7 +11,7 @@ use pyo3::types::PyCFunction;
 
 use super::async_check::is_coroutine_function;
 use super::clock::to_datetime;
-use super::condition::Condition;
+use super::condition;
 use super::coroutine::{self, CoroutineTask};
 use super::errors::{
     BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
@@ -39,9 +39,9 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     py.get_type::<CoroutineTask>();
     py.get_type::<Map>();
     py.get_type::<Event>();
-    Condition::new(py)?;
-    Condition::of_done(py)?;
-    listeners::empty(py)?;
+    condition::new(py)?;
+    condition::of_done(py)?;
+    listeners::telling(py, None)?;
     coroutine::current_task(py);
     lifecycle::progress_class(py)?;
     to_datetime(py, 1)?;

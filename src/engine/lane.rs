@@ -138,10 +138,11 @@ impl<J> Lane<J> {
         over(limit)
     }
 
-    /// Takes out the first held job that `is` the one. Those behind it may start now: see
-    /// [`Lane::release`].
-    pub fn remove(&mut self, mut is: impl FnMut(&J) -> bool) -> Option<J> {
-        let (&place, _) = self.held.iter().find(|(_, held)| is(&held.job))?;
+    /// Takes out the first held job of this rank that `is` the one. Those behind it may start
+    /// now: see [`Lane::release`].
+    pub fn remove(&mut self, rank: i64, mut is: impl FnMut(&J) -> bool) -> Option<J> {
+        let mut held = self.held.range((rank, 0)..=(rank, u64::MAX));
+        let (&place, _) = held.find(|(_, held)| is(&held.job))?;
         self.held.remove(&place).map(|held| held.job)
     }
 

@@ -198,6 +198,15 @@ impl State {
         put
     }
 
+    /// The phase, for who has put something where the end of the job looks without `extra`:
+    /// either the end finds it there, or it sees the end here.
+    #[must_use]
+    pub fn look_after_putting(&self) -> Phase {
+        // A read-modify-write, so that it comes before or after the end's; AcqRel, as in
+        // `watch`.
+        Phase::of(self.0.fetch_or(0, Ordering::AcqRel))
+    }
+
     fn watch(&self) -> Phase {
         // AcqRel: what was put there is seen by whoever ends the job, or the outcome is
         // seen here.

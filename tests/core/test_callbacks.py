@@ -33,6 +33,19 @@ def test_run_in_order_once_with_the_same_future_on_the_worker(executor, task):
     assert calls == [(number, future, True, "callbacks_0") for number in range(10)]
 
 
+@pytest.mark.parametrize("asked", range(4))
+def test_order_does_not_depend_on_what_else_the_future_has(executor, asked):
+    calls = []
+    with occupied(executor):
+        future = executor.submit(int)
+        for number in range(3):
+            if number == asked:
+                assert future.id
+            future.add_done_callback(lambda _, number=number: calls.append(number))
+    executor.drain(DEADLINE)
+    assert calls == [0, 1, 2]
+
+
 def test_the_same_callback_may_be_added_twice(executor):
     calls = []
     with occupied(executor):

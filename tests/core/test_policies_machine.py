@@ -48,7 +48,7 @@ class Task:
     def __init__(self, machine, *, key=None, priority=None, retry=None):
         self.machine, self.key, self.priority, self.retry = machine, key, priority, retry
         self.commands = collections.deque()
-        self.starts, self.callbacks = 0, 0
+        self.starts, self.callbacks, self.stopped = 0, 0, False
         # "pending", "waiting" for its long retry, "running" or "done"
         self.state, self.again = "pending", False
         # Which outcomes there may be.
@@ -307,6 +307,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 99))
     def stop(self, pick):
         task = self.picked(pick, "pending", "waiting", "running", "done")
+        task.stopped = True
         assert task.future.stop(after=0) is (task.state != "done")
         if task.state in ("pending", "waiting"):
             assert task.future.cancelled()
@@ -348,7 +349,10 @@ class Machine(RuleBasedStateMachine):
         self.executor.shutdown()
         assert [task.shown() for task in self.tasks if task.callbacks != 1] == []
         assert all(task.outcome() in task.expected for task in self.tasks)
-        assert [task.starts for task in self.tasks] == [it.future.attempts for it in self.tasks]
+        # One that is stopped as it starts may not come to its first line.
+        assert all(
+            task.future.attempts - task.starts in range(task.stopped + 1) for task in self.tasks
+        )
         assert not any(self.executor.stats().values())
 
 

@@ -293,6 +293,25 @@ def test_standard_waits_inside_a_task_of_the_same_pool(wait):
         assert executor.submit(task).result(DEADLINE) == 3
 
 
+def test_a_task_waits_for_what_another_thread_waits_for_already(wait_until):
+    def task():
+        assert gate.wait(DEADLINE)
+        return concurrent.futures.wait([later], 2).done
+
+    gate, seen = threading.Event(), []
+    with Executor(1) as executor:
+        outer, later = executor.submit(task), executor.submit(int)
+        wait = functools.partial(concurrent.futures.wait, [later], DEADLINE)
+        thread = threading.Thread(target=lambda: seen.append(wait().done))
+        thread.start()
+        assert wait_until(lambda: later._waiters)
+        gate.set()
+        assert outer.result(DEADLINE) == {later}
+        thread.join(DEADLINE)
+    assert seen == [{later}]
+    assert later._waiters == []
+
+
 def test_pools_wait_for_each_others_tasks():
     with Executor(1) as one, Executor(1) as two, Executor(1) as three:
 

@@ -3,6 +3,7 @@
 import contextvars
 import io
 import threading
+import weakref
 from contextvars import ContextVar
 
 import pytest
@@ -269,3 +270,75 @@ def test_unbound_proxy_is_refused_all_the_same(make_app):
 def test_the_app_itself_may_be_an_argument(app, deadline):
     with app.app_context():
         assert delay(lambda given: given is app, current_app._get_current_object()).result(deadline)
+
+
+# --- Tasks of one request, which share what they carry --------------------------------
+
+mark: ContextVar[object] = ContextVar("mark", default=None)
+
+
+@pytest.fixture
+def held(make_app, deadline):
+    """An app whose only worker is busy until the event that is given is set."""
+    app, gate = make_app(DELAY_MAX_WORKERS=1), threading.Event()
+    with app.app_context():
+        delay(gate.wait, deadline)
+    yield app, gate
+    gate.set()
+
+
+def test_tasks_do_not_see_what_other_tasks_set(held, deadline):
+    app, gate = held
+
+    def view():
+        trail.set("view")
+        with app.app_context():
+            return [delay(lambda: (trail.get(), trail.set("task"))[0]) for _ in range(3)]
+
+    futures = contextvars.Context().run(view)
+    gate.set()
+    assert [future.result(deadline) for future in futures] == ["view"] * 3
+
+
+def test_tasks_see_what_is_set_when_they_are_submitted(held, deadline):
+    app, gate = held
+    futures = []
+
+    def view(*values):
+        with app.app_context():
+            for variable, value in values:
+                variable.set(value)
+                futures.append(delay(lambda: (trail.get(), mark in contextvars.copy_context())))
+
+    contextvars.Context().run(view, *[(trail, value) for value in ("one", "one", "two", "one")])
+    # As many variables each time, and a value that is the default.
+    contextvars.Context().run(view, (mark, None))
+    contextvars.Context().run(view, (trail, "three"))
+    gate.set()
+    assert [future.result(deadline) for future in futures] == [
+        ("one", False),
+        ("one", False),
+        ("two", False),
+        ("one", False),
+        ("none", True),
+        ("three", False),
+    ]
+
+
+def test_what_tasks_share_goes_with_the_last_of_them(held, deadline, wait_until):
+    app, gate = held
+
+    class Thing:
+        pass
+
+    def view():
+        thing = Thing()
+        mark.set(thing)
+        with app.app_context():
+            return weakref.ref(thing), [delay(int), delay(int)]
+
+    watched, futures = contextvars.Context().run(view)
+    assert watched()
+    gate.set()
+    assert [future.result(deadline) for future in futures] == [0, 0]
+    assert wait_until(lambda: watched() is None)

@@ -1,6 +1,23 @@
-//! How much processor time a thread has used, read from another thread.
+//! The system's clocks: the time, and how much processor time a thread has used, read from
+//! another thread.
 
 use std::time::Duration;
+
+/// Nanoseconds since 1970.
+///
+/// Asked three times for each task: the standard library's way takes five times as many
+/// instructions.
+pub(crate) fn now() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the time is written to a local. It cannot fail: every system has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut time) };
+    let part = |part| u64::try_from(part).unwrap_or(0);
+    // 0 stands for no time.
+    (part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)).max(1)
+}
 
 /// A thread's clock; readable until the thread ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

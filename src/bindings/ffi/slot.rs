@@ -57,6 +57,11 @@ impl Slot {
         Self(AtomicPtr::new(object))
     }
 
+    /// Whether nothing is here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed).is_null()
+    }
+
     /// Takes the reference out.
     pub(crate) fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.swap(py, ptr::null_mut())

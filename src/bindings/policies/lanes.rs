@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use super::alarms::{self, Alarm};
-use super::dispatch;
 use super::table::Table;
+use super::{dispatch, rules};
 use crate::bindings::future::FutureCell;
 
 /// The tasks of one key.
@@ -92,6 +92,7 @@ pub(super) fn offer(
 /// This task's turn is over, or it does not want one any more; others may start. Whether it
 /// was one that waited here.
 pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) -> bool {
+    let rank = rules::policy(task).map_or(0, |it| it.get().rank(task.get().born()));
     let (left, go, alarm) = {
         let mut inner = lane.get().inner.lock();
         let now = Instant::now();
@@ -103,7 +104,7 @@ pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) -> boo
         } else {
             left = inner
                 .lane
-                .remove(|it| it.as_ptr() as usize == address(task));
+                .remove(rank, |it| it.as_ptr() as usize == address(task));
         }
         let go = inner.release(now);
         (left, go, inner.next_alarm(now))

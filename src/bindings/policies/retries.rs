@@ -185,8 +185,10 @@ pub(crate) fn again<'py>(
     if core.log_failures {
         logging::runs_again(this, after, exception.as_ref());
     }
-    // A copy, since this one is still entered when the next attempt may begin.
-    cell.put_context(copy_current(this.py())?);
+    if !cell.has_context() {
+        // It had no rules when it began, so its context was not kept as it was.
+        cell.put_context(copy_current(this.py())?);
+    }
     if let Some(taken) = taken {
         cell.put_call(this, taken);
     }

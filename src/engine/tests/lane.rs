@@ -278,9 +278,9 @@ fn a_held_job_may_be_taken_out() {
     assert_eq!(lane.offer(1, FREE, now), Some(1));
     assert_eq!(lane.offer(2, limit(1), now), None);
     assert_eq!(lane.offer(3, FREE, now), None);
-    assert_eq!(lane.remove(|&job| job == 1), None);
-    assert_eq!(lane.remove(|&job| job == 2), Some(2));
-    assert_eq!(lane.remove(|&job| job == 2), None);
+    assert_eq!(lane.remove(0, |&job| job == 1), None);
+    assert_eq!(lane.remove(0, |&job| job == 2), Some(2));
+    assert_eq!(lane.remove(0, |&job| job == 2), None);
     // What it held up may go.
     assert_eq!(lane.next(now), Some(now));
     assert_eq!(lane.release(now), [3]);
@@ -402,8 +402,8 @@ fn a_lane_does_what_the_model_does() {
                 }
                 5 if !model.held.is_empty() => {
                     let held = random.below(model.held.len());
-                    let (job, _) = model.held.remove(held);
-                    assert_eq!(lane.remove(|&other| other == job), Some(job));
+                    let (job, terms) = model.held.remove(held);
+                    assert_eq!(lane.remove(terms.rank, |&other| other == job), Some(job));
                 }
                 _ => assert_eq!(lane.release(now), model.release(now), "seed {seed}"),
             }

@@ -25,6 +25,7 @@ struct Job {
     extra: Mutex<Extra>,
     // Relaxed throughout: only the word may put them in order.
     outcome: AtomicUsize,
+    lone: AtomicUsize,
     called: AtomicUsize,
     listened: AtomicUsize,
 }
@@ -47,6 +48,7 @@ impl Job {
             state: State::new(),
             extra: Mutex::new(Extra::default()),
             outcome: AtomicUsize::new(0),
+            lone: AtomicUsize::new(0),
             called: AtomicUsize::new(0),
             listened: AtomicUsize::new(0),
         })
@@ -54,6 +56,14 @@ impl Job {
 
     /// As `change` in the bindings.
     fn change(&self, from: Phase, to: Phase) -> bool {
+        let changed = self.advance(from, to);
+        if changed {
+            self.call_lone();
+        }
+        changed
+    }
+
+    fn advance(&self, from: Phase, to: Phase) -> bool {
         match self.state.advance(from, to) {
             Advance::Done => return true,
             Advance::Refused => return false,
@@ -90,6 +100,19 @@ impl Job {
         if !self.state.leave(&self.extra, |extra| extra.callbacks += 1) {
             assert_eq!(self.outcome.load(Ordering::Relaxed), 1);
             self.called.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn call_lone(&self) {
+        let lone = self.lone.swap(0, Ordering::Relaxed);
+        self.called.fetch_add(lone, Ordering::Relaxed);
+    }
+
+    fn put_lone(&self) {
+        assert_eq!(self.lone.swap(1, Ordering::Relaxed), 0);
+        if self.state.look_after_putting().is_done() {
+            assert_eq!(self.outcome.load(Ordering::Relaxed), 1);
+            self.call_lone();
         }
     }
 
@@ -143,6 +166,20 @@ fn callback_added_at_the_end_is_called_once() {
         Job::running,
         Job::finish,
         Job::add_callback,
+        |job, ended, ()| {
+            assert!(ended);
+            assert_eq!(job.called.load(Ordering::Relaxed), 1);
+        },
+    );
+}
+
+/// With a load instead of the read-modify-write, a lone callback is lost.
+#[test]
+fn lone_callback_put_at_the_end_is_called_once() {
+    race(
+        Job::running,
+        Job::finish,
+        Job::put_lone,
         |job, ended, ()| {
             assert!(ended);
             assert_eq!(job.called.load(Ordering::Relaxed), 1);
