@@ -207,7 +207,10 @@ class Load:
                 thread.join(0.2)
                 sample()
         for executor in self.executors:
-            executor.shutdown()
+            # Some tasks submit others.
+            if not executor.drain(LIMIT):
+                self.wrong.append(f"{executor!r} has not come to its end")
+            executor.shutdown(cancel_futures=True)
         # Threads that were stuck are on their way out, unless they are for ever.
         end = time.monotonic() + LIMIT
         while any(it.stats()["stuck"] for it in self.executors) and time.monotonic() < end:

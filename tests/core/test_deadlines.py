@@ -574,6 +574,18 @@ def test_not_started_in_time_it_never_is(executor, caplog):
     assert record.exc_info is None
 
 
+@pytest.mark.parametrize("cancel", [False, True])
+def test_callbacks_of_an_expired_task_survive_a_shutdown(cancel):
+    executor, called = Executor(1), []
+    with occupied(executor):
+        future = submit(executor, int, expires=0.001)
+        future.add_done_callback(called.append)
+        assert isinstance(future.exception(DEADLINE), TaskExpired)
+        executor.shutdown(wait=False, cancel_futures=cancel)
+    executor.shutdown()
+    assert called == [future]
+
+
 def test_started_in_time_it_ends_when_it_ends(executor, gate):
     future = submit(executor, gate, "result", expires=SOON)
     assert gate.entered.wait(DEADLINE)

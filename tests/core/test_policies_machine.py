@@ -80,6 +80,10 @@ class Task:
                 options[name] = getattr(self, name)
         return options
 
+    def shown(self):
+        kind, future = type(self).__name__, self.future
+        return f"{kind} {self.key} {self.state}, starts {self.starts}: {future!r}, {self.callbacks}"
+
     def outcome(self):
         try:
             result = self.future.result(DEADLINE)
@@ -136,7 +140,7 @@ class Machine(RuleBasedStateMachine):
         )
 
     def full(self):
-        taken = [task for task in self.those("pending") if not task.again]
+        taken = [task for task in self.those("pending") if not task.starts]
         return self.places and len(taken) >= self.places
 
     def accept(self, task, **options):
@@ -220,7 +224,7 @@ class Machine(RuleBasedStateMachine):
         assert set(plain[:count]) == set(plain) & started
 
     def shown(self):
-        return [(task.key, task.state, task.future.state) for task in self.tasks]
+        return [task.shown() for task in self.tasks]
 
     # --- What is done to it -----------------------------------------------------------
 
@@ -342,7 +346,7 @@ class Machine(RuleBasedStateMachine):
             self.end(task, *(task.expected or {"result"}))
         assert self.executor.drain(DEADLINE)
         self.executor.shutdown()
-        assert [task.callbacks for task in self.tasks] == [1] * len(self.tasks)
+        assert [task.shown() for task in self.tasks if task.callbacks != 1] == []
         assert all(task.outcome() in task.expected for task in self.tasks)
         assert [task.starts for task in self.tasks] == [it.future.attempts for it in self.tasks]
         assert not any(self.executor.stats().values())
