@@ -1,6 +1,7 @@
 """When a task that has failed is run again, and when no more."""
 
 import random
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class Retry:
     def __post_init__(self) -> None:
         """Refuse what is not allowed."""
         self._require("times", _is_integer(self.times), _COUNT)
-        self._require("times", self.times >= 0, _COUNT, ValueError)
+        self._require("times", 0 <= self.times <= sys.maxsize, _COUNT, ValueError)
         for name in ("backoff", "max_delay"):
             value = getattr(self, name)
             self._require(name, _is_number(value), _SECONDS)

@@ -5,13 +5,15 @@ import doctest
 import math
 import pickle
 import random
+import sys
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_delay import Retry, retry
+from flask_delay import Executor, Retry, current_task, retry
+from flask_delay._native import _Policy
 
 
 @pytest.fixture
@@ -34,6 +36,18 @@ def test_defaults():
     )
 
 
+def test_many_times_are_no_limit_to_a_task_that_asks():
+    def again():
+        if current_task.attempt < 3:
+            current_task.retry()
+        return current_task.attempt
+
+    for_ever = Retry(sys.maxsize, backoff=0)
+    with Executor(1) as executor:
+        future = executor._submit_with(_Policy(retry=for_ever), None, again)
+        assert future.result(20) == 3
+
+
 def test_it_is_a_value():
     it = Retry(3, on=(OSError, KeyError))
     assert hash(it) == hash(Retry(3, on=(OSError, KeyError)))
@@ -52,6 +66,7 @@ KINDS = "an exception class or a tuple of them"
     ("name", "value", "error", "allowed"),
     [
         ("times", -1, ValueError, COUNT),
+        ("times", 10**30, ValueError, COUNT),
         ("times", True, TypeError, COUNT),
         ("times", 1.0, TypeError, COUNT),
         ("times", None, TypeError, COUNT),
