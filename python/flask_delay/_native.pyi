@@ -532,9 +532,9 @@ class CurrentTask:
 
         With None: when its `retry` option says, or without one at once. That option's
         number of times counts here too; when it is used up, the attempt fails with the
-        exception that is being handled, or with a RuntimeError. Works by raising, so nothing
-        around it may catch all of Exception. Raises ValueError or TypeError for a bad
-        `after`.
+        exception that is being handled, or with a RuntimeError. Works by raising, but no
+        Exception, so that `except Exception` lets it through. Raises ValueError or TypeError
+        for a bad `after`.
         """
 
 current_task: Final[CurrentTask]

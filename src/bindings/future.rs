@@ -367,7 +367,7 @@ impl FutureCell {
         Ok(super::settle::cancel(slf))
     }
 
-    #[pyo3(signature = (after = Some(1.0)))]
+    #[pyo3(signature = (after = 1.0))]
     fn stop(slf: &Bound<'_, Self>, after: Option<f64>) -> PyResult<bool> {
         slf.get().refuse_foreign(slf)?;
         let after = match after {

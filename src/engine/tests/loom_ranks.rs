@@ -25,22 +25,30 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
 /// `take`; and that a plain job which was moved into the line is counted there.
 #[test]
 fn a_plain_job_is_not_overlooked_while_it_is_moved() {
-    check(3, || {
-        let queue = Arc::new(Queue::new());
-        queue.push(1);
-        let other = {
-            let queue = Arc::clone(&queue);
-            spawn(move || {
-                queue.push_ranked(0);
-                assert_eq!(queue.pop(), Some(0));
-            })
-        };
-        assert!(!queue.is_empty());
-        other.join().unwrap();
-        assert!(!queue.is_empty());
-        assert_eq!(queue.pop(), Some(1));
-        assert!(queue.is_empty());
-    });
+    let look = |queue: &Queue| assert!(!queue.is_empty());
+    let move_it = |queue: &Queue| {
+        queue.push_ranked(0);
+        assert_eq!(queue.pop(), Some(0));
+    };
+    // Each is the thread that goes first once; see `race` in `loom_state.rs`.
+    for (one, other) in [
+        (look as fn(&Queue), move_it as fn(&Queue)),
+        (move_it as fn(&Queue), look as fn(&Queue)),
+    ] {
+        check(3, move || {
+            let queue = Arc::new(Queue::new());
+            queue.push(1);
+            let thread = {
+                let queue = Arc::clone(&queue);
+                spawn(move || other(&queue))
+            };
+            one(&queue);
+            thread.join().unwrap();
+            assert!(!queue.is_empty());
+            assert_eq!(queue.pop(), Some(1));
+            assert!(queue.is_empty());
+        });
+    }
 }
 
 /// Adds a job and takes one, as a submit to a pool that has ended does.
