@@ -450,9 +450,14 @@ def test_again_after_it_expired_or_timed_out(executor):
 
 def test_again_after_a_submit_that_failed():
     executor = Executor(1)
+    with occupied(executor):
+        queued = [executor.submit(int) for _ in range(3)]
+        executor.shutdown(wait=False)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            submit(executor, int, key="key", unique=True)
+        # It never was in the queue, so it is not one of those that are dead there.
+        assert executor.stats()["queued"] == len(queued)
     executor.shutdown()
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        submit(executor, int, key="key", unique=True)
     with Executor(1, queue_size=1, when_full="raise") as executor:
         with occupied(executor):
             queued = executor.submit(int)
