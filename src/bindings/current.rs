@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use flask_delay_engine::{self as engine, Handle};
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -369,15 +369,12 @@ impl CurrentTask {
     }
 
     #[pyo3(signature = (after = None))]
-    fn retry(&self, py: Python<'_>, after: Option<f64>) -> PyResult<()> {
+    fn retry(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = super::wait::after)] after: Option<f64>,
+    ) -> PyResult<()> {
         required(py)?;
-        if let Some(seconds) = after
-            && !(0.0..f64::INFINITY).contains(&seconds)
-        {
-            return Err(PyValueError::new_err(format!(
-                "after must be a number of seconds, 0 or more, or None, got {seconds}"
-            )));
-        }
         Err(TaskRetry::new_err((after,)))
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use flask_delay_engine::Mutex;
 use flask_delay_engine::State;
 use once_cell::race::OnceBox;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
@@ -454,20 +454,13 @@ impl FutureCell {
         Ok(super::settle::cancel(slf))
     }
 
-    #[pyo3(signature = (after = 1.0))]
-    fn stop(slf: &Bound<'_, Self>, after: Option<f64>) -> PyResult<bool> {
+    #[pyo3(signature = (after = Some(1.0)), text_signature = "($self, after=1.0)")]
+    fn stop(
+        slf: &Bound<'_, Self>,
+        #[pyo3(from_py_with = super::wait::after)] after: Option<f64>,
+    ) -> PyResult<bool> {
         slf.get().refuse_foreign(slf)?;
-        let after = match after {
-            None => None,
-            Some(seconds) if seconds >= 0.0 => {
-                Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
-            }
-            Some(seconds) => {
-                return Err(PyValueError::new_err(format!(
-                    "after must be a number of seconds, 0 or more, or None, got {seconds}"
-                )));
-            }
-        };
+        let after = after.map(|after| Duration::try_from_secs_f64(after).unwrap_or(Duration::MAX));
         deadlines::stop(slf, after)
     }
 

@@ -93,13 +93,13 @@ pub(crate) fn runs_again(
     let py = this.py();
     let id = this.get().quiet_id().hyphenated().to_string();
     let after = format!("{:.3}", after.as_secs_f64());
-    let template = if exception.is_some() {
-        "task %s (%s) failed and runs again in %s s"
+    let (level, template) = if exception.is_some() {
+        ("warning", "task %s (%s) failed and runs again in %s s")
     } else {
-        "task %s (%s) asked to run again in %s s"
+        ("info", "task %s (%s) asked to run again in %s s")
     };
     let arguments: [&str; 3] = [&name_of(this), &id, &after];
-    or_unraisable(py, log(py, "warning", template, &arguments, exception));
+    or_unraisable(py, log(py, level, template, &arguments, exception));
 }
 
 /// Logs a warning about a task; `template` takes its name and id.

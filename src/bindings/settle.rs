@@ -33,7 +33,8 @@ use super::signals::{self, Event};
 
 /// The task was told to stop.
 const STOP: u32 = State::MARK;
-/// The task was a coroutine; it is done, and goes back to a worker for its callbacks.
+/// What is in the queue is there for callbacks alone, and is not to be cancelled: a coroutine's
+/// task that is done, or an errand for one that has ended without a worker.
 const RETURNED: u32 = State::MARK << 1;
 /// The task is a coroutine.
 pub(crate) const COROUTINE: u32 = State::MARK << 2;

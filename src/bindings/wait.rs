@@ -8,6 +8,7 @@ use flask_delay_engine::{self as engine, Key, Link, Obstacle, Target, Wait, Wait
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
 use super::bell::Bell;
 use super::current;
@@ -183,6 +184,24 @@ impl Waiting {
     fn end(&self) {
         let entered = self.0.lock().take();
         drop(entered);
+    }
+}
+
+/// The argument `after`, in seconds; None for none.
+pub(crate) fn after(given: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+    if given.is_none() {
+        return Ok(None);
+    }
+    let message = format!(
+        "after must be a number of seconds, 0 or more, or None, got {}",
+        given.repr()?
+    );
+    match given.extract::<f64>() {
+        // A bool would do for a number.
+        Ok(_) | Err(_) if given.is_instance_of::<PyBool>() => Err(PyTypeError::new_err(message)),
+        Err(_) => Err(PyTypeError::new_err(message)),
+        Ok(seconds) if (0.0..f64::INFINITY).contains(&seconds) => Ok(Some(seconds)),
+        Ok(_) => Err(PyValueError::new_err(message)),
     }
 }
 

@@ -262,12 +262,12 @@ def test_many_at_once(executor):
 # --- While it waits -----------------------------------------------------------------
 
 
-def test_it_is_pending_and_keeps_no_worker(executor, waits):
+def test_it_is_pending_and_keeps_no_worker(executor, waits, wait_until):
     future = waits.future
     assert executor.submit(int).result(DEADLINE) == 0
     assert (future.running(), future.done(), future.cancelled()) == (False, False, False)
-    stats = executor.stats()
-    assert (stats["held"], stats["queued"], stats["running"]) == (1, 0, 0)
+    keys = ("held", "queued", "running")
+    assert wait_until(lambda: [executor.stats()[key] for key in keys] == [1, 0, 0])
     with pytest.raises(TimeoutError):
         future.result(0.01)
     assert executor.drain(0.01) is False

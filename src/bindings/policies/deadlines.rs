@@ -21,6 +21,7 @@ use crate::bindings::ffi::context::within;
 use crate::bindings::future::FutureCell;
 use crate::bindings::greenlets;
 use crate::bindings::logging;
+use crate::bindings::mode::Mode;
 use crate::bindings::naming::name_of;
 use crate::bindings::settle::{self, Phase, Place};
 
@@ -43,7 +44,8 @@ enum At {
     },
     /// Whatever call of the task runs when it is time.
     AnyCall,
-    Coroutine,
+    /// The coroutine of this attempt.
+    Coroutine(u32),
 }
 
 /// What is raised in a task.
@@ -79,7 +81,7 @@ pub(crate) fn watch(
 pub(crate) fn watch_coroutine(this: &Bound<'_, FutureCell>, limit: Duration) -> PyResult<()> {
     let shot = Shot {
         task: this.clone().unbind(),
-        at: At::Coroutine,
+        at: At::Coroutine(rules::attempts(this.get()).unwrap_or(0)),
         why: Why::Timeout,
     };
     let alarm = alarms::set_in(limit, Alarm::Interrupt(shot))?;
@@ -136,15 +138,24 @@ pub(super) fn interrupt(py: Python<'_>, shot: Shot) {
                 target.shoot(py, *call, why);
             }
         }
-        At::Coroutine | At::AnyCall => {
+        At::Coroutine(attempt) => {
+            if !is_at(this, *attempt) {
+                return;
+            }
             rules::with(this.get(), |rules| rules.why = Some(why));
             or_unraisable(cancel_coroutine(this), this);
         }
+        At::AnyCall => return,
     }
     let shot = Shot { task, at, why };
     if let Err(error) = alarms::set_in(GRACE, Alarm::GiveUp(shot)) {
         error.write_unraisable(py, None);
     }
+}
+
+/// Whether this attempt of a task runs.
+fn is_at(this: &Bound<'_, FutureCell>, attempt: u32) -> bool {
+    this.get().phase() == Phase::Running && rules::attempts(this.get()) == Some(attempt)
 }
 
 fn cancel_coroutine(this: &Bound<'_, FutureCell>) -> PyResult<()> {
@@ -203,11 +214,12 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
                 waits.give_up();
             }
         }
-        At::Coroutine | At::AnyCall => {
-            if this.get().phase() != Phase::Running {
+        At::Coroutine(attempt) => {
+            if !is_at(this, *attempt) {
                 return;
             }
         }
+        At::AnyCall => return,
     }
     let settled = match shot.why {
         Why::Timeout => {
@@ -308,7 +320,9 @@ fn later(this: &Bound<'_, FutureCell>, core: &Arc<Core>, template: &'static str)
     let task = this.clone().unbind();
     let errand = PyCFunction::new_closure(py, Some(c"callbacks"), None, move |args, _| {
         let this = task.bind(args.py());
-        if let Some(core) = this.get().core() {
+        if let Some(core) = this.get().core()
+            && core.mode == Mode::Threads
+        {
             core.errands().remove();
         }
         logging::warning_of(template, this);
@@ -317,7 +331,13 @@ fn later(this: &Bound<'_, FutureCell>, core: &Arc<Core>, template: &'static str)
             settle::run_callbacks(this, Place::Worker);
         })
     })?;
+    if core.mode != Mode::Threads {
+        // There are no workers.
+        return errand.call0().map(drop);
+    }
     let errand = FutureCell::errand(core, errand.into_any())?;
+    // So that it is not cancelled as tasks are that have not started.
+    settle::mark_returned(&errand);
     // It belongs to what was accepted, so also in a closed pool.
     core.errands().add();
     let hold = core.pool().hold();

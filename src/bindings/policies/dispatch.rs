@@ -77,7 +77,10 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
             }
         }
     };
-    taken.map_err(|error| refused(this, error))
+    taken.map_err(|error| {
+        rules::with(this.get(), |rules| rules.queued = false);
+        refused(this, error)
+    })
 }
 
 /// Puts a task where it waits for whoever runs those of an executor without threads.
@@ -104,7 +107,14 @@ pub(crate) fn refused(this: &Bound<'_, FutureCell>, error: SubmitError<Task>) ->
         }
         SubmitError::Spawn(task, error) => {
             // It may be another thread's, which has the same to hear.
-            settle::cancel(&task.0.into_bound(py));
+            let task = task.0.into_bound(py);
+            rules::queued(task.get());
+            if settle::cancel(&task)
+                && let Some(core) = task.get().core()
+            {
+                // It is not in the queue any more.
+                core.dead().remove();
+            }
             PyRuntimeError::new_err(format!("no worker thread could be started: {error}"))
         }
     }
