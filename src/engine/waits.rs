@@ -184,7 +184,6 @@ fn remove<T, H>(edges: &mut Edges<T, H>, entered: &Entered<'_, T, H>) -> Option<
 
 /// Whom to ask about the jobs that this wait depends on, and the circle that it closes as far
 /// as is known.
-#[expect(clippy::type_complexity, reason = "two results of one walk")]
 fn look<T: Clone, H: Clone>(
     edges: &Edges<T, H>,
     entered: &Entered<'_, T, H>,

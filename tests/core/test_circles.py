@@ -160,12 +160,12 @@ def test_between_two_steps_of_as_completed_nobody_waits():
             own = current_task.future
             inner = executor.submit(lambda: own.result(DEADLINE))
             until_waiting(executor, 1)
-            for future in concurrent.futures.as_completed([executor.submit(int), inner], DEADLINE):
-                assert future is not inner
-                # Another one could wait for this one now.
-                late = executor.submit(lambda: own.result(DEADLINE))
-                until_waiting(executor, 2)
-                return late
+            steps = concurrent.futures.as_completed([executor.submit(int), inner], DEADLINE)
+            assert next(steps) is not inner
+            # Another one may wait for this one now.
+            late = executor.submit(lambda: own.result(DEADLINE))
+            until_waiting(executor, 2)
+            return late
 
         future = executor.submit(outer)
         late = future.result(DEADLINE)
@@ -178,10 +178,8 @@ def test_the_body_of_as_completed_holds_its_place():
 
         def outer():
             futures = [executor.submit(int) for _ in range(3)]
-            waiting = []
-            for _ in concurrent.futures.as_completed(futures, DEADLINE):
-                waiting.append(executor.stats()["waiting"])
-            return waiting
+            steps = concurrent.futures.as_completed(futures, DEADLINE)
+            return [executor.stats()["waiting"] for _ in steps]
 
         assert executor.submit(outer).result(DEADLINE) == [0, 0, 0]
 

@@ -320,7 +320,7 @@ fn only_a_circle_that_stays_is_refused() {
     calls.set(0);
     let entered = waits.enter(1, wait(), |_| {
         turns(0);
-        Some(obstacle(if calls.get() % 2 == 0 { 5 } else { 1 }))
+        Some(obstacle(if calls.get().is_multiple_of(2) { 5 } else { 1 }))
     });
     assert!(entered.is_ok());
     assert_eq!(circle(one(&waits, 2, 1, "b")), ["b", "a"]);
