@@ -43,18 +43,23 @@ impl<J> Queue<J> {
 
     /// Takes out the job that is next; `None` only if the queue was empty at some moment.
     pub(crate) fn pop(&self) -> Option<J> {
-        // Relaxed: who misses a ranked job takes a plain one first, or looks again below.
+        // Relaxed: who misses a ranked job takes a plain one first, or looks again.
         if self.ranked.load(Ordering::Relaxed) < ONE {
             let job = self.plain.pop();
             if job.is_some() {
                 return job;
             }
-            // Plain jobs may have been moved into the line since: whether that was ever used
-            // is seen here then, see `take`. What is there now is seen under the lock only.
-            fence(Ordering::Acquire);
-            if self.ranked.load(Ordering::Relaxed) == UNUSED {
-                return None;
-            }
+        }
+        self.pop_from_line()
+    }
+
+    #[cold]
+    fn pop_from_line(&self) -> Option<J> {
+        // Plain jobs may have been moved into the line since: whether that was ever used is
+        // seen here then, see `take`. What is there now is seen under the lock only.
+        fence(Ordering::Acquire);
+        if self.ranked.load(Ordering::Relaxed) == UNUSED {
+            return None;
         }
         self.take(Line::first)
     }

@@ -110,6 +110,7 @@ impl State {
 
     /// Takes a mark away; whether it was set. Of those who do so one finds it, so what it stands
     /// for is done once.
+    #[must_use]
     pub fn unmark(&self, mark: u32) -> bool {
         // Relaxed, as in `mark`.
         self.0.fetch_and(!mark, Ordering::Relaxed) & mark != 0
