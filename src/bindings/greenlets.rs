@@ -46,9 +46,20 @@ fn hooks(py: Python<'_>) -> PyResult<Option<&Hooks>> {
     }
 }
 
-/// Whether a thread may run several greenlets.
+/// Whether threads may run several greenlets: gevent has patched something.
 pub(crate) fn are_there(py: Python<'_>) -> bool {
-    matches!(hooks(py), Ok(Some(_)))
+    let patched = || -> PyResult<bool> {
+        let Some(hooks) = hooks(py)? else {
+            return Ok(false);
+        };
+        let Some(monkey) = hooks.modules.bind(py).get_item(&hooks.monkey)? else {
+            return Ok(false);
+        };
+        // The originals of what it has patched; to be imported is not enough.
+        monkey.getattr("saved")?.is_truthy()
+    };
+    // Whoever cannot tell had better not interrupt it.
+    patched().unwrap_or(true)
 }
 
 /// Waits until the future is done, at most `limit`, if other greenlets of this thread may
