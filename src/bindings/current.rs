@@ -68,9 +68,9 @@ impl Desk {
     }
 
     /// It has returned.
-    pub(crate) fn end(&self, call: target::Call) -> Ended {
+    pub(crate) fn end(&self, py: Python<'_>, call: target::Call) -> Ended {
         self.call.store(target::NONE, Ordering::Relaxed);
-        self.target.leave(call)
+        self.target.leave(py, call)
     }
 
     pub(crate) fn put(&self, task: &Bound<'_, FutureCell>) {

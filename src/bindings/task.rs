@@ -169,7 +169,7 @@ fn bare_attempt<'py>(
         match deadlines::watch(this, desk, timeout) {
             Ok(alarm) => limit = alarm,
             Err(error) => {
-                desk.end(call_number);
+                desk.end(py, call_number);
                 return Attempt::Raised(into_exception(py, error));
             }
         }
@@ -185,7 +185,7 @@ fn bare_attempt<'py>(
         )
     };
     // Nothing of Python's may run in between.
-    let ended = desk.end(call_number);
+    let ended = desk.end(py, call_number);
     if let Some(limit) = limit {
         alarms::unset(py, limit);
     }

@@ -28,9 +28,15 @@ pub(crate) fn set(thread: ThreadId, class: &Bound<'_, PyType>) {
     unsafe { ffi::PyThreadState_SetAsyncExc(thread.0, class.as_ptr()) };
 }
 
-/// Takes back what was set for `thread`, which is this one, and has not been raised.
-pub(crate) fn clear(thread: ThreadId) {
-    debug_assert_eq!(thread, this_thread());
-    // SAFETY: this thread is attached, as all that calls functions of tasks is.
+/// Takes back what was set for `thread` and has not been raised. Before 3.13 that alone leaves
+/// every thread looking for it for ever: see `take_back` in `policies::target`.
+pub(crate) fn unset(_py: Python<'_>, thread: ThreadId) {
+    // SAFETY: attached; a thread that is not there is not found.
     unsafe { ffi::PyThreadState_SetAsyncExc(thread.0, ptr::null_mut()) };
+}
+
+/// As if Ctrl-C had been pressed once more.
+pub(crate) fn interrupt_main(_py: Python<'_>) {
+    // SAFETY: attached; sets a flag.
+    unsafe { ffi::PyErr_SetInterrupt() };
 }

@@ -33,6 +33,8 @@ pub(crate) struct Shot {
     task: Py<FutureCell>,
     at: At,
     why: Why,
+    /// Its future has ended without it already.
+    late: bool,
 }
 
 enum At {
@@ -73,6 +75,7 @@ pub(crate) fn watch(
             waits: desk.waits().cloned(),
         },
         why: Why::Timeout,
+        late: false,
     };
     alarms::set_in(limit, Alarm::Interrupt(shot))
 }
@@ -83,6 +86,7 @@ pub(crate) fn watch_coroutine(this: &Bound<'_, FutureCell>, limit: Duration) -> 
         task: this.clone().unbind(),
         at: At::Coroutine(rules::attempts(this.get()).unwrap_or(0)),
         why: Why::Timeout,
+        late: false,
     };
     let alarm = alarms::set_in(limit, Alarm::Interrupt(shot))?;
     rules::with(this.get(), |rules| rules.alarm = alarm);
@@ -107,6 +111,7 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
         task: this.clone().unbind(),
         at: At::AnyCall,
         why: Why::Stop,
+        late: false,
     };
     if after.is_zero() {
         interrupt(this.py(), shot);
@@ -118,9 +123,14 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
 
 /// It is time to end a call.
 pub(super) fn interrupt(py: Python<'_>, shot: Shot) {
-    let Shot { task, at, why } = shot;
+    let Shot {
+        task,
+        at,
+        why,
+        late,
+    } = shot;
     let this = task.bind(py);
-    if this.get().phase() != Phase::Running {
+    if this.get().phase() != Phase::Running && !late {
         return;
     }
     let at = match at {
@@ -147,7 +157,12 @@ pub(super) fn interrupt(py: Python<'_>, shot: Shot) {
         }
         At::AnyCall => return,
     }
-    let shot = Shot { task, at, why };
+    let shot = Shot {
+        task,
+        at,
+        why,
+        late,
+    };
     if let Err(error) = alarms::set_in(GRACE, Alarm::GiveUp(shot)) {
         error.write_unraisable(py, None);
     }
@@ -204,7 +219,14 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
             call,
             waits,
         } => {
-            if !target.give_up(*call) {
+            if !shot.late && !target.give_up(*call) {
+                return;
+            }
+            if cfg!(not(Py_3_12)) {
+                target.take_back(py, *call);
+                try_later(py, target, *call, shot);
+            }
+            if shot.late {
                 return;
             }
             core.stuck().add();
@@ -240,6 +262,32 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
         or_unraisable(later(this, core, template), this);
     }
 }
+
+/// Has a call that is stuck interrupted once more, for it may come back to Python code.
+fn try_later(py: Python<'_>, target: &Target, call: Call, shot: &Shot) {
+    if !target.still_runs(call) {
+        return;
+    }
+    let At::Call { target, waits, .. } = &shot.at else {
+        return;
+    };
+    let again = Shot {
+        task: shot.task.clone_ref(py),
+        at: At::Call {
+            target: Arc::clone(target),
+            call,
+            waits: waits.clone(),
+        },
+        why: shot.why,
+        late: true,
+    };
+    if let Err(error) = alarms::set_in(PAUSE, Alarm::Interrupt(again)) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Between two tries to interrupt a call that is stuck.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The code of a task whose future has ended without it has ended.
 pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {

@@ -3,20 +3,23 @@
 //! An asynchronous exception is set for a thread, not for what runs there. So each call of a
 //! task's function has a number, which stands in the thread's [`Target`] while the call lasts;
 //! who wants to interrupt the call names it, and whoever leaves it looks whether somebody has
-//! aimed at it, and takes back what has not been raised yet. No Python code runs between the
-//! end of the call and that. What else a thread does for a task (its surroundings, its
+//! aimed at it, and has what has not been raised yet raised in a function of its own. No other
+//! Python code runs between the end of the call and that. What else a thread does for a task (its surroundings, its
 //! callbacks) is no call, and a call is covered while another task runs inside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::deadlines::exception_class;
 use crate::bindings::bell::Bell;
+use crate::bindings::errors::{CancelledError, TaskTimeout};
 use crate::bindings::ffi::interrupt::{self, ThreadId};
+use crate::bindings::worker::breathe;
 
 /// Why a call is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +114,10 @@ impl Target {
         self.call.load(Ordering::Relaxed) == call || aim.covered.contains(&call)
     }
 
+    pub(crate) fn still_runs(&self, call: Call) -> bool {
+        self.runs(&self.aim.lock(), call)
+    }
+
     /// Has the exception for `why` raised in `call`, if that has not ended.
     pub(crate) fn shoot(&self, py: Python<'_>, call: Call, why: Why) {
         let class = exception_class(py, why);
@@ -147,19 +154,19 @@ impl Target {
     }
 
     /// This thread's `call` has returned.
-    pub(crate) fn leave(&self, call: Call) -> Ended {
+    pub(crate) fn leave(&self, py: Python<'_>, call: Call) -> Ended {
         self.call.store(NONE, Ordering::Relaxed);
         order();
         if !self.aimed.load(Ordering::Relaxed) {
             return Ended::default();
         }
-        self.leave_aimed(call)
+        self.leave_aimed(py, call)
     }
 
     #[cold]
-    fn leave_aimed(&self, call: Call) -> Ended {
+    fn leave_aimed(&self, py: Python<'_>, call: Call) -> Ended {
         let mut aim = self.aim.lock();
-        let shot = self.take_shot(&mut aim, call);
+        let shot = aim.take_shot(call);
         let given_up = aim.given_up.iter().position(|it| *it == call);
         if let Some(place) = given_up {
             aim.given_up.swap_remove(place);
@@ -167,17 +174,52 @@ impl Target {
         if aim.due.is_empty() && aim.given_up.is_empty() {
             self.aimed.store(false, Ordering::Relaxed);
         }
+        drop(aim);
+        if shot.is_some() {
+            receive(py);
+        }
         Ended {
             shot,
             given_up: given_up.is_some(),
         }
     }
 
-    /// Takes back what was set for `call`, raised or not.
-    fn take_shot(&self, aim: &mut Aim, call: Call) -> Option<Why> {
-        let (_, why) = aim.shot.take_if(|(shot, _)| *shot == call)?;
-        interrupt::clear(self.thread);
-        Some(why)
+    /// Takes back what was set for `call`, whose thread is stuck. Before 3.12, while it is
+    /// set a thread with a trace function does not get beyond the beginning of a function.
+    pub(crate) fn take_back(&self, py: Python<'_>, call: Call) {
+        let shot = self.aim.lock().take_shot(call);
+        if let Some(why) = shot {
+            interrupt::unset(py, self.thread);
+            // What has all threads look is put back by one that finds something.
+            interrupt::set(interrupt::this_thread(), &exception_class(py, why));
+            receive(py);
+        }
+    }
+}
+
+impl Aim {
+    /// What was set for `call`, raised or not.
+    fn take_shot(&mut self, call: Call) -> Option<Why> {
+        self.shot
+            .take_if(|(shot, _)| *shot == call)
+            .map(|(_, why)| why)
+    }
+}
+
+/// Has what was set for this thread raised here and now, if it has not been.
+fn receive(py: Python<'_>) {
+    match breathe(py) {
+        Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => {
+            interrupt::interrupt_main(py);
+        }
+        Err(error)
+            if !error.is_instance_of::<TaskTimeout>(py)
+                && !error.is_instance_of::<CancelledError>(py) =>
+        {
+            // Of a signal's handler.
+            error.write_unraisable(py, None);
+        }
+        _ => {}
     }
 }
 
@@ -201,17 +243,20 @@ impl Drop for Covered {
 pub(crate) struct Covered(Call);
 
 /// Covers this thread's call, if there is one: what comes is not its own code.
-pub(crate) fn cover(_py: Python<'_>) -> Option<Covered> {
-    OWN.with(|own| {
+pub(crate) fn cover(py: Python<'_>) -> Option<Covered> {
+    let (call, shot) = OWN.with(|own| {
         let call = own.call()?;
         let mut aim = own.aim.lock();
         own.call.store(NONE, Ordering::Relaxed);
         order();
-        // It has been raised already, or is lost: who set it looks again, see `deadlines`.
-        own.take_shot(&mut aim, call);
         aim.covered.push(call);
-        Some(Covered(call))
-    })
+        Some((call, aim.take_shot(call)))
+    })?;
+    if shot.is_some() {
+        // It has been raised already, or is lost: who set it looks again, see `deadlines`.
+        receive(py);
+    }
+    Some(Covered(call))
 }
 
 /// Has `bell` rung if this thread's call is aimed at, until the answer is dropped.
@@ -236,9 +281,9 @@ impl Awake {
             if shot != call {
                 return None;
             }
-            // Raised here, so not once more.
-            interrupt::clear(own.thread);
             drop(aim);
+            // Raised here, so not once more.
+            receive(py);
             let class: Bound<'_, PyType> = exception_class(py, why);
             Some(PyErr::from_type(class, ()))
         })
