@@ -285,6 +285,7 @@ impl ExecutorCell {
     }
 
     #[pyo3(signature = (max_workers = None, thread_name_prefix = "", initializer = None, initargs = None, *, queue_size = None, when_full = "block", block_timeout = None, idle_timeout = 60.0))]
+    #[expect(clippy::too_many_arguments, reason = "most of them named")]
     fn __init__(
         &self,
         py: Python<'_>,

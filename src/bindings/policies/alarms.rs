@@ -45,20 +45,20 @@ static FIRST: OnceBox<Era> = OnceBox::new();
 const STACK: usize = 8 << 20;
 
 impl Era {
-    fn new() -> Box<Self> {
-        Box::new(Self {
+    fn new() -> Self {
+        Self {
             generation: generation(),
             timer: Timer::new("delay-timer".to_owned(), STACK, ring_all),
             next: OnceBox::new(),
-        })
+        }
     }
 }
 
 fn timer() -> &'static Timer<Alarm> {
     // Another process's timer is not touched, as in `core`.
-    let mut era = FIRST.get_or_init(Era::new);
+    let mut era = FIRST.get_or_init(|| Box::new(Era::new()));
     while era.generation != generation() {
-        era = era.next.get_or_init(Era::new);
+        era = era.next.get_or_init(|| Box::new(Era::new()));
     }
     &era.timer
 }

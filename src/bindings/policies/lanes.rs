@@ -45,23 +45,22 @@ pub(super) fn enter<'py>(
     let py = key.py();
     table
         .with(py, |lanes| {
-            let lane = match lanes.get_item(key)? {
-                Some(lane) => lane.cast_into::<Lane>()?,
-                None => {
-                    let lane = Lane {
-                        key: key.clone().unbind(),
-                        table: Arc::clone(table),
-                        inner: Mutex::new(Inner {
-                            lane: engine::Lane::new(),
-                            running: Vec::new(),
-                            tasks: 0,
-                            alarm: None,
-                        }),
-                    };
-                    let lane = Bound::new(py, lane)?;
-                    lanes.set_item(key, &lane)?;
-                    lane
-                }
+            let lane = if let Some(lane) = lanes.get_item(key)? {
+                lane.cast_into::<Lane>()?
+            } else {
+                let lane = Lane {
+                    key: key.clone().unbind(),
+                    table: Arc::clone(table),
+                    inner: Mutex::new(Inner {
+                        lane: engine::Lane::new(),
+                        running: Vec::new(),
+                        tasks: 0,
+                        alarm: None,
+                    }),
+                };
+                let lane = Bound::new(py, lane)?;
+                lanes.set_item(key, &lane)?;
+                lane
             };
             lane.get().inner.lock().tasks += 1;
             Ok(lane.unbind())

@@ -89,11 +89,10 @@ pub(crate) fn take(
     let asked = core.backpressure;
     let took = places.try_take()
         || match asked.when_full {
-            // Nobody but the caller runs the tasks of a manual one.
-            WhenFull::Block if core.mode == Mode::Manual => false,
+            // Nobody but the caller runs the tasks of a manual one, which is not yet.
+            WhenFull::Block | WhenFull::CallerRuns if core.mode == Mode::Manual => false,
             WhenFull::Block => wait(this.py(), core, places)?,
             WhenFull::Raise => false,
-            WhenFull::CallerRuns if core.mode == Mode::Manual => false,
             WhenFull::CallerRuns => return Ok(Entry::Caller),
             WhenFull::DropOldest => make_room(this.py(), core, places)?,
         };

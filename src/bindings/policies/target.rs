@@ -273,6 +273,7 @@ pub(crate) struct Awake(());
 
 impl Awake {
     /// What the call is to be ended with, now that its bell has rung for that.
+    #[expect(clippy::unused_self, reason = "whose thread this is")]
     pub(crate) fn error(&self, py: Python<'_>) -> Option<PyErr> {
         OWN.with(|own| {
             let call = own.call()?;
