@@ -4,8 +4,9 @@
 //! task's function has a number, which stands in the thread's [`Target`] while the call lasts;
 //! who wants to interrupt the call names it, and whoever leaves it looks whether somebody has
 //! aimed at it, and has what has not been raised yet raised in a function of its own. No other
-//! Python code runs between the end of the call and that. What else a thread does for a task (its surroundings, its
-//! callbacks) is no call, and a call is covered while another task runs inside it.
+//! Python code runs between the end of the call and that. What else a thread does for a task
+//! (its surroundings, its callbacks) is no call, and a call is covered while another task runs
+//! inside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
