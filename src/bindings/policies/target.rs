@@ -73,6 +73,12 @@ thread_local! {
     static OWN: Arc<Target> = Arc::new(Target::new());
 }
 
+/// Does something with this thread's target. None in a thread whose locals are gone: what it
+/// does as the process ends is no call of a task's.
+fn with_own<R>(with: impl FnOnce(&Arc<Target>) -> R) -> Option<R> {
+    OWN.try_with(with).ok()
+}
+
 /// Where there is no GIL, orders "the call has ended" and "is it aimed at?" on one side,
 /// "it is aimed at" and "does the call run?" on the other. With the GIL, both sides have it.
 pub(crate) fn order() {
@@ -94,7 +100,7 @@ impl Target {
 
     /// This thread's.
     pub(crate) fn own() -> Arc<Self> {
-        OWN.with(Arc::clone)
+        with_own(Arc::clone).unwrap_or_else(|| Arc::new(Self::new()))
     }
 
     /// A task's function is about to be called by this thread, whose target it is.
@@ -226,16 +232,16 @@ fn receive(py: Python<'_>) {
 
 impl Drop for Covered {
     fn drop(&mut self) {
-        let due = OWN.with(|own| {
+        let due = with_own(|own| {
             let mut aim = own.aim.lock();
             aim.covered.retain(|call| *call != self.0);
             own.call.store(self.0, Ordering::Relaxed);
             let due = aim.due.iter().position(|(call, _)| *call == self.0);
             due.map(|due| aim.due.swap_remove(due).1)
         });
-        if let Some(why) = due {
+        if let Some(why) = due.flatten() {
             // Attached already: the call that goes on is of Python's.
-            Python::attach(|py| OWN.with(|own| own.shoot(py, self.0, why)));
+            Python::attach(|py| with_own(|own| own.shoot(py, self.0, why)));
         }
     }
 }
@@ -245,14 +251,14 @@ pub(crate) struct Covered(Call);
 
 /// Covers this thread's call, if there is one: what comes is not its own code.
 pub(crate) fn cover(py: Python<'_>) -> Option<Covered> {
-    let (call, shot) = OWN.with(|own| {
+    let (call, shot) = with_own(|own| {
         let call = own.call()?;
         let mut aim = own.aim.lock();
         own.call.store(NONE, Ordering::Relaxed);
         order();
         aim.covered.push(call);
         Some((call, aim.take_shot(call)))
-    })?;
+    })??;
     if shot.is_some() {
         // It has been raised already, or is lost: who set it looks again, see `deadlines`.
         receive(py);
@@ -262,11 +268,12 @@ pub(crate) fn cover(py: Python<'_>) -> Option<Covered> {
 
 /// Has `bell` rung if this thread's call is aimed at, until the answer is dropped.
 pub(crate) fn awake_on(bell: &Arc<Bell>) -> Option<Awake> {
-    OWN.with(|own| {
+    with_own(|own| {
         own.call()?;
         own.aim.lock().bell = Some(Arc::clone(bell));
         Some(Awake(()))
     })
+    .flatten()
 }
 
 /// See [`awake_on`].
@@ -276,7 +283,7 @@ impl Awake {
     /// What the call is to be ended with, now that its bell has rung for that.
     #[expect(clippy::unused_self, reason = "whose thread this is")]
     pub(crate) fn error(&self, py: Python<'_>) -> Option<PyErr> {
-        OWN.with(|own| {
+        with_own(|own| {
             let call = own.call()?;
             let aim = own.aim.lock();
             let (shot, why) = aim.shot?;
@@ -289,12 +296,13 @@ impl Awake {
             let class: Bound<'_, PyType> = exception_class(py, why);
             Some(PyErr::from_type(class, ()))
         })
+        .flatten()
     }
 }
 
 impl Drop for Awake {
     fn drop(&mut self) {
-        let bell = OWN.with(|own| own.aim.lock().bell.take());
+        let bell = with_own(|own| own.aim.lock().bell.take());
         drop(bell);
     }
 }
