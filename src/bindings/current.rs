@@ -238,9 +238,10 @@ impl Waits {
     /// Nobody waits any more for a call that this worker runs, which counts as a wait until
     /// [`Waits::come_back`].
     pub(crate) fn give_up(&self) {
-        self.begin();
+        // Before `begin`, which may start a thread and say so: the call may end meanwhile.
         let stuck = self.handle.stuck();
         self.stuck.lock().push(stuck);
+        self.begin();
     }
 
     /// Such a call has ended.

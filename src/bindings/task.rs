@@ -166,7 +166,7 @@ fn bare_attempt<'py>(
     if this.get().is_ruled()
         && let Some(timeout) = rules::timeout(this)
     {
-        match deadlines::watch(this, desk, timeout) {
+        match deadlines::watch(this, desk, call_number, timeout) {
             Ok(alarm) => limit = alarm,
             Err(error) => {
                 desk.end(py, call_number);

@@ -23,7 +23,7 @@ use super::greenlets;
 use super::lifecycle::end_child;
 use super::logging;
 use super::names;
-use super::settle::Phase;
+use super::settle::{Phase, has_returned};
 use super::task;
 
 /// A task that is a builtin never looks whether another thread wants the GIL; after this
@@ -150,7 +150,8 @@ fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
 /// Runs one task; a panic fails that task alone.
 pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        if core.is_broken() {
+        // What has returned has run, or never will; its callbacks have no part in that.
+        if core.is_broken() && !has_returned(task) {
             task::fail(task, broken());
         } else {
             task::run(task, core, desk);

@@ -278,8 +278,9 @@ impl<J: Send + 'static> Handle<J> {
         Waiting::new(Arc::clone(&self.0))
     }
 
-    /// Notes that nobody waits any more for the job of a worker that holds a [`Waiting`]: until
-    /// the guard is dropped, before that one, the pool may be quiet and be joined without it.
+    /// Notes that nobody waits any more for the job of a worker that holds a [`Waiting`], or is
+    /// about to: until the guard is dropped, before that one, the pool may be quiet and be
+    /// joined without it.
     #[must_use]
     pub fn stuck(&self) -> Stuck<J> {
         self.0.roster.lock().stuck += 1;
@@ -307,6 +308,8 @@ impl<J: Send + 'static> Waiting<J> {
         roster.active -= 1;
         roster.waiting += 1;
         shared.publish(&roster);
+        // One that is stuck as well is not waited for.
+        shared.tell_if_quiet(&roster);
         drop(roster);
         // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no ROOM
         // is visible here.

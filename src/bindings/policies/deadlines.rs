@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyCFunction, PyType};
 
 use super::alarms::{self, Alarm};
@@ -58,15 +60,13 @@ pub(super) fn exception_class(py: Python<'_>, why: Why) -> Bound<'_, PyType> {
     }
 }
 
-/// Sets the alarm for the time limit of the call that has just begun at `desk`.
+/// Sets the alarm for the time limit of a call that has just begun at `desk`.
 pub(crate) fn watch(
     this: &Bound<'_, FutureCell>,
     desk: &Desk,
+    call: Call,
     limit: Duration,
-) -> PyResult<Option<flask_delay_engine::Ticket>> {
-    let Some(call) = desk.call() else {
-        return Ok(None);
-    };
+) -> PyResult<Option<Ticket>> {
     let shot = Shot {
         task: this.clone().unbind(),
         at: At::Call {
@@ -219,21 +219,29 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
             call,
             waits,
         } => {
-            if !shot.late && !target.give_up(*call) {
-                return;
+            if !shot.late {
+                // In one section, which `came_back` waits for: the books are balanced there.
+                let runs = with_critical_section(this.as_any(), || {
+                    let runs = target.give_up(*call);
+                    if runs {
+                        core.stuck().add();
+                        rules::keep_turn(this.get());
+                        if let Some(waits) = waits {
+                            waits.give_up();
+                        }
+                    }
+                    runs
+                });
+                if !runs {
+                    return;
+                }
             }
             if cfg!(not(Py_3_12)) {
                 target.take_back(py, *call);
-                try_later(py, target, *call, shot);
+                try_later(py, shot);
             }
             if shot.late {
                 return;
-            }
-            core.stuck().add();
-            rules::keep_turn(this.get());
-            // Another may be active in its place, also for what is left to do here.
-            if let Some(waits) = waits {
-                waits.give_up();
             }
         }
         At::Coroutine(attempt) => {
@@ -264,18 +272,23 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
 }
 
 /// Has a call that is stuck interrupted once more, for it may come back to Python code.
-fn try_later(py: Python<'_>, target: &Target, call: Call, shot: &Shot) {
-    if !target.still_runs(call) {
-        return;
-    }
-    let At::Call { target, waits, .. } = &shot.at else {
+fn try_later(py: Python<'_>, shot: &Shot) {
+    let At::Call {
+        target,
+        call,
+        waits,
+    } = &shot.at
+    else {
         return;
     };
+    if !target.still_runs(*call) {
+        return;
+    }
     let again = Shot {
         task: shot.task.clone_ref(py),
         at: At::Call {
             target: Arc::clone(target),
-            call,
+            call: *call,
             waits: waits.clone(),
         },
         why: shot.why,
@@ -291,6 +304,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The code of a task whose future has ended without it has ended.
 pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
+    // See `give_up`.
+    with_critical_section(this.as_any(), || ());
     if let Some(waits) = desk.waits() {
         waits.come_back();
     }

@@ -43,29 +43,27 @@ pub(super) fn enter<'py>(
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Lane>> {
     let py = key.py();
-    table
-        .with(py, |lanes| {
-            let lane = if let Some(lane) = lanes.get_item(key)? {
-                lane.cast_into::<Lane>()?
-            } else {
-                let lane = Lane {
-                    key: key.clone().unbind(),
-                    table: Arc::clone(table),
-                    inner: Mutex::new(Inner {
-                        lane: engine::Lane::new(),
-                        running: Vec::new(),
-                        tasks: 0,
-                        alarm: None,
-                    }),
-                };
-                let lane = Bound::new(py, lane)?;
-                lanes.set_item(key, &lane)?;
-                lane
+    table.with(py, |lanes| {
+        let lane = if let Some(lane) = lanes.get_item(key)? {
+            lane.cast_into::<Lane>()?
+        } else {
+            let lane = Lane {
+                key: key.clone().unbind(),
+                table: Arc::clone(table),
+                inner: Mutex::new(Inner {
+                    lane: engine::Lane::new(),
+                    running: Vec::new(),
+                    tasks: 0,
+                    alarm: None,
+                }),
             };
-            lane.get().inner.lock().tasks += 1;
-            Ok(lane.unbind())
-        })
-        .map(|lane| lane.into_bound(py))
+            let lane = Bound::new(py, lane)?;
+            lanes.set_item(key, &lane)?;
+            lane
+        };
+        lane.get().inner.lock().tasks += 1;
+        Ok(lane)
+    })
 }
 
 /// Whether `task` may start now; otherwise the lane keeps it, and lets it go when it may.
@@ -88,9 +86,8 @@ pub(super) fn offer(
     Ok(go.is_some())
 }
 
-/// This task's turn is over, or it does not want one any more; others may start. Whether it
-/// was one that waited here.
-pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) -> bool {
+/// This task's turn is over, or it does not want one any more; others may start.
+pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) {
     let rank = rules::policy(task).map_or(0, |it| it.get().rank(task.get().born()));
     let (left, go, alarm) = {
         let mut inner = lane.get().inner.lock();
@@ -108,8 +105,8 @@ pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) -> boo
         let go = inner.release(now);
         (left, go, inner.next_alarm(now))
     };
+    drop(left);
     let_go(lane, go, alarm);
-    left.is_some()
 }
 
 /// It may be time for further tasks.
@@ -138,30 +135,19 @@ pub(super) fn leave_for_good(lane: &Bound<'_, Lane>) -> PyResult<()> {
 fn sweep(lane: &Bound<'_, Lane>) -> PyResult<()> {
     let py = lane.py();
     let cell = lane.get();
-    let (unused, alarm) = {
-        let mut inner = cell.inner.lock();
-        let now = Instant::now();
-        if inner.tasks > 0 {
-            return Ok(());
-        }
-        match inner.lane.idle_at(now) {
-            Some(at) if at <= now => (true, None),
-            Some(at) if inner.alarm.is_none() => {
-                inner.alarm = Some(at);
-                (false, Some(at))
-            }
-            _ => (false, None),
-        }
+    let is_unused = || {
+        let inner = cell.inner.lock();
+        inner.tasks == 0 && inner.lane.is_idle(Instant::now())
     };
+    let alarm = cell.inner.lock().end_of_memory(Instant::now());
     set_alarm(lane, alarm)?;
-    if !unused {
+    if !is_unused() {
         return Ok(());
     }
     let key = cell.key.bind(py);
-    let unused = || cell.inner.lock().tasks == 0;
     cell.table.with(py, |lanes| match lanes.get_item(key)? {
         // Looked at once more: tasks enter under the table's lock.
-        Some(found) if found.is(lane) && unused() => lanes.del_item(key),
+        Some(found) if found.is(lane) && is_unused() => lanes.del_item(key),
         _ => Ok(()),
     })
 }
@@ -188,6 +174,15 @@ impl Inner {
         self.running
             .extend(go.iter().map(|it| it.as_ptr() as usize));
         go
+    }
+
+    /// When nothing but a rate's memory keeps the lane, until when it does, if no alarm is set.
+    fn end_of_memory(&mut self, now: Instant) -> Option<Instant> {
+        if self.tasks > 0 || self.alarm.is_some() {
+            return None;
+        }
+        self.alarm = self.lane.idle_at(now).filter(|at| *at > now);
+        self.alarm
     }
 
     /// When the lane has to be looked at, if no alarm is set for so early.
