@@ -16,6 +16,7 @@ mod _native {
     use pyo3::prelude::*;
     use pyo3::types::{PyDict, PyTuple, PyType};
 
+    use crate::bindings::cell::FutureCell;
     #[pymodule_export]
     use crate::bindings::coroutine::{_set_hooks, CoroutineTask};
     use crate::bindings::current::CurrentTask as CurrentTaskCell;
@@ -25,7 +26,6 @@ mod _native {
     };
     use crate::bindings::executor::ExecutorCell;
     use crate::bindings::ffi;
-    use crate::bindings::future::FutureCell;
     #[pymodule_export]
     use crate::bindings::greenlets::_set_greenlet_hooks;
     #[pymodule_export]

@@ -7,8 +7,8 @@ use flask_delay_engine::Hold;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
+use super::cell::FutureCell;
 use super::core::Task;
-use super::future::FutureCell;
 
 /// Tasks of an executor, each of which holds its pool. The lock is a leaf, and nothing is
 /// dropped under it.

@@ -2,9 +2,9 @@
 
 use pyo3::prelude::*;
 
+use super::cell::FutureCell;
 use super::ffi::call::call_with;
 use super::ffi::context::{carry, within};
-use super::future::FutureCell;
 use super::logging;
 use super::policies::target;
 use super::scope::Surroundings;

@@ -1,14 +1,62 @@
-//! What a task is going to call, for those who look before it starts: tests.
+//! What a task is going to call: as it is given, as it lies in the future, on its way to the
+//! worker, and for those who look before it starts.
 
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::future::FutureCell;
+use super::cell::FutureCell;
+use super::ffi::call::{Shape, let_go};
+use super::ffi::slot::Slot;
 use super::settle::Phase;
 
+/// A function and its arguments, to be called once.
+pub(crate) struct Call {
+    pub(super) held: Held,
+    pub(super) shape: Shape,
+}
+
+/// A call as it lies in the future. Its shape is seen from what is there, and from the
+/// mark `PACKED`.
+pub(crate) struct Held {
+    /// The function; once it has been taken, what the task's name is read from.
+    pub(super) function: Slot,
+    pub(super) first: Slot,
+    pub(super) second: Slot,
+}
+
+impl Call {
+    pub(crate) fn new(function: Slot, shape: Shape, first: Slot, second: Slot) -> Self {
+        let held = Held {
+            function,
+            first,
+            second,
+        };
+        Self { held, shape }
+    }
+}
+
+/// A call on its way from the future to the worker.
+pub(crate) struct TakenCall<'py> {
+    pub(crate) function: Option<Bound<'py, PyAny>>,
+    pub(crate) first: Option<Bound<'py, PyAny>>,
+    pub(crate) second: Option<Bound<'py, PyAny>>,
+    pub(crate) context: Option<Bound<'py, PyAny>>,
+    pub(crate) shape: Shape,
+}
+
+impl Drop for TakenCall<'_> {
+    fn drop(&mut self) {
+        for object in [&mut self.function, &mut self.first, &mut self.second] {
+            if let Some(object) = object.take() {
+                let_go(object);
+            }
+        }
+    }
+}
+
 /// Function, arguments, keyword arguments, and the task's own scope.
-pub(crate) type Call<'py> = (
+pub(crate) type Shown<'py> = (
     Bound<'py, PyAny>,
     Bound<'py, PyTuple>,
     Bound<'py, PyDict>,
@@ -16,7 +64,7 @@ pub(crate) type Call<'py> = (
 );
 
 /// See `_native.pyi`.
-pub(crate) fn call_of<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Option<Call<'py>>> {
+pub(crate) fn call_of<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Option<Shown<'py>>> {
     let py = this.py();
     let cell = this.get();
     let call = &cell.call;

@@ -11,9 +11,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::afar::Afar;
+use super::cell::FutureCell;
 use super::current::Desk;
 use super::ffi::fork::generation;
-use super::future::FutureCell;
 use super::mode::Mode;
 use super::policies::places::Backpressure;
 use super::policies::table::Table;

@@ -10,12 +10,12 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::cell::FutureCell;
 use super::clock::now;
 use super::core::{Core, Task};
 use super::errors::into_exception;
 use super::ffi::call::call;
 use super::ffi::context::{copy, copy_current, within};
-use super::future::FutureCell;
 use super::logging;
 use super::mode::Mode;
 use super::policies::retries::{self, Verdict};
@@ -163,7 +163,7 @@ impl CoroutineTask {
             && (cell.has_callbacks() || signals::wanted(task, Event::of(cell.phase())))
         {
             cell.put_context(copy_current(task.py())?);
-            settle::mark_returned(task);
+            task.get().mark_returned();
             if core.mode == Mode::Threads {
                 send_back(task, core);
             } else {

@@ -12,11 +12,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::bell::{Bell, Deferred};
+use super::cell::FutureCell;
 use super::core::{Core, Task};
 use super::coroutine::current_task as current_coroutine;
 use super::errors::{CancelledError, TaskRetry};
 use super::ffi::fork::generation;
-use super::future::FutureCell;
 use super::lifecycle::progress_class;
 use super::policies::target::{self, Covered, Ended, Target};
 use super::settle::Phase;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::async_check::is_coroutine_function;
 use super::callbacks;
+use super::cell::FutureCell;
 use super::clock::now;
 use super::core::{Core, Settings, Task};
 use super::coroutine::hand_over;
@@ -22,7 +23,6 @@ use super::ffi::context::carry;
 use super::ffi::object::{is_really_a, new_future};
 use super::ffi::slot::Slot;
 use super::ffi::submit::Arguments;
-use super::future::FutureCell;
 use super::governor;
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
 use super::making::{backpressure, config, places as queue_places, workers};

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
-use super::future::FutureCell;
+use super::cell::FutureCell;
 
 struct Hooks {
     wait: Py<PyAny>,

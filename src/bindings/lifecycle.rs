@@ -9,15 +9,15 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyDict, PyType};
 
+use super::cell::FutureCell;
 use super::core::Core;
 use super::coroutine::send_back;
-use super::future::FutureCell;
 use super::governor;
 use super::logging;
 use super::mode::Mode;
 use super::naming::name_of;
 use super::policies::alarms;
-use super::settle::{Phase, cancel, has_returned};
+use super::settle::{Phase, cancel};
 
 /// Every executor of this process. The lock is a leaf.
 static CORES: Mutex<Cores> = Mutex::new(Cores {
@@ -337,7 +337,7 @@ pub(crate) fn cancel_queued(
     let mut returned = Vec::new();
     while let Some(task) = core.pool().steal() {
         let task = task.0.into_bound(py);
-        if has_returned(&task) {
+        if task.get().has_returned() {
             returned.push(task);
         } else if !task.get().phase().is_done() && cancel(&task) {
             each(&task);

@@ -11,9 +11,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
 
+use super::cell::FutureCell;
 use super::current;
 use super::ffi::call::call_with;
-use super::future::FutureCell;
 use super::names;
 use super::wait::{self, Entered};
 

@@ -7,9 +7,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3_log::{Caching, Logger};
 
+use super::cell::FutureCell;
 use super::errors::into_exception;
 use super::ffi::call::call_named;
-use super::future::FutureCell;
 use super::names;
 use super::naming::name_of;
 

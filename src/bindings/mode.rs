@@ -6,11 +6,11 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
+use super::cell::FutureCell;
 use super::core::Core;
 use super::coroutine::hand_over;
 use super::current::{self, Seat};
 use super::executor::closed;
-use super::future::FutureCell;
 use super::lifecycle::wait_with_signals;
 use super::naming::name_of;
 use super::policies::dispatch;

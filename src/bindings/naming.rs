@@ -5,8 +5,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyString, PyType};
 
+use super::cell::FutureCell;
 use super::ffi::call::{function_name, is_module_function};
-use super::future::FutureCell;
 use super::names;
 
 /// What a finished task's name can still be read from, without keeping its function (and

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
-use super::future::FutureCell;
+use super::cell::FutureCell;
 
 #[derive(Default)]
 struct Known {

@@ -8,8 +8,8 @@ use std::cell::Cell;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use super::cell::FutureCell;
 use super::ffi::call::call_with;
-use super::future::FutureCell;
 use super::names;
 
 /// Whose surroundings a thread is leaving.

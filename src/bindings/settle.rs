@@ -1,7 +1,7 @@
 //! How a future changes state, and who is told.
 //!
 //! The word that holds the phase, and the order in which the end of a task and those who
-//! want to be told of it look at each other, are the engine's [`State`]. Here is what Python
+//! want to be told of it look at each other, are the engine's `State`. Here is what Python
 //! adds: what is told, and the condition, which is a lock of Python's, because
 //! `concurrent.futures.wait` looks at the state and adds itself while it holds that.
 //!
@@ -12,43 +12,24 @@
 use std::mem::take;
 use std::sync::atomic::Ordering;
 
+use flask_delay_engine::Advance;
 pub(crate) use flask_delay_engine::Phase;
-use flask_delay_engine::{Advance, State};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
 use super::callbacks;
+use super::cell::{Callbacks, Extra, FutureCell};
 use super::clock::now;
 use super::condition;
 use super::current;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
-use super::future::{Callbacks, Extra, FutureCell};
 use super::listeners;
 use super::names;
 use super::policies::{deadlines, rules};
 use super::signals::{self, Event};
-
-/// The task was told to stop.
-const STOP: u32 = State::MARK;
-/// What is in the queue is there for callbacks alone, and is not to be cancelled: a coroutine's
-/// task that is done, or an errand for one that has ended without a worker.
-const RETURNED: u32 = State::MARK << 1;
-/// The task is a coroutine.
-pub(crate) const COROUTINE: u32 = State::MARK << 2;
-/// The task's arguments are packed.
-pub(crate) const PACKED: u32 = State::MARK << 7;
-/// A teardown function has submitted the task, after another task.
-pub(crate) const OF_TEARDOWN: u32 = State::MARK << 3;
-/// The task has taken a place in a queue where places are counted.
-const PLACED: u32 = State::MARK << 4;
-/// The task has rules, see [`super::policies`].
-const RULED: u32 = State::MARK << 5;
-
-/// The task has surroundings that are not those of its callbacks.
-const OWN_SCOPE: u32 = State::MARK << 6;
 
 /// What `concurrent.futures` calls a phase.
 pub(crate) fn standard_name(py: Python<'_>, phase: Phase) -> &Bound<'_, PyString> {
@@ -76,59 +57,6 @@ impl FutureCell {
         self.state.phase()
     }
 
-    pub(crate) fn told_to_stop(&self) -> bool {
-        self.state.has(STOP)
-    }
-
-    pub(crate) fn is_coroutine(&self) -> bool {
-        self.state.has(COROUTINE)
-    }
-
-    pub(crate) fn is_packed(&self) -> bool {
-        self.state.has(PACKED)
-    }
-
-    pub(crate) fn is_of_teardown(&self) -> bool {
-        self.state.has(OF_TEARDOWN)
-    }
-
-    pub(crate) fn is_placed(&self) -> bool {
-        self.state.has(PLACED)
-    }
-
-    pub(crate) fn is_ruled(&self) -> bool {
-        self.state.has(RULED)
-    }
-
-    pub(crate) fn has_own_scope(&self) -> bool {
-        self.state.has(OWN_SCOPE)
-    }
-
-    /// For a future that nobody else has yet.
-    pub(crate) fn mark_own_scope(&self) {
-        self.state.mark(OWN_SCOPE);
-    }
-
-    /// For a future that nobody else has yet.
-    pub(crate) fn mark_placed(&self) {
-        self.state.mark(PLACED);
-    }
-
-    /// By whoever has the task: its submitter, or who runs it.
-    pub(crate) fn mark_ruled(&self) {
-        self.state.mark(RULED);
-    }
-
-    /// Gives back the place in the queue, if the task has one.
-    pub(crate) fn give_place(&self) {
-        if self.is_placed()
-            && self.state.unmark(PLACED)
-            && let Some(places) = self.core().and_then(|core| core.places())
-        {
-            places.give();
-        }
-    }
-
     /// Moves the task out of `Pending`, to be run or ended by the caller alone; `false` if it
     /// was not there.
     pub(crate) fn claim_start(&self) -> bool {
@@ -138,11 +66,6 @@ impl FutureCell {
     /// Puts a task that ran back to be begun once more; `false` if it was ended meanwhile.
     pub(crate) fn run_again(&self) -> bool {
         self.state.again()
-    }
-
-    pub(crate) fn tell_to_stop(&self) {
-        // A request, looked at when the task likes.
-        self.state.mark(STOP);
     }
 
     /// The outcome of a future that is done: the result, or the exception as an error.
@@ -181,7 +104,7 @@ pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
     if !cell.claim_start() {
         return false;
     }
-    if cell.state.has(PLACED | RULED) {
+    if cell.is_placed_or_ruled() {
         cell.give_place();
         rules::started(this);
     }
@@ -212,17 +135,6 @@ pub(crate) fn finish(
         return Ok(());
     }
     Err(cell.phase())
-}
-
-/// Notes that this coroutine's task goes back to a worker.
-pub(crate) fn mark_returned(this: &Bound<'_, FutureCell>) {
-    // The queue hands it to the worker.
-    this.get().state.mark(RETURNED);
-}
-
-/// Whether this is a coroutine's task that came back to a worker.
-pub(crate) fn has_returned(this: &Bound<'_, FutureCell>) -> bool {
-    this.get().state.has(RETURNED)
 }
 
 /// Runs the callbacks that [`Place::Loop`] has left.

@@ -8,8 +8,8 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::cell::FutureCell;
 use super::ffi::call::{call_named, call_with};
-use super::future::FutureCell;
 use super::logging;
 use super::names;
 use super::settle::Phase;

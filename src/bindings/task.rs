@@ -5,6 +5,8 @@ use std::sync::Arc;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use super::calls::TakenCall;
+use super::cell::FutureCell;
 use super::clock::now;
 use super::core::Core;
 use super::coroutine::come_back;
@@ -12,19 +14,18 @@ use super::current::{self, Desk};
 use super::errors::{CancelledError, into_exception};
 use super::ffi::call::{call, is_coroutine};
 use super::ffi::context::within;
-use super::future::{FutureCell, TakenCall};
 use super::logging;
 use super::names;
 use super::policies::retries::{self, Verdict};
 use super::policies::{alarms, deadlines, rules};
 use super::scope::Surroundings;
-use super::settle::{Phase, Place, abandon, finish, has_returned, start};
+use super::settle::{Phase, Place, abandon, finish, start};
 use super::signals::{self, Event};
 
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
 pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     if !start(this) {
-        if has_returned(this) {
+        if this.get().has_returned() {
             come_back(this);
         } else if let Some(core) = this.get().core() {
             core.dead().remove();

@@ -11,9 +11,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::bell::Bell;
+use super::cell::FutureCell;
 use super::current;
 use super::errors::WaitCycleError;
-use super::future::FutureCell;
 use super::greenlets;
 use super::mode;
 use super::naming::name_of;

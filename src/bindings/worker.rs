@@ -11,19 +11,19 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::bell::Deferred;
+use super::cell::FutureCell;
 use super::clock::now;
 use super::core::{Core, Task};
 use super::current::{self, Desk, Local, Waits};
 use super::errors::{BrokenThreadPool, panic_message};
 use super::ffi::call::{Shape, call, let_go};
 use super::ffi::fork::generation;
-use super::future::FutureCell;
 use super::governor::{self, Watched};
 use super::greenlets;
 use super::lifecycle::end_child;
 use super::logging;
 use super::names;
-use super::settle::{Phase, has_returned};
+use super::settle::Phase;
 use super::task;
 
 /// A task that is a builtin never looks whether another thread wants the GIL; after this
@@ -151,7 +151,7 @@ fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
 pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         // What has returned has run, or never will; its callbacks have no part in that.
-        if core.is_broken() && !has_returned(task) {
+        if core.is_broken() && !task.get().has_returned() {
             task::fail(task, broken());
         } else {
             task::run(task, core, desk);

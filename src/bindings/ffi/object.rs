@@ -13,7 +13,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::bindings::future::FutureCell;
+use crate::bindings::cell::FutureCell;
 
 struct Class {
     future: Py<PyType>,

@@ -14,8 +14,8 @@ use pyo3::prelude::*;
 use super::deadlines::{self, Shot};
 use super::lanes::{self, Lane};
 use super::retries;
+use crate::bindings::cell::FutureCell;
 use crate::bindings::ffi::fork::generation;
-use crate::bindings::future::FutureCell;
 
 /// What happens when it is time.
 pub(crate) enum Alarm {

@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 
 use super::policy::Twin;
 use super::table::Table;
+use crate::bindings::cell::FutureCell;
 use crate::bindings::errors::DuplicateTask;
-use crate::bindings::future::FutureCell;
 use crate::bindings::naming::name_of;
 
 /// Claims `key` for `this`; the future of the task that has it, if one does.

@@ -15,12 +15,12 @@ use pyo3::types::{PyCFunction, PyType};
 use super::alarms::{self, Alarm};
 use super::rules;
 use super::target::{Call, Target, Why};
+use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::current::{Desk, Waits};
 use crate::bindings::errors::{CancelledError, TaskExpired, TaskTimeout, into_exception};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::context::within;
-use crate::bindings::future::FutureCell;
 use crate::bindings::greenlets;
 use crate::bindings::logging;
 use crate::bindings::mode::Mode;
@@ -400,7 +400,7 @@ fn later(this: &Bound<'_, FutureCell>, core: &Arc<Core>, template: &'static str)
     }
     let errand = FutureCell::errand(core, errand.into_any())?;
     // So that it is not cancelled as tasks are that have not started.
-    settle::mark_returned(&errand);
+    errand.get().mark_returned();
     // It belongs to what was accepted, so also in a closed pool.
     core.errands().add();
     let hold = core.pool().hold();

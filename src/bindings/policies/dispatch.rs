@@ -9,10 +9,10 @@ use pyo3::prelude::*;
 
 use super::places::Entry;
 use super::{lanes, rules};
+use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::coroutine::hand_over;
 use crate::bindings::executor::closed;
-use crate::bindings::future::FutureCell;
 use crate::bindings::mode;
 use crate::bindings::settle::{self, Phase};
 

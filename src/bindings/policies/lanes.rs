@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use super::alarms::{self, Alarm};
 use super::table::Table;
 use super::{dispatch, rules};
-use crate::bindings::future::FutureCell;
+use crate::bindings::cell::FutureCell;
 
 /// The tasks of one key.
 #[pyclass(frozen, name = "_Lane", module = "flask_delay._native")]

@@ -9,16 +9,16 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::dispatch;
+use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::current;
 use crate::bindings::errors::QueueFull;
 use crate::bindings::executor::closed;
-use crate::bindings::future::FutureCell;
 use crate::bindings::lifecycle::wait_with_signals;
 use crate::bindings::logging;
 use crate::bindings::mode::Mode;
 use crate::bindings::naming::name_of;
-use crate::bindings::settle::{self, Phase, cancel};
+use crate::bindings::settle::{Phase, cancel};
 
 /// What is done when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,7 @@ const PAUSE: Duration = Duration::from_micros(50);
 
 /// Cancels a task that was taken out of the queue; `false` if it had to go back.
 fn drop_task(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> bool {
-    if settle::has_returned(task) || task.get().phase() == Phase::Pending && !task.get().is_placed()
+    if task.get().has_returned() || task.get().phase() == Phase::Pending && !task.get().is_placed()
     {
         // It is there for its callbacks or runs once more: it was accepted before.
         let _ = core.pool().resubmit(Task(task.clone().unbind()));

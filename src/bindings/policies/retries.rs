@@ -8,10 +8,11 @@ use pyo3::prelude::*;
 
 use super::alarms::{self, Alarm};
 use super::{dispatch, rules};
+use crate::bindings::calls::TakenCall;
+use crate::bindings::cell::FutureCell;
 use crate::bindings::core::Core;
 use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::context::copy_current;
-use crate::bindings::future::{FutureCell, TakenCall};
 use crate::bindings::logging;
 use crate::bindings::mode::Mode;
 use crate::bindings::naming::name_of;

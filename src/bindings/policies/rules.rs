@@ -13,9 +13,9 @@ use super::claims;
 use super::lanes::{self, Lane};
 use super::policy::Policy;
 use super::target::Why;
+use crate::bindings::cell::FutureCell;
 use crate::bindings::core::Core;
 use crate::bindings::ffi::submit::Arguments;
-use crate::bindings::future::FutureCell;
 use crate::bindings::settle::Phase;
 
 /// See the module.

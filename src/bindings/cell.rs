@@ -1,0 +1,380 @@
+//! What a future is made of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flask_delay_engine::Mutex;
+use flask_delay_engine::State;
+use once_cell::race::OnceBox;
+use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
+use pyo3::types::{PyList, PyTuple};
+use smallvec::SmallVec;
+use uuid::Uuid;
+
+use super::bell::Bell;
+use super::calls::{Call, Held, TakenCall};
+use super::clock::now;
+use super::core::Core;
+use super::errors::forked;
+use super::ffi::call::Shape;
+use super::ffi::fork::generation;
+use super::ffi::object::new_future;
+use super::ffi::slot::Slot;
+use super::marks::PACKED;
+use super::naming::{label_of, name_of};
+use super::policies::rules::Rules;
+
+/// Most futures that have callbacks have one.
+pub(crate) type Callbacks = SmallVec<[Py<PyAny>; 1]>;
+
+/// What few futures need; made when first used.
+#[derive(Default)]
+pub(crate) struct Extra {
+    /// To be called after the one that lies in the future itself.
+    pub(crate) callbacks: Callbacks,
+    /// One for each thread that waits in `result`.
+    pub(crate) waiters: Vec<Arc<Bell>>,
+    /// Called as soon as the task is done, before the callbacks and without a scope: what
+    /// awaits the future.
+    pub(crate) wakers: Vec<Py<PyAny>>,
+    /// Stops a task that runs as a coroutine.
+    pub(crate) canceller: Option<Py<PyAny>>,
+    /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
+    pub(crate) condition: Option<Py<PyAny>>,
+    pub(crate) listeners: Option<Py<PyList>>,
+    pub(crate) id: Option<Uuid>,
+    /// The executor has been told the id.
+    pub(crate) known: bool,
+    pub(crate) progress: Option<Py<PyTuple>>,
+    /// What surrounds the task, where that is not what surrounds its callbacks.
+    pub(crate) scope: Option<Py<PyAny>>,
+    /// What is asked of this task beyond a plain one.
+    pub(crate) rules: Option<Box<Rules>>,
+}
+
+/// One task and its outcome. See `_native.pyi` for what its methods promise.
+///
+/// Many may be queued, so it is small (at most 128 bytes, checked below): function,
+/// up to two arguments and one callback lie inside, and what is rarely needed is made on
+/// demand.
+#[pyclass(frozen, subclass, name = "_FutureBase", module = "flask_delay._native")]
+pub(crate) struct FutureCell {
+    /// The phase, and marks; see [`super::settle`].
+    pub(super) state: State,
+    /// The process that runs the task; see [`super::ffi::fork`].
+    pub(super) generation: u32,
+    /// None for a future that was not made by an executor.
+    pub(super) core: Option<Arc<Core>>,
+    /// Makes what surrounds the task and its callbacks, under `Delay`.
+    pub(super) scope: Slot,
+    pub(super) call: Held,
+    /// The first callback, unless `extra` was there before it. Filled and taken, never read.
+    pub(super) callback: Slot,
+    /// The submitter's context variables, if there were any.
+    pub(super) context: Slot,
+    /// The result or the exception; never emptied once it is set.
+    pub(super) outcome: Slot,
+    pub(super) extra: OnceBox<Mutex<Extra>>,
+    // Nanoseconds since 1970, 0 for not yet.
+    pub(super) enqueued: u64,
+    pub(super) started: AtomicU64,
+    pub(super) finished: AtomicU64,
+}
+
+const _: () = assert!(size_of::<FutureCell>() <= 128);
+
+impl FutureCell {
+    /// A future for a task that is about to be queued.
+    pub(crate) fn for_task(
+        core: Arc<Core>,
+        scope: Slot,
+        call: Call,
+        context: Slot,
+        now: u64,
+    ) -> Self {
+        let state = State::new();
+        if call.shape == Shape::Packed {
+            state.mark(PACKED);
+        }
+        Self {
+            state,
+            generation: generation(),
+            core: Some(core),
+            scope,
+            call: call.held,
+            callback: Slot::default(),
+            context,
+            outcome: Slot::default(),
+            extra: OnceBox::new(),
+            enqueued: now,
+            started: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+        }
+    }
+
+    /// A future that no executor has made.
+    pub(super) fn by_hand() -> Self {
+        Self {
+            state: State::new(),
+            generation: generation(),
+            core: None,
+            scope: Slot::default(),
+            call: Held {
+                function: Slot::default(),
+                first: Slot::default(),
+                second: Slot::default(),
+            },
+            callback: Slot::default(),
+            context: Slot::default(),
+            outcome: Slot::default(),
+            extra: OnceBox::new(),
+            enqueued: 0,
+            started: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn core(&self) -> Option<&Arc<Core>> {
+        self.core.as_ref()
+    }
+
+    pub(crate) fn set_started(&self, now: u64) {
+        self.started.store(now, Ordering::Relaxed);
+    }
+
+    /// Nanoseconds since 1970, 0 for not yet.
+    pub(crate) fn ended(&self) -> u64 {
+        self.finished.load(Ordering::Relaxed)
+    }
+
+    /// What surrounds the callbacks.
+    pub(crate) fn scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        // Never emptied while the future lives.
+        self.scope.get(py)
+    }
+
+    /// What surrounds the task.
+    pub(crate) fn task_scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        if !self.has_own_scope() {
+            return self.scope(py);
+        }
+        let extra = self.known_extra()?.lock();
+        extra.scope.as_ref().map(|scope| scope.bind(py).clone())
+    }
+
+    /// Gives a future that nobody else has yet surroundings for its task alone.
+    pub(crate) fn put_own_scope(&self, scope: Bound<'_, PyAny>) {
+        self.extra().lock().scope = Some(scope.unbind());
+        self.mark_own_scope();
+    }
+
+    /// Takes what surrounds the task alone, which will not run any more.
+    pub(crate) fn take_own_scope(&self) -> Option<Py<PyAny>> {
+        if !self.has_own_scope() {
+            return None;
+        }
+        self.known_extra()?.lock().scope.take()
+    }
+
+    /// Whether this process was forked after the submit.
+    pub(crate) fn is_of_another_process(&self) -> bool {
+        self.core.is_some() && self.generation != generation()
+    }
+
+    /// Whether only another process can settle this future.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.is_of_another_process() && !self.phase().is_done()
+    }
+
+    pub(crate) fn refuse_foreign(&self, this: &Bound<'_, Self>) -> PyResult<()> {
+        if self.is_foreign() {
+            return Err(forked(&name_of(this)));
+        }
+        Ok(())
+    }
+
+    /// The rarely needed part, made now if need be. Work for the end of the task is put
+    /// there by [`FutureCell::leave`] or [`State::watch_with`], so that the end looks there.
+    pub(crate) fn extra(&self) -> &Mutex<Extra> {
+        self.extra.get_or_init(Box::default)
+    }
+
+    pub(crate) fn known_extra(&self) -> Option<&Mutex<Extra>> {
+        self.extra.get()
+    }
+
+    /// Keeps the context that the callbacks of a coroutine are to run in.
+    pub(crate) fn put_context(&self, context: Bound<'_, PyAny>) {
+        drop(self.context.put(context));
+    }
+
+    /// Leaves the context where it was for another attempt, and for what runs after a call
+    /// that nobody waits for any more.
+    pub(crate) fn keep_context(&self, context: Option<&Bound<'_, PyAny>>) {
+        if let Some(context) = context {
+            self.put_context(context.clone());
+        }
+    }
+
+    /// Lets go of what was kept for another attempt.
+    pub(crate) fn let_go(&self) {
+        drop(self.take_own_scope());
+        if self.is_ruled() {
+            Python::attach(|py| drop(self.take_context(py)));
+        }
+    }
+
+    pub(crate) fn has_context(&self) -> bool {
+        !self.context.is_empty()
+    }
+
+    pub(crate) fn take_context<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.context.take(py)
+    }
+
+    /// Takes function, arguments and context out for the one thread that may have them:
+    /// the one that moved the future out of `Pending`. Leaves behind what the name is
+    /// read from.
+    pub(crate) fn take_call<'py>(&self, this: &Bound<'py, Self>) -> TakenCall<'py> {
+        let py = this.py();
+        let call = &self.call;
+        // Others may look at them meanwhile, see `super::calls`.
+        let taken = with_critical_section(this.as_any(), || {
+            let (first, second) = (call.first.take(py), call.second.take(py));
+            let shape = if self.is_packed() {
+                Shape::Packed
+            } else {
+                Shape::Inline(u8::from(first.is_some()) + u8::from(second.is_some()))
+            };
+            TakenCall {
+                function: call.function.get(py),
+                first,
+                second,
+                context: self.context.take(py),
+                shape,
+            }
+        });
+        if let Some(function) = &taken.function {
+            let label = label_of(function);
+            // Dropped after the section: that may run Python code.
+            let function = with_critical_section(this.as_any(), || call.function.put(label));
+            drop(function);
+        }
+        taken
+    }
+
+    /// Puts back what [`FutureCell::take_call`] has taken, for another attempt. By the one
+    /// thread that has it.
+    pub(crate) fn put_call<'py>(&self, this: &Bound<'py, Self>, mut taken: TakenCall<'py>) {
+        let call = &self.call;
+        let label = with_critical_section(this.as_any(), || {
+            let label = taken
+                .function
+                .take()
+                .and_then(|function| call.function.put(function));
+            for (slot, object) in [
+                (&call.first, &mut taken.first),
+                (&call.second, &mut taken.second),
+            ] {
+                if let Some(object) = object.take() {
+                    // Empty since it was taken.
+                    drop(slot.put(object));
+                }
+            }
+            label
+        });
+        drop(label);
+    }
+
+    /// A task of the library's own, to run `function()` on a worker: without a context,
+    /// without surroundings.
+    pub(crate) fn errand<'py>(
+        core: &Arc<Core>,
+        function: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = function.py();
+        let none = Slot::default;
+        let call = Call::new(Slot::new(function), Shape::Inline(0), none(), none());
+        let cell = Self::for_task(Arc::clone(core), none(), call, none(), now());
+        new_future(py, cell)
+    }
+
+    /// When it was made, in nanoseconds since 1970.
+    pub(crate) fn born(&self) -> i64 {
+        self.enqueued.cast_signed()
+    }
+
+    /// The task's id, for the log.
+    pub(crate) fn quiet_id(&self) -> Uuid {
+        *self.extra().lock().id.get_or_insert_with(Uuid::new_v4)
+    }
+
+    /// The task's id; its executor will find the future by it from now on.
+    pub(crate) fn public_id(&self, this: &Bound<'_, Self>) -> Uuid {
+        let id = self.quiet_id();
+        let Some(core) = &self.core else {
+            return id;
+        };
+        // Under one lock, so that whoever has the id is found by it. If the task ends in
+        // between, one of the two sees that it is done.
+        let first = self.state.watch_with(self.extra(), |extra| {
+            let first = !std::mem::replace(&mut extra.known, true);
+            if first {
+                core.registry.add(id, this);
+            }
+            first
+        });
+        if first && self.phase().is_done() {
+            core.registry.finished(this.py(), id);
+        }
+        id
+    }
+
+    /// Keeps `callback` for the end of the task; gives it back if that has come.
+    pub(crate) fn keep<'py>(&self, callback: Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        let py = callback.py();
+        let mut callback = callback;
+        // Later ones go where the others are, and are called after this one.
+        if self.known_extra().is_none() {
+            match self.callback.fill(callback) {
+                Ok(()) if self.state.look_after_putting().is_done() => {
+                    // Unless the end has found it.
+                    return self.callback.take(py);
+                }
+                Ok(()) => return None,
+                Err(refused) => callback = refused,
+            }
+        }
+        let mut callback = Some(callback.unbind());
+        self.leave(|extra| extra.callbacks.extend(callback.take()));
+        callback.map(|callback| callback.into_bound(py))
+    }
+
+    /// Whether a callback was kept that nobody has taken.
+    pub(crate) fn has_callbacks(&self) -> bool {
+        let more = || Some(!self.known_extra()?.lock().callbacks.is_empty());
+        self.has_lone_callback() || more().unwrap_or(false)
+    }
+
+    /// Whether the first callback is there, in the future itself.
+    pub(crate) fn has_lone_callback(&self) -> bool {
+        !self.callback.is_empty()
+    }
+
+    /// Takes out the callbacks, in order; for who has `extra`, if there is one.
+    pub(crate) fn take_callbacks(&self, py: Python<'_>, extra: Option<&mut Extra>) -> Callbacks {
+        let mut callbacks = Callbacks::new();
+        callbacks.extend(self.callback.take(py).map(Bound::unbind));
+        if let Some(extra) = extra {
+            callbacks.append(&mut extra.callbacks);
+        }
+        callbacks
+    }
+
+    /// Puts something where the end of the task will look; `false`, without having put it
+    /// there, if the task is done.
+    pub(crate) fn leave(&self, put: impl FnOnce(&mut Extra)) -> bool {
+        self.state.leave(self.extra(), put)
+    }
+}
