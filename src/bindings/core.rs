@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 
 use super::afar::Afar;
 use super::cell::FutureCell;
-use super::current::Desk;
+use super::desk::Desk;
 use super::ffi::fork::generation;
 use super::mode::Mode;
 use super::policies::places::Backpressure;

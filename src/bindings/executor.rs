@@ -1,4 +1,4 @@
-//! The native half of `Executor`: taking tasks, and ending.
+//! The native half of `Executor`. How it takes tasks is in [`super::submit`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -7,35 +7,20 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
-use super::async_check::is_coroutine_function;
-use super::callbacks;
 use super::cell::FutureCell;
-use super::clock::now;
-use super::core::{Core, Settings, Task};
-use super::coroutine::hand_over;
+use super::core::{Core, Settings};
 use super::current;
 use super::errors::WaitCycleError;
-use super::ffi::context::carry;
-use super::ffi::object::{is_really_a, new_future};
-use super::ffi::slot::Slot;
-use super::ffi::submit::Arguments;
 use super::governor;
 use super::lifecycle::{self, cancel_queued, wait_with_signals};
 use super::making::{backpressure, config, places as queue_places, workers};
 use super::map::{Map, Submit};
 use super::mode::{self, Mode};
-use super::policies::places::{self, Entry};
-use super::policies::policy::Policy;
-use super::policies::{dispatch, rules};
-use super::scope::may_submit;
-use super::settle;
-use super::signals::Event;
 use super::wait::seconds;
-use super::worker::broken;
 
 /// What `Delay` asks of its executor beyond a plain one.
 pub(crate) struct Scoped {
@@ -44,12 +29,12 @@ pub(crate) struct Scoped {
     pub(crate) reject: Py<PyAny>,
 }
 
-struct Inner {
-    core: Arc<Core>,
-    scoped: Option<Scoped>,
-    defaults: Mutex<Vec<Py<PyAny>>>,
+pub(super) struct Inner {
+    pub(super) core: Arc<Core>,
+    pub(super) scoped: Option<Scoped>,
+    pub(super) defaults: Mutex<Vec<Py<PyAny>>>,
     /// So that a submit need not lock `defaults` to see that there are none.
-    has_defaults: AtomicBool,
+    pub(super) has_defaults: AtomicBool,
 }
 
 impl Drop for Inner {
@@ -75,7 +60,7 @@ impl Drop for Inner {
 pub(crate) struct ExecutorCell(OnceLock<Inner>);
 
 impl ExecutorCell {
-    fn inner(&self) -> PyResult<&Inner> {
+    pub(super) fn inner(&self) -> PyResult<&Inner> {
         self.0.get().ok_or_else(|| {
             PyRuntimeError::new_err(
                 "this executor was not initialised: its class must call super().__init__()",
@@ -100,180 +85,7 @@ impl ExecutorCell {
             .set(inner)
             .map_err(|_| PyRuntimeError::new_err("this executor is initialised already"))
     }
-
-    /// `submit`, as [`super::ffi::submit`] has it called. The task, but not its callbacks,
-    /// runs inside `task_scope()` if that is given.
-    pub(crate) fn submit<'py>(
-        &self,
-        arguments: &Arguments<'_, 'py>,
-        policy: Option<&Bound<'py, Policy>>,
-        task_scope: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, FutureCell>> {
-        let function = &arguments.function;
-        let py = function.py();
-        let Inner {
-            core,
-            scoped,
-            defaults,
-            has_defaults,
-        } = self.inner()?;
-        if !function.is_callable() {
-            return Err(PyTypeError::new_err(format!(
-                "the task must be callable, got {}",
-                function.repr()?
-            )));
-        }
-        let is_coroutine = is_coroutine_function(function)?;
-        if core.is_broken() {
-            return Err(broken());
-        }
-        let (scope, of_teardown) = match scoped {
-            None => (Slot::default(), false),
-            Some(scoped) => {
-                refuse_values(arguments, scoped)?;
-                (Slot::new(scoped.scope.bind(py).clone()), may_submit()?)
-            }
-        };
-        let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
-        let call = arguments.to_call()?;
-        let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
-        let future = new_future(py, cell)?;
-        // Relaxed: a callback added while this submit runs may or may not count for it.
-        if has_defaults.load(Ordering::Relaxed) {
-            let defaults = defaults.lock().iter().map(|it| it.clone_ref(py)).collect();
-            callbacks::add_defaults(&future, defaults);
-        }
-        if let Some(scope) = task_scope {
-            future.get().put_own_scope(scope);
-        }
-        if is_coroutine {
-            future.get().mark_coroutine();
-        }
-        if of_teardown {
-            future.get().mark_of_teardown();
-        }
-        if policy.is_some() || core.backpressure.queue_size > 0 {
-            return submit_ruled(future, policy, arguments, core);
-        }
-        announce(&future, core)?;
-        match core.mode {
-            Mode::Threads if is_coroutine => {
-                if core.pool().is_closed() {
-                    return Err(closed());
-                }
-                hand_over(&future, core).map(|()| future)
-            }
-            Mode::Threads => enqueue(future, core),
-            Mode::Immediate | Mode::Manual => mode::take(future, core),
-        }
-    }
 }
-
-/// Submits a task that has rules, or that needs a place in the queue.
-fn submit_ruled<'py>(
-    future: Bound<'py, FutureCell>,
-    policy: Option<&Bound<'py, Policy>>,
-    arguments: &Arguments<'_, 'py>,
-    core: &Arc<Core>,
-) -> PyResult<Bound<'py, FutureCell>> {
-    if let Some(policy) = policy
-        && let Some(first) = rules::give(&future, policy, arguments, core)?
-    {
-        return Ok(first);
-    }
-    let submitted = (|| {
-        let entry = match core.places() {
-            // A coroutine waits in no queue, and in immediate mode nothing does.
-            Some(places) if core.mode != Mode::Immediate && !future.get().is_coroutine() => {
-                places::take(&future, core, places)?
-            }
-            _ => Entry::Worker,
-        };
-        announce(&future, core)?;
-        match core.mode {
-            Mode::Threads => dispatch::take(&future, core, entry).map(|()| future.clone()),
-            Mode::Immediate | Mode::Manual => mode::take(future.clone(), core),
-        }
-    })();
-    if submitted.is_err() {
-        future.get().give_place();
-        if rules::has_claim(future.get()) {
-            // Others may have this future for the same key.
-            settle::cancel(&future);
-        } else {
-            rules::ended(&future);
-        }
-    }
-    submitted
-}
-
-/// Tells those who listen that a task is about to be taken.
-fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
-    if let Some(signals) = &core.signals
-        && signals.wanted(future.py(), Event::Submitted)
-    {
-        if core.pool().is_closed() {
-            return Err(closed());
-        }
-        signals.emit(future, Event::Submitted);
-    }
-    Ok(())
-}
-
-fn enqueue<'py>(
-    future: Bound<'py, FutureCell>,
-    core: &Arc<Core>,
-) -> PyResult<Bound<'py, FutureCell>> {
-    match core.pool().submit(Task(future.clone().unbind())) {
-        Ok(()) => Ok(future),
-        Err(error) => Err(dispatch::refused(&future, error)),
-    }
-}
-
-/// The error of a submit that came too late.
-#[cold]
-pub(crate) fn closed() -> PyErr {
-    PyRuntimeError::new_err("cannot schedule new futures after shutdown")
-}
-
-/// Refuses arguments that would not outlive the request.
-fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()> {
-    arguments
-        .values()
-        .try_for_each(|value| refuse_value(&value, scoped, DEPTH))
-}
-
-fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResult<()> {
-    let py = value.py();
-    for refused in scoped.reject_types.bind(py).iter_borrowed() {
-        let refused = refused.cast::<PyType>()?;
-        // A proxy would answer for what it stands for.
-        if is_really_a(value, &refused) {
-            scoped.reject.bind(py).call1((value,))?;
-        }
-    }
-    if depth == 0 {
-        return Ok(());
-    }
-    let refuse = |item: Bound<'_, PyAny>| refuse_value(&item, scoped, depth - 1);
-    if let Ok(list) = value.cast_exact::<PyList>() {
-        list.iter().take(LOOK).try_for_each(refuse)
-    } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
-        tuple.iter().take(LOOK).try_for_each(refuse)
-    } else if let Ok(dict) = value.cast::<PyDict>()
-        && dict.len() <= LOOK
-    {
-        // A copy, since another thread may change the dict.
-        dict.values().iter().try_for_each(refuse)
-    } else {
-        Ok(())
-    }
-}
-
-/// How deep and how far a look is taken into arguments that contain others: enough for the
-/// uploads of a form (a dict of lists), and little enough to cost nothing.
-const DEPTH: u8 = 2;
-const LOOK: usize = 16;
 
 #[pymethods]
 impl ExecutorCell {

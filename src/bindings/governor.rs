@@ -17,7 +17,7 @@ use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use super::current::Desk;
+use super::desk::Desk;
 use super::ffi::clock::ThreadClock;
 use super::ffi::fork::generation;
 

@@ -10,11 +10,11 @@ use super::cell::FutureCell;
 use super::core::Core;
 use super::coroutine::hand_over;
 use super::current::{self, Seat};
-use super::executor::closed;
 use super::lifecycle::wait_with_signals;
 use super::naming::name_of;
 use super::policies::dispatch;
 use super::settle::Phase;
+use super::submit::closed;
 use super::wait;
 use super::worker::run_guarded;
 

@@ -10,20 +10,16 @@ use std::time::Duration;
 use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyCFunction, PyType};
+use pyo3::types::PyType;
 
 use super::alarms::{self, Alarm};
-use super::rules;
 use super::target::{Call, Target, Why};
+use super::{errands, rules};
 use crate::bindings::cell::FutureCell;
-use crate::bindings::core::{Core, Task};
-use crate::bindings::current::{Desk, Waits};
+use crate::bindings::desk::{Desk, Waits};
 use crate::bindings::errors::{CancelledError, TaskExpired, TaskTimeout, into_exception};
 use crate::bindings::ffi::call::call_with;
-use crate::bindings::ffi::context::within;
 use crate::bindings::greenlets;
-use crate::bindings::logging;
-use crate::bindings::mode::Mode;
 use crate::bindings::naming::name_of;
 use crate::bindings::settle::{self, Phase, Place};
 
@@ -267,7 +263,7 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
                 "task %s (%s) did not end when it was stopped: it is cancelled, its code goes on"
             }
         };
-        or_unraisable(later(this, core, template), this);
+        or_unraisable(errands::tell(this, core, template), this);
     }
 }
 
@@ -345,7 +341,7 @@ pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
     let exception = into_exception(py, error);
     if settle::finish(this, Phase::Failed, exception, Place::Loop).is_ok() {
         let template = "task %s (%s) was not started before it expired";
-        or_unraisable(later(this, core, template), this);
+        or_unraisable(errands::tell(this, core, template), this);
     }
 }
 
@@ -375,42 +371,6 @@ pub(crate) fn explain(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>
         Ok(())
     });
     or_unraisable(explained, this);
-}
-
-/// Has a worker log `template` and run the callbacks, in the task's context if that is free.
-fn later(this: &Bound<'_, FutureCell>, core: &Arc<Core>, template: &'static str) -> PyResult<()> {
-    let py = this.py();
-    let task = this.clone().unbind();
-    let errand = PyCFunction::new_closure(py, Some(c"callbacks"), None, move |args, _| {
-        let this = task.bind(args.py());
-        if let Some(core) = this.get().core()
-            && core.mode == Mode::Threads
-        {
-            core.errands().remove();
-        }
-        logging::warning_of(template, this);
-        let context = this.get().take_context(args.py());
-        within(args.py(), context, || {
-            settle::run_callbacks(this, Place::Worker);
-        })
-    })?;
-    if core.mode != Mode::Threads {
-        // There are no workers.
-        return errand.call0().map(drop);
-    }
-    let errand = FutureCell::errand(core, errand.into_any())?;
-    // So that it is not cancelled as tasks are that have not started.
-    errand.get().mark_returned();
-    // It belongs to what was accepted, so also in a closed pool.
-    core.errands().add();
-    let hold = core.pool().hold();
-    let refused = core.pool().resubmit(Task(errand.clone().unbind())).is_err();
-    drop(hold);
-    if refused {
-        core.errands().remove();
-        settle::run_callbacks(this, Place::Elsewhere);
-    }
-    Ok(())
 }
 
 fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {

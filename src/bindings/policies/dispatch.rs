@@ -12,9 +12,25 @@ use super::{lanes, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::coroutine::hand_over;
-use crate::bindings::executor::closed;
 use crate::bindings::mode;
 use crate::bindings::settle::{self, Phase};
+use crate::bindings::submit::closed;
+
+/// Takes a task of an executor with threads that has no rules, and needs no place.
+pub(crate) fn take_plain(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    if this.get().is_coroutine() {
+        return take_coroutine(this, core);
+    }
+    let taken = core.pool().submit(Task(this.clone().unbind()));
+    taken.map_err(|error| refused(this, error))
+}
+
+fn take_coroutine(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    if core.pool().is_closed() {
+        return Err(closed());
+    }
+    hand_over(this, core)
+}
 
 /// Takes a task of an executor with threads that has rules, or places to wait for.
 pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
@@ -55,27 +71,20 @@ enum Call {
 
 fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()> {
     if this.get().is_coroutine() {
-        if call == Call::First && core.pool().is_closed() {
-            return Err(closed());
-        }
-        return hand_over(this, core);
+        return match call {
+            Call::First => take_coroutine(this, core),
+            Call::Again => hand_over(this, core),
+        };
     }
-    let priority = rules::policy(this).map_or(0, |policy| policy.get().priority);
     // Before it is there, where it may be taken at once.
     rules::queued(this.get());
     let job = Task(this.clone().unbind());
     let pool = core.pool();
-    let taken = match (call, priority) {
-        (Call::First, 0) => pool.submit(job),
-        (Call::Again, 0) => pool.resubmit(job),
-        _ => {
-            let rank = rules::policy(this).map_or(0, |it| it.get().rank(this.get().born()));
-            if call == Call::First {
-                pool.submit_ranked(job, priority, rank)
-            } else {
-                pool.resubmit_ranked(job, priority, rank)
-            }
-        }
+    let taken = match (call, rules::level_and_rank(this)) {
+        (Call::First, None) => pool.submit(job),
+        (Call::Again, None) => pool.resubmit(job),
+        (Call::First, Some((level, rank))) => pool.submit_ranked(job, level, rank),
+        (Call::Again, Some((level, rank))) => pool.resubmit_ranked(job, level, rank),
     };
     taken.map_err(|error| {
         rules::with(this.get(), |rules| rules.queued = false);
@@ -87,12 +96,9 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
 pub(crate) fn shelve(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
     rules::queued(this.get());
     let job = Task(this.clone().unbind());
-    match rules::policy(this).map(|policy| policy.get().priority) {
-        None | Some(0) => core.pool().shelve(job),
-        Some(priority) => {
-            let rank = rules::policy(this).map_or(0, |it| it.get().rank(this.get().born()));
-            core.pool().shelve_ranked(job, priority, rank);
-        }
+    match rules::level_and_rank(this) {
+        None => core.pool().shelve(job),
+        Some((level, rank)) => core.pool().shelve_ranked(job, level, rank),
     }
 }
 

@@ -7,7 +7,9 @@
 //! - `rules`: what one task keeps of it, and the hooks at its start and its end.
 //! - `places`: the bound of the queue and what is done when it is full.
 //! - `lanes`: how many of a key at once, and how often; `claims`: only one of a key.
-//! - `deadlines`: timeouts, expiry, `stop`; `target`: how running code is interrupted.
+//! - `deadlines`: timeouts, expiry, `stop`; `target`: how running code is interrupted; `errands`:
+//!   what is left to do for a task that ended so.
+//! - `dispatch`: the way from a submit, or a retry, to whoever runs the task.
 //! - `retries`: whether a task that failed runs again, and when.
 //! - `alarms`: the one timer of the process, and what it is set for.
 
@@ -15,6 +17,7 @@ pub(crate) mod alarms;
 pub(crate) mod claims;
 pub(crate) mod deadlines;
 pub(crate) mod dispatch;
+pub(crate) mod errands;
 pub(crate) mod lanes;
 pub(crate) mod places;
 pub(crate) mod policy;

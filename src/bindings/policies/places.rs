@@ -13,12 +13,12 @@ use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::current;
 use crate::bindings::errors::QueueFull;
-use crate::bindings::executor::closed;
 use crate::bindings::lifecycle::wait_with_signals;
 use crate::bindings::logging;
 use crate::bindings::mode::Mode;
 use crate::bindings::naming::name_of;
 use crate::bindings::settle::{Phase, cancel};
+use crate::bindings::submit::closed;
 
 /// What is done when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -83,6 +83,14 @@ pub(super) fn lane<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Lane
     .flatten()
 }
 
+/// Where the task stands among those that wait: its priority, and its rank. None for a plain
+/// one, which goes by its age.
+pub(super) fn level_and_rank(this: &Bound<'_, FutureCell>) -> Option<(i32, i64)> {
+    let policy = policy(this)?;
+    let asked = policy.get();
+    (asked.priority != 0).then(|| (asked.priority, asked.rank(this.get().born())))
+}
+
 /// Whether the task is one of those of a key.
 pub(crate) fn has_lane(this: &FutureCell) -> bool {
     with(this, |rules| rules.lane.is_some()).unwrap_or(false)

@@ -1,0 +1,50 @@
+//! What is left to do for a task that has ended without its worker: to say so, and to run its
+//! callbacks, which may take long. A worker does it, as a job of the library's own.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
+
+use crate::bindings::cell::FutureCell;
+use crate::bindings::core::{Core, Task};
+use crate::bindings::ffi::context::within;
+use crate::bindings::logging;
+use crate::bindings::mode::Mode;
+use crate::bindings::settle::{self, Place};
+
+/// Has a worker log `template`, which takes the task's name and id, and run the callbacks, in
+/// the task's context if that was kept; where there are no workers, does so now.
+pub(super) fn tell(
+    this: &Bound<'_, FutureCell>,
+    core: &Arc<Core>,
+    template: &'static str,
+) -> PyResult<()> {
+    let py = this.py();
+    let task = this.clone().unbind();
+    core.errands().add();
+    let errand = PyCFunction::new_closure(py, Some(c"callbacks"), None, move |args, _| {
+        let py = args.py();
+        let this = task.bind(py);
+        if let Some(core) = this.get().core() {
+            core.errands().remove();
+        }
+        logging::warning_of(template, this);
+        within(py, this.get().take_context(py), || {
+            settle::run_callbacks(this, Place::Worker);
+        })
+    })?;
+    if core.mode == Mode::Threads {
+        let job = FutureCell::errand(core, errand.clone().into_any())?;
+        // So that it is not cancelled as tasks are that have not started.
+        job.get().mark_returned();
+        // It belongs to what was accepted, so also in a closed pool.
+        let hold = core.pool().hold();
+        let taken = core.pool().resubmit(Task(job.unbind())).is_ok();
+        drop(hold);
+        if taken {
+            return Ok(());
+        }
+    }
+    errand.call0().map(drop)
+}

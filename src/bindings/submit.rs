@@ -1,0 +1,186 @@
+//! Taking a task: from the arguments of a submit to the queue.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+
+use super::async_check::is_coroutine_function;
+use super::callbacks;
+use super::cell::FutureCell;
+use super::clock::now;
+use super::core::Core;
+use super::executor::{ExecutorCell, Inner, Scoped};
+use super::ffi::context::carry;
+use super::ffi::object::{is_really_a, new_future};
+use super::ffi::slot::Slot;
+use super::ffi::submit::Arguments;
+use super::mode::{self, Mode};
+use super::policies::places::{self, Entry};
+use super::policies::policy::Policy;
+use super::policies::{dispatch, rules};
+use super::scope::may_submit;
+use super::settle;
+use super::signals::Event;
+use super::worker::broken;
+
+impl ExecutorCell {
+    /// `submit`, as [`super::ffi::submit`] has it called. The task, but not its callbacks,
+    /// runs inside `task_scope()` if that is given.
+    pub(crate) fn submit<'py>(
+        &self,
+        arguments: &Arguments<'_, 'py>,
+        policy: Option<&Bound<'py, Policy>>,
+        task_scope: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, FutureCell>> {
+        let function = &arguments.function;
+        let py = function.py();
+        let Inner {
+            core,
+            scoped,
+            defaults,
+            has_defaults,
+        } = self.inner()?;
+        if !function.is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "the task must be callable, got {}",
+                function.repr()?
+            )));
+        }
+        let is_coroutine = is_coroutine_function(function)?;
+        if core.is_broken() {
+            return Err(broken());
+        }
+        let (scope, of_teardown) = match scoped {
+            None => (Slot::default(), false),
+            Some(scoped) => {
+                refuse_values(arguments, scoped)?;
+                (Slot::new(scoped.scope.bind(py).clone()), may_submit()?)
+            }
+        };
+        let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
+        let call = arguments.to_call()?;
+        let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
+        let future = new_future(py, cell)?;
+        // Relaxed: a callback added while this submit runs may or may not count for it.
+        if has_defaults.load(Ordering::Relaxed) {
+            let defaults = defaults.lock().iter().map(|it| it.clone_ref(py)).collect();
+            callbacks::add_defaults(&future, defaults);
+        }
+        if let Some(scope) = task_scope {
+            future.get().put_own_scope(scope);
+        }
+        if is_coroutine {
+            future.get().mark_coroutine();
+        }
+        if of_teardown {
+            future.get().mark_of_teardown();
+        }
+        if policy.is_some() || core.backpressure.queue_size > 0 {
+            return submit_ruled(future, policy, arguments, core);
+        }
+        announce(&future, core)?;
+        match core.mode {
+            Mode::Threads => dispatch::take_plain(&future, core).map(|()| future),
+            Mode::Immediate | Mode::Manual => mode::take(future, core),
+        }
+    }
+}
+
+/// Submits a task that has rules, or that needs a place in the queue.
+fn submit_ruled<'py>(
+    future: Bound<'py, FutureCell>,
+    policy: Option<&Bound<'py, Policy>>,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Bound<'py, FutureCell>> {
+    if let Some(policy) = policy
+        && let Some(first) = rules::give(&future, policy, arguments, core)?
+    {
+        return Ok(first);
+    }
+    let submitted = (|| {
+        let entry = match core.places() {
+            // A coroutine waits in no queue, and in immediate mode nothing does.
+            Some(places) if core.mode != Mode::Immediate && !future.get().is_coroutine() => {
+                places::take(&future, core, places)?
+            }
+            _ => Entry::Worker,
+        };
+        announce(&future, core)?;
+        match core.mode {
+            Mode::Threads => dispatch::take(&future, core, entry).map(|()| future.clone()),
+            Mode::Immediate | Mode::Manual => mode::take(future.clone(), core),
+        }
+    })();
+    if submitted.is_err() {
+        future.get().give_place();
+        if rules::has_claim(future.get()) {
+            // Others may have this future for the same key.
+            settle::cancel(&future);
+        } else {
+            rules::ended(&future);
+        }
+    }
+    submitted
+}
+
+/// Tells those who listen that a task is about to be taken.
+fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    if let Some(signals) = &core.signals
+        && signals.wanted(future.py(), Event::Submitted)
+    {
+        if core.pool().is_closed() {
+            return Err(closed());
+        }
+        signals.emit(future, Event::Submitted);
+    }
+    Ok(())
+}
+
+/// The error of a submit that came too late.
+#[cold]
+pub(crate) fn closed() -> PyErr {
+    PyRuntimeError::new_err("cannot schedule new futures after shutdown")
+}
+
+/// Refuses arguments that would not outlive the request.
+fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()> {
+    arguments
+        .values()
+        .try_for_each(|value| refuse_value(&value, scoped, DEPTH))
+}
+
+fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResult<()> {
+    let py = value.py();
+    for refused in scoped.reject_types.bind(py).iter_borrowed() {
+        let refused = refused.cast::<PyType>()?;
+        // A proxy would answer for what it stands for.
+        if is_really_a(value, &refused) {
+            scoped.reject.bind(py).call1((value,))?;
+        }
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    let refuse = |item: Bound<'_, PyAny>| refuse_value(&item, scoped, depth - 1);
+    if let Ok(list) = value.cast_exact::<PyList>() {
+        list.iter().take(LOOK).try_for_each(refuse)
+    } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+        tuple.iter().take(LOOK).try_for_each(refuse)
+    } else if let Ok(dict) = value.cast::<PyDict>()
+        && dict.len() <= LOOK
+    {
+        // A copy, since another thread may change the dict.
+        dict.values().iter().try_for_each(refuse)
+    } else {
+        Ok(())
+    }
+}
+
+/// How deep and how far a look is taken into arguments that contain others: enough for the
+/// uploads of a form (a dict of lists), and little enough to cost nothing.
+const DEPTH: u8 = 2;
+const LOOK: usize = 16;
