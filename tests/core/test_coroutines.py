@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures.thread import BrokenThreadPool
 from textwrap import dedent
 from unittest.mock import AsyncMock, Mock
 
@@ -431,6 +432,24 @@ class TestCallbacks:
             assert future.result() == "opened"
         executor.shutdown()
         assert seen == [future]
+
+
+def test_callbacks_come_though_no_worker_can_run_a_task(caplog):
+    called = []
+    executor = Executor(1, initializer=fail_at_once)
+    future = executor.submit(later, "ran")
+    future.add_done_callback(called.append)
+    assert future.result(DEADLINE) == "ran"
+    # The worker that was started for the callback alone has found that out.
+    assert executor.drain(DEADLINE)
+    assert called == [future]
+    with pytest.raises(BrokenThreadPool):
+        executor.submit(int)
+    executor.shutdown()
+
+
+def fail_at_once():
+    raise ValueError
 
 
 async def as_coroutine(future):

@@ -223,3 +223,59 @@ fn a_job_that_is_done_elsewhere_holds_the_pool() {
         Err(SubmitError::Closed(_))
     ));
 }
+
+/// Nobody waits for a stuck job any more, whichever of the two is noted first; when it ends
+/// after all, its thread leaves as any does.
+#[test]
+fn a_stuck_job_holds_up_neither_quiet_nor_the_end() {
+    for stuck_first in [false, true] {
+        let pool = pool(1);
+        let (noted, back) = (Event::default(), Event::default());
+        let (note, go_back) = (noted.clone(), back.clone());
+        let (go_on, begun) = (Event::default(), Event::default());
+        let (may_go_on, begin) = (go_on.clone(), begun.clone());
+        pool.submit(Job::new(move |worker| {
+            let handle = worker.handle();
+            begin.set();
+            may_go_on.wait();
+            let (waiting, stuck) = if stuck_first {
+                let stuck = handle.stuck();
+                // Who was told of the first has looked by then.
+                thread::sleep(Duration::from_millis(20));
+                (handle.waiting(), stuck)
+            } else {
+                let waiting = handle.waiting();
+                (waiting, handle.stuck())
+            };
+            note.set();
+            go_back.wait();
+            drop(stuck);
+            drop(waiting);
+        }))
+        .unwrap();
+        begun.wait();
+        let began = Instant::now();
+        thread::scope(|scope| {
+            let quiet = scope.spawn(|| pool.wait_quiet(Some(soon())));
+            thread::sleep(Duration::from_millis(20));
+            go_on.set();
+            assert!(quiet.join().unwrap());
+        });
+        // It was told, and has not just looked when its time was over.
+        assert!(began.elapsed() < LONG / 2);
+        noted.wait();
+        let gauge = Gauge::default();
+        pool.submit(gauge.job()).unwrap();
+        assert!(pool.wait_quiet(Some(soon())));
+        assert_eq!(gauge.runs(), 1);
+        pool.close();
+        assert!(pool.join(Some(soon())));
+        assert_eq!(pool.stats().threads, 1);
+        back.set();
+        let deadline = soon();
+        while pool.stats() != Stats::default() {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+    }
+}
