@@ -50,7 +50,13 @@ demo: $(VENV)/.installed ## Install into .venv and run the demo; FILES="..." for
 install: $(VENV)/.installed ## Install the package into .venv as a user would (pip install .)
 
 .PHONY: test
-test: test-rust test-loom test-python ## Run all tests: Rust, loom models, Python
+test: $(VENV)/.installed $(VENV)/.tools ## Run all tests: Rust, loom models, Python
+	@# Side by side, once what both need is there: neither uses more than one processor for long.
+	@$(MAKE) --no-print-directory -j2 test-engine test-python
+
+.PHONY: test-engine
+test-engine: test-rust
+	@$(MAKE) --no-print-directory test-loom
 
 .PHONY: test-rust
 test-rust: ## Run the engine's Rust tests

@@ -310,20 +310,21 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; let the accepted ones end, or cancel those not started.
 
-        With `wait` returns when all have ended and the threads are gone. May be called
-        more than once.
+        With `wait` returns when all have ended and the threads are gone, but for those
+        that are stuck, see `stats`. May be called more than once.
         """
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing accepted is left to do, tasks that tasks submit included.
 
-        False if `timeout` seconds were not enough. The pool stays open. Raises
-        WaitCycleError when called from one of the pool's own tasks.
+        False if `timeout` seconds were not enough. A task whose future has ended by its
+        `timeout` or `stop` is not waited for, though its code goes on. The pool stays open.
+        Raises WaitCycleError when called from one of the pool's own tasks.
         """
     def run_pending(self, n: int | None = None) -> int:
         """Run up to `n` tasks that wait (None: all, and those that they submit), oldest first.
 
-        In the calling thread; returns how many it ran. For an executor of an app with
-        `DELAY_MODE = "manual"`; raises RuntimeError for any other.
+        In the calling thread; returns how many runs there were, each retry being one. For
+        an executor of an app with `DELAY_MODE = "manual"`; raises RuntimeError for any other.
         """
     def stats(self) -> dict[str, int]:
         """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.

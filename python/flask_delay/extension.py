@@ -219,8 +219,8 @@ class Delay:
     def run_pending(self, n: int | None = None) -> int:
         """Run up to `n` tasks that wait (None: all, and those that they submit), oldest first.
 
-        For tests with `DELAY_MODE = "manual"`: in the calling thread; returns how many it
-        ran. Raises RuntimeError in any other mode.
+        For tests with `DELAY_MODE = "manual"`: in the calling thread; returns how many runs
+        there were, each retry being one. Raises RuntimeError in any other mode.
         """
         return self._state().executor.run_pending(n)
 
@@ -234,8 +234,9 @@ class Delay:
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing accepted is left to do, tasks that tasks submit included.
 
-        False if `timeout` seconds were not enough. New tasks are still taken. Raises
-        WaitCycleError when called from one of the pool's own tasks.
+        False if `timeout` seconds were not enough. A task whose future has ended by its
+        `timeout` or `stop` is not waited for, though its code goes on. New tasks are still
+        taken. Raises WaitCycleError when called from one of the pool's own tasks.
         """
         return self._state().executor.drain(timeout)
 

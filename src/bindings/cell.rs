@@ -143,6 +143,10 @@ impl FutureCell {
         self.started.store(now, Ordering::Relaxed);
     }
 
+    pub(crate) fn has_begun(&self) -> bool {
+        self.started.load(Ordering::Relaxed) != 0
+    }
+
     /// Nanoseconds since 1970, 0 for not yet.
     pub(crate) fn ended(&self) -> u64 {
         self.finished.load(Ordering::Relaxed)

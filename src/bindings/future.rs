@@ -175,7 +175,7 @@ impl FutureCell {
         if let Some(attempts) = rules::attempts(self) {
             return attempts;
         }
-        u32::from(self.started.load(Ordering::Relaxed) != 0)
+        u32::from(self.has_begun())
     }
 
     #[getter]

@@ -72,7 +72,8 @@ pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyRe
         let task = task.0.into_bound(py);
         if task.get().phase() == Phase::Pending {
             run(&task, core)?;
-            count += 1;
+            // One that has expired has not run.
+            count += usize::from(task.get().has_begun());
         } else if !task.get().is_coroutine() {
             // It was cancelled where it lay.
             core.dead().remove();
