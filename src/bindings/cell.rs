@@ -289,6 +289,9 @@ impl FutureCell {
             label
         });
         drop(label);
+        if let Some(context) = taken.context.take() {
+            self.put_context(context);
+        }
     }
 
     /// A task of the library's own, to run `function()` on a worker: without a context,

@@ -127,18 +127,15 @@ fn let_go_of_call(task: &Bound<'_, FutureCell>) {
 }
 
 /// Has a coroutine's task called once more.
-fn run_again(
-    task: &Bound<'_, FutureCell>,
-    after: Duration,
-    exception: Option<Bound<'_, PyAny>>,
-) -> PyResult<()> {
+fn run_again(task: &Bound<'_, FutureCell>, after: Duration, exception: Option<Bound<'_, PyAny>>) {
     let Some(core) = task.get().core() else {
-        return Ok(());
+        return;
     };
-    retries::again(task, core, None, after, exception)?;
-    // From here on the pool knows it as one that is held.
+    let hold = core.pool().hold();
+    // Not after: the next attempt may have been handed over then.
     leave(task);
-    Ok(())
+    retries::again(task, core, None, after, exception);
+    drop(hold);
 }
 
 /// What the event loop gets of a task. Used by the loop's thread alone.
@@ -158,6 +155,9 @@ impl CoroutineTask {
     /// woken before: the workers may all be busy.
     fn go_back(task: &Bound<'_, FutureCell>, settled: bool) -> PyResult<()> {
         let cell = task.get();
+        if !settled {
+            rules::give_up_turn(task);
+        }
         if let Some(core) = cell.core()
             && settled
             && (cell.has_callbacks() || signals::wanted(task, Event::of(cell.phase())))
@@ -256,7 +256,10 @@ impl CoroutineTask {
         rules::stop_clock(task);
         let exception = match retries::judge(task, exception) {
             Verdict::Fail(exception) => exception,
-            Verdict::Again(after, exception) => return run_again(task, after, exception),
+            Verdict::Again(after, exception) => {
+                run_again(task, after, exception);
+                return Ok(());
+            }
         };
         attempted(task);
         if task.get().core().is_some_and(|core| core.log_failures) {

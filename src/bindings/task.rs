@@ -71,10 +71,7 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
     let ended = match ended {
         Attempt::Raised(exception) => match retries::judge(this, exception) {
             Verdict::Again(after, exception) => {
-                let again = retries::again(this, core, Some(taken), after, exception);
-                if let Err(error) = again {
-                    fail(this, error);
-                }
+                retries::again(this, core, Some(taken), after, exception);
                 return;
             }
             Verdict::Fail(exception) => Attempt::Raised(exception),

@@ -653,6 +653,36 @@ def test_expires_in_manual_mode():
     assert ran == [2]
 
 
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_code_that_goes_on_keeps_its_turn(executor, kind):
+    """At most so many of a key at once means just that, also when the future has ended."""
+    over, order = threading.Event(), []
+
+    def plain():
+        while not over.is_set():
+            with contextlib.suppress(TaskTimeout):
+                over.wait(DEADLINE)
+        order.append("went on")
+
+    async def coroutine():
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.001)
+        order.append("went on")
+
+    options = {"key": "one", "limit": 1}
+    task = plain if kind == "plain" else coroutine
+    future = submit(executor, task, timeout=SOON, **options)
+    following = submit(executor, order.append, "following", **options)
+    assert isinstance(future.exception(DEADLINE), TaskTimeout)
+    # Another key's task finds a worker, this one's does not.
+    assert executor.submit(int).result(DEADLINE) == 0
+    assert following.state == "pending"
+    over.set()
+    assert following.result(DEADLINE) is None
+    assert order == ["went on", "following"]
+
+
 # --- Stop ---------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Retries: when a task runs again, what it is meanwhile, and what is kept of it."""
 
 import asyncio
+import contextvars
 import gc
 import logging
 import math
@@ -592,6 +593,25 @@ def test_it_refuses_what_is_no_time(executor, after, error):
         return current_task.attempt
 
     assert executor.submit(task).result(DEADLINE) == 1
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_each_attempt_has_the_context_as_it_was_at_submit(executor, kind):
+    color, seen = contextvars.ContextVar("color"), []
+
+    def plain():
+        seen.append(color.get())
+        color.set("of the last attempt")
+        if current_task.attempt < 3:
+            raise ValueError
+
+    async def coroutine():
+        plain()
+
+    color.set("of the submitter")
+    task = plain if kind == "plain" else coroutine
+    assert submit(executor, task, retry=soon(2)).result(DEADLINE) is None
+    assert seen == ["of the submitter"] * 3
 
 
 # --- With other policies, and other kinds of tasks ----------------------------------

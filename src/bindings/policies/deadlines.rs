@@ -244,6 +244,7 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
             if !is_at(this, *attempt) {
                 return;
             }
+            rules::keep_turn(this.get());
         }
         At::AnyCall => return,
     }

@@ -17,6 +17,7 @@ use crate::bindings::logging;
 use crate::bindings::mode::Mode;
 use crate::bindings::naming::name_of;
 use crate::bindings::settle::Phase;
+use crate::bindings::task;
 
 /// What is to be done about an attempt that has raised.
 pub(crate) enum Verdict<'py> {
@@ -181,6 +182,18 @@ pub(crate) fn again<'py>(
     taken: Option<TakenCall<'py>>,
     after: Duration,
     exception: Option<Bound<'py, PyAny>>,
+) {
+    if let Err(error) = try_again(this, core, taken, after, exception) {
+        task::fail(this, error);
+    }
+}
+
+fn try_again<'py>(
+    this: &Bound<'py, FutureCell>,
+    core: &Arc<Core>,
+    taken: Option<TakenCall<'py>>,
+    after: Duration,
+    exception: Option<Bound<'py, PyAny>>,
 ) -> PyResult<()> {
     let cell = this.get();
     if core.log_failures {
@@ -193,8 +206,12 @@ pub(crate) fn again<'py>(
     if let Some(taken) = taken {
         cell.put_call(this, taken);
     }
-    let previous = rules::with_new(cell, |rules| {
-        std::mem::replace(&mut rules.previous, exception.map(Bound::unbind))
+    let (previous, attempts) = rules::with_new(cell, |rules| {
+        let exception = exception.map(Bound::unbind);
+        (
+            std::mem::replace(&mut rules.previous, exception),
+            rules.attempts,
+        )
     });
     drop(previous);
     if core.mode == Mode::Threads {
@@ -219,7 +236,12 @@ pub(crate) fn again<'py>(
         }
     }
     let alarm = alarms::set_in(after, Alarm::Again(this.clone().unbind()))?;
-    rules::with(cell, |rules| rules.alarm = alarm);
+    rules::with(cell, |rules| {
+        // It may have rung, and the next attempt have an alarm of its own.
+        if rules.attempts == attempts {
+            rules.alarm = alarm;
+        }
+    });
     if let Some(alarm) = alarm
         && cell.phase().is_done()
     {

@@ -264,7 +264,7 @@ pub(super) fn keep_turn(this: &FutureCell) {
 }
 
 /// The code of such a task has ended.
-pub(super) fn give_up_turn(this: &Bound<'_, FutureCell>) {
+pub(crate) fn give_up_turn(this: &Bound<'_, FutureCell>) {
     let lane = with(this.get(), |rules| rules.behind.take()).flatten();
     if let Some(lane) = lane {
         let lane = lane.bind(this.py());
