@@ -5,34 +5,17 @@
     reason = "each test file uses its part, and a failed test has to panic"
 )]
 
+mod jobs;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::{Config, Pool, Worker};
+use flask_delay_engine::{Config, Pool};
+pub(crate) use jobs::{Job, work};
 
 /// More than any test needs; reached only when something is lost.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
-
-type Work = dyn FnOnce(&Worker<Job>) + Send;
-
-pub(crate) struct Job(Box<Work>);
-
-impl Job {
-    pub(crate) fn new(work: impl FnOnce(&Worker<Job>) + Send + 'static) -> Self {
-        Self(Box::new(work))
-    }
-
-    pub(crate) fn run(self, worker: &Worker<Job>) {
-        (self.0)(worker);
-    }
-}
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Job")
-    }
-}
 
 pub(crate) fn config(max_workers: usize) -> Config {
     Config {
@@ -46,13 +29,6 @@ pub(crate) fn config(max_workers: usize) -> Config {
 
 pub(crate) fn pool(max_workers: usize) -> Arc<Pool<Job>> {
     Arc::new(Pool::new(config(max_workers), work))
-}
-
-/// What a thread of a pool does.
-pub(crate) fn work(mut worker: Worker<Job>) {
-    while let Some(job) = worker.next(|park| _ = park()) {
-        job.run(&worker);
-    }
 }
 
 pub(crate) fn soon() -> Instant {
