@@ -1,4 +1,4 @@
-//! What the tests share: pools of closures, and waiting with a deadline.
+//! What the tests share: pools of closures, waiting with a deadline, numbers that look random.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -89,14 +89,34 @@ impl Gauge {
     }
 }
 
-/// Submits a job that submits another one and waits for it, and so on; `end` is set when
-/// the outermost is done.
-pub(crate) fn nest(pool: &Arc<Pool<Job>>, depth: usize, end: Event) {
+/// A job that runs until `go`; returns when it runs.
+pub(crate) fn block(pool: &Pool<Job>, go: &Event) {
+    let (runs, go) = (Event::default(), go.clone());
+    let runs_now = runs.clone();
+    pool.submit(Job::new(move |_| {
+        runs_now.set();
+        go.wait();
+    }))
+    .unwrap();
+    runs.wait();
+}
+
+/// Submits a job that submits another one and waits for it, and so on; returns when the pool is
+/// quiet again.
+pub(crate) fn nest(pool: &Arc<Pool<Job>>, depth: usize) {
+    let end = Event::default();
+    submit_nested(pool, depth, end.clone());
+    end.wait();
+    assert!(pool.wait_quiet(Some(soon())));
+}
+
+/// `end` is set when the outermost is done.
+fn submit_nested(pool: &Arc<Pool<Job>>, depth: usize, end: Event) {
     let inner = Arc::clone(pool);
     let job = Job::new(move |worker| {
         if depth > 0 {
             let done = Event::default();
-            nest(&inner, depth - 1, done.clone());
+            submit_nested(&inner, depth - 1, done.clone());
             let _waiting = worker.waiting();
             done.wait();
         }
@@ -105,4 +125,17 @@ pub(crate) fn nest(pool: &Arc<Pool<Job>>, depth: usize, end: Event) {
         end.set();
     });
     pool.submit(job).unwrap();
+}
+
+/// Numbers that look random and are the same each time: Knuth's generator.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
 }
