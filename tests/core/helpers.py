@@ -98,6 +98,10 @@ class Peak:
             self.inside -= 1
 
 
+async def as_coroutine(future: Future[Any]) -> Any:
+    return await future
+
+
 def _at_rest(thread: threading.Thread) -> bool:
     try:
         stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()

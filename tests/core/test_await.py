@@ -10,7 +10,7 @@ import pytest
 
 from flask_delay import Executor, Future
 
-DEADLINE = 20.0
+from .helpers import DEADLINE, as_coroutine
 
 
 def loops():
@@ -139,10 +139,6 @@ class TestOutcome:
         future = executor.submit(int, "3")
         task = executor.submit(lambda: asyncio.run(as_coroutine(future)))
         assert task.result(DEADLINE) == 3
-
-
-async def as_coroutine(future):
-    return await future
 
 
 class TestWithAsyncio:

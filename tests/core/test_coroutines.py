@@ -18,7 +18,8 @@ import pytest
 
 from flask_delay import Executor, WaitCycleError, aio, current_task
 
-DEADLINE = 20.0
+from .helpers import DEADLINE, as_coroutine, occupied
+
 DEV = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 color: contextvars.ContextVar[object] = contextvars.ContextVar("color")
@@ -79,30 +80,6 @@ class Gate:
 @pytest.fixture
 def gate():
     return Gate()
-
-
-class Busy:
-    """Keeps all workers of a pool busy, so that nothing else runs there."""
-
-    def __init__(self, executor, workers):
-        self._executor = executor
-        self._workers = workers
-        self._release = threading.Event()
-
-    def __enter__(self):
-        started = threading.Semaphore(0)
-
-        def hold():
-            started.release()
-            assert self._release.wait(DEADLINE)
-
-        for _ in range(self._workers):
-            self._executor.submit(hold)
-        for _ in range(self._workers):
-            assert started.acquire(timeout=DEADLINE)
-
-    def __exit__(self, *_):
-        self._release.set()
 
 
 class TestOutcome:
@@ -407,7 +384,7 @@ class TestCallbacks:
     def test_wait_for_a_worker_but_the_result_does_not(self, executor, gate):
         """Busy workers, which may be waiting for this very coroutine, cannot hold it up."""
         seen = []
-        with Busy(executor, 2):
+        with occupied(executor, 2):
             future = executor.submit(gate)
             future.add_done_callback(seen.append)
             assert gate.started.wait(DEADLINE)
@@ -421,7 +398,7 @@ class TestCallbacks:
     def test_are_run_although_the_pool_is_shut_down(self, gate):
         seen = []
         executor = Executor(1)
-        with Busy(executor, 1):
+        with occupied(executor):
             future = executor.submit(gate)
             future.add_done_callback(seen.append)
             assert gate.started.wait(DEADLINE)
@@ -450,10 +427,6 @@ def test_callbacks_come_though_no_worker_can_run_a_task(caplog):
 
 def fail_at_once():
     raise ValueError
-
-
-async def as_coroutine(future):
-    return await future
 
 
 class TestMany:
@@ -719,7 +692,7 @@ class TestWaiting:
         async def second():
             return await futures["first"]
 
-        with Busy(executor, 2):
+        with occupied(executor, 2):
             futures["held"] = executor.submit(int)
             futures["second"] = executor.submit(gate)
             futures["first"] = executor.submit(first)

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
-from flask_delay import Executor, _native, current_task
+from flask_delay import Executor, current_task
 
 from .helpers import DEADLINE, ENGINE_LOGGER, LOGGER, fail, occupied, together
+from .test_modes import make
 
 
 @pytest.fixture
@@ -304,17 +305,7 @@ def test_a_panic_in_the_scope_fails_that_task_only(run_script):
 
 
 def test_failures_can_be_kept_out_of_the_log(caplog):
-    executor = _native._scoped_executor(
-        max_workers=1,
-        thread_name_prefix="",
-        scope=contextlib.nullcontext,
-        hidden=(),
-        reject_types=(),
-        reject=print,
-        log_failures=False,
-        shutdown_timeout=None,
-        result_limit=0,
-    )
+    executor = make(max_workers=1, log_failures=False, result_limit=0)
     assert isinstance(executor.submit(fail).exception(DEADLINE), ValueError)
     executor.shutdown()
     assert caplog.records == []

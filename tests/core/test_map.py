@@ -7,33 +7,13 @@ import threading
 import time
 import weakref
 from concurrent.futures import CancelledError
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 
 from flask_delay import Executor
 
-# Far more than anything here takes: it turns a hang into a failure.
-DEADLINE = 20.0
-
-
-@contextmanager
-def occupied(executor, workers=1):
-    """So many workers are inside a task until the block ends: others stay queued."""
-    release, entered = threading.Event(), threading.Semaphore(0)
-
-    def hold():
-        entered.release()
-        assert release.wait(DEADLINE)
-
-    for _ in range(workers):
-        executor.submit(hold)
-    try:
-        for _ in range(workers):
-            assert entered.acquire(timeout=DEADLINE)
-        yield
-    finally:
-        release.set()
+from .helpers import DEADLINE, occupied
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Nothing is kept longer than needed, and nothing is lost."""
 
-import contextlib
 import contextvars
 import functools
 import gc
@@ -9,9 +8,10 @@ import weakref
 
 import pytest
 
-from flask_delay import Executor, Future, _native, current_task
+from flask_delay import Executor, Future, current_task
 
 from .helpers import DEADLINE, Thing, occupied, unlogged
+from .test_modes import make
 
 variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
 
@@ -252,17 +252,7 @@ def test_executor_in_a_circle(option, used, wait_until):
 
 @pytest.mark.parametrize("ended", ["by shutdown", "by being dropped"])
 def test_known_futures_go_with_their_executor(ended):
-    executor = _native._scoped_executor(
-        max_workers=1,
-        thread_name_prefix="",
-        scope=contextlib.nullcontext,
-        hidden=(),
-        reject_types=(),
-        reject=print,
-        log_failures=True,
-        shutdown_timeout=None,
-        result_limit=10,
-    )
+    executor = make(max_workers=1, result_limit=10)
     future = executor.submit(Thing)
     assert executor._get(future.id) is future
     watched = weakref.ref(future), weakref.ref(future.result(DEADLINE))

@@ -12,7 +12,7 @@ import pytest
 
 from flask_delay import Executor, Future, WaitCycleError, current_task
 
-from .helpers import DEADLINE, Gate, fail, occupied, submit, together
+from .helpers import DEADLINE, Gate, Peak, fail, occupied, submit, together
 
 # --- The standard library's waits ---------------------------------------------------
 
@@ -635,17 +635,12 @@ def test_the_limit_holds_again_after_waits():
         for future in [executor.submit(task, 10) for _ in range(10)]:
             future.result(DEADLINE)
         assert executor.drain(DEADLINE)
-        lock, running, most = threading.Lock(), [], []
-        met = threading.Barrier(limit)
+        peak, met = Peak(), threading.Barrier(limit)
 
         def count():
-            with lock:
-                running.append(1)
-                most.append(len(running))
-            met.wait(DEADLINE)
-            with lock:
-                running.pop()
+            with peak:
+                met.wait(DEADLINE)
 
         for future in [executor.submit(count) for _ in range(100 * limit)]:
             future.result(DEADLINE)
-        assert max(most) == limit
+        assert peak.most == limit

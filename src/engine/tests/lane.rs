@@ -1,9 +1,12 @@
 //! Which jobs of a key start, and when. Time is whatever the test says.
 #![cfg(not(loom))]
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Lane, Rate, Terms};
+use support::Random;
 
 const FREE: Terms = Terms {
     limit: None,
@@ -350,18 +353,7 @@ impl Model {
     }
 }
 
-/// Numbers that look random and are the same each time: Knuth's generator.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).map_or(0, |number| number % limit)
-    }
-
     fn terms(&mut self) -> Terms {
         let millis = [100, 500, 2_000][self.below(3)];
         let rate = Rate {

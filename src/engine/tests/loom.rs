@@ -8,82 +8,43 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
 
+#[path = "support/models.rs"]
+mod models;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::model::Parker;
 use flask_delay_engine::{Config, Pool, SubmitError, Worker};
 use loom::sync::{Condvar, Mutex};
-
-type Work = dyn FnOnce(&Worker<Job>) + Send;
-
-struct Job(Box<Work>);
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Job")
-    }
-}
-
-fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    // LOOM_MAX_PREEMPTIONS may ask for more.
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
-}
-
-/// A pool whose beds are never left for lack of work.
-fn pool(max_workers: usize) -> Arc<Pool<Job>> {
-    pool_with(max_workers, Duration::MAX, usize::MAX)
-}
+use models::{Job, Runs, check, config, end, pool, work};
 
 fn pool_with(max_workers: usize, idle_timeout: Duration, threads: usize) -> Arc<Pool<Job>> {
     let config = Config {
-        name: "model".to_owned(),
-        max_workers,
         idle_timeout,
-        look_on: Duration::ZERO,
         stack_size: threads,
+        ..config(max_workers)
     };
-    Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
-        while let Some(job) = worker.next(|park| _ = park()) {
-            (job.0)(&worker);
-        }
-    }))
+    Arc::new(Pool::new(config, work))
+}
+
+/// A pool whose workers look on for a while before they go to bed.
+fn keen_pool(max_workers: usize) -> Arc<Pool<Job>> {
+    let config = Config {
+        look_on: Duration::from_nanos(1),
+        ..config(max_workers)
+    };
+    Arc::new(Pool::new(config, work))
 }
 
 /// A pool whose threads end after one job, as if it had panicked.
 fn mortal_pool() -> Arc<Pool<Job>> {
-    let config = pool(1).config().clone();
-    Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
+    Arc::new(Pool::new(config(1), |mut worker: Worker<Job>| {
         if let Some(job) = worker.next(|park| _ = park()) {
-            (job.0)(&worker);
+            job.run(&worker);
         }
     }))
-}
-
-/// Every thread has to end then: loom does not let a model leave one behind.
-fn end(pool: &Pool<Job>) {
-    assert!(pool.wait_quiet(None));
-    pool.close();
-}
-
-/// How often each job ran; unknown to loom, so that it adds nothing to the orders tried.
-#[derive(Clone, Default)]
-struct Runs(Arc<AtomicUsize>);
-
-impl Runs {
-    fn job(&self) -> Job {
-        let runs = self.clone();
-        Job(Box::new(move |_| {
-            runs.0.fetch_add(1, Ordering::SeqCst);
-        }))
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
 }
 
 /// Something that happens once.
@@ -121,12 +82,10 @@ fn parker_keeps_its_token() {
     });
 }
 
-/// Guards: the fences of `Pool::submit` and `Worker::lie_down`, and the look at the queue
-/// in the latter.
-#[test]
-fn submit_while_the_worker_lies_down() {
-    check(3, || {
-        let pool = pool(1);
+/// One submit after the other, to a pool with one worker.
+fn two_submits(make: fn() -> Arc<Pool<Job>>, preemptions: usize) {
+    check(preemptions, move || {
+        let pool = make();
         let runs = Runs::default();
         for _ in 0..2 {
             pool.submit(runs.job()).unwrap();
@@ -136,48 +95,40 @@ fn submit_while_the_worker_lies_down() {
     });
 }
 
-/// A pool whose workers look on for a while before they go to bed.
-fn keen_pool(max_workers: usize) -> Arc<Pool<Job>> {
-    let mut config = pool(max_workers).config().clone();
-    config.look_on = Duration::from_nanos(1);
-    Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
-        while let Some(job) = worker.next(|park| _ = park()) {
-            (job.0)(&worker);
-        }
-    }))
+/// Guards: the fences of `Pool::submit` and `Worker::lie_down`, and the look at the queue
+/// in the latter.
+#[test]
+fn submit_while_the_worker_lies_down() {
+    two_submits(|| pool(1), 3);
 }
 
 /// Guards: a worker that looks on is the one that is searching, and clears the sign before
 /// its last look.
 #[test]
 fn submit_while_a_worker_looks_on() {
-    check(3, || {
-        let pool = keen_pool(1);
-        let runs = Runs::default();
-        for _ in 0..2 {
-            pool.submit(runs.job()).unwrap();
+    two_submits(|| keen_pool(1), 3);
+}
+
+/// Two jobs that wait for each other, so both have to run at once.
+fn two_that_meet(make: fn() -> Arc<Pool<Job>>, preemptions: usize) {
+    check(preemptions, move || {
+        let pool = make();
+        let (here, there) = (Event::default(), Event::default());
+        for (mine, other) in [(here.clone(), there.clone()), (there, here)] {
+            let job = Job::new(move |_| {
+                mine.set();
+                other.wait();
+            });
+            pool.submit(job).unwrap();
         }
         end(&pool);
-        assert_eq!(runs.count(), 2);
     });
 }
 
 /// Guards: one that looked on and has found a job calls the next one if there are more.
 #[test]
 fn two_jobs_while_a_worker_looks_on() {
-    check(1, || {
-        let pool = keen_pool(2);
-        // Each waits for the other, so both have to run at once.
-        let (here, there) = (Event::default(), Event::default());
-        for (mine, other) in [(here.clone(), there.clone()), (there, here)] {
-            let job = Job(Box::new(move |_: &Worker<Job>| {
-                mine.set();
-                other.wait();
-            }));
-            pool.submit(job).unwrap();
-        }
-        end(&pool);
-    });
+    two_that_meet(|| keen_pool(2), 1);
 }
 
 fn two_submitters(max_workers: usize, preemptions: usize) {
@@ -212,18 +163,7 @@ fn two_submitters_two_workers() {
 /// need each other, so one worker alone never ends.
 #[test]
 fn two_jobs_at_once_get_two_workers() {
-    check(2, || {
-        let pool = pool(2);
-        let (here, there) = (Event::default(), Event::default());
-        for (mine, other) in [(here.clone(), there.clone()), (there, here)] {
-            let job = Job(Box::new(move |_| {
-                mine.set();
-                other.wait();
-            }));
-            pool.submit(job).unwrap();
-        }
-        end(&pool);
-    });
+    two_that_meet(|| pool(2), 2);
 }
 
 /// Guards: the look at the queue in `Worker::waiting`, after ROOM is set. The only worker
@@ -234,12 +174,12 @@ fn job_queued_while_the_only_worker_waits() {
         let pool = pool(1);
         let done = Event::default();
         let awaited = done.clone();
-        pool.submit(Job(Box::new(move |worker| {
+        pool.submit(Job::new(move |worker| {
             let _waiting = worker.waiting();
             awaited.wait();
-        })))
+        }))
         .unwrap();
-        pool.submit(Job(Box::new(move |_| done.set()))).unwrap();
+        pool.submit(Job::new(move |_| done.set())).unwrap();
         end(&pool);
     });
 }
@@ -253,25 +193,25 @@ fn surplus_worker_steps_down() {
         let runs = Runs::default();
         let (first, again) = (Event::default(), Event::default());
         let (wait_first, go_on) = (first.clone(), again.clone());
-        pool.submit(Job(Box::new(move |worker| {
+        pool.submit(Job::new(move |worker| {
             let waiting = worker.waiting();
             wait_first.wait();
             drop(waiting);
             go_on.set();
-        })))
+        }))
         .unwrap();
         let second = runs.clone();
-        pool.submit(Job(Box::new(move |_| {
+        pool.submit(Job::new(move |_| {
             first.set();
             // So that the wait ends while this job runs: two are active.
             again.wait();
-            second.0.fetch_add(1, Ordering::SeqCst);
-        })))
+            second.add();
+        }))
         .unwrap();
         let third = runs.clone();
-        pool.submit(Job(Box::new(move |_| {
-            assert_eq!(third.0.fetch_add(1, Ordering::SeqCst), 1, "above the limit");
-        })))
+        pool.submit(Job::new(move |_| {
+            assert_eq!(third.add(), 1, "above the limit");
+        }))
         .unwrap();
         end(&pool);
         assert_eq!(runs.count(), 2);
@@ -287,10 +227,10 @@ fn wait_ends_while_another_worker_is_called() {
         let runs = Runs::default();
         let happens = Event::default();
         let awaited = happens.clone();
-        pool.submit(Job(Box::new(move |worker| {
+        pool.submit(Job::new(move |worker| {
             let _waiting = worker.waiting();
             awaited.wait();
-        })))
+        }))
         .unwrap();
         pool.submit(runs.job()).unwrap();
         happens.set();
@@ -305,15 +245,7 @@ fn wait_ends_while_another_worker_is_called() {
 /// (`Worker::drop`).
 #[test]
 fn worker_that_ends_is_replaced() {
-    check(2, || {
-        let pool = mortal_pool();
-        let runs = Runs::default();
-        for _ in 0..2 {
-            pool.submit(runs.job()).unwrap();
-        }
-        end(&pool);
-        assert_eq!(runs.count(), 2);
-    });
+    two_submits(mortal_pool, 2);
 }
 
 /// A submit against `close` and `join`, with or without a job before.
@@ -328,10 +260,10 @@ fn close_while_submitting(make: fn() -> Arc<Pool<Job>>, used: bool, preemptions:
         let submitter = {
             let (pool, runs, joined) = (Arc::clone(&pool), runs.clone(), Arc::clone(&joined));
             loom::thread::spawn(move || {
-                let submitted = pool.submit(Job(Box::new(move |_| {
+                let submitted = pool.submit(Job::new(move |_| {
                     assert!(!joined.load(Ordering::SeqCst), "runs in an ended pool");
-                    runs.0.fetch_add(1, Ordering::SeqCst);
-                })));
+                    runs.add();
+                }));
                 match submitted {
                     Ok(()) => true,
                     Err(SubmitError::Closed(_)) => false,
@@ -395,10 +327,10 @@ fn thread_that_cannot_start() {
         let runs = Runs::default();
         let (started, go, second) = (Event::default(), Event::default(), Event::default());
         let (starts, go_on, second_runs) = (started.clone(), go.clone(), second.clone());
-        pool.submit(Job(Box::new(move |_| {
+        pool.submit(Job::new(move |_| {
             starts.set();
             go_on.wait();
-        })))
+        }))
         .unwrap();
         let other = {
             let (pool, job) = (Arc::clone(&pool), runs.job());
@@ -410,8 +342,7 @@ fn thread_that_cannot_start() {
         // The only thread is active when the second job arrives, and asleep soon after.
         started.wait();
         go.set();
-        pool.submit(Job(Box::new(move |_| second_runs.set())))
-            .unwrap();
+        pool.submit(Job::new(move |_| second_runs.set())).unwrap();
         other.join().unwrap();
         end(&pool);
         assert_eq!(runs.count(), 1);
@@ -428,7 +359,7 @@ fn no_thread_at_all() {
             let mine = Arc::new(());
             let job = {
                 let mine = Arc::clone(&mine);
-                Job(Box::new(move |_| drop(mine)))
+                Job::new(move |_| drop(mine))
             };
             let Err(SubmitError::Spawn(job, _)) = pool.submit(job) else {
                 panic!("there is no thread to run it");

@@ -6,18 +6,15 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
 
+#[path = "support/models.rs"]
+mod models;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flask_delay_engine::{Advance, Bound, Phase, State};
 use loom::thread::spawn;
-
-fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    // LOOM_MAX_PREEMPTIONS may ask for more.
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
-}
+use models::{check, race};
 
 /// With some of its places taken.
 fn bound(places: usize, taken: usize) -> Arc<Bound> {
@@ -33,20 +30,10 @@ fn bound(places: usize, taken: usize) -> Arc<Bound> {
 fn place_given_while_a_thread_begins_to_wait() {
     let take = |bound: &Bound| assert!(bound.take(None));
     let give = |bound: &Bound| bound.give();
-    // Each is the thread that goes first once; see `race` in `loom_state.rs`.
-    for (one, other) in [
-        (take as fn(&Bound), give as fn(&Bound)),
-        (give as fn(&Bound), take as fn(&Bound)),
-    ] {
-        loom::model(move || {
-            let bound = bound(1, 1);
-            let sharing = Arc::clone(&bound);
-            let thread = spawn(move || other(&sharing));
-            one(&bound);
-            thread.join().unwrap();
-            assert_eq!(bound.taken(), 1);
-        });
-    }
+    let make = || bound(1, 1);
+    race(None, make, take, give, |bound, (), ()| {
+        assert_eq!(bound.taken(), 1);
+    });
 }
 
 /// Guards: who waits looks again when another was faster, and is told again.

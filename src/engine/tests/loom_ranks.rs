@@ -5,21 +5,16 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+#[path = "support/models.rs"]
+mod models;
 
+use std::sync::Arc;
+
+use flask_delay_engine::SubmitError;
 use flask_delay_engine::model::Queue;
-use flask_delay_engine::{Config, Pool, SubmitError, Worker};
 use loom::sync::{Condvar, Mutex};
 use loom::thread::spawn;
-
-fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    // LOOM_MAX_PREEMPTIONS may ask for more.
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
-}
+use models::{Job, Runs, check, end, pool, race};
 
 /// Guards: the order of the two looks of `is_empty`, the fence between them and the one in
 /// `take`; and that a plain job which was moved into the line is counted there.
@@ -30,25 +25,16 @@ fn a_plain_job_is_not_overlooked_while_it_is_moved() {
         queue.push_ranked(0);
         assert_eq!(queue.pop(), Some(0));
     };
-    // Each is the thread that goes first once; see `race` in `loom_state.rs`.
-    for (one, other) in [
-        (look as fn(&Queue), move_it as fn(&Queue)),
-        (move_it as fn(&Queue), look as fn(&Queue)),
-    ] {
-        check(3, move || {
-            let queue = Arc::new(Queue::new());
-            queue.push(1);
-            let thread = {
-                let queue = Arc::clone(&queue);
-                spawn(move || other(&queue))
-            };
-            one(&queue);
-            thread.join().unwrap();
-            assert!(!queue.is_empty());
-            assert_eq!(queue.pop(), Some(1));
-            assert!(queue.is_empty());
-        });
-    }
+    let make = || {
+        let queue = Arc::new(Queue::new());
+        queue.push(1);
+        queue
+    };
+    race(3, make, look, move_it, |queue, (), ()| {
+        assert!(!queue.is_empty());
+        assert_eq!(queue.pop(), Some(1));
+        assert!(queue.is_empty());
+    });
 }
 
 /// Adds a job and takes one, as a submit to a pool that has ended does.
@@ -96,54 +82,6 @@ fn who_adds_a_job_can_take_one_of_three() {
     );
 }
 
-type Work = dyn FnOnce(&Worker<Job>) + Send;
-
-struct Job(Box<Work>);
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Job")
-    }
-}
-
-fn pool(max_workers: usize) -> Arc<Pool<Job>> {
-    let config = Config {
-        name: "model".to_owned(),
-        max_workers,
-        idle_timeout: Duration::MAX,
-        look_on: Duration::ZERO,
-        stack_size: usize::MAX,
-    };
-    Arc::new(Pool::new(config, |mut worker: Worker<Job>| {
-        while let Some(job) = worker.next(|park| _ = park()) {
-            (job.0)(&worker);
-        }
-    }))
-}
-
-/// Every thread has to end then: loom does not let a model leave one behind.
-fn end(pool: &Pool<Job>) {
-    assert!(pool.wait_quiet(None));
-    pool.close();
-}
-
-/// How often each job ran; unknown to loom, so that it adds nothing to the orders tried.
-#[derive(Clone, Default)]
-struct Runs(Arc<AtomicUsize>);
-
-impl Runs {
-    fn job(&self) -> Job {
-        let runs = self.clone();
-        Job(Box::new(move |_| {
-            runs.0.fetch_add(1, Ordering::SeqCst);
-        }))
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
 /// Guards: a submit of a ranked job fences as any does, after the line says that the job is
 /// there, and the worker looks at the line too.
 #[test]
@@ -168,14 +106,14 @@ fn plain_and_ranked_job_at_once_get_two_workers() {
         let meeting = Arc::new((Mutex::new(0), Condvar::new()));
         let job = || {
             let meeting = Arc::clone(&meeting);
-            Job(Box::new(move |_| {
+            Job::new(move |_| {
                 let mut here = meeting.0.lock().unwrap();
                 *here += 1;
                 meeting.1.notify_all();
                 while *here < 2 {
                     here = meeting.1.wait(here).unwrap();
                 }
-            }))
+            })
         };
         pool.submit(job()).unwrap();
         pool.submit_ranked(job(), 0, -1).unwrap();

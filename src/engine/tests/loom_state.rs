@@ -5,12 +5,14 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
 
+#[path = "support/models.rs"]
+mod models;
+
 use std::sync::Arc;
 
 use flask_delay_engine::Mutex;
 use flask_delay_engine::{Advance, Phase, State};
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom::thread::spawn;
 
 #[derive(Default)]
 struct Extra {
@@ -133,30 +135,14 @@ impl Job {
     }
 }
 
-/// Runs `one` and `other` at once and has the job looked at `after`.
-///
-/// Each is the thread that goes first once: loom looks back to the last use of the word
-/// alone, and so overlooks orders that it finds the other way round.
+/// Two at once, in every order.
 fn race<A: 'static, B: 'static>(
     make: fn() -> Arc<Job>,
     one: fn(&Job) -> A,
     other: fn(&Job) -> B,
     after: fn(&Job, A, B),
 ) {
-    loom::model(move || {
-        let job = make();
-        let sharing = Arc::clone(&job);
-        let thread = spawn(move || other(&sharing));
-        let one = one(&job);
-        after(&job, one, thread.join().unwrap());
-    });
-    loom::model(move || {
-        let job = make();
-        let sharing = Arc::clone(&job);
-        let thread = spawn(move || one(&sharing));
-        let other = other(&job);
-        after(&job, thread.join().unwrap(), other);
-    });
+    models::race(None, make, one, other, after);
 }
 
 /// Without the lock around the look at the phase, or without `WATCHED`, a callback is lost.

@@ -7,6 +7,9 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
 
+#[path = "support/models.rs"]
+mod models;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,13 +17,7 @@ use std::time::{Duration, Instant};
 use flask_delay_engine::Timer;
 use loom::sync::{Condvar, Mutex};
 use loom::thread::spawn;
-
-fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    // LOOM_MAX_PREEMPTIONS may ask for more.
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
-}
+use models::check;
 
 /// What has fired.
 #[derive(Clone, Default)]

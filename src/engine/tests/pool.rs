@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use flask_delay_engine::{Config, Pool, Stats, SubmitError, Worker};
-use support::{Event, Gauge, Job, LONG, config, nest, panic_quietly, pool, soon, work};
+use support::{Event, Gauge, Job, LONG, block, config, nest, panic_quietly, pool, soon, work};
 
 #[test]
 fn no_thread_before_the_first_submit() {
@@ -199,10 +199,7 @@ fn leaving_threads_lose_no_job() {
 #[test]
 fn nested_waits_end_with_one_worker() {
     let pool = pool(1);
-    let end = Event::default();
-    nest(&pool, 200, end.clone());
-    end.wait();
-    assert!(pool.wait_quiet(Some(soon())));
+    nest(&pool, 200);
     let stats = pool.stats();
     assert_eq!((stats.queued, stats.waiting), (0, 0));
 }
@@ -230,10 +227,7 @@ fn a_wait_makes_room_for_another_worker() {
 #[test]
 fn the_limit_holds_again_after_waits() {
     let pool = pool(1);
-    let end = Event::default();
-    nest(&pool, 20, end.clone());
-    end.wait();
-    assert!(pool.wait_quiet(Some(soon())));
+    nest(&pool, 20);
     assert!(pool.stats().threads > 1);
     let gauge = Gauge::default();
     for _ in 0..2_000 {
@@ -396,14 +390,8 @@ fn without_a_thread_each_submit_gets_its_own_job_back() {
 #[test]
 fn the_oldest_job_is_stolen() {
     let pool = pool(1);
-    let (runs, go, results) = (Event::default(), Event::default(), mpsc::channel());
-    let (runs_now, wait) = (runs.clone(), go.clone());
-    pool.submit(Job::new(move |_| {
-        runs_now.set();
-        wait.wait();
-    }))
-    .unwrap();
-    runs.wait();
+    let (go, results) = (Event::default(), mpsc::channel());
+    block(&pool, &go);
     for number in 0..3 {
         let done = results.0.clone();
         pool.submit(Job::new(move |_| done.send(number).unwrap()))

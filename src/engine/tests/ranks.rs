@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use flask_delay_engine::{Level, Pool, Rank, SubmitError};
-use support::{Event, Gauge, Job, config, pool, soon};
+use support::{Event, Gauge, Job, Random, block, config, pool, soon};
 
 /// A job that nobody runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,14 +128,8 @@ fn the_oldest_of_the_lowest_level_can_best_be_spared() {
 #[test]
 fn workers_go_by_rank() {
     let pool = pool(1);
-    let (runs, go, results) = (Event::default(), Event::default(), mpsc::channel());
-    let (runs_now, wait) = (runs.clone(), go.clone());
-    pool.submit(Job::new(move |_| {
-        runs_now.set();
-        wait.wait();
-    }))
-    .unwrap();
-    runs.wait();
+    let (go, results) = (Event::default(), mpsc::channel());
+    block(&pool, &go);
     let job = |number: usize| {
         let done = results.0.clone();
         Job::new(move |_| done.send(number).unwrap())
@@ -168,19 +162,6 @@ fn a_closed_pool_takes_no_ranked_job() {
         pool.resubmit_ranked(gauge.job(), 0, 0),
         Err(SubmitError::Closed(_))
     ));
-}
-
-/// Numbers that look random and are the same each time: Knuth's generator.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % limit
-    }
 }
 
 /// Against a list that is searched from one end to the other.

@@ -11,19 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Stats, SubmitError};
-use support::{Event, Gauge, Job, LONG, nest, pool, soon};
-
-/// A job that runs until `go`; returns when it runs.
-fn block(pool: &flask_delay_engine::Pool<Job>, go: &Event) {
-    let (runs, go) = (Event::default(), go.clone());
-    let runs_now = runs.clone();
-    pool.submit(Job::new(move |_| {
-        runs_now.set();
-        go.wait();
-    }))
-    .unwrap();
-    runs.wait();
-}
+use support::{Event, Gauge, Job, LONG, block, nest, pool, soon};
 
 #[test]
 fn close_runs_what_was_taken_and_refuses_the_rest() {
@@ -130,10 +118,7 @@ fn a_dropped_pool_runs_what_it_took() {
 #[test]
 fn the_limit_holds_while_closing() {
     let pool = pool(1);
-    let end = Event::default();
-    nest(&pool, 20, end.clone());
-    end.wait();
-    assert!(pool.wait_quiet(Some(soon())));
+    nest(&pool, 20);
     assert!(pool.stats().idle > 1);
     let (go, gauge) = (Event::default(), Gauge::default());
     block(&pool, &go);

@@ -1,38 +1,21 @@
-//! What the tests share: pools of closures, and waiting with a deadline.
+//! What the tests share: pools of closures, waiting with a deadline, numbers that look random.
 #![allow(
     dead_code,
     clippy::unwrap_used,
     reason = "each test file uses its part, and a failed test has to panic"
 )]
 
+mod jobs;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::{Config, Pool, Worker};
+use flask_delay_engine::{Config, Pool};
+pub(crate) use jobs::{Job, work};
 
 /// More than any test needs; reached only when something is lost.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
-
-type Work = dyn FnOnce(&Worker<Job>) + Send;
-
-pub(crate) struct Job(Box<Work>);
-
-impl Job {
-    pub(crate) fn new(work: impl FnOnce(&Worker<Job>) + Send + 'static) -> Self {
-        Self(Box::new(work))
-    }
-
-    pub(crate) fn run(self, worker: &Worker<Job>) {
-        (self.0)(worker);
-    }
-}
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Job")
-    }
-}
 
 pub(crate) fn config(max_workers: usize) -> Config {
     Config {
@@ -46,13 +29,6 @@ pub(crate) fn config(max_workers: usize) -> Config {
 
 pub(crate) fn pool(max_workers: usize) -> Arc<Pool<Job>> {
     Arc::new(Pool::new(config(max_workers), work))
-}
-
-/// What a thread of a pool does.
-pub(crate) fn work(mut worker: Worker<Job>) {
-    while let Some(job) = worker.next(|park| _ = park()) {
-        job.run(&worker);
-    }
 }
 
 pub(crate) fn soon() -> Instant {
@@ -113,14 +89,34 @@ impl Gauge {
     }
 }
 
-/// Submits a job that submits another one and waits for it, and so on; `end` is set when
-/// the outermost is done.
-pub(crate) fn nest(pool: &Arc<Pool<Job>>, depth: usize, end: Event) {
+/// A job that runs until `go`; returns when it runs.
+pub(crate) fn block(pool: &Pool<Job>, go: &Event) {
+    let (runs, go) = (Event::default(), go.clone());
+    let runs_now = runs.clone();
+    pool.submit(Job::new(move |_| {
+        runs_now.set();
+        go.wait();
+    }))
+    .unwrap();
+    runs.wait();
+}
+
+/// Submits a job that submits another one and waits for it, and so on; returns when the pool is
+/// quiet again.
+pub(crate) fn nest(pool: &Arc<Pool<Job>>, depth: usize) {
+    let end = Event::default();
+    submit_nested(pool, depth, end.clone());
+    end.wait();
+    assert!(pool.wait_quiet(Some(soon())));
+}
+
+/// `end` is set when the outermost is done.
+fn submit_nested(pool: &Arc<Pool<Job>>, depth: usize, end: Event) {
     let inner = Arc::clone(pool);
     let job = Job::new(move |worker| {
         if depth > 0 {
             let done = Event::default();
-            nest(&inner, depth - 1, done.clone());
+            submit_nested(&inner, depth - 1, done.clone());
             let _waiting = worker.waiting();
             done.wait();
         }
@@ -129,4 +125,17 @@ pub(crate) fn nest(pool: &Arc<Pool<Job>>, depth: usize, end: Event) {
         end.set();
     });
     pool.submit(job).unwrap();
+}
+
+/// Numbers that look random and are the same each time: Knuth's generator.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
 }
