@@ -15,6 +15,7 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.extension import Delay, delay
+from flask_delay.jobs import Job
 from flask_delay.retry import Retry
 from flask_delay.signals import (
     task_cancelled,
@@ -31,6 +32,7 @@ __all__ = [
     "Executor",
     "ForkedFutureError",
     "Future",
+    "Job",
     "Progress",
     "QueueFull",
     "Retry",

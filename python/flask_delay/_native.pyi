@@ -39,6 +39,8 @@ __all__ = [
     "WaitCycleError",
     "_CoroutineTask",
     "_Policy",
+    "_Rhythm",
+    "_Ticker",
     "_Waiting",
     "__version__",
     "_end",
@@ -330,9 +332,9 @@ class Executor(concurrent.futures.Executor):
         """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
 
         `held` are the tasks that may not start yet, because of their key's limit or rate or
-        until their next attempt; they are not among the `queued` ones. `waiting` are the
-        workers whose task waits for another task, and the `stuck` ones, whose task goes on
-        although its future has ended by its `timeout` or `stop`; each of them is replaced by
+        until their time or their next attempt; they are not among the `queued` ones. `waiting`
+        are the workers whose task waits for another task, and the `stuck` ones, whose task goes
+        on although its future has ended by its `timeout` or `stop`; each of them is replaced by
         another, and they are not among the `running` ones.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
@@ -360,6 +362,8 @@ class _Policy:
         timeout: float | None = None,
         expires: float | None = None,
         retry: object = None,
+        countdown: float | None = None,
+        eta: float | None = None,
     ) -> Self:
         """Make a policy.
 
@@ -367,9 +371,51 @@ class _Policy:
         the function is the key, for `unique` with its arguments. `rate` are starts and in how
         many seconds. `retry` is a `Retry`: `_after(exception, attempt)` is called after
         each attempt that has failed, `_delay(attempt)` after one that has asked for the
-        next, on a worker or on the event loop's thread. `timeout` and `expires` are in
-        seconds.
+        next, on a worker or on the event loop's thread. `timeout`, `expires` and
+        `countdown` are in seconds, `eta` in seconds since 1970.
         """
+
+@final
+class _Rhythm:
+    """When something comes again and again; never changes. Times are nanoseconds since 1970."""
+
+    def __new__(
+        cls, *, every: float | None = None, cron: str | None = None, timezone: str = "UTC"
+    ) -> Self:
+        """Ticks every so many seconds, counted from 1970, or by a line of a crontab.
+
+        Raises ValueError for what is wrong with the line or the time zone.
+        """
+    def after(self, time: int) -> int | None:
+        """The first tick after `time`; None if there is none any more."""
+    def has_come(self, tick: int, last: int, now: int) -> bool:
+        """Whether `tick` has been taken, where the last that was is `last`."""
+
+@final
+class _Ticker:
+    """Calls a function at each tick of a rhythm, on a worker, for as long as the executor lives.
+
+    Of ticks that were missed only the last one counts. Ends with the executor, which it does
+    not keep alive, and when the process does. Every method may be called from any thread.
+    """
+
+    def __new__(
+        cls, executor: Executor, rhythm: _Rhythm, call: Callable[[int], object]
+    ) -> Self: ...
+    def start(self) -> None:
+        """Call `call(tick)` at each tick from now on, in this process.
+
+        Raises RuntimeError after `shutdown` of the executor, and if the timer's thread
+        cannot be started.
+        """
+    def stop(self) -> None:
+        """Have no further call begin, but for one that is on its way."""
+    @property
+    def over(self) -> bool:
+        """Whether the executor takes no tasks any more, or is gone."""
+    @property
+    def next(self) -> int | None:
+        """The next tick; None if there is none, or it was stopped."""
 
 def _scoped_executor(
     *,

@@ -68,7 +68,7 @@ impl ExecutorCell {
         })
     }
 
-    fn core(&self) -> PyResult<&Arc<Core>> {
+    pub(crate) fn core(&self) -> PyResult<&Arc<Core>> {
         self.inner().map(|inner| &inner.core)
     }
 

@@ -16,7 +16,7 @@ use super::governor;
 use super::logging;
 use super::mode::Mode;
 use super::naming::name_of;
-use super::policies::alarms;
+use super::policies::{alarms, delays, ticker};
 use super::settle::{Phase, cancel};
 
 /// Every executor of this process. The lock is a leaf.
@@ -154,6 +154,8 @@ fn join_at_exit(py: Python<'_>, core: &Arc<Core>) -> bool {
 }
 
 fn drain_at_exit(py: Python<'_>) {
+    // Before: jobs that never end would keep a pool from ever being done.
+    ticker::end();
     let lost = drain_all(py);
     report(py, &lost);
 }
@@ -173,6 +175,9 @@ fn drain_all(py: Python<'_>) -> Vec<String> {
                 continue;
             }
             let deadline = deadline_of(&core, start);
+            if let Some(deadline) = deadline {
+                give_up_late(py, &core, deadline, &mut lost);
+            }
             // Nobody runs the tasks of a manual one.
             let hopeless = core.mode == Mode::Manual;
             if hopeless || impatient || deadline.is_some_and(|deadline| now >= deadline) {
@@ -288,6 +293,16 @@ pub(crate) fn end_child(py: Python<'_>, failed: bool) {
         .and_then(|os| os.call_method1("_exit", (i32::from(failed),)))
     {
         error.write_unraisable(py, None);
+    }
+}
+
+/// Cancels what an executor holds until a time at which it is too late, and notes the names:
+/// to wait until then would be in vain.
+fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut Vec<String>) {
+    for task in core.held().tasks(py) {
+        if delays::starts_after(task.get(), deadline) && cancel(&task) {
+            lost.push(label(&task));
+        }
     }
 }
 

@@ -35,7 +35,8 @@ PYTHON_LAYERS = (
         "termination",
         "uwsgi",
     },
-    {"reloader", "retry"},
+    {"jobs"},
+    {"leader", "reloader", "retry", "supervision"},
     {"_native"},
 )
 

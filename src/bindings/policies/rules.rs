@@ -10,6 +10,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::alarms::{self, Alarm};
 use super::claims;
+use super::delays::Start;
 use super::lanes::{self, Lane};
 use super::policy::Policy;
 use super::target::Why;
@@ -33,6 +34,12 @@ pub(crate) struct Rules {
     pub(super) previous: Option<Py<PyAny>>,
     /// While it has not started: when it expires, or runs again.
     pub(super) alarm: Option<Ticket>,
+    /// From when on it may start.
+    pub(super) start: Option<Start>,
+    /// That moment, if it is known by a clock that nobody sets.
+    pub(super) from: Option<Instant>,
+    /// While it is held until then.
+    pub(super) begin: Option<Ticket>,
     /// When it is too late to start.
     pub(super) expires: Option<Instant>,
     /// It has been put into the queue and has not been taken up.
@@ -84,11 +91,18 @@ pub(super) fn lane<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Lane
 }
 
 /// Where the task stands among those that wait: its priority, and its rank. None for a plain
-/// one, which goes by its age.
+/// one, which goes by its age; one that had to wait for its time is younger than that.
 pub(super) fn level_and_rank(this: &Bound<'_, FutureCell>) -> Option<(i32, i64)> {
     let policy = policy(this)?;
     let asked = policy.get();
-    (asked.priority != 0).then(|| (asked.priority, asked.rank(this.get().born())))
+    let is_plain = asked.priority == 0 && asked.start.is_none();
+    (!is_plain).then(|| (asked.priority, asked.rank(ready(this.get()))))
+}
+
+/// Since when a task has waited, in nanoseconds since 1970: from when on it might start.
+pub(crate) fn ready(this: &FutureCell) -> i64 {
+    let start = with(this, |rules| rules.start).flatten();
+    start.map_or(this.born(), |start| start.ready(this.born()))
 }
 
 /// Whether the task is one of those of a key.
@@ -104,7 +118,7 @@ pub(crate) fn held_up(this: &Bound<'_, FutureCell>) -> Option<(Vec<usize>, usize
         return None;
     }
     let lane = lane(this)?;
-    let terms = policy(this)?.get().terms(this.get().born())?;
+    let terms = policy(this)?.get().terms(ready(this.get()))?;
     lanes::held_up(&lane, this, terms.limit)
 }
 
@@ -138,6 +152,11 @@ pub(crate) fn give<'py>(
         rules.expires = asked
             .expires
             .and_then(|time| Instant::now().checked_add(time));
+        rules.start = asked.start;
+        rules.from = match asked.start {
+            Some(Start::After(time)) => Instant::now().checked_add(time),
+            _ => None,
+        };
     });
     if let Some(twin) = asked.unique {
         let key = asked.claim_key(arguments)?;
@@ -229,16 +248,17 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     let taken = with(this.get(), |rules| {
         (
             rules.alarm.take(),
+            rules.begin.take(),
             rules.lane.take(),
             rules.claim.take(),
             rules.previous.take(),
         )
     });
-    let Some((alarm, lane, claim, previous)) = taken else {
+    let Some((alarm, begin, lane, claim, previous)) = taken else {
         return;
     };
     drop(previous);
-    if let Some(alarm) = alarm {
+    for alarm in [alarm, begin].into_iter().flatten() {
         alarms::unset(py, alarm);
     }
     let Some(core) = this.get().core() else {

@@ -8,8 +8,8 @@ use flask_delay_engine::{Rhythm, RhythmError, Ticks, has_come};
 use jiff::Timestamp;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// A time in UTC, as in "2026-03-29T01:00:00Z".
 fn utc(text: &str) -> SystemTime {
