@@ -44,6 +44,7 @@ def submit(
 
 # The same for scripts in processes of their own.
 SUBMIT = """
+from flask_delay.jobs import Jobs
 from flask_delay.options import Chosen, submitter
 
 def submit(executor, fn, *args, **options):
