@@ -266,12 +266,14 @@ def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict
     """What the job is called in every process that has it."""
     function, args, kwargs = call
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    owner = getattr(function, "__self__", None)
     if key is not None:
         distinct = repr(key(*args, **kwargs) if callable(key) else key)
         known = f"{module}.{name}" if name else type(function).__qualname__
         text = f"{known}[{distinct}]"
     else:
-        known = f"{module}.{name}" if name and not hasattr(function, "__self__") else repr(function)
+        plain = name and (owner is None or inspect.ismodule(owner))
+        known = f"{module}.{name}" if plain else repr(function)
         named = [f"{name}={value!r}" for name, value in kwargs.items()]
         text = f"{known}({', '.join([*map(repr, args), *named])})"
     if _ADDRESS.search(text):

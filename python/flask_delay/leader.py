@@ -61,9 +61,7 @@ class Lead:
         `has_come(last)` says, `last` being the newest tick that anybody has. Raises OSError
         if there can be no lock.
         """
-        if not self._is_ours():
-            self._lock()
-        file = self._file
+        file = self._locked()
         if file is None:
             return False
         last = _read(file)
@@ -80,35 +78,40 @@ class Lead:
         self._file, self._pid = None, None
         self._close()
 
-    def _is_ours(self) -> bool:
-        if self._file is None or self._pid != os.getpid():
-            return False
+    def _locked(self) -> int | None:
+        """The file, if this process has its lock, or gets it now."""
+        file = self._file if self._is_current() else None
+        if file is None:
+            file = self._open()
+        try:
+            # Each time: whoever in this process has read the file, and closed it, has let go.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            # Another process has it.
+            self.let_go()
+            return None
+        if not self._is_current():
+            # Replaced between the opening and the lock; next time, then.
+            self.let_go()
+            return None
+        return file
+
+    def _is_current(self) -> bool:
         # Somebody may have cleaned up; then others have made another one.
         with contextlib.suppress(OSError):
-            return self._path.stat().st_ino == self._inode
+            return self._pid == os.getpid() and self._path.stat().st_ino == self._inode
         return False
 
-    def _lock(self) -> None:
+    def _open(self) -> int:
         self.let_go()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            # Another process's.
-            os.close(file)
-            return
-        except BaseException:
-            os.close(file)
-            raise
         self._file, self._inode, self._pid = file, os.fstat(file).st_ino, os.getpid()
         # Does it once, whoever calls it first.
         close = weakref.finalize(self, os.close, file)
         close.atexit = False
         self._close = close
-        if not self._is_ours():
-            # Replaced between the opening and the lock; next time, then.
-            self.let_go()
+        return file
 
 
 def _read(file: int) -> int | None:

@@ -114,7 +114,7 @@ def test_what_is_past_starts_at_once(executor, options):
 
 
 @pytest.mark.parametrize(
-    "options, error, text",
+    ("options", "error", "text"),
     [
         ({"countdown": -1}, ValueError, "'countdown' is -1"),
         ({"countdown": float("nan")}, ValueError, "'countdown' is nan"),
@@ -182,7 +182,7 @@ def test_it_is_no_older_than_its_time(executor):
     assert order == ["high", "had to wait", "plain"]
 
 
-def test_it_waits_for_its_key_after_that(executor):
+def test_it_waits_for_its_key_after_that():
     gate = Gate()
     with Executor(2) as executor:
         running = submit(executor, gate, key="key", limit=1)
