@@ -111,6 +111,8 @@ class Job:
         """Go on in a process that was forked from the one that had it."""
         self._inherited = True
         self._reset()
+        if self._lead is not None:
+            self._lead.forget_parent()
         if self._jobs.active and not self._cancelled:
             self._ticker.start()
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +34,13 @@ def lead(folder: Path, name: str) -> "Lead":
 
 
 class Lead:
-    """One job's file. What is not said to be for any thread is for one at a time."""
+    """One job's file. May be used from any thread."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
         self._name = name
+        # Two apps in one process may have the same job.
+        self._turn = threading.Lock()
         self._file: int | None = None
         self._close: Callable[[], object] = lambda: None
         # Of the file that is open, and that is ours.
@@ -61,20 +64,31 @@ class Lead:
         `has_come(last)` says, `last` being the newest tick that anybody has. Raises OSError
         if there can be no lock.
         """
-        file = self._locked()
-        if file is None:
-            return False
-        last = _read(file)
-        if last is not None and has_come(last):
-            return False
-        note = {"job": self._name, "pid": os.getpid(), "tick": tick}
-        line = json.dumps(note).encode() + b"\n"
-        os.pwrite(file, line, 0)
-        os.ftruncate(file, len(line))
-        return True
+        with self._turn:
+            file = self._locked()
+            if file is None:
+                return False
+            last = _read(file)
+            if last is not None and has_come(last):
+                return False
+            note = {"job": self._name, "pid": os.getpid(), "tick": tick}
+            line = json.dumps(note).encode() + b"\n"
+            os.pwrite(file, line, 0)
+            os.ftruncate(file, len(line))
+            return True
 
     def let_go(self) -> None:
         """Leave the job to others."""
+        with self._turn:
+            self._drop()
+
+    def forget_parent(self) -> None:
+        """Begin anew in a process that was forked: the lock is its parent's."""
+        # Another thread may have held it at the fork.
+        self._turn = threading.Lock()
+        self._drop()
+
+    def _drop(self) -> None:
         self._file, self._pid = None, None
         self._close()
 
@@ -88,11 +102,11 @@ class Lead:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             # Another process has it.
-            self.let_go()
+            self._drop()
             return None
         if not self._is_current():
             # Replaced between the opening and the lock; next time, then.
-            self.let_go()
+            self._drop()
             return None
         return file
 
@@ -103,7 +117,7 @@ class Lead:
         return False
 
     def _open(self) -> int:
-        self.let_go()
+        self._drop()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         self._file, self._inode, self._pid = file, os.fstat(file).st_ino, os.getpid()

