@@ -15,6 +15,7 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.extension import Delay, delay
+from flask_delay.progress import track
 from flask_delay.retry import Retry
 from flask_delay.signals import (
     task_cancelled,
@@ -47,5 +48,6 @@ __all__ = [
     "task_started",
     "task_submitted",
     "task_succeeded",
+    "track",
     "using",
 ]

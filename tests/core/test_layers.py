@@ -35,7 +35,7 @@ PYTHON_LAYERS = (
         "termination",
         "uwsgi",
     },
-    {"reloader", "retry"},
+    {"progress", "reloader", "retry"},
     {"_native"},
 )
 
