@@ -13,15 +13,13 @@ def loops(rows: Iterable[str]) -> None:
         assert_type(number, int)
     track(3)  # E: call-overload, reportArgumentType
     track(rows, "note")  # E: call-overload, reportArgumentType
-    for row in track(rows, note=1):  # E: call-overload, reportArgumentType
-        print(row)
+    track(rows, note=1)  # E: call-overload, reportArgumentType
 
 
 async def asynchronous(rows: AsyncIterator[str]) -> None:
     async for row in track(rows):
         assert_type(row, str)
-    for row in track(rows):  # E: attr-defined, reportGeneralTypeIssues
-        print(row)
+    list[str](track(rows))  # E: call-overload, reportArgumentType
 
 
 def facts(progress: Progress) -> None:
