@@ -16,6 +16,7 @@ from flask_delay._native import (
 )
 from flask_delay.extension import Delay, delay
 from flask_delay.jobs import Job
+from flask_delay.progress import track
 from flask_delay.retry import Retry
 from flask_delay.signals import (
     task_cancelled,
@@ -49,5 +50,6 @@ __all__ = [
     "task_started",
     "task_submitted",
     "task_succeeded",
+    "track",
     "using",
 ]

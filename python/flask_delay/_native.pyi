@@ -57,10 +57,13 @@ __all__ = [
 __version__: Final[str]
 
 class Progress(NamedTuple):
-    """How far a task has come, as it said last."""
+    """How far a task has come, as it said last.
+
+    `total` is None if that is not known.
+    """
 
     done: float
-    total: float
+    total: float | None
     note: str
 
 class WaitCycleError(RuntimeError):
@@ -190,7 +193,10 @@ class Future(concurrent.futures.Future[_T]):
         """
     @property
     def progress(self) -> Progress | None:
-        """What the task last gave to `current_task.progress`, or None."""
+        """What the task last gave to `current_task.progress`, or None.
+
+        A new attempt does not change it before it says something itself.
+        """
     @property
     def attempts(self) -> int:
         """How many times the task has been started, retries included."""
@@ -572,8 +578,13 @@ class CurrentTask:
         """Whether the task was told to stop: by `Future.stop`, or its time at shutdown is over."""
     def check(self) -> None:
         """Raise `concurrent.futures.CancelledError` if the task was told to stop."""
-    def progress(self, done: float, total: float, note: str = "") -> None:
-        """Say how far the task has come, for `Future.progress`."""
+    def progress(self, done: float, total: float | None, note: str = "") -> None:
+        """Say how far the task has come, for `Future.progress`: `done` of `total`.
+
+        In any unit; `total` is None if it is not known. Numbers of other classes, as those
+        of NumPy or Decimal, are kept as int or float. Raises TypeError for what is no number,
+        ValueError for one that is not finite.
+        """
     def retry(self, after: float | None = None) -> NoReturn:
         """End this attempt, and have the task run again `after` seconds later.
 

@@ -162,12 +162,9 @@ impl FutureCell {
     }
 
     #[getter]
-    fn progress(&self, py: Python<'_>) -> Option<Py<PyTuple>> {
-        let extra = self.known_extra()?.lock();
-        extra
-            .progress
-            .as_ref()
-            .map(|progress| progress.clone_ref(py))
+    fn progress<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let last = self.known_extra().and_then(|it| it.lock().progress.clone());
+        last.map(|progress| progress.into_tuple(py)).transpose()
     }
 
     #[getter]
@@ -263,7 +260,6 @@ impl FutureCell {
                 rules.visit(&visit)?;
             }
             visit.call(&extra.listeners)?;
-            visit.call(&extra.progress)?;
         }
         Ok(())
     }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCFunction, PyDict, PyType};
+use pyo3::types::{PyCFunction, PyDict};
 
 use super::cell::FutureCell;
 use super::core::Core;
@@ -38,25 +37,6 @@ const SIGNALS: Duration = Duration::from_millis(50);
 
 /// What tasks that were told to stop have left, to notice it.
 const GRACE: Duration = Duration::from_millis(200);
-
-static PROGRESS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-
-/// The class `Progress`, a named tuple.
-pub(crate) fn progress_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    PROGRESS
-        .get_or_try_init(py, || {
-            let options = pyo3::types::PyDict::new(py);
-            options.set_item("module", "flask_delay")?;
-            let class = py.import("collections")?.call_method(
-                "namedtuple",
-                ("Progress", "done total note"),
-                Some(&options),
-            )?;
-            class.setattr("__doc__", "How far a task has come, as it said last.")?;
-            Ok(class.cast_into::<PyType>()?.unbind())
-        })
-        .map(|class| class.bind(py))
-}
 
 /// Has this executor drained at exit.
 pub(crate) fn add(core: &Arc<Core>) {

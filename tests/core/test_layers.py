@@ -36,7 +36,7 @@ PYTHON_LAYERS = (
         "uwsgi",
     },
     {"jobs"},
-    {"leader", "reloader", "retry", "supervision"},
+    {"leader", "progress", "reloader", "retry", "supervision"},
     {"_native"},
 )
 

@@ -69,6 +69,7 @@ def current() -> None:
     assert_type(current_task.attempt, int)
     current_task.progress(1, 2)
     current_task.progress(0.5, 1, note="half")
+    current_task.progress(1, None)
     current_task.progress("1", 2)  # E: arg-type, reportArgumentType
     current_task.check()
 
