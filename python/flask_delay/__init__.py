@@ -15,6 +15,7 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.extension import Delay, delay
+from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.retry import Retry
 from flask_delay.signals import (
     task_cancelled,
@@ -31,11 +32,15 @@ __all__ = [
     "Executor",
     "ForkedFutureError",
     "Future",
+    "Histogram",
+    "PoolStats",
     "Progress",
     "QueueFull",
     "Retry",
+    "Stats",
     "Task",
     "TaskExpired",
+    "TaskStats",
     "TaskTimeout",
     "WaitCycleError",
     "__version__",

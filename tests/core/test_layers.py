@@ -35,7 +35,7 @@ PYTHON_LAYERS = (
         "termination",
         "uwsgi",
     },
-    {"reloader", "retry"},
+    {"figures", "reloader", "retry"},
     {"_native"},
 )
 
