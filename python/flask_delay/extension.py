@@ -264,6 +264,11 @@ class Delay:
         """
         return self._state().executor
 
+    def _executors(self) -> list[Executor]:
+        """The pools of all its apps."""
+        apps = [app for ref in self._apps if (app := ref()) is not None]
+        return [self._state_of(app).executor for app in apps]
+
     def _find(self, chosen: Chosen) -> Submit:
         app = pools.app_or_none() or self._only_app()
         return submitter(chosen, self._state_of(app).executor, app)
