@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import re
 import signal
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 from tests.servers.harness import DEADLINE, poll
@@ -16,15 +18,8 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed"
 )
 
-# As docs/figures.md has them.
-CONFIG = """
-control_socket_disable = True
-
-from prometheus_client import multiprocess
-
-def child_exit(server, worker):
-    multiprocess.mark_process_dead(worker.pid)
-"""
+PAGE = (Path(__file__).parents[2] / "docs/figures.md").read_text()
+CONFIG = "control_socket_disable = True\n" + re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
 APP = """
 import {module} as module
 from flask_delay.contrib import prometheus
