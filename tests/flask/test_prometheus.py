@@ -139,11 +139,7 @@ def test_several_on_one_app(make_app, registry, deadline):
     assert ended(registry, **labels) is None
 
 
-def test_there_are_only_so_many_names(make_app, registry, deadline):
-    extension = Delay()
-    # More of them may come with new names at the same moment.
-    make_app(extension=extension, DELAY_MAX_WORKERS=1)
-    prometheus.export(extension, registry=registry)
+def test_there_are_only_so_many_names(extension, registry, deadline):
     for number in range(_NAMES + 20):
 
         def made():
@@ -339,3 +335,36 @@ def test_gauges_of_a_process_that_is_at_rest(run_script, tmp_path):
         env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "values")},
     )
     assert (result.rc, result.out) == (0, "True\n"), result.err
+
+
+def test_forks_while_everything_is_counted(run_script, tmp_path):
+    """A lock of the client library that a child finds taken would be taken for ever."""
+    (tmp_path / "values").mkdir()
+    result = run_script(
+        APP
+        + inspect.cleandoc(
+            """
+            end = threading.Event()
+
+            def load():
+                while not end.is_set():
+                    run(50)
+
+            thread = threading.Thread(target=load)
+            thread.start()
+            for _ in range(60):
+                pid = os.fork()
+                if not pid:
+                    run(1)
+                    os._exit(0)
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            end.set()
+            thread.join()
+            print("all")
+            """
+        )
+        + "\n",
+        env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "values")},
+        timeout=40,
+    )
+    assert (result.rc, result.out) == (0, "all\n"), result.err

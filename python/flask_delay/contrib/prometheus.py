@@ -112,10 +112,17 @@ class _Metrics:
 
     def __init__(self, background: Delay, registry: CollectorRegistry, namespace: str) -> None:
         self._background = background
-        # Without a lock, which a fork in another thread could leave locked: of threads that
-        # come together, each may add one name too many.
         self._of: dict[str, _OfName] = {}
-        self._samplers: dict[int, threading.Thread] = {}
+        # The process, by `_generation`, whose gauges are kept.
+        self._sampled: int | None = None
+        # Held while something is written, and by whoever forks: a child that began amid that
+        # would find a lock of the client library taken for ever.
+        self._lock = threading.Lock()
+        os.register_at_fork(
+            before=self._lock.acquire,
+            after_in_parent=self._lock.release,
+            after_in_child=self._lock.release,
+        )
         counter, histogram, gauge = (
             partial(Counter, namespace=namespace, registry=registry),
             partial(Histogram, namespace=namespace, registry=registry, buckets=_BUCKETS),
@@ -138,24 +145,28 @@ class _Metrics:
 
     def ended(self, future: Future[object]) -> None:
         """Count a task. A default done callback: on a worker, in whatever process that is."""
-        of = self._find(future.name)
-        if future.cancelled():
-            of.cancelled()
-        elif future.exception() is None:
-            of.done()
-        else:
-            of.failed()
-        if future.attempts > 1:
-            of.retried(future.attempts - 1)
-        spent = future._spent()
-        if spent is not None:
-            of.waited(spent[0])
-            of.ran(spent[1])
+        with self._lock:
+            of = self._find(future.name)
+            if future.cancelled():
+                of.cancelled()
+            elif future.exception() is None:
+                of.done()
+            else:
+                of.failed()
+            if future.attempts > 1:
+                of.retried(future.attempts - 1)
+            spent = future._spent()
+            if spent is not None:
+                of.waited(spent[0])
+                of.ran(spent[1])
 
     def _find(self, name: str) -> "_OfName":
         if name not in self._of and len(self._of) >= _NAMES:
             name = _OTHERS
-        return self._of.get(name) or self._of.setdefault(name, _OfName(self, name))
+        of = self._of.get(name)
+        if of is None:
+            of = self._of[name] = _OfName(self, name)
+        return of
 
     def compute_gauges(self) -> None:
         """Have the gauges read when they are asked for."""
@@ -168,16 +179,20 @@ class _Metrics:
         The file that stands for the process is all that others see of it, also when nothing
         happens here any more; so it takes a thread.
         """
-        generation = _generation()
-        if generation not in self._samplers:
-            thread = threading.Thread(target=self._sample, name="delay-prometheus", daemon=True)
-            if self._samplers.setdefault(generation, thread) is thread:
-                thread.start()
+        if self._sampled == _generation():
+            return
+        with self._lock:
+            mine = self._sampled != _generation()
+            self._sampled = _generation()
+        if mine:
+            name = "delay-prometheus"
+            threading.Thread(target=self._sample, name=name, daemon=True).start()
 
     def _sample(self) -> None:
         while True:
-            for key, gauge in self._gauges.items():
-                gauge.set(self._sum(key))
+            with self._lock:
+                for key, gauge in self._gauges.items():
+                    gauge.set(self._sum(key))
             time.sleep(_INTERVAL)
 
     def _sum(self, key: _Key) -> float:
