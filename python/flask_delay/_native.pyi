@@ -399,7 +399,7 @@ def _scoped_executor(
     signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...]
     | None = None,
 ) -> Executor:
-    """Make an executor whose tasks and callbacks run inside `with scope():`.
+    """Make an executor whose tasks and callbacks run inside `with scope():`, and are counted.
 
     The variables in `hidden` are not carried from the submitter to the task. An argument
     that is an instance of one of `reject_types` (by its real type) is given to `reject`
