@@ -15,6 +15,7 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.extension import Delay, delay
+from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.jobs import Job
 from flask_delay.progress import track
 from flask_delay.retry import Retry
@@ -33,12 +34,16 @@ __all__ = [
     "Executor",
     "ForkedFutureError",
     "Future",
+    "Histogram",
     "Job",
+    "PoolStats",
     "Progress",
     "QueueFull",
     "Retry",
+    "Stats",
     "Task",
     "TaskExpired",
+    "TaskStats",
     "TaskTimeout",
     "WaitCycleError",
     "__version__",

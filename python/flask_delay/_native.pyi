@@ -22,6 +22,8 @@ from typing import (
     overload,
 )
 
+from flask_delay.figures import PoolStats
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -175,6 +177,11 @@ class Future(concurrent.futures.Future[_T]):
         """What the task is going to call: function, arguments, keyword arguments.
 
         And the scope that `_submit_with` was given. None once the task has started.
+        """
+    def _spent(self) -> tuple[float, float] | None:
+        """Seconds from the submit to the first start, and of the last attempt.
+
+        None but of a task that has returned or failed, and was started before.
         """
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...
@@ -334,7 +341,7 @@ class Executor(concurrent.futures.Executor):
         In the calling thread; returns how many runs there were, each retry being one. For
         an executor of an app with `DELAY_MODE = "manual"`; raises RuntimeError for any other.
         """
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> PoolStats:
         """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
 
         `held` are the tasks that may not start yet, because of their key's limit or rate or
@@ -342,6 +349,8 @@ class Executor(concurrent.futures.Executor):
         are the workers whose task waits for another task, and the `stuck` ones, whose task goes
         on although its future has ended by its `timeout` or `stop`; each of them is replaced by
         another, and they are not among the `running` ones.
+
+        The executor of a `Delay` gives more, see `Delay.stats`.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks."""
@@ -442,7 +451,7 @@ def _scoped_executor(
     signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...]
     | None = None,
 ) -> Executor:
-    """Make an executor whose tasks and callbacks run inside `with scope():`.
+    """Make an executor whose tasks and callbacks run inside `with scope():`, and are counted.
 
     The variables in `hidden` are not carried from the submitter to the task. An argument
     that is an instance of one of `reject_types` (by its real type) is given to `reject`

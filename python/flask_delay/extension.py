@@ -3,12 +3,13 @@
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from flask import Blueprint, Flask
 
 from flask_delay import config, context, greenlets, pools, signals, status, termination, uwsgi
 from flask_delay._native import Executor, Future, _scoped_executor
+from flask_delay.figures import Stats
 from flask_delay.jobs import Job
 from flask_delay.options import AllOptions, Chosen, Options, submitter
 from flask_delay.tasks import Decorator, Periodic, Using, made
@@ -232,12 +233,20 @@ class Delay:
         """
         return self._state().executor.run_pending(n)
 
-    def stats(self) -> dict[str, int]:
-        """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
+    def stats(self) -> Stats:
+        """What there is now, and what has become of the tasks that ended in this process.
 
-        What they count is said at `Executor.stats`.
+        Of now, as at `Executor.stats`: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`,
+        `threads`. Since the process began: `done` (returned), `failed` (raised, or not started
+        in time), `cancelled`, and `retried`, how often a task was to run once more. `tasks` has
+        these four for each task's name, and in seconds `wait`, from the submit to the first
+        start, and `run`, the last attempt; both of tasks that have returned or failed. After
+        200 names, further ones are counted as "(others)".
+
+        A task is counted before its callbacks run. A forked process begins at 0.
         """
-        return self._state().executor.stats()
+        # Those of a Delay's executor.
+        return cast("Stats", self._state().executor.stats())
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing accepted is left to do, tasks that tasks submit included.
@@ -270,6 +279,11 @@ class Delay:
         Its tasks are those of `delay`, with an app context and no request.
         """
         return self._state().executor
+
+    def _executors(self) -> list[Executor]:
+        """The pools of all its apps."""
+        apps = [app for ref in self._apps if (app := ref()) is not None]
+        return [self._state_of(app).executor for app in apps]
 
     def _find(self, chosen: Chosen) -> Callable[..., Any]:
         app = pools.app_or_none() or self._only_app()

@@ -148,6 +148,11 @@ impl FutureCell {
         self.started.load(Ordering::Relaxed) != 0
     }
 
+    /// When the last attempt was started, in nanoseconds since 1970, 0 for not yet.
+    pub(crate) fn last_start(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+
     /// Nanoseconds since 1970, 0 for not yet.
     pub(crate) fn ended(&self) -> u64 {
         self.finished.load(Ordering::Relaxed)

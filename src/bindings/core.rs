@@ -14,6 +14,7 @@ use super::afar::Afar;
 use super::cell::FutureCell;
 use super::desk::Desk;
 use super::ffi::fork::generation;
+use super::figures::Figures;
 use super::mode::Mode;
 use super::policies::places::Backpressure;
 use super::policies::table::Table;
@@ -44,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) mode: Mode,
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
+    /// What becomes of its tasks is counted.
+    pub(crate) counted: bool,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -59,6 +62,7 @@ pub(crate) struct Core {
     /// Who is told what happens to tasks; None for an executor without an app.
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
+    counted: bool,
     /// The initializer has raised.
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
@@ -88,6 +92,7 @@ struct Era {
     /// The keys of tasks by which they are limited, and those of which there is one alone.
     lanes: OnceBox<Arc<Table>>,
     claims: OnceBox<Table>,
+    figures: Figures,
     /// The pool of a process forked from this one.
     next: OnceBox<Era>,
 }
@@ -127,6 +132,7 @@ impl Core {
             mode: settings.mode,
             signals: settings.signals,
             backpressure: settings.backpressure,
+            counted: settings.counted,
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             cancelling: AtomicBool::new(false),
@@ -222,6 +228,11 @@ impl Core {
         claims.get_or_try_init(|| Table::new(py).map(Box::new))
     }
 
+    /// What has become of this process's tasks, if that is counted.
+    pub(crate) fn figures(self: &Arc<Self>) -> Option<&Figures> {
+        self.counted.then(|| &self.era().figures)
+    }
+
     /// This process's tasks that are with the event loop.
     pub(crate) fn afar(self: &Arc<Self>) -> &Afar {
         &self.era().afar
@@ -286,6 +297,7 @@ impl Era {
             places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
             lanes: OnceBox::new(),
             claims: OnceBox::new(),
+            figures: Figures::default(),
             next: OnceBox::new(),
         }
     }
@@ -303,6 +315,8 @@ impl Drop for Era {
             std::mem::forget(Arc::clone(&self.pool));
             std::mem::forget(std::mem::take(&mut self.afar));
             std::mem::forget(std::mem::take(&mut self.held));
+            // A thread that is not here may have left them half changed.
+            std::mem::forget(std::mem::take(&mut self.figures));
         }
     }
 }

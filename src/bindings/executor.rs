@@ -145,6 +145,7 @@ impl ExecutorCell {
                 service: false,
                 mode: Mode::Threads,
                 signals: None,
+                counted: false,
                 backpressure: backpressure(
                     queue_size.map_or(Ok(0), |size| queue_places(&size))?,
                     when_full,
@@ -232,6 +233,9 @@ impl ExecutorCell {
         dict.set_item("threads", stats.threads)?;
         dict.set_item("held", core.held().len())?;
         dict.set_item("stuck", core.stuck().get())?;
+        if let Some(figures) = core.figures() {
+            figures.tell(&dict)?;
+        }
         Ok(dict)
     }
 

@@ -18,6 +18,7 @@ use super::cell::FutureCell;
 use super::clock::to_datetime;
 use super::coroutine::hooks;
 use super::errors::InvalidStateError;
+use super::figures;
 use super::naming::name_of;
 use super::policies::{deadlines, rules};
 use super::settle::{Phase, Place, standard_name};
@@ -114,6 +115,11 @@ impl FutureCell {
         let waker = place.map(|place| extra.wakers.swap_remove(place));
         drop(extra);
         drop(waker);
+    }
+
+    /// See `_native.pyi`.
+    fn _spent(&self) -> Option<(f64, f64)> {
+        figures::spent(self)
     }
 
     /// What the task is going to call, until it starts.

@@ -15,6 +15,7 @@ pub(crate) mod desk;
 pub(crate) mod errors;
 pub(crate) mod executor;
 pub(crate) mod ffi;
+pub(crate) mod figures;
 pub(crate) mod future;
 pub(crate) mod governor;
 pub(crate) mod greenlets;

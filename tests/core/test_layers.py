@@ -36,7 +36,7 @@ PYTHON_LAYERS = (
         "uwsgi",
     },
     {"jobs"},
-    {"leader", "progress", "reloader", "retry", "supervision"},
+    {"figures", "leader", "progress", "reloader", "retry", "supervision"},
     {"_native"},
 )
 

@@ -209,8 +209,3 @@ def test_ways_of_a_full_queue_are_those_there_are() -> None:
     told = [row[0].split()[0].strip("`") for row in rows("## A bound")]
     assert told == re.findall(r'"\w+"', allowed)
     assert Config().when_full == "block"
-
-
-def test_counts_are_those_there_are(page: dict[str, Any]) -> None:
-    told = [name for row in rows("## What there is") for name in re.findall(r"`(\w+)`", row[0])]
-    assert sorted(told) == sorted(page["background"].stats())

@@ -30,6 +30,8 @@ pub(crate) struct Rules {
     /// The key that this task has claimed.
     pub(super) claim: Option<Py<PyAny>>,
     pub(super) attempts: u32,
+    /// When the first of several attempts was started, in nanoseconds since 1970.
+    pub(super) first_start: Option<u64>,
     /// What the last attempt has raised.
     pub(super) previous: Option<Py<PyAny>>,
     /// While it has not started: when it expires, or runs again.
@@ -130,6 +132,11 @@ pub(crate) fn timeout(this: &Bound<'_, FutureCell>) -> Option<Duration> {
 /// How often the task has been begun.
 pub(crate) fn attempts(this: &FutureCell) -> Option<u32> {
     with(this, |rules| rules.attempts)
+}
+
+/// When the first attempt was started, in nanoseconds since 1970, if another one followed.
+pub(crate) fn first_start(this: &FutureCell) -> Option<u64> {
+    with(this, |rules| rules.first_start).flatten()
 }
 
 /// Gives a task that nobody else has yet its rules. The future of the task that is there

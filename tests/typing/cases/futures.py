@@ -6,7 +6,16 @@ from collections.abc import Awaitable
 from datetime import datetime
 from typing import assert_type
 
-from flask_delay import Delay, Executor, Future, Progress, current_task, delay
+from flask_delay import (
+    Delay,
+    Executor,
+    Future,
+    PoolStats,
+    Progress,
+    Stats,
+    current_task,
+    delay,
+)
 
 
 async def double(value: int) -> int:
@@ -82,4 +91,12 @@ def executors() -> None:
     with Executor() as executor:
         assert_type(executor, Executor)
         assert_type(executor.drain(1), bool)
-        assert_type(executor.stats(), dict[str, int])
+        assert_type(executor.stats(), PoolStats)
+
+
+def figures(extension: Delay) -> None:
+    stats = extension.stats()
+    assert_type(stats, Stats)
+    assert_type(stats["queued"], int)
+    assert_type(stats["tasks"]["fetch"]["wait"]["p99"], float)
+    print(stats["nothing"])  # E: typeddict-item, reportGeneralTypeIssues
