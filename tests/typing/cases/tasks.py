@@ -105,5 +105,5 @@ def wrong(sender: Sender) -> None:
     task(request=1)  # E: call-overload, reportArgumentType
     task(1)  # E: call-overload, reportArgumentType
     using(wrong=1)  # E: call-overload, reportCallIssue
-    using(request=1)  # E: arg-type, reportArgumentType
+    using(request=1)  # E: call-overload, reportArgumentType
     using(request=True).delay(len, 1)  # E: call-overload, reportArgumentType
