@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use super::alarms::{self, Alarm};
 use super::{dispatch, rules};
 use crate::bindings::cell::FutureCell;
+use crate::bindings::clock::now;
 use crate::bindings::core::Core;
 use crate::bindings::settle::Phase;
 use crate::bindings::submit::closed;
@@ -21,10 +22,26 @@ pub(crate) enum Start {
     At(SystemTime),
 }
 
+/// More than a submit takes, even where its thread has to wait for a processor.
+const LAG: Duration = Duration::from_secs(1);
+
 /// A set clock is noticed after so long.
 pub(super) const GLANCE: Duration = Duration::from_mins(1);
 
 impl Start {
+    /// That moment by a clock that nobody sets, if it is known, for a task that was made at
+    /// `born`.
+    pub(super) fn from(self, born: i64) -> Option<Instant> {
+        let Self::After(time) = self else {
+            return None;
+        };
+        // From then on, and not from now: tasks are to come in the order of their times.
+        let age = now().cast_signed().saturating_sub(born);
+        let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
+        // A clock that was set just now makes no task old.
+        Instant::now().checked_add(time.saturating_sub(age.min(LAG)))
+    }
+
     /// In nanoseconds since 1970, for a task that was made at `born`.
     pub(super) fn ready(self, born: i64) -> i64 {
         match self {
@@ -43,15 +60,14 @@ impl Start {
 
 /// When to look at a task that is not to start yet; None if it may.
 fn next_look(this: &FutureCell) -> Option<Instant> {
-    let now = Instant::now();
     if let Some(from) = rules::with(this, |rules| rules.from).flatten() {
-        return Some(from).filter(|from| *from > now);
+        return Some(from).filter(|from| *from > Instant::now());
     }
     let Some(Start::At(time)) = rules::with(this, |rules| rules.start).flatten() else {
         return None;
     };
     let left = time.duration_since(SystemTime::now()).ok()?;
-    (!left.is_zero()).then(|| now + left.min(GLANCE))
+    (!left.is_zero()).then(|| Instant::now() + left.min(GLANCE))
 }
 
 /// Whether a task that is held cannot start before `deadline`, because of its own time or

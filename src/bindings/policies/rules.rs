@@ -160,10 +160,7 @@ pub(crate) fn give<'py>(
             .expires
             .and_then(|time| Instant::now().checked_add(time));
         rules.start = asked.start;
-        rules.from = match asked.start {
-            Some(Start::After(time)) => Instant::now().checked_add(time),
-            _ => None,
-        };
+        rules.from = asked.start.and_then(|start| start.from(this.get().born()));
     });
     if let Some(twin) = asked.unique {
         let key = asked.claim_key(arguments)?;
