@@ -14,6 +14,7 @@ from flask_delay._native import (
     __version__,
     current_task,
 )
+from flask_delay.composition import Chain, chain, gather
 from flask_delay.extension import Delay, delay
 from flask_delay.retry import Retry
 from flask_delay.signals import (
@@ -26,6 +27,7 @@ from flask_delay.signals import (
 from flask_delay.tasks import Task, task, using
 
 __all__ = [
+    "Chain",
     "Delay",
     "DuplicateTask",
     "Executor",
@@ -39,8 +41,10 @@ __all__ = [
     "TaskTimeout",
     "WaitCycleError",
     "__version__",
+    "chain",
     "current_task",
     "delay",
+    "gather",
     "task",
     "task_cancelled",
     "task_failed",

@@ -23,6 +23,7 @@ from typing import (
 )
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 _T = TypeVar("_T")
 
 # All that is there; what is for users, flask_delay re-exports.
@@ -41,8 +42,10 @@ __all__ = [
     "_Policy",
     "_Waiting",
     "__version__",
+    "_check_step",
     "_end",
     "_end_within",
+    "_gather",
     "_generation",
     "_map",
     "_scoped_executor",
@@ -149,6 +152,29 @@ class Future(concurrent.futures.Future[_T]):
         already, `fn` runs at once in the calling thread, with the same contexts. An
         exception it raises is logged. Raises TypeError if `fn` is not callable.
         """
+    @overload
+    def then(self, fn: Callable[[_T], Coroutine[Any, Any, _R]]) -> Future[_R]:
+        """Run `fn(result)` as a task when this one has succeeded; return its future at once.
+
+        On the same executor, with the caller's `contextvars`, and by the options of `fn` if
+        that is a `Task`. Until then the new task is pending, holds no worker, takes no place in
+        a bounded queue, and can be cancelled, which leaves this one alone. If this one fails,
+        the new future fails with the same exception, which is not logged again; if it is
+        cancelled, so is the new one; `fn` is not called then. Raises TypeError if `fn` is not
+        callable or is an async generator function; ValueError if this future was made by
+        hand, or if the `key` or `unique` of `fn` goes by its argument; RuntimeError after
+        `shutdown`; ForkedFutureError in a process forked after the submit, unless the task
+        was done by then; and as the options of `fn` say.
+        """
+    @overload
+    def then(self, fn: Callable[[_T], _R]) -> Future[_R]: ...
+    def _then_with(
+        self,
+        policy: _Policy | None,
+        scope: Callable[[], AbstractContextManager[object]] | None,
+        fn: Callable[[_T], Any],
+    ) -> Future[Any]:
+        """As `then`, by a policy and in a scope, as `_submit_with` has them."""
     def _add_waker(self, waker: Callable[[Future[_T]], object]) -> bool:
         """Call `waker(future)` as soon as the task is done, before the callbacks.
 
@@ -329,11 +355,11 @@ class Executor(concurrent.futures.Executor):
     def stats(self) -> dict[str, int]:
         """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
 
-        `held` are the tasks that may not start yet, because of their key's limit or rate or
-        until their next attempt; they are not among the `queued` ones. `waiting` are the
-        workers whose task waits for another task, and the `stuck` ones, whose task goes on
-        although its future has ended by its `timeout` or `stop`; each of them is replaced by
-        another, and they are not among the `running` ones.
+        `held` are the tasks that may not start yet, because of their key's limit or rate,
+        until their next attempt, or until those that they follow are done; they are not among
+        the `queued` ones. `waiting` are the workers whose task waits for another task, and the
+        `stuck` ones, whose task goes on although its future has ended by its `timeout` or
+        `stop`; each of them is replaced by another, and they are not among the `running` ones.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks."""
@@ -370,6 +396,20 @@ class _Policy:
         next, on a worker or on the event loop's thread. `timeout` and `expires` are in
         seconds.
         """
+
+def _check_step(policy: _Policy | None, fn: Callable[..., Any]) -> None:
+    """Raise what `Future.then` would for this function and its policy, whatever the future."""
+
+def _gather(
+    function: Callable[..., Any],
+    executor: Executor | None,
+    futures: tuple[Future[Any], ...],
+    return_exceptions: bool,
+) -> Future[list[Any]]:
+    """Make the future of `flask_delay.gather`, which is `function`.
+
+    `executor` is for when there are no futures.
+    """
 
 def _scoped_executor(
     *,

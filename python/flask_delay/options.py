@@ -255,11 +255,20 @@ def submitter(chosen: Chosen, executor: Executor, app: Flask | None) -> Submit:
     With `request` it is for now: each of its tasks has the request that is current here.
     Raises as `context.snapshot`.
     """
+    return _with(chosen, app, executor.submit, executor._submit_with)  # noqa: SLF001
+
+
+def follower(chosen: Chosen, future: Future[Any], app: Flask | None) -> Submit:
+    """As `submitter`, of one function that is to be called with the future's result."""
+    return _with(chosen, app, future.then, future._then_with)  # noqa: SLF001
+
+
+def _with(chosen: Chosen, app: Flask | None, plain: Submit, ruled: Submit) -> Submit:
     if chosen.policy is None and not chosen.request:
-        submit: Submit = executor.submit
+        submit = plain
     else:
         scope = context.snapshot(app) if chosen.request else None
-        submit = functools.partial(executor._submit_with, chosen.policy, scope)  # noqa: SLF001
+        submit = functools.partial(ruled, chosen.policy, scope)
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
 

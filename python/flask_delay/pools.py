@@ -84,11 +84,18 @@ def shared_executor() -> Executor:
     return executor
 
 
+def executor_of(app: Flask | None) -> Executor:
+    """The pool of the app's default `Delay` or, without an app, that of the process.
+
+    Raises RuntimeError if the app has none.
+    """
+    return shared_executor() if app is None else default_state(app).executor
+
+
 def find(chosen: Chosen) -> Submit:
     """What submits to the current app's default `Delay` or, without an app, to the process's pool.
 
     Raises RuntimeError if the app has none, and as `submitter`.
     """
     app = app_or_none()
-    executor = shared_executor() if app is None else default_state(app).executor
-    return submitter(chosen, executor, app)
+    return submitter(chosen, executor_of(app), app)

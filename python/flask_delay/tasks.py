@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from flask_delay import pools
-from flask_delay._native import Future, _map
-from flask_delay.options import Chosen, Options, Submit
+from flask_delay._native import Future, _check_step, _map
+from flask_delay.options import Chosen, Options, Submit, follower
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -142,6 +142,14 @@ class Task(Generic[_P, _R, _T]):
             chunksize=chunksize,
             buffersize=buffersize,
         )
+
+    def _follow(self, future: Future[Any]) -> Future[_T]:
+        """What `future.then(task)` does."""
+        return follower(self._chosen, future, pools.app_or_none())(self.__wrapped__)
+
+    def _check_step(self) -> None:
+        """Raise what `_follow` would, whatever the future."""
+        _check_step(self._chosen.policy, self.__wrapped__)
 
     def using(self, **options: Unpack[Options]) -> "Task[_P, _R, _T]":
         """The same function with other options, which go before those of the decorator.

@@ -18,8 +18,10 @@ use super::cell::FutureCell;
 use super::clock::to_datetime;
 use super::coroutine::hooks;
 use super::errors::InvalidStateError;
+use super::names;
 use super::naming::name_of;
-use super::policies::{deadlines, rules};
+use super::policies::policy::Policy;
+use super::policies::{deadlines, rules, sequels};
 use super::settle::{Phase, Place, standard_name};
 
 #[pymethods]
@@ -92,6 +94,24 @@ impl FutureCell {
         }
         callbacks::add(slf, r#fn);
         Ok(())
+    }
+
+    fn then<'py>(slf: &Bound<'py, Self>, r#fn: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        // A `Task` has options. Of the type alone: mocks have attributes of any name.
+        if let Some(follow) = r#fn.get_type().getattr_opt(names::_follow(slf.py()))? {
+            return follow.call1((r#fn, slf));
+        }
+        Ok(sequels::follow(slf, None, None, r#fn)?.into_any())
+    }
+
+    /// As `then`, by a policy, and with the task, but not its callbacks, in a scope.
+    fn _then_with<'py>(
+        slf: &Bound<'py, Self>,
+        policy: Option<Bound<'py, Policy>>,
+        scope: Option<Bound<'py, PyAny>>,
+        r#fn: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        sequels::follow(slf, policy.as_ref(), scope, r#fn)
     }
 
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -261,6 +281,9 @@ impl FutureCell {
             }
             if let Some(rules) = &extra.rules {
                 rules.visit(&visit)?;
+            }
+            for sequel in &extra.sequels {
+                visit.call(sequel)?;
             }
             visit.call(&extra.listeners)?;
             visit.call(&extra.progress)?;

@@ -16,7 +16,7 @@ use super::governor;
 use super::logging;
 use super::mode::Mode;
 use super::naming::name_of;
-use super::policies::alarms;
+use super::policies::{alarms, sequels};
 use super::settle::{Phase, cancel};
 
 /// Every executor of this process. The lock is a leaf.
@@ -335,6 +335,9 @@ pub(crate) fn cancel_queued(
     mut each: impl FnMut(&Bound<'_, FutureCell>),
 ) {
     let mut returned = Vec::new();
+    // Noted before those that they follow are cancelled, and they with them.
+    let mut held = core.held().tasks(py);
+    held.retain(|task| sequels::followed(task).is_some());
     while let Some(task) = core.pool().steal() {
         let task = task.0.into_bound(py);
         if task.get().has_returned() {
@@ -346,6 +349,11 @@ pub(crate) fn cancel_queued(
     // Coroutines that have ended; their callbacks are to run all the same.
     for task in returned {
         send_back(&task, core);
+    }
+    for task in held {
+        if cancel(&task) {
+            each(&task);
+        }
     }
     for task in core
         .afar()

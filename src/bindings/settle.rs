@@ -28,7 +28,7 @@ use super::ffi::call::call_with;
 use super::ffi::object::track;
 use super::listeners;
 use super::names;
-use super::policies::{deadlines, rules};
+use super::policies::{deadlines, rules, sequels};
 use super::signals::{self, Event};
 
 /// What `concurrent.futures` calls a phase.
@@ -288,16 +288,17 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
         Place::Loop => Callbacks::new(),
         Place::Worker | Place::Elsewhere => cell.take_callbacks(py, extra),
     };
-    let (callbacks, waiters, wakers, known) = if let Some(extra) = cell.known_extra() {
+    let (callbacks, waiters, wakers, followed, known) = if let Some(extra) = cell.known_extra() {
         let mut extra = extra.lock();
         (
             callbacks(Some(&mut extra)),
             take(&mut extra.waiters),
             take(&mut extra.wakers),
+            take(&mut extra.sequels),
             extra.known.then_some(extra.id).flatten(),
         )
     } else {
-        (callbacks(None), Vec::new(), Vec::new(), None)
+        (callbacks(None), Vec::new(), Vec::new(), Vec::new(), None)
     };
     let event = match place {
         Place::Loop => None,
@@ -308,6 +309,7 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     let may_defer = place == Place::Worker
         && callbacks.is_empty()
         && wakers.is_empty()
+        && followed.is_empty()
         && known.is_none()
         && event.is_none();
     for bell in current::defer(waiters, may_defer) {
@@ -318,6 +320,9 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
     }
     if let (Some(id), Some(core)) = (known, cell.core()) {
         core.registry.finished(py, id);
+    }
+    if !followed.is_empty() {
+        or_unraisable(sequels::go_on(this, followed), this);
     }
     callbacks::run(this, event, &callbacks, place);
 }

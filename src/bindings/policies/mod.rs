@@ -11,6 +11,7 @@
 //!   what is left to do for a task that ended so.
 //! - `dispatch`: the way from a submit, or a retry, to whoever runs the task.
 //! - `retries`: whether a task that failed runs again, and when.
+//! - `sequels`: tasks that wait for others to be done.
 //! - `alarms`: the one timer of the process, and what it is set for.
 
 pub(crate) mod alarms;
@@ -23,5 +24,6 @@ pub(crate) mod places;
 pub(crate) mod policy;
 pub(crate) mod retries;
 pub(crate) mod rules;
+pub(crate) mod sequels;
 pub(crate) mod table;
 pub(crate) mod target;

@@ -12,6 +12,7 @@ use super::alarms::{self, Alarm};
 use super::claims;
 use super::lanes::{self, Lane};
 use super::policy::Policy;
+use super::sequels::{self, Sequel};
 use super::target::Why;
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::Core;
@@ -39,11 +40,16 @@ pub(crate) struct Rules {
     pub(super) queued: bool,
     /// Why its coroutine was cancelled.
     pub(super) why: Option<Why>,
+    /// What it waits for before it may start, if it still does.
+    pub(super) sequel: Option<Sequel>,
 }
 
 impl Rules {
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.claim)?;
+        if let Some(sequel) = &self.sequel {
+            sequel.visit(visit)?;
+        }
         visit.call(&self.previous)
     }
 }
@@ -94,6 +100,11 @@ pub(super) fn level_and_rank(this: &Bound<'_, FutureCell>) -> Option<(i32, i64)>
 /// Whether the task is one of those of a key.
 pub(crate) fn has_lane(this: &FutureCell) -> bool {
     with(this, |rules| rules.lane.is_some()).unwrap_or(false)
+}
+
+/// Whether something else may keep the task from starting.
+pub(crate) fn may_be_held(this: &FutureCell) -> bool {
+    with(this, |rules| rules.lane.is_some() || rules.sequel.is_some()).unwrap_or(false)
 }
 
 /// What holds up a task that has not started, by its key: some addresses of tasks that run,
@@ -232,12 +243,16 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
             rules.lane.take(),
             rules.claim.take(),
             rules.previous.take(),
+            rules.sequel.take(),
         )
     });
-    let Some((alarm, lane, claim, previous)) = taken else {
+    let Some((alarm, lane, claim, previous, sequel)) = taken else {
         return;
     };
     drop(previous);
+    if let Some(sequel) = sequel {
+        sequels::forget(this, &sequel);
+    }
     if let Some(alarm) = alarm {
         alarms::unset(py, alarm);
     }
