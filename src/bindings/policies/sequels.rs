@@ -121,11 +121,14 @@ pub(crate) fn _gather<'py>(
 ) -> PyResult<Bound<'py, FutureCell>> {
     let py = function.py();
     let ours: Vec<_> = futures.iter().map(of_ours).collect::<PyResult<_>>()?;
-    let mut inner = executor.map(|it| it.get().inner().cloned()).transpose()?;
-    for future in ours.iter().rev() {
-        inner = Some(executor_of(future)?);
+    for future in &ours {
+        core_of(future)?;
     }
-    let inner = inner.ok_or_else(closed)?;
+    let inner = match (ours.first(), executor) {
+        (Some(first), _) => executor_of(first)?,
+        (None, Some(executor)) => Arc::clone(executor.get().inner()?),
+        (None, None) => return Err(closed()),
+    };
     let arguments = Slot::new(futures.into_any());
     let call = Call::new(
         Slot::new(function),
@@ -157,6 +160,11 @@ fn of_ours(future: Bound<'_, PyAny>) -> PyResult<Bound<'_, FutureCell>> {
 
 /// Where the tasks that follow `future` are submitted.
 fn executor_of(future: &Bound<'_, FutureCell>) -> PyResult<Arc<Inner>> {
+    core_of(future)?.executor().ok_or_else(closed)
+}
+
+/// Refuses a future that nothing can follow.
+fn core_of<'a>(future: &'a Bound<'_, FutureCell>) -> PyResult<&'a Arc<Core>> {
     let cell = future.get();
     let core = cell.core().ok_or_else(|| {
         PyValueError::new_err(format!(
@@ -167,7 +175,7 @@ fn executor_of(future: &Bound<'_, FutureCell>) -> PyResult<Arc<Inner>> {
         ))
     })?;
     cell.refuse_foreign(future)?;
-    core.executor().ok_or_else(closed)
+    Ok(core)
 }
 
 /// Takes a task that follows others.
