@@ -8,6 +8,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use flask_delay_engine::Hold;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -226,7 +227,7 @@ fn begin(
     futures: &[Bound<'_, FutureCell>],
 ) -> PyResult<()> {
     // Before the look: a pool that is closed after that waits for the task.
-    let hold = core.pool().hold();
+    let hold = hold_pool(core);
     if core.pool().is_closed() {
         return Err(closed());
     }
@@ -239,6 +240,12 @@ fn begin(
     core.held().add(this, hold);
     rules::set_expiry(this)?;
     announce(this, core)
+}
+
+/// Keeps a pool from its end. Not one without threads, which is held only by a coroutine that
+/// somebody waits for; see [`mode::run`].
+fn hold_pool(core: &Arc<Core>) -> Option<Hold<Task>> {
+    (core.mode == Mode::Threads).then(|| core.pool().hold())
 }
 
 /// `this` does not wait for these any more.
@@ -281,7 +288,7 @@ struct Turns<'py> {
     /// To be called with this.
     ready: Vec<(Bound<'py, FutureCell>, Bound<'py, PyAny>)>,
     /// Those whose callbacks are to run. Their pools are held until a worker has them.
-    ended: Vec<(Bound<'py, FutureCell>, flask_delay_engine::Hold<Task>)>,
+    ended: Vec<(Bound<'py, FutureCell>, Option<Hold<Task>>)>,
 }
 
 impl<'py> Turns<'py> {
@@ -316,7 +323,7 @@ impl<'py> Turns<'py> {
         let Some(core) = cell.core() else {
             return;
         };
-        let hold = core.pool().hold();
+        let hold = hold_pool(core);
         // Taken before its end would tell them itself, inside of this one's.
         let next = cell.take_sequels();
         let ended = errands::take_over(this)
