@@ -24,17 +24,24 @@ class Failure(Exception):
 class Node:
     """A future, and what the model says of it."""
 
+    # Of the class, since a task may run before there is more.
+    calls = 0
+    killed = False
+    # Made before anything has run.
+    early = True
+
     def __init__(self, future, *before):
         self.future, self.before = future, before
-        self.calls, self.callbacks, self.killed = 0, threading.Semaphore(0), False
+        self.callbacks = threading.Semaphore(0)
         future.add_done_callback(lambda _: self.callbacks.release())
 
-    def over(self):
-        """Because of what is cancelled, before anything has run."""
-        return self.killed or any(it.cancelled() for it in self.before)
-
     def cancelled(self):
-        return self.over() and self.failures() == {CANCELLED}
+        """Before anything has run."""
+        return self.killed or (self.early and any(it.cancelled() for it in self.before))
+
+    def over(self):
+        """Before anything has run."""
+        return self.cancelled()
 
     def cancel(self):
         """Before anything has run."""
@@ -45,7 +52,7 @@ class Node:
 
     def failures(self):
         """How it may fail; none if it succeeds."""
-        if self.killed:
+        if self.cancelled():
             return {CANCELLED}
         return self.failures_before() or self.own_failures()
 
@@ -107,6 +114,9 @@ class Gathered(Node):
     def __init__(self, before):
         super().__init__(gather(*(it.future for it in before)), *before)
 
+    def over(self):
+        return self.cancelled() or (self.early and all(it.over() for it in self.before))
+
     def fits_result(self, outcome):
         return len(outcome) == len(self.before) and all(
             it.fits(result) for it, result in zip(self.before, outcome, strict=True)
@@ -118,8 +128,8 @@ class All(Gathered):
         future = gather(*(it.future for it in before), return_exceptions=True)
         Node.__init__(self, future, *before)
 
-    def over(self):
-        return self.killed or all(it.over() for it in self.before)
+    def cancelled(self):
+        return self.killed
 
     def failures_before(self):
         return set()
@@ -174,6 +184,7 @@ def test_any_graph_comes_to_what_it_must(held, late):
                     nodes[what[1] % len(nodes)].cancel()
         for what in late:
             nodes.append(make(what, nodes, executors))
+            nodes[-1].early = False
         for node in nodes:
             assert node.fits(outcome_of(node.future)), node
             assert node.callbacks.acquire(timeout=DEADLINE)
@@ -183,4 +194,4 @@ def test_any_graph_comes_to_what_it_must(held, late):
     for node in nodes:
         assert not node.callbacks.acquire(blocking=False)
         if isinstance(node, Source | Step):
-            assert node.calls == (not node.killed and not node.failures_before())
+            assert node.calls == (not node.cancelled() and not node.failures_before())

@@ -38,7 +38,7 @@ def double(value):
 
 
 async def double_async(value):
-    assert current_app
+    assert current_app.name
     return value * 2
 
 
