@@ -35,9 +35,9 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::map::_map;
     #[pymodule_export]
-    use crate::bindings::policies::policy::Policy;
+    use crate::bindings::policies::composition::{_check_step, _gather};
     #[pymodule_export]
-    use crate::bindings::policies::sequels::{_check_step, _gather};
+    use crate::bindings::policies::policy::Policy;
     #[pymodule_export]
     use crate::bindings::wait::Waiting;
     use crate::bindings::{last_exit, lifecycle, logging, making, warm};

@@ -143,12 +143,12 @@ class Task(Generic[_P, _R, _T]):
             buffersize=buffersize,
         )
 
-    def _follow(self, future: Future[Any]) -> Future[_T]:
-        """What `future.then(task)` does."""
+    def _flask_delay_follow(self, future: Future[Any]) -> Future[_T]:
+        """What `future.then(task)` does, which finds this by its name."""
         return follower(self._chosen, future, pools.app_or_none())(self.__wrapped__)
 
     def _check_step(self) -> None:
-        """Raise what `_follow` would, whatever the future."""
+        """Raise what `future.then(task)` would, whatever the future."""
         _check_step(self._chosen.policy, self.__wrapped__)
 
     def using(self, **options: Unpack[Options]) -> "Task[_P, _R, _T]":

@@ -21,7 +21,7 @@ use super::errors::InvalidStateError;
 use super::names;
 use super::naming::name_of;
 use super::policies::policy::Policy;
-use super::policies::{deadlines, rules, sequels};
+use super::policies::{composition, deadlines, rules};
 use super::settle::{Phase, Place, standard_name};
 
 #[pymethods]
@@ -97,11 +97,14 @@ impl FutureCell {
     }
 
     fn then<'py>(slf: &Bound<'py, Self>, r#fn: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        // A `Task` has options. Of the type alone: mocks have attributes of any name.
-        if let Some(follow) = r#fn.get_type().getattr_opt(names::_follow(slf.py()))? {
+        // A `Task`, which has options. Of the type alone: mocks have attributes of any name.
+        if let Some(follow) = r#fn
+            .get_type()
+            .getattr_opt(names::_flask_delay_follow(slf.py()))?
+        {
             return follow.call1((r#fn, slf));
         }
-        Ok(sequels::follow(slf, None, None, r#fn)?.into_any())
+        Ok(composition::follow(slf, None, None, r#fn)?.into_any())
     }
 
     /// As `then`, by a policy, and with the task, but not its callbacks, in a scope.
@@ -111,7 +114,7 @@ impl FutureCell {
         scope: Option<Bound<'py, PyAny>>,
         r#fn: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, Self>> {
-        sequels::follow(slf, policy.as_ref(), scope, r#fn)
+        composition::follow(slf, policy.as_ref(), scope, r#fn)
     }
 
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {

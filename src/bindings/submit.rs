@@ -64,7 +64,11 @@ impl ExecutorCell {
 
 impl Inner {
     /// A future that has all that its submitter gives it, for a task that is about to be taken.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "a call would cost every submit what one may save"
+    )]
+    #[inline(always)]
     pub(crate) fn make<'py>(
         &self,
         py: Python<'py>,

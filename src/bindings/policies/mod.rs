@@ -11,11 +11,12 @@
 //!   what is left to do for a task that ended so.
 //! - `dispatch`: the way from a submit, or a retry, to whoever runs the task.
 //! - `retries`: whether a task that failed runs again, and when.
-//! - `sequels`: tasks that wait for others to be done.
+//! - `composition`: `then` and `gather`; `sequels`: tasks that wait for others to be done.
 //! - `alarms`: the one timer of the process, and what it is set for.
 
 pub(crate) mod alarms;
 pub(crate) mod claims;
+pub(crate) mod composition;
 pub(crate) mod deadlines;
 pub(crate) mod dispatch;
 pub(crate) mod errands;

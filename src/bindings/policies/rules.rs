@@ -12,7 +12,7 @@ use super::alarms::{self, Alarm};
 use super::claims;
 use super::lanes::{self, Lane};
 use super::policy::Policy;
-use super::sequels::{self, Sequel};
+use super::sequels::Sequel;
 use super::target::Why;
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::Core;
@@ -251,7 +251,7 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     };
     drop(previous);
     if let Some(sequel) = sequel {
-        sequels::forget(this, &sequel);
+        sequel.forget(this);
     }
     if let Some(alarm) = alarm {
         alarms::unset(py, alarm);

@@ -1,4 +1,4 @@
-//! `then` and `gather`: tasks that are held until others are done.
+//! Tasks that are held until others are done.
 //!
 //! Those others know them, and call [`go_on`] when they end, from any thread. What follows one
 //! that has succeeded goes on its way to a worker. What has nothing to run, because it is the
@@ -9,24 +9,15 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use flask_delay_engine::Hold;
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::PyList;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::policy::Policy;
 use super::{dispatch, errands, rules};
-use crate::bindings::async_check::is_coroutine_function;
-use crate::bindings::calls::Call;
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::errors::{CancelledError, into_exception};
-use crate::bindings::executor::{ExecutorCell, Inner};
-use crate::bindings::ffi::call::Shape;
-use crate::bindings::ffi::slot::Slot;
-use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::mode::{self, Mode};
-use crate::bindings::naming::read_name;
 use crate::bindings::settle::{self, Phase, Place};
 use crate::bindings::signals::{self, Event};
 use crate::bindings::submit::{announce, closed, withdraw};
@@ -39,8 +30,9 @@ pub(crate) struct Sequel {
     left: usize,
 }
 
+/// What becomes of the others' results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// It is called with the one result.
     Then,
     /// It is the list of the results.
@@ -50,137 +42,20 @@ enum Kind {
 }
 
 impl Sequel {
+    /// The task has ended without them.
+    pub(super) fn forget(self, this: &Bound<'_, FutureCell>) {
+        let futures = self.futures.into_iter();
+        let futures: Vec<_> = futures.map(|it| it.into_bound(this.py())).collect();
+        forget(this, &futures);
+    }
+
     pub(super) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.futures.iter().try_for_each(|it| visit.call(it))
     }
 }
 
-/// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
-fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {
-    if !function.is_callable() {
-        return Err(PyTypeError::new_err(format!(
-            "the next step must be callable, got {}",
-            function.repr()?
-        )));
-    }
-    let is_coroutine = is_coroutine_function(function)?;
-    let by_arguments = policy.and_then(|it| it.get().by_arguments(function.py()));
-    if let Some(option) = by_arguments {
-        return Err(PyValueError::new_err(format!(
-            "{:?} cannot be the next step: its option {option:?} goes by its argument, which is \
-             not known before the step comes; give it a 'key' that is no function",
-            read_name(function)
-        )));
-    }
-    Ok(is_coroutine)
-}
-
-/// See `_native.pyi`.
-#[pyfunction]
-#[pyo3(signature = (policy, r#fn))]
-pub(crate) fn _check_step(
-    policy: Option<Bound<'_, Policy>>,
-    r#fn: Bound<'_, PyAny>,
-) -> PyResult<()> {
-    check(policy.as_ref(), &r#fn).map(drop)
-}
-
-/// As `Future.then`, by a policy, and with the task, but not its callbacks, in a scope.
-pub(crate) fn follow<'py>(
-    future: &Bound<'py, FutureCell>,
-    policy: Option<&Bound<'py, Policy>>,
-    scope: Option<Bound<'py, PyAny>>,
-    function: Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, FutureCell>> {
-    let is_coroutine = check(policy, &function)?;
-    let inner = executor_of(future)?;
-    let argument = Slot::new(future.clone().into_any());
-    let call = Call::new(
-        Slot::new(function.clone()),
-        Shape::Inline(1),
-        argument,
-        Slot::default(),
-    );
-    let this = inner.make(future.py(), call, is_coroutine, scope)?;
-    if let Some(policy) = policy {
-        let arguments = Arguments::none(function.as_borrowed());
-        if let Some(first) = rules::give(&this, policy, &arguments, &inner.core)? {
-            return Ok(first);
-        }
-    }
-    hold(&this, &inner.core, Kind::Then, std::slice::from_ref(future))?;
-    Ok(this)
-}
-
-/// See `_native.pyi`.
-#[pyfunction]
-pub(crate) fn _gather<'py>(
-    function: Bound<'py, PyAny>,
-    executor: Option<Bound<'py, ExecutorCell>>,
-    futures: Bound<'py, PyTuple>,
-    return_exceptions: bool,
-) -> PyResult<Bound<'py, FutureCell>> {
-    let py = function.py();
-    let ours: Vec<_> = futures.iter().map(of_ours).collect::<PyResult<_>>()?;
-    for future in &ours {
-        core_of(future)?;
-    }
-    let inner = match (ours.first(), executor) {
-        (Some(first), _) => executor_of(first)?,
-        (None, Some(executor)) => Arc::clone(executor.get().inner()?),
-        (None, None) => return Err(closed()),
-    };
-    let arguments = Slot::new(futures.into_any());
-    let call = Call::new(
-        Slot::new(function),
-        Shape::Packed,
-        arguments,
-        Slot::default(),
-    );
-    let this = inner.make(py, call, false, None)?;
-    let kind = if return_exceptions {
-        Kind::GatherAll
-    } else {
-        Kind::Gather
-    };
-    hold(&this, &inner.core, kind, &ours)?;
-    Ok(this)
-}
-
-fn of_ours(future: Bound<'_, PyAny>) -> PyResult<Bound<'_, FutureCell>> {
-    future.cast_into().map_err(|error| {
-        let given = error.into_inner();
-        let shown = given.repr();
-        PyTypeError::new_err(format!(
-            "gather() takes futures that delay() or an Executor of flask_delay has returned, got \
-             {}; for a list of them write gather(*futures)",
-            shown.map_or_else(|_| "?".to_owned(), |text| text.to_string())
-        ))
-    })
-}
-
-/// Where the tasks that follow `future` are submitted.
-fn executor_of(future: &Bound<'_, FutureCell>) -> PyResult<Arc<Inner>> {
-    core_of(future)?.executor().ok_or_else(closed)
-}
-
-/// Refuses a future that nothing can follow.
-fn core_of<'a>(future: &'a Bound<'_, FutureCell>) -> PyResult<&'a Arc<Core>> {
-    let cell = future.get();
-    let core = cell.core().ok_or_else(|| {
-        PyValueError::new_err(format!(
-            "{} was made by hand and not by an executor, so nothing can follow it",
-            future
-                .repr()
-                .map_or_else(|_| "the future".to_owned(), |text| text.to_string())
-        ))
-    })?;
-    cell.refuse_foreign(future)?;
-    Ok(core)
-}
-
 /// Takes a task that follows others.
-fn hold(
+pub(super) fn hold(
     this: &Bound<'_, FutureCell>,
     core: &Arc<Core>,
     kind: Kind,
@@ -196,26 +71,18 @@ fn hold(
         );
     }
     for future in futures {
-        let leave = |it: &FutureCell| it.leave(|extra| extra.sequels.push(this.clone().unbind()));
         if this.get().phase().is_done() {
             break;
         }
-        if !leave(future.get()) {
+        let tell = this.clone().unbind();
+        if !future.get().leave(|extra| extra.sequels.push(tell)) {
             told.push_back((future.clone(), this.clone()));
         }
     }
     turns.hear(told);
     if this.get().phase().is_done() {
         // It has ended while they came to know it.
-        let futures = futures.iter().map(|it| it.clone().unbind()).collect();
-        forget(
-            this,
-            &Sequel {
-                kind,
-                futures,
-                left: 0,
-            },
-        );
+        forget(this, futures);
     }
     turns.take()
 }
@@ -249,9 +116,9 @@ fn hold_pool(core: &Arc<Core>) -> Option<Hold<Task>> {
 }
 
 /// `this` does not wait for these any more.
-pub(super) fn forget(this: &Bound<'_, FutureCell>, sequel: &Sequel) {
-    for future in &sequel.futures {
-        let Some(extra) = future.bind(this.py()).get().known_extra() else {
+fn forget(this: &Bound<'_, FutureCell>, futures: &[Bound<'_, FutureCell>]) {
+    for future in futures {
+        let Some(extra) = future.get().known_extra() else {
             continue;
         };
         let mut extra = extra.lock();
@@ -448,6 +315,10 @@ pub(crate) fn followed<'py>(this: &Bound<'py, FutureCell>) -> Option<Vec<Bound<'
 
 /// Whether a task, or one that it has to wait for before it may start, `is` one of a kind.
 pub(crate) fn needs(this: &Bound<'_, FutureCell>, is: impl Fn(&FutureCell) -> bool) -> bool {
+    // As nearly always.
+    if !this.get().is_ruled() {
+        return is(this.get());
+    }
     let mut seen = HashSet::new();
     let mut open = vec![this.clone()];
     while let Some(task) = open.pop() {
