@@ -88,7 +88,7 @@ class Chain(Generic[_P]):
         """Run the first function with the arguments, then the others; the last one's future.
 
         In the current app, as `delay` and `Future.then`; if the first is a `Task`, where that
-        is run. Raises as those; nothing has been run then that could be cancelled.
+        is run. Raises as those, and cancels the first one then if it has not started.
         """
         if isinstance(self._first, Task):
             future = self._first.delay(*args, **kwargs)

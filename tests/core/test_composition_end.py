@@ -6,12 +6,13 @@ import sys
 import textwrap
 import threading
 import weakref
+from concurrent.futures import CancelledError
 
 import pytest
 
 from flask_delay import Executor, gather
 
-from .helpers import DEADLINE, Gate, Thing, fail, occupied, started
+from .helpers import DEADLINE, Gate, Thing, fail, occupied, started, together
 from .test_composition import double, double_async
 
 variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
@@ -215,3 +216,41 @@ def test_a_row_of_any_length_fails_and_goes_on(executor):
     gate.open()
     assert ends[0].result(DEADLINE) == length
     assert isinstance(ends[1].exception(DEADLINE), ValueError)
+
+
+def test_a_future_may_be_followed_while_it_ends():
+    """By several threads, some of which think better of it."""
+    with Executor(2) as executor, Executor(1) as other:
+        for _ in range(200):
+            ends, start = threading.Event(), threading.Barrier(6)
+
+            def task(ends=ends):
+                assert ends.wait(DEADLINE)
+                return 1
+
+            future = executor.submit(task)
+
+            def end(future=future, ends=ends, start=start):
+                start.wait(DEADLINE)
+                ends.set()
+
+            def follow(future=future, start=start):
+                start.wait(DEADLINE)
+                return gather(future.then(double), other.submit(int)).then(sum)
+
+            def follow_and_cancel(future=future, start=start):
+                start.wait(DEADLINE)
+                steps = [future.then(double), gather(future, future), future.then(double)]
+                last = gather(*steps, return_exceptions=True)
+                kept = [step for step in steps if not step.cancel()]
+                return last, kept
+
+            found = together(end, *[follow] * 3, *[follow_and_cancel] * 2)
+            assert [it.result(DEADLINE) for it in found[1:4]] == [2, 2, 2]
+            for last, kept in found[4:]:
+                results = last.result(DEADLINE)
+                ended = [it for it in results if not isinstance(it, CancelledError)]
+                assert ended == [it.result(DEADLINE) for it in kept]
+        for it in (executor, other):
+            assert it.drain(DEADLINE)
+            assert it.stats()["held"] == 0
