@@ -112,6 +112,10 @@ soak: $(VENV)/.installed ## Mix everything for ten minutes and add up; SECONDS=6
 soak-policies: $(VENV)/.installed ## A million tasks with every policy, mixed, and add up; COUNT=20000 for less
 	$(BIN)/python tests/soak_policies.py $(or $(COUNT),1000000)
 
+.PHONY: countdowns
+countdowns: $(VENV)/.installed ## 100,000 countdowns in random order: are they in order, how late; COUNT=1000 for less
+	$(BIN)/python tests/countdowns.py $(or $(COUNT),100000)
+
 # Peers come into an environment of their own, with the wheel that .venv has.
 BENCH := $(VENV)-bench
 CASES ?=

@@ -1,6 +1,6 @@
 """The cases: what is measured for whom, and what ours has to reach."""
 
-from benchmarks.cases import free, memory, pools, queues, servers, views, waits
+from benchmarks.cases import free, memory, pools, progress, queues, servers, views, waits
 from benchmarks.model import Case, Metric, at_least, at_most, better, share
 
 _P50 = Metric("p50", "p50", "s", "less")
@@ -123,6 +123,19 @@ CASES = (
         _FUTURES,
         (_P50, _P99),
         (better(2, "p50", than="tpe"),),
+    ),
+    Case(
+        "progress",
+        "`current_task.progress` and `track`",
+        progress.progress,
+        500_000,
+        ("ours",),
+        (
+            Metric("call", "a call", "s", "less"),
+            Metric("coroutine", "a call in a coroutine", "s", "less"),
+            Metric("item", "an item of `track`", "s", "less"),
+        ),
+        (at_most(1e-6, "call"), at_most(1e-6, "coroutine")),
     ),
     Case(
         "view-submit",

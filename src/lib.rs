@@ -39,8 +39,10 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::policies::policy::Policy;
     #[pymodule_export]
+    use crate::bindings::policies::ticker::{Rhythm, Ticker};
+    #[pymodule_export]
     use crate::bindings::wait::Waiting;
-    use crate::bindings::{last_exit, lifecycle, logging, making, warm};
+    use crate::bindings::{last_exit, lifecycle, logging, making, progress, warm};
 
     /// A class of the native one and the standard library's, for whom it is the real thing.
     fn derive<'py>(
@@ -82,7 +84,7 @@ mod _native {
         last_exit::register()?;
         module.add("Future", future)?;
         module.add("Executor", executor)?;
-        module.add("Progress", lifecycle::progress_class(py)?)?;
+        module.add("Progress", progress::class(py)?)?;
         module.add("CurrentTask", py.get_type::<CurrentTaskCell>())?;
         module.add("current_task", Bound::new(py, CurrentTaskCell)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))

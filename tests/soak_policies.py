@@ -30,6 +30,7 @@ from flask_delay import (
     TaskTimeout,
     current_task,
 )
+from flask_delay.jobs import Jobs
 from flask_delay.options import Chosen, Submit, submitter
 
 LIMIT = 60.0
@@ -159,7 +160,7 @@ class Load:
             for kind in rng.choices(names, shares, k=1000):
                 executor = rng.choice(self.executors)
                 chosen = Chosen(KINDS[kind].options(rng))  # type: ignore[arg-type]
-                yield kind, executor, submitter(chosen, executor, None)
+                yield kind, executor, submitter(chosen, Jobs(executor), None)
 
     def accept(self, number: int, kind: str, executor: Executor, submit: Submit) -> Future[int]:
         """Submit one. The first submit of a future has it, others join."""

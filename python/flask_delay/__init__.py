@@ -16,6 +16,9 @@ from flask_delay._native import (
 )
 from flask_delay.composition import Chain, chain, gather
 from flask_delay.extension import Delay, delay
+from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
+from flask_delay.jobs import Job
+from flask_delay.progress import track
 from flask_delay.retry import Retry
 from flask_delay.signals import (
     task_cancelled,
@@ -33,11 +36,16 @@ __all__ = [
     "Executor",
     "ForkedFutureError",
     "Future",
+    "Histogram",
+    "Job",
+    "PoolStats",
     "Progress",
     "QueueFull",
     "Retry",
+    "Stats",
     "Task",
     "TaskExpired",
+    "TaskStats",
     "TaskTimeout",
     "WaitCycleError",
     "__version__",
@@ -51,5 +59,6 @@ __all__ = [
     "task_started",
     "task_submitted",
     "task_succeeded",
+    "track",
     "using",
 ]

@@ -22,6 +22,8 @@ from typing import (
     overload,
 )
 
+from flask_delay.figures import PoolStats
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _T = TypeVar("_T")
@@ -40,6 +42,8 @@ __all__ = [
     "WaitCycleError",
     "_CoroutineTask",
     "_Policy",
+    "_Rhythm",
+    "_Ticker",
     "_Waiting",
     "__version__",
     "_check_step",
@@ -58,10 +62,13 @@ __all__ = [
 __version__: Final[str]
 
 class Progress(NamedTuple):
-    """How far a task has come, as it said last."""
+    """How far a task has come, as it said last.
+
+    `total` is None if that is not known.
+    """
 
     done: float
-    total: float
+    total: float | None
     note: str
 
 class WaitCycleError(RuntimeError):
@@ -197,6 +204,11 @@ class Future(concurrent.futures.Future[_T]):
 
         And the scope that `_submit_with` was given. None once the task has started.
         """
+    def _spent(self) -> tuple[float, float] | None:
+        """Seconds from the submit to the first start, and of the last attempt.
+
+        None but of a task that has returned or failed, and was started before.
+        """
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...
     def set_exception(self, exception: BaseException | None) -> None: ...
@@ -214,7 +226,10 @@ class Future(concurrent.futures.Future[_T]):
         """
     @property
     def progress(self) -> Progress | None:
-        """What the task last gave to `current_task.progress`, or None."""
+        """What the task last gave to `current_task.progress`, or None.
+
+        A new attempt does not change it before it says something itself.
+        """
     @property
     def attempts(self) -> int:
         """How many times the task has been started, retries included."""
@@ -352,14 +367,16 @@ class Executor(concurrent.futures.Executor):
         In the calling thread; returns how many runs there were, each retry being one. For
         an executor of an app with `DELAY_MODE = "manual"`; raises RuntimeError for any other.
         """
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> PoolStats:
         """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
 
-        `held` are the tasks that may not start yet, because of their key's limit or rate,
-        until their next attempt, or until those that they follow are done; they are not among
-        the `queued` ones. `waiting` are the workers whose task waits for another task, and the
-        `stuck` ones, whose task goes on although its future has ended by its `timeout` or
+        `held` are the tasks that may not start yet, because of their key's limit or rate, or
+        until their time, their next attempt, or the end of those that they follow; they are not
+        among the `queued` ones. `waiting` are the workers whose task waits for another task, and
+        the `stuck` ones, whose task goes on although its future has ended by its `timeout` or
         `stop`; each of them is replaced by another, and they are not among the `running` ones.
+
+        The executor of a `Delay` gives more, see `Delay.stats`.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks."""
@@ -386,6 +403,8 @@ class _Policy:
         timeout: float | None = None,
         expires: float | None = None,
         retry: object = None,
+        countdown: float | None = None,
+        eta: float | None = None,
     ) -> Self:
         """Make a policy.
 
@@ -393,8 +412,8 @@ class _Policy:
         the function is the key, for `unique` with its arguments. `rate` are starts and in how
         many seconds. `retry` is a `Retry`: `_after(exception, attempt)` is called after
         each attempt that has failed, `_delay(attempt)` after one that has asked for the
-        next, on a worker or on the event loop's thread. `timeout` and `expires` are in
-        seconds.
+        next, on a worker or on the event loop's thread. `timeout`, `expires` and
+        `countdown` are in seconds, `eta` in seconds since 1970.
         """
 
 def _check_step(policy: _Policy | None, fn: Callable[..., Any]) -> None:
@@ -410,6 +429,48 @@ def _gather(
 
     `executor` is for when there are no futures.
     """
+
+@final
+class _Rhythm:
+    """When something comes again and again; never changes. Times are nanoseconds since 1970."""
+
+    def __new__(
+        cls, *, every: float | None = None, cron: str | None = None, timezone: str = "UTC"
+    ) -> Self:
+        """Ticks every so many seconds, counted from 1970, or by a line of a crontab.
+
+        Raises ValueError for what is wrong with the line or the time zone.
+        """
+    def after(self, time: int) -> int | None:
+        """The first tick after `time`; None if there is none any more."""
+    def has_come(self, tick: int, last: int, now: int) -> bool:
+        """Whether `tick` has been taken, where the last that was is `last`."""
+
+@final
+class _Ticker:
+    """Calls a function at each tick of a rhythm, on a worker, for as long as the executor lives.
+
+    Of ticks that were missed only the last one counts. Ends with the executor, which it does
+    not keep alive, and when the process does. Every method may be called from any thread.
+    """
+
+    def __new__(
+        cls, executor: Executor, rhythm: _Rhythm, call: Callable[[int], object]
+    ) -> Self: ...
+    def start(self) -> None:
+        """Call `call(tick)` at each tick from now on, in this process.
+
+        Raises RuntimeError after `shutdown` of the executor, and if the timer's thread
+        cannot be started.
+        """
+    def stop(self) -> None:
+        """Have no further call begin, but for one that is on its way."""
+    @property
+    def over(self) -> bool:
+        """Whether the executor takes no tasks any more, or is gone."""
+    @property
+    def next(self) -> int | None:
+        """The next tick; None if there is none, or it was stopped."""
 
 def _scoped_executor(
     *,
@@ -430,7 +491,7 @@ def _scoped_executor(
     signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...]
     | None = None,
 ) -> Executor:
-    """Make an executor whose tasks and callbacks run inside `with scope():`.
+    """Make an executor whose tasks and callbacks run inside `with scope():`, and are counted.
 
     The variables in `hidden` are not carried from the submitter to the task. An argument
     that is an instance of one of `reject_types` (by its real type) is given to `reject`
@@ -566,8 +627,13 @@ class CurrentTask:
         """Whether the task was told to stop: by `Future.stop`, or its time at shutdown is over."""
     def check(self) -> None:
         """Raise `concurrent.futures.CancelledError` if the task was told to stop."""
-    def progress(self, done: float, total: float, note: str = "") -> None:
-        """Say how far the task has come, for `Future.progress`."""
+    def progress(self, done: float, total: float | None, note: str = "") -> None:
+        """Say how far the task has come, for `Future.progress`: `done` of `total`.
+
+        In any unit; `total` is None if it is not known. Numbers of other classes, as those
+        of NumPy or Decimal, are kept as int or float. Raises TypeError for what is no number,
+        ValueError for one that is not finite.
+        """
     def retry(self, after: float | None = None) -> NoReturn:
         """End this attempt, and have the task run again `after` seconds later.
 

@@ -63,7 +63,7 @@ def gather(*futures: Future[Any], return_exceptions: bool = False) -> Future[Any
     RuntimeError after the executor's `shutdown`; ForkedFutureError for one that is not done
     and of the process that this one was forked from.
     """
-    executor = None if futures else pools.executor_of(pools.app_or_none())
+    executor = None if futures else pools.jobs_of(pools.app_or_none()).executor
     return _gather(gather, executor, futures, return_exceptions)
 
 

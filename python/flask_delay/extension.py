@@ -3,14 +3,16 @@
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from flask import Blueprint, Flask
 
 from flask_delay import config, context, greenlets, pools, signals, status, termination, uwsgi
 from flask_delay._native import Executor, Future, _scoped_executor
-from flask_delay.options import Chosen, Options, Submit, submitter
-from flask_delay.tasks import Decorator, Using
+from flask_delay.figures import Stats
+from flask_delay.jobs import Job
+from flask_delay.options import AllOptions, Chosen, Options, submitter
+from flask_delay.tasks import Decorator, Periodic, Using, made
 
 _current_app = context.current
 
@@ -90,7 +92,7 @@ class Delay:
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
-            app.extensions[self.name] = pools.State(self, settings, executor)
+            app.extensions[self.name] = pools.State(self, settings, executor, app)
             alive = tuple(ref for ref in self._apps if ref() is not None)
             self._apps = (*alive, weakref.ref(app))
         if settings.drain_on_sigterm:
@@ -158,13 +160,20 @@ class Delay:
             fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
         )
 
-    def using(self, **options: Unpack[Options]) -> Using:
+    @overload
+    def using(self, **options: Unpack[Options]) -> Using: ...
+
+    @overload
+    def using(self, **options: Unpack[AllOptions]) -> Periodic: ...
+
+    def using(self, **options: Unpack[AllOptions]) -> Any:
         """The verbs `delay` and `map` with options: `using(timeout=5).delay(fn, x)`.
 
-        Raises TypeError for an option that is not known or of the wrong type, ValueError
-        for a value that is not allowed and for options that make no sense together.
+        With `every` or `cron`, `delay` makes a job: `using(every=60).delay(fn, x)`. Raises
+        TypeError for an option that is not known or of the wrong type, ValueError for a
+        value that is not allowed and for options that make no sense together.
         """
-        return Using(self._find, options)
+        return made(self._find, options)
 
     @property
     def task(self) -> Decorator:
@@ -224,12 +233,20 @@ class Delay:
         """
         return self._state().executor.run_pending(n)
 
-    def stats(self) -> dict[str, int]:
-        """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
+    def stats(self) -> Stats:
+        """What there is now, and what has become of the tasks that ended in this process.
 
-        What they count is said at `Executor.stats`.
+        Of now, as at `Executor.stats`: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`,
+        `threads`. Since the process began: `done` (returned), `failed` (raised, or not started
+        in time), `cancelled`, and `retried`, how often a task was to run once more. `tasks` has
+        these four for each task's name, and in seconds `wait`, from the submit to the first
+        start, and `run`, the last attempt; both of tasks that have returned or failed. After
+        200 names, further ones are counted as "(others)".
+
+        A task is counted before its callbacks run. A forked process begins at 0.
         """
-        return self._state().executor.stats()
+        # Those of a Delay's executor.
+        return cast("Stats", self._state().executor.stats())
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing accepted is left to do, tasks that tasks submit included.
@@ -243,9 +260,17 @@ class Delay:
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; let the accepted ones end, or cancel those not started.
 
-        With `wait` returns when all have ended. May be called more than once.
+        Jobs are cancelled. With `wait` returns when all have ended. May be called more than
+        once.
         """
-        self._state().executor.shutdown(wait, cancel_futures=cancel_futures)
+        state = self._state()
+        state.jobs.cancel()
+        state.executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs of this process that were not cancelled."""
+        return self._state().jobs.all()
 
     @property
     def executor(self) -> Executor:
@@ -255,9 +280,14 @@ class Delay:
         """
         return self._state().executor
 
-    def _find(self, chosen: Chosen) -> Submit:
+    def _executors(self) -> list[Executor]:
+        """The pools of all its apps."""
+        apps = [app for ref in self._apps if (app := ref()) is not None]
+        return [self._state_of(app).executor for app in apps]
+
+    def _find(self, chosen: Chosen) -> Callable[..., Any]:
         app = pools.app_or_none() or self._only_app()
-        return submitter(chosen, self._state_of(app).executor, app)
+        return submitter(chosen, self._state_of(app).jobs, app)
 
     def _is_gone(self, id: str) -> bool:
         return self._state().executor._is_gone(id)

@@ -1,7 +1,8 @@
 """The options of one task: which there are, what is allowed, what they do.
 
-The entries of `Options` are the one list of them: each says its type, what it is read as,
-and its text. `Chosen` are those of one `using` or `task`, `submitter` puts them to use.
+The entries of `Options`, and of `Repetition` for jobs, are the one list of them: each says
+its type, what it is read as, and its text. `Chosen` are those of one `using` or `task`,
+`submitter` puts them to use.
 """
 
 import difflib
@@ -9,13 +10,16 @@ import functools
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Hashable, Mapping
+from datetime import datetime, timedelta, tzinfo
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, cast, get_type_hints
 
 from flask import Flask
 
 from flask_delay import context
-from flask_delay._native import Executor, Future, _Policy
+from flask_delay._native import Future, _Policy, _Rhythm
+from flask_delay.jobs import Jobs, Plan
 from flask_delay.retry import Retry
 
 Submit = Callable[..., Future[Any]]
@@ -58,6 +62,41 @@ def _seconds(value: object) -> float:
     if not 0 < value <= threading.TIMEOUT_MAX:
         raise ValueError
     return float(value)
+
+
+def _countdown(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError
+    if not 0 <= value <= threading.TIMEOUT_MAX:
+        raise ValueError
+    return float(value) or None
+
+
+def _eta(value: object) -> float:
+    if not isinstance(value, datetime):
+        raise TypeError
+    if value.utcoffset() is None:
+        # Whose noon it is, nobody knows.
+        raise ValueError
+    return value.timestamp()
+
+
+def _every(value: object) -> float:
+    return _seconds(value.total_seconds() if isinstance(value, timedelta) else value)
+
+
+def _cron(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _timezone(value: object) -> str:
+    # A ZoneInfo has its name as its key.
+    name = getattr(value, "key", None) if isinstance(value, tzinfo) else value
+    if not isinstance(name, str):
+        raise TypeError
+    return name
 
 
 def _key(value: object) -> object:
@@ -173,6 +212,22 @@ class Options(TypedDict, total=False):
             "When a task that failed is run again.",
         ),
     ]
+    countdown: Annotated[
+        float,
+        Option(
+            _countdown,
+            "a number of seconds, 0 or more",
+            "How long after its submit a task may start at the earliest.",
+        ),
+    ]
+    eta: Annotated[
+        datetime,
+        Option(
+            _eta,
+            "a datetime with a time zone, such as datetime(2026, 12, 24, 18, tzinfo=UTC)",
+            "When a task may start at the earliest.",
+        ),
+    ]
     request: Annotated[
         bool,
         Option(
@@ -183,9 +238,50 @@ class Options(TypedDict, total=False):
     ]
 
 
+class Repetition(TypedDict, total=False):
+    """The options of `using` and `task` with which `delay` makes a job of a function."""
+
+    every: Annotated[
+        float | timedelta,
+        Option(
+            _every,
+            "a number of seconds or a timedelta, above 0",
+            "How often the job runs, counted from 1970 (UTC): with 900 at every full quarter hour.",
+        ),
+    ]
+    cron: Annotated[
+        str,
+        Option(
+            _cron,
+            'a line as in a crontab, with five fields: "*/5 * * * *"',
+            "When the job runs: minute, hour, day of the month, month, day of the week.",
+        ),
+    ]
+    timezone: Annotated[
+        str | tzinfo,
+        Option(
+            _timezone,
+            'the name of a time zone, such as "Europe/Berlin", or a ZoneInfo',
+            "Whose clocks `cron` goes by; the default is UTC.",
+        ),
+    ]
+    overlap: Annotated[
+        bool,
+        Option(
+            _flag,
+            "True or False",
+            "Whether a run may begin while the one before goes on.",
+        ),
+    ]
+
+
+class AllOptions(Options, Repetition, total=False):
+    """All that `using` and `task` take."""
+
+
 KNOWN: Mapping[str, Option] = {
     name: hint.__metadata__[0]
-    for name, hint in get_type_hints(Options, include_extras=True).items()
+    for name, hint in get_type_hints(AllOptions, include_extras=True).items()
 }
 """All options by name."""
 
@@ -197,22 +293,31 @@ class Chosen:
     ValueError for a value that is not allowed and for options that make no sense together.
     """
 
-    __slots__ = ("given", "policy", "request")
+    __slots__ = ("given", "plan", "policy", "request")
 
-    def __init__(self, given: Options) -> None:
+    def __init__(self, given: AllOptions) -> None:
         parsed = {name: _parsed(name, value) for name, value in given.items()}
         values = {name: value for name, value in parsed.items() if value is not None}
-        if "key" in values and values.keys().isdisjoint(_KEYED):
+        if "key" in values and values.keys().isdisjoint((*_KEYED, *_WHEN)):
             raise ValueError(
                 f"the option 'key' is {given['key']!r}, but none of {', '.join(map(repr, _KEYED))}"
                 f" is set: say what is to go by the key"
             )
-        self.given: Options = cast("Options", dict(given))
+        if "countdown" in values and "eta" in values:
+            raise ValueError("the options 'countdown' and 'eta' exclude each other")
+        countdown, expires = values.get("countdown"), values.get("expires")
+        if isinstance(countdown, float) and isinstance(expires, float) and countdown >= expires:
+            raise ValueError(
+                f"the option 'countdown' is {given['countdown']!r}, but with 'expires' at"
+                f" {given['expires']!r} such a task could never start"
+            )
+        self.given: AllOptions = cast("AllOptions", dict(given))
+        self.plan = _plan(self.given, values)
         self.request = bool(values.pop("request", False))
         # One for all submits: the native module has nothing left to look up or to check.
         self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
 
-    def but(self, given: Options) -> "Chosen":
+    def but(self, given: AllOptions) -> "Chosen":
         """These options with others that go before them."""
         return Chosen(self.given | given) if given else self
 
@@ -226,6 +331,43 @@ class Chosen:
 
     def __repr__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.given.items())
+
+
+_WHEN = ("every", "cron")
+_REPEATED = (*_WHEN, "timezone", "overlap")
+# What a job has no use for: it is not submitted for one request, or for one time.
+_ONCE = ("countdown", "eta", "request")
+
+
+def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
+    """Take the options of a job out of `values`; its plan, if it is one."""
+    present = set(values)
+
+    def exclude(name: str, why: str) -> None:
+        if name in present:
+            value = cast("Any", given)[name]
+            raise ValueError(f"the option {name!r} is {value!r}, but {why}")
+
+    when = {name: values.pop(name) for name in _REPEATED if name in values}
+    overlap = when.pop("overlap", False)
+    if present.isdisjoint(_WHEN):
+        for name in ("timezone", "overlap"):
+            exclude(name, "neither 'every' nor 'cron' is set: say when the job is to run")
+        return None
+    if "every" in when:
+        exclude("cron", "'every' is set as well: only one of them can count")
+        exclude("timezone", "that is for 'cron': 'every' counts in UTC")
+    name = "every" if "every" in when else "cron"
+    for once in _ONCE:
+        exclude(once, f"{name!r} makes a job, which is for no one time or request")
+    rhythm = _Rhythm(**when)
+    if rhythm.after(time.time_ns()) is None:
+        exclude(name, "that time never comes")
+    if name == "every":
+        text = f"every {when['every']:g} s"
+    else:
+        text = " ".join([*when["cron"].split(), when.get("timezone", "UTC")])
+    return Plan(rhythm, text, overlap, values.get("key"))
 
 
 _KEYED = ("limit", "rate", "unique")
@@ -245,16 +387,19 @@ def _parsed(name: str, value: object) -> object:
         raise kind(message) from None
 
 
-watchers: list[Callable[[Future[Any], Options], object]] = []
+watchers: list[Callable[[Future[Any], AllOptions], object]] = []
 """Called with the future and the options of what was submitted with some. For tests."""
 
 
-def submitter(chosen: Chosen, executor: Executor, app: Flask | None) -> Submit:
-    """What submits to `executor`, which is the app's, with these options.
+def submitter(chosen: Chosen, jobs: Jobs, app: Flask | None) -> Callable[..., Any]:
+    """What submits to the executor of `jobs`, which is the app's, with these options.
 
-    With `request` it is for now: each of its tasks has the request that is current here.
-    Raises as `context.snapshot`.
+    With `every` or `cron` it makes one of the jobs. With `request` it is for now: each of its
+    tasks has the request that is current here. Raises as `context.snapshot`.
     """
+    if chosen.plan is not None:
+        return functools.partial(jobs.start, chosen.plan, chosen.policy)
+    executor = jobs.executor
     return _with(chosen, app, executor.submit, executor._submit_with)  # noqa: SLF001
 
 
@@ -272,7 +417,7 @@ def _with(chosen: Chosen, app: Flask | None, plain: Submit, ruled: Submit) -> Su
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
 
-def _watched(submit: Submit, given: Options) -> Submit:
+def _watched(submit: Submit, given: AllOptions) -> Submit:
     def tell(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = submit(fn, *args, **kwargs)
         for watcher in tuple(watchers):

@@ -2,13 +2,15 @@
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from flask import Flask
 
 from flask_delay import config, context
 from flask_delay._native import Executor, Future
-from flask_delay.options import Chosen, Submit, submitter
+from flask_delay.jobs import Jobs
+from flask_delay.options import Chosen, submitter
 
 DEFAULT_NAME = "delay"
 """Of the `Delay` that the functions of the package use."""
@@ -24,12 +26,20 @@ class Owner(Protocol):
 class State:
     """What one `Delay` keeps on one app, in `app.extensions`."""
 
-    __slots__ = ("__weakref__", "config", "executor", "owner", "submit")
+    __slots__ = ("__weakref__", "config", "executor", "jobs", "owner", "submit")
 
-    def __init__(self, owner: "Owner", settings: config.Config, executor: Executor) -> None:
+    def __init__(
+        self, owner: "Owner", settings: config.Config, executor: Executor, app: Flask
+    ) -> None:
         self.owner = owner
         self.config = settings
         self.executor = executor
+        self.jobs = Jobs(
+            executor,
+            folder=Path(app.instance_path) / owner.name,
+            active=settings.mode == "threads",
+            check=context.check,
+        )
         # Bound once, since every task comes through here.
         self.submit: Callable[..., Future[Any]] = executor.submit
         _states.add(self)
@@ -70,32 +80,37 @@ def not_initialised(app: Flask, name: str) -> str:
     )
 
 
-_shared: dict[str, Executor] = {}
+_shared: dict[str, Jobs] = {}
 
 
 def shared_executor() -> Executor:
     """The executor of the whole process, made at first use."""
-    executor = _shared.get(DEFAULT_NAME)
-    if executor is None:
+    return shared_jobs().executor
+
+
+def shared_jobs() -> Jobs:
+    """The jobs of that executor, which each process runs for itself."""
+    jobs = _shared.get(DEFAULT_NAME)
+    if jobs is None:
         # Atomic and without a lock, which a fork in another thread could leave locked;
         # who comes second drops a pool that has no threads yet.
-        new = Executor(thread_name_prefix=DEFAULT_NAME)
-        executor = _shared.setdefault(DEFAULT_NAME, new)
-    return executor
+        new = Jobs(Executor(thread_name_prefix=DEFAULT_NAME))
+        jobs = _shared.setdefault(DEFAULT_NAME, new)
+    return jobs
 
 
-def executor_of(app: Flask | None) -> Executor:
-    """The pool of the app's default `Delay` or, without an app, that of the process.
+def jobs_of(app: Flask | None) -> Jobs:
+    """Those of the app's default `Delay` or, without an app, of the process's pool.
 
     Raises RuntimeError if the app has none.
     """
-    return shared_executor() if app is None else default_state(app).executor
+    return shared_jobs() if app is None else default_state(app).jobs
 
 
-def find(chosen: Chosen) -> Submit:
+def find(chosen: Chosen) -> Callable[..., Any]:
     """What submits to the current app's default `Delay` or, without an app, to the process's pool.
 
     Raises RuntimeError if the app has none, and as `submitter`.
     """
     app = app_or_none()
-    return submitter(chosen, executor_of(app), app)
+    return submitter(chosen, jobs_of(app), app)

@@ -3,11 +3,22 @@
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from flask_delay import pools
 from flask_delay._native import Future, _check_step, _map
-from flask_delay.options import Chosen, Options, Submit, follower
+from flask_delay.jobs import Job
+from flask_delay.options import AllOptions, Chosen, Options, follower
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -15,8 +26,8 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 _Q = ParamSpec("_Q")
 
-Find = Callable[[Chosen], Submit]
-"""What finds, at the moment of a submit, where it goes."""
+Find = Callable[[Chosen], Callable[..., Any]]
+"""What finds, at the moment of a submit, where it goes; there it gives a future or a job."""
 
 
 class Using:
@@ -27,9 +38,9 @@ class Using:
 
     __slots__ = ("_chosen", "_find")
 
-    def __init__(self, find: Find, options: Options) -> None:
+    def __init__(self, find: Find, chosen: Chosen) -> None:
         self._find = find
-        self._chosen = Chosen(options)
+        self._chosen = chosen
 
     def __repr__(self) -> str:
         return f"using({self._chosen!r})"
@@ -51,7 +62,8 @@ class Using:
         there is no `key`; DuplicateTask if it is "raise". With a function as `key`: what
         that raises, and TypeError if what it returns has no hash.
         """
-        return self._find(self._chosen)(fn, *args, **kwargs)
+        made: Future[Any] = self._find(self._chosen)(fn, *args, **kwargs)
+        return made
 
     @overload
     def map(
@@ -92,12 +104,45 @@ class Using:
         )
 
 
-class Task(Generic[_P, _R, _T]):
-    """A function that can also be run in the background; made by `task`.
+class Periodic:
+    """The verb `delay` for jobs; made by `using` with `every` or `cron`.
 
-    Called, it is the function. On a class it is a method like any other. May be used from
-    any thread; pickled by its name, as functions are.
+    May be kept and used any number of times, from any thread.
     """
+
+    __slots__ = ("_chosen", "_find")
+
+    def __init__(self, find: Find, chosen: Chosen) -> None:
+        self._find = find
+        self._chosen = chosen
+
+    def __repr__(self) -> str:
+        return f"using({self._chosen!r})"
+
+    def delay(self, fn: Callable[_P, object], /, *args: _P.args, **kwargs: _P.kwargs) -> Job:
+        """Run `fn(*args, **kwargs)` again and again, from now on, as tasks of their own.
+
+        In an app each job runs once on a machine, however many processes have it; which one
+        runs it is decided by a lock file in the app's instance folder. In the same process
+        the same job is the one that is there. With `DELAY_MODE` "immediate" or "manual" it
+        never runs by itself.
+
+        Raises TypeError as `flask_delay.delay`; ValueError for a job that has no name, which
+        is the same in every process, or the one of another job: then it needs the option
+        `key`; RuntimeError after `shutdown`; OSError if the instance folder cannot be written.
+        """
+        made: Job = self._find(self._chosen)(fn, *args, **kwargs)
+        return made
+
+
+def made(find: Find, options: AllOptions) -> Using | Periodic:
+    """What `using` with these options returns. Raises as that."""
+    chosen = Chosen(options)
+    return Using(find, chosen) if chosen.plan is None else Periodic(find, chosen)
+
+
+class _Wrapped(Generic[_P, _R]):
+    """What a task and a periodic one have in common."""
 
     __wrapped__: Callable[_P, _R]
 
@@ -118,13 +163,54 @@ class Task(Generic[_P, _R, _T]):
         """Call the function here and now."""
         return self.__wrapped__(*args, **kwargs)
 
+    def _bound(self, instance: Any, owner: type | None) -> Any:
+        bind = getattr(type(self.__wrapped__), "__get__", None)
+        if instance is None or bind is None:
+            return self
+        method = bind(self.__wrapped__, instance, owner)
+        return type(self)(method, self._find, self._chosen, (instance, self.__name__))
+
+    def __getattr__(self, name: str) -> Any:
+        # `__code__` above all, by which everyone tells `async def` functions.
+        if name == "__wrapped__":
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __reduce__(self) -> Any:
+        return self.__qualname__ if self._source is None else (getattr, self._source)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        return (
+            self.__wrapped__ == other.__wrapped__
+            and self._find == other._find
+            and self._chosen == other._chosen
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    def __repr__(self) -> str:
+        options = f" using({self._chosen!r})" if self._chosen.given else ""
+        return f"<task {self.__module__}.{self.__qualname__}{options}>"
+
+
+class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
+    """A function that can also be run in the background; made by `task`.
+
+    Called, it is the function. On a class it is a method like any other. May be used from
+    any thread; pickled by its name, as functions are.
+    """
+
     def delay(self, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Run the function in the background and return its future at once.
 
         In the current app or, for `Delay.task`, as that Delay. Raises as `delay` and
         `Using.delay`.
         """
-        return self._find(self._chosen)(self.__wrapped__, *args, **kwargs)
+        future: Future[_T] = self._find(self._chosen)(self.__wrapped__, *args, **kwargs)
+        return future
 
     def map(
         self,
@@ -151,12 +237,18 @@ class Task(Generic[_P, _R, _T]):
         """Raise what `future.then(task)` would, whatever the future."""
         _check_step(self._chosen.policy, self.__wrapped__)
 
-    def using(self, **options: Unpack[Options]) -> "Task[_P, _R, _T]":
+    @overload
+    def using(self, **options: Unpack[Options]) -> "Task[_P, _R, _T]": ...
+
+    @overload
+    def using(self, **options: Unpack[AllOptions]) -> "PeriodicTask[_P, _R]": ...
+
+    def using(self, **options: Unpack[AllOptions]) -> Any:
         """The same function with other options, which go before those of the decorator.
 
         What is decided by both together is checked then. Raises as `flask_delay.using`.
         """
-        return Task(self.__wrapped__, self._find, self._chosen.but(options))
+        return _task(self.__wrapped__, self._find, self._chosen.but(options))
 
     # Type checkers take `classmethod` and `staticmethod` off before they look, so the kind of
     # a method shows in its first parameter alone.
@@ -174,36 +266,33 @@ class Task(Generic[_P, _R, _T]):
     ) -> "Task[_Q, _R, _T]": ...
 
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
-        bind = getattr(type(self.__wrapped__), "__get__", None)
-        if instance is None or bind is None:
-            return self
-        method = bind(self.__wrapped__, instance, owner)
-        return Task(method, self._find, self._chosen, (instance, self.__name__))
+        return self._bound(instance, owner)
 
-    def __getattr__(self, name: str) -> Any:
-        # `__code__` above all, by which everyone tells `async def` functions.
-        if name == "__wrapped__":
-            raise AttributeError(name)
-        return getattr(self.__wrapped__, name)
 
-    def __reduce__(self) -> Any:
-        return self.__qualname__ if self._source is None else (getattr, self._source)
+class PeriodicTask(_Wrapped[_P, _R]):
+    """A function that can also be run again and again; made by `task` with `every` or `cron`.
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Task):
-            return NotImplemented
-        return (
-            self.__wrapped__ == other.__wrapped__
-            and self._find == other._find
-            and self._chosen == other._chosen
-        )
+    Called, it is the function; nothing runs by itself before its `delay` is called. May be
+    used from any thread.
+    """
 
-    def __hash__(self) -> int:
-        return hash(self.__wrapped__)
+    def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
+        return self._bound(instance, owner)
 
-    def __repr__(self) -> str:
-        options = f" using({self._chosen!r})" if self._chosen.given else ""
-        return f"<task {self.__module__}.{self.__qualname__}{options}>"
+    def delay(self, *args: _P.args, **kwargs: _P.kwargs) -> Job:
+        """Run the function again and again, from now on. Raises as `Periodic.delay`."""
+        job: Job = self._find(self._chosen)(self.__wrapped__, *args, **kwargs)
+        return job
+
+
+def _task(
+    fn: Callable[..., Any],
+    find: Find,
+    chosen: Chosen,
+    source: tuple[object, str] | None = None,
+) -> Any:
+    kind = Task if chosen.plan is None else PeriodicTask
+    return kind(fn, find, chosen, source)
 
 
 class _MethodTask:
@@ -220,16 +309,16 @@ class _MethodTask:
         self._find = find
         self._chosen = chosen
         # The same each time, as the function of a static method is.
-        self._static: Task[..., Any, Any] | None = None
+        self._static: Any = None
         if isinstance(method, staticmethod):
-            self._static = Task(method.__func__, find, chosen)
+            self._static = _task(method.__func__, find, chosen)
 
-    def __get__(self, instance: object, owner: type | None = None, /) -> Task[..., Any, Any]:
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any:
         if self._static is not None:
             return self._static
         bound = self._method.__get__(instance, owner)
         source = (type(instance) if owner is None else owner, self.__wrapped__.__name__)
-        return Task(bound, self._find, self._chosen, source)
+        return _task(bound, self._find, self._chosen, source)
 
 
 class Decorator:
@@ -264,7 +353,10 @@ class Decorator:
     @overload
     def __call__(self, /, **options: Unpack[Options]) -> "Decorator": ...
 
-    def __call__(self, fn: Any = None, /, **options: Unpack[Options]) -> Any:
+    @overload
+    def __call__(self, /, **options: Unpack[AllOptions]) -> "PeriodicDecorator": ...
+
+    def __call__(self, fn: Any = None, /, **options: Unpack[AllOptions]) -> Any:
         """Make `fn` a task, or a decorator with options that does."""
         merged = self._chosen.but(options)
         if fn is None:
@@ -278,17 +370,33 @@ class Decorator:
                 f"{fn!r} is an async generator function: nobody would iterate over what it"
                 f" yields; task is for coroutine functions and plain ones"
             )
-        return Task(fn, self._find, merged)
+        return _task(fn, self._find, merged)
+
+
+class PeriodicDecorator(Protocol):
+    """What `task` with `every` or `cron` returns, for type checkers."""
+
+    def __call__(self, fn: Callable[_P, _R], /) -> PeriodicTask[_P, _R]:
+        """Make `fn` a periodic task."""
 
 
 task = Decorator(pools.find)
 
 
-def using(**options: Unpack[Options]) -> Using:
+@overload
+def using(**options: Unpack[Options]) -> Using: ...
+
+
+@overload
+def using(**options: Unpack[AllOptions]) -> Periodic: ...
+
+
+def using(**options: Unpack[AllOptions]) -> Any:
     """The verbs `delay` and `map` with options, of the current app.
 
-    `using(timeout=5).delay(fn, x)`: see `Options` for what there is. Raises TypeError for an
-    option that is not known or of the wrong type, ValueError for a value that is not allowed
-    and for options that make no sense together.
+    `using(timeout=5).delay(fn, x)`: see `Options` for what there is. With `every` or `cron`
+    `delay` makes a job: `using(every=60).delay(fn, x)`, see `Repetition`. Raises TypeError for
+    an option that is not known or of the wrong type, ValueError for a value that is not
+    allowed and for options that make no sense together.
     """
-    return Using(pools.find, options)
+    return made(pools.find, options)

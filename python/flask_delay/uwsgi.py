@@ -4,10 +4,12 @@ uWSGI is the process that Python is embedded in: it may never let go of the GIL 
 for requests, and it may end without Python's own end.
 """
 
+import importlib
 import sys
 import warnings
 from typing import Any
 
+from flask_delay import jobs
 from flask_delay._native import _end
 
 _THREADS = (
@@ -45,6 +47,30 @@ def check() -> None:
         server = sys.modules["uwsgi"]
         if not hasattr(server, "flask_delay_ends"):
             _end_with(server)
+    _go_on_after_fork()
+
+
+def _go_on_after_fork() -> None:
+    """Have jobs go on in uWSGI's workers, which it forks without Python's hooks."""
+    server: Any = sys.modules.get("uwsgi")
+    if _options() is None or hasattr(server, "flask_delay_goes_on"):
+        return
+    server.flask_delay_goes_on = True
+    try:
+        # Has a list, and would replace a hook of ours.
+        postfork = importlib.import_module("uwsgidecorators").postfork
+    except Exception:
+        # It is not there, or not for uWSGI without its master process.
+        existing = getattr(server, "post_fork_hook", None)
+
+        def go_on() -> None:
+            if existing is not None:
+                existing()
+            jobs.restart()
+
+        server.post_fork_hook = go_on
+    else:
+        postfork(jobs.restart)
 
 
 def _options() -> set[str] | None:

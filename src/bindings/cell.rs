@@ -7,7 +7,7 @@ use flask_delay_engine::{Mutex, Phase, State};
 use once_cell::race::OnceBox;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::PyList;
 use smallvec::SmallVec;
 use uuid::Uuid;
 
@@ -23,6 +23,7 @@ use super::ffi::slot::Slot;
 use super::marks::PACKED;
 use super::naming::{label_of, name_of};
 use super::policies::rules::Rules;
+use super::progress::Progress;
 
 /// Most futures that have callbacks have one.
 pub(crate) type Callbacks = SmallVec<[Py<PyAny>; 1]>;
@@ -47,7 +48,7 @@ pub(crate) struct Extra {
     pub(crate) id: Option<Uuid>,
     /// The executor has been told the id.
     pub(crate) known: bool,
-    pub(crate) progress: Option<Py<PyTuple>>,
+    pub(crate) progress: Option<Progress>,
     /// What surrounds the task, where that is not what surrounds its callbacks.
     pub(crate) scope: Option<Py<PyAny>>,
     /// What is asked of this task beyond a plain one.
@@ -146,6 +147,11 @@ impl FutureCell {
 
     pub(crate) fn has_begun(&self) -> bool {
         self.started.load(Ordering::Relaxed) != 0
+    }
+
+    /// When the last attempt was started, in nanoseconds since 1970, 0 for not yet.
+    pub(crate) fn last_start(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
     }
 
     /// Nanoseconds since 1970, 0 for not yet.

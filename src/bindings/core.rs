@@ -15,6 +15,7 @@ use super::cell::FutureCell;
 use super::desk::Desk;
 use super::executor::Inner;
 use super::ffi::fork::generation;
+use super::figures::Figures;
 use super::mode::Mode;
 use super::policies::places::Backpressure;
 use super::policies::table::Table;
@@ -45,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) mode: Mode,
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
+    /// What becomes of its tasks is counted.
+    pub(crate) counted: bool,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -60,6 +63,7 @@ pub(crate) struct Core {
     /// Who is told what happens to tasks; None for an executor without an app.
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
+    counted: bool,
     /// Where tasks are submitted, as long as there is somebody who may.
     executor: OnceLock<Weak<Inner>>,
     /// The initializer has raised.
@@ -91,6 +95,7 @@ struct Era {
     /// The keys of tasks by which they are limited, and those of which there is one alone.
     lanes: OnceBox<Arc<Table>>,
     claims: OnceBox<Table>,
+    figures: Figures,
     /// The pool of a process forked from this one.
     next: OnceBox<Era>,
 }
@@ -130,6 +135,7 @@ impl Core {
             mode: settings.mode,
             signals: settings.signals,
             backpressure: settings.backpressure,
+            counted: settings.counted,
             executor: OnceLock::new(),
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -236,6 +242,11 @@ impl Core {
         claims.get_or_try_init(|| Table::new(py).map(Box::new))
     }
 
+    /// What has become of this process's tasks, if that is counted.
+    pub(crate) fn figures(self: &Arc<Self>) -> Option<&Figures> {
+        self.counted.then(|| &self.era().figures)
+    }
+
     /// This process's tasks that are with the event loop.
     pub(crate) fn afar(self: &Arc<Self>) -> &Afar {
         &self.era().afar
@@ -300,6 +311,7 @@ impl Era {
             places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
             lanes: OnceBox::new(),
             claims: OnceBox::new(),
+            figures: Figures::default(),
             next: OnceBox::new(),
         }
     }
@@ -317,6 +329,8 @@ impl Drop for Era {
             std::mem::forget(Arc::clone(&self.pool));
             std::mem::forget(std::mem::take(&mut self.afar));
             std::mem::forget(std::mem::take(&mut self.held));
+            // A thread that is not here may have left them half changed.
+            std::mem::forget(std::mem::take(&mut self.figures));
         }
     }
 }

@@ -15,7 +15,7 @@ use super::clock::now;
 use super::core::{Core, Task};
 use super::errors::into_exception;
 use super::ffi::call::call;
-use super::ffi::context::{copy, copy_current, within};
+use super::ffi::context::{copy, copy_current, value_of, within};
 use super::logging;
 use super::mode::Mode;
 use super::policies::retries::{self, Verdict};
@@ -61,7 +61,8 @@ fn current(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 
 /// The coroutine's task that this context belongs to.
 pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
-    let task = current(py).ok()?.call_method1("get", (py.None(),)).ok()?;
+    let none = py.None().into_bound(py);
+    let task = value_of(current(py).ok()?.as_borrowed(), &none).ok()?;
     task.cast_into::<FutureCell>().ok()
 }
 

@@ -4,9 +4,8 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use super::bell::{Bell, Deferred};
 use super::cell::FutureCell;
@@ -15,8 +14,8 @@ use super::coroutine::current_task as current_coroutine;
 use super::desk::{Desk, Waits};
 use super::errors::{CancelledError, TaskRetry};
 use super::ffi::fork::generation;
-use super::lifecycle::progress_class;
 use super::policies::target::{self, Covered};
+use super::progress::{self, Progress};
 use super::settle::Phase;
 
 /// A worker, as code on its thread finds it.
@@ -235,29 +234,19 @@ impl CurrentTask {
         Err(TaskRetry::new_err((after,)))
     }
 
-    #[pyo3(signature = (done, total, note = ""))]
+    #[pyo3(
+        signature = (done, total, note = String::new()),
+        text_signature = "($self, done, total, note='')"
+    )]
     fn progress(
         &self,
         py: Python<'_>,
-        done: Bound<'_, PyAny>,
-        total: Bound<'_, PyAny>,
-        note: &str,
+        done: &Bound<'_, PyAny>,
+        total: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = progress::note)] note: String,
     ) -> PyResult<()> {
-        for (name, value) in [("done", &done), ("total", &total)] {
-            if value.extract::<f64>().is_err() {
-                return Err(PyTypeError::new_err(format!(
-                    "progress() takes numbers, got {name}={}",
-                    value.repr()?
-                )));
-            }
-        }
-        let task = required(py)?;
-        let progress = progress_class(py)?
-            .call1((done, total, note))?
-            .cast_into::<PyTuple>()?
-            .unbind();
-        let previous = task.get().extra().lock().progress.replace(progress);
-        drop(previous);
+        let progress = Progress::new(done, total, note)?;
+        required(py)?.get().extra().lock().progress = Some(progress);
         Ok(())
     }
 

@@ -68,7 +68,7 @@ impl ExecutorCell {
         })
     }
 
-    fn core(&self) -> PyResult<&Arc<Core>> {
+    pub(crate) fn core(&self) -> PyResult<&Arc<Core>> {
         self.inner().map(|inner| &inner.core)
     }
 
@@ -146,6 +146,7 @@ impl ExecutorCell {
                 service: false,
                 mode: Mode::Threads,
                 signals: None,
+                counted: false,
                 backpressure: backpressure(
                     queue_size.map_or(Ok(0), |size| queue_places(&size))?,
                     when_full,
@@ -233,6 +234,9 @@ impl ExecutorCell {
         dict.set_item("threads", stats.threads)?;
         dict.set_item("held", core.held().len())?;
         dict.set_item("stuck", core.stuck().get())?;
+        if let Some(figures) = core.figures() {
+            figures.tell(&dict)?;
+        }
         Ok(dict)
     }
 

@@ -18,6 +18,7 @@ use super::cell::FutureCell;
 use super::clock::to_datetime;
 use super::coroutine::hooks;
 use super::errors::InvalidStateError;
+use super::figures;
 use super::names;
 use super::naming::name_of;
 use super::policies::policy::Policy;
@@ -139,6 +140,11 @@ impl FutureCell {
         drop(waker);
     }
 
+    /// See `_native.pyi`.
+    fn _spent(&self) -> Option<(f64, f64)> {
+        figures::spent(self)
+    }
+
     /// What the task is going to call, until it starts.
     fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<calls::Shown<'py>>> {
         calls::call_of(slf)
@@ -185,12 +191,9 @@ impl FutureCell {
     }
 
     #[getter]
-    fn progress(&self, py: Python<'_>) -> Option<Py<PyTuple>> {
-        let extra = self.known_extra()?.lock();
-        extra
-            .progress
-            .as_ref()
-            .map(|progress| progress.clone_ref(py))
+    fn progress<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let last = self.known_extra().and_then(|it| it.lock().progress.clone());
+        last.map(|progress| progress.into_tuple(py)).transpose()
     }
 
     #[getter]
@@ -289,7 +292,6 @@ impl FutureCell {
                 visit.call(sequel)?;
             }
             visit.call(&extra.listeners)?;
-            visit.call(&extra.progress)?;
         }
         Ok(())
     }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCFunction, PyDict, PyType};
+use pyo3::types::{PyCFunction, PyDict};
 
 use super::cell::FutureCell;
 use super::core::Core;
@@ -16,7 +15,7 @@ use super::governor;
 use super::logging;
 use super::mode::Mode;
 use super::naming::name_of;
-use super::policies::{alarms, sequels};
+use super::policies::{alarms, delays, sequels, ticker};
 use super::settle::{Phase, cancel};
 
 /// Every executor of this process. The lock is a leaf.
@@ -38,25 +37,6 @@ const SIGNALS: Duration = Duration::from_millis(50);
 
 /// What tasks that were told to stop have left, to notice it.
 const GRACE: Duration = Duration::from_millis(200);
-
-static PROGRESS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-
-/// The class `Progress`, a named tuple.
-pub(crate) fn progress_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    PROGRESS
-        .get_or_try_init(py, || {
-            let options = pyo3::types::PyDict::new(py);
-            options.set_item("module", "flask_delay")?;
-            let class = py.import("collections")?.call_method(
-                "namedtuple",
-                ("Progress", "done total note"),
-                Some(&options),
-            )?;
-            class.setattr("__doc__", "How far a task has come, as it said last.")?;
-            Ok(class.cast_into::<PyType>()?.unbind())
-        })
-        .map(|class| class.bind(py))
-}
 
 /// Has this executor drained at exit.
 pub(crate) fn add(core: &Arc<Core>) {
@@ -154,6 +134,8 @@ fn join_at_exit(py: Python<'_>, core: &Arc<Core>) -> bool {
 }
 
 fn drain_at_exit(py: Python<'_>) {
+    // Before: jobs that never end would keep a pool from ever being done.
+    ticker::end();
     let lost = drain_all(py);
     report(py, &lost);
 }
@@ -173,6 +155,9 @@ fn drain_all(py: Python<'_>) -> Vec<String> {
                 continue;
             }
             let deadline = deadline_of(&core, start);
+            if let Some(deadline) = deadline {
+                give_up_late(py, &core, deadline, &mut lost);
+            }
             // Nobody runs the tasks of a manual one.
             let hopeless = core.mode == Mode::Manual;
             if hopeless || impatient || deadline.is_some_and(|deadline| now >= deadline) {
@@ -288,6 +273,27 @@ pub(crate) fn end_child(py: Python<'_>, failed: bool) {
         .and_then(|os| os.call_method1("_exit", (i32::from(failed),)))
     {
         error.write_unraisable(py, None);
+    }
+}
+
+/// Cancels what an executor holds until a time at which it is too late, and notes the names:
+/// to wait until then would be in vain.
+fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut Vec<String>) {
+    // Those that follow others are cancelled with them.
+    let (followers, held): (Vec<_>, Vec<_>) = core
+        .held()
+        .tasks(py)
+        .into_iter()
+        .partition(|task| sequels::followed(task).is_some());
+    for task in held {
+        if delays::starts_after(task.get(), deadline) && cancel(&task) {
+            lost.push(label(&task));
+        }
+    }
+    for task in followers {
+        if task.get().phase().is_cancelled() {
+            lost.push(label(&task));
+        }
     }
 }
 

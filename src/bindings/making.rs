@@ -146,6 +146,7 @@ pub(crate) fn _service_executor<'py>(
         service: true,
         mode: Mode::Threads,
         signals: None,
+        counted: false,
     };
     make(py, settings, None)
 }
@@ -208,6 +209,7 @@ pub(crate) fn _scoped_executor<'py>(
         mode: Mode::parse(mode)?,
         backpressure: backpressure(queue_size, when_full, block_timeout)?,
         signals: signals.map(|signals| Signals::new(&signals)).transpose()?,
+        counted: true,
     };
     let scoped = Scoped {
         scope,

@@ -25,6 +25,7 @@ use super::current;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
+use super::figures;
 use super::listeners;
 use super::names;
 use super::others::Others;
@@ -226,6 +227,8 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
         }
     }
     track(this);
+    // Before anybody is told who waits in `result`, and before the callbacks.
+    figures::ended(this);
     if cell.is_ruled() {
         rules::ended(this);
     }

@@ -19,7 +19,7 @@ use super::errors::{
 use super::listeners::{self, Event};
 use super::map::Map;
 use super::names;
-use super::{lifecycle, worker};
+use super::{progress, worker};
 
 /// Fills every once-cell of this module, and those of PyO3 that it comes by.
 pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
@@ -43,7 +43,7 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     condition::of_done(py)?;
     listeners::telling(py, None)?;
     coroutine::current_task(py);
-    lifecycle::progress_class(py)?;
+    progress::class(py)?;
     to_datetime(py, 1)?;
     worker::breathe(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;

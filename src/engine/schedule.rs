@@ -10,6 +10,14 @@ pub struct Ticket {
     number: u64,
 }
 
+impl Ticket {
+    /// When the entry is due.
+    #[must_use]
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+}
+
 /// Entries by the time they are due; of those due at the same time, in order of arrival.
 #[derive(Debug)]
 pub struct Schedule<E> {

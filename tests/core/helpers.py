@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from flask_delay import Executor, Future
-from flask_delay.options import Chosen, Options, submitter
+from flask_delay.jobs import Jobs
+from flask_delay.options import AllOptions, Chosen, submitter
 
 # Far more than anything here takes: it turns a hang into a failure.
 DEADLINE = 20.0
@@ -31,7 +32,7 @@ class Thing:
 
 def using(executor: Executor, **options: Any) -> Callable[..., Future[Any]]:
     """What submits with these options, as `flask_delay.using` does, to an executor of the test."""
-    return submitter(Chosen(cast("Options", options)), executor, None)
+    return submitter(Chosen(cast("AllOptions", options)), Jobs(executor), None)
 
 
 def submit(
@@ -43,10 +44,11 @@ def submit(
 
 # The same for scripts in processes of their own.
 SUBMIT = """
+from flask_delay.jobs import Jobs
 from flask_delay.options import Chosen, submitter
 
 def submit(executor, fn, *args, **options):
-    return submitter(Chosen(options), executor, None)(fn, *args)
+    return submitter(Chosen(options), Jobs(executor), None)(fn, *args)
 """
 
 

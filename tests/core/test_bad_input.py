@@ -10,7 +10,7 @@ from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 
 import pytest
 
-from flask_delay import Executor, current_task
+from flask_delay import Executor
 from flask_delay._native import _Policy
 
 from .helpers import DEADLINE, occupied, submit
@@ -323,7 +323,7 @@ def test_drain_refuses_a_bad_time_limit(executor, timeout, error):
         executor.drain(timeout)
 
 
-# --- Outcomes and progress ----------------------------------------------------------
+# --- Outcomes -----------------------------------------------------------------------
 
 
 def test_result_of_a_cancelled_task(executor):
@@ -334,12 +334,6 @@ def test_result_of_a_cancelled_task(executor):
             future.result()
         with pytest.raises(CancelledError):
             future.exception()
-
-
-@pytest.mark.parametrize("values", [("1", 2), (1, None), (1,)])
-def test_progress_takes_numbers(executor, values):
-    error = executor.submit(current_task.progress, *values).exception(DEADLINE)
-    assert isinstance(error, TypeError)
 
 
 @pytest.mark.parametrize("id", ["", "nonsense", "00000000-0000-4000-8000-000000000000"])

@@ -373,6 +373,16 @@ def test_a_step_has_a_time_limit(executor):
     assert isinstance(future.exception(DEADLINE), TaskTimeout)
 
 
+def test_a_step_starts_so_long_after_what_it_follows(executor):
+    with occupied(executor):
+        first = executor.submit(int, "3")
+        future = then(first, double, countdown=0.1)
+        threading.Event().wait(0.1)
+    assert future.result(DEADLINE) == 6
+    assert (future.started_at - first.finished_at).total_seconds() >= 0.1
+    assert executor.stats()["held"] == 0
+
+
 def test_a_step_expires_from_when_it_was_asked_for(executor):
     with occupied(executor):
         future = then(executor.submit(int), double, expires=0.01)

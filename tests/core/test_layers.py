@@ -36,7 +36,8 @@ PYTHON_LAYERS = (
         "termination",
         "uwsgi",
     },
-    {"reloader", "retry"},
+    {"jobs"},
+    {"figures", "leader", "progress", "reloader", "retry", "supervision"},
     {"_native"},
 )
 

@@ -45,12 +45,12 @@ def test_code_of_the_app() -> None:
 
 
 def test_code_inside_a_task() -> None:
-    names: dict[str, Any] = {"read": lambda _path: [(1, 2), (2, 2)]}
+    names: dict[str, Any] = {}
     exec(compile(BLOCKS[1], "README.md", "exec"), names)
     with flask_delay.Executor(1) as executor:
-        future = executor.submit(names["digest"], "a path")
+        future = executor.submit(names["digest"], [1, 2])
         future.result(20)
-    assert future.progress == (2, 2, "")
+    assert future.progress == (2, 2, "sent")
 
 
 def test_code_with_task_and_using() -> None:
@@ -75,7 +75,18 @@ def test_code_with_limits_and_deadlines() -> None:
         assert names["push"].delay(7).result(20) is None
     assert extension.drain(20)
     extension.shutdown()
-    assert len(BLOCKS) == 4
+
+
+def test_code_with_times(tmp_path: Path) -> None:
+    names: dict[str, Any] = {"using": flask_delay.using, "push": int, "tidy": int}
+    app = flask.Flask("readme", instance_path=str(tmp_path))
+    extension = flask_delay.Delay(app)
+    with app.app_context():
+        exec(compile(BLOCKS[4], "README.md", "exec"), names)
+    assert names["job"].next_run.second == 0
+    assert extension.stats()["held"] == 1
+    extension.shutdown(cancel_futures=True)
+    assert len(BLOCKS) == 5
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

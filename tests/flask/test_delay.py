@@ -377,7 +377,8 @@ class TestPool:
         extension = Delay()
         make_app(extension=extension, DELAY_MAX_WORKERS=1)
         keys = ("queued", "running", "waiting", "idle", "threads", "held", "stuck")
-        assert extension.stats() == dict.fromkeys(keys, 0)
+        counts = ("done", "failed", "cancelled", "retried")
+        assert extension.stats() == dict.fromkeys((*keys, *counts), 0) | {"tasks": {}}
         release, started = threading.Event(), threading.Event()
 
         def block():

@@ -3,11 +3,12 @@
 import threading
 import uuid
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from flask import Flask, url_for
 
-from flask_delay import Delay, current_task, delay
+from flask_delay import Delay, current_task, delay, track
 
 
 @pytest.fixture
@@ -90,6 +91,29 @@ class TestKnown:
             "progress": {"done": 1, "total": 3, "note": "reading"},
             "error": None,
         }
+
+    def test_progress_of_a_loop(self, app, client, deadline):
+        told, go = threading.Event(), threading.Event()
+
+        def work():
+            for number in track((number for number in range(3)), note="counting"):
+                if number == 1:
+                    told.set()
+                    go.wait(deadline)
+
+        future, id = submit(app, work)
+        assert told.wait(deadline)
+        progress = {"done": 1, "total": None, "note": "counting"}
+        assert client.get(f"/tasks/{id}").get_json()["progress"] == progress
+        go.set()
+        future.result(deadline)
+        progress = {"done": 3, "total": 3, "note": "counting"}
+        assert client.get(f"/tasks/{id}").get_json()["progress"] == progress
+
+    @pytest.mark.parametrize("number", [Decimal("0.5"), Fraction(1, 2)])
+    def test_progress_in_numbers_that_json_does_not_know(self, app, client, number):
+        _, id = done(app, lambda: current_task.progress(number, 1))
+        assert client.get(f"/tasks/{id}").get_json()["progress"]["done"] == 0.5
 
     def test_failed(self, app, client):
         _, id = done(app, fail, ValueError("no such file"))

@@ -20,6 +20,7 @@ from tests.flask.tasks_module import (
 )
 
 from flask_delay import Delay, Executor, Task, delay, pools, task
+from flask_delay.jobs import Jobs
 
 
 def test_call_is_the_function_here_and_now(app):
@@ -62,7 +63,7 @@ def test_of_a_blueprint_in_a_factory(make_app, deadline):
 
 def test_without_an_app_it_runs_in_the_pool_of_the_process(monkeypatch, deadline):
     with Executor(1) as executor:
-        monkeypatch.setattr(pools, "shared_executor", lambda: executor)
+        monkeypatch.setattr(pools, "shared_jobs", lambda: Jobs(executor))
         assert task(pow).delay(2, 3).result(deadline) == 8
 
 

@@ -104,9 +104,10 @@ def test_map_without_options(app):
 
 def test_without_an_app_the_process_has_a_pool(deadline, monkeypatch):
     from flask_delay import Executor, pools
+    from flask_delay.jobs import Jobs
 
     with Executor(1) as executor:
-        monkeypatch.setattr(pools, "shared_executor", lambda: executor)
+        monkeypatch.setattr(pools, "shared_jobs", lambda: Jobs(executor))
         assert using().delay(pow, 2, 3).result(deadline) == 8
         assert using(request=False).delay(pow, 2, 3).result(deadline) == 8
         with pytest.raises(RuntimeError, match="current request.*there is none"):
@@ -201,7 +202,10 @@ def test_teardown_functions_run_before_the_future_resolves(make_app):
 
 @pytest.mark.parametrize("verb", [using, Delay().using])
 def test_unknown_option(verb):
-    names = "priority, key, limit, rate, unique, timeout, expires, retry, request"
+    names = (
+        "priority, key, limit, rate, unique, timeout, expires, retry, countdown, eta, request,"
+        " every, cron, timezone, overlap"
+    )
     assert names == ", ".join(KNOWN)
     with pytest.raises(
         TypeError, match=f"'reqest' is not an option; valid are {names}; did you mean 'request'?"

@@ -7,7 +7,16 @@ import time
 
 import click
 
-from flask_delay import Executor, Future, __version__, context, current_task, greenlets, uwsgi
+from flask_delay import (
+    Executor,
+    Future,
+    PoolStats,
+    __version__,
+    context,
+    current_task,
+    greenlets,
+    uwsgi,
+)
 from flask_delay.commands import settings
 from flask_delay.commands.target import Target
 
@@ -114,7 +123,7 @@ def _try(target: Target, report: _Report) -> None:
     if executor.drain(_PATIENCE):
         report.ok("drain", "nothing is left to do")
     else:
-        report.wrong("drain", f"not done after {_PATIENCE:g} s: {executor.stats()}")
+        report.wrong("drain", f"not done after {_PATIENCE:g} s: {_now(executor)}")
 
 
 def _await(
@@ -124,7 +133,7 @@ def _await(
     try:
         is_current, worker = future.result(_PATIENCE)
     except TimeoutError:
-        report.wrong("task", f"it is {future.state} after {_PATIENCE:g} s: {executor.stats()}")
+        report.wrong("task", f"it is {future.state} after {_PATIENCE:g} s: {_now(executor)}")
         return False
     except Exception as error:
         report.wrong("task", f"it failed in its app context: {type(error).__name__}: {error}")
@@ -135,3 +144,9 @@ def _await(
     took = (time.perf_counter() - begin) * 1000
     report.ok("task", f"ran in an app context, in thread {worker!r}, after {took:.1f} ms")
     return True
+
+
+def _now(executor: Executor) -> dict[str, int]:
+    """How many tasks and workers there are, without what became of tasks."""
+    stats = executor.stats()
+    return {key: stats[key] for key in PoolStats.__annotations__}  # type: ignore[literal-required]

@@ -77,6 +77,13 @@ def snapshot(app: Flask | None) -> Callable[[], AbstractContextManager[object]]:
 reject_types: tuple[type, ...] = (FileStorage, LocalProxy)
 """Arguments of these types would be dead, or another object, once the task runs."""
 
+
+def check(arg: object) -> None:
+    """Raise as `reject` if `arg` is of one of the `reject_types`."""
+    if issubclass(type(arg), reject_types):
+        reject(arg)
+
+
 _PROXIES = {"current_app": current_app, "g": g, "request": request, "session": session}
 
 

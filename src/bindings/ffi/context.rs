@@ -103,7 +103,7 @@ impl Last {
 }
 
 /// What a variable is set to here; `unset`, which is the value of none, if it is not.
-fn value_of<'py>(
+pub(crate) fn value_of<'py>(
     variable: Borrowed<'_, 'py, PyAny>,
     unset: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {

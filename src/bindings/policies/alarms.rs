@@ -13,7 +13,8 @@ use pyo3::prelude::*;
 
 use super::deadlines::{self, Shot};
 use super::lanes::{self, Lane};
-use super::retries;
+use super::ticker::{self, Ticker};
+use super::{delays, retries};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::ffi::fork::generation;
 
@@ -27,8 +28,12 @@ pub(crate) enum Alarm {
     Expire(Py<FutureCell>),
     /// A task that failed runs again.
     Again(Py<FutureCell>),
+    /// A task's time may have come.
+    Begin(Py<FutureCell>),
     /// A rate lets further tasks of a key start.
     Lane(Py<Lane>),
+    /// What comes again and again may be due.
+    Tick(Py<Ticker>),
 }
 
 /// The timer of one process.
@@ -131,6 +136,8 @@ fn ring(py: Python<'_>, alarm: Alarm) {
         Alarm::GiveUp(shot) => deadlines::give_up(py, &shot),
         Alarm::Expire(task) => deadlines::expire(task.bind(py)),
         Alarm::Again(task) => retries::wake(task.bind(py)),
+        Alarm::Begin(task) => delays::ring(task.bind(py)),
+        Alarm::Tick(ticker) => ticker::ring(ticker.bind(py)),
         Alarm::Lane(lane) => lanes::advance(lane.bind(py)),
     }
 }

@@ -8,13 +8,14 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::places::Entry;
-use super::{lanes, rules};
+use super::{delays, lanes, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::coroutine::hand_over;
 use crate::bindings::mode;
 use crate::bindings::settle::{self, Phase};
 use crate::bindings::submit::closed;
+use crate::bindings::task;
 
 /// Takes a task of an executor with threads that has no rules, and needs no place.
 pub(crate) fn take_plain(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
@@ -35,6 +36,9 @@ fn take_coroutine(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()
 /// Takes a task of an executor with threads that has rules, or places to wait for.
 pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
     rules::set_expiry(this)?;
+    if delays::hold(this, core)? {
+        return Ok(());
+    }
     if let Some(lane) = rules::lane(this) {
         if core.pool().is_closed() {
             return Err(closed());
@@ -54,8 +58,8 @@ pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry)
 }
 
 fn offer(this: &Bound<'_, FutureCell>, lane: &Bound<'_, lanes::Lane>) -> PyResult<bool> {
-    let born = this.get().born();
-    match rules::policy(this).and_then(|policy| policy.get().terms(born)) {
+    let ready = rules::ready(this.get());
+    match rules::policy(this).and_then(|policy| policy.get().terms(ready)) {
         Some(terms) => lanes::offer(lane, this, terms),
         None => Ok(true),
     }
@@ -134,11 +138,15 @@ pub(super) fn let_go(this: &Bound<'_, FutureCell>) {
     if this.get().phase() == Phase::Pending
         && let Err(error) = go(this, core, Call::Again)
     {
-        // Nobody would run it, and nobody is there to hear of it but who waits for it.
-        settle::start(this);
-        crate::bindings::task::fail(this, error);
+        give_up(this, error);
     }
     core.held().remove(this);
+}
+
+/// Ends a task that nobody would run. Nobody is there to hear why but who waits for it.
+pub(super) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
+    settle::start(this);
+    task::fail(this, error);
 }
 
 /// Has a task that has been accepted before start once more, when its key lets it.
@@ -149,10 +157,7 @@ pub(super) fn again(this: &Bound<'_, FutureCell>) {
     };
     match offer(this, &lane) {
         Ok(false) => {}
-        Err(error) => {
-            settle::start(this);
-            crate::bindings::task::fail(this, error);
-        }
+        Err(error) => give_up(this, error),
         Ok(true) => let_go(this),
     }
     if this.get().phase().is_done() {

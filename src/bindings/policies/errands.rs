@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
-use super::rules;
+use super::{dispatch, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::ffi::context::within;
@@ -44,15 +44,10 @@ pub(super) fn tell(
     core: &Arc<Core>,
     template: Option<&'static str>,
 ) -> PyResult<()> {
-    let py = this.py();
     let task = this.clone().unbind();
-    core.errands().add();
-    let errand = PyCFunction::new_closure(py, Some(c"callbacks"), None, move |args, _| {
+    let errand = PyCFunction::new_closure(this.py(), Some(c"callbacks"), None, move |args, _| {
         let py = args.py();
         let this = task.bind(py);
-        if let Some(core) = this.get().core() {
-            core.errands().remove();
-        }
         if let Some(template) = template {
             logging::warning_of(template, this);
         }
@@ -60,17 +55,32 @@ pub(super) fn tell(
             settle::run_callbacks(this, Place::Worker);
         })
     })?;
-    if core.mode == Mode::Threads {
-        let job = FutureCell::errand(core, errand.clone().into_any())?;
-        // So that it is not cancelled as tasks are that have not started.
-        job.get().mark_returned();
-        // It belongs to what was accepted, so also in a closed pool.
-        let hold = core.pool().hold();
-        let taken = core.pool().resubmit(Task(job.unbind())).is_ok();
-        drop(hold);
-        if taken {
-            return Ok(());
-        }
+    if core.mode == Mode::Threads && send(core, errand.as_any()).is_ok() {
+        return Ok(());
     }
     errand.call0().map(drop)
+}
+
+/// Has a worker call `errand`. It belongs to what was accepted, so also in a closed pool.
+pub(super) fn send(core: &Arc<Core>, errand: &Bound<'_, PyAny>) -> PyResult<()> {
+    let function = errand.clone().unbind();
+    let counted = Arc::clone(core);
+    let errand = PyCFunction::new_closure(errand.py(), None, None, move |args, _| {
+        counted.errands().remove();
+        function.bind(args.py()).call0().map(drop)
+    })?;
+    let job = FutureCell::errand(core, errand.into_any())?;
+    // So that it is not cancelled as tasks are that have not started.
+    job.get().mark_returned();
+    core.errands().add();
+    let hold = core.pool().hold();
+    let taken = core.pool().resubmit(Task(job.clone().unbind()));
+    drop(hold);
+    taken.map_err(|error| {
+        let error = dispatch::refused(&job, error);
+        if job.get().phase().is_done() {
+            core.errands().remove();
+        }
+        error
+    })
 }

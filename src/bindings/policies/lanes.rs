@@ -88,7 +88,7 @@ pub(super) fn offer(
 
 /// This task's turn is over, or it does not want one any more; others may start.
 pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) {
-    let rank = rules::policy(task).map_or(0, |it| it.get().rank(task.get().born()));
+    let rank = rules::policy(task).map_or(0, |it| it.get().rank(rules::ready(task.get())));
     let (left, go, alarm) = {
         let mut inner = lane.get().inner.lock();
         let now = Instant::now();

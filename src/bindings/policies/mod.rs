@@ -10,14 +10,17 @@
 //! - `deadlines`: timeouts, expiry, `stop`; `target`: how running code is interrupted; `errands`:
 //!   what is left to do for a task that ended so.
 //! - `dispatch`: the way from a submit, or a retry, to whoever runs the task.
+//! - `delays`: not before its time.
 //! - `retries`: whether a task that failed runs again, and when.
 //! - `composition`: `then` and `gather`; `sequels`: tasks that wait for others to be done.
+//! - `ticker`: what comes again and again.
 //! - `alarms`: the one timer of the process, and what it is set for.
 
 pub(crate) mod alarms;
 pub(crate) mod claims;
 pub(crate) mod composition;
 pub(crate) mod deadlines;
+pub(crate) mod delays;
 pub(crate) mod dispatch;
 pub(crate) mod errands;
 pub(crate) mod lanes;
@@ -28,3 +31,4 @@ pub(crate) mod rules;
 pub(crate) mod sequels;
 pub(crate) mod table;
 pub(crate) mod target;
+pub(crate) mod ticker;

@@ -1,12 +1,13 @@
 //! What was asked for with `using` or `task`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::{Rate, Terms};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 
+use super::delays::Start;
 use crate::bindings::ffi::submit::Arguments;
 
 /// A task that waits gains one level of priority in this time, so that none waits for ever.
@@ -31,6 +32,7 @@ pub(crate) struct Policy {
     pub(crate) unique: Option<Twin>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) expires: Option<Duration>,
+    pub(crate) start: Option<Start>,
     pub(crate) retry: Option<Py<PyAny>>,
 }
 
@@ -49,10 +51,22 @@ fn duration(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
         })
 }
 
+fn time(name: &str, seconds: f64) -> PyResult<SystemTime> {
+    // What is before 1970 is past, which is all that matters.
+    Duration::try_from_secs_f64(seconds.max(0.0))
+        .ok()
+        .and_then(|since| UNIX_EPOCH.checked_add(since))
+        .ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "the option {name:?} is {seconds}, but must be a time"
+            ))
+        })
+}
+
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None))]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None))]
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
@@ -63,6 +77,8 @@ impl Policy {
         timeout: Option<f64>,
         expires: Option<f64>,
         retry: Option<Py<PyAny>>,
+        countdown: Option<f64>,
+        eta: Option<f64>,
     ) -> PyResult<Self> {
         if limit == Some(0) {
             return Err(PyValueError::new_err("the option 'limit' must be above 0"));
@@ -84,6 +100,16 @@ impl Policy {
                 )));
             }
         };
+        let start = match (duration("countdown", countdown)?, eta) {
+            (Some(_), Some(_)) => {
+                return Err(PyValueError::new_err(
+                    "the options 'countdown' and 'eta' exclude each other",
+                ));
+            }
+            (Some(countdown), None) => Some(Start::After(countdown)),
+            (None, Some(eta)) => Some(Start::At(time("eta", eta)?)),
+            (None, None) => None,
+        };
         Ok(Self {
             priority,
             key,
@@ -93,6 +119,7 @@ impl Policy {
             timeout: duration("timeout", timeout)?,
             expires: duration("expires", expires)?,
             retry,
+            start,
         })
     }
 }

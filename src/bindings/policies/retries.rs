@@ -13,6 +13,7 @@ use crate::bindings::cell::FutureCell;
 use crate::bindings::core::Core;
 use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::context::copy_current;
+use crate::bindings::figures;
 use crate::bindings::logging;
 use crate::bindings::mode::Mode;
 use crate::bindings::naming::name_of;
@@ -208,6 +209,7 @@ fn try_again<'py>(
     }
     let (previous, attempts) = rules::with_new(cell, |rules| {
         let exception = exception.map(Bound::unbind);
+        rules.first_start.get_or_insert_with(|| cell.last_start());
         (
             std::mem::replace(&mut rules.previous, exception),
             rules.attempts,
@@ -223,6 +225,7 @@ fn try_again<'py>(
         core.held().remove(this);
         return Ok(());
     }
+    figures::retried(this);
     // Not before: one of its key that starts now, and waits for it, must find that it has not
     // started.
     rules::leave_lane(this);

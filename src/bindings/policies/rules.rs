@@ -10,6 +10,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::alarms::{self, Alarm};
 use super::claims;
+use super::delays::Start;
 use super::lanes::{self, Lane};
 use super::policy::Policy;
 use super::sequels::Sequel;
@@ -30,10 +31,18 @@ pub(crate) struct Rules {
     /// The key that this task has claimed.
     pub(super) claim: Option<Py<PyAny>>,
     pub(super) attempts: u32,
+    /// When the first of several attempts was started, in nanoseconds since 1970.
+    pub(super) first_start: Option<u64>,
     /// What the last attempt has raised.
     pub(super) previous: Option<Py<PyAny>>,
     /// While it has not started: when it expires, or runs again.
     pub(super) alarm: Option<Ticket>,
+    /// From when on it may start.
+    pub(super) start: Option<Start>,
+    /// That moment, if it is known by a clock that nobody sets.
+    pub(super) from: Option<Instant>,
+    /// While it is held until then.
+    pub(super) begin: Option<Ticket>,
     /// When it is too late to start.
     pub(super) expires: Option<Instant>,
     /// It has been put into the queue and has not been taken up.
@@ -90,11 +99,18 @@ pub(super) fn lane<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Lane
 }
 
 /// Where the task stands among those that wait: its priority, and its rank. None for a plain
-/// one, which goes by its age.
+/// one, which goes by its age; one that had to wait for its time is younger than that.
 pub(super) fn level_and_rank(this: &Bound<'_, FutureCell>) -> Option<(i32, i64)> {
     let policy = policy(this)?;
     let asked = policy.get();
-    (asked.priority != 0).then(|| (asked.priority, asked.rank(this.get().born())))
+    let is_plain = asked.priority == 0 && asked.start.is_none();
+    (!is_plain).then(|| (asked.priority, asked.rank(ready(this.get()))))
+}
+
+/// Since when a task has waited, in nanoseconds since 1970: from when on it might start.
+pub(crate) fn ready(this: &FutureCell) -> i64 {
+    let start = with(this, |rules| rules.start).flatten();
+    start.map_or(this.born(), |start| start.ready(this.born()))
 }
 
 /// Whether the task is one of those of a key.
@@ -115,7 +131,7 @@ pub(crate) fn held_up(this: &Bound<'_, FutureCell>) -> Option<(Vec<usize>, usize
         return None;
     }
     let lane = lane(this)?;
-    let terms = policy(this)?.get().terms(this.get().born())?;
+    let terms = policy(this)?.get().terms(ready(this.get()))?;
     lanes::held_up(&lane, this, terms.limit)
 }
 
@@ -127,6 +143,11 @@ pub(crate) fn timeout(this: &Bound<'_, FutureCell>) -> Option<Duration> {
 /// How often the task has been begun.
 pub(crate) fn attempts(this: &FutureCell) -> Option<u32> {
     with(this, |rules| rules.attempts)
+}
+
+/// When the first attempt was started, in nanoseconds since 1970, if another one followed.
+pub(crate) fn first_start(this: &FutureCell) -> Option<u64> {
+    with(this, |rules| rules.first_start).flatten()
 }
 
 /// Gives a task that nobody else has yet its rules. The future of the task that is there
@@ -149,6 +170,11 @@ pub(crate) fn give<'py>(
         rules.expires = asked
             .expires
             .and_then(|time| Instant::now().checked_add(time));
+        rules.start = asked.start;
+        rules.from = match asked.start {
+            Some(Start::After(time)) => Instant::now().checked_add(time),
+            _ => None,
+        };
     });
     if let Some(twin) = asked.unique {
         let key = asked.claim_key(arguments)?;
@@ -166,6 +192,15 @@ pub(crate) fn give<'py>(
         with(this.get(), |rules| rules.lane = Some(lane.unbind()));
     }
     Ok(None)
+}
+
+/// Counts the time before which the task is not to start from now on.
+pub(super) fn wait_from_now(this: &FutureCell) {
+    with(this, |rules| {
+        if let Some(Start::After(time)) = rules.start {
+            rules.from = Instant::now().checked_add(time);
+        }
+    });
 }
 
 /// Whether it is the one task of its key.
@@ -240,20 +275,21 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     let taken = with(this.get(), |rules| {
         (
             rules.alarm.take(),
+            rules.begin.take(),
             rules.lane.take(),
             rules.claim.take(),
             rules.previous.take(),
             rules.sequel.take(),
         )
     });
-    let Some((alarm, lane, claim, previous, sequel)) = taken else {
+    let Some((alarm, begin, lane, claim, previous, sequel)) = taken else {
         return;
     };
     drop(previous);
     if let Some(sequel) = sequel {
         sequel.forget(this);
     }
-    if let Some(alarm) = alarm {
+    for alarm in [alarm, begin].into_iter().flatten() {
         alarms::unset(py, alarm);
     }
     let Some(core) = this.get().core() else {

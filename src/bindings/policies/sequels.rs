@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::{dispatch, errands, rules};
+use super::{delays, dispatch, errands, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::errors::{CancelledError, into_exception};
@@ -285,7 +285,8 @@ fn start<'py>(this: &Bound<'py, FutureCell>, argument: Bound<'py, PyAny>) -> PyR
     };
     match core.mode {
         Mode::Threads => {
-            dispatch::again(this);
+            rules::wait_from_now(this.get());
+            delays::ring(this);
             return Ok(());
         }
         Mode::Manual => dispatch::shelve(this, core),

@@ -6,7 +6,16 @@ from collections.abc import Awaitable
 from datetime import datetime
 from typing import assert_type
 
-from flask_delay import Delay, Executor, Future, Progress, current_task, delay
+from flask_delay import (
+    Delay,
+    Executor,
+    Future,
+    PoolStats,
+    Progress,
+    Stats,
+    current_task,
+    delay,
+)
 
 
 async def double(value: int) -> int:
@@ -69,6 +78,7 @@ def current() -> None:
     assert_type(current_task.attempt, int)
     current_task.progress(1, 2)
     current_task.progress(0.5, 1, note="half")
+    current_task.progress(1, None)
     current_task.progress("1", 2)  # E: arg-type, reportArgumentType
     current_task.check()
 
@@ -81,4 +91,12 @@ def executors() -> None:
     with Executor() as executor:
         assert_type(executor, Executor)
         assert_type(executor.drain(1), bool)
-        assert_type(executor.stats(), dict[str, int])
+        assert_type(executor.stats(), PoolStats)
+
+
+def figures(extension: Delay) -> None:
+    stats = extension.stats()
+    assert_type(stats, Stats)
+    assert_type(stats["queued"], int)
+    assert_type(stats["tasks"]["fetch"]["wait"]["p99"], float)
+    print(stats["nothing"])  # E: typeddict-item, reportGeneralTypeIssues

@@ -1,13 +1,16 @@
 """The options of `using` and `task`, `Retry`, and what else is about limits and deadlines."""
 
 from collections.abc import Hashable
+from datetime import datetime, timedelta
 from typing import assert_type
+from zoneinfo import ZoneInfo
 
 from flask_delay import (
     Delay,
     DuplicateTask,
     Executor,
     Future,
+    Job,
     QueueFull,
     Retry,
     TaskExpired,
@@ -39,17 +42,46 @@ def right(hashable: Hashable) -> None:
     background.task(timeout=0.5, request=True)
 
 
+def clean(folder: str) -> int:
+    return len(folder)
+
+
+@task(cron="30 2 * * *", timezone="Europe/Berlin")
+def report(number: int) -> str:
+    return key(number)
+
+
+def times(zone: ZoneInfo, moment: datetime) -> None:
+    assert_type(using(countdown=5).delay(clean, "x"), Future[int])
+    assert_type(work.using(eta=moment, retry=2).delay(1), Future[str])
+    job = using(every=60, timeout=5).delay(clean, "x")
+    assert_type(job, Job)
+    assert_type(job.next_run, datetime | None)
+    assert_type(job.cancel(), bool)
+    assert_type(background.using(every=timedelta(hours=1), overlap=True).delay(clean, "x"), Job)
+    assert_type(using(cron="@daily", timezone=zone).delay(clean, "x"), Job)
+    assert_type(report.delay(1), Job)
+    assert_type(report(1), str)
+    assert_type(work.using(every=60).delay(1), Job)
+    assert_type(background.jobs, list[Job])
+    using(every=60).delay(clean)  # E: call-arg, reportCallIssue
+    using(every=60).delay(clean, 1)  # E: arg-type, reportArgumentType
+    using(every="60")  # E: call-overload, reportArgumentType
+    using(eta=5)  # E: call-overload, reportArgumentType
+    report.delay("x")  # E: arg-type, reportArgumentType
+
+
 def wrong() -> None:
-    using(priority="high")  # E: arg-type, reportArgumentType
-    using(key=[], limit=1)  # E: arg-type, reportArgumentType
-    using(limit=1.5)  # E: arg-type, reportArgumentType
-    using(rate=10)  # E: arg-type, reportArgumentType
-    using(unique="return")  # E: arg-type, reportArgumentType
-    using(timeout="5")  # E: arg-type, reportArgumentType
-    using(timeout=None)  # E: arg-type, reportArgumentType
-    using(expires="5")  # E: arg-type, reportArgumentType
-    using(retry=1.5)  # E: arg-type, reportArgumentType
-    work.using(retries=1)  # E: call-arg, reportCallIssue
+    using(priority="high")  # E: call-overload, reportCallIssue
+    using(key=[], limit=1)  # E: call-overload, reportCallIssue
+    using(limit=1.5)  # E: call-overload, reportCallIssue
+    using(rate=10)  # E: call-overload, reportCallIssue
+    using(unique="return")  # E: call-overload, reportCallIssue
+    using(timeout="5")  # E: call-overload, reportCallIssue
+    using(timeout=None)  # E: call-overload, reportCallIssue
+    using(expires="5")  # E: call-overload, reportCallIssue
+    using(retry=1.5)  # E: call-overload, reportCallIssue
+    work.using(retries=1)  # E: call-overload, reportCallIssue
     background.task(timeout="5")  # E: call-overload, reportArgumentType
 
 

@@ -97,13 +97,13 @@ def wrong(sender: Sender) -> None:
     add.delay()  # E: call-arg, reportCallIssue
     add.delay(1, wrong=2)  # E: call-arg, reportCallIssue
     add.map(1)  # E: arg-type, reportArgumentType
-    add.using(wrong=1)  # E: call-arg, reportCallIssue
-    add.using(request="x")  # E: arg-type, reportArgumentType
+    add.using(wrong=1)  # E: call-overload, reportCallIssue
+    add.using(request="x")  # E: call-overload, reportCallIssue
     add_async.delay("1")  # E: arg-type, reportArgumentType
     sender.send.delay(1)  # E: arg-type, reportArgumentType
     sender.send.delay(sender, "x")  # E: call-arg, reportCallIssue
     task(request=1)  # E: call-overload, reportArgumentType
     task(1)  # E: call-overload, reportArgumentType
-    using(wrong=1)  # E: call-arg, reportCallIssue
-    using(request=1)  # E: arg-type, reportArgumentType
+    using(wrong=1)  # E: call-overload, reportCallIssue
+    using(request=1)  # E: call-overload, reportArgumentType
     using(request=True).delay(len, 1)  # E: call-overload, reportArgumentType

@@ -1,0 +1,46 @@
+"""What `stats()` returns: dicts of numbers that can be made JSON, and their types."""
+
+from typing import TypedDict
+
+
+class PoolStats(TypedDict):
+    """How many tasks and workers there are now; see `Executor.stats`."""
+
+    queued: int
+    held: int
+    running: int
+    waiting: int
+    stuck: int
+    idle: int
+    threads: int
+
+
+class Histogram(TypedDict):
+    """How long something took, in seconds, to two significant digits; all 0 without a `count`."""
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+class _Counts(TypedDict):
+    done: int
+    failed: int
+    cancelled: int
+    retried: int
+
+
+class TaskStats(_Counts):
+    """What has become of the tasks of one name, in this process."""
+
+    wait: Histogram
+    run: Histogram
+
+
+class Stats(PoolStats, _Counts):
+    """Of a `Delay`: its pool, and what has become of its tasks in this process."""
+
+    tasks: dict[str, TaskStats]

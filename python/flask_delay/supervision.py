@@ -1,0 +1,40 @@
+"""Which processes only watch over others: those that serve have the jobs."""
+
+import os
+import sys
+import threading
+from types import FrameType
+
+# Where the main thread of such a process is: in a function of this module.
+_RELOADER = ("werkzeug._reloader", "restart_with_reloader")
+_ARBITER = "gunicorn.arbiter"
+
+
+def watches_only() -> bool:
+    """Whether this process starts and watches others that serve the same app.
+
+    gunicorn's arbiter with `--preload`, uWSGI's master, the outer one of Werkzeug's two
+    processes with its reloader. May be called from any thread.
+    """
+    server = sys.modules.get("uwsgi")
+    if server is not None and getattr(server, "worker_id", lambda: 1)() == 0:
+        return True
+    # It shows nowhere but on the stack.
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
+    while frame is not None:
+        if _is_watching(frame):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_watching(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__")
+    if (module, frame.f_code.co_name) == _RELOADER:
+        return True
+    if module != _ARBITER:
+        return False
+    # In its workers, which it has forked, the same frames are to be seen. While it loads
+    # the app, it has not noted its id yet.
+    pid = getattr(frame.f_locals.get("self"), "pid", None)
+    return pid is None or pid == os.getpid()

@@ -1,0 +1,117 @@
+//! `countdown=` and `eta=`: a task that is not to start before its time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use pyo3::prelude::*;
+
+use super::alarms::{self, Alarm};
+use super::{dispatch, rules};
+use crate::bindings::cell::FutureCell;
+use crate::bindings::core::Core;
+use crate::bindings::settle::Phase;
+use crate::bindings::submit::closed;
+
+/// From when on a task may start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    /// So long after its submit, whatever becomes of the clocks.
+    After(Duration),
+    /// As soon as it is that late by the system's clock, which may be set meanwhile.
+    At(SystemTime),
+}
+
+/// A set clock is noticed after so long.
+pub(super) const GLANCE: Duration = Duration::from_mins(1);
+
+impl Start {
+    /// In nanoseconds since 1970, for a task that was made at `born`.
+    pub(super) fn ready(self, born: i64) -> i64 {
+        match self {
+            Self::After(time) => {
+                let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+                born.saturating_add(nanos)
+            }
+            Self::At(time) => {
+                let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+                let nanos = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+                nanos.max(born)
+            }
+        }
+    }
+}
+
+/// When to look at a task that is not to start yet; None if it may.
+fn next_look(this: &FutureCell) -> Option<Instant> {
+    let now = Instant::now();
+    if let Some(from) = rules::with(this, |rules| rules.from).flatten() {
+        return Some(from).filter(|from| *from > now);
+    }
+    let Some(Start::At(time)) = rules::with(this, |rules| rules.start).flatten() else {
+        return None;
+    };
+    let left = time.duration_since(SystemTime::now()).ok()?;
+    (!left.is_zero()).then(|| now + left.min(GLANCE))
+}
+
+/// Whether a task that is held cannot start before `deadline`, because of its own time or
+/// that of its next attempt.
+pub(crate) fn starts_after(this: &FutureCell, deadline: Instant) -> bool {
+    let times = rules::with(this, |rules| {
+        let again = rules.alarm.filter(|_| rules.attempts > 0);
+        (rules.from, rules.start, again)
+    });
+    let Some((from, start, again)) = times else {
+        return false;
+    };
+    if let Some(again) = again {
+        return again.at() > deadline;
+    }
+    if let Some(from) = from {
+        return from > deadline;
+    }
+    let Some(Start::At(time)) = start else {
+        return false;
+    };
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now()
+        .checked_add(left)
+        .is_none_or(|at| at > deadline)
+}
+
+/// Keeps a task that has just been submitted until its time; `false` if it may start.
+pub(super) fn hold(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<bool> {
+    let Some(at) = next_look(this.get()) else {
+        return Ok(false);
+    };
+    if core.pool().is_closed() {
+        return Err(closed());
+    }
+    core.held().add(this, core.pool().hold());
+    set(this, at).inspect_err(|_| core.held().remove(this))?;
+    Ok(true)
+}
+
+fn set(this: &Bound<'_, FutureCell>, at: Instant) -> PyResult<()> {
+    let cell = this.get();
+    let alarm = alarms::set(at, Alarm::Begin(this.clone().unbind()))?;
+    rules::with(cell, |rules| rules.begin = Some(alarm));
+    if cell.phase().is_done() {
+        // By somebody who has not seen the alarm.
+        alarms::unset(this.py(), alarm);
+    }
+    Ok(())
+}
+
+/// It may be time.
+pub(super) fn ring(this: &Bound<'_, FutureCell>) {
+    if this.get().phase() != Phase::Pending {
+        return;
+    }
+    let Some(at) = next_look(this.get()) else {
+        return dispatch::again(this);
+    };
+    if let Err(error) = set(this, at) {
+        dispatch::give_up(this, error);
+    }
+}

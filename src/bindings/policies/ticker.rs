@@ -1,0 +1,237 @@
+//! What comes again and again: a function that a worker calls at each tick of a rhythm.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use flask_delay_engine::{Rhythm as Beat, RhythmError, Ticket, Ticks, has_come};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::alarms::{self, Alarm};
+use super::delays::GLANCE;
+use super::errands;
+use crate::bindings::core::Core;
+use crate::bindings::executor::ExecutorCell;
+use crate::bindings::ffi::fork::generation;
+use crate::bindings::submit::closed;
+
+/// See `_native.pyi`.
+#[pyclass(frozen, name = "_Rhythm", module = "flask_delay._native")]
+pub(crate) struct Rhythm(Beat);
+
+#[pymethods]
+impl Rhythm {
+    #[new]
+    #[pyo3(signature = (*, every = None, cron = None, timezone = "UTC"))]
+    fn new(every: Option<f64>, cron: Option<&str>, timezone: &str) -> PyResult<Self> {
+        let beat = match (every, cron) {
+            (Some(seconds), None) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .and_then(Beat::every)
+                .ok_or_else(|| {
+                    PyValueError::new_err(format!(
+                        "the option 'every' is {seconds}, but must be a time above 0"
+                    ))
+                })?,
+            (None, Some(line)) => Beat::cron(line, timezone).map_err(|error| match error {
+                RhythmError::Line(why) => PyValueError::new_err(format!(
+                    "the option 'cron' is {line:?}, but must be a line as in a crontab, with \
+                     five fields ({why})"
+                )),
+                RhythmError::Zone(why) => PyValueError::new_err(format!(
+                    "the option 'timezone' is {timezone:?}, but must be the name of a time zone \
+                     ({why})"
+                )),
+            })?,
+            _ => {
+                return Err(PyValueError::new_err(
+                    "give one of the options 'every' and 'cron'",
+                ));
+            }
+        };
+        Ok(Self(beat))
+    }
+
+    fn after(&self, time: u64) -> Option<u64> {
+        self.0.after(from_nanos(time)).and_then(to_nanos)
+    }
+
+    fn has_come(&self, tick: u64, last: u64, now: u64) -> bool {
+        let [tick, last, now] = [tick, last, now].map(from_nanos);
+        has_come(&self.0, tick, last, now)
+    }
+}
+
+fn from_nanos(nanos: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(nanos)
+}
+
+/// None from the year 2554 on.
+fn to_nanos(time: SystemTime) -> Option<u64> {
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
+}
+
+/// See `_native.pyi`.
+#[pyclass(frozen, name = "_Ticker", module = "flask_delay._native")]
+pub(crate) struct Ticker {
+    /// Not kept alive: with the executor its ticks end.
+    core: Weak<Core>,
+    beat: Beat,
+    call: Py<PyAny>,
+    /// A leaf; nothing is dropped under it but what is plain.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    run: Option<Run>,
+}
+
+/// From a start to a stop, in one process.
+struct Run {
+    generation: u32,
+    ticks: Ticks,
+    ticket: Option<Ticket>,
+}
+
+impl Run {
+    /// When to look at the ticks: at the next one, or earlier, in case the clock is set.
+    fn next_look(&self, now: SystemTime) -> Option<Instant> {
+        let left = self.ticks.due()?.duration_since(now).unwrap_or_default();
+        Instant::now().checked_add(left.min(GLANCE))
+    }
+}
+
+/// The process ends: there are no ticks any more.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// There are no ticks from now on, in this process.
+pub(crate) fn end() {
+    // Relaxed: a tick that comes meanwhile is one that came before.
+    ENDING.store(true, Ordering::Relaxed);
+}
+
+#[pymethods]
+impl Ticker {
+    #[new]
+    fn new(
+        executor: &Bound<'_, ExecutorCell>,
+        rhythm: &Bound<'_, Rhythm>,
+        call: Py<PyAny>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            core: Arc::downgrade(executor.get().core()?),
+            beat: rhythm.get().0.clone(),
+            call,
+            state: Mutex::default(),
+        })
+    }
+
+    fn start(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.over() {
+            return Err(closed());
+        }
+        let now = SystemTime::now();
+        let run = Run {
+            generation: generation(),
+            ticks: Ticks::new(this.beat.clone(), now),
+            ticket: None,
+        };
+        let look = run.next_look(now);
+        let before = this.state.lock().run.replace(run);
+        unset(slf.py(), before);
+        set(slf, look)
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        let run = self.state.lock().run.take();
+        unset(py, run);
+    }
+
+    #[getter]
+    fn over(&self) -> bool {
+        let core = self.core.upgrade();
+        core.is_none_or(|core| core.pool().is_closed())
+    }
+
+    #[getter]
+    fn next(&self) -> Option<u64> {
+        let state = self.state.lock();
+        to_nanos(state.run.as_ref()?.ticks.due()?)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.call)
+    }
+}
+
+fn unset(py: Python<'_>, run: Option<Run>) {
+    // A ticket of another process is none of this one's timer's.
+    let run = run.filter(|run| run.generation == generation());
+    if let Some(ticket) = run.and_then(|run| run.ticket) {
+        alarms::unset(py, ticket);
+    }
+}
+
+fn set(this: &Bound<'_, Ticker>, look: Option<Instant>) -> PyResult<()> {
+    let Some(look) = look else {
+        return Ok(());
+    };
+    let ticket = alarms::set(look, Alarm::Tick(this.clone().unbind()))?;
+    let stopped = match &mut this.get().state.lock().run {
+        Some(run) => {
+            run.ticket = Some(ticket);
+            false
+        }
+        None => true,
+    };
+    if stopped {
+        // By somebody who has not seen the alarm.
+        alarms::unset(this.py(), ticket);
+    }
+    Ok(())
+}
+
+/// A tick may be due.
+pub(super) fn ring(this: &Bound<'_, Ticker>) {
+    let py = this.py();
+    let ticker = this.get();
+    let core = ticker.core.upgrade();
+    let Some(core) = core.filter(|core| !core.pool().is_closed()) else {
+        ticker.state.lock().run = None;
+        return;
+    };
+    if ENDING.load(Ordering::Relaxed) {
+        return;
+    }
+    let now = SystemTime::now();
+    let (tick, look) = {
+        let mut state = ticker.state.lock();
+        let Some(run) = &mut state.run else {
+            return;
+        };
+        (run.ticks.take(now), run.next_look(now))
+    };
+    let rung = set(this, look).and_then(|()| match tick.and_then(to_nanos) {
+        Some(tick) => call(this, &core, tick),
+        None => Ok(()),
+    });
+    if let Err(error) = rung {
+        error.write_unraisable(py, Some(this.as_any()));
+    }
+}
+
+/// Has a worker do what is to be done at a tick.
+fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>, tick: u64) -> PyResult<()> {
+    let function = this.get().call.clone_ref(this.py());
+    let errand = PyCFunction::new_closure(this.py(), Some(c"tick"), None, move |args, _| {
+        function.bind(args.py()).call1((tick,)).map(drop)
+    })?;
+    errands::send(core, errand.as_any())
+}

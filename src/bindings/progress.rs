@@ -1,0 +1,105 @@
+//! How far a task has come: what `current_task.progress` was given, until somebody reads it.
+//!
+//! A task may say it for each row of a million, and few look. So what is kept is no Python
+//! object; the tuple is made for who reads it.
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyFloat, PyString, PyType};
+
+/// Means the same to all who read it, in JSON too, whatever class of number was given.
+#[derive(Clone, Copy, IntoPyObject)]
+enum Number {
+    Int(i64),
+    Float(f64),
+}
+
+#[derive(Clone)]
+pub(crate) struct Progress {
+    done: Number,
+    /// None if it is not known.
+    total: Option<Number>,
+    note: String,
+}
+
+impl Progress {
+    pub(crate) fn new(
+        done: &Bound<'_, PyAny>,
+        total: &Bound<'_, PyAny>,
+        note: String,
+    ) -> PyResult<Self> {
+        let done = number("done", done)?;
+        let total = (!total.is_none())
+            .then(|| number("total", total))
+            .transpose()?;
+        Ok(Self { done, total, note })
+    }
+
+    /// A `Progress` of Python.
+    pub(crate) fn into_tuple(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        class(py)?.call1((self.done, self.total, self.note))
+    }
+}
+
+/// A text that can be written anywhere, which the name of a file may not be.
+pub(crate) fn note(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    Ok(value.cast::<PyString>()?.to_string_lossy().into_owned())
+}
+
+fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Number> {
+    let float = match value.cast::<PyFloat>() {
+        Ok(float) => Ok(float.value()),
+        // First, because what is no whole number has no `__index__`.
+        Err(_) => match value.extract::<i64>() {
+            Ok(int) => return Ok(Number::Int(int)),
+            Err(error) if is_about_value(value.py(), &error) => value.extract::<f64>(),
+            Err(error) => Err(error),
+        },
+    };
+    match float {
+        Ok(float) if float.is_finite() => Ok(Number::Float(float)),
+        Err(error) if !is_about_value(value.py(), &error) => Err(error),
+        Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
+            let told = format!("progress() takes numbers, got {name}={}", value.repr()?);
+            Err(PyTypeError::new_err(told))
+        }
+        _ => {
+            let value = value.repr()?;
+            let remedy = match name {
+                "total" => "; None if it is not known",
+                _ => "",
+            };
+            let told = format!("progress() takes finite numbers, got {name}={value}{remedy}");
+            Err(PyValueError::new_err(told))
+        }
+    }
+}
+
+/// Others are none of ours: a task's time may be over while a method of the value runs.
+fn is_about_value(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyOverflowError>(py)
+}
+
+static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// The class `Progress`, a named tuple.
+pub(crate) fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    CLASS
+        .get_or_try_init(py, || {
+            let options = PyDict::new(py);
+            options.set_item("module", "flask_delay")?;
+            let class = py.import("collections")?.call_method(
+                "namedtuple",
+                ("Progress", "done total note"),
+                Some(&options),
+            )?;
+            class.setattr(
+                "__doc__",
+                "How far a task has come, as it said last.\n\n\
+                 `total` is None if that is not known.",
+            )?;
+            Ok(class.cast_into::<PyType>()?.unbind())
+        })
+        .map(|class| class.bind(py))
+}

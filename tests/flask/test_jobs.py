@@ -1,0 +1,221 @@
+"""Jobs and delayed tasks of an app: contexts, the instance folder, and `Delay`'s own names."""
+
+import gc
+import io
+import threading
+import weakref
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Flask, current_app, g, has_request_context, request
+
+from flask_delay import Delay, Executor, Job, pools, task, using
+from flask_delay.jobs import Jobs
+from flask_delay.tasks import Periodic, PeriodicTask
+
+from .conftest import DEADLINE, close
+
+OFTEN = 0.05
+RARELY = 3600
+
+
+@pytest.fixture
+def make_app(tmp_path):
+    """As `make_app`, with an instance folder of the test's own."""
+    apps = []
+
+    def make(name="app", extension=None, **config):
+        app = Flask(name, static_folder=None, instance_path=str(tmp_path / "instance"))
+        app.config.update(config)
+        (extension or Delay()).init_app(app)
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        close(app)
+
+
+class Seen:
+    """What a job has seen when it ran."""
+
+    def __init__(self):
+        self.runs, self.more = [], threading.Event()
+
+    def __call__(self, *args):
+        g.count = g.get("count", 0) + 1
+        self.runs.append((current_app.name, has_request_context(), g.count, args))
+        self.more.set()
+
+    def wait(self):
+        assert self.more.wait(DEADLINE)
+
+
+def test_each_run_has_a_fresh_app_context_and_no_request(make_app):
+    app, seen = make_app("mine"), Seen()
+
+    @app.get("/start")
+    def start():
+        job = using(every=OFTEN, key="seen").delay(seen, 1)
+        return {"job": job.name}
+
+    torn_down = []
+    app.teardown_appcontext(lambda _: torn_down.append(current_app.name))
+    assert "seen" in app.test_client().get("/start").get_json()["job"]
+    for _ in range(3):
+        seen.more.clear()
+        seen.wait()
+    assert set(seen.runs) == {("mine", False, 1, (1,))}
+    assert len(torn_down) >= 3
+
+
+def test_delay_and_its_jobs(make_app, tmp_path):
+    background = Delay(name="reports")
+    app, seen = make_app(extension=background), Seen()
+    # There is one app, which need not be current.
+    made = background.using(every=OFTEN, key="seen")
+    assert isinstance(made, Periodic)
+    job = made.delay(seen)
+    assert background.jobs == [job]
+    assert background.using(every=OFTEN, key="seen").delay(seen) is job
+    (file,) = (tmp_path / "instance" / "reports").iterdir()
+    assert file.suffix == ".lock"
+    seen.wait()
+    background.shutdown()
+    assert background.jobs == []
+    assert job.cancelled
+    with app.app_context(), pytest.raises(RuntimeError, match="after shutdown"):
+        background.using(every=RARELY).delay(int)
+
+
+def test_periodic_tasks_run_when_they_are_told_to(make_app):
+    app, seen = make_app(), Seen()
+
+    @task(every=OFTEN, timeout=DEADLINE)
+    def clean(folder):
+        """Clean up."""
+        seen(folder)
+        return "cleaned"
+
+    assert isinstance(clean, PeriodicTask)
+    assert clean.__doc__ == "Clean up."
+    assert "every=0.05" in repr(clean)
+    assert not app.extensions["delay"].jobs.all()
+    with app.app_context():
+        assert clean("by hand") == "cleaned"
+        seen.more.clear()
+        job = clean.delay("tmp")
+    assert isinstance(job, Job)
+    seen.wait()
+    assert seen.runs[-1][-1] == ("tmp",)
+    while not (job.last and job.last.done()):
+        pass
+    assert job.last.result() == "cleaned"
+
+
+def test_other_options_make_a_task_a_job(make_app):
+    @task(timeout=5)
+    def work(number=1):
+        return number
+
+    with make_app().app_context():
+        assert work.using(countdown=0.01).delay(2).result(DEADLINE) == 2
+        job = work.using(cron="0 3 * * *", timezone="Europe/Berlin").delay(2)
+        assert isinstance(job, Job)
+        assert job.next_run > datetime.now(UTC)
+        assert "0 3 * * * Europe/Berlin" in job.name
+
+
+class Methods:
+    @task(every=RARELY, key="method")
+    def method(self):
+        return self
+
+    @task(every=RARELY)
+    @staticmethod
+    def static(x=1):
+        return x
+
+    @task(every=RARELY)
+    @classmethod
+    def of_class(cls):
+        return cls
+
+
+def test_on_classes(make_app):
+    it = Methods()
+    assert it.method() is it
+    assert Methods.static(3) == 3
+    assert Methods.of_class() is Methods
+    with make_app().app_context():
+        jobs = [it.method.delay(), Methods.static.delay(), it.of_class.delay()]
+    assert len({job.name for job in jobs}) == 3
+
+
+def test_an_upload_is_no_argument_of_a_job(make_app):
+    app = make_app()
+
+    @app.post("/")
+    def start():
+        using(every=RARELY, key="upload").delay(print, request.files["file"])
+
+    app.testing = True
+    with pytest.raises(TypeError, match="the upload 'a.txt' is closed"):
+        app.test_client().post("/", data={"file": (io.BytesIO(b""), "a.txt")})
+    with app.app_context(), pytest.raises(TypeError, match="`current_app` is a proxy"):
+        using(every=RARELY, key="proxy").delay(print, current_app)
+
+
+@pytest.mark.parametrize("mode", ["immediate", "manual"])
+def test_in_tests_nothing_runs_by_itself(make_app, mode):
+    app, seen = make_app(DELAY_MODE=mode), Seen()
+    with app.app_context():
+        job = using(every=OFTEN, key="seen").delay(seen)
+        assert job.next_run > datetime.now(UTC)
+        assert not seen.more.wait(3 * OFTEN)
+        assert app.extensions["delay"].owner.jobs == [job]
+        # A countdown is over at once.
+        future = using(countdown=RARELY).delay(pow, 2, 3)
+        app.extensions["delay"].owner.run_pending() if mode == "manual" else None
+        assert future.result(0) == 8
+
+
+def test_an_app_that_is_dropped_goes_with_its_jobs(tmp_path):
+    app = Flask("dropped", static_folder=None, instance_path=str(tmp_path))
+    Delay(app)
+    with app.app_context():
+        using(every=RARELY).delay(int)
+        using(cron="* * * * *").delay(int)
+    gone = weakref.ref(app)
+    del app
+    gc.collect()
+    assert gone() is None
+
+
+def test_without_an_app_each_process_runs_its_own(monkeypatch):
+    ran = threading.Event()
+    with Executor(1) as executor:
+        monkeypatch.setattr(pools, "shared_jobs", lambda: jobs)
+        jobs = Jobs(executor)
+        job = using(every=OFTEN, key="one").delay(ran.set)
+        assert ran.wait(DEADLINE)
+        job.cancel()
+
+
+def test_eta_and_countdown_carry_all_that_a_task_does(make_app):
+    app, seen = make_app("mine"), Seen()
+    background = app.extensions["delay"].owner
+
+    @app.get("/")
+    def start():
+        when = {"eta": datetime.now(UTC) + timedelta(seconds=0.05), "request": True}
+        future = using(**when).delay(lambda: request.path)
+        future.add_done_callback(lambda future: seen(future.result()))
+        return {"id": future.id, "state": future.state}
+
+    answer = app.test_client().get("/").get_json()
+    assert answer["state"] == "pending"
+    with app.app_context():
+        assert background.get(answer["id"]).result(DEADLINE) == "/"
+    seen.wait()
+    assert seen.runs == [("mine", False, 1, ("/",))]
