@@ -35,6 +35,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::map::_map;
     #[pymodule_export]
+    use crate::bindings::policies::composition::{_check_step, _gather};
+    #[pymodule_export]
     use crate::bindings::policies::policy::Policy;
     #[pymodule_export]
     use crate::bindings::policies::ticker::{Rhythm, Ticker};

@@ -14,6 +14,7 @@ from flask_delay._native import (
     __version__,
     current_task,
 )
+from flask_delay.composition import Chain, chain, gather
 from flask_delay.extension import Delay, delay
 from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.jobs import Job
@@ -29,6 +30,7 @@ from flask_delay.signals import (
 from flask_delay.tasks import Task, task, using
 
 __all__ = [
+    "Chain",
     "Delay",
     "DuplicateTask",
     "Executor",
@@ -47,8 +49,10 @@ __all__ = [
     "TaskTimeout",
     "WaitCycleError",
     "__version__",
+    "chain",
     "current_task",
     "delay",
+    "gather",
     "task",
     "task_cancelled",
     "task_failed",

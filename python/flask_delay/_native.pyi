@@ -25,6 +25,7 @@ from typing import (
 from flask_delay.figures import PoolStats
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 _T = TypeVar("_T")
 
 # All that is there; what is for users, flask_delay re-exports.
@@ -45,8 +46,10 @@ __all__ = [
     "_Ticker",
     "_Waiting",
     "__version__",
+    "_check_step",
     "_end",
     "_end_within",
+    "_gather",
     "_generation",
     "_map",
     "_scoped_executor",
@@ -156,6 +159,29 @@ class Future(concurrent.futures.Future[_T]):
         already, `fn` runs at once in the calling thread, with the same contexts. An
         exception it raises is logged. Raises TypeError if `fn` is not callable.
         """
+    @overload
+    def then(self, fn: Callable[[_T], Coroutine[Any, Any, _R]]) -> Future[_R]:
+        """Run `fn(result)` as a task when this one has succeeded; return its future at once.
+
+        On the same executor, with the caller's `contextvars`, and by the options of `fn` if
+        that is a `Task`. Until then the new task is pending, holds no worker, takes no place in
+        a bounded queue, and can be cancelled, which leaves this one alone. If this one fails,
+        the new future fails with the same exception, which is not logged again; if it is
+        cancelled, so is the new one; `fn` is not called then. Raises TypeError if `fn` is not
+        callable or is an async generator function; ValueError if this future was made by
+        hand, or if the `key` or `unique` of `fn` goes by its argument; RuntimeError after
+        `shutdown`; ForkedFutureError in a process forked after the submit, unless the task
+        was done by then; and as the options of `fn` say.
+        """
+    @overload
+    def then(self, fn: Callable[[_T], _R]) -> Future[_R]: ...
+    def _then_with(
+        self,
+        policy: _Policy | None,
+        scope: Callable[[], AbstractContextManager[object]] | None,
+        fn: Callable[[_T], Any],
+    ) -> Future[Any]:
+        """As `then`, by a policy and in a scope, as `_submit_with` has them."""
     def _add_waker(self, waker: Callable[[Future[_T]], object]) -> bool:
         """Call `waker(future)` as soon as the task is done, before the callbacks.
 
@@ -344,11 +370,11 @@ class Executor(concurrent.futures.Executor):
     def stats(self) -> PoolStats:
         """Counts of now: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`, `threads`.
 
-        `held` are the tasks that may not start yet, because of their key's limit or rate or
-        until their time or their next attempt; they are not among the `queued` ones. `waiting`
-        are the workers whose task waits for another task, and the `stuck` ones, whose task goes
-        on although its future has ended by its `timeout` or `stop`; each of them is replaced by
-        another, and they are not among the `running` ones.
+        `held` are the tasks that may not start yet, because of their key's limit or rate, or
+        until their time, their next attempt, or the end of those that they follow; they are not
+        among the `queued` ones. `waiting` are the workers whose task waits for another task, and
+        the `stuck` ones, whose task goes on although its future has ended by its `timeout` or
+        `stop`; each of them is replaced by another, and they are not among the `running` ones.
 
         The executor of a `Delay` gives more, see `Delay.stats`.
         """
@@ -389,6 +415,20 @@ class _Policy:
         next, on a worker or on the event loop's thread. `timeout`, `expires` and
         `countdown` are in seconds, `eta` in seconds since 1970.
         """
+
+def _check_step(policy: _Policy | None, fn: Callable[..., Any]) -> None:
+    """Raise what `Future.then` would for this function and its policy, whatever the future."""
+
+def _gather(
+    function: Callable[..., Any],
+    executor: Executor | None,
+    futures: tuple[Future[Any], ...],
+    return_exceptions: bool,
+) -> Future[list[Any]]:
+    """Make the future of `flask_delay.gather`, which is `function`.
+
+    `executor` is for when there are no futures.
+    """
 
 @final
 class _Rhythm:

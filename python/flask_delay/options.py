@@ -400,11 +400,20 @@ def submitter(chosen: Chosen, jobs: Jobs, app: Flask | None) -> Callable[..., An
     if chosen.plan is not None:
         return functools.partial(jobs.start, chosen.plan, chosen.policy)
     executor = jobs.executor
+    return _with(chosen, app, executor.submit, executor._submit_with)  # noqa: SLF001
+
+
+def follower(chosen: Chosen, future: Future[Any], app: Flask | None) -> Submit:
+    """As `submitter`, of one function that is to be called with the future's result."""
+    return _with(chosen, app, future.then, future._then_with)  # noqa: SLF001
+
+
+def _with(chosen: Chosen, app: Flask | None, plain: Submit, ruled: Submit) -> Submit:
     if chosen.policy is None and not chosen.request:
-        submit: Submit = executor.submit
+        submit = plain
     else:
         scope = context.snapshot(app) if chosen.request else None
-        submit = functools.partial(executor._submit_with, chosen.policy, scope)  # noqa: SLF001
+        submit = functools.partial(ruled, chosen.policy, scope)
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
 

@@ -99,11 +99,18 @@ def shared_jobs() -> Jobs:
     return jobs
 
 
+def jobs_of(app: Flask | None) -> Jobs:
+    """Those of the app's default `Delay` or, without an app, of the process's pool.
+
+    Raises RuntimeError if the app has none.
+    """
+    return shared_jobs() if app is None else default_state(app).jobs
+
+
 def find(chosen: Chosen) -> Callable[..., Any]:
     """What submits to the current app's default `Delay` or, without an app, to the process's pool.
 
     Raises RuntimeError if the app has none, and as `submitter`.
     """
     app = app_or_none()
-    jobs = shared_jobs() if app is None else default_state(app).jobs
-    return submitter(chosen, jobs, app)
+    return submitter(chosen, jobs_of(app), app)

@@ -16,9 +16,9 @@ from typing import (
 )
 
 from flask_delay import pools
-from flask_delay._native import Future, _map
+from flask_delay._native import Future, _check_step, _map
 from flask_delay.jobs import Job
-from flask_delay.options import AllOptions, Chosen, Options
+from flask_delay.options import AllOptions, Chosen, Options, follower
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -228,6 +228,14 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
             chunksize=chunksize,
             buffersize=buffersize,
         )
+
+    def _flask_delay_follow(self, future: Future[Any]) -> Future[_T]:
+        """What `future.then(task)` does, which finds this by its name."""
+        return follower(self._chosen, future, pools.app_or_none())(self.__wrapped__)
+
+    def _check_step(self) -> None:
+        """Raise what `future.then(task)` would, whatever the future."""
+        _check_step(self._chosen.policy, self.__wrapped__)
 
     @overload
     def using(self, **options: Unpack[Options]) -> "Task[_P, _R, _T]": ...

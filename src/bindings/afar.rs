@@ -10,16 +10,16 @@ use pyo3::prelude::*;
 use super::cell::FutureCell;
 use super::core::Task;
 
-/// Tasks of an executor, each of which holds its pool. The lock is a leaf, and nothing is
+/// Tasks of an executor, each of which holds its pool if that has threads. The lock is a leaf, and nothing is
 /// dropped under it.
 #[derive(Default)]
 pub(crate) struct Afar(Mutex<HashMap<usize, Held>>);
 
-type Held = (Py<FutureCell>, Hold<Task>);
+type Held = (Py<FutureCell>, Option<Hold<Task>>);
 
 impl Afar {
-    pub(crate) fn add(&self, task: &Bound<'_, FutureCell>, hold: Hold<Task>) {
-        let entry = (task.clone().unbind(), hold);
+    pub(crate) fn add(&self, task: &Bound<'_, FutureCell>, hold: impl Into<Option<Hold<Task>>>) {
+        let entry = (task.clone().unbind(), hold.into());
         let replaced = self.0.lock().insert(task.as_ptr() as usize, entry);
         drop(replaced);
     }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flask_delay_engine::Mutex;
-use flask_delay_engine::State;
+use flask_delay_engine::{Mutex, Phase, State};
 use once_cell::race::OnceBox;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
@@ -39,6 +38,8 @@ pub(crate) struct Extra {
     /// Called as soon as the task is done, before the callbacks and without a scope: what
     /// awaits the future.
     pub(crate) wakers: Vec<Py<PyAny>>,
+    /// Tasks that wait for this one, see [`super::policies::sequels`].
+    pub(crate) sequels: Vec<Py<FutureCell>>,
     /// Stops a task that runs as a coroutine.
     pub(crate) canceller: Option<Py<PyAny>>,
     /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
@@ -298,6 +299,22 @@ impl FutureCell {
         if let Some(context) = taken.context.take() {
             self.put_context(context);
         }
+    }
+
+    /// Gives a task that has not started another argument for its only one.
+    pub(crate) fn put_argument<'py>(&self, this: &Bound<'py, Self>, argument: Bound<'py, PyAny>) {
+        // Who starts or cancels the task takes it in this section, after the phase has changed.
+        let left = with_critical_section(this.as_any(), || match self.phase() {
+            Phase::Pending => self.call.first.put(argument),
+            _ => Some(argument),
+        });
+        drop(left);
+    }
+
+    /// Takes those who would be told of the end.
+    pub(crate) fn take_sequels(&self) -> Vec<Py<Self>> {
+        let taken = |extra: &Mutex<Extra>| std::mem::take(&mut extra.lock().sequels);
+        self.known_extra().map(taken).unwrap_or_default()
     }
 
     /// A task of the library's own, to run `function()` on a worker: without a context,

@@ -1,7 +1,7 @@
 //! What an executor, its workers and its futures share, and its pools: one per process.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use flask_delay_engine::{Bound as Places, Config, Pool, Rank};
@@ -13,6 +13,7 @@ use pyo3::types::PyTuple;
 use super::afar::Afar;
 use super::cell::FutureCell;
 use super::desk::Desk;
+use super::executor::Inner;
 use super::ffi::fork::generation;
 use super::figures::Figures;
 use super::mode::Mode;
@@ -63,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
     counted: bool,
+    /// Where tasks are submitted, as long as there is somebody who may.
+    executor: OnceLock<Weak<Inner>>,
     /// The initializer has raised.
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
@@ -82,7 +85,7 @@ struct Era {
     desks: Arc<Desks>,
     /// Tasks that are with the event loop.
     afar: Afar,
-    /// Tasks that wait for their turn or for another attempt.
+    /// Tasks that wait for their turn, for another attempt, or for other tasks.
     held: Afar,
     dead: Count,
     stuck: Count,
@@ -133,6 +136,7 @@ impl Core {
             signals: settings.signals,
             backpressure: settings.backpressure,
             counted: settings.counted,
+            executor: OnceLock::new(),
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             cancelling: AtomicBool::new(false),
@@ -158,6 +162,16 @@ impl Core {
             });
         }
         era
+    }
+
+    /// Where tasks are submitted; None if nobody can do so any more.
+    pub(crate) fn executor(&self) -> Option<Arc<Inner>> {
+        self.executor.get().and_then(Weak::upgrade)
+    }
+
+    /// By the executor that is made, once.
+    pub(crate) fn set_executor(&self, executor: &Arc<Inner>) {
+        let _ = self.executor.set(Arc::downgrade(executor));
     }
 
     /// This process's pool.
@@ -206,7 +220,7 @@ impl Core {
         &self.era().stuck
     }
 
-    /// This process's tasks that wait for their turn or for another attempt.
+    /// This process's tasks that wait for their turn, for another attempt, or for other tasks.
     pub(crate) fn held(self: &Arc<Self>) -> &Afar {
         &self.era().held
     }

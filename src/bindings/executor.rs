@@ -29,7 +29,7 @@ pub(crate) struct Scoped {
     pub(crate) reject: Py<PyAny>,
 }
 
-pub(super) struct Inner {
+pub(crate) struct Inner {
     pub(super) core: Arc<Core>,
     pub(super) scoped: Option<Scoped>,
     pub(super) defaults: Mutex<Vec<Py<PyAny>>>,
@@ -57,10 +57,10 @@ impl Drop for Inner {
     module = "flask_delay._native"
 )]
 #[derive(Default)]
-pub(crate) struct ExecutorCell(OnceLock<Inner>);
+pub(crate) struct ExecutorCell(OnceLock<Arc<Inner>>);
 
 impl ExecutorCell {
-    pub(super) fn inner(&self) -> PyResult<&Inner> {
+    pub(super) fn inner(&self) -> PyResult<&Arc<Inner>> {
         self.0.get().ok_or_else(|| {
             PyRuntimeError::new_err(
                 "this executor was not initialised: its class must call super().__init__()",
@@ -75,12 +75,13 @@ impl ExecutorCell {
     pub(crate) fn set(&self, settings: Settings, scoped: Option<Scoped>) -> PyResult<()> {
         let core = Core::new(settings);
         lifecycle::add(&core);
-        let inner = Inner {
+        let inner = Arc::new(Inner {
             core,
             scoped,
             defaults: Mutex::default(),
             has_defaults: AtomicBool::new(false),
-        };
+        });
+        inner.core.set_executor(&inner);
         self.0
             .set(inner)
             .map_err(|_| PyRuntimeError::new_err("this executor is initialised already"))

@@ -19,8 +19,10 @@ use super::clock::to_datetime;
 use super::coroutine::hooks;
 use super::errors::InvalidStateError;
 use super::figures;
+use super::names;
 use super::naming::name_of;
-use super::policies::{deadlines, rules};
+use super::policies::policy::Policy;
+use super::policies::{composition, deadlines, rules};
 use super::settle::{Phase, Place, standard_name};
 
 #[pymethods]
@@ -93,6 +95,27 @@ impl FutureCell {
         }
         callbacks::add(slf, r#fn);
         Ok(())
+    }
+
+    fn then<'py>(slf: &Bound<'py, Self>, r#fn: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        // A `Task`, which has options. Of the type alone: mocks have attributes of any name.
+        if let Some(follow) = r#fn
+            .get_type()
+            .getattr_opt(names::_flask_delay_follow(slf.py()))?
+        {
+            return follow.call1((r#fn, slf));
+        }
+        Ok(composition::follow(slf, None, None, r#fn)?.into_any())
+    }
+
+    /// As `then`, by a policy, and with the task, but not its callbacks, in a scope.
+    fn _then_with<'py>(
+        slf: &Bound<'py, Self>,
+        policy: Option<Bound<'py, Policy>>,
+        scope: Option<Bound<'py, PyAny>>,
+        r#fn: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        composition::follow(slf, policy.as_ref(), scope, r#fn)
     }
 
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -264,6 +287,9 @@ impl FutureCell {
             }
             if let Some(rules) = &extra.rules {
                 rules.visit(&visit)?;
+            }
+            for sequel in &extra.sequels {
+                visit.call(sequel)?;
             }
             visit.call(&extra.listeners)?;
         }

@@ -15,7 +15,7 @@ use super::governor;
 use super::logging;
 use super::mode::Mode;
 use super::naming::name_of;
-use super::policies::{alarms, delays, ticker};
+use super::policies::{alarms, delays, sequels, ticker};
 use super::settle::{Phase, cancel};
 
 /// Every executor of this process. The lock is a leaf.
@@ -279,8 +279,19 @@ pub(crate) fn end_child(py: Python<'_>, failed: bool) {
 /// Cancels what an executor holds until a time at which it is too late, and notes the names:
 /// to wait until then would be in vain.
 fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut Vec<String>) {
-    for task in core.held().tasks(py) {
+    // Those that follow others are cancelled with them.
+    let (followers, held): (Vec<_>, Vec<_>) = core
+        .held()
+        .tasks(py)
+        .into_iter()
+        .partition(|task| sequels::followed(task).is_some());
+    for task in held {
         if delays::starts_after(task.get(), deadline) && cancel(&task) {
+            lost.push(label(&task));
+        }
+    }
+    for task in followers {
+        if task.get().phase().is_cancelled() {
             lost.push(label(&task));
         }
     }
@@ -330,6 +341,9 @@ pub(crate) fn cancel_queued(
     mut each: impl FnMut(&Bound<'_, FutureCell>),
 ) {
     let mut returned = Vec::new();
+    // Noted before those that they follow are cancelled, and they with them.
+    let mut held = core.held().tasks(py);
+    held.retain(|task| sequels::followed(task).is_some());
     while let Some(task) = core.pool().steal() {
         let task = task.0.into_bound(py);
         if task.get().has_returned() {
@@ -341,6 +355,11 @@ pub(crate) fn cancel_queued(
     // Coroutines that have ended; their callbacks are to run all the same.
     for task in returned {
         send_back(&task, core);
+    }
+    for task in held {
+        if cancel(&task) {
+            each(&task);
+        }
     }
     for task in core
         .afar()

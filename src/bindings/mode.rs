@@ -12,7 +12,7 @@ use super::coroutine::hand_over;
 use super::current::{self, Seat};
 use super::lifecycle::wait_with_signals;
 use super::naming::name_of;
-use super::policies::dispatch;
+use super::policies::{dispatch, sequels};
 use super::settle::Phase;
 use super::submit::closed;
 use super::wait;
@@ -83,7 +83,7 @@ pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyRe
 }
 
 /// Runs one task in the calling thread, or has the event loop do so and waits for it.
-fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
     if !task.get().is_coroutine() {
         return run_here(task, core);
     }
@@ -114,8 +114,11 @@ pub(crate) fn run_here(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResu
 
 /// Refuses to wait for ever for a task that nobody runs.
 pub(crate) fn refuse_endless_wait(this: &Bound<'_, FutureCell>) -> PyResult<()> {
-    let manual = |core: &Arc<Core>| core.mode == Mode::Manual;
-    if this.get().core().is_none_or(|core| !manual(core)) || this.get().phase() != Phase::Pending {
+    let waits = |cell: &FutureCell| {
+        let manual = |core: &Arc<Core>| core.mode == Mode::Manual;
+        cell.core().is_some_and(manual) && cell.phase() == Phase::Pending
+    };
+    if !sequels::needs(this, waits) {
         return Ok(());
     }
     Err(PyRuntimeError::new_err(format!(

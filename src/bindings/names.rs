@@ -58,6 +58,7 @@ names! {
     __qualname__,
     __traceback__,
     _active,
+    _flask_delay_follow,
     _set_tstate_lock,
     acquire,
     add_cancelled,

@@ -9,7 +9,6 @@
 //! Python code runs and nothing is dropped under the latter two; see [`super::ffi::slot`]
 //! for why that matters most where there is no GIL.
 
-use std::mem::take;
 use std::sync::atomic::Ordering;
 
 use flask_delay_engine::Advance;
@@ -29,6 +28,7 @@ use super::ffi::object::track;
 use super::figures;
 use super::listeners;
 use super::names;
+use super::others::Others;
 use super::policies::{deadlines, rules};
 use super::signals::{self, Event};
 
@@ -291,36 +291,20 @@ fn tell(this: &Bound<'_, FutureCell>, place: Place) {
         Place::Loop => Callbacks::new(),
         Place::Worker | Place::Elsewhere => cell.take_callbacks(py, extra),
     };
-    let (callbacks, waiters, wakers, known) = if let Some(extra) = cell.known_extra() {
+    let (callbacks, others) = if let Some(extra) = cell.known_extra() {
         let mut extra = extra.lock();
-        (
-            callbacks(Some(&mut extra)),
-            take(&mut extra.waiters),
-            take(&mut extra.wakers),
-            extra.known.then_some(extra.id).flatten(),
-        )
+        (callbacks(Some(&mut extra)), Some(Others::take(&mut extra)))
     } else {
-        (callbacks(None), Vec::new(), Vec::new(), None)
+        (callbacks(None), None)
     };
     let event = match place {
         Place::Loop => None,
         Place::Worker | Place::Elsewhere => Event::of(cell.phase()),
     };
     let event = event.filter(|_| signals::wanted(this, event));
-    // Nothing of the user's runs before the worker comes to ring them.
-    let may_defer = place == Place::Worker
-        && callbacks.is_empty()
-        && wakers.is_empty()
-        && known.is_none()
-        && event.is_none();
-    for bell in current::defer(waiters, may_defer) {
-        bell.ring();
-    }
-    for waker in wakers {
-        or_unraisable(call_with(waker.bind(py), [this.as_any()]).map(drop), this);
-    }
-    if let (Some(id), Some(core)) = (known, cell.core()) {
-        core.registry.finished(py, id);
+    if let Some(others) = others {
+        let alone = callbacks.is_empty() && event.is_none();
+        others.tell(this, place == Place::Worker && alone);
     }
     callbacks::run(this, event, &callbacks, place);
 }

@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use super::async_check::is_coroutine_function;
 use super::callbacks;
+use super::calls::Call;
 use super::cell::FutureCell;
 use super::clock::now;
 use super::core::Core;
@@ -36,13 +37,8 @@ impl ExecutorCell {
         task_scope: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, FutureCell>> {
         let function = &arguments.function;
-        let py = function.py();
-        let Inner {
-            core,
-            scoped,
-            defaults,
-            has_defaults,
-        } = self.inner()?;
+        let inner = self.inner()?;
+        let core = &inner.core;
         if !function.is_callable() {
             return Err(PyTypeError::new_err(format!(
                 "the task must be callable, got {}",
@@ -50,18 +46,50 @@ impl ExecutorCell {
             )));
         }
         let is_coroutine = is_coroutine_function(function)?;
+        if let Some(scoped) = &inner.scoped {
+            refuse_values(arguments, scoped)?;
+        }
+        let call = arguments.to_call()?;
+        let future = inner.make(function.py(), call, is_coroutine, task_scope)?;
+        if policy.is_some() || core.backpressure.queue_size > 0 {
+            return submit_ruled(future, policy, arguments, core);
+        }
+        announce(&future, core)?;
+        match core.mode {
+            Mode::Threads => dispatch::take_plain(&future, core).map(|()| future),
+            Mode::Immediate | Mode::Manual => mode::take(future, core),
+        }
+    }
+}
+
+impl Inner {
+    /// A future that has all that its submitter gives it, for a task that is about to be taken.
+    #[expect(
+        clippy::inline_always,
+        reason = "a call would cost every submit what one may save"
+    )]
+    #[inline(always)]
+    pub(crate) fn make<'py>(
+        &self,
+        py: Python<'py>,
+        call: Call,
+        is_coroutine: bool,
+        task_scope: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, FutureCell>> {
+        let Self {
+            core,
+            scoped,
+            defaults,
+            has_defaults,
+        } = self;
         if core.is_broken() {
             return Err(broken());
         }
         let (scope, of_teardown) = match scoped {
             None => (Slot::default(), false),
-            Some(scoped) => {
-                refuse_values(arguments, scoped)?;
-                (Slot::new(scoped.scope.bind(py).clone()), may_submit()?)
-            }
+            Some(scoped) => (Slot::new(scoped.scope.bind(py).clone()), may_submit()?),
         };
         let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
-        let call = arguments.to_call()?;
         let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
         let future = new_future(py, cell)?;
         // Relaxed: a callback added while this submit runs may or may not count for it.
@@ -78,14 +106,7 @@ impl ExecutorCell {
         if of_teardown {
             future.get().mark_of_teardown();
         }
-        if policy.is_some() || core.backpressure.queue_size > 0 {
-            return submit_ruled(future, policy, arguments, core);
-        }
-        announce(&future, core)?;
-        match core.mode {
-            Mode::Threads => dispatch::take_plain(&future, core).map(|()| future),
-            Mode::Immediate | Mode::Manual => mode::take(future, core),
-        }
+        Ok(future)
     }
 }
 
@@ -116,19 +137,24 @@ fn submit_ruled<'py>(
         }
     })();
     if submitted.is_err() {
-        future.get().give_place();
-        if rules::has_claim(future.get()) {
-            // Others may have this future for the same key.
-            settle::cancel(&future);
-        } else {
-            rules::ended(&future);
-        }
+        withdraw(&future);
     }
     submitted
 }
 
+/// Lets go of what a task has taken that has rules and was not accepted.
+pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
+    future.get().give_place();
+    if rules::has_claim(future.get()) {
+        // Others may have this future for the same key.
+        settle::cancel(future);
+    } else {
+        rules::ended(future);
+    }
+}
+
 /// Tells those who listen that a task is about to be taken.
-fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
     if let Some(signals) = &core.signals
         && signals.wanted(future.py(), Event::Submitted)
     {

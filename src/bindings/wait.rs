@@ -17,14 +17,33 @@ use super::errors::WaitCycleError;
 use super::greenlets;
 use super::mode;
 use super::naming::name_of;
-use super::policies::{rules, target};
+use super::policies::{rules, sequels, target};
 
 /// Which task waits for which, by address: both futures live as long as the wait. With those
 /// tasks that a key may hold up.
-static WAITS: Waits<String, Arc<Py<FutureCell>>> = Waits::new();
+static WAITS: Waits<String, Held> = Waits::new();
 
 /// A task's wait, for as long as it lasts.
-pub(crate) type Entered = engine::Entered<'static, String, Arc<Py<FutureCell>>>;
+pub(crate) type Entered = engine::Entered<'static, String, Held>;
+
+/// Whom to ask what holds up a task.
+#[derive(Clone)]
+pub(crate) enum Held {
+    Task(Arc<Py<FutureCell>>),
+    /// The turn that its key will give a task which has yet to wait for others.
+    Turn(Arc<Py<FutureCell>>),
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Task(one), Self::Task(two)) | (Self::Turn(one), Self::Turn(two)) => {
+                one.as_ptr() == two.as_ptr()
+            }
+            _ => false,
+        }
+    }
+}
 
 /// `threading.TIMEOUT_MAX` is a little more.
 const LONGEST: f64 = 9e9;
@@ -92,7 +111,8 @@ fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> 
 /// Refuses to block the event loop until so many of these are done, if that takes a coroutine
 /// which needs it.
 pub(crate) fn refuse_on_loop(targets: &[Bound<'_, FutureCell>], need: usize) -> PyResult<()> {
-    let needs_loop = |target: &&Bound<'_, FutureCell>| target.get().is_coroutine();
+    let needs_loop =
+        |target: &&Bound<'_, FutureCell>| sequels::needs(target, FutureCell::is_coroutine);
     let Some(target) = targets.iter().find(needs_loop) else {
         return Ok(());
     };
@@ -128,25 +148,60 @@ fn enter(
     targets: &[Bound<'_, FutureCell>],
     need: usize,
 ) -> PyResult<Entered> {
-    let py = waiter.py();
-    let targets = targets.iter().map(|target| Target {
-        job: key(target),
-        held: rules::has_lane(target.get()).then(|| Arc::new(target.clone().unbind())),
-    });
     let wait = Wait {
         name: name_of(waiter),
-        targets: targets.collect(),
+        targets: targets.iter().map(target_of).collect(),
         need,
     };
-    let ask = |held: &Arc<Py<FutureCell>>| {
-        let held = held.bind(py);
-        let (jobs, need) = rules::held_up(held)?;
-        let name = name_of(held);
-        Some(Obstacle { name, jobs, need })
-    };
     WAITS
-        .enter(key(waiter), wait, ask)
+        .enter(key(waiter), wait, |held| ask(waiter.py(), held))
         .map_err(|circle| endless(&circle))
+}
+
+fn target_of(future: &Bound<'_, FutureCell>) -> Target<Held> {
+    let may_be_held = rules::may_be_held(future.get());
+    Target {
+        job: key(future),
+        held: may_be_held.then(|| Held::Task(Arc::new(future.clone().unbind()))),
+    }
+}
+
+/// What holds up a task now, if anything does.
+fn ask(py: Python<'_>, held: &Held) -> Option<Obstacle<String, Held>> {
+    let task = match held {
+        Held::Task(task) => task,
+        Held::Turn(task) => return turn(task.bind(py), "its turn".to_owned()),
+    };
+    let this = task.bind(py);
+    let Some(followed) = sequels::followed(this) else {
+        return turn(this, name_of(this));
+    };
+    let mut jobs: Vec<_> = followed.iter().map(target_of).collect();
+    if rules::has_lane(this.get()) {
+        jobs.push(Target {
+            // No future has this address.
+            job: key(this) + 1,
+            held: Some(Held::Turn(Arc::clone(task))),
+        });
+    }
+    Some(Obstacle {
+        name: name_of(this),
+        how: ", which comes after ",
+        need: jobs.len(),
+        jobs,
+    })
+}
+
+/// What its key has before a task.
+fn turn(task: &Bound<'_, FutureCell>, name: String) -> Option<Obstacle<String, Held>> {
+    let (jobs, need) = rules::held_up(task)?;
+    let jobs = jobs.into_iter().map(|job| Target { job, held: None });
+    Some(Obstacle {
+        name,
+        how: ", whose key is held by ",
+        jobs: jobs.collect(),
+        need,
+    })
 }
 
 #[cold]
@@ -156,11 +211,11 @@ fn endless(circle: &[Link<String>]) -> PyErr {
     for link in circle {
         chain.push_str(&link.name);
         chain.push_str(match (was_held, link.held) {
-            (_, true) => ", whose key is held by ",
-            (true, false) => ", which waits for ",
-            (false, false) => " waits for ",
+            (_, Some(how)) => how,
+            (true, None) => ", which waits for ",
+            (false, None) => " waits for ",
         });
-        was_held = link.held;
+        was_held = link.held.is_some();
     }
     let names = || circle.iter().map(|link| link.name.as_str()).cycle();
     let first = names().next().unwrap_or_default();

@@ -37,11 +37,13 @@ pub struct Target<H> {
 
 /// What holds up a job that has not started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Obstacle<T> {
+pub struct Obstacle<T, H> {
     /// What the job is called.
     pub name: T,
+    /// How those that are in its way hold it up, in the owner's words.
+    pub how: &'static str,
     /// The jobs that are in its way.
-    pub jobs: Vec<Key>,
+    pub jobs: Vec<Target<H>>,
     /// How many of them have to end, at most as many as there are.
     pub need: usize,
 }
@@ -51,8 +53,8 @@ pub struct Obstacle<T> {
 pub struct Link<T> {
     /// What the job is called.
     pub name: T,
-    /// Whether the next one holds it up; otherwise it waits for that.
-    pub held: bool,
+    /// How the next one holds it up; None: it waits for that.
+    pub held: Option<&'static str>,
 }
 
 /// The waits of one process.
@@ -68,13 +70,13 @@ pub struct Waits<T, H> {
 type Edges<T, H> = HashMap<Key, Vec<(u64, Wait<T, H>)>>;
 
 /// What holds up the jobs that are held up, as far as it has been asked for.
-type Known<T> = HashMap<Key, Obstacle<T>>;
+type Known<T, H> = HashMap<Key, Obstacle<T, H>>;
 
 /// How often a wait looks again because what holds a job up has changed meanwhile. Where it
 /// keeps changing jobs end, and nothing stands still.
 const ROUNDS: usize = 16;
 
-impl<T: Clone + PartialEq, H: Clone> Waits<T, H> {
+impl<T: Clone + PartialEq, H: Clone + PartialEq> Waits<T, H> {
     /// No waits yet.
     #[must_use]
     pub const fn new() -> Self {
@@ -85,7 +87,7 @@ impl<T: Clone + PartialEq, H: Clone> Waits<T, H> {
     }
 
     /// Notes that `waiter` waits, until the guard is dropped. `ask` tells what holds up a
-    /// target now, if anything does; nothing is locked meanwhile.
+    /// job now, if anything does; nothing is locked meanwhile.
     ///
     /// # Errors
     ///
@@ -95,7 +97,7 @@ impl<T: Clone + PartialEq, H: Clone> Waits<T, H> {
         &self,
         waiter: Key,
         wait: Wait<T, H>,
-        ask: impl Fn(&H) -> Option<Obstacle<T>>,
+        ask: impl Fn(&H) -> Option<Obstacle<T, H>>,
     ) -> Result<Entered<'_, T, H>, Vec<Link<T>>> {
         let entered = Entered {
             waits: self,
@@ -105,7 +107,8 @@ impl<T: Clone + PartialEq, H: Clone> Waits<T, H> {
         };
         let mut wait = Some(wait);
         let mut known = Known::new();
-        for _ in 0..ROUNDS {
+        let mut changes = 0;
+        while changes < ROUNDS {
             let (asked, circle) = {
                 let mut edges = self.edges.lock();
                 let edges = edges.get_or_insert_with(HashMap::new);
@@ -122,16 +125,18 @@ impl<T: Clone + PartialEq, H: Clone> Waits<T, H> {
             };
             // Only now that others can see this wait: a job that comes to be in the way
             // after this, and then waits itself, finds it.
-            let answers = asked
-                .iter()
-                .filter_map(|(job, held)| Some((*job, ask(held)?)));
-            let answers = answers.collect();
+            let answers = ask_all(asked, &ask);
             if known == answers {
                 return match circle {
                     Some(circle) => Err(circle),
                     None => Ok(entered),
                 };
             }
+            // To learn of more jobs is no change, and comes to an end.
+            let grown = known
+                .iter()
+                .all(|(job, told)| answers.get(job) == Some(told));
+            changes += usize::from(!grown);
             known = answers;
         }
         if let Some(wait) = wait {
@@ -142,7 +147,7 @@ impl<T: Clone + PartialEq, H: Clone> Waits<T, H> {
     }
 }
 
-impl<T: Clone + PartialEq, H: Clone> Default for Waits<T, H> {
+impl<T: Clone + PartialEq, H: Clone + PartialEq> Default for Waits<T, H> {
     fn default() -> Self {
         Self::new()
     }
@@ -182,12 +187,31 @@ fn remove<T, H>(edges: &mut Edges<T, H>, entered: &Entered<'_, T, H>) -> Option<
     Some(wait)
 }
 
+/// What holds up these jobs, and those that hold them up, and so on.
+fn ask_all<T, H: Clone>(
+    asked: HashMap<Key, H>,
+    ask: impl Fn(&H) -> Option<Obstacle<T, H>>,
+) -> Known<T, H> {
+    let mut answers = Known::new();
+    let mut open: Vec<_> = asked.into_iter().collect();
+    while let Some((job, held)) = open.pop() {
+        if !answers.contains_key(&job)
+            && let Some(obstacle) = ask(&held)
+        {
+            let jobs = obstacle.jobs.iter();
+            open.extend(jobs.filter_map(|it| Some((it.job, it.held.clone()?))));
+            answers.insert(job, obstacle);
+        }
+    }
+    answers
+}
+
 /// Whom to ask about the jobs that this wait depends on, and the circle that it closes as far
 /// as is known.
 fn look<T: Clone, H: Clone>(
     edges: &Edges<T, H>,
     entered: &Entered<'_, T, H>,
-    known: &Known<T>,
+    known: &Known<T, H>,
 ) -> (HashMap<Key, H>, Option<Vec<Link<T>>>) {
     let mut asked = HashMap::new();
     let own = edges.get(&entered.waiter).and_then(|waits| {
@@ -219,11 +243,10 @@ fn look<T: Clone, H: Clone>(
                     asked.entry(target.job).or_insert_with(|| held.clone());
                 }
             }
-            let targets = wait.targets.iter().map(|target| target.job);
-            graph.join(place, &wait.name, false, targets, wait.need);
+            graph.join(place, &wait.name, None, &wait.targets, wait.need);
         } else if let Some(obstacle) = known.get(&job) {
-            let jobs = obstacle.jobs.iter().copied();
-            graph.join(place, &obstacle.name, true, jobs, obstacle.need);
+            let how = Some(obstacle.how);
+            graph.join(place, &obstacle.name, how, &obstacle.jobs, obstacle.need);
         }
         place += 1;
     }
@@ -272,15 +295,16 @@ impl<'a, T: Clone> Graph<'a, T> {
         place
     }
 
-    fn join(
+    fn join<H>(
         &mut self,
         place: usize,
         name: &'a T,
-        held: bool,
-        targets: impl Iterator<Item = Key>,
+        held: Option<&'static str>,
+        targets: &[Target<H>],
         need: usize,
     ) {
-        let targets: Vec<_> = targets.map(|target| self.place(target)).collect();
+        let targets = targets.iter().map(|target| self.place(target.job));
+        let targets: Vec<_> = targets.collect();
         for target in &targets {
             self.nodes[*target].dependents.push(place);
         }

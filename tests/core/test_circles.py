@@ -10,13 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, ThreadPoolExecu
 import pytest
 
 from flask_delay import Executor, WaitCycleError, current_task
-from flask_delay.options import Chosen, submitter
 
-from .helpers import DEADLINE, fail, occupied
-
-
-def submit(executor, fn, *args, **options):
-    return submitter(Chosen(options), executor, None)(fn, *args)
+from .helpers import DEADLINE, fail, occupied, submit
 
 
 def all_done(*futures):

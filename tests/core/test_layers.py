@@ -24,6 +24,7 @@ PYTHON_LAYERS = (
     {"extension"},
     {
         "aio",
+        "composition",
         "config",
         "context",
         "greenlets",

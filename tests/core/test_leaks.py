@@ -9,7 +9,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from flask_delay import Executor, Future, current_task
+from flask_delay import Executor, Future, current_task, gather
 
 from .helpers import DEADLINE, fail, unlogged
 
@@ -78,6 +78,25 @@ def in_a_context(executor):
     contextvars.copy_context().run(submit)
 
 
+def followed(executor):
+    future = executor.submit(object)
+    gather(future.then(id), future, return_exceptions=True).then(len)
+
+
+def followed_by_what_is_cancelled(executor):
+    future = executor.submit(object)
+    future.then(id).cancel()
+    gather(future, future.then(id)).cancel()
+
+
+def cancelled_before_others(executor):
+    future = executor.submit(int, object())
+    step = future.then(id)
+    step.add_done_callback(lambda _: None)
+    gather(step, future)
+    future.cancel()
+
+
 def made_by_hand(_):
     future = Future()
     future.add_done_callback(lambda _: None)
@@ -94,6 +113,9 @@ SCENARIOS = [
     raised,
     refused,
     in_a_context,
+    followed,
+    followed_by_what_is_cancelled,
+    cancelled_before_others,
     made_by_hand,
 ]
 

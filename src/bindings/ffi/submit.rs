@@ -27,7 +27,17 @@ pub(crate) struct Arguments<'a, 'py> {
     py: Python<'py>,
 }
 
-impl<'py> Arguments<'_, 'py> {
+impl<'a, 'py> Arguments<'a, 'py> {
+    /// None, or none that are known yet.
+    pub(crate) fn none(function: Borrowed<'a, 'py, PyAny>) -> Self {
+        Self {
+            function,
+            values: &[],
+            names: std::ptr::null_mut(),
+            py: function.py(),
+        }
+    }
+
     /// Every value, positional or not.
     pub(crate) fn values(&self) -> impl ExactSizeIterator<Item = Borrowed<'_, 'py, PyAny>> {
         self.values.iter().map(|value| {

@@ -264,7 +264,7 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
                 "task %s (%s) did not end when it was stopped: it is cancelled, its code goes on"
             }
         };
-        or_unraisable(errands::tell(this, core, template), this);
+        or_unraisable(errands::tell(this, core, Some(template)), this);
     }
 }
 
@@ -316,24 +316,13 @@ pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
 pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
     let py = this.py();
     let cell = this.get();
-    // From here on nobody else starts or cancels it.
-    if !cell.claim_start() {
-        return;
-    }
     let Some(core) = cell.core() else {
         return;
     };
-    cell.give_place();
-    if !cell.is_coroutine() && rules::lies_in_queue(cell) {
-        core.dead().add();
+    if !errands::take_over(this) {
+        return;
     }
     let limit = rules::policy(this).and_then(|policy| policy.get().expires);
-    let mut taken = cell.take_call(this);
-    // For the callbacks.
-    if let Some(context) = taken.context.take() {
-        cell.put_context(context);
-    }
-    drop((taken, cell.take_own_scope()));
     let error = TaskExpired::new_err(format!(
         "task {:?} was not started within {} s",
         name_of(this),
@@ -342,7 +331,7 @@ pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
     let exception = into_exception(py, error);
     if settle::finish(this, Phase::Failed, exception, Place::Loop).is_ok() {
         let template = "task %s (%s) was not started before it expired";
-        or_unraisable(errands::tell(this, core, template), this);
+        or_unraisable(errands::tell(this, core, Some(template)), this);
     }
 }
 

@@ -151,10 +151,18 @@ pub(super) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
 
 /// Has a task that has been accepted before start once more, when its key lets it.
 pub(super) fn again(this: &Bound<'_, FutureCell>) {
-    match rules::lane(this).map(|lane| offer(this, &lane)) {
-        Some(Ok(false)) => {}
-        Some(Err(error)) => give_up(this, error),
-        None | Some(Ok(true)) => let_go(this),
+    let Some(lane) = rules::lane(this) else {
+        let_go(this);
+        return;
+    };
+    match offer(this, &lane) {
+        Ok(false) => {}
+        Err(error) => give_up(this, error),
+        Ok(true) => let_go(this),
+    }
+    if this.get().phase().is_done() {
+        // It may have left the lane, because it was cancelled, before it was offered.
+        lanes::leave(&lane, this);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
-use super::dispatch;
+use super::{dispatch, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::ffi::context::within;
@@ -14,18 +14,43 @@ use crate::bindings::logging;
 use crate::bindings::mode::Mode;
 use crate::bindings::settle::{self, Place};
 
-/// Has a worker log `template`, which takes the task's name and id, and run the callbacks, in
-/// the task's context if that was kept; where there are no workers, does so now.
+/// Takes a task that has not started from whoever would run it, to be ended; `false` if
+/// somebody else did. Its context is kept for the callbacks.
+pub(super) fn take_over(this: &Bound<'_, FutureCell>) -> bool {
+    let cell = this.get();
+    // From here on nobody else starts or cancels it.
+    if !cell.claim_start() {
+        return false;
+    }
+    cell.give_place();
+    if !cell.is_coroutine()
+        && rules::lies_in_queue(cell)
+        && let Some(core) = cell.core()
+    {
+        core.dead().add();
+    }
+    let mut taken = cell.take_call(this);
+    if let Some(context) = taken.context.take() {
+        cell.put_context(context);
+    }
+    drop((taken, cell.take_own_scope()));
+    true
+}
+
+/// Has a worker log `template`, if there is one, which takes the task's name and id, and run the
+/// callbacks, in the task's context if that was kept; where there are no workers, does so now.
 pub(super) fn tell(
     this: &Bound<'_, FutureCell>,
     core: &Arc<Core>,
-    template: &'static str,
+    template: Option<&'static str>,
 ) -> PyResult<()> {
     let task = this.clone().unbind();
     let errand = PyCFunction::new_closure(this.py(), Some(c"callbacks"), None, move |args, _| {
         let py = args.py();
         let this = task.bind(py);
-        logging::warning_of(template, this);
+        if let Some(template) = template {
+            logging::warning_of(template, this);
+        }
         within(py, this.get().take_context(py), || {
             settle::run_callbacks(this, Place::Worker);
         })

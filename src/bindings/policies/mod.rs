@@ -12,11 +12,13 @@
 //! - `dispatch`: the way from a submit, or a retry, to whoever runs the task.
 //! - `delays`: not before its time.
 //! - `retries`: whether a task that failed runs again, and when.
+//! - `composition`: `then` and `gather`; `sequels`: tasks that wait for others to be done.
 //! - `ticker`: what comes again and again.
 //! - `alarms`: the one timer of the process, and what it is set for.
 
 pub(crate) mod alarms;
 pub(crate) mod claims;
+pub(crate) mod composition;
 pub(crate) mod deadlines;
 pub(crate) mod delays;
 pub(crate) mod dispatch;
@@ -26,6 +28,7 @@ pub(crate) mod places;
 pub(crate) mod policy;
 pub(crate) mod retries;
 pub(crate) mod rules;
+pub(crate) mod sequels;
 pub(crate) mod table;
 pub(crate) mod target;
 pub(crate) mod ticker;

@@ -134,6 +134,14 @@ impl Policy {
         })
     }
 
+    /// The option that goes by a task's arguments, if one does.
+    pub(crate) fn by_arguments(&self, py: Python<'_>) -> Option<&'static str> {
+        match &self.key {
+            Some(key) => key.bind(py).is_callable().then_some("key"),
+            None => self.unique.map(|_| "unique"),
+        }
+    }
+
     /// Where a task stands that was made at `born`, in nanoseconds: those of a smaller rank
     /// go first.
     pub(crate) fn rank(&self, born: i64) -> i64 {

@@ -13,6 +13,7 @@ use super::claims;
 use super::delays::Start;
 use super::lanes::{self, Lane};
 use super::policy::Policy;
+use super::sequels::Sequel;
 use super::target::Why;
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::Core;
@@ -48,11 +49,16 @@ pub(crate) struct Rules {
     pub(super) queued: bool,
     /// Why its coroutine was cancelled.
     pub(super) why: Option<Why>,
+    /// What it waits for before it may start, if it still does.
+    pub(super) sequel: Option<Sequel>,
 }
 
 impl Rules {
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.claim)?;
+        if let Some(sequel) = &self.sequel {
+            sequel.visit(visit)?;
+        }
         visit.call(&self.previous)
     }
 }
@@ -110,6 +116,11 @@ pub(crate) fn ready(this: &FutureCell) -> i64 {
 /// Whether the task is one of those of a key.
 pub(crate) fn has_lane(this: &FutureCell) -> bool {
     with(this, |rules| rules.lane.is_some()).unwrap_or(false)
+}
+
+/// Whether something else may keep the task from starting.
+pub(crate) fn may_be_held(this: &FutureCell) -> bool {
+    with(this, |rules| rules.lane.is_some() || rules.sequel.is_some()).unwrap_or(false)
 }
 
 /// What holds up a task that has not started, by its key: some addresses of tasks that run,
@@ -178,6 +189,15 @@ pub(crate) fn give<'py>(
         with(this.get(), |rules| rules.lane = Some(lane.unbind()));
     }
     Ok(None)
+}
+
+/// Counts the time before which the task is not to start from now on.
+pub(super) fn wait_from_now(this: &FutureCell) {
+    with(this, |rules| {
+        if let Some(Start::After(time)) = rules.start {
+            rules.from = Instant::now().checked_add(time);
+        }
+    });
 }
 
 /// Whether it is the one task of its key.
@@ -256,12 +276,16 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
             rules.lane.take(),
             rules.claim.take(),
             rules.previous.take(),
+            rules.sequel.take(),
         )
     });
-    let Some((alarm, begin, lane, claim, previous)) = taken else {
+    let Some((alarm, begin, lane, claim, previous, sequel)) = taken else {
         return;
     };
     drop(previous);
+    if let Some(sequel) = sequel {
+        sequel.forget(this);
+    }
     for alarm in [alarm, begin].into_iter().flatten() {
         alarms::unset(py, alarm);
     }

@@ -49,7 +49,7 @@ fn some<'a, T: Clone + PartialEq>(
 /// The names of the circle.
 fn circle<T>(entering: Entering<'_, T>) -> Vec<T> {
     let links = entering.err().unwrap();
-    assert!(links.iter().all(|link| !link.held));
+    assert!(links.iter().all(|link| link.held.is_none()));
     links.into_iter().map(|link| link.name).collect()
 }
 
@@ -185,14 +185,37 @@ fn one_of_a_circle_is_refused() {
 
 /// What holds up which job.
 #[derive(Default)]
-struct Lanes(RefCell<HashMap<Key, Obstacle<&'static str>>>);
+struct Lanes(RefCell<HashMap<Key, Obstacle<&'static str, Key>>>);
+
+const HOW: &str = "its key is held";
+
+fn obstacle(
+    name: &'static str,
+    jobs: Vec<Target<Key>>,
+    need: usize,
+) -> Obstacle<&'static str, Key> {
+    Obstacle {
+        name,
+        how: HOW,
+        jobs,
+        need,
+    }
+}
 
 impl Lanes {
     fn hold(&self, job: Key, name: &'static str, jobs: &[Key], need: usize) {
-        let jobs = jobs.to_vec();
-        self.0
-            .borrow_mut()
-            .insert(job, Obstacle { name, jobs, need });
+        self.put(job, obstacle(name, targets(jobs), need));
+    }
+
+    /// By jobs that may be held up themselves, all of which have to end.
+    fn follow(&self, job: Key, name: &'static str, jobs: &[Key]) {
+        let jobs: Vec<_> = jobs.iter().map(|&job| held(job)).collect();
+        let need = jobs.len();
+        self.put(job, obstacle(name, jobs, need));
+    }
+
+    fn put(&self, job: Key, obstacle: Obstacle<&'static str, Key>) {
+        self.0.borrow_mut().insert(job, obstacle);
     }
 
     fn enter<'a>(
@@ -212,11 +235,14 @@ impl Lanes {
 }
 
 fn waiting(name: &'static str) -> Link<&'static str> {
-    Link { name, held: false }
+    Link { name, held: None }
 }
 
 fn held_up(name: &'static str) -> Link<&'static str> {
-    Link { name, held: true }
+    Link {
+        name,
+        held: Some(HOW),
+    }
 }
 
 #[test]
@@ -274,6 +300,41 @@ fn keys_may_hold_up_each_other() {
 }
 
 #[test]
+fn a_job_may_be_held_up_by_one_that_is_held_up() {
+    let (waits, lanes) = (Waits::new(), Lanes::default());
+    lanes.follow(4, "d", &[3, 2]);
+    lanes.follow(3, "c", &[2]);
+    let _b = one(&waits, 2, 1, "b").ok().unwrap();
+    let links = lanes.enter(&waits, 1, 4, "a").err().unwrap();
+    assert_eq!(links, [waiting("a"), held_up("d"), waiting("b")]);
+    // All of them have to end.
+    lanes.follow(4, "d", &[3, 5]);
+    let links = lanes.enter(&waits, 1, 4, "a").err().unwrap();
+    assert_eq!(
+        links,
+        [waiting("a"), held_up("d"), held_up("c"), waiting("b")]
+    );
+    lanes.follow(3, "c", &[5]);
+    assert!(lanes.enter(&waits, 1, 4, "a").is_ok());
+}
+
+/// Each wait shows others, whose obstacles are asked for in their turn.
+#[test]
+fn however_many_wait_for_jobs_that_are_held_up() {
+    const LENGTH: Key = 200;
+    let (waits, lanes) = (Waits::new(), Lanes::default());
+    let entered: Vec<_> = (1..LENGTH)
+        .map(|job| {
+            lanes.follow(LENGTH + job, "held", &[job + 1]);
+            lanes.enter(&waits, job, LENGTH + job, "waits")
+        })
+        .collect();
+    assert!(entered.iter().all(Result::is_ok));
+    let links = lanes.enter(&waits, LENGTH, 1, "last").err().unwrap();
+    assert_eq!(links.len(), 2 * LENGTH - 1);
+}
+
+#[test]
 fn a_job_that_waits_is_not_asked_about() {
     let waits = Waits::new();
     let _b = one(&waits, 2, 3, "b").ok().unwrap();
@@ -295,11 +356,7 @@ fn only_a_circle_that_stays_is_refused() {
         targets: vec![held(2)],
         need: 1,
     };
-    let obstacle = |job| Obstacle {
-        name: "b",
-        jobs: vec![job],
-        need: 1,
-    };
+    let obstacle = |job| obstacle("b", targets(&[job]), 1);
     let turns = |number: usize| {
         calls.set(calls.get() + 1);
         calls.get() <= number
@@ -343,11 +400,7 @@ fn an_answer_that_panics_leaves_nothing_behind() {
 #[test]
 fn one_of_a_circle_of_keys_is_refused() {
     let waits: Graph<&str> = Waits::new();
-    let obstacle = |job: &Key| Obstacle {
-        name: "held",
-        jobs: vec![job - 2],
-        need: 1,
-    };
+    let obstacle = |job: &Key| obstacle("held", targets(&[job - 2]), 1);
     for _ in 0..500 {
         let (start, all_tried) = (Barrier::new(2), Barrier::new(2));
         let refused: usize = thread::scope(|scope| {

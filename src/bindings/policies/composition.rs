@@ -1,0 +1,147 @@
+//! `then` and `gather`, as they are called: what they take and refuse. What comes of it is in
+//! [`super::sequels`].
+
+use std::slice::from_ref;
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::policy::Policy;
+use super::rules;
+use super::sequels::{self, Kind};
+use crate::bindings::async_check::is_coroutine_function;
+use crate::bindings::calls::Call;
+use crate::bindings::cell::FutureCell;
+use crate::bindings::core::Core;
+use crate::bindings::executor::{ExecutorCell, Inner};
+use crate::bindings::ffi::call::Shape;
+use crate::bindings::ffi::slot::Slot;
+use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::naming::read_name;
+use crate::bindings::submit::closed;
+
+/// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
+fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if !function.is_callable() {
+        return Err(PyTypeError::new_err(format!(
+            "the next step must be callable, got {}",
+            function.repr()?
+        )));
+    }
+    let is_coroutine = is_coroutine_function(function)?;
+    let by_arguments = policy.and_then(|it| it.get().by_arguments(function.py()));
+    if let Some(option) = by_arguments {
+        return Err(PyValueError::new_err(format!(
+            "{:?} cannot be the next step: its option {option:?} goes by its argument, which is \
+             not known before the step comes; give it a 'key' that is no function",
+            read_name(function)
+        )));
+    }
+    Ok(is_coroutine)
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (policy, r#fn))]
+pub(crate) fn _check_step(
+    policy: Option<Bound<'_, Policy>>,
+    r#fn: Bound<'_, PyAny>,
+) -> PyResult<()> {
+    check(policy.as_ref(), &r#fn).map(drop)
+}
+
+/// As `Future.then`, by a policy, and with the task, but not its callbacks, in a scope.
+pub(crate) fn follow<'py>(
+    future: &Bound<'py, FutureCell>,
+    policy: Option<&Bound<'py, Policy>>,
+    scope: Option<Bound<'py, PyAny>>,
+    function: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, FutureCell>> {
+    let is_coroutine = check(policy, &function)?;
+    let inner = executor_of(future)?;
+    let argument = Slot::new(future.clone().into_any());
+    let call = Call::new(
+        Slot::new(function.clone()),
+        Shape::Inline(1),
+        argument,
+        Slot::default(),
+    );
+    let this = inner.make(future.py(), call, is_coroutine, scope)?;
+    if let Some(policy) = policy {
+        let arguments = Arguments::none(function.as_borrowed());
+        if let Some(first) = rules::give(&this, policy, &arguments, &inner.core)? {
+            return Ok(first);
+        }
+    }
+    sequels::hold(&this, &inner.core, Kind::Then, from_ref(future))?;
+    Ok(this)
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _gather<'py>(
+    function: Bound<'py, PyAny>,
+    executor: Option<Bound<'py, ExecutorCell>>,
+    futures: Bound<'py, PyTuple>,
+    return_exceptions: bool,
+) -> PyResult<Bound<'py, FutureCell>> {
+    let py = function.py();
+    let ours: Vec<_> = futures.iter().map(of_ours).collect::<PyResult<_>>()?;
+    for future in &ours {
+        core_of(future)?;
+    }
+    let inner = match (ours.first(), executor) {
+        (Some(first), _) => executor_of(first)?,
+        (None, Some(executor)) => Arc::clone(executor.get().inner()?),
+        (None, None) => return Err(closed()),
+    };
+    let arguments = Slot::new(futures.into_any());
+    let call = Call::new(
+        Slot::new(function),
+        Shape::Packed,
+        arguments,
+        Slot::default(),
+    );
+    let this = inner.make(py, call, false, None)?;
+    let kind = if return_exceptions {
+        Kind::GatherAll
+    } else {
+        Kind::Gather
+    };
+    sequels::hold(&this, &inner.core, kind, &ours)?;
+    Ok(this)
+}
+
+fn of_ours(future: Bound<'_, PyAny>) -> PyResult<Bound<'_, FutureCell>> {
+    future.cast_into().map_err(|error| {
+        let given = error.into_inner();
+        let shown = given.repr();
+        PyTypeError::new_err(format!(
+            "gather() takes futures that delay() or an Executor of flask_delay has returned, got \
+             {}; for a list of them write gather(*futures)",
+            shown.map_or_else(|_| "?".to_owned(), |text| text.to_string())
+        ))
+    })
+}
+
+/// Where the tasks that follow `future` are submitted.
+fn executor_of(future: &Bound<'_, FutureCell>) -> PyResult<Arc<Inner>> {
+    core_of(future)?.executor().ok_or_else(closed)
+}
+
+/// Refuses a future that nothing can follow.
+fn core_of<'a>(future: &'a Bound<'_, FutureCell>) -> PyResult<&'a Arc<Core>> {
+    let cell = future.get();
+    let core = cell.core().ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "{} was made by hand and not by an executor, so nothing can follow it",
+            future
+                .repr()
+                .map_or_else(|_| "the future".to_owned(), |text| text.to_string())
+        ))
+    })?;
+    cell.refuse_foreign(future)?;
+    Ok(core)
+}
