@@ -595,6 +595,25 @@ def test_it_refuses_what_is_no_time(executor, after, error):
     assert executor.submit(task).result(DEADLINE) == 1
 
 
+def test_it_asks_in_vain_at_the_end_too():
+    """Without another attempt there is nothing that could be cancelled."""
+    executor = Executor(1)
+    entered, end = threading.Event(), threading.Event()
+
+    def task():
+        entered.set()
+        assert end.wait(DEADLINE)
+        current_task.retry()
+
+    with unlogged():
+        future = submit(executor, task, retry=0)
+        assert entered.wait(DEADLINE)
+        executor.shutdown(wait=False, cancel_futures=True)
+        end.set()
+        assert "used up" in str(future.exception(DEADLINE))
+    executor.shutdown()
+
+
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
 def test_each_attempt_has_the_context_as_it_was_at_submit(executor, kind):
     color, seen = contextvars.ContextVar("color"), []

@@ -38,20 +38,21 @@ pub(crate) fn judge<'py>(
     if !asked && !this.get().is_ruled() {
         return Verdict::Fail(exception);
     }
-    if this.get().told_to_stop() || over() {
-        if !asked {
-            return Verdict::Fail(exception);
-        }
-        // What would come next is cancelled.
-        this.get().tell_to_stop();
-        let error = CancelledError::new_err("the task was told to stop");
-        return Verdict::Fail(into_exception(this.py(), error));
+    let ends = this.get().told_to_stop() || over();
+    if ends && !asked {
+        return Verdict::Fail(exception);
     }
     let judged = if asked {
         judge_request(this, &exception)
     } else {
         judge_failure(this, &exception)
     };
+    if ends && !matches!(judged, Ok(Verdict::Fail(_))) {
+        // What would come next is cancelled.
+        this.get().tell_to_stop();
+        let error = CancelledError::new_err("the task was told to stop");
+        return Verdict::Fail(into_exception(this.py(), error));
+    }
     judged.unwrap_or_else(|error| {
         // Of the user's policy; the task's own error must not be hidden by it.
         logging::failure(
