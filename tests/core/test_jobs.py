@@ -409,6 +409,12 @@ def test_who_has_the_lock_runs_it(tmp_path, run_script):
     assert mine.take(40, lambda last: last >= 40)
 
 
+def test_a_name_may_be_long(tmp_path):
+    mine = lead(tmp_path, "job" * 10_000)
+    assert mine.take(10, lambda last: last >= 10)
+    assert not mine.take(10, lambda last: last >= 10)
+
+
 def test_one_process_has_one_of_each(tmp_path):
     first = lead(tmp_path, "job")
     assert lead(tmp_path, "job") is first
