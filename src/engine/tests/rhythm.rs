@@ -329,6 +329,8 @@ fn what_others_have_taken() {
             three + 10 * SECOND
         ));
     }
+    // The clock was adjusted, after another process has taken it.
+    assert!(has_come(&often, three, three, three - SECOND / 200));
     // What it says was taken in the future.
     assert!(!has_come(&often, three, three + HOUR, three));
     assert!(has_come(&fixed, three, three + HOUR, three));
