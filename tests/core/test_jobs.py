@@ -167,6 +167,24 @@ def test_runs_do_not_overlap(jobs, executor, caplog):
             time.sleep(0.001)
 
 
+@pytest.mark.parametrize("options", [{}, {"priority": 1}, {"overlap": True}], ids=str)
+def test_ticks_that_a_busy_pool_has_missed_are_one(options):
+    with Executor(1) as executor:
+        jobs, gate, count = Jobs(executor), Gate(), Count()
+        executor.submit(gate)
+        assert gate.entered.wait(DEADLINE)
+        start(jobs, count, every=OFTEN, key="count", **options)
+        time.sleep(5 * OFTEN)
+        behind = executor.submit(int)
+        opened = time.time()
+        gate.open()
+        assert behind.result(DEADLINE) == 0
+        assert executor.drain(DEADLINE)
+        jobs.cancel()
+        # One for all that were missed; further ones come in their time.
+        assert 1 <= len(count.times) <= (time.time() - opened) / OFTEN + 2
+
+
 def test_runs_may_overlap(jobs):
     both = threading.Barrier(2)
     job = start(jobs, both.wait, every=OFTEN, overlap=True, key="barrier", timeout=DEADLINE)
