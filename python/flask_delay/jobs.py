@@ -268,9 +268,14 @@ def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict
     """What the job is called in every process that has it."""
     function, args, kwargs = call
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module == "__mp_main__":
+        # What multiprocessing calls it in the processes that it starts anew.
+        module = "__main__"
     owner = getattr(function, "__self__", None)
+    distinguishes: object = (args, kwargs)
     if key is not None:
-        distinct = repr(key(*args, **kwargs) if callable(key) else key)
+        distinguishes = key(*args, **kwargs) if callable(key) else key
+        distinct = repr(distinguishes)
         known = f"{module}.{name}" if name else type(function).__qualname__
         text = f"{known}[{distinct}]"
     else:
@@ -278,9 +283,18 @@ def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict
         known = f"{module}.{name}" if plain else repr(function)
         named = [f"{name}={value!r}" for name, value in kwargs.items()]
         text = f"{known}({', '.join([*map(repr, args), *named])})"
-    if _ADDRESS.search(text):
+    if _ADDRESS.search(text) or _is_unordered(distinguishes):
         raise ValueError(
             f"the job {text} would have another name in each process, and run in each of them:"
             f" give it the option 'key', a string that says which one it is"
         )
     return text
+
+
+def _is_unordered(value: object) -> bool:
+    """Whether it has a set in it, which `repr` shows in another order in each process."""
+    if isinstance(value, set | frozenset):
+        return len(value) > 1
+    if isinstance(value, dict):
+        return any(map(_is_unordered, value.values()))
+    return isinstance(value, list | tuple) and any(map(_is_unordered, value))

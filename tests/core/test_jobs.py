@@ -357,12 +357,36 @@ def test_two_that_look_the_same(jobs):
         (Thing().method,),
         (functools.partial(lambda: None),),
         (lambda thing: thing, Thing()),
+        # In an order that depends on the process.
+        (max, {"one", "two"}),
+        (len, [({"a": frozenset({"one", "two"})},)]),
     ],
 )
 def test_what_has_another_name_in_each_process(jobs, call):
     with pytest.raises(ValueError, match="another name in each process.*'key'"):
         start(jobs, *call, every=RARELY)
     assert start(jobs, *call, every=RARELY, key="one").next_run
+
+
+def test_a_key_that_has_another_name_in_each_process(jobs):
+    with pytest.raises(ValueError, match="another name in each process.*'key'"):
+        start(jobs, int, every=RARELY, key=frozenset({"one", "two"}))
+    assert start(jobs, max, {"one"}, every=RARELY).name == "builtins.max({'one'}) every 3600 s"
+
+
+def test_the_main_module_has_one_name(jobs):
+    """Also in processes that multiprocessing has started anew, where it is imported."""
+
+    def fn():
+        pass
+
+    names = set()
+    for module in ("__main__", "__mp_main__"):
+        fn.__module__ = module
+        job = start(jobs, fn, every=RARELY)
+        names.add(job.name)
+        job.cancel()
+    assert len(names) == 1
 
 
 async def _agen():
