@@ -52,7 +52,10 @@ class Job:
         self._call = call
         self._cancelled = False
         self._inherited = False
-        self._lead = None if jobs.folder is None else leader.lead(jobs.folder, name)
+        # None where there is nothing to agree on.
+        self._lead: leader.Lead | None = None
+        if jobs.folder is not None and jobs.active:
+            self._lead = leader.lead(jobs.folder, name)
         self._reset()
         this = weakref.ref(self)
 
@@ -95,17 +98,26 @@ class Job:
     def cancel(self) -> bool:
         """Have it not run any more in this process; False if it was cancelled before.
 
-        A run that goes on is not stopped, see `last`. Other processes that have the job
-        run it from now on, until it is cancelled there too.
+        A run that goes on is not stopped, see `last`. After that, other processes that have
+        the job run it, until it is cancelled there too.
         """
         if self._cancelled:
             return False
         self._cancelled = True
         self._ticker.stop()
         self._jobs.forget(self)
-        if self._lead is not None:
-            self._lead.let_go()
+        self.leave()
         return True
+
+    def leave(self) -> None:
+        """Leave the job to other processes, as soon as no run of it goes on here."""
+        if self._lead is None:
+            return
+        let_go, last = self._lead.let_go, self._last
+        if last is None or self._plan.overlap:
+            let_go()
+        else:
+            last.add_done_callback(lambda _: let_go())
 
     def _restart(self) -> None:
         """Go on in a process that was forked from the one that had it."""
@@ -137,6 +149,9 @@ class Job:
             if not self._ticker.over:
                 _log.exception("job %s could not be run", self.name)
         finally:
+            if self._cancelled or _ending.is_set():
+                # By somebody who came before the lock was taken.
+                self.leave()
             self._turn.release()
 
     def _is_ours(self, at: int) -> bool:
@@ -145,6 +160,8 @@ class Job:
             self._ticker.stop()
             if self._lead is not None:
                 self._lead.let_go()
+            return False
+        if _ending.is_set():
             return False
         if self._lead is None:
             return True
@@ -258,6 +275,20 @@ def restart() -> None:
 
 
 os.register_at_fork(after_in_child=restart)
+
+_ending = threading.Event()
+
+
+def end() -> None:
+    """Leave all jobs to other processes: this one ends, but may wait for tasks for long."""
+    _ending.set()
+    for jobs in list(_everywhere):
+        for job in jobs.all():
+            job.leave()
+
+
+# Before the native module's hook, which is registered already, waits for the tasks.
+threading._register_atexit(end)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 # An address, which in another process is another one.

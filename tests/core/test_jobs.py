@@ -409,14 +409,16 @@ def test_arguments_are_checked(executor):
         start(jobs, int, "bad", every=RARELY)
 
 
-def test_jobs_that_are_not_active(executor):
-    jobs = Jobs(executor, active=False)
+def test_jobs_that_are_not_active(executor, tmp_path):
+    jobs = Jobs(executor, folder=tmp_path / "delay", active=False)
     count = Count()
     job = start(jobs, count, every=OFTEN, key="count")
     assert job.next_run > datetime.now(UTC)
     time.sleep(3 * OFTEN)
     assert not count.times
     assert job.cancel()
+    # There is nothing to agree on with other processes.
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- Who runs it ----------------------------------------------------------------------
@@ -566,6 +568,85 @@ def test_when_the_leader_dies_another_goes_on(tmp_path):
     assert [pid for pid, _ in found] == sorted((pid for pid, _ in found), key=leaders.index)
     times = [at for _, at in found]
     assert len(times) <= (times[-1] - times[0]) / 0.1 + 2
+
+
+def test_a_process_that_ends_leaves_its_jobs_to_others(tmp_path):
+    """While it waits for its tasks, which may take longer than it is to the only tick."""
+    script, output, go = tmp_path / "script.py", tmp_path / "out", tmp_path / "go"
+    script.write_text(
+        PROCESS
+        + textwrap.dedent("""
+            def wait():
+                while not Path(sys.argv[2]).exists():
+                    time.sleep(0.01)
+
+            jobs.executor.submit(wait)
+        """)
+    )
+    command = [sys.executable, str(script), str(tmp_path / "delay"), str(go)]
+
+    def wait_for(pid):
+        end = time.monotonic() + DEADLINE
+        while str(pid) not in output.read_text().split():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    with (
+        output.open("w") as out,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out) as first,
+    ):
+        try:
+            wait_for(first.pid)
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out) as second:
+                first.stdin.close()
+                wait_for(second.pid)
+                assert first.poll() is None
+                go.touch()
+                second.stdin.close()
+                assert (first.wait(), second.wait()) == (0, 0)
+        finally:
+            go.touch()
+
+
+def takes(tmp_path, run_script):
+    """Whether another process gets the lock of the only job."""
+    (file,) = tmp_path.iterdir()
+    code = f"""
+        import fcntl
+        with open({str(file)!r}, "r+") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("no")
+            else:
+                print("yes")
+    """
+    return run_script(textwrap.dedent(code)).out == "yes\n"
+
+
+def test_a_cancelled_job_is_left_to_others_after_its_run(executor, tmp_path, run_script):
+    folder = tmp_path / "delay"
+    gate = Gate()
+    job = start(Jobs(executor, folder=folder), gate, every=RARELY, key="gate")
+    job._tick(time.time_ns())
+    assert gate.entered.wait(DEADLINE)
+    assert job.cancel()
+    assert not takes(folder, run_script)
+    gate.open()
+    job.last.result(DEADLINE)
+    assert executor.drain(DEADLINE)
+    assert takes(folder, run_script)
+
+
+def test_cancelled_when_it_is_about_to_run(executor, tmp_path, run_script, monkeypatch):
+    folder = tmp_path / "delay"
+    job = start(Jobs(executor, folder=folder), int, every=RARELY)
+    # Called on the way to the lock.
+    monkeypatch.setattr(supervision, "watches_only", lambda: not job.cancel())
+    job._tick(time.time_ns())
+    assert job.cancelled
+    assert executor.drain(DEADLINE)
+    assert takes(folder, run_script)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
