@@ -52,9 +52,11 @@ class Job:
         self._call = call
         self._cancelled = False
         self._inherited = False
+        # A shell or a migration ends when its user likes, and may have another code.
+        self._active = jobs.active and not supervision.loads_for_a_command()
         # None where there is nothing to agree on.
         self._lead: leader.Lead | None = None
-        if jobs.folder is not None and jobs.active:
+        if jobs.folder is not None and self._active:
             self._lead = leader.lead(jobs.folder, name)
         self._reset()
         this = weakref.ref(self)
@@ -67,7 +69,7 @@ class Job:
         self._ticker = _Ticker(jobs.executor, plan.rhythm, tick)
         # The timer keeps the ticker, and not the job.
         weakref.finalize(self, self._ticker.stop).atexit = False
-        if jobs.active:
+        if self._active:
             self._ticker.start()
 
     def __repr__(self) -> str:
@@ -125,7 +127,7 @@ class Job:
         self._reset()
         if self._lead is not None:
             self._lead.forget_parent()
-        if self._jobs.active and not self._cancelled:
+        if self._active and not self._cancelled:
             self._ticker.start()
 
     def _reset(self) -> None:
