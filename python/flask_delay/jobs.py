@@ -127,7 +127,7 @@ class Job:
         self._reset()
         if self._lead is not None:
             self._lead.forget_parent()
-        if self._active and not self._cancelled:
+        if self._active and not self._cancelled and not self._ticker.over:
             self._ticker.start()
 
     def _reset(self) -> None:

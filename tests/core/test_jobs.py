@@ -690,6 +690,33 @@ def test_a_forked_child_has_the_jobs_too(run_script, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_closed_executor_keeps_no_jobs_from_a_forked_child(run_script):
+    done = run_script(
+        textwrap.dedent("""
+            import os, threading
+            from flask_delay import Executor
+            from flask_delay.jobs import Jobs
+            from flask_delay.options import Chosen, submitter
+
+            ran = [threading.Event() for _ in range(4)]
+            kept = [Jobs(Executor(1)) for _ in ran]
+            for event, jobs in zip(ran, kept):
+                submitter(Chosen({"every": 0.05, "key": 1}), jobs, None)(event.set)
+            for jobs in kept[::2]:
+                jobs.executor.shutdown()
+            for event in ran:
+                event.clear()
+            child = os.fork()
+            if not child:
+                # Whatever the order in which they are gone through.
+                os._exit(not all(event.wait(20) for event in ran[1::2]))
+            assert os.waitpid(child, 0)[1] == 0
+        """)
+    )
+    assert (done.rc, done.out, done.err) == (0, "", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_what_multiprocessing_forks_has_other_things_to_do(run_script):
     done = run_script(
         textwrap.dedent("""
