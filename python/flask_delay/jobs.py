@@ -52,7 +52,12 @@ class Job:
         self._call = call
         self._cancelled = False
         self._inherited = False
-        self._lead = None if jobs.folder is None else leader.lead(jobs.folder, name)
+        # A shell or a migration ends when its user likes, and may have another code.
+        self._active = jobs.active and not supervision.loads_for_a_command()
+        # None where there is nothing to agree on.
+        self._lead: leader.Lead | None = None
+        if jobs.folder is not None and self._active:
+            self._lead = leader.lead(jobs.folder, name)
         self._reset()
         this = weakref.ref(self)
 
@@ -64,7 +69,7 @@ class Job:
         self._ticker = _Ticker(jobs.executor, plan.rhythm, tick)
         # The timer keeps the ticker, and not the job.
         weakref.finalize(self, self._ticker.stop).atexit = False
-        if jobs.active:
+        if self._active:
             self._ticker.start()
 
     def __repr__(self) -> str:
@@ -95,17 +100,26 @@ class Job:
     def cancel(self) -> bool:
         """Have it not run any more in this process; False if it was cancelled before.
 
-        A run that goes on is not stopped, see `last`. Other processes that have the job
-        run it from now on, until it is cancelled there too.
+        A run that goes on is not stopped, see `last`. After that, other processes that have
+        the job run it, until it is cancelled there too.
         """
         if self._cancelled:
             return False
         self._cancelled = True
         self._ticker.stop()
         self._jobs.forget(self)
-        if self._lead is not None:
-            self._lead.let_go()
+        self.leave()
         return True
+
+    def leave(self) -> None:
+        """Leave the job to other processes, as soon as no run of it goes on here."""
+        if self._lead is None:
+            return
+        let_go, last = self._lead.let_go, self._last
+        if last is None or self._plan.overlap:
+            let_go()
+        else:
+            last.add_done_callback(lambda _: let_go())
 
     def _restart(self) -> None:
         """Go on in a process that was forked from the one that had it."""
@@ -113,7 +127,7 @@ class Job:
         self._reset()
         if self._lead is not None:
             self._lead.forget_parent()
-        if self._jobs.active and not self._cancelled:
+        if self._active and not self._cancelled and not self._ticker.over:
             self._ticker.start()
 
     def _reset(self) -> None:
@@ -137,6 +151,9 @@ class Job:
             if not self._ticker.over:
                 _log.exception("job %s could not be run", self.name)
         finally:
+            if self._cancelled or _ending.is_set():
+                # By somebody who came before the lock was taken.
+                self.leave()
             self._turn.release()
 
     def _is_ours(self, at: int) -> bool:
@@ -145,6 +162,8 @@ class Job:
             self._ticker.stop()
             if self._lead is not None:
                 self._lead.let_go()
+            return False
+        if _ending.is_set():
             return False
         if self._lead is None:
             return True
@@ -259,6 +278,20 @@ def restart() -> None:
 
 os.register_at_fork(after_in_child=restart)
 
+_ending = threading.Event()
+
+
+def end() -> None:
+    """Leave all jobs to other processes: this one ends, but may wait for tasks for long."""
+    _ending.set()
+    for jobs in list(_everywhere):
+        for job in jobs.all():
+            job.leave()
+
+
+# Before the native module's hook, which is registered already, waits for the tasks.
+threading._register_atexit(end)  # type: ignore[attr-defined]  # noqa: SLF001
+
 
 # An address, which in another process is another one.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
@@ -268,9 +301,14 @@ def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict
     """What the job is called in every process that has it."""
     function, args, kwargs = call
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module == "__mp_main__":
+        # What multiprocessing calls it in the processes that it starts anew.
+        module = "__main__"
     owner = getattr(function, "__self__", None)
+    distinguishes: object = (args, kwargs)
     if key is not None:
-        distinct = repr(key(*args, **kwargs) if callable(key) else key)
+        distinguishes = key(*args, **kwargs) if callable(key) else key
+        distinct = repr(distinguishes)
         known = f"{module}.{name}" if name else type(function).__qualname__
         text = f"{known}[{distinct}]"
     else:
@@ -278,9 +316,18 @@ def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict
         known = f"{module}.{name}" if plain else repr(function)
         named = [f"{name}={value!r}" for name, value in kwargs.items()]
         text = f"{known}({', '.join([*map(repr, args), *named])})"
-    if _ADDRESS.search(text):
+    if _ADDRESS.search(text) or _is_unordered(distinguishes):
         raise ValueError(
             f"the job {text} would have another name in each process, and run in each of them:"
             f" give it the option 'key', a string that says which one it is"
         )
     return text
+
+
+def _is_unordered(value: object) -> bool:
+    """Whether it has a set in it, which `repr` shows in another order in each process."""
+    if isinstance(value, set | frozenset):
+        return len(value) > 1
+    if isinstance(value, dict):
+        return any(map(_is_unordered, value.values()))
+    return isinstance(value, list | tuple) and any(map(_is_unordered, value))

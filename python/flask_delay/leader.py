@@ -131,5 +131,6 @@ class Lead:
 def _read(file: int) -> int | None:
     # What a process that died in the middle of it has left is no tick.
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return int(json.loads(os.pread(file, 4096, 0))["tick"])
+        # All of it: a name has a job's arguments, and may be long.
+        return int(json.loads(os.pread(file, os.fstat(file).st_size, 0))["tick"])
     return None

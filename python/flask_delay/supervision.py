@@ -1,4 +1,4 @@
-"""Which processes only watch over others: those that serve have the jobs."""
+"""Which processes do not serve, and leave the jobs to those that do."""
 
 import os
 import sys
@@ -26,6 +26,22 @@ def watches_only() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def loads_for_a_command() -> bool:
+    """Whether the app is being loaded here, in this thread, for a command of `flask` but `run`.
+
+    What the command itself does is something else.
+    """
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001
+    loading = False
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "flask.cli":
+            if frame.f_code.co_name == "run_command":
+                return False
+            loading |= frame.f_code.co_name == "load_app"
+        frame = frame.f_back
+    return loading
 
 
 def _is_watching(frame: FrameType) -> bool:

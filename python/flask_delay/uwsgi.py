@@ -92,6 +92,7 @@ def _end_with(uwsgi: Any) -> None:
             if existing is not None:
                 existing()
         finally:
+            jobs.end()
             _end()
 
     uwsgi.atexit = end

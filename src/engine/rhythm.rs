@@ -40,6 +40,11 @@ impl Rhythm {
     /// What is wrong with the line or the name.
     pub fn cron(line: &str, zone: &str) -> Result<Self, RhythmError> {
         let parser = CronParser::builder()
+            // As in Vixie cron: one of the two days is enough, unless either field begins so.
+            .dom_and_dow([2, 4].iter().any(|day| {
+                let field = line.split_whitespace().nth(*day);
+                field.is_some_and(|field| field.starts_with(['*', '?']))
+            }))
             .seconds(Seconds::Disallowed)
             .year(Year::Disallowed)
             .build();

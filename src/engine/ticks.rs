@@ -78,7 +78,7 @@ pub fn has_come(rhythm: &Rhythm, tick: SystemTime, last: SystemTime, now: System
 fn counts(rhythm: &Rhythm, last: SystemTime, now: SystemTime) -> bool {
     match last.duration_since(now) {
         // The clock was set back.
-        Ok(by) if !by.is_zero() => rhythm.is_fixed() && by < REMEMBERED,
+        Ok(by) if by >= SET_BACK => rhythm.is_fixed() && by < REMEMBERED,
         _ => true,
     }
 }

@@ -167,6 +167,24 @@ def test_runs_do_not_overlap(jobs, executor, caplog):
             time.sleep(0.001)
 
 
+@pytest.mark.parametrize("options", [{}, {"priority": 1}, {"overlap": True}], ids=str)
+def test_ticks_that_a_busy_pool_has_missed_are_one(options):
+    with Executor(1) as executor:
+        jobs, gate, count = Jobs(executor), Gate(), Count()
+        executor.submit(gate)
+        assert gate.entered.wait(DEADLINE)
+        start(jobs, count, every=OFTEN, key="count", **options)
+        time.sleep(5 * OFTEN)
+        behind = executor.submit(int)
+        opened = time.time()
+        gate.open()
+        assert behind.result(DEADLINE) == 0
+        assert executor.drain(DEADLINE)
+        jobs.cancel()
+        # One for all that were missed; further ones come in their time.
+        assert 1 <= len(count.times) <= (time.time() - opened) / OFTEN + 2
+
+
 def test_runs_may_overlap(jobs):
     both = threading.Barrier(2)
     job = start(jobs, both.wait, every=OFTEN, overlap=True, key="barrier", timeout=DEADLINE)
@@ -339,12 +357,36 @@ def test_two_that_look_the_same(jobs):
         (Thing().method,),
         (functools.partial(lambda: None),),
         (lambda thing: thing, Thing()),
+        # In an order that depends on the process.
+        (max, {"one", "two"}),
+        (len, [({"a": frozenset({"one", "two"})},)]),
     ],
 )
 def test_what_has_another_name_in_each_process(jobs, call):
     with pytest.raises(ValueError, match="another name in each process.*'key'"):
         start(jobs, *call, every=RARELY)
     assert start(jobs, *call, every=RARELY, key="one").next_run
+
+
+def test_a_key_that_has_another_name_in_each_process(jobs):
+    with pytest.raises(ValueError, match="another name in each process.*'key'"):
+        start(jobs, int, every=RARELY, key=frozenset({"one", "two"}))
+    assert start(jobs, max, {"one"}, every=RARELY).name == "builtins.max({'one'}) every 3600 s"
+
+
+def test_the_main_module_has_one_name(jobs):
+    """Also in processes that multiprocessing has started anew, where it is imported."""
+
+    def fn():
+        pass
+
+    names = set()
+    for module in ("__main__", "__mp_main__"):
+        fn.__module__ = module
+        job = start(jobs, fn, every=RARELY)
+        names.add(job.name)
+        job.cancel()
+    assert len(names) == 1
 
 
 async def _agen():
@@ -367,14 +409,16 @@ def test_arguments_are_checked(executor):
         start(jobs, int, "bad", every=RARELY)
 
 
-def test_jobs_that_are_not_active(executor):
-    jobs = Jobs(executor, active=False)
+def test_jobs_that_are_not_active(executor, tmp_path):
+    jobs = Jobs(executor, folder=tmp_path / "delay", active=False)
     count = Count()
     job = start(jobs, count, every=OFTEN, key="count")
     assert job.next_run > datetime.now(UTC)
     time.sleep(3 * OFTEN)
     assert not count.times
     assert job.cancel()
+    # There is nothing to agree on with other processes.
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- Who runs it ----------------------------------------------------------------------
@@ -407,6 +451,12 @@ def test_who_has_the_lock_runs_it(tmp_path, run_script):
     # What that has run is not run again.
     assert not mine.take(30, lambda last: last >= 30)
     assert mine.take(40, lambda last: last >= 40)
+
+
+def test_a_name_may_be_long(tmp_path):
+    mine = lead(tmp_path, "job" * 10_000)
+    assert mine.take(10, lambda last: last >= 10)
+    assert not mine.take(10, lambda last: last >= 10)
 
 
 def test_one_process_has_one_of_each(tmp_path):
@@ -520,6 +570,85 @@ def test_when_the_leader_dies_another_goes_on(tmp_path):
     assert len(times) <= (times[-1] - times[0]) / 0.1 + 2
 
 
+def test_a_process_that_ends_leaves_its_jobs_to_others(tmp_path):
+    """While it waits for its tasks, which may take longer than it is to the only tick."""
+    script, output, go = tmp_path / "script.py", tmp_path / "out", tmp_path / "go"
+    script.write_text(
+        PROCESS
+        + textwrap.dedent("""
+            def wait():
+                while not Path(sys.argv[2]).exists():
+                    time.sleep(0.01)
+
+            jobs.executor.submit(wait)
+        """)
+    )
+    command = [sys.executable, str(script), str(tmp_path / "delay"), str(go)]
+
+    def wait_for(pid):
+        end = time.monotonic() + DEADLINE
+        while str(pid) not in output.read_text().split():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    with (
+        output.open("w") as out,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out) as first,
+    ):
+        try:
+            wait_for(first.pid)
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out) as second:
+                first.stdin.close()
+                wait_for(second.pid)
+                assert first.poll() is None
+                go.touch()
+                second.stdin.close()
+                assert (first.wait(), second.wait()) == (0, 0)
+        finally:
+            go.touch()
+
+
+def takes(tmp_path, run_script):
+    """Whether another process gets the lock of the only job."""
+    (file,) = tmp_path.iterdir()
+    code = f"""
+        import fcntl
+        with open({str(file)!r}, "r+") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("no")
+            else:
+                print("yes")
+    """
+    return run_script(textwrap.dedent(code)).out == "yes\n"
+
+
+def test_a_cancelled_job_is_left_to_others_after_its_run(executor, tmp_path, run_script):
+    folder = tmp_path / "delay"
+    gate = Gate()
+    job = start(Jobs(executor, folder=folder), gate, every=RARELY, key="gate")
+    job._tick(time.time_ns())
+    assert gate.entered.wait(DEADLINE)
+    assert job.cancel()
+    assert not takes(folder, run_script)
+    gate.open()
+    job.last.result(DEADLINE)
+    assert executor.drain(DEADLINE)
+    assert takes(folder, run_script)
+
+
+def test_cancelled_when_it_is_about_to_run(executor, tmp_path, run_script, monkeypatch):
+    folder = tmp_path / "delay"
+    job = start(Jobs(executor, folder=folder), int, every=RARELY)
+    # Called on the way to the lock.
+    monkeypatch.setattr(supervision, "watches_only", lambda: not job.cancel())
+    job._tick(time.time_ns())
+    assert job.cancelled
+    assert executor.drain(DEADLINE)
+    assert takes(folder, run_script)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_forked_child_has_the_jobs_too(run_script, tmp_path):
     done = run_script(
@@ -558,6 +687,33 @@ def test_a_forked_child_has_the_jobs_too(run_script, tmp_path):
         """)
     )
     assert (done.rc, done.err) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_closed_executor_keeps_no_jobs_from_a_forked_child(run_script):
+    done = run_script(
+        textwrap.dedent("""
+            import os, threading
+            from flask_delay import Executor
+            from flask_delay.jobs import Jobs
+            from flask_delay.options import Chosen, submitter
+
+            ran = [threading.Event() for _ in range(4)]
+            kept = [Jobs(Executor(1)) for _ in ran]
+            for event, jobs in zip(ran, kept):
+                submitter(Chosen({"every": 0.05, "key": 1}), jobs, None)(event.set)
+            for jobs in kept[::2]:
+                jobs.executor.shutdown()
+            for event in ran:
+                event.clear()
+            child = os.fork()
+            if not child:
+                # Whatever the order in which they are gone through.
+                os._exit(not all(event.wait(20) for event in ran[1::2]))
+            assert os.waitpid(child, 0)[1] == 0
+        """)
+    )
+    assert (done.rc, done.out, done.err) == (0, "", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask import Flask, current_app, g, has_request_context, request
+from flask.cli import FlaskGroup
 
 from flask_delay import Delay, Executor, Job, pools, task, using
 from flask_delay.jobs import Jobs
@@ -86,6 +87,34 @@ def test_delay_and_its_jobs(make_app, tmp_path):
     assert job.cancelled
     with app.app_context(), pytest.raises(RuntimeError, match="after shutdown"):
         background.using(every=RARELY).delay(int)
+
+
+def test_a_command_runs_its_own_jobs_and_not_those_of_the_app(make_app, monkeypatch, tmp_path):
+    """`flask shell` beside a server: it must not take the jobs over."""
+    # `FlaskGroup` sets it for good.
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "false")
+    seen, made = Seen(), []
+
+    def create_app():
+        app = make_app()
+        with app.app_context():
+            made.append(using(every=OFTEN, key="app").delay(seen, "app"))
+
+        @app.cli.command("work")
+        def work():
+            made.append(using(every=OFTEN, key="command").delay(seen, "command"))
+            for _ in range(3):
+                seen.more.clear()
+                seen.wait()
+
+        return app
+
+    FlaskGroup(create_app=create_app).main(["work"], standalone_mode=False)
+    assert len(made) == 2
+    assert {args for *_, args in seen.runs} == {("command",)}
+    # Whoever runs the command need not be who runs the server, and could not write its file.
+    (file,) = (tmp_path / "instance" / "delay").iterdir()
+    assert "command" in file.name
 
 
 def test_periodic_tasks_run_when_they_are_told_to(make_app):

@@ -97,6 +97,8 @@ struct Run {
     generation: u32,
     ticks: Ticks,
     ticket: Option<Ticket>,
+    /// The newest tick for which a worker has been asked, and has not come yet.
+    asked: Option<u64>,
 }
 
 impl Run {
@@ -142,6 +144,7 @@ impl Ticker {
             generation: generation(),
             ticks: Ticks::new(this.beat.clone(), now),
             ticket: None,
+            asked: None,
         };
         let look = run.next_look(now);
         let before = this.state.lock().run.replace(run);
@@ -211,27 +214,40 @@ pub(super) fn ring(this: &Bound<'_, Ticker>) {
         return;
     }
     let now = SystemTime::now();
-    let (tick, look) = {
+    let (send, look) = {
         let mut state = ticker.state.lock();
         let Some(run) = &mut state.run else {
             return;
         };
-        (run.ticks.take(now), run.next_look(now))
+        let tick = run.ticks.take(now).and_then(to_nanos);
+        // Those that nobody has had the time for are one: the errand that waits takes the last.
+        let send = tick.is_some() && run.asked.is_none();
+        run.asked = tick.or(run.asked);
+        (send, run.next_look(now))
     };
-    let rung = set(this, look).and_then(|()| match tick.and_then(to_nanos) {
-        Some(tick) => call(this, &core, tick),
-        None => Ok(()),
-    });
+    let rung = set(this, look).and_then(|()| if send { call(this, &core) } else { Ok(()) });
     if let Err(error) = rung {
+        if send {
+            take_asked(ticker);
+        }
         error.write_unraisable(py, Some(this.as_any()));
     }
 }
 
 /// Has a worker do what is to be done at a tick.
-fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>, tick: u64) -> PyResult<()> {
-    let function = this.get().call.clone_ref(this.py());
+fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>) -> PyResult<()> {
+    let ticker = this.clone().unbind();
     let errand = PyCFunction::new_closure(this.py(), Some(c"tick"), None, move |args, _| {
-        function.bind(args.py()).call1((tick,)).map(drop)
+        let ticker = ticker.bind(args.py()).get();
+        match take_asked(ticker) {
+            Some(tick) => ticker.call.bind(args.py()).call1((tick,)).map(drop),
+            // It was stopped.
+            None => Ok(()),
+        }
     })?;
     errands::send(core, errand.as_any())
+}
+
+fn take_asked(ticker: &Ticker) -> Option<u64> {
+    ticker.state.lock().run.as_mut()?.asked.take()
 }

@@ -115,6 +115,9 @@ fn cron_lines_are_those_of_a_crontab() {
         ("0 9-17/4 * * 1-5", "2026-11-24T13:00:00Z"),
         // As in Vixie cron, one of the two days is enough.
         ("0 0 13 * fri", "2026-11-27T00:00:00Z"),
+        // Both are meant where either begins with a star: the first odd day that is a Monday.
+        ("0 0 */2 * mon", "2026-12-07T00:00:00Z"),
+        ("0 0 1-7 * */7", "2026-12-06T00:00:00Z"),
         ("@hourly", "2026-11-24T13:00:00Z"),
         ("@daily", "2026-11-25T00:00:00Z"),
     ] {
@@ -326,6 +329,8 @@ fn what_others_have_taken() {
             three + 10 * SECOND
         ));
     }
+    // The clock was adjusted, after another process has taken it.
+    assert!(has_come(&often, three, three, three - SECOND / 200));
     // What it says was taken in the future.
     assert!(!has_come(&often, three, three + HOUR, three));
     assert!(has_come(&fixed, three, three + HOUR, three));
