@@ -108,10 +108,10 @@ class Job:
         self._cancelled = True
         self._ticker.stop()
         self._jobs.forget(self)
-        self.leave()
+        self._leave()
         return True
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Leave the job to other processes, as soon as no run of it goes on here."""
         if self._lead is None:
             return
@@ -153,7 +153,7 @@ class Job:
         finally:
             if self._cancelled or _ending.is_set():
                 # By somebody who came before the lock was taken.
-                self.leave()
+                self._leave()
             self._turn.release()
 
     def _is_ours(self, at: int) -> bool:
@@ -286,7 +286,7 @@ def end() -> None:
     _ending.set()
     for jobs in list(_everywhere):
         for job in jobs.all():
-            job.leave()
+            job._leave()  # noqa: SLF001
 
 
 # Before the native module's hook, which is registered already, waits for the tasks.

@@ -284,6 +284,10 @@ class PeriodicTask(_Wrapped[_P, _R]):
         job: Job = self._find(self._chosen)(self.__wrapped__, *args, **kwargs)
         return job
 
+    def using(self, **options: Unpack[AllOptions]) -> "PeriodicTask[_P, _R]":
+        """The same function with other options. Raises as `flask_delay.using`."""
+        return PeriodicTask(self.__wrapped__, self._find, self._chosen.but(options))
+
 
 def _task(
     fn: Callable[..., Any],

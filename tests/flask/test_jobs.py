@@ -129,6 +129,7 @@ def test_periodic_tasks_run_when_they_are_told_to(make_app):
     assert isinstance(clean, PeriodicTask)
     assert clean.__doc__ == "Clean up."
     assert "every=0.05" in repr(clean)
+    assert "every=60" in repr(clean.using(every=60))
     assert not app.extensions["delay"].jobs.all()
     with app.app_context():
         assert clean("by hand") == "cleaned"

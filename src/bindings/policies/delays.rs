@@ -100,10 +100,12 @@ pub(super) fn hold(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<b
     let Some(at) = next_look(this.get()) else {
         return Ok(false);
     };
+    core.held().add(this, core.pool().hold());
+    // Not before: whoever closes the pool, and cancels what is held, must find it there.
     if core.pool().is_closed() {
+        core.held().remove(this);
         return Err(closed());
     }
-    core.held().add(this, core.pool().hold());
     set(this, at).inspect_err(|_| core.held().remove(this))?;
     Ok(true)
 }

@@ -40,11 +40,13 @@ pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry)
         return Ok(());
     }
     if let Some(lane) = rules::lane(this) {
-        if core.pool().is_closed() {
-            return Err(closed());
-        }
         // Before it is offered: it may be let go at once, by any thread.
         core.held().add(this, core.pool().hold());
+        // Not before: whoever closes the pool, and cancels what is held, must find it there.
+        if core.pool().is_closed() {
+            core.held().remove(this);
+            return Err(closed());
+        }
         if !offer(this, &lane)? {
             return Ok(());
         }
