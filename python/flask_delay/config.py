@@ -86,6 +86,9 @@ def _about(parse: Callable[[object], object], allowed: str, text: str) -> dict[s
 
 _FLAG = "true or false"
 
+BACKENDS = ("threads", "processes", "celery")
+"""Where tasks may run. All but the first are modules of `flask_delay.backends`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -164,6 +167,14 @@ class Config:
             "a number of seconds above 0, or None to leave Python's own alone",
             "How long Python lets a thread compute before another one's turn, while a task"
             " computes: `sys.setswitchinterval`, set then and put back afterwards.",
+        ),
+    )
+    backend: str = field(
+        default="threads",
+        metadata=_about(
+            _one_of(*BACKENDS),
+            '"threads", "processes" or "celery"',
+            "Where tasks run that do not say it themselves.",
         ),
     )
     mode: str = field(

@@ -11,7 +11,7 @@ from flask_delay import config, context, greenlets, pools, signals, status, term
 from flask_delay._native import Executor, Future, _scoped_executor
 from flask_delay.figures import Stats
 from flask_delay.jobs import Job
-from flask_delay.options import AllOptions, Chosen, Options, submitter
+from flask_delay.options import AllOptions, Chosen, Options
 from flask_delay.tasks import Decorator, Periodic, Using, made
 
 _current_app = context.current
@@ -255,7 +255,7 @@ class Delay:
         `timeout` or `stop` is not waited for, though its code goes on. New tasks are still
         taken. Raises WaitCycleError when called from one of the pool's own tasks.
         """
-        return self._state().executor.drain(timeout)
+        return self._state().drain(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; let the accepted ones end, or cancel those not started.
@@ -263,9 +263,7 @@ class Delay:
         Jobs are cancelled. With `wait` returns when all have ended. May be called more than
         once.
         """
-        state = self._state()
-        state.jobs.cancel()
-        state.executor.shutdown(wait, cancel_futures=cancel_futures)
+        self._state().shutdown(wait, cancel_futures=cancel_futures)
 
     @property
     def jobs(self) -> list[Job]:
@@ -287,7 +285,7 @@ class Delay:
 
     def _find(self, chosen: Chosen) -> Callable[..., Any]:
         app = pools.app_or_none() or self._only_app()
-        return submitter(chosen, self._state_of(app).jobs, app)
+        return self._state_of(app).find(chosen)
 
     def _is_gone(self, id: str) -> bool:
         return self._state().executor._is_gone(id)
