@@ -14,6 +14,7 @@ from flask_delay._native import (
     __version__,
     current_task,
 )
+from flask_delay.elsewhere import ProcessDied
 from flask_delay.extension import Delay, delay
 from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.jobs import Job
@@ -37,6 +38,7 @@ __all__ = [
     "Histogram",
     "Job",
     "PoolStats",
+    "ProcessDied",
     "Progress",
     "QueueFull",
     "Retry",

@@ -1,4 +1,4 @@
-"""Which processes only watch over others: those that serve have the jobs."""
+"""Which processes only watch over others, or work for one: those that serve have the jobs."""
 
 import os
 import sys
@@ -8,6 +8,19 @@ from types import FrameType
 # Where the main thread of such a process is: in a function of this module.
 _RELOADER = ("werkzeug._reloader", "restart_with_reloader")
 _ARBITER = "gunicorn.arbiter"
+
+_works_for_another = False
+
+
+def work_for_another() -> None:
+    """Say that this process is a worker process: what it is given it does itself."""
+    global _works_for_another  # noqa: PLW0603 (what a process is)
+    _works_for_another = True
+
+
+def works_for_another() -> bool:
+    """Whether this process is a worker process, of the backend "processes"."""
+    return _works_for_another
 
 
 def watches_only() -> bool:
