@@ -73,9 +73,7 @@ class _Inside:
                 return
             # One that was told to stop may have been done already.
             if kind == "run":
-                # Looked at first: it takes a lock, and mostly is set.
-                if not self._is_busy.is_set():
-                    self._is_busy.set()
+                self._is_busy.set()
                 self.send(*self._run(executor, *call))
 
     def watch(self) -> None:
@@ -87,11 +85,14 @@ class _Inside:
                 # Another process may have inherited the parent's end, and keep it open.
                 if os.getppid() != self._parent:
                     _vanish()
+                # Before the look, so that a task which begins meanwhile is not overlooked.
+                self._is_busy.clear()
                 if not self._reading.acquire(blocking=False):
-                    self._is_busy.clear()
                     continue
                 try:
-                    while self._connection.poll():
+                    self._is_busy.set()
+                    # Else the next message may be the main thread's.
+                    while self._running is not None and self._connection.poll():
                         self._listen()
                     self._tell_progress()
                 finally:

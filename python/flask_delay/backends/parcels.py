@@ -20,6 +20,7 @@ except ImportError as error:
     ) from error
 
 
+_SHOWN = 100
 _OWN = f"{__name__.partition('.')[0]}."
 
 
@@ -188,4 +189,4 @@ def _shown(value: object) -> str:
         text = repr(value)
     except Exception:
         text = f"<{type(value).__qualname__}>"
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

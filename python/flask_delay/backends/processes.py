@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from flask import Flask
 
@@ -268,12 +268,16 @@ def _conclude(name: str, outcome: tuple[Any, ...]) -> Any:
         case "again", after, None:
             current_task.retry(after)
         case "again", after, packed:
-            try:
-                raise parcels.unpack_exception(packed)
-            except BaseException:
-                # It is remembered what was being handled.
-                current_task.retry(after)
+            _retry_after(parcels.unpack_exception(packed), after)
     raise CancelledError("the task was told to stop")
+
+
+def _retry_after(exception: BaseException, after: float | None) -> NoReturn:
+    """Ask for another attempt while this is handled, which is remembered."""
+    try:
+        raise exception
+    except BaseException:
+        current_task.retry(after)
 
 
 def _name_of(fn: Callable[..., Any]) -> str:
