@@ -341,9 +341,7 @@ def test_a_named_delay(crunch):
 
 def test_a_killed_child_fails_its_own_task_alone(app, crunch, tmp_path):
     paths = [tmp_path / name for name in "ab"]
-    doomed, other = (
-        delay(crunch.stay, path, seconds) for path, seconds in zip(paths, (60, 0.5), strict=True)
-    )
+    doomed, other = delay(crunch.stay, paths[0]), delay(crunch.stay, paths[1], 0.5)
     pid, survivor = map(read, paths)
     os.kill(pid, signal.SIGKILL)
     error = ended(doomed).exception()

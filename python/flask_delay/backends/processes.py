@@ -275,7 +275,7 @@ def _conclude(name: str, outcome: tuple[Any, ...]) -> Any:
 def _retry_after(exception: BaseException, after: float | None) -> NoReturn:
     """Ask for another attempt while this is handled, which is remembered."""
     try:
-        raise exception
+        raise exception  # noqa: TRY301 (to handle it)
     except BaseException:
         current_task.retry(after)
 
