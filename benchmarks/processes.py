@@ -134,7 +134,7 @@ def late(name: str) -> None:
         print("yes" if ran else "no", flush=True)
 
     # As the native module registers its own: before what is imported later.
-    import concurrent.futures.thread  # noqa: PLC0415
+    import concurrent.futures.thread  # noqa: F401, PLC0415
 
     threading._register_atexit(task)  # type: ignore[attr-defined]
     submit = POOLS[name]()
