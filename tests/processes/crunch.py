@@ -29,7 +29,7 @@ def create_app(**config):
     return app
 
 
-torn = []
+torn: list[tuple[object, str]] = []
 
 
 def whereabouts(value=None):
