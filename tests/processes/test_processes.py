@@ -301,6 +301,18 @@ def test_one_task_of_a_key(app, crunch, path):
     ended(first)
 
 
+def test_a_limit_goes_by_the_function(app, crunch, tmp_path):
+    limited = using(limit=1)
+    first, second = (limited.delay(crunch.stay, tmp_path / name) for name in "ab")
+    read(tmp_path / "a")
+    # A worker and a process are free for it.
+    delay(crunch.whereabouts).result(DEADLINE)
+    assert (first.state, second.state) == ("running", "pending")
+    assert second.cancel()
+    first.stop(after=0)
+    ended(first)
+
+
 def test_no_request_in_a_child(app):
     with pytest.raises(ValueError, match="'request' is not for this backend"):
         task(backend="processes", request=True)(int)
@@ -351,6 +363,12 @@ def test_a_killed_child_fails_its_own_task_alone(app, crunch, tmp_path):
     pids = [delay(os.getpid) for _ in range(4)]
     assert pid not in {it.result(DEADLINE) for it in pids}
     assert is_gone(pid)
+
+
+def test_a_death_is_seen_while_offspring_lives(app, crunch):
+    begin = time.monotonic()
+    assert type(ended(delay(crunch.die_with_offspring)).exception()) is ProcessDied
+    assert time.monotonic() - begin < 4
 
 
 def test_an_idle_child_that_died_is_replaced(make_app):

@@ -115,6 +115,9 @@ class Child:
     def _receive(self) -> tuple[Any, ...] | None:
         """The next message, or None if there is none for a while."""
         if not self._readable.poll(_SLICE):
+            # What it has started itself may keep its end of the connection open.
+            if self.is_over() and not self._readable.poll(0):
+                raise EOFError
             return None
         message: tuple[Any, ...] = pickle.loads(self._connection.recv_bytes())  # noqa: S301
         return message
@@ -153,6 +156,12 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
         self._connection.close()
+
+    def strike(self) -> None:
+        """Have it killed, whoever waits for its answer: that one sees to the rest."""
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE)
 
     def is_over(self) -> bool:
         """Whether it has ended."""

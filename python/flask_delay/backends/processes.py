@@ -102,9 +102,9 @@ class Backend:
         """Have a call run in a child. Called by a worker, as its task."""
         future = current_task.future
         children = self._mine()
-        child = children.take(partial(Child, self._app, self._name))
         is_fine = False
         try:
+            child = children.take(partial(Child, self._app, self._name))
             outcome = child.run(
                 (name, current_task.id, current_task.attempt, data),
                 stopped=lambda: current_task.cancelled,
@@ -121,11 +121,11 @@ class Backend:
             # An exception of `timeout` and `stop` comes by here too: then what runs in the
             # child is ended with it.
             if is_fine:
-                children.put(child)
+                children.give_back()
                 if self._closed:
                     children.end()
             else:
-                children.kill(child)
+                children.kill()
         return _conclude(name, outcome)
 
     def drain(self, timeout: float | None) -> bool:
@@ -146,7 +146,7 @@ class Backend:
         self._closed = True
         children = self._mine()
         children.end()
-        children.kill_busy()
+        children.strike()
         children.wait(None if self._timeout is None else began + self._timeout)
 
     def forget_parent(self) -> None:
@@ -163,45 +163,48 @@ class Backend:
 
 
 class _Children:
-    """The children of one process. No lock: each access is one step."""
+    """The children of one process. No lock: each access is one step.
+
+    An exception from outside may come between any two. Then a child may be dropped; it sees
+    that, by its connection, and ends.
+    """
 
     def __init__(self) -> None:
         self.generation = _generation()
         self._idle: list[Child] = []
+        # By the thread that waits for its task.
         self._busy: dict[int, Child] = {}
         # They were asked to end.
         self._ending: list[Child] = []
 
     def take(self, make: Callable[[], Child]) -> Child:
-        """One that has nothing to do; a new one, if there is none."""
+        """One that has nothing to do, for this thread; a new one, if there is none."""
         self._reap()
+        thread = threading.get_ident()
         while self._idle:
             try:
-                child = self._idle.pop()
+                self._busy[thread] = child = self._idle.pop()
             except IndexError:
                 break
-            if child.is_over():
-                continue
-            self._busy[child.pid] = child
-            return child
-        child = make()
-        self._busy[child.pid] = child
+            if not child.is_over():
+                return child
+        self._busy[thread] = child = make()
         return child
 
-    def put(self, child: Child) -> None:
-        """It has nothing to do any more."""
-        self._busy.pop(child.pid, None)
-        self._idle.append(child)
+    def give_back(self) -> None:
+        """This thread's child has nothing to do any more."""
+        self._idle.append(self._busy.pop(threading.get_ident()))
 
-    def kill(self, child: Child) -> None:
-        """End it, whatever it does."""
-        self._busy.pop(child.pid, None)
-        child.kill()
+    def kill(self) -> None:
+        """End this thread's child, if it has one."""
+        child = self._busy.pop(threading.get_ident(), None)
+        if child is not None:
+            child.kill()
 
-    def kill_busy(self) -> None:
+    def strike(self) -> None:
         """End those that have a task still."""
         for child in list(self._busy.values()):
-            self.kill(child)
+            child.strike()
 
     def end(self) -> None:
         """Have those end that have nothing to do."""
