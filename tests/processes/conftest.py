@@ -15,13 +15,15 @@ DEADLINE = 20.0
 
 
 @pytest.fixture(scope="session")
-def crunch():
+def crunch(tmp_path_factory):
     """The module of the app. What starts worker processes has its folder on its path."""
     sys.path.insert(0, str(HERE))
+    os.environ["CRUNCH_FOLDER"] = str(tmp_path_factory.mktemp("instance"))
     before = signal.getsignal(signal.SIGTERM)
     yield importlib.import_module("crunch")
     signal.signal(signal.SIGTERM, before)
     sys.path.remove(str(HERE))
+    del os.environ["CRUNCH_FOLDER"]
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,9 @@ logging.basicConfig(level=logging.WARNING, format="%(process)d %(message)s")
 
 
 def create_app(**config):
-    app = Flask("crunch", static_folder=None)
+    # Where jobs have their files.
+    folder = os.environ["CRUNCH_FOLDER"]
+    app = Flask("crunch", static_folder=None, instance_path=folder)
     app.config.update(DELAY_BACKEND="processes", DELAY_APP=f"{__name__}:create_app()")
     app.config.update({"DELAY_PROCESSES": 2} | config)
     background = Delay(app)
