@@ -15,6 +15,7 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.composition import Chain, chain, gather
+from flask_delay.elsewhere import ProcessDied
 from flask_delay.extension import Delay, delay
 from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.jobs import Job
@@ -39,6 +40,7 @@ __all__ = [
     "Histogram",
     "Job",
     "PoolStats",
+    "ProcessDied",
     "Progress",
     "QueueFull",
     "Retry",

@@ -38,6 +38,7 @@ __all__ = [
     "Progress",
     "QueueFull",
     "TaskExpired",
+    "TaskRetry",
     "TaskTimeout",
     "WaitCycleError",
     "_CoroutineTask",
@@ -99,6 +100,12 @@ class TaskTimeout(TimeoutError):
 
 class TaskExpired(TimeoutError):
     """The task was not started within its `expires` seconds, and so never will be."""
+
+class TaskRetry(BaseException):
+    """Ends an attempt that is to be followed by another; raised by `current_task.retry`.
+
+    Its argument is after how many seconds, or None. For this package alone.
+    """
 
 class Future(concurrent.futures.Future[_T]):
     """A task's future: a `concurrent.futures.Future` that also knows its task.
@@ -203,6 +210,12 @@ class Future(concurrent.futures.Future[_T]):
         """What the task is going to call: function, arguments, keyword arguments.
 
         And the scope that `_submit_with` was given. None once the task has started.
+        """
+    def _adopt(self, id: str, attempts: int) -> None:
+        """Have this id and number of attempts: those of the task that this one runs for.
+
+        That is in another process. To be called by the task itself. Raises ValueError if
+        `id` is no UUID.
         """
     def _spent(self) -> tuple[float, float] | None:
         """Seconds from the submit to the first start, and of the last attempt.

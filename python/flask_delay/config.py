@@ -71,6 +71,14 @@ def _one_of(*names: str) -> Callable[[object], str]:
     return parse
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    if not value.strip():
+        raise ValueError
+    return value.strip()
+
+
 def _optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
     def parse_optional(value: object) -> _T | None:
         if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
@@ -175,6 +183,23 @@ class Config:
             _one_of(*BACKENDS),
             '"threads", "processes" or "celery"',
             "Where tasks run that do not say it themselves.",
+        ),
+    )
+    processes: int | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_count(1)),
+            "an integer of at least 1, or None for one per CPU",
+            "How many worker processes there may be, for tasks with the backend of that name.",
+        ),
+    )
+    app: str | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_text),
+            'where the app is, as FLASK_APP is written ("module:app", "module:create_app()"), or'
+            " None",
+            "What worker processes load, to run tasks in the app's context.",
         ),
     )
     mode: str = field(

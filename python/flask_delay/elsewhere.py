@@ -10,10 +10,17 @@ from typing import Any, Protocol
 
 from flask import Flask
 
-from flask_delay._native import Future, _Policy
+from flask_delay._native import Executor, Future, _Policy
 from flask_delay.config import Config
 
 _PACKAGE = "flask_delay.backends"
+
+
+class ProcessDied(RuntimeError):  # noqa: N818 (as QueueFull)
+    """The worker process ended while it ran the task: killed, for want of memory perhaps.
+
+    How far the task has come is not known.
+    """
 
 
 class Backend(Protocol):
@@ -21,6 +28,9 @@ class Backend(Protocol):
 
     cannot: Mapping[str, str]
     """The options of `using` that it cannot do, and what to do instead."""
+
+    executor: Executor | None
+    """The pool of this process that its tasks are in, if they are not in the app's own."""
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         """Be the one of the `Delay` of this name on this app; starts nothing yet.

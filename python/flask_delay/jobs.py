@@ -157,7 +157,11 @@ class Job:
             self._turn.release()
 
     def _is_ours(self, at: int) -> bool:
-        if supervision.watches_only() or (self._inherited and _is_child()):
+        if (
+            supervision.watches_only()
+            or supervision.works_for_another()
+            or (self._inherited and _is_child())
+        ):
             # It is never to be asked again, unless it is forked.
             self._ticker.stop()
             if self._lead is not None:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from flask import Flask
 
-from flask_delay import config, context, elsewhere
-from flask_delay._native import Executor, Future
+from flask_delay import config, context, elsewhere, signals, supervision
+from flask_delay._native import Executor, Future, _scoped_executor
 from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs
 from flask_delay.options import Chosen, submitter
@@ -23,6 +23,32 @@ class Owner(Protocol):
 
     name: str
     prefix: str
+
+    def _default_callbacks(self) -> tuple[Callable[[Future[Any]], object], ...]:
+        """Those of all its tasks."""
+
+
+def make_executor(
+    app: Flask, settings: config.Config, *, max_workers: int | None, name: str
+) -> Executor:
+    """Make a pool with the app's settings, which starts no thread yet."""
+    return _scoped_executor(
+        max_workers=max_workers,
+        thread_name_prefix=name,
+        scope=context.scope(app),
+        hidden=context.hidden_variables(),
+        reject_types=context.reject_types,
+        reject=context.reject,
+        log_failures=settings.log_failures,
+        shutdown_timeout=settings.shutdown_timeout,
+        result_limit=settings.result_limit,
+        switch_interval=settings.switch_interval,
+        mode=settings.mode,
+        queue_size=settings.queue_size,
+        when_full=settings.when_full,
+        block_timeout=settings.block_timeout,
+        signals=signals.senders(app),
+    )
 
 
 class State:
@@ -71,8 +97,25 @@ class State:
         found = self._backends.get(name)
         if found is None:
             made = elsewhere.kind(name)(self.owner.name, self.config, self._app)
+            if made.executor is not None:
+                for callback in self.owner._default_callbacks():
+                    made.executor.add_default_done_callback(callback)
             found = self._backends.setdefault(name, made)
         return found
+
+    def executors(self) -> list[Executor]:
+        """All pools that its tasks are in."""
+        others = [backend.executor for backend in list(self._backends.values())]
+        return [self.executor, *(other for other in others if other is not None)]
+
+    def get(self, id: str) -> Future[Any] | None:
+        """The future of the task with this id, or None. See `Delay.get`."""
+        found = (executor._get(id) for executor in self.executors())
+        return next((future for future in found if future is not None), None)
+
+    def is_gone(self, id: str) -> bool:
+        """Whether the task with this id is one of those that were forgotten last."""
+        return any(executor._is_gone(id) for executor in self.executors())
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """Take no more tasks, here and elsewhere. See `Delay.shutdown`."""
@@ -94,6 +137,8 @@ class State:
 
     def _is_elsewhere(self, name: str) -> bool:
         # In tests who submits runs the task, wherever it would run otherwise.
+        if name == "processes" and supervision.works_for_another():
+            return False
         return name != config.BACKENDS[0] and self.config.mode == "threads"
 
     def _submit_elsewhere(self, *args: Any, **kwargs: Any) -> Future[Any]:

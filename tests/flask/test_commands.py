@@ -69,6 +69,9 @@ class TestConfig:
             DELAY_LOG_FAILURES      True       app.config
             DELAY_RESULT_LIMIT      1000       default
             DELAY_SWITCH_INTERVAL   0.0001     default
+            DELAY_BACKEND           'threads'  default
+            DELAY_PROCESSES         None       default
+            DELAY_APP               None       default
             DELAY_MODE              'threads'  default
         """)
         assert "hush" not in result.output

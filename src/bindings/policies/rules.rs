@@ -82,6 +82,11 @@ pub(super) fn with_new<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R)
     done
 }
 
+/// Says of a task that runs here for another process how often it has been begun in all.
+pub(crate) fn adopt(this: &FutureCell, attempts: u32) {
+    with_new(this, |rules| rules.attempts = attempts);
+}
+
 pub(super) fn policy<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Policy>> {
     let py = this.py();
     with(this.get(), |rules| {
