@@ -14,6 +14,7 @@ from flask_delay._native import (
     __version__,
     current_task,
 )
+from flask_delay.elsewhere import BrokerUnavailable
 from flask_delay.extension import Delay, delay
 from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.jobs import Job
@@ -29,6 +30,7 @@ from flask_delay.signals import (
 from flask_delay.tasks import Task, task, using
 
 __all__ = [
+    "BrokerUnavailable",
     "Delay",
     "DuplicateTask",
     "Executor",

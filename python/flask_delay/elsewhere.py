@@ -16,11 +16,19 @@ from flask_delay.config import Config
 _PACKAGE = "flask_delay.backends"
 
 
+class BrokerUnavailable(ConnectionError):
+    """The task was not accepted: what carries tasks and their results cannot be reached."""
+
+
 class Backend(Protocol):
     """What each module has as `Backend`; its methods may be called from any thread."""
 
     cannot: Mapping[str, str]
     """The options of `using` that it cannot do, and what to do instead."""
+
+    @staticmethod
+    def check(options: Mapping[str, object], /) -> None:
+        """Raise ValueError for values of the other options that it cannot do."""
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         """Be the one of the `Delay` of this name on this app; starts nothing yet.

@@ -221,9 +221,7 @@ class Chosen:
         self.backend = cast("str | None", values.pop("backend", None))
         if self.backend is not None and self.backend != BACKENDS[0]:
             # Here and not at the submit: it is known where the task is defined.
-            refused = elsewhere.kind(self.backend).cannot
-            for name in self.given.keys() & refused.keys():
-                raise ValueError(cannot(name, refused[name]))
+            _refuse(elsewhere.kind(self.backend), self.given)
         # One for all submits: the native module has nothing left to look up or to check.
         self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
 
@@ -311,8 +309,7 @@ def submitter(
     for an option that the backend cannot do.
     """
     if backend is not None:
-        for name in chosen.given.keys() & backend.cannot.keys():
-            raise ValueError(cannot(name, backend.cannot[name]))
+        _refuse(backend, chosen.given)
         submit: Submit = functools.partial(backend.submit, chosen.policy, chosen.given)
     elif chosen.policy is None and not chosen.request:
         submit = jobs.executor.submit
@@ -324,9 +321,11 @@ def submitter(
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
 
-def cannot(name: str, why: str) -> str:
-    """What to say of an option that a backend cannot do."""
-    return f"the option {name!r} is not for this backend: {why}"
+def _refuse(backend: Backend | type[Backend], given: AllOptions) -> None:
+    """Raise ValueError for the options that a backend cannot do."""
+    for name in given.keys() & backend.cannot.keys():
+        raise ValueError(f"the option {name!r} is not for this backend: {backend.cannot[name]}")
+    backend.check(given)
 
 
 def _watched(submit: Submit, given: AllOptions) -> Submit:

@@ -83,7 +83,7 @@ pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyRe
 }
 
 /// Runs one task in the calling thread, or has the event loop do so and waits for it.
-fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
     if !task.get().is_coroutine() {
         return run_here(task, core);
     }

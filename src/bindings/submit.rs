@@ -128,7 +128,7 @@ fn submit_ruled<'py>(
 }
 
 /// Tells those who listen that a task is about to be taken.
-fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
     if let Some(signals) = &core.signals
         && signals.wanted(future.py(), Event::Submitted)
     {

@@ -1,0 +1,299 @@
+"""What a process has of a Celery app: connections to its broker, and one listener for results.
+
+Celery stores what becomes of a task in Redis and publishes it there, on a channel of the task's
+own. One thread listens to the channels of all tasks that are not done. A channel's
+confirmation is followed by a look at what is stored: so it does not matter what comes first, the
+subscription or the result, and nothing is missed when the connection was lost.
+"""
+
+import logging
+import threading
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+from billiard.exceptions import TimeLimitExceeded
+from celery import Celery, states
+from celery.exceptions import TaskRevokedError
+from kombu.exceptions import KombuError
+from kombu.pools import ProducerPool
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from flask_delay._native import TaskExpired, TaskTimeout, _Elsewhere
+from flask_delay.backends import celery_messages as messages
+from flask_delay.elsewhere import BrokerUnavailable
+
+_log = logging.getLogger("flask_delay")
+
+PROGRESS = "PROGRESS"
+"""The state of a task that has said how far it is."""
+
+# Seconds. A broker that is there answers in a thousandth of that.
+_CONNECT = 1.0
+# How long a listener waits at most before it looks whether it missed to be woken.
+_LOOK = 1.0
+_PAUSES = (0.1, 5.0)
+_PRODUCERS = 10
+_ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
+
+
+class Wire:
+    """See the module. Starts its thread with the first task."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._results = celery.backend
+        self._client = _quick(self._results.client)
+        connection = _connection(celery)
+        self.is_redis: bool = connection.transport.driver_type == "redis"
+        self._producers = ProducerPool(
+            connection.Pool(limit=_PRODUCERS), limit=_PRODUCERS, Producer=celery.amqp.Producer
+        )
+        self._unreachable = (
+            *connection.connection_errors,
+            *connection.channel_errors,
+            KombuError,
+            redis.RedisError,
+            OSError,
+        )
+        # By the channel, which is also where the result is stored.
+        self._pending: dict[str, _Elsewhere] = {}
+        self._fresh: deque[str] = deque()
+        self._bell = f"flask-delay-{uuid.uuid4()}"
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def publish(
+        self,
+        handle: _Elsewhere,
+        id: str,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Send a task, and feed `handle` from now on. Raises BrokerUnavailable."""
+        channel = self._channel(id)
+        try:
+            # First: no task is sent of which nobody would hear.
+            self._expect(channel, handle)
+            self._send(id, name, args, kwargs, messages.made(options, is_redis=self.is_redis))
+        except self._unreachable as error:
+            self._pending.pop(channel, None)
+            raise BrokerUnavailable(
+                f"task {name!r} was not accepted: the broker {self._where()} or the results'"
+                f" Redis cannot be reached ({error})"
+            ) from error
+
+    def recall(self, id: str, *, terminate: bool) -> None:
+        """Have a task not run, or end it where it runs. Logs if that cannot be said."""
+        self._pending.pop(self._channel(id), None)
+        try:
+            with self._producers.acquire(block=True) as producer:
+                self._celery.control.revoke(
+                    id, terminate=terminate, connection=producer.connection
+                )
+        except self._unreachable as error:
+            _log.warning(
+                "task %s was cancelled, but the broker cannot be told, so it may run all the"
+                " same: %s",
+                id,
+                error,
+            )
+
+    def close(self, wait: bool, *, cancel_futures: bool) -> None:
+        """End the thread; with `cancel_futures` cancel first what has not begun."""
+        if cancel_futures:
+            for handle in list(self._pending.values()):
+                handle.future.cancel()
+        self._closed.set()
+        thread = self._thread
+        if thread is None:
+            return
+        try:
+            self._ring()
+        except self._unreachable:
+            # It notices by itself, a moment later.
+            pass
+        if wait and thread is not threading.current_thread():
+            thread.join()
+        self._producers.force_close_all()
+
+    def _send(
+        self,
+        id: str,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: dict[str, Any],
+    ) -> None:
+        # As Celery's `send_task` does it, which would have each thread that publishes subscribe
+        # to results that it never looks at.
+        amqp = self._celery.amqp
+        routed = amqp.router.route(options, name, args, kwargs)
+        headers = routed.pop("headers")
+        limits = {
+            key: routed.pop(key, None)
+            for key in ("countdown", "eta", "expires", "time_limit", "soft_time_limit")
+        }
+        message = amqp.create_task_message(
+            id,
+            name,
+            args,
+            dict(kwargs),
+            root_id=id,
+            create_sent_event=self._celery.conf.task_send_sent_event,
+            **limits,
+        )
+        with self._producers.acquire(block=True) as producer:
+            amqp.send_task_message(
+                producer,
+                name,
+                message,
+                headers=headers,
+                serializer="json",
+                retry=True,
+                retry_policy=_ONCE_MORE,
+                **routed,
+            )
+
+    def _where(self) -> str:
+        where: str = self._celery.connection_for_write().as_uri()
+        return where
+
+    def _channel(self, id: str) -> str:
+        key = self._results.get_key_for_task(id)
+        return key.decode() if isinstance(key, bytes) else str(key)
+
+    # --- Results ---
+
+    def _expect(self, channel: str, handle: _Elsewhere) -> None:
+        self._pending[channel] = handle
+        self._fresh.append(channel)
+        with self._lock:
+            if self._thread is None:
+                # Not for the exit to wait for: what was published goes on without it.
+                self._thread = threading.Thread(
+                    target=self._listen, name="delay-celery", daemon=True
+                )
+                self._thread.start()
+        self._ring()
+
+    def _ring(self) -> None:
+        self._client.publish(self._bell, b"")
+
+    def _listen(self) -> None:
+        pause = _PAUSES[0]
+        while not self._closed.is_set():
+            try:
+                self._follow()
+            except (redis.RedisError, OSError) as error:
+                _log.warning(
+                    "results of Celery tasks cannot be heard of, tried again in %.1f s: %s",
+                    pause,
+                    error,
+                )
+                self._closed.wait(pause)
+                pause = min(pause * 2, _PAUSES[1])
+            except Exception:
+                _log.exception("the listener for results of Celery tasks begins anew")
+                self._closed.wait(_PAUSES[1])
+
+    def _follow(self) -> None:
+        with self._client.pubsub() as pubsub:
+            self._fresh.clear()
+            pubsub.subscribe(self._bell, *self._pending)
+            while not self._closed.is_set():
+                message = pubsub.get_message(timeout=_LOOK)
+                if message is not None:
+                    self._take(pubsub, message)
+                fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
+                if fresh:
+                    pubsub.subscribe(*fresh)
+
+    def _take(self, pubsub: Any, message: Mapping[str, Any]) -> None:
+        channel = message["channel"].decode()
+        if channel == self._bell:
+            return
+        data = message["data"] if message["type"] == "message" else None
+        if message["type"] == "subscribe":
+            data = self._client.get(channel)
+        if data is not None and self._is_over(channel, data):
+            pubsub.unsubscribe(channel)
+
+    def _is_over(self, channel: str, data: bytes) -> bool:
+        """Tell a task's future what has become of it; whether that is its end."""
+        handle = self._pending.get(channel)
+        if handle is None:
+            return True
+        try:
+            is_over = _tell(handle, self._results.decode_result(data))
+        except Exception as error:
+            # Not JSON, or not as Celery writes it.
+            handle.fail(error)
+            is_over = True
+        if is_over:
+            self._pending.pop(channel, None)
+        return is_over
+
+
+def _tell(handle: _Elsewhere, meta: Mapping[str, Any]) -> bool:
+    state, result = meta["status"], meta["result"]
+    if state == states.STARTED:
+        handle.start()
+    elif state == PROGRESS:
+        handle.start()
+        handle.progress(result["done"], result["total"], result["note"])
+    elif state == states.RETRY:
+        handle.again()
+    elif state == states.SUCCESS:
+        handle.finish(result)
+    elif state == states.FAILURE:
+        handle.fail(_failure(handle, result, meta.get("traceback")))
+    elif state == states.REVOKED:
+        if isinstance(result, TaskRevokedError) and result.args[:1] == ("expired",):
+            told = f"task {handle.future.name!r} was not started before it expired"
+            handle.fail(TaskExpired(told))
+        else:
+            handle.abandon()
+    return state in states.READY_STATES
+
+
+def _failure(handle: _Elsewhere, result: object, traceback: object) -> BaseException:
+    if isinstance(result, TimeLimitExceeded):
+        result = TaskTimeout(
+            f"task {handle.future.name!r} did not end after its timeout: its process was ended"
+        )
+    elif not isinstance(result, BaseException):
+        result = RuntimeError(f"task {handle.future.name!r} failed with {result!r}")
+    if traceback:
+        result.add_note(f"In the Celery worker:\n{traceback}")
+    return result
+
+
+def _connection(celery: Celery) -> Any:
+    """What does not try for ever, as Celery's own do."""
+    limits: dict[str, Any] = dict(_ONCE_MORE)
+    if celery.connection_for_write().transport_cls in {"redis", "rediss"}:
+        limits["socket_connect_timeout"] = _CONNECT
+    return celery.connection_for_write(connect_timeout=_CONNECT, transport_options=limits)
+
+
+def _quick(client: Any) -> Any:
+    """A client of the same Redis that says at once when that is not there."""
+    pool = client.connection_pool
+    if type(pool) is not redis.ConnectionPool:
+        # Of Sentinel's, whose connections belong to it.
+        return client
+    options = {
+        **pool.connection_kwargs,
+        "retry": Retry(NoBackoff(), 1),
+        "socket_connect_timeout": _CONNECT,
+    }
+    return redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
+    )
