@@ -16,7 +16,7 @@ from flask_delay.config import Config
 _PACKAGE = "flask_delay.backends"
 
 
-class BrokerUnavailable(ConnectionError):
+class BrokerUnavailable(ConnectionError):  # noqa: N818 (as QueueFull)
     """The task was not accepted: what carries tasks and their results cannot be reached."""
 
 

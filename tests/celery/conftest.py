@@ -9,12 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from flask import Flask
-
 from tests.celery import site
 
 ROOT = Path(__file__).parents[2]
@@ -103,8 +102,9 @@ class Worker:
     def wait_for(self, text: str) -> None:
         with self._more:
             found = self._more.wait_for(
-                lambda: any(text in line for line in self._lines)
-                or self._process.poll() is not None,
+                lambda: (
+                    any(text in line for line in self._lines) or self._process.poll() is not None
+                ),
                 DEADLINE,
             )
             assert found, f"{text!r} not in:\n{''.join(self._lines)}"
@@ -119,10 +119,8 @@ class Worker:
 
     def kill(self) -> None:
         """Kill it, with its children."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._reader.join()
 

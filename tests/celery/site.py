@@ -4,10 +4,10 @@ import logging
 import os
 
 from flask import Flask
+from tests.celery import work
 
 from flask_delay import Delay, task_failed, task_started, task_succeeded
 from flask_delay.backends.celery import celery_app
-from tests.celery import work
 
 __all__ = ["app", "celery", "work"]
 

@@ -7,7 +7,7 @@ see `celery_wire`; in a worker it is run by `celery_worker`.
 import uuid
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask
 
@@ -26,7 +26,7 @@ except ImportError as error:
 
 from flask_delay.backends import celery_messages as messages
 from flask_delay.backends import celery_worker as worker
-from flask_delay.backends.celery_wire import Wire
+from flask_delay.backends.celery_wire import Message, Wire
 
 _NOT_THERE = "Celery has no such thing; leave it out, or use the backend 'threads'"
 
@@ -48,7 +48,7 @@ class Backend:
         self.celery = _celery_app(name, settings, app)
         results = self.celery.backend
         if not isinstance(results, RedisBackend):
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004 (of a setting)
                 f"the results of the Celery app {self.celery.main!r} are kept by"
                 f" {type(results).__name__}, which does not tell when they come: set its"
                 f" result_backend to a Redis, such as 'redis://localhost:6379/1'"
@@ -87,7 +87,7 @@ class Backend:
             recall=lambda terminate: wire.recall(id, terminate=terminate),
         )
         handle.announce()
-        wire.publish(handle, id, name, args, kwargs, options)
+        wire.publish(handle, Message(id, name, args, kwargs, options))
         return handle.future
 
     def drain(self, timeout: float | None) -> bool:
@@ -144,10 +144,8 @@ def celery_app(app: Flask, *, name: str = pools.DEFAULT_NAME) -> Celery:
     """
     state = app.extensions.get(name)
     if not isinstance(state, pools.State):
-        raise RuntimeError(pools.not_initialised(app, name))
-    backend = state.backend("celery")
-    assert isinstance(backend, Backend)
-    return backend.celery
+        raise RuntimeError(pools.not_initialised(app, name))  # noqa: TRY004 (as everywhere)
+    return cast("Backend", state.backend("celery")).celery
 
 
 _PREFIX = "CELERY_"
@@ -182,7 +180,8 @@ def _imported(path: str, key: str) -> Celery:
     module, _, name = path.partition(":")
     found = getattr(import_module(module), name, None)
     if not isinstance(found, Celery):
-        raise ValueError(f"{key} is {path!r}, but there is no Celery app: found {found!r}")
+        message = f"{key} is {path!r}, but there is no Celery app: found {found!r}"
+        raise ValueError(message)  # noqa: TRY004 (of a setting)
     return found
 
 

@@ -14,6 +14,9 @@ from flask_delay.retry import Retry
 HEADER = "flask_delay"
 """Of a message: what a worker has to know of the options, and Celery does not tell it."""
 
+LIMITS = ("countdown", "eta", "expires", "time_limit", "soft_time_limit")
+"""The options that are part of a message's body, and not of how it is sent."""
+
 # What a task has to end, after Celery has raised its soft limit in it.
 _GRACE = 1.0
 _LOWEST = -9
@@ -69,9 +72,10 @@ def require_json(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """Raise TypeError for the first argument of a task that JSON cannot carry."""
     named = [(str(number), value) for number, value in enumerate(args, 1)]
     named += [(repr(key), value) for key, value in kwargs.items()]
+    dumps: Any = json.dumps
     for what, value in named:
         try:
-            json.dumps(value)
+            dumps(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise TypeError(
                 f"argument {what} of task {name!r} is {_short(value)}, which JSON cannot carry to"

@@ -6,12 +6,13 @@ confirmation is followed by a look at what is stored: so it does not matter what
 subscription or the result, and nothing is missed when the connection was lost.
 """
 
+import contextlib
 import logging
 import threading
 import uuid
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from billiard.exceptions import TimeLimitExceeded
@@ -40,6 +41,16 @@ _PRODUCERS = 10
 _ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 
 
+class Message(NamedTuple):
+    """One task, as it was submitted: `options` are those of `using`."""
+
+    id: str
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
 class Wire:
     """See the module. Starts its thread with the first task."""
 
@@ -49,7 +60,8 @@ class Wire:
         self._client = _quick(self._results.client)
         connection = _connection(celery)
         self.is_redis: bool = connection.transport.driver_type == "redis"
-        self._producers = ProducerPool(
+        pool: Any = ProducerPool
+        self._producers = pool(
             connection.Pool(limit=_PRODUCERS), limit=_PRODUCERS, Producer=celery.amqp.Producer
         )
         self._unreachable = (
@@ -67,26 +79,18 @@ class Wire:
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def publish(
-        self,
-        handle: _Elsewhere,
-        id: str,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: Mapping[str, Any],
-    ) -> None:
+    def publish(self, handle: _Elsewhere, message: Message) -> None:
         """Send a task, and feed `handle` from now on. Raises BrokerUnavailable."""
-        channel = self._channel(id)
+        channel = self._channel(message.id)
         try:
             # First: no task is sent of which nobody would hear.
             self._expect(channel, handle)
-            self._send(id, name, args, kwargs, messages.made(options, is_redis=self.is_redis))
+            self._send(message)
         except self._unreachable as error:
             self._pending.pop(channel, None)
             raise BrokerUnavailable(
-                f"task {name!r} was not accepted: the broker {self._where()} or the results'"
-                f" Redis cannot be reached ({error})"
+                f"task {message.name!r} was not accepted: the broker {self._where()} or the"
+                f" results' Redis cannot be reached ({error})"
             ) from error
 
     def recall(self, id: str, *, terminate: bool) -> None:
@@ -94,9 +98,7 @@ class Wire:
         self._pending.pop(self._channel(id), None)
         try:
             with self._producers.acquire(block=True) as producer:
-                self._celery.control.revoke(
-                    id, terminate=terminate, connection=producer.connection
-                )
+                self._celery.control.revoke(id, terminate=terminate, connection=producer.connection)
         except self._unreachable as error:
             _log.warning(
                 "task %s was cancelled, but the broker cannot be told, so it may run all the"
@@ -114,33 +116,23 @@ class Wire:
         thread = self._thread
         if thread is None:
             return
-        try:
+        # Otherwise it notices by itself, a moment later.
+        with contextlib.suppress(*self._unreachable):
             self._ring()
-        except self._unreachable:
-            # It notices by itself, a moment later.
-            pass
         if wait and thread is not threading.current_thread():
             thread.join()
         self._producers.force_close_all()
 
-    def _send(
-        self,
-        id: str,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: dict[str, Any],
-    ) -> None:
+    def _send(self, message: Message) -> None:
         # As Celery's `send_task` does it, which would have each thread that publishes subscribe
         # to results that it never looks at.
+        id, name, args, kwargs, given = message
         amqp = self._celery.amqp
-        routed = amqp.router.route(options, name, args, kwargs)
-        headers = routed.pop("headers")
-        limits = {
-            key: routed.pop(key, None)
-            for key in ("countdown", "eta", "expires", "time_limit", "soft_time_limit")
-        }
-        message = amqp.create_task_message(
+        options = messages.made(given, is_redis=self.is_redis)
+        options = amqp.router.route(options, name, args, kwargs)
+        headers = options.pop("headers")
+        limits = {key: options.pop(key, None) for key in messages.LIMITS}
+        body = amqp.create_task_message(
             id,
             name,
             args,
@@ -153,12 +145,12 @@ class Wire:
             amqp.send_task_message(
                 producer,
                 name,
-                message,
+                body,
                 headers=headers,
                 serializer="json",
                 retry=True,
                 retry_policy=_ONCE_MORE,
-                **routed,
+                **options,
             )
 
     def _where(self) -> str:

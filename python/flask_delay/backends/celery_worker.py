@@ -199,6 +199,9 @@ class _Report:
             _log.warning("the progress of task %s cannot be told: %s", self._id, error)
 
 
+# Its place among `signals.senders`.
+_STARTED = 1
+
 _executors: dict[tuple[int, str], Executor] = {}
 
 
@@ -212,8 +215,11 @@ def _executor(app: Flask, delay: str) -> Executor:
 
 def _made(app: Flask, delay: str) -> Executor:
     # Its other signals are for the end of the task, which `_run` knows first.
-    silent = [({}, *rest) for _, *rest in signals.senders(app)]
-    silent[1] = signals.senders(app)[1]
+    senders = signals.senders(app)
+    heard = [
+        sender if number == _STARTED else ({}, sender[1], sender[2])
+        for number, sender in enumerate(senders)
+    ]
     return _scoped_executor(
         max_workers=1,
         thread_name_prefix=delay,
@@ -225,7 +231,7 @@ def _made(app: Flask, delay: str) -> Executor:
         shutdown_timeout=0,
         result_limit=0,
         mode="immediate",
-        signals=tuple(silent),
+        signals=tuple(heard),
     )
 
 
