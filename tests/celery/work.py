@@ -51,7 +51,7 @@ def look():
     }
 
 
-@task(backend="celery", retry=Retry(3, backoff=0.01, on=LookupError, unless=KeyError))
+@task(backend="celery", retry=Retry(3, backoff=0.2, jitter=False, on=LookupError, unless=KeyError))
 def flaky(fails):
     if current_task.attempt <= fails:
         raise IndexError(f"attempt {current_task.attempt}")

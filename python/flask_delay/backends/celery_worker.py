@@ -7,6 +7,7 @@ a task runs again is Celery's to see to, so what is said at its end is said here
 import functools
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -92,8 +93,9 @@ def _run(call: _Call, function: Callable[[], Any]) -> Any:
     if exception is None:
         _emit(signals.task_succeeded, app, future)
         return future.result()
-    if isinstance(exception, WorkerShutdown | WorkerTerminate):
-        # Celery's own signal handlers raise them wherever the process is just then.
+    if _is_celerys(exception):
+        _log.warning("task %s (%s) was stopped", future.name, future.id)
+        _emit(signals.task_cancelled, app, future)
         raise exception
     asked = (request.headers or {}).get(messages.HEADER) or {}
     exception, after = _judge(future, exception, messages.retry_of(asked))
@@ -107,6 +109,16 @@ def _run(call: _Call, function: Callable[[], Any]) -> Any:
         raise exception
     # It ends the task, not the worker.
     raise RuntimeError(f"task {future.name!r} raised {exception!r}") from exception
+
+
+def _is_celerys(exception: BaseException) -> bool:
+    """Whether a signal handler of Celery's has raised it, to end the process."""
+    if isinstance(exception, WorkerShutdown | WorkerTerminate):
+        return True
+    if not isinstance(exception, SystemExit):
+        return False
+    *_, (frame, _) = traceback.walk_tb(exception.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "billiard"
 
 
 def _uuid(id: str) -> str:
