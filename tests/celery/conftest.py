@@ -51,6 +51,11 @@ class Redis:
             time.sleep(0.01)
         raise AssertionError("redis-server did not come up")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -1,0 +1,133 @@
+"""What is lost, and what is not, when a broker or a worker is."""
+
+import time
+
+import pytest
+from tests.celery import work
+from tests.celery.conftest import DEADLINE, ROOT
+from tests.celery.test_tasks import entered, let_go
+
+from flask_delay import BrokerUnavailable, ForkedFutureError
+
+
+def test_a_broker_that_is_not_there(make_site, own_redis):
+    own_redis.kill()
+    app = make_site(own_redis.url)
+    submitted = []
+    with app.app_context():
+        begin = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=r"task 'tests\.celery\.work\.add' was not acc"):
+            work.add.delay(1)
+        assert time.monotonic() - begin < 2.0
+        with pytest.raises(ConnectionError):
+            work.add.delay(1)
+    assert not submitted
+
+
+def test_a_broker_that_comes_back(make_site, own_redis, start_worker):
+    app = make_site(own_redis.url)
+    worker = start_worker(own_redis.url, "-c", "1")
+    with app.app_context():
+        running = work.meet.delay(own_redis.url, "broker")
+        entered(own_redis.url, "broker")
+        queued = work.add.delay(1)
+        own_redis.kill()
+        with pytest.raises(BrokerUnavailable):
+            work.add.delay(2)
+        # A task that is cancelled now cannot be taken back, which is said and does not hang.
+        begin = time.monotonic()
+        assert not running.cancel()
+        assert time.monotonic() - begin < 2.0
+        own_redis.start()
+        let_go(own_redis.url, "broker")
+        assert queued.result(DEADLINE) == 1
+        assert running.result(DEADLINE) == running.result()
+        assert work.add.delay(3).result(DEADLINE) == 3
+    assert worker.stop() == 0
+
+
+def test_a_worker_that_is_killed(make_site, own_redis, start_worker):
+    app = make_site(own_redis.url)
+    first = start_worker(own_redis.url, "-c", "1")
+    with app.app_context():
+        future = work.meet.delay(own_redis.url, "worker")
+        pid = entered(own_redis.url, "worker")
+        first.kill()
+        with pytest.raises(TimeoutError):
+            # Its message is taken back when it has been out for `visibility_timeout`.
+            future.result(1.1)
+        start_worker(own_redis.url, "-c", "1")
+        assert entered(own_redis.url, "worker") != pid
+        let_go(own_redis.url, "worker")
+        assert future.result(DEADLINE) != pid
+
+
+def test_a_child_that_is_killed(app, tmp_path):
+    future = work.die_once.delay(str(tmp_path / "died"))
+    assert future.result(DEADLINE) == "survived"
+    assert work.add.delay(1).result(DEADLINE) == 1
+
+
+def test_the_workers_command(make_site, own_redis, start_worker):
+    app = make_site(own_redis.url)
+    worker = start_worker(own_redis.url, "-c", "1", command=("-m", "flask", "delay", "worker"))
+    with app.app_context():
+        assert work.look.delay().result(DEADLINE)["app"] == "site"
+    assert worker.stop() == 0
+
+
+SCRIPT = """
+import os, sys
+from tests.celery import site, work
+
+app = site.make(sys.argv[1])
+app.app_context().push()
+future = work.add.using(countdown=60).delay(1)
+"""
+
+
+def test_exit_does_not_wait_for_the_broker(run_script, own_redis, worker, shared_redis):
+    code = SCRIPT + "print(future.state)"
+    begin = time.monotonic()
+    done = run_script(code, own_redis.url, env={"PYTHONPATH": str(ROOT)})
+    assert (done.rc, done.out, done.err) == (0, "pending\n", "")
+    assert time.monotonic() - begin < 5.0
+
+
+def test_exit_without_a_broker(run_script, own_redis):
+    code = SCRIPT + "import signal; os.kill(int(sys.argv[2]), signal.SIGKILL)"
+    done = run_script(code, own_redis.url, str(own_redis.pid), env={"PYTHONPATH": str(ROOT)})
+    assert done.rc == 0
+
+
+def test_fork(run_script, shared_redis, worker):
+    code = (
+        SCRIPT
+        + """
+assert work.add.delay(2).result(20) == 2
+child = os.fork()
+if child == 0:
+    try:
+        future.result(1)
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+    print(work.add.delay(3).result(20), flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1], work.add.delay(4).result(20))
+"""
+    )
+    done = run_script(code, shared_redis.url, env={"PYTHONPATH": str(ROOT)})
+    assert (done.rc, done.out) == (0, f"{ForkedFutureError.__name__}\n3\n0 4\n"), done.err
+
+
+def test_who_waits_is_not_forgotten(make_site, own_redis, start_worker):
+    """A future whose result came while its process could not hear of it."""
+    app = make_site(own_redis.url)
+    with app.app_context():
+        future = work.add.delay(1)
+        other = work.add.delay(2)
+        # The listener's connection is cut, and the results come before it is back.
+        client, _ = work.gate(own_redis.url, "")
+        client.client_kill_filter(_type="pubsub")
+        start_worker(own_redis.url, "-c", "1")
+        assert (future.result(DEADLINE), other.result(DEADLINE)) == (1, 2)
