@@ -542,7 +542,6 @@ class _Elsewhere:
         cls,
         executor: Executor,
         fn: Callable[..., object],
-        /,
         *,
         id: str,
         attempts: int = 0,

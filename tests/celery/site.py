@@ -16,9 +16,11 @@ def settings(url):
     return {
         "CELERY_BROKER_URL": url,
         "CELERY_BROKER_TRANSPORT_OPTIONS": {"visibility_timeout": 1},
-        "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS": {"retry_policy": {"max_retries": 50}},
+        # A message that the worker does not wait for is still in Redis when that is killed.
+        "CELERY_WORKER_PREFETCH_MULTIPLIER": 1,
+        # Seconds until a process that was killed is missed.
+        "CELERY_WORKER_LOST_WAIT": 0.5,
         "CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP": True,
-        "CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS": False,
     }
 
 

@@ -1,5 +1,6 @@
 """What is lost, and what is not, when a broker or a worker is."""
 
+import os
 import time
 
 import pytest
@@ -13,7 +14,6 @@ from flask_delay import BrokerUnavailable, ForkedFutureError
 def test_a_broker_that_is_not_there(make_site, own_redis):
     own_redis.kill()
     app = make_site(own_redis.url)
-    submitted = []
     with app.app_context():
         begin = time.monotonic()
         with pytest.raises(BrokerUnavailable, match=r"task 'tests\.celery\.work\.add' was not acc"):
@@ -21,31 +21,39 @@ def test_a_broker_that_is_not_there(make_site, own_redis):
         assert time.monotonic() - begin < 2.0
         with pytest.raises(ConnectionError):
             work.add.delay(1)
-    assert not submitted
 
 
-def test_a_broker_that_comes_back(make_site, own_redis, start_worker):
+@pytest.mark.servers
+def test_a_broker_that_comes_back(make_site, own_redis, start_worker, tmp_path, caplog):
+    for end in ("in", "out"):
+        os.mkfifo(tmp_path / f"pipe-{end}")
     app = make_site(own_redis.url)
     worker = start_worker(own_redis.url, "-c", "1")
     with app.app_context():
-        running = work.meet.delay(own_redis.url, "broker")
-        entered(own_redis.url, "broker")
-        queued = work.add.delay(1)
+        running = work.meet_at.delay(str(tmp_path / "pipe"))
+        assert (tmp_path / "pipe-in").read_text() == "here"
+        queued, withdrawn = work.add.delay(1), work.add.delay(2)
         own_redis.kill()
         with pytest.raises(BrokerUnavailable):
             work.add.delay(2)
-        # A task that is cancelled now cannot be taken back, which is said and does not hang.
+        # The worker cannot be told now, which is said and does not hang.
         begin = time.monotonic()
-        assert not running.cancel()
+        assert withdrawn.cancel()
         assert time.monotonic() - begin < 2.0
+        assert "so it may run all the same" in caplog.text
         own_redis.start()
-        let_go(own_redis.url, "broker")
+        (tmp_path / "pipe-out").write_text("the first")
+        assert running.result(DEADLINE) == "the first"
+        # Its message could not be answered, so it has come once more.
+        assert (tmp_path / "pipe-in").read_text() == "here"
+        (tmp_path / "pipe-out").write_text("the second")
         assert queued.result(DEADLINE) == 1
-        assert running.result(DEADLINE) == running.result()
+        assert running.result() == "the first"
         assert work.add.delay(3).result(DEADLINE) == 3
     assert worker.stop() == 0
 
 
+@pytest.mark.servers
 def test_a_worker_that_is_killed(make_site, own_redis, start_worker):
     app = make_site(own_redis.url)
     first = start_worker(own_redis.url, "-c", "1")

@@ -94,6 +94,13 @@ def meet(url, name):
 
 
 @task(backend="celery")
+def meet_at(path):
+    """As `meet`, without a Redis: at two named pipes."""
+    Path(f"{path}-in").write_text("here")
+    return Path(f"{path}-out").read_text()
+
+
+@task(backend="celery")
 def write(path, text):
     with Path(path).open("a") as file:
         file.write(text)
