@@ -183,11 +183,11 @@ def start_worker() -> Iterator[Callable[..., Worker]]:
 
 
 @pytest.fixture
-def make_site() -> Iterator[Callable[[str], Flask]]:
+def make_site() -> Iterator[Callable[..., Flask]]:
     with ExitStack() as stack:
 
-        def make(url: str) -> Flask:
-            app = site.make(url)
+        def make(url: str, **more: object) -> Flask:
+            app = site.make(url, **more)
             stack.callback(app.extensions["delay"].shutdown, wait=True, cancel_futures=False)
             return app
 
@@ -195,7 +195,7 @@ def make_site() -> Iterator[Callable[[str], Flask]]:
 
 
 @pytest.fixture
-def app(make_site: Callable[[str], Flask], shared_redis: Redis, worker: Worker) -> Iterator[Flask]:
+def app(make_site: Callable[..., Flask], shared_redis: Redis, worker: Worker) -> Iterator[Flask]:
     """The current app, whose tasks the worker runs."""
     app = make_site(shared_redis.url)
     with app.app_context():

@@ -24,9 +24,9 @@ def settings(url):
     }
 
 
-def make(url):
+def make(url, **more):
     app = Flask("site", static_folder=None)
-    app.config.update(settings(url))
+    app.config.update(settings(url) | more)
     Delay(app)
     return app
 

@@ -23,6 +23,23 @@ def test_a_broker_that_is_not_there(make_site, own_redis):
             work.add.delay(1)
 
 
+def test_a_broker_apart_from_its_results(make_site, own_redis, shared_redis):
+    app = make_site(own_redis.url, CELERY_RESULT_BACKEND=shared_redis.url)
+    with app.app_context():
+        future = work.add.delay(1)
+        own_redis.kill()
+        for _ in range(2):
+            begin = time.monotonic()
+            with pytest.raises(BrokerUnavailable, match=f"the broker redis://.*{own_redis.port}"):
+                work.add.delay(1)
+            assert time.monotonic() - begin < 2.0
+        own_redis.start()
+        # Of those that were refused nobody waits for a result.
+        wire = next(iter(app.extensions["delay"].backend("celery")._wires.values()))
+        assert [handle.future for handle in wire._pending.values()] == [future]
+        work.add.delay(2)
+
+
 @pytest.mark.servers
 def test_a_broker_that_comes_back(make_site, own_redis, start_worker, tmp_path, caplog):
     for end in ("in", "out"):

@@ -20,10 +20,9 @@ from celery import Celery, states
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from flask_delay._native import TaskExpired, TaskTimeout, _Elsewhere
+from flask_delay.backends import celery_links as links
 from flask_delay.backends import celery_messages as messages
 from flask_delay.elsewhere import BrokerUnavailable
 
@@ -32,13 +31,10 @@ _log = logging.getLogger("flask_delay")
 PROGRESS = "PROGRESS"
 """The state of a task that has said how far it is."""
 
-# Seconds. A broker that is there answers in a thousandth of that.
-_CONNECT = 1.0
-# How long a listener waits at most before it looks whether it missed to be woken.
+# Seconds. How long a listener waits at most before it looks whether it missed to be woken.
 _LOOK = 1.0
 _PAUSES = (0.1, 5.0)
 _PRODUCERS = 10
-_ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 
 
 class Message(NamedTuple):
@@ -57,8 +53,8 @@ class Wire:
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
         self._results = celery.backend
-        self._client = _quick(self._results.client)
-        connection = _connection(celery)
+        self._client = links.to_results(self._results.client)
+        connection = links.to_broker(celery)
         self.is_redis: bool = connection.transport.driver_type == "redis"
         pool: Any = ProducerPool
         self._producers = pool(
@@ -98,7 +94,10 @@ class Wire:
         self._pending.pop(self._channel(id), None)
         try:
             with self._producers.acquire(block=True) as producer:
-                self._celery.control.revoke(id, terminate=terminate, connection=producer.connection)
+                # As Celery's `control.revoke`, which would take a connection of its own.
+                mailbox = self._celery.control.mailbox(producer.connection)
+                mailbox.producer_pool = self._producers
+                mailbox.abcast("revoke", {"task_id": id, "terminate": terminate, "signal": "TERM"})
         except self._unreachable as error:
             _log.warning(
                 "task %s was cancelled, but the broker cannot be told, so it may run all the"
@@ -149,7 +148,7 @@ class Wire:
                 headers=headers,
                 serializer="json",
                 retry=True,
-                retry_policy=_ONCE_MORE,
+                retry_policy=links.ONCE_MORE,
                 **options,
             )
 
@@ -265,27 +264,3 @@ def _failure(handle: _Elsewhere, result: object, traceback: object) -> BaseExcep
     if traceback:
         result.add_note(f"In the Celery worker:\n{traceback}")
     return result
-
-
-def _connection(celery: Celery) -> Any:
-    """What does not try for ever, as Celery's own do."""
-    limits: dict[str, Any] = dict(_ONCE_MORE)
-    if celery.connection_for_write().transport_cls in {"redis", "rediss"}:
-        limits["socket_connect_timeout"] = _CONNECT
-    return celery.connection_for_write(connect_timeout=_CONNECT, transport_options=limits)
-
-
-def _quick(client: Any) -> Any:
-    """A client of the same Redis that says at once when that is not there."""
-    pool = client.connection_pool
-    if type(pool) is not redis.ConnectionPool:
-        # Of Sentinel's, whose connections belong to it.
-        return client
-    options = {
-        **pool.connection_kwargs,
-        "retry": Retry(NoBackoff(), 1),
-        "socket_connect_timeout": _CONNECT,
-    }
-    return redis.Redis(
-        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
-    )
