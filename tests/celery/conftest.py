@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -65,19 +66,23 @@ class Redis:
 class Worker:
     """`celery worker` in a process group of its own; what it writes is kept."""
 
-    def __init__(self, url: str, *arguments: str, command: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *arguments: str,
+        command: tuple[str, ...] = ("-m", "celery", "-A", "tests.celery.site:celery", "worker"),
+        path: Path = ROOT,
+    ) -> None:
         environment = {
             **os.environ,
             "SITE_REDIS": url,
             "FLASK_APP": "tests.celery.site:app",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(path),
         }
-        if command is None:
-            command = ("-m", "celery", "-A", "tests.celery.site:celery", "worker")
         plain = ("--without-gossip", "--without-mingle", "-l", "INFO")
         self._process = subprocess.Popen(
             [sys.executable, *command, *plain, *arguments],
-            cwd=ROOT,
+            cwd=path,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -174,8 +179,8 @@ def worker(shared_redis: Redis) -> Iterator[Worker]:
 def start_worker() -> Iterator[Callable[..., Worker]]:
     with ExitStack() as stack:
 
-        def start(url: str, *arguments: str, command: tuple[str, ...] | None = None) -> Worker:
-            started = Worker(url, *arguments, command=command)
+        def start(url: str, *arguments: str, **options: Any) -> Worker:
+            started = Worker(url, *arguments, **options)
             stack.callback(started.kill)
             return started
 

@@ -1,6 +1,7 @@
 """What is lost, and what is not, when a broker or a worker is."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -21,6 +22,18 @@ def test_a_broker_that_is_not_there(make_site, own_redis):
         assert time.monotonic() - begin < 2.0
         with pytest.raises(ConnectionError):
             work.add.delay(1)
+
+
+def test_a_broker_that_does_not_answer(make_site, own_redis):
+    app = make_site(own_redis.url)
+    with app.app_context():
+        work.add.delay(1)
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            work.add.delay(1)
+        assert time.monotonic() - begin < 4.0
+        os.kill(own_redis.pid, signal.SIGCONT)
 
 
 def test_a_broker_apart_from_its_results(make_site, own_redis, shared_redis):
@@ -87,6 +100,7 @@ def test_a_worker_that_is_killed(make_site, own_redis, start_worker):
         assert future.result(DEADLINE) != pid
 
 
+@pytest.mark.servers
 def test_a_child_that_is_killed(app, tmp_path):
     future = work.die_once.delay(str(tmp_path / "died"))
     assert future.result(DEADLINE) == "survived"

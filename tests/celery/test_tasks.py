@@ -252,6 +252,17 @@ def test_eta_and_expires(app: Flask, shared_redis: Redis):
         expired.result(DEADLINE)
 
 
+def test_priority(make_site, own_redis: Redis):
+    """Of Redis's four levels the first is the default's."""
+    app = make_site(own_redis.url)
+    client, _ = work.gate(own_redis.url, "")
+    with app.app_context():
+        for priority in (0, -1, -3, -9):
+            work.add.using(priority=priority).delay(1)
+    levels = {key.decode(): client.llen(key) for key in client.keys("celery*")}
+    assert levels == {"celery": 2, "celery\x06\x163": 1, "celery\x06\x169": 1}
+
+
 def test_what_is_no_task_is_refused(app: Flask):
     def local():
         pass

@@ -11,8 +11,9 @@ from kombu.transport import redis as kombus
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-# Seconds. A broker that is there answers in a thousandth of that.
-_CONNECT = 1.0
+# Seconds. A broker that is there answers in a thousandth of that. Each is tried twice.
+_CONNECT = 0.5
+_ANSWER = 1.0
 ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 """How kombu tries: again, since a connection may be one to a server that was there before."""
 
@@ -47,7 +48,7 @@ def to_broker(celery: Celery) -> Any:
     is_redis = celery.connection_for_write().transport_cls in {"redis", "rediss"}
     limits: dict[str, Any] = dict(ONCE_MORE)
     if is_redis:
-        limits["socket_connect_timeout"] = _CONNECT
+        limits |= {"socket_connect_timeout": _CONNECT, "socket_timeout": _ANSWER}
     connection = celery.connection_for_write(connect_timeout=_CONNECT, transport_options=limits)
     if is_redis:
         connection.transport_cls = _Transport
@@ -64,6 +65,7 @@ def to_results(client: Any) -> Any:
         **pool.connection_kwargs,
         "retry": _once_more(),
         "socket_connect_timeout": _CONNECT,
+        "socket_timeout": _ANSWER,
     }
     return redis.Redis(
         connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
