@@ -324,7 +324,10 @@ def submitter(
 def _refuse(backend: Backend | type[Backend], given: AllOptions) -> None:
     """Raise ValueError for the options that a backend cannot do."""
     for name in given.keys() & backend.cannot.keys():
-        raise ValueError(f"the option {name!r} is not for this backend: {backend.cannot[name]}")
+        # What is as if it were not given does no harm.
+        if _parsed(name, cast("Any", given)[name]) is not None:
+            why = backend.cannot[name]
+            raise ValueError(f"the option {name!r} is not for this backend: {why}")
     backend.check(given)
 
 

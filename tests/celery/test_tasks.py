@@ -189,6 +189,8 @@ def test_timeout(app: Flask):
     exception = work.too_long.delay().exception(DEADLINE)
     assert type(exception) is TaskTimeout
     assert str(exception) == "task 'too_long' took longer than its timeout"
+    exception = work.too_late.delay().exception(DEADLINE)
+    assert type(exception) is TaskTimeout
 
 
 def test_progress(app: Flask, shared_redis: Redis):
@@ -267,8 +269,10 @@ def test_what_is_no_task_is_refused(app: Flask):
     def local():
         pass
 
-    with pytest.raises(TypeError, match=r"not known to Celery's workers: decorate .* with @task"):
+    with pytest.raises(TypeError, match=r"not known to Celery's workers: decorate .* with\s@task"):
         using(backend="celery").delay(local)
+    with pytest.raises(TypeError, match="not a method"):
+        work.Thing().method.delay()
     future = using(backend="celery").delay(work.plain, 5)
     assert future.result(DEADLINE) == 5
 
@@ -296,6 +300,7 @@ def test_what_celery_cannot_do_is_refused_where_it_is_said():
         name = next(iter(options))
         with pytest.raises(ValueError, match=f"the option '{name}' is not for this backend"):
             using(backend="celery", **options)
+    using(backend="celery", unique=False, request=False)
     with pytest.raises(ValueError, match="must be between -9 and 0"):
         using(backend="celery", priority=1)
 

@@ -1,5 +1,6 @@
 """The tasks of the tests with Celery, known to the tests and to their workers."""
 
+import asyncio
 import os
 import signal
 import time
@@ -69,6 +70,17 @@ def ask_again():
 def too_long():
     while True:
         time.sleep(0.01)
+
+
+@task(backend="celery", timeout=0.2)
+async def too_late():
+    await asyncio.sleep(20)
+
+
+class Thing:
+    @task(backend="celery")
+    def method(self):
+        pass
 
 
 @task(backend="celery")

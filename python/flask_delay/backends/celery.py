@@ -4,6 +4,7 @@ In this process a task is a message to the broker and a future that the result b
 see `celery_wire`; in a worker it is run by `celery_worker`.
 """
 
+import inspect
 import uuid
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -108,7 +109,10 @@ class Backend:
     def register(self) -> None:
         """Make all functions with `@task` tasks of the Celery app, for its workers."""
         for task in list(tasks.known.values()):
-            worker.register(self.celery, self._qualified(task), task, self._name, self._app)
+            # What has no name cannot be called from elsewhere.
+            if hasattr(task, "__qualname__"):
+                name = self._qualified(task)
+                worker.register(self.celery, name, task, self._name, self._app)
 
     def _executor(self) -> Executor:
         executor: Executor = self._app.extensions[self._name].executor
@@ -123,10 +127,10 @@ class Backend:
 
     def _name_of(self, fn: Callable[..., Any]) -> str:
         fn = getattr(fn, "__wrapped__", fn)
-        if tasks.key_of(fn) not in tasks.known:
+        if tasks.key_of(fn) not in tasks.known or inspect.ismethod(fn):
             raise TypeError(
-                f"{fn!r} is not known to Celery's workers: decorate the function with @task, in a"
-                f" module that they import too"
+                f"{fn!r} is not known to Celery's workers: decorate a function, not a method, with"
+                f" @task, in a module that they import too"
             )
         return self._qualified(fn)
 

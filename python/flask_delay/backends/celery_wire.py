@@ -9,6 +9,7 @@ subscription or the result, and nothing is missed when the connection was lost.
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from typing import Any, NamedTuple
 import redis
 from billiard.exceptions import TimeLimitExceeded
 from celery import Celery, states
-from celery.exceptions import TaskRevokedError
-from kombu.exceptions import KombuError
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
+from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
 from flask_delay._native import TaskExpired, TaskTimeout, _Elsewhere
@@ -63,13 +64,15 @@ class Wire:
         self._unreachable = (
             *connection.connection_errors,
             *connection.channel_errors,
-            KombuError,
+            LimitExceeded,
+            OperationalError,
             redis.RedisError,
             OSError,
         )
         # By the channel, which is also where the result is stored.
         self._pending: dict[str, _Elsewhere] = {}
-        self._fresh: deque[str] = deque()
+        # Those that are new, or were taken out by others than the listener.
+        self._changed: deque[str] = deque()
         self._bell = f"flask-delay-{uuid.uuid4()}"
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -84,6 +87,7 @@ class Wire:
             self._send(message)
         except self._unreachable as error:
             self._pending.pop(channel, None)
+            self._changed.append(channel)
             raise BrokerUnavailable(
                 f"task {message.name!r} was not accepted: the broker {self._where()} or the"
                 f" results' Redis cannot be reached ({error})"
@@ -91,7 +95,9 @@ class Wire:
 
     def recall(self, id: str, *, terminate: bool) -> None:
         """Have a task not run, or end it where it runs. Logs if that cannot be said."""
-        self._pending.pop(self._channel(id), None)
+        channel = self._channel(id)
+        self._pending.pop(channel, None)
+        self._changed.append(channel)
         try:
             with self._producers.acquire(block=True) as producer:
                 # As Celery's `control.revoke`, which would take a connection of its own.
@@ -164,7 +170,7 @@ class Wire:
 
     def _expect(self, channel: str, handle: _Elsewhere) -> None:
         self._pending[channel] = handle
-        self._fresh.append(channel)
+        self._changed.append(channel)
         with self._lock:
             if self._thread is None:
                 # Not for the exit to wait for: what was published goes on without it.
@@ -180,9 +186,13 @@ class Wire:
     def _listen(self) -> None:
         pause = _PAUSES[0]
         while not self._closed.is_set():
+            began = time.monotonic()
             try:
                 self._follow()
             except (redis.RedisError, OSError) as error:
+                if time.monotonic() - began > _PAUSES[1]:
+                    # It had heard of some.
+                    pause = _PAUSES[0]
                 _log.warning(
                     "results of Celery tasks cannot be heard of, tried again in %.1f s: %s",
                     pause,
@@ -196,15 +206,17 @@ class Wire:
 
     def _follow(self) -> None:
         with self._client.pubsub() as pubsub:
-            self._fresh.clear()
-            pubsub.subscribe(self._bell, *self._pending)
+            self._changed.clear()
+            pubsub.subscribe(self._bell, *list(self._pending))
             while not self._closed.is_set():
                 message = pubsub.get_message(timeout=_LOOK)
                 if message is not None:
                     self._take(pubsub, message)
-                fresh = [self._fresh.popleft() for _ in range(len(self._fresh))]
-                if fresh:
+                changed = {self._changed.popleft() for _ in range(len(self._changed))}
+                if fresh := [channel for channel in changed if channel in self._pending]:
                     pubsub.subscribe(*fresh)
+                if stale := changed.difference(fresh):
+                    pubsub.unsubscribe(*stale)
 
     def _take(self, pubsub: Any, message: Mapping[str, Any]) -> None:
         channel = message["channel"].decode()
@@ -255,10 +267,8 @@ def _tell(handle: _Elsewhere, meta: Mapping[str, Any]) -> bool:
 
 
 def _failure(handle: _Elsewhere, result: object, traceback: object) -> BaseException:
-    if isinstance(result, TimeLimitExceeded):
-        result = TaskTimeout(
-            f"task {handle.future.name!r} did not end after its timeout: its process was ended"
-        )
+    if isinstance(result, TimeLimitExceeded | SoftTimeLimitExceeded):
+        result = TaskTimeout(f"task {handle.future.name!r} did not end when its timeout was over")
     elif not isinstance(result, BaseException):
         result = RuntimeError(f"task {handle.future.name!r} failed with {result!r}")
     if traceback:

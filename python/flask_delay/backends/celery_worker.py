@@ -87,6 +87,10 @@ def _run(call: _Call, function: Callable[[], Any]) -> Any:
     )
     try:
         future = handle.run()
+    except SoftTimeLimitExceeded:
+        # While this thread waited for a coroutine.
+        handle.future.cancel()
+        raise
     finally:
         report.flush()
     exception = future.exception()
