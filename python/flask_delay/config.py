@@ -218,6 +218,15 @@ class Config:
             " the broker, if that is Redis.",
         ),
     )
+    celery_when_down: str = field(
+        default="raise",
+        metadata=_about(
+            _one_of("raise", "buffer"),
+            '"raise" or "buffer"',
+            "What a submit does when the broker cannot be reached: it raises BrokerUnavailable; or"
+            " keeps the task in memory until it can, up to 1000 of them.",
+        ),
+    )
     mode: str = field(
         default="threads",
         metadata=_about(

@@ -10,6 +10,7 @@ from tests.celery.conftest import DEADLINE, ROOT
 from tests.celery.test_tasks import entered, let_go
 
 from flask_delay import BrokerUnavailable, ForkedFutureError
+from flask_delay.backends import celery_buffer
 
 
 def test_a_broker_that_is_not_there(make_site, own_redis):
@@ -34,6 +35,46 @@ def test_a_broker_that_does_not_answer(make_site, own_redis):
             work.add.delay(1)
         assert time.monotonic() - begin < 4.0
         os.kill(own_redis.pid, signal.SIGCONT)
+
+
+def test_tasks_wait_for_the_broker(make_site, own_redis, start_worker, tmp_path, caplog):
+    app = make_site(own_redis.url, DELAY_CELERY_WHEN_DOWN="buffer")
+    own_redis.kill()
+    path = tmp_path / "written"
+    with app.app_context():
+        futures = [work.write.delay(str(path), text) for text in "abc"]
+        assert futures[1].cancel()
+        assert [future.state for future in futures] == ["pending", "cancelled", "pending"]
+        own_redis.start()
+        start_worker(own_redis.url, "-c", "1")
+        futures.append(work.write.delay(str(path), "d"))
+        for future in (futures[0], *futures[2:]):
+            future.result(DEADLINE)
+    assert path.read_text() == "acd"
+    assert caplog.text.count("tasks are kept in memory") == 1
+
+
+def test_what_waits_for_the_broker_is_bounded(make_site, own_redis, monkeypatch, caplog):
+    monkeypatch.setattr(celery_buffer, "SIZE", 2)
+    app = make_site(own_redis.url, DELAY_CELERY_WHEN_DOWN="buffer")
+    own_redis.kill()
+    with app.app_context():
+        work.add.delay(1)
+        work.add.delay(2)
+        with pytest.raises(BrokerUnavailable):
+            work.add.delay(3)
+        app.extensions["delay"].shutdown(True, cancel_futures=False)
+    assert "2 tasks are lost, since the broker did not come back" in caplog.text
+
+
+def test_exit_with_tasks_that_wait_for_the_broker(run_script, own_redis):
+    own_redis.kill()
+    code = SCRIPT.replace("site.make(sys.argv[1])", BUFFERED) + "print(future.state)"
+    begin = time.monotonic()
+    done = run_script(code, own_redis.url, env={"PYTHONPATH": str(ROOT)})
+    assert (done.rc, done.out) == (0, "pending\n")
+    assert "1 tasks are lost" in done.err
+    assert time.monotonic() - begin < 5.0
 
 
 def test_a_broker_apart_from_its_results(make_site, own_redis, shared_redis):
@@ -115,6 +156,7 @@ def test_the_workers_command(make_site, own_redis, start_worker):
     assert worker.stop() == 0
 
 
+BUFFERED = 'site.make(sys.argv[1], DELAY_CELERY_WHEN_DOWN="buffer")'
 SCRIPT = """
 import os, sys
 from tests.celery import site, work

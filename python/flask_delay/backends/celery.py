@@ -56,6 +56,7 @@ class Backend:
             )
         # One for each process that is forked from this one. No lock: see `pools.State`.
         self._wires: dict[int, Wire] = {}
+        self._buffers = settings.celery_when_down == "buffer"
         self._closed = False
 
     def submit(
@@ -122,7 +123,7 @@ class Backend:
         generation = _generation()
         wire = self._wires.get(generation)
         if wire is None:
-            wire = self._wires.setdefault(generation, Wire(self.celery))
+            wire = self._wires.setdefault(generation, Wire(self.celery, buffers=self._buffers))
         return wire
 
     def _name_of(self, fn: Callable[..., Any]) -> str:

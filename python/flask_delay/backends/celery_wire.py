@@ -25,6 +25,7 @@ from kombu.pools import ProducerPool
 from flask_delay._native import TaskExpired, TaskTimeout, _Elsewhere
 from flask_delay.backends import celery_links as links
 from flask_delay.backends import celery_messages as messages
+from flask_delay.backends.celery_buffer import Buffer
 from flask_delay.elsewhere import BrokerUnavailable
 
 _log = logging.getLogger("flask_delay")
@@ -51,7 +52,7 @@ class Message(NamedTuple):
 class Wire:
     """See the module. Starts its thread with the first task."""
 
-    def __init__(self, celery: Celery) -> None:
+    def __init__(self, celery: Celery, *, buffers: bool) -> None:
         self._celery = celery
         self._results = celery.backend
         self._client = links.to_results(self._results.client)
@@ -69,6 +70,10 @@ class Wire:
             redis.RedisError,
             OSError,
         )
+        self._buffer = Buffer(
+            self._send, self._unreachable, lambda it: self._channel(it.id) in self._pending
+        )
+        self._buffers = buffers
         # By the channel, which is also where the result is stored.
         self._pending: dict[str, _Elsewhere] = {}
         # Those that are new, or were taken out by others than the listener.
@@ -84,8 +89,11 @@ class Wire:
         try:
             # First: no task is sent of which nobody would hear.
             self._expect(channel, handle)
-            self._send(message)
+            if self._buffer.is_empty() or not self._buffer.keep(message):
+                self._send(message)
         except self._unreachable as error:
+            if self._buffers and self._buffer.keep(message):
+                return
             self._pending.pop(channel, None)
             self._changed.append(channel)
             raise BrokerUnavailable(
@@ -118,6 +126,7 @@ class Wire:
             for handle in list(self._pending.values()):
                 handle.future.cancel()
         self._closed.set()
+        self._buffer.close(wait)
         thread = self._thread
         if thread is None:
             return
