@@ -5,10 +5,17 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 _log = logging.getLogger("flask_delay")
-_T = TypeVar("_T")
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_T = TypeVar("_T", bound=_Named)
 
 SIZE = 1000
 """So many tasks at most."""
@@ -58,14 +65,15 @@ class Buffer(Generic[_T]):
         return True
 
     def close(self, wait: bool = True) -> None:
-        """Send no more; says how many are lost."""
+        """Send no more; says which are lost."""
         self._closed.set()
         atexit.unregister(self.close)
         thread = self._thread
         if wait and thread is not None and thread is not threading.current_thread():
             thread.join(_PAUSE)
         if lost := self._wanted():
-            _log.warning("%d tasks are lost, since the broker did not come back", len(lost))
+            names = ", ".join(message.name for message in lost)
+            _log.warning("tasks lost, since the broker did not come back: %s", names)
 
     def _wanted(self) -> list[_T]:
         held: Iterable[_T] = list(self._held)
