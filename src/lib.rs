@@ -21,6 +21,8 @@ mod _native {
     use crate::bindings::coroutine::{_set_hooks, CoroutineTask};
     use crate::bindings::current::CurrentTask as CurrentTaskCell;
     #[pymodule_export]
+    use crate::bindings::elsewhere::Elsewhere;
+    #[pymodule_export]
     use crate::bindings::errors::{
         DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskRetry, TaskTimeout,
         WaitCycleError,

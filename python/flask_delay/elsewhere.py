@@ -23,6 +23,10 @@ class ProcessDied(RuntimeError):  # noqa: N818 (as QueueFull)
     """
 
 
+class BrokerUnavailable(ConnectionError):  # noqa: N818 (as QueueFull)
+    """The task was not accepted: what carries tasks and their results cannot be reached."""
+
+
 class Backend(Protocol):
     """What each module has as `Backend`; its methods may be called from any thread."""
 
@@ -31,6 +35,10 @@ class Backend(Protocol):
 
     executor: Executor | None
     """The pool of this process that its tasks are in, if they are not in the app's own."""
+
+    @staticmethod
+    def check(options: Mapping[str, object], /) -> None:
+        """Raise ValueError for values of the other options that it cannot do."""
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         """Be the one of the `Delay` of this name on this app; starts nothing yet.

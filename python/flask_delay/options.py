@@ -221,9 +221,7 @@ class Chosen:
         self.backend = cast("str | None", values.pop("backend", None))
         if self.backend is not None and self.backend != BACKENDS[0]:
             # Here and not at the submit: it is known where the task is defined.
-            refused = elsewhere.kind(self.backend).cannot
-            for name in self.given.keys() & refused.keys():
-                raise ValueError(cannot(name, refused[name]))
+            _refuse(elsewhere.kind(self.backend), self.given)
         # One for all submits: the native module has nothing left to look up or to check.
         self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
 
@@ -311,8 +309,7 @@ def submitter(
     for an option that the backend cannot do.
     """
     if backend is not None:
-        for name in chosen.given.keys() & backend.cannot.keys():
-            raise ValueError(cannot(name, backend.cannot[name]))
+        _refuse(backend, chosen.given)
         submit: Submit = functools.partial(backend.submit, chosen.policy, chosen.given)
     else:
         executor = jobs.executor
@@ -329,7 +326,8 @@ def follower(chosen: Chosen, future: Future[Any], app: Flask | None) -> Submit:
     """
     if chosen.backend is not None and chosen.backend != BACKENDS[0]:
         raise ValueError(
-            cannot("backend", "what follows a task runs where that did; submit it in a callback")
+            f"the option 'backend' is {chosen.backend!r}, but what follows a task runs where that"
+            f" did: submit it in a done callback"
         )
     submit = _with(chosen, app, future.then, future._then_with)  # noqa: SLF001
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
@@ -342,9 +340,14 @@ def _with(chosen: Chosen, app: Flask | None, plain: Submit, ruled: Submit) -> Su
     return functools.partial(ruled, chosen.policy, scope)
 
 
-def cannot(name: str, why: str) -> str:
-    """What to say of an option that a backend cannot do."""
-    return f"the option {name!r} is not for this backend: {why}"
+def _refuse(backend: Backend | type[Backend], given: AllOptions) -> None:
+    """Raise ValueError for the options that a backend cannot do."""
+    for name in given.keys() & backend.cannot.keys():
+        # What is as if it were not given does no harm.
+        if _parsed(name, cast("Any", given)[name]) is not None:
+            why = backend.cannot[name]
+            raise ValueError(f"the option {name!r} is not for this backend: {why}")
+    backend.check(given)
 
 
 def _watched(submit: Submit, given: AllOptions) -> Submit:

@@ -84,7 +84,14 @@ class State:
         self.submit: Callable[..., Future[Any]] = executor.submit
         if self._is_elsewhere(settings.backend):
             self.submit = self._submit_elsewhere
+            # What is missing for it is said where the app is made.
+            elsewhere.kind(settings.backend)
         _states.add(self)
+
+    @property
+    def app(self) -> Flask:
+        """The app."""
+        return self._app
 
     def find(self, chosen: Chosen) -> Callable[..., Any]:
         """What submits with these options. Raises as `submitter`, and as a backend."""
@@ -150,6 +157,11 @@ _NO_OPTIONS = Chosen({})
 
 
 _states: weakref.WeakSet[State] = weakref.WeakSet()
+
+
+def states() -> list[State]:
+    """Those of all apps that there are."""
+    return list(_states)
 
 
 def limits() -> dict[str, float | None]:

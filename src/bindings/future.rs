@@ -296,6 +296,8 @@ impl FutureCell {
             for object in objects.chain(&extra.canceller).chain(&extra.scope) {
                 visit.call(object)?;
             }
+            visit.call(&extra.recall)?;
+            visit.call(&extra.report)?;
             if let Some(rules) = &extra.rules {
                 rules.visit(&visit)?;
             }

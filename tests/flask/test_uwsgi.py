@@ -59,6 +59,8 @@ def test_without_the_end(server):
 def test_without_pythons_end(server, monkeypatch, existing):
     done = []
     monkeypatch.setattr(uwsgi, "_end", lambda: done.append("tasks"))
+    # Which would be for good, in this process.
+    monkeypatch.setattr(uwsgi.jobs, "end", lambda: None)
     server.opt = {"threads": b"2", "skip-atexit-teardown": True}
     if existing:
         server.atexit = lambda: done.append("theirs")

@@ -50,6 +50,10 @@ class Backend:
         {"request": "a worker process has no request; pass the values that the task needs"}
     )
 
+    @staticmethod
+    def check(options: Mapping[str, object], /) -> None:
+        """All values of the other options will do."""
+
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         """Have none yet. Raises ValueError without the setting `APP`."""
         key = f"{name.upper()}_APP"
