@@ -22,6 +22,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The page's module, where its worker processes find it."""
     (tmp_path / "shop.py").write_text(BLOCKS[0])
     monkeypatch.syspath_prepend(tmp_path)
+    # Another page's.
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
     shop = importlib.import_module("shop")
     yield shop
     shop.background.shutdown()

@@ -13,7 +13,7 @@ from typing import Any, cast
 from flask import Flask
 
 from flask_delay import context, pools, tasks
-from flask_delay._native import Executor, Executor, Future, _Elsewhere, _generation, _Policy
+from flask_delay._native import Executor, Future, _Elsewhere, _generation, _Policy
 from flask_delay.config import Config
 
 try:
