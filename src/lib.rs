@@ -21,8 +21,11 @@ mod _native {
     use crate::bindings::coroutine::{_set_hooks, CoroutineTask};
     use crate::bindings::current::CurrentTask as CurrentTaskCell;
     #[pymodule_export]
+    use crate::bindings::elsewhere::Elsewhere;
+    #[pymodule_export]
     use crate::bindings::errors::{
-        DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskTimeout, WaitCycleError,
+        DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskRetry, TaskTimeout,
+        WaitCycleError,
     };
     use crate::bindings::executor::ExecutorCell;
     use crate::bindings::ffi;

@@ -15,6 +15,7 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.composition import Chain, chain, gather
+from flask_delay.elsewhere import BrokerUnavailable, ProcessDied
 from flask_delay.extension import Delay, delay
 from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.jobs import Job
@@ -30,6 +31,7 @@ from flask_delay.signals import (
 from flask_delay.tasks import Task, task, using
 
 __all__ = [
+    "BrokerUnavailable",
     "Chain",
     "Delay",
     "DuplicateTask",
@@ -39,6 +41,7 @@ __all__ = [
     "Histogram",
     "Job",
     "PoolStats",
+    "ProcessDied",
     "Progress",
     "QueueFull",
     "Retry",

@@ -38,9 +38,11 @@ __all__ = [
     "Progress",
     "QueueFull",
     "TaskExpired",
+    "TaskRetry",
     "TaskTimeout",
     "WaitCycleError",
     "_CoroutineTask",
+    "_Elsewhere",
     "_Policy",
     "_Rhythm",
     "_Ticker",
@@ -99,6 +101,12 @@ class TaskTimeout(TimeoutError):
 
 class TaskExpired(TimeoutError):
     """The task was not started within its `expires` seconds, and so never will be."""
+
+class TaskRetry(BaseException):
+    """Ends an attempt that is to be followed by another; raised by `current_task.retry`.
+
+    Its argument is after how many seconds, or None. For this package alone.
+    """
 
 class Future(concurrent.futures.Future[_T]):
     """A task's future: a `concurrent.futures.Future` that also knows its task.
@@ -203,6 +211,12 @@ class Future(concurrent.futures.Future[_T]):
         """What the task is going to call: function, arguments, keyword arguments.
 
         And the scope that `_submit_with` was given. None once the task has started.
+        """
+    def _adopt(self, id: str, attempts: int) -> None:
+        """Have this id and number of attempts: those of the task that this one runs for.
+
+        That is in another process. To be called by the task itself. Raises ValueError if
+        `id` is no UUID.
         """
     def _spent(self) -> tuple[float, float] | None:
         """Seconds from the submit to the first start, and of the last attempt.
@@ -560,6 +574,56 @@ class _CoroutineTask:
         """As `finish`, for a coroutine that was cancelled."""
     def refuse(self, exception: BaseException) -> None:
         """As `fail`, for a coroutine that could not be started."""
+
+@final
+class _Elsewhere:
+    """What a backend has of a task that runs elsewhere, or that was sent here.
+
+    Elsewhere: the backend tells what has become of it, by `start`, `again`, `progress` and, at
+    last, one of `finish`, `fail` and `abandon`, from any thread; a worker of the executor runs
+    the callbacks. Nothing waits for the task at exit. Sent here: `run`.
+    """
+
+    def __new__(
+        cls,
+        executor: Executor,
+        fn: Callable[..., object],
+        *,
+        id: str,
+        attempts: int = 0,
+        recall: Callable[[bool], object] | None = None,
+        report: Callable[[Progress], object] | None = None,
+    ) -> Self:
+        """Make a future of this id, named after `fn`, in the context of the caller.
+
+        If it is cancelled, `recall` is called in that thread: with True, if it is to be ended
+        where it runs. `attempts` were made before; `report` gets what `run` says of its
+        progress. Raises RuntimeError after the executor's shutdown, ValueError if `id` is no
+        UUID.
+        """
+
+    @property
+    def future(self) -> Future[Any]: ...
+    def announce(self) -> None:
+        """Tell the listeners of `task_submitted`."""
+    def start(self) -> None:
+        """An attempt has begun."""
+    def again(self) -> None:
+        """An attempt has failed, and another will follow."""
+    def progress(self, done: float, total: float | None, note: str = "") -> None:
+        """The task is so far. Raises as `current_task.progress`."""
+    def finish(self, result: object) -> bool:
+        """Settle the future; False if it was done already."""
+    def fail(self, exception: BaseException) -> bool:
+        """As `finish`, for a task that has failed."""
+    def abandon(self) -> bool:
+        """As `finish`, for a task that was cancelled."""
+    def run(self) -> Future[Any]:
+        """Run `fn()` in this thread, or as a coroutine while it waits; return the future.
+
+        For an executor in immediate mode. What asks for another attempt ends this one: its
+        TaskRetry is the outcome.
+        """
 
 def _set_hooks(
     *,

@@ -71,6 +71,21 @@ def _one_of(*names: str) -> Callable[[object], str]:
     return parse
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    if not value.strip():
+        raise ValueError
+    return value.strip()
+
+
+def _import_path(value: object) -> str:
+    module, colon, name = _text(value).partition(":")
+    if not (module and colon and name):
+        raise ValueError
+    return f"{module}:{name}"
+
+
 def _optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
     def parse_optional(value: object) -> _T | None:
         if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
@@ -85,6 +100,9 @@ def _about(parse: Callable[[object], object], allowed: str, text: str) -> dict[s
 
 
 _FLAG = "true or false"
+
+BACKENDS = ("threads", "processes", "celery")
+"""Where tasks may run. All but the first are modules of `flask_delay.backends`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +182,66 @@ class Config:
             "a number of seconds above 0, or None to leave Python's own alone",
             "How long Python lets a thread compute before another one's turn, while a task"
             " computes: `sys.setswitchinterval`, set then and put back afterwards.",
+        ),
+    )
+    backend: str = field(
+        default="threads",
+        metadata=_about(
+            _one_of(*BACKENDS),
+            '"threads", "processes" or "celery"',
+            "Where tasks run that do not say it themselves.",
+        ),
+    )
+    processes: int | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_count(1)),
+            "an integer of at least 1, or None for one per CPU",
+            "How many worker processes there may be, for tasks with the backend of that name.",
+        ),
+    )
+    app: str | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_text),
+            'where the app is, as FLASK_APP is written ("module:app", "module:create_app()"), or'
+            " None",
+            "What worker processes load, to run tasks in the app's context.",
+        ),
+    )
+    celery_app: str | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_import_path),
+            'where a Celery app is, as "module:name", or None to make one',
+            "The app whose tasks those of the backend are; by default one with the settings"
+            " `CELERY_*`.",
+        ),
+    )
+    celery_broker_url: str | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_text),
+            'a URL such as "redis://localhost:6379/0", or None',
+            "Where the Celery app that is made publishes; by default as `CELERY_BROKER_URL` says.",
+        ),
+    )
+    celery_result_backend: str | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_text),
+            'the URL of a Redis, such as "redis://localhost:6379/1", or None',
+            "Where that app has its results; by default as `CELERY_RESULT_BACKEND` says, or with"
+            " the broker, if that is Redis.",
+        ),
+    )
+    celery_when_down: str = field(
+        default="raise",
+        metadata=_about(
+            _one_of("raise", "buffer"),
+            '"raise" or "buffer"',
+            "What a submit does when the broker cannot be reached: it raises BrokerUnavailable; or"
+            " keeps the task in memory until it can, up to 1000 of them.",
         ),
     )
     mode: str = field(

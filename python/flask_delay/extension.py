@@ -1,5 +1,6 @@
 """`Delay`, the Flask extension, and `delay`, the one verb that most apps need."""
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -7,11 +8,11 @@ from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from flask import Blueprint, Flask
 
-from flask_delay import config, context, greenlets, pools, signals, status, termination, uwsgi
-from flask_delay._native import Executor, Future, _scoped_executor
+from flask_delay import config, context, figures, greenlets, pools, status, termination, uwsgi
+from flask_delay._native import Executor, Future
 from flask_delay.figures import Stats
 from flask_delay.jobs import Job
-from flask_delay.options import AllOptions, Chosen, Options, submitter
+from flask_delay.options import AllOptions, Chosen, Options
 from flask_delay.tasks import Decorator, Periodic, Using, made
 
 _current_app = context.current
@@ -73,22 +74,8 @@ class Delay:
                     f" call init_app once, or give this Delay another name"
                 )
                 raise RuntimeError(message)
-            executor = _scoped_executor(
-                max_workers=settings.max_workers,
-                thread_name_prefix=self.name,
-                scope=context.scope(app),
-                hidden=context.hidden_variables(),
-                reject_types=context.reject_types,
-                reject=context.reject,
-                log_failures=settings.log_failures,
-                shutdown_timeout=settings.shutdown_timeout,
-                result_limit=settings.result_limit,
-                switch_interval=settings.switch_interval,
-                mode=settings.mode,
-                queue_size=settings.queue_size,
-                when_full=settings.when_full,
-                block_timeout=settings.block_timeout,
-                signals=signals.senders(app),
+            executor = pools.make_executor(
+                app, settings, max_workers=settings.max_workers, name=self.name
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
@@ -186,7 +173,7 @@ class Delay:
         Found are tasks of this process whose id was asked for: those that are not done,
         and the last `RESULT_LIMIT` that are.
         """
-        return self._state().executor._get(id)
+        return self._state().get(id)
 
     def status_blueprint(
         self, *, name: str | None = None, url_prefix: str | None = None, results: bool = False
@@ -221,8 +208,8 @@ class Delay:
             self._callbacks = (*self._callbacks, fn)
             for ref in self._apps:
                 app = ref()
-                if app is not None:
-                    self._state_of(app).executor.add_default_done_callback(fn)
+                for executor in self._state_of(app).executors() if app is not None else ():
+                    executor.add_default_done_callback(fn)
         return fn
 
     def run_pending(self, n: int | None = None) -> int:
@@ -241,12 +228,14 @@ class Delay:
         in time), `cancelled`, and `retried`, how often a task was to run once more. `tasks` has
         these four for each task's name, and in seconds `wait`, from the submit to the first
         start, and `run`, the last attempt; both of tasks that have returned or failed. After
-        200 names, further ones are counted as "(others)".
+        200 names, further ones are counted as "(others)". Tasks in worker processes are among
+        them; those of a name that tasks on threads have too, as "name (processes)".
 
         A task is counted before its callbacks run. A forked process begins at 0.
         """
-        # Those of a Delay's executor.
-        return cast("Stats", self._state().executor.stats())
+        # Those of a Delay's executors.
+        all_of = (cast("Stats", executor.stats()) for executor in self._state().executors())
+        return functools.reduce(figures.added, all_of)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing accepted is left to do, tasks that tasks submit included.
@@ -255,7 +244,7 @@ class Delay:
         `timeout` or `stop` is not waited for, though its code goes on. New tasks are still
         taken. Raises WaitCycleError when called from one of the pool's own tasks.
         """
-        return self._state().executor.drain(timeout)
+        return self._state().drain(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; let the accepted ones end, or cancel those not started.
@@ -263,9 +252,7 @@ class Delay:
         Jobs are cancelled. With `wait` returns when all have ended. May be called more than
         once.
         """
-        state = self._state()
-        state.jobs.cancel()
-        state.executor.shutdown(wait, cancel_futures=cancel_futures)
+        self._state().shutdown(wait, cancel_futures=cancel_futures)
 
     @property
     def jobs(self) -> list[Job]:
@@ -283,14 +270,17 @@ class Delay:
     def _executors(self) -> list[Executor]:
         """The pools of all its apps."""
         apps = [app for ref in self._apps if (app := ref()) is not None]
-        return [self._state_of(app).executor for app in apps]
+        return [executor for app in apps for executor in self._state_of(app).executors()]
+
+    def _default_callbacks(self) -> tuple[Callable[[Future[Any]], object], ...]:
+        return self._callbacks
 
     def _find(self, chosen: Chosen) -> Callable[..., Any]:
         app = pools.app_or_none() or self._only_app()
-        return submitter(chosen, self._state_of(app).jobs, app)
+        return self._state_of(app).find(chosen)
 
     def _is_gone(self, id: str) -> bool:
-        return self._state().executor._is_gone(id)
+        return self._state().is_gone(id)
 
     def _state(self) -> pools.State:
         return self._state_of(pools.app_or_none() or self._only_app())

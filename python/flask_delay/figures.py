@@ -1,6 +1,6 @@
 """What `stats()` returns: dicts of numbers that can be made JSON, and their types."""
 
-from typing import TypedDict
+from typing import TypedDict, cast
 
 
 class PoolStats(TypedDict):
@@ -44,3 +44,19 @@ class Stats(PoolStats, _Counts):
     """Of a `Delay`: its pool, and what has become of its tasks in this process."""
 
     tasks: dict[str, TaskStats]
+
+
+def added(stats: Stats, others: Stats) -> Stats:
+    """The sums of both.
+
+    Of a name that both have the tasks stay apart: histograms cannot be added.
+    """
+    tasks = dict(stats["tasks"])
+    for name, of_name in others["tasks"].items():
+        tasks[f"{name} (processes)" if name in tasks else name] = of_name
+    sums = {
+        key: value + cast("dict[str, int]", others)[key]
+        for key, value in stats.items()
+        if isinstance(value, int)
+    }
+    return cast("Stats", {**sums, "tasks": tasks})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flask_delay import leader, supervision
-from flask_delay._native import Executor, Future, _Policy, _Rhythm, _Ticker
+from flask_delay._native import Executor, Future, _Rhythm, _Ticker
 
 _log = logging.getLogger("flask_delay")
 
@@ -39,7 +39,7 @@ class Job:
         self,
         jobs: "Jobs",
         plan: Plan,
-        policy: _Policy | None,
+        submit: Callable[..., Future[Any]],
         name: str,
         call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
     ) -> None:
@@ -48,7 +48,7 @@ class Job:
         """What it is called in the log and in its file: the function, its arguments, when."""
         self._jobs = jobs
         self._plan = plan
-        self._policy = policy
+        self._submit = submit
         self._call = call
         self._cancelled = False
         self._inherited = False
@@ -157,7 +157,11 @@ class Job:
             self._turn.release()
 
     def _is_ours(self, at: int) -> bool:
-        if supervision.watches_only() or (self._inherited and _is_child()):
+        if (
+            supervision.watches_only()
+            or supervision.works_for_another()
+            or (self._inherited and _is_child())
+        ):
             # It is never to be asked again, unless it is forked.
             self._ticker.stop()
             if self._lead is not None:
@@ -182,8 +186,7 @@ class Job:
             return
         self._told = False
         function, args, kwargs = self._call
-        submit = self._jobs.executor._submit_with  # noqa: SLF001
-        self._last = submit(self._policy, None, function, *args, **kwargs)
+        self._last = self._submit(function, *args, **kwargs)
 
 
 def _is_child() -> bool:
@@ -220,13 +223,15 @@ class Jobs:
     def start(
         self,
         plan: Plan,
-        policy: _Policy | None,
+        submit: Callable[..., Future[Any]],
         function: Callable[..., Any],
         /,
         *args: Any,
         **kwargs: Any,
     ) -> Job:
         """Make a job of `function(*args, **kwargs)`; the one that is there, if it is the same.
+
+        At each tick it is given to `submit`, on a worker of the executor.
 
         Raises TypeError for what is no function, and for an argument that would not outlive
         its request; ValueError if the job cannot be told from others; RuntimeError after
@@ -242,7 +247,7 @@ class Jobs:
         name = f"{_identity(plan.key, call)} {plan.text}"
         found = self._all.get(name)
         if found is None:
-            job = Job(self, plan, policy, name, call)
+            job = Job(self, plan, submit, name, call)
             found = self._all.setdefault(name, job)
         if found._call != call:
             raise ValueError(

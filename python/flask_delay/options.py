@@ -7,9 +7,7 @@ its type, what it is read as, and its text. `Chosen` are those of one `using` or
 
 import difflib
 import functools
-import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime, timedelta, tzinfo
@@ -17,8 +15,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict, cast, get_typ
 
 from flask import Flask
 
-from flask_delay import context
+from flask_delay import context, elsewhere, parsing
 from flask_delay._native import Future, _Policy, _Rhythm
+from flask_delay.config import BACKENDS
+from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs, Plan
 from flask_delay.retry import Retry
 
@@ -38,117 +38,13 @@ class Option(NamedTuple):
     help: str
 
 
-def _flag(value: object) -> bool | None:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value or None
-
-
-def _integer(least: int, most: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError
-        if not least <= value <= most:
-            raise ValueError
-        return value
-
-    return parse
-
-
-def _seconds(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError
-    # NaN is in no range at all.
-    if not 0 < value <= threading.TIMEOUT_MAX:
-        raise ValueError
-    return float(value)
-
-
-def _countdown(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError
-    if not 0 <= value <= threading.TIMEOUT_MAX:
-        raise ValueError
-    return float(value) or None
-
-
-def _eta(value: object) -> float:
-    if not isinstance(value, datetime):
-        raise TypeError
-    if value.utcoffset() is None:
-        # Whose noon it is, nobody knows.
-        raise ValueError
-    return value.timestamp()
-
-
-def _every(value: object) -> float:
-    return _seconds(value.total_seconds() if isinstance(value, timedelta) else value)
-
-
-def _cron(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _timezone(value: object) -> str:
-    # A ZoneInfo has its name as its key.
-    name = getattr(value, "key", None) if isinstance(value, tzinfo) else value
-    if not isinstance(name, str):
-        raise TypeError
-    return name
-
-
-def _key(value: object) -> object:
-    if value is None:
-        raise TypeError
-    if not callable(value):
-        # Raises TypeError itself.
-        hash(value)
-    return value
-
-
-_RATE = re.compile(r"([0-9]+)/([smhd])")
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _rate(value: object) -> tuple[int, float]:
-    if not isinstance(value, str):
-        raise TypeError
-    match = _RATE.fullmatch(value)
-    if match is None:
-        raise ValueError
-    count = int(match[1])
-    if not 1 <= count <= sys.maxsize:
-        raise ValueError
-    return count, _UNITS[match[2]]
-
-
-def _unique(value: object) -> str | None:
-    if isinstance(value, bool):
-        return "return" if value else None
-    if not isinstance(value, str):
-        raise TypeError
-    if value != "raise":
-        raise ValueError
-    return value
-
-
-def _retry(value: object) -> Retry:
-    if isinstance(value, Retry):
-        return value
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError
-    return Retry(value)
-
-
 class Options(TypedDict, total=False):
     """The options of `using` and `task`."""
 
     priority: Annotated[
         int,
         Option(
-            _integer(-1000, 1000),
+            parsing.integer(-1000, 1000),
             "an integer between -1000 and 1000",
             "Tasks of a higher one start first; the default is 0. One that waits gains a level"
             " every 10 seconds.",
@@ -157,7 +53,7 @@ class Options(TypedDict, total=False):
     key: Annotated[
         Hashable | Callable[..., Hashable],
         Option(
-            _key,
+            parsing.key,
             "hashable, or a function that is called with the task's arguments and returns what is",
             "What `limit`, `rate` and `unique` go by; all functions of a pool share the keys.",
         ),
@@ -165,7 +61,7 @@ class Options(TypedDict, total=False):
     limit: Annotated[
         int,
         Option(
-            _integer(1, sys.maxsize),
+            parsing.integer(1, sys.maxsize),
             "an integer of at least 1",
             "How many tasks of the key, or without one of the function, may run at once.",
         ),
@@ -173,7 +69,7 @@ class Options(TypedDict, total=False):
     rate: Annotated[
         str,
         Option(
-            _rate,
+            parsing.rate,
             'a number of tasks per second, minute, hour or day: "10/s", "100/m", "5/h", "1/d"',
             "How many tasks of the key, or without one of the function, may start in any second,"
             " minute, hour or day.",
@@ -182,7 +78,7 @@ class Options(TypedDict, total=False):
     unique: Annotated[
         bool | Literal["raise"],
         Option(
-            _unique,
+            parsing.unique,
             'True, False or "raise"',
             "Whether a submit returns the future of a task of the same key, or without one of"
             ' the same function and arguments, that is not done yet; "raise" for a DuplicateTask.',
@@ -191,7 +87,7 @@ class Options(TypedDict, total=False):
     timeout: Annotated[
         float,
         Option(
-            _seconds,
+            parsing.seconds,
             "a number of seconds above 0",
             "How long an attempt may take before TaskTimeout is raised in it.",
         ),
@@ -199,7 +95,7 @@ class Options(TypedDict, total=False):
     expires: Annotated[
         float,
         Option(
-            _seconds,
+            parsing.seconds,
             "a number of seconds above 0",
             "How long after its submit a task may still start; later it fails with TaskExpired.",
         ),
@@ -207,7 +103,7 @@ class Options(TypedDict, total=False):
     retry: Annotated[
         Retry | int,
         Option(
-            _retry,
+            parsing.retry,
             "a Retry, or an integer, 0 or more: how many times",
             "When a task that failed is run again.",
         ),
@@ -215,7 +111,7 @@ class Options(TypedDict, total=False):
     countdown: Annotated[
         float,
         Option(
-            _countdown,
+            parsing.countdown,
             "a number of seconds, 0 or more",
             "How long after its submit a task may start at the earliest.",
         ),
@@ -223,15 +119,23 @@ class Options(TypedDict, total=False):
     eta: Annotated[
         datetime,
         Option(
-            _eta,
+            parsing.eta,
             "a datetime with a time zone, such as datetime(2026, 12, 24, 18, tzinfo=UTC)",
             "When a task may start at the earliest.",
+        ),
+    ]
+    backend: Annotated[
+        Literal["threads", "processes", "celery"],
+        Option(
+            parsing.backend,
+            ", ".join(f'"{name}"' for name in BACKENDS),
+            "Where the task runs; by default as the setting `BACKEND` says.",
         ),
     ]
     request: Annotated[
         bool,
         Option(
-            _flag,
+            parsing.flag,
             "True or False",
             "Whether the task gets a copy of the current request, made at submit.",
         ),
@@ -244,7 +148,7 @@ class Repetition(TypedDict, total=False):
     every: Annotated[
         float | timedelta,
         Option(
-            _every,
+            parsing.every,
             "a number of seconds or a timedelta, above 0",
             "How often the job runs, counted from 1970 (UTC): with 900 at every full quarter hour.",
         ),
@@ -252,7 +156,7 @@ class Repetition(TypedDict, total=False):
     cron: Annotated[
         str,
         Option(
-            _cron,
+            parsing.cron,
             'a line as in a crontab, with five fields: "*/5 * * * *"',
             "When the job runs: minute, hour, day of the month, month, day of the week.",
         ),
@@ -260,7 +164,7 @@ class Repetition(TypedDict, total=False):
     timezone: Annotated[
         str | tzinfo,
         Option(
-            _timezone,
+            parsing.timezone,
             'the name of a time zone, such as "Europe/Berlin", or a ZoneInfo',
             "Whose clocks `cron` goes by; the default is UTC.",
         ),
@@ -268,7 +172,7 @@ class Repetition(TypedDict, total=False):
     overlap: Annotated[
         bool,
         Option(
-            _flag,
+            parsing.flag,
             "True or False",
             "Whether a run may begin while the one before goes on.",
         ),
@@ -293,7 +197,7 @@ class Chosen:
     ValueError for a value that is not allowed and for options that make no sense together.
     """
 
-    __slots__ = ("given", "plan", "policy", "request")
+    __slots__ = ("backend", "given", "plan", "policy", "request")
 
     def __init__(self, given: AllOptions) -> None:
         parsed = {name: _parsed(name, value) for name, value in given.items()}
@@ -314,6 +218,10 @@ class Chosen:
         self.given: AllOptions = cast("AllOptions", dict(given))
         self.plan = _plan(self.given, values)
         self.request = bool(values.pop("request", False))
+        self.backend = cast("str | None", values.pop("backend", None))
+        if self.backend is not None and self.backend != BACKENDS[0]:
+            # Here and not at the submit: it is known where the task is defined.
+            _refuse(elsewhere.kind(self.backend), self.given)
         # One for all submits: the native module has nothing left to look up or to check.
         self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
 
@@ -391,30 +299,55 @@ watchers: list[Callable[[Future[Any], AllOptions], object]] = []
 """Called with the future and the options of what was submitted with some. For tests."""
 
 
-def submitter(chosen: Chosen, jobs: Jobs, app: Flask | None) -> Callable[..., Any]:
-    """What submits to the executor of `jobs`, which is the app's, with these options.
+def submitter(
+    chosen: Chosen, jobs: Jobs, app: Flask | None, backend: Backend | None = None
+) -> Callable[..., Any]:
+    """What submits with these options: to the executor of `jobs`, the app's, or to a backend.
 
     With `every` or `cron` it makes one of the jobs. With `request` it is for now: each of its
-    tasks has the request that is current here. Raises as `context.snapshot`.
+    tasks has the request that is current here. Raises as `context.snapshot`, and ValueError
+    for an option that the backend cannot do.
     """
+    if backend is not None:
+        _refuse(backend, chosen.given)
+        submit: Submit = functools.partial(backend.submit, chosen.policy, chosen.given)
+    else:
+        executor = jobs.executor
+        submit = _with(chosen, app, executor.submit, executor._submit_with)  # noqa: SLF001
     if chosen.plan is not None:
-        return functools.partial(jobs.start, chosen.plan, chosen.policy)
-    executor = jobs.executor
-    return _with(chosen, app, executor.submit, executor._submit_with)  # noqa: SLF001
+        return functools.partial(jobs.start, chosen.plan, submit)
+    return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
 
 def follower(chosen: Chosen, future: Future[Any], app: Flask | None) -> Submit:
-    """As `submitter`, of one function that is to be called with the future's result."""
-    return _with(chosen, app, future.then, future._then_with)  # noqa: SLF001
+    """As `submitter`, of one function that is to be called with the future's result.
+
+    Raises ValueError if that is not to run where the future's task does.
+    """
+    if chosen.backend is not None and chosen.backend != BACKENDS[0]:
+        raise ValueError(
+            f"the option 'backend' is {chosen.backend!r}, but what follows a task runs where that"
+            f" did: submit it in a done callback"
+        )
+    submit = _with(chosen, app, future.then, future._then_with)  # noqa: SLF001
+    return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
 
 def _with(chosen: Chosen, app: Flask | None, plain: Submit, ruled: Submit) -> Submit:
     if chosen.policy is None and not chosen.request:
-        submit = plain
-    else:
-        scope = context.snapshot(app) if chosen.request else None
-        submit = functools.partial(ruled, chosen.policy, scope)
-    return _watched(submit, chosen.given) if watchers and chosen.given else submit
+        return plain
+    scope = context.snapshot(app) if chosen.request else None
+    return functools.partial(ruled, chosen.policy, scope)
+
+
+def _refuse(backend: Backend | type[Backend], given: AllOptions) -> None:
+    """Raise ValueError for the options that a backend cannot do."""
+    for name in given.keys() & backend.cannot.keys():
+        # What is as if it were not given does no harm.
+        if _parsed(name, cast("Any", given)[name]) is not None:
+            why = backend.cannot[name]
+            raise ValueError(f"the option {name!r} is not for this backend: {why}")
+    backend.check(given)
 
 
 def _watched(submit: Submit, given: AllOptions) -> Submit:

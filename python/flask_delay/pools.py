@@ -1,5 +1,6 @@
 """Where tasks go: to the pool of a `Delay` on an app, or to the one of the process."""
 
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any, Protocol
 
 from flask import Flask
 
-from flask_delay import config, context
-from flask_delay._native import Executor, Future
+from flask_delay import config, context, elsewhere, signals, supervision
+from flask_delay._native import Executor, Future, _scoped_executor
+from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs
 from flask_delay.options import Chosen, submitter
 
@@ -22,11 +24,46 @@ class Owner(Protocol):
     name: str
     prefix: str
 
+    def _default_callbacks(self) -> tuple[Callable[[Future[Any]], object], ...]:
+        """Those of all its tasks."""
+
+
+def make_executor(
+    app: Flask, settings: config.Config, *, max_workers: int | None, name: str
+) -> Executor:
+    """Make a pool with the app's settings, which starts no thread yet."""
+    return _scoped_executor(
+        max_workers=max_workers,
+        thread_name_prefix=name,
+        scope=context.scope(app),
+        hidden=context.hidden_variables(),
+        reject_types=context.reject_types,
+        reject=context.reject,
+        log_failures=settings.log_failures,
+        shutdown_timeout=settings.shutdown_timeout,
+        result_limit=settings.result_limit,
+        switch_interval=settings.switch_interval,
+        mode=settings.mode,
+        queue_size=settings.queue_size,
+        when_full=settings.when_full,
+        block_timeout=settings.block_timeout,
+        signals=signals.senders(app),
+    )
+
 
 class State:
     """What one `Delay` keeps on one app, in `app.extensions`."""
 
-    __slots__ = ("__weakref__", "config", "executor", "jobs", "owner", "submit")
+    __slots__ = (
+        "__weakref__",
+        "_app",
+        "_backends",
+        "config",
+        "executor",
+        "jobs",
+        "owner",
+        "submit",
+    )
 
     def __init__(
         self, owner: "Owner", settings: config.Config, executor: Executor, app: Flask
@@ -34,6 +71,9 @@ class State:
         self.owner = owner
         self.config = settings
         self.executor = executor
+        self._app = app
+        # No lock: each access is one step, and a fork finds nothing half done.
+        self._backends: dict[str, Backend] = {}
         self.jobs = Jobs(
             executor,
             folder=Path(app.instance_path) / owner.name,
@@ -42,10 +82,86 @@ class State:
         )
         # Bound once, since every task comes through here.
         self.submit: Callable[..., Future[Any]] = executor.submit
+        if self._is_elsewhere(settings.backend):
+            self.submit = self._submit_elsewhere
+            # What is missing for it is said where the app is made.
+            elsewhere.kind(settings.backend)
         _states.add(self)
+
+    @property
+    def app(self) -> Flask:
+        """The app."""
+        return self._app
+
+    def find(self, chosen: Chosen) -> Callable[..., Any]:
+        """What submits with these options. Raises as `submitter`, and as a backend."""
+        name = chosen.backend or self.config.backend
+        backend = self.backend(name) if self._is_elsewhere(name) else None
+        return submitter(chosen, self.jobs, self._app, backend)
+
+    def backend(self, name: str) -> Backend:
+        """The backend of this name, made at first use. Raises as its class."""
+        found = self._backends.get(name)
+        if found is None:
+            made = elsewhere.kind(name)(self.owner.name, self.config, self._app)
+            if made.executor is not None:
+                for callback in self.owner._default_callbacks():
+                    made.executor.add_default_done_callback(callback)
+            found = self._backends.setdefault(name, made)
+        return found
+
+    def executors(self) -> list[Executor]:
+        """All pools that its tasks are in."""
+        others = [backend.executor for backend in list(self._backends.values())]
+        return [self.executor, *(other for other in others if other is not None)]
+
+    def get(self, id: str) -> Future[Any] | None:
+        """The future of the task with this id, or None. See `Delay.get`."""
+        found = (executor._get(id) for executor in self.executors())
+        return next((future for future in found if future is not None), None)
+
+    def is_gone(self, id: str) -> bool:
+        """Whether the task with this id is one of those that were forgotten last."""
+        return any(executor._is_gone(id) for executor in self.executors())
+
+    def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
+        """Take no more tasks, here and elsewhere. See `Delay.shutdown`."""
+        self.jobs.cancel()
+        for backend in list(self._backends.values()):
+            backend.shutdown(wait, cancel_futures=cancel_futures)
+        self.executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until nothing is left to do, here and elsewhere. See `Delay.drain`."""
+        end = None if timeout is None else time.monotonic() + timeout
+        left = timeout
+        places: list[Backend | Executor] = [*self._backends.values(), self.executor]
+        for place in places:
+            if not place.drain(left):
+                return False
+            left = None if end is None else max(end - time.monotonic(), 0)
+        return True
+
+    def _is_elsewhere(self, name: str) -> bool:
+        # In tests who submits runs the task, wherever it would run otherwise.
+        if name == "processes" and supervision.works_for_another():
+            return False
+        return name != config.BACKENDS[0] and self.config.mode == "threads"
+
+    def _submit_elsewhere(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = self.find(_NO_OPTIONS)(*args, **kwargs)
+        return future
+
+
+_NO_OPTIONS = Chosen({})
 
 
 _states: weakref.WeakSet[State] = weakref.WeakSet()
+
+
+def states() -> list[State]:
+    """Those of all apps that there are."""
+    return list(_states)
 
 
 def limits() -> dict[str, float | None]:
@@ -113,4 +229,11 @@ def find(chosen: Chosen) -> Callable[..., Any]:
     Raises RuntimeError if the app has none, and as `submitter`.
     """
     app = app_or_none()
-    return submitter(chosen, jobs_of(app), app)
+    if app is not None:
+        return default_state(app).find(chosen)
+    if chosen.backend not in {None, config.BACKENDS[0]}:
+        raise RuntimeError(
+            f"the option 'backend' is {chosen.backend!r}, which needs an app with a Delay: push the"
+            f" app's context"
+        )
+    return submitter(chosen, shared_jobs(), app)

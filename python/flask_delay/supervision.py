@@ -9,6 +9,19 @@ from types import FrameType
 _RELOADER = ("werkzeug._reloader", "restart_with_reloader")
 _ARBITER = "gunicorn.arbiter"
 
+_works_for_another = False
+
+
+def work_for_another() -> None:
+    """Say that this process is a worker process: what it is given it does itself."""
+    global _works_for_another  # noqa: PLW0603 (what a process is)
+    _works_for_another = True
+
+
+def works_for_another() -> bool:
+    """Whether this process is a worker process, of the backend "processes"."""
+    return _works_for_another
+
 
 def watches_only() -> bool:
     """Whether this process starts and watches others that serve the same app.

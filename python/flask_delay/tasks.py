@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import (
     Any,
@@ -299,6 +300,15 @@ def _task(
     return kind(fn, find, chosen, source)
 
 
+known: weakref.WeakValueDictionary[str, _Wrapped[..., Any]] = weakref.WeakValueDictionary()
+"""The functions that were decorated, by module and name: what other processes have as well."""
+
+
+def key_of(fn: Any) -> str:
+    """What a function is known by."""
+    return f"{getattr(fn, '__module__', None)}.{getattr(fn, '__qualname__', None)}"
+
+
 class _MethodTask:
     """A `classmethod` or `staticmethod` from which one gets a `Task`."""
 
@@ -374,7 +384,9 @@ class Decorator:
                 f"{fn!r} is an async generator function: nobody would iterate over what it"
                 f" yields; task is for coroutine functions and plain ones"
             )
-        return _task(fn, self._find, merged)
+        made = _task(fn, self._find, merged)
+        known[key_of(fn)] = made
+        return made
 
 
 class PeriodicDecorator(Protocol):

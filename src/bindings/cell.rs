@@ -42,6 +42,10 @@ pub(crate) struct Extra {
     pub(crate) sequels: Vec<Py<FutureCell>>,
     /// Stops a task that runs as a coroutine.
     pub(crate) canceller: Option<Py<PyAny>>,
+    /// Called, with whether to end it there, if a task that runs elsewhere is cancelled.
+    pub(crate) recall: Option<Py<PyAny>>,
+    /// Called with the progress of a task that was sent here.
+    pub(crate) report: Option<Py<PyAny>>,
     /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
     pub(crate) condition: Option<Py<PyAny>>,
     pub(crate) listeners: Option<Py<PyList>>,

@@ -246,7 +246,15 @@ impl CurrentTask {
         #[pyo3(from_py_with = progress::note)] note: String,
     ) -> PyResult<()> {
         let progress = Progress::new(done, total, note)?;
-        required(py)?.get().extra().lock().progress = Some(progress);
+        let task = required(py)?;
+        let report = {
+            let mut extra = task.get().extra().lock();
+            extra.progress = Some(progress);
+            extra.report.as_ref().map(|report| report.clone_ref(py))
+        };
+        if let Some(report) = report {
+            report.call1(py, (task.getattr("progress")?,))?;
+        }
         Ok(())
     }
 

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flask_delay_engine::Mutex;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
+use uuid::Uuid;
 
 use super::callbacks;
 use super::calls;
@@ -143,6 +144,16 @@ impl FutureCell {
     /// See `_native.pyi`.
     fn _spent(&self) -> Option<(f64, f64)> {
         figures::spent(self)
+    }
+
+    /// See `_native.pyi`.
+    fn _adopt(&self, id: &str, attempts: u32) -> PyResult<()> {
+        let Ok(uuid) = Uuid::try_parse(id) else {
+            return Err(PyValueError::new_err(format!("{id:?} is not a UUID")));
+        };
+        self.extra().lock().id = Some(uuid);
+        rules::adopt(self, attempts);
+        Ok(())
     }
 
     /// What the task is going to call, until it starts.
@@ -285,6 +296,8 @@ impl FutureCell {
             for object in objects.chain(&extra.canceller).chain(&extra.scope) {
                 visit.call(object)?;
             }
+            visit.call(&extra.recall)?;
+            visit.call(&extra.report)?;
             if let Some(rules) = &extra.rules {
                 rules.visit(&visit)?;
             }

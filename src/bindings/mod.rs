@@ -12,6 +12,7 @@ pub(crate) mod core;
 pub(crate) mod coroutine;
 pub(crate) mod current;
 pub(crate) mod desk;
+pub(crate) mod elsewhere;
 pub(crate) mod errors;
 pub(crate) mod executor;
 pub(crate) mod ffi;

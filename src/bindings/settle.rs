@@ -22,6 +22,7 @@ use super::cell::{Callbacks, Extra, FutureCell};
 use super::clock::now;
 use super::condition;
 use super::current;
+use super::elsewhere;
 use super::errors::CancelledError;
 use super::ffi::call::call_with;
 use super::ffi::object::track;
@@ -162,6 +163,7 @@ pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
         Phase::Cancelled
     };
     if change(this, Phase::Pending, to, Place::Elsewhere) {
+        elsewhere::recall(this, this.get().told_to_stop());
         return true;
     }
     if let Some(canceller) = canceller(this)

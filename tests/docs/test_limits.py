@@ -195,7 +195,8 @@ def rows(heading: str) -> list[list[str]]:
 def test_options_are_those_there_are() -> None:
     told = {re.match(r"\[`(\w+)=`\]", row[0])[1] for row in rows("# Limits")}  # type: ignore[index]
     # The others are those of tasks.md and schedules.md.
-    assert told == KNOWN.keys() - {"request", "countdown", "eta", *Repetition.__annotations__}
+    others = {"backend", "request", "countdown", "eta", *Repetition.__annotations__}
+    assert told == KNOWN.keys() - others
 
 
 def test_fields_of_retry_are_those_there_are() -> None:

@@ -49,9 +49,9 @@ def make_app() -> Iterator[Callable[..., Flask]]:
 
 def close(app: Flask) -> None:
     for state in app.extensions.values():
-        state.executor.shutdown(wait=False, cancel_futures=True)
-        assert state.executor.drain(DEADLINE), "a task goes on after its test"
-        state.executor.shutdown()
+        state.shutdown(wait=False, cancel_futures=True)
+        assert state.drain(DEADLINE), "a task goes on after its test"
+        state.shutdown(wait=True, cancel_futures=False)
 
 
 @pytest.fixture

@@ -59,17 +59,24 @@ class TestConfig:
         assert result.output == textwrap.dedent("""\
             Delay 'delay' on app 'shop'
 
-            key                     value      from
-            DELAY_MAX_WORKERS       4          app.config
-            DELAY_QUEUE_SIZE        0          default
-            DELAY_WHEN_FULL         'block'    default
-            DELAY_BLOCK_TIMEOUT     None       default
-            DELAY_SHUTDOWN_TIMEOUT  25.0       default
-            DELAY_DRAIN_ON_SIGTERM  True       default
-            DELAY_LOG_FAILURES      True       app.config
-            DELAY_RESULT_LIMIT      1000       default
-            DELAY_SWITCH_INTERVAL   0.0001     default
-            DELAY_MODE              'threads'  default
+            key                          value      from
+            DELAY_MAX_WORKERS            4          app.config
+            DELAY_QUEUE_SIZE             0          default
+            DELAY_WHEN_FULL              'block'    default
+            DELAY_BLOCK_TIMEOUT          None       default
+            DELAY_SHUTDOWN_TIMEOUT       25.0       default
+            DELAY_DRAIN_ON_SIGTERM       True       default
+            DELAY_LOG_FAILURES           True       app.config
+            DELAY_RESULT_LIMIT           1000       default
+            DELAY_SWITCH_INTERVAL        0.0001     default
+            DELAY_BACKEND                'threads'  default
+            DELAY_PROCESSES              None       default
+            DELAY_APP                    None       default
+            DELAY_CELERY_APP             None       default
+            DELAY_CELERY_BROKER_URL      None       default
+            DELAY_CELERY_RESULT_BACKEND  None       default
+            DELAY_CELERY_WHEN_DOWN       'raise'    default
+            DELAY_MODE                   'threads'  default
         """)
         assert "hush" not in result.output
 

@@ -203,8 +203,8 @@ def test_teardown_functions_run_before_the_future_resolves(make_app):
 @pytest.mark.parametrize("verb", [using, Delay().using])
 def test_unknown_option(verb):
     names = (
-        "priority, key, limit, rate, unique, timeout, expires, retry, countdown, eta, request,"
-        " every, cron, timezone, overlap"
+        "priority, key, limit, rate, unique, timeout, expires, retry, countdown, eta, backend,"
+        " request, every, cron, timezone, overlap"
     )
     assert names == ", ".join(KNOWN)
     with pytest.raises(

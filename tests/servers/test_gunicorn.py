@@ -62,6 +62,32 @@ def test_tasks_run_and_end_first(serve, worker, app):
     check_drain(server, codes=(0,), told=r"Worker exiting(?s:.*)Worker exiting")
 
 
+IN_PROCESSES = {
+    "FLASK_DELAY_BACKEND": "processes",
+    "FLASK_DELAY_APP": "app:app",
+    "FLASK_DELAY_PROCESSES": "1",
+}
+
+
+@pytest.mark.parametrize("app", [PRELOAD, ["app:app"]], ids=["preloaded", "not preloaded"])
+def test_tasks_in_worker_processes(serve, app):
+    server = serve([*GTHREAD, *TWO, *app], IN_PROCESSES)
+    pids = server.ask_every_worker(2)
+    assert server.wait_for_records("called back", pids), server.log()
+    back, ran = server.records("called back"), server.records("ran")
+    assert {name: [entry["pid"] for entry in back[name]] for name in pids} == {
+        name: [pid] for name, pid in pids.items()
+    }
+    # One process for each of the server's, and none that was forked with the app.
+    children = {pids[name]: entry["pid"] for name in pids for entry in ran[name]}
+    assert len(children) == len(set(children.values())) == 2
+    assert all(len(ran[name]) == 1 and ran[name][0]["app"] for name in pids)
+    before = {entry["pid"] for entry in ran.get("before", [])}
+    assert len(before) == (app is PRELOAD)
+    assert not before & {server.process.pid, *children, *children.values()}
+    check_drain(server, codes=(0,), told=r"Worker exiting(?s:.*)Worker exiting")
+
+
 @WORKERS
 def test_time_is_over(serve, worker):
     check_time_is_over(serve([*worker, "app:app"], SHORT))

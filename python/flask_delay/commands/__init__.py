@@ -4,6 +4,7 @@ import click
 
 from flask_delay.commands import checks, figures
 from flask_delay.commands import settings as listing
+from flask_delay.commands import worker as celery_worker
 from flask_delay.commands.target import Target
 
 _name = click.option(
@@ -52,3 +53,14 @@ def bench(name: str, seconds: float) -> None:
     default callback of the app is called. The app's teardown functions are.
     """
     figures.run(Target.find(name), seconds)
+
+
+@delay.command(context_settings={"ignore_unknown_options": True})
+@_name
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(name: str, arguments: tuple[str, ...]) -> None:
+    """Run the tasks of the backend "celery", as `celery worker` does.
+
+    ARGUMENTS are those of `celery worker`, such as `-c 4 -l INFO`.
+    """
+    celery_worker.run(name, arguments)

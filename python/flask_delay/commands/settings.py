@@ -1,5 +1,6 @@
 """`flask delay config`."""
 
+import re
 from collections.abc import Iterator
 from textwrap import fill
 
@@ -18,7 +19,7 @@ def show(target: Target, *, explain: bool) -> None:
     rows = [("key", "value", "from")]
     texts = [""]
     for setting in config.settings(target.prefix, target.kind):
-        rows.append((setting.key, repr(_used(target, setting)), _source(target, setting)))
+        rows.append((setting.key, _shown(_used(target, setting)), _source(target, setting)))
         texts.append(
             "\n".join([_indent(setting.help), _indent(f"Allowed: {setting.allowed}."), ""])
         )
@@ -42,9 +43,14 @@ def problems(target: Target) -> Iterator[str]:
     for setting in config.settings(target.prefix, target.kind):
         if not _is_in_effect(target, setting):
             yield (
-                f"{setting.key} is {target.app.config.get(setting.key)!r} in app.config now, but"
-                f" init_app found {_used(target, setting)!r}: set it before init_app"
+                f"{setting.key} is {_shown(target.app.config.get(setting.key))} in app.config now,"
+                f" but init_app found {_shown(_used(target, setting))}: set it before init_app"
             )
+
+
+def _shown(value: object) -> str:
+    # Without the password of a URL.
+    return re.sub(r"(://[^/@\s]*:)[^@\s]*@", r"\1***@", repr(value))
 
 
 def _indent(text: str) -> str:

@@ -17,6 +17,7 @@ use super::target::{Call, Target, Why};
 use super::{errands, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::desk::{Desk, Waits};
+use crate::bindings::elsewhere;
 use crate::bindings::errors::{CancelledError, TaskExpired, TaskTimeout, into_exception};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::greenlets;
@@ -97,7 +98,7 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
     }
     // Before anything else: a task that is about to start, or to run again, looks.
     cell.tell_to_stop();
-    if settle::cancel(this) {
+    if settle::cancel(this) || (after.is_some() && elsewhere::stop(this)) {
         return Ok(true);
     }
     let (Some(after), Phase::Running) = (after, cell.phase()) else {

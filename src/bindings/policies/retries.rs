@@ -38,6 +38,9 @@ pub(crate) fn judge<'py>(
     if !asked && !this.get().is_ruled() {
         return Verdict::Fail(exception);
     }
+    if rules::is_elsewhere(this.get()) {
+        return Verdict::Fail(exception);
+    }
     let ends = this.get().told_to_stop() || over();
     if ends && !asked {
         return Verdict::Fail(exception);

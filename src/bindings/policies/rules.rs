@@ -51,6 +51,8 @@ pub(crate) struct Rules {
     pub(super) why: Option<Why>,
     /// What it waits for before it may start, if it still does.
     pub(super) sequel: Option<Sequel>,
+    /// Not ours to decide is whether it runs again.
+    pub(super) elsewhere: bool,
 }
 
 impl Rules {
@@ -80,6 +82,31 @@ pub(super) fn with_new<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R)
     };
     this.mark_ruled();
     done
+}
+
+/// Says of a task that runs here for another process how often it has been begun in all.
+pub(crate) fn adopt(this: &FutureCell, attempts: u32) {
+    with_new(this, |rules| rules.attempts = attempts);
+}
+
+/// Gives a task that runs elsewhere, or comes from there, its rules: others see to the rest.
+pub(crate) fn runs_elsewhere(this: &FutureCell, attempts: u32) {
+    with_new(this, |rules| {
+        rules.attempts = attempts;
+        rules.elsewhere = true;
+    });
+}
+
+/// Whether others decide if the task runs again.
+pub(super) fn is_elsewhere(this: &FutureCell) -> bool {
+    with(this, |rules| rules.elsewhere).unwrap_or(false)
+}
+
+/// There will be another attempt.
+pub(crate) fn begins_again(this: &FutureCell) {
+    with(this, |rules| {
+        rules.first_start.get_or_insert_with(|| this.last_start());
+    });
 }
 
 pub(super) fn policy<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Policy>> {

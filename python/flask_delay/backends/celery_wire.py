@@ -1,0 +1,285 @@
+"""What a process has of a Celery app: connections to its broker, and one listener for results.
+
+Celery stores what becomes of a task in Redis and publishes it there, on a channel of the task's
+own. One thread listens to the channels of all tasks that are not done. A channel's
+confirmation is followed by a look at what is stored: so it does not matter what comes first, the
+subscription or the result, and nothing is missed when the connection was lost.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import redis
+from billiard.exceptions import TimeLimitExceeded
+from celery import Celery, states
+from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
+from kombu.exceptions import LimitExceeded, OperationalError
+from kombu.pools import ProducerPool
+
+from flask_delay._native import TaskExpired, TaskTimeout, _Elsewhere
+from flask_delay.backends import celery_links as links
+from flask_delay.backends import celery_messages as messages
+from flask_delay.backends.celery_buffer import Buffer
+from flask_delay.elsewhere import BrokerUnavailable
+
+_log = logging.getLogger("flask_delay")
+
+PROGRESS = "PROGRESS"
+"""The state of a task that has said how far it is."""
+
+# Seconds. How long a listener waits at most before it looks whether it missed to be woken.
+_LOOK = 1.0
+_PAUSES = (0.1, 5.0)
+_PRODUCERS = 10
+
+
+class Message(NamedTuple):
+    """One task, as it was submitted: `options` are those of `using`."""
+
+    id: str
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+class Wire:
+    """See the module. Starts its thread with the first task."""
+
+    def __init__(self, celery: Celery, *, buffers: bool) -> None:
+        self._celery = celery
+        self._results = celery.backend
+        self._client = links.to_results(self._results.client)
+        connection = links.to_broker(celery)
+        self.is_redis: bool = connection.transport.driver_type == "redis"
+        pool: Any = ProducerPool
+        self._producers = pool(
+            connection.Pool(limit=_PRODUCERS), limit=_PRODUCERS, Producer=celery.amqp.Producer
+        )
+        self._unreachable = (
+            *connection.connection_errors,
+            *connection.channel_errors,
+            LimitExceeded,
+            OperationalError,
+            redis.RedisError,
+            OSError,
+        )
+        self._buffer = Buffer(
+            self._send, self._unreachable, lambda it: self._channel(it.id) in self._pending
+        )
+        self._buffers = buffers
+        # By the channel, which is also where the result is stored.
+        self._pending: dict[str, _Elsewhere] = {}
+        # Those that are new, or were taken out by others than the listener.
+        self._changed: deque[str] = deque()
+        self._bell = f"flask-delay-{uuid.uuid4()}"
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def publish(self, handle: _Elsewhere, message: Message) -> None:
+        """Send a task, and feed `handle` from now on. Raises BrokerUnavailable."""
+        channel = self._channel(message.id)
+        try:
+            # First: no task is sent of which nobody would hear.
+            self._expect(channel, handle)
+            if self._buffer.is_empty() or not self._buffer.keep(message):
+                self._send(message)
+        except self._unreachable as error:
+            if self._buffers and self._buffer.keep(message):
+                return
+            self._pending.pop(channel, None)
+            self._changed.append(channel)
+            raise BrokerUnavailable(
+                f"task {message.name!r} was not accepted: the broker {self._where()} or the"
+                f" results' Redis cannot be reached ({error})"
+            ) from error
+
+    def recall(self, id: str, *, terminate: bool) -> None:
+        """Have a task not run, or end it where it runs. Logs if that cannot be said."""
+        channel = self._channel(id)
+        self._pending.pop(channel, None)
+        self._changed.append(channel)
+        try:
+            with self._producers.acquire(block=True) as producer:
+                # As Celery's `control.revoke`, which would take a connection of its own.
+                mailbox = self._celery.control.mailbox(producer.connection)
+                mailbox.producer_pool = self._producers
+                mailbox.abcast("revoke", {"task_id": id, "terminate": terminate, "signal": "TERM"})
+        except self._unreachable as error:
+            _log.warning(
+                "task %s was cancelled, but the broker cannot be told, so it may run all the"
+                " same: %s",
+                id,
+                error,
+            )
+
+    def close(self, wait: bool, *, cancel_futures: bool) -> None:
+        """End the thread; with `cancel_futures` cancel first what has not begun."""
+        if cancel_futures:
+            for handle in list(self._pending.values()):
+                handle.future.cancel()
+        self._closed.set()
+        self._buffer.close(wait)
+        thread = self._thread
+        if thread is None:
+            return
+        # Otherwise it notices by itself, a moment later.
+        with contextlib.suppress(*self._unreachable):
+            self._ring()
+        if wait and thread is not threading.current_thread():
+            thread.join()
+        self._producers.force_close_all()
+
+    def _send(self, message: Message) -> None:
+        # As Celery's `send_task` does it, which would have each thread that publishes subscribe
+        # to results that it never looks at.
+        id, name, args, kwargs, given = message
+        amqp = self._celery.amqp
+        options = messages.made(given, is_redis=self.is_redis)
+        options = amqp.router.route(options, name, args, kwargs)
+        headers = options.pop("headers")
+        limits = {key: options.pop(key, None) for key in messages.LIMITS}
+        body = amqp.create_task_message(
+            id,
+            name,
+            args,
+            dict(kwargs),
+            root_id=id,
+            create_sent_event=self._celery.conf.task_send_sent_event,
+            **limits,
+        )
+        with self._producers.acquire(block=True) as producer:
+            amqp.send_task_message(
+                producer,
+                name,
+                body,
+                headers=headers,
+                serializer="json",
+                retry=True,
+                retry_policy=links.ONCE_MORE,
+                **options,
+            )
+
+    def _where(self) -> str:
+        where: str = self._celery.connection_for_write().as_uri()
+        return where
+
+    def _channel(self, id: str) -> str:
+        key = self._results.get_key_for_task(id)
+        return key.decode() if isinstance(key, bytes) else str(key)
+
+    # --- Results ---
+
+    def _expect(self, channel: str, handle: _Elsewhere) -> None:
+        self._pending[channel] = handle
+        self._changed.append(channel)
+        with self._lock:
+            if self._thread is None:
+                # Not for the exit to wait for: what was published goes on without it.
+                self._thread = threading.Thread(
+                    target=self._listen, name="delay-celery", daemon=True
+                )
+                self._thread.start()
+        self._ring()
+
+    def _ring(self) -> None:
+        self._client.publish(self._bell, b"")
+
+    def _listen(self) -> None:
+        pause = _PAUSES[0]
+        while not self._closed.is_set():
+            began = time.monotonic()
+            try:
+                self._follow()
+            except (redis.RedisError, OSError) as error:
+                if time.monotonic() - began > _PAUSES[1]:
+                    # It had heard of some.
+                    pause = _PAUSES[0]
+                _log.warning(
+                    "results of Celery tasks cannot be heard of, tried again in %.1f s: %s",
+                    pause,
+                    error,
+                )
+                self._closed.wait(pause)
+                pause = min(pause * 2, _PAUSES[1])
+            except Exception:
+                _log.exception("the listener for results of Celery tasks begins anew")
+                self._closed.wait(_PAUSES[1])
+
+    def _follow(self) -> None:
+        with self._client.pubsub() as pubsub:
+            self._changed.clear()
+            pubsub.subscribe(self._bell, *list(self._pending))
+            while not self._closed.is_set():
+                message = pubsub.get_message(timeout=_LOOK)
+                if message is not None:
+                    self._take(pubsub, message)
+                changed = {self._changed.popleft() for _ in range(len(self._changed))}
+                if fresh := [channel for channel in changed if channel in self._pending]:
+                    pubsub.subscribe(*fresh)
+                if stale := changed.difference(fresh):
+                    pubsub.unsubscribe(*stale)
+
+    def _take(self, pubsub: Any, message: Mapping[str, Any]) -> None:
+        channel = message["channel"].decode()
+        if channel == self._bell:
+            return
+        data = message["data"] if message["type"] == "message" else None
+        if message["type"] == "subscribe":
+            data = self._client.get(channel)
+        if data is not None and self._is_over(channel, data):
+            pubsub.unsubscribe(channel)
+
+    def _is_over(self, channel: str, data: bytes) -> bool:
+        """Tell a task's future what has become of it; whether that is its end."""
+        handle = self._pending.get(channel)
+        if handle is None:
+            return True
+        try:
+            is_over = _tell(handle, self._results.decode_result(data))
+        except Exception as error:
+            # Not JSON, or not as Celery writes it.
+            handle.fail(error)
+            is_over = True
+        if is_over:
+            self._pending.pop(channel, None)
+        return is_over
+
+
+def _tell(handle: _Elsewhere, meta: Mapping[str, Any]) -> bool:
+    state, result = meta["status"], meta["result"]
+    if state == states.STARTED:
+        handle.start()
+    elif state == PROGRESS:
+        handle.start()
+        handle.progress(result["done"], result["total"], result["note"])
+    elif state == states.RETRY:
+        handle.again()
+    elif state == states.SUCCESS:
+        handle.finish(result)
+    elif state == states.FAILURE:
+        handle.fail(_failure(handle, result, meta.get("traceback")))
+    elif state == states.REVOKED:
+        if isinstance(result, TaskRevokedError) and result.args[:1] == ("expired",):
+            told = f"task {handle.future.name!r} was not started before it expired"
+            handle.fail(TaskExpired(told))
+        else:
+            handle.abandon()
+    return state in states.READY_STATES
+
+
+def _failure(handle: _Elsewhere, result: object, traceback: object) -> BaseException:
+    if isinstance(result, TimeLimitExceeded | SoftTimeLimitExceeded):
+        result = TaskTimeout(f"task {handle.future.name!r} did not end when its timeout was over")
+    elif not isinstance(result, BaseException):
+        result = RuntimeError(f"task {handle.future.name!r} failed with {result!r}")
+    if traceback:
+        result.add_note(f"In the Celery worker:\n{traceback}")
+    return result

@@ -1,0 +1,333 @@
+"""`backend="processes"`: tasks that compute, in worker processes of this machine.
+
+The tasks are those of a second native executor: futures, callbacks, logs, signals, retries
+and all options are its. What its workers call hands the work to a child and waits for it.
+Each child runs one task at a time, so that a child that is killed fails that task alone.
+
+Why a child is started with `subprocess` and talked to by `multiprocessing.connection`, with
+cloudpickle's bytes, and not by loky or `ProcessPoolExecutor` with one process each:
+
+- Their pools close before anybody else's at the interpreter's exit, whatever is queued. What
+  is accepted here must run.
+- When the server is killed, their processes stay for ever, and loky's tell of leaked
+  semaphores; these see it, and have none.
+- In a process that is forked later, whose `multiprocessing` has theirs in its books, the exit
+  fails with an AssertionError.
+- There is no way in `ProcessPoolExecutor` before 3.14 to end one process that has a task, and
+  no way in either to tell it something, or to hear of it, meanwhile.
+- `ProcessPoolExecutor` imports the server's `__main__` in each child, and what an unguarded
+  script does there it does again.
+- A call takes them 0.5 ms, and two threads for each child; this one 0.3 ms, and none (see
+  `python -m benchmarks.processes` and docs/processes.md).
+"""
+
+import atexit
+import inspect
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from flask import Flask
+
+from flask_delay import context, pools
+from flask_delay._native import Future, _generation, _Policy, current_task
+from flask_delay.backends import parcels
+from flask_delay.backends.children import Child
+from flask_delay.config import Config
+from flask_delay.elsewhere import ProcessDied
+
+
+class Backend:
+    """The worker processes of one `Delay` on one app. May be used from any thread."""
+
+    cannot: Mapping[str, str] = MappingProxyType(
+        {"request": "a worker process has no request; pass the values that the task needs"}
+    )
+
+    @staticmethod
+    def check(options: Mapping[str, object], /) -> None:
+        """All values of the other options will do."""
+
+    def __init__(self, name: str, settings: Config, app: Flask) -> None:
+        """Have none yet. Raises ValueError without the setting `APP`."""
+        key = f"{name.upper()}_APP"
+        if settings.app is None:
+            raise ValueError(
+                f"{key} is None, and a worker process would not know which app to load: set it"
+                f' to where the app is, as FLASK_APP is written ("module:app" or'
+                f' "module:create_app()")'
+            )
+        self.executor = pools.make_executor(
+            app,
+            settings,
+            max_workers=settings.processes or _processors(),
+            name=f"{name}-process",
+        )
+        self._app = settings.app
+        self._main = parcels.main_module(settings.app)
+        self._name = f"{name}-process"
+        self._timeout = settings.shutdown_timeout
+        self._closed = False
+        self._children = _Children()
+        _backends.add(self)
+
+    def submit(
+        self,
+        policy: _Policy | None,
+        _options: Mapping[str, object],
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Future[Any]:
+        """Have `fn(*args, **kwargs)` run in a child; see `flask_delay.elsewhere`.
+
+        The arguments are those of now. Raises TypeError for what cannot be pickled.
+        """
+        if not callable(fn):
+            raise TypeError(f"the task must be callable, got {fn!r}")
+        if inspect.isasyncgenfunction(fn):
+            raise TypeError(
+                f"{fn!r} is an async generator function: nobody would iterate over what it"
+                f" yields; give delay() a coroutine function or a plain one"
+            )
+        for value in (*args, *kwargs.values()):
+            context.check(value)
+        name = _name_of(fn)
+        call = _Call(self, fn, name, parcels.pack_call(name, fn, args, kwargs, self._main))
+        # Also here, for what goes by them: `key` and `unique`.
+        return self.executor._submit_with(policy, None, call, *args, **kwargs)  # noqa: SLF001
+
+    def run(self, name: str, data: bytes) -> Any:
+        """Have a call run in a child. Called by a worker, as its task."""
+        future = current_task.future
+        children = self._mine()
+        is_fine = False
+        try:
+            child = children.take(partial(Child, self._app, self._name))
+            outcome = child.run(
+                (name, current_task.id, current_task.attempt, data),
+                stopped=lambda: current_task.cancelled,
+                given_up=future.done,
+                progress=current_task.progress,
+            )
+            is_fine = not future.done()
+        except ProcessDied:
+            if current_task.cancelled:
+                # At exit, when its time was over.
+                raise CancelledError("the task was told to stop") from None
+            raise
+        finally:
+            # An exception of `timeout` and `stop` comes by here too: then what runs in the
+            # child is ended with it.
+            if is_fine:
+                children.give_back()
+                if self._closed:
+                    children.end()
+            else:
+                children.kill()
+        return _conclude(name, outcome)
+
+    def drain(self, timeout: float | None) -> bool:
+        """See `flask_delay.elsewhere`."""
+        return self.executor.drain(timeout)
+
+    def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
+        """See `flask_delay.elsewhere`. The children end when they have nothing left to do."""
+        self._closed = True
+        self.executor.shutdown(wait, cancel_futures=cancel_futures)
+        children = self._mine()
+        children.end()
+        if wait:
+            children.wait(None)
+
+    def end(self, began: float) -> None:
+        """End all children, at the process's exit, which began then (monotonic)."""
+        self._closed = True
+        children = self._mine()
+        children.end()
+        children.strike()
+        children.wait(None if self._timeout is None else began + self._timeout)
+
+    def forget_parent(self) -> None:
+        """Leave the children alone in a process that was just forked."""
+        self._mine()
+
+    def _mine(self) -> "_Children":
+        children = self._children
+        if children.generation == _generation():
+            return children
+        children.disown()
+        self._children = mine = _Children()
+        return mine
+
+
+class _Children:
+    """The children of one process. No lock: each access is one step.
+
+    An exception from outside may come between any two. Then a child may be dropped; it sees
+    that, by its connection, and ends.
+    """
+
+    def __init__(self) -> None:
+        self.generation = _generation()
+        self._idle: list[Child] = []
+        # By the thread that waits for its task.
+        self._busy: dict[int, Child] = {}
+        # They were asked to end.
+        self._ending: list[Child] = []
+
+    def take(self, make: Callable[[], Child]) -> Child:
+        """One that has nothing to do, for this thread; a new one, if there is none."""
+        self._reap()
+        thread = threading.get_ident()
+        while self._idle:
+            try:
+                self._busy[thread] = child = self._idle.pop()
+            except IndexError:
+                break
+            if not child.is_over():
+                return child
+        self._busy[thread] = child = make()
+        return child
+
+    def give_back(self) -> None:
+        """This thread's child has nothing to do any more."""
+        self._idle.append(self._busy.pop(threading.get_ident()))
+
+    def kill(self) -> None:
+        """End this thread's child, if it has one."""
+        child = self._busy.pop(threading.get_ident(), None)
+        if child is not None:
+            child.kill()
+
+    def strike(self) -> None:
+        """End those that have a task still."""
+        for child in list(self._busy.values()):
+            child.strike()
+
+    def end(self) -> None:
+        """Have those end that have nothing to do."""
+        while self._idle:
+            try:
+                child = self._idle.pop()
+            except IndexError:
+                return
+            child.end()
+            self._ending.append(child)
+
+    def wait(self, deadline: float | None) -> None:
+        """Wait for those that were asked to end; see `Child.wait`."""
+        while self._ending:
+            try:
+                child = self._ending.pop()
+            except IndexError:
+                return
+            child.wait(deadline)
+
+    def disown(self) -> None:
+        """They are another process's."""
+        for child in [*self._idle, *self._busy.values(), *self._ending]:
+            child.disown()
+
+    def _reap(self) -> None:
+        for child in list(self._ending):
+            if child.is_over():
+                self._ending.remove(child)
+
+
+class _Call:
+    """What a worker calls for one task, with the arguments that it has as bytes."""
+
+    def __init__(self, backend: Backend, fn: Callable[..., Any], name: str, data: bytes) -> None:
+        self._backend = backend
+        self._fn = fn
+        self._data = data
+        # The task's name is read from here.
+        self.__qualname__ = name
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self._backend.run(self.__qualname__, self._data)
+
+    # As the function: `limit`, `rate` and `unique` go by it.
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Call) and self._fn == other._fn
+
+    def __hash__(self) -> int:
+        return hash(self._fn)
+
+    def __repr__(self) -> str:
+        return repr(self._fn)
+
+
+def _conclude(name: str, outcome: tuple[Any, ...]) -> Any:
+    """Do here what the task has done there."""
+    match outcome:
+        case "returned", data:
+            return parcels.unpack_result(name, data)
+        case "raised", packed:
+            raise parcels.unpack_exception(packed)
+        case "again", after, None:
+            current_task.retry(after)
+        case "again", after, packed:
+            _retry_after(parcels.unpack_exception(packed), after)
+    raise CancelledError("the task was told to stop")
+
+
+def _retry_after(exception: BaseException, after: float | None) -> NoReturn:
+    """Ask for another attempt while this is handled, which is remembered."""
+    try:
+        raise exception  # noqa: TRY301 (to handle it)
+    except BaseException:
+        current_task.retry(after)
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    """What the native module calls such a task."""
+    inner: Any = fn
+    while isinstance(inner, partial):
+        inner = inner.func
+    name = getattr(inner, "__qualname__", None)
+    return name if isinstance(name, str) else type(inner).__qualname__
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_backends: weakref.WeakSet[Backend] = weakref.WeakSet()
+
+
+class _Exit:
+    """When the interpreter began to exit: tasks and children have one time limit for both."""
+
+    began: float | None = None
+
+    @classmethod
+    def note(cls) -> None:
+        cls.began = time.monotonic()
+
+    @classmethod
+    def end_children(cls) -> None:
+        for backend in list(_backends):
+            backend.end(cls.began or time.monotonic())
+
+
+def _forget_parent() -> None:
+    for backend in list(_backends):
+        backend.forget_parent()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
+# Before tasks end, and after that: see lifecycle.rs.
+threading._register_atexit(_Exit.note)  # type: ignore[attr-defined]  # noqa: SLF001
+atexit.register(_Exit.end_children)

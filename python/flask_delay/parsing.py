@@ -1,0 +1,139 @@
+"""What the values of options are read as: functions that raise TypeError or ValueError.
+
+Each returns what the value is to the native module; None if it is as if it were not given.
+"""
+
+import re
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
+
+from flask_delay.config import BACKENDS
+from flask_delay.retry import Retry
+
+
+def flag(value: object) -> bool | None:
+    """True, or None for False."""
+    if not isinstance(value, bool):
+        raise TypeError
+    return value or None
+
+
+def integer(least: int, most: int) -> Callable[[object], int]:
+    """What reads an integer from `least` to `most`."""
+
+    def parse(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def seconds(value: object) -> float:
+    """A number of seconds above 0."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError
+    # NaN is in no range at all.
+    if not 0 < value <= threading.TIMEOUT_MAX:
+        raise ValueError
+    return float(value)
+
+
+def countdown(value: object) -> float | None:
+    """A number of seconds; None for 0."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError
+    if not 0 <= value <= threading.TIMEOUT_MAX:
+        raise ValueError
+    return float(value) or None
+
+
+def eta(value: object) -> float:
+    """A moment, in seconds since 1970."""
+    if not isinstance(value, datetime):
+        raise TypeError
+    if value.utcoffset() is None:
+        # Whose noon it is, nobody knows.
+        raise ValueError
+    return value.timestamp()
+
+
+def every(value: object) -> float:
+    """A number of seconds above 0, or a timedelta."""
+    return seconds(value.total_seconds() if isinstance(value, timedelta) else value)
+
+
+def cron(value: object) -> str:
+    """A line of a crontab, which is not looked at here."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def timezone(value: object) -> str:
+    """The name of a time zone, which is not looked at here."""
+    # A ZoneInfo has its name as its key.
+    name = getattr(value, "key", None) if isinstance(value, tzinfo) else value
+    if not isinstance(name, str):
+        raise TypeError
+    return name
+
+
+def key(value: object) -> object:
+    """Something hashable, or a function."""
+    if value is None:
+        raise TypeError
+    if not callable(value):
+        # Raises TypeError itself.
+        hash(value)
+    return value
+
+
+_RATE = re.compile(r"([0-9]+)/([smhd])")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def rate(value: object) -> tuple[int, float]:
+    """A number of tasks, and in how many seconds."""
+    if not isinstance(value, str):
+        raise TypeError
+    match = _RATE.fullmatch(value)
+    if match is None:
+        raise ValueError
+    count = int(match[1])
+    if not 1 <= count <= sys.maxsize:
+        raise ValueError
+    return count, _UNITS[match[2]]
+
+
+def unique(value: object) -> str | None:
+    """What a second task gets: "return" or "raise"."""
+    if isinstance(value, bool):
+        return "return" if value else None
+    if not isinstance(value, str):
+        raise TypeError
+    if value != "raise":
+        raise ValueError
+    return value
+
+
+def backend(value: object) -> str:
+    """The name of a backend."""
+    if not isinstance(value, str):
+        raise TypeError
+    if value not in BACKENDS:
+        raise ValueError
+    return value
+
+
+def retry(value: object) -> Retry:
+    """A `Retry`."""
+    if isinstance(value, Retry):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError
+    return Retry(value)

@@ -1,0 +1,518 @@
+"""Tasks in worker processes: what they see, what comes back, what ends them."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import CancelledError, wait
+from functools import partial
+
+import pytest
+from flask import Flask, current_app, request
+from tests.processes.conftest import DEADLINE, HERE, is_gone, read, until
+
+from flask_delay import (
+    Delay,
+    DuplicateTask,
+    ProcessDied,
+    TaskTimeout,
+    delay,
+    task,
+    task_failed,
+    task_started,
+    using,
+)
+
+# Those of the app that most tests share.
+pytestmark = pytest.mark.keeps_threads
+
+
+def ended(future):
+    """The future, once it is done."""
+    assert future in wait([future], DEADLINE).done
+    return future
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "told"
+
+
+# --- What a task sees ---------------------------------------------------------------
+
+
+def test_a_task_runs_in_a_child_with_the_app(app, crunch):
+    future = delay(crunch.whereabouts, 7)
+    seen = future.result(DEADLINE)
+    assert seen.pop("pid") != os.getpid()
+    assert seen.pop("parent") == os.getpid()
+    assert seen == {
+        "app": "crunch",
+        "request": False,
+        "id": future.id,
+        "attempt": 1,
+        "thread": True,
+        "fresh": True,
+        "value": 7,
+    }
+    assert (future.name, future.state, future.attempts) == ("whereabouts", "finished", 1)
+
+
+def test_each_task_has_a_context_of_its_own_and_its_teardown(make_app, crunch):
+    with make_app(DELAY_PROCESSES=1).app_context():
+        assert delay(crunch.whereabouts, 1).result(DEADLINE)["fresh"]
+        assert delay(crunch.last_torn).result(DEADLINE) == (1, "NoneType")
+        assert delay(crunch.whereabouts, 2).result(DEADLINE)["fresh"]
+        assert ended(delay(crunch.last_torn, error=True)).exception()
+        assert delay(crunch.last_torn).result(DEADLINE) == (None, "LookupError")
+
+
+def test_the_child_is_used_again(make_app, crunch):
+    with make_app(DELAY_PROCESSES=1).app_context():
+        pids = {delay(os.getpid).result(DEADLINE) for _ in range(5)}
+        assert len(pids) == 1
+
+
+def test_as_many_at_once_as_there_are_processes(app, crunch, tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    futures = [delay(crunch.stay, path) for path in paths]
+    assert len({read(path) for path in paths}) == 2
+    for future in futures:
+        assert future.stop(after=0)
+        assert ended(future).cancelled()
+
+
+def test_callbacks_run_here(app, crunch):
+    seen = []
+
+    def note(future):
+        seen.append((os.getpid(), current_app.name, bool(request), future))
+
+    future = delay(crunch.whereabouts)
+    future.add_done_callback(note)
+    assert app.extensions["delay"].drain(DEADLINE)
+    assert seen == [(os.getpid(), "crunch", False, future)]
+
+
+def test_default_callbacks_signals_status_and_figures(make_app, crunch):
+    app = make_app()
+    background, seen = app.extensions["delay"].owner, []
+    background.add_default_done_callback(lambda future: seen.append("first"))
+    with app.app_context(), task_started.connected_to(lambda _, future: seen.append("started")):
+        future = crunch.double.delay(2)
+        assert background.drain(DEADLINE)
+        background.add_default_done_callback(lambda future: seen.append("second"))
+        assert background.get(future.id) is future
+        answer = app.test_client().get(f"/tasks/{future.id}").get_json()
+        assert (answer["state"], answer["result"]) == ("finished", 4)
+        crunch.double.using(backend="threads").delay(2).result(DEADLINE)
+        crunch.double.delay(2)
+        assert background.drain(DEADLINE)
+        stats = background.stats()
+    assert seen == ["started", "first", "started", "first", "second", "started", "first", "second"]
+    assert stats["done"] == 3
+    names = ("double", "double (processes)")
+    assert [stats["tasks"][name]["done"] for name in names] == [1, 2]
+
+
+def test_map(app, crunch):
+    assert list(crunch.double.map(range(4))) == [0, 2, 4, 6]
+
+
+def test_log_and_output_of_a_child(tmp_path, crunch):
+    script = """
+from crunch import create_app, log
+from flask_delay import delay
+with create_app().app_context():
+    delay(log)
+"""
+    run = python(script)
+    assert run.stdout.split("\n") == ["printed in there", "run in there", ""]
+    assert run.stderr.endswith(" logged in there\n")
+
+
+def test_a_nested_task_runs_in_the_child(app, crunch, path):
+    pid, *others = delay(crunch.nested, path).result(DEADLINE)
+    assert others == [pid, pid]
+    assert read(path) == pid
+
+
+def test_no_job_runs_in_a_child(app, crunch, path):
+    assert delay(crunch.job, path).result(DEADLINE) is None
+    assert not path.exists()
+
+
+# --- What is carried ----------------------------------------------------------------
+
+
+def test_closures_lambdas_and_partials(app, crunch):
+    here = os.getpid()
+    assert delay(lambda value: (value, here), 1).result(DEADLINE) == (1, here)
+    assert delay(partial(crunch.double.__wrapped__, 4)).result(DEADLINE) == 8
+    assert delay(crunch.double, 3).result(DEADLINE) == 6
+
+
+def test_methods(app, crunch):
+    thing = crunch.Doubler(3)
+    assert thing.times.delay(5).result(DEADLINE) == 15
+
+
+def test_coroutine_functions(app, crunch):
+    future = delay(crunch.coroutine, 5)
+    value, id, pid = future.result(DEADLINE)
+    assert (value, id) == (5, future.id)
+    assert pid != os.getpid()
+
+
+def test_arguments_are_those_of_the_submit(app, crunch, path):
+    held = [delay(crunch.stay, path.with_name(name)) for name in "ab"]
+    values = [1]
+    future = delay(sum, values)
+    values.append(2)
+    for it in held:
+        it.stop(after=0)
+    assert future.result(DEADLINE) == 1
+
+
+def test_an_argument_that_cannot_be_pickled(app, crunch):
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"argument 2 of task 'max', <unlocked .*cannot pickle"):
+        delay(max, 1, lock)
+    with pytest.raises(TypeError, match="the argument 'key' of task 'max', "):
+        delay(max, 1, key=lock)
+    with pytest.raises(TypeError, match="the function of task '<lambda>'"):
+        delay(eval("lambda: lock", {"lock": lock}))
+
+
+def test_proxies_and_uploads_are_refused(app, crunch):
+    with pytest.raises(TypeError, match="current_app"):
+        delay(crunch.double, current_app)
+
+
+def test_what_is_no_function(app):
+    async def stream():
+        yield 1
+
+    with pytest.raises(TypeError, match="must be callable, got 5"):
+        delay(5)
+    with pytest.raises(TypeError, match="async generator"):
+        delay(stream)
+
+
+def test_a_result_that_cannot_be_pickled(app, crunch):
+    error = ended(delay(crunch.generator)).exception()
+    assert isinstance(error, TypeError)
+    assert "task 'generator' returned <generator object" in str(error)
+
+
+def test_an_exception_with_its_remote_traceback(app, crunch, caplog):
+    with task_failed.connected_to(lambda _, future: None):
+        error = ended(delay(crunch.fail, LookupError)).exception()
+    assert type(error) is LookupError
+    assert error.args == ("made to fail",)
+    assert "in fail\n" in str(error.__cause__)
+    assert "inside.py" not in str(error.__cause__)
+    [record] = [it for it in caplog.records if it.name == "flask_delay"]
+    assert "task fail" in record.message
+    assert "in fail\n" in logging.Formatter().format(record)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_exceptions_that_end_programs(app, crunch, kind):
+    before = delay(os.getpid).result(DEADLINE)
+    assert type(ended(delay(crunch.fail, kind)).exception()) is kind
+    assert not is_gone(before)
+
+
+def test_an_exception_that_cannot_be_pickled(app, crunch):
+    error = ended(delay(crunch.stubborn)).exception()
+    assert type(error) is RuntimeError
+    assert "crunch.Stubborn: one" in str(error)
+    assert "in stubborn\n" in str(error.__cause__)
+
+
+# --- Options ------------------------------------------------------------------------
+
+
+def test_retries(app, crunch):
+    future = crunch.shaky.using(retry=2).delay()
+    assert future.result(DEADLINE) == 3
+    future = crunch.picky.delay()
+    assert future.result(DEADLINE) == 2
+
+
+def test_progress(app, crunch, path):
+    future = delay(crunch.report, path)
+    until(lambda: future.progress == (1, 3, "one"))
+    path.touch()
+    future.result(DEADLINE)
+    assert future.progress == (3, 3, "three")
+
+
+def test_a_timeout_ends_the_child(app, crunch, path):
+    begin = time.monotonic()
+    future = using(timeout=1.0).delay(crunch.stay, path)
+    error = ended(future).exception()
+    assert type(error) is TaskTimeout
+    assert "1.0 s" in str(error).replace("1 s", "1.0 s")
+    assert time.monotonic() - begin < 3
+    until(lambda: is_gone(read(path)))
+    assert delay(crunch.whereabouts).result(DEADLINE)["app"] == "crunch"
+
+
+def test_stop_is_heard_in_the_child(app, crunch, path):
+    future = delay(crunch.obey, path)
+    pid = read(path)
+    assert future.stop(after=None)
+    assert ended(future).cancelled()
+    assert not is_gone(pid)
+
+
+def test_stop_ends_the_child(app, crunch, path):
+    future = delay(crunch.stay, path)
+    pid = read(path)
+    assert future.stop(after=0.05)
+    assert ended(future).cancelled()
+    until(lambda: is_gone(pid))
+
+
+def test_cancel_before_the_start(app, crunch, tmp_path):
+    held = [delay(crunch.stay, tmp_path / name) for name in "ab"]
+    future = delay(crunch.double, 1)
+    assert future.cancel()
+    for it in held:
+        it.stop(after=0)
+    with pytest.raises(CancelledError):
+        future.result(DEADLINE)
+
+
+def test_one_task_of_a_key(app, crunch, path):
+    only = using(unique=True)
+    first = only.delay(crunch.stay, path)
+    assert only.delay(crunch.stay, path) is first
+    with pytest.raises(DuplicateTask):
+        using(unique="raise").delay(crunch.stay, path)
+    first.stop(after=0)
+    ended(first)
+
+
+def test_a_limit_goes_by_the_function(app, crunch, tmp_path):
+    limited = using(limit=1)
+    first, second = (limited.delay(crunch.stay, tmp_path / name) for name in "ab")
+    read(tmp_path / "a")
+    # A worker and a process are free for it.
+    delay(crunch.whereabouts).result(DEADLINE)
+    assert (first.state, second.state) == ("running", "pending")
+    assert second.cancel()
+    first.stop(after=0)
+    ended(first)
+
+
+def test_no_request_in_a_child(app):
+    with pytest.raises(ValueError, match="'request' is not for this backend"):
+        task(backend="processes", request=True)(int)
+    with pytest.raises(ValueError, match="'request' is not for this backend"):
+        using(request=True).delay(int)
+
+
+def test_an_app_is_needed(make_app):
+    app = make_app(DELAY_APP=None)
+    with app.app_context(), pytest.raises(ValueError, match='DELAY_APP is None.*"module:app"'):
+        delay(int)
+
+
+def test_an_app_that_cannot_be_loaded(make_app, capfd):
+    with make_app(DELAY_APP="crunch:nothing").app_context():
+        error = ended(delay(int)).exception()
+    assert type(error) is RuntimeError
+    assert "cannot load the app 'crunch:nothing'" in str(error)
+    assert "nothing" in str(error.__cause__)
+
+
+def test_other_modes_run_nothing_elsewhere(make_app):
+    with make_app(DELAY_MODE="immediate").app_context():
+        assert delay(os.getpid).result() == os.getpid()
+
+
+def test_a_named_delay(crunch):
+    app = Flask("named", static_folder=None)
+    app.config.update(HEAVY_APP="crunch:create_app()", HEAVY_PROCESSES=1)
+    heavy = Delay(app, name="heavy")
+    assert heavy.delay(os.getpid).result(DEADLINE) == os.getpid()
+    assert heavy.using(backend="processes").delay(os.getpid).result(DEADLINE) != os.getpid()
+    heavy.shutdown()
+
+
+# --- Death and exit -----------------------------------------------------------------
+
+
+def test_a_killed_child_fails_its_own_task_alone(app, crunch, tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    doomed, other = delay(crunch.stay, paths[0]), delay(crunch.stay, paths[1], 0.5)
+    pid, survivor = map(read, paths)
+    os.kill(pid, signal.SIGKILL)
+    error = ended(doomed).exception()
+    assert type(error) is ProcessDied
+    assert f"process {pid} was killed by signal 9" in str(error)
+    assert other.result(DEADLINE) == survivor
+    pids = [delay(os.getpid) for _ in range(4)]
+    assert pid not in {it.result(DEADLINE) for it in pids}
+    assert is_gone(pid)
+
+
+def test_a_death_is_seen_while_offspring_lives(app, crunch):
+    begin = time.monotonic()
+    assert type(ended(delay(crunch.die_with_offspring)).exception()) is ProcessDied
+    assert time.monotonic() - begin < 4
+
+
+def test_an_idle_child_that_died_is_replaced(make_app):
+    with make_app(DELAY_PROCESSES=1).app_context():
+        pid = delay(os.getpid).result(DEADLINE)
+        os.kill(pid, signal.SIGKILL)
+        # Dead, threads and all, and left for whoever started it to wait for.
+        until(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG))
+        assert delay(os.getpid).result(DEADLINE) != pid
+
+
+def test_shutdown_ends_the_children(make_app):
+    app = make_app()
+    with app.app_context():
+        pid = delay(os.getpid).result(DEADLINE)
+    app.extensions["delay"].owner.shutdown()
+    assert is_gone(pid)
+    with app.app_context(), pytest.raises(RuntimeError, match="after shutdown"):
+        delay(int)
+
+
+def python(script, *arguments, check=True):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE * 2,
+        check=check,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )
+
+
+EXIT = """
+import sys, time
+from pathlib import Path
+from crunch import create_app, nested, stay
+from flask_delay import delay
+
+folder = Path(sys.argv[1])
+with create_app(DELAY_PROCESSES=1, DELAY_SHUTDOWN_TIMEOUT=float(sys.argv[2])).app_context():
+    for number in range(3):
+        delay(stay, folder / str(number), float(sys.argv[3]))
+    delay(nested, folder / "nested")
+"""
+
+
+def test_accepted_tasks_end_before_the_exit(tmp_path):
+    run = python(EXIT, tmp_path, 15, 0.1)
+    assert run.stderr == ""
+    pids = {read(path) for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 4
+    assert len(pids) == 1
+    assert all(map(is_gone, pids))
+
+
+def test_what_takes_too_long_at_exit(tmp_path):
+    begin = time.monotonic()
+    run = python(EXIT, tmp_path, 1, 60)
+    assert time.monotonic() - begin < 15
+    assert "4 tasks did not finish before exit and were cancelled" in run.stderr
+    assert "Traceback" not in run.stderr
+    [path] = tmp_path.iterdir()
+    assert is_gone(read(path))
+
+
+def test_children_end_with_a_killed_parent(tmp_path):
+    script = EXIT + "\nimport os; from crunch import time\n"
+    script += "while not (folder / '0').exists(): time.sleep(0.01)\nos.kill(os.getpid(), 9)"
+    run = python(script, tmp_path, 15, 60, check=False)
+    assert run.returncode == -9
+    pid = read(tmp_path / "0")
+    until(lambda: is_gone(pid))
+
+
+FORK = """
+import json, os, sys
+from crunch import create_app, double
+from flask_delay import delay
+
+with create_app(DELAY_PROCESSES=1).app_context():
+    before = delay(os.getpid).result()
+    pid = os.fork()
+    after = delay(os.getpid).result()
+    print(json.dumps([pid == 0, before, after]), flush=True)
+if pid:
+    assert os.waitpid(pid, 0)[1] == 0
+    with create_app().app_context():
+        assert double.delay(1).result() == 2
+"""
+
+
+def test_after_a_fork_each_process_has_its_own():
+    run = python(FORK)
+    assert run.stderr == ""
+    results = {
+        forked: (before, after)
+        for forked, before, after in map(json.loads, run.stdout.split("\n")[:-1])
+    }
+    before, after = results[False]
+    assert before == after
+    assert results[True][1] != before
+
+
+UNGUARDED = """
+from flask import Flask
+from flask_delay import Delay, task
+
+app = Flask(__name__, static_folder=None)
+app.config.update(DELAY_APP="unguarded:app", DELAY_BACKEND="processes")
+Delay(app)
+print("imported", __name__, flush=True)
+
+@task
+def add(one, two):
+    # A global that cannot be pickled: it must be the module's own there.
+    return app.name, one + two
+
+if __name__ == "__main__":
+    with app.app_context():
+        print(add.delay(1, 2).result(), flush=True)
+else:
+    app.run()
+"""
+
+
+def test_a_program_is_not_run_again(tmp_path):
+    program = tmp_path / "unguarded.py"
+    program.write_text(UNGUARDED)
+    run = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    lines = [line for line in run.stdout.split("\n") if line.startswith("imported")]
+    assert lines == ["imported __main__", "imported unguarded"]
+    assert "('unguarded', 3)\n" in run.stdout
+
+
+def test_the_backend_is_imported_for_its_first_task(tmp_path):
+    script = """
+import sys
+from flask import Flask
+from flask_delay import Delay, delay
+app = Flask("plain", static_folder=None)
+Delay(app)
+with app.app_context():
+    assert delay(int).result() == 0
+assert not {"cloudpickle", "multiprocessing", "flask_delay.backends"} & set(sys.modules)
+"""
+    assert python(script).stderr == ""
