@@ -144,7 +144,7 @@ ecosystem: $(VENV)/.installed $(VENV)/.ecosystem ## Run other libraries on our e
 
 .PHONY: servers
 servers: $(VENV)/.installed $(VENV)/.servers ## Run the tests of every server; make test has the quick ones
-	$(BIN)/python -m pytest tests/servers tests/celery -m "" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/servers tests/processes tests/celery -m "" $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: lint-rust lint-python ## Check formats, clippy, ruff, types and stubs

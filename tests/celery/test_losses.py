@@ -12,6 +12,8 @@ from tests.celery.test_tasks import entered, let_go
 from flask_delay import BrokerUnavailable, ForkedFutureError
 from flask_delay.backends import celery_buffer
 
+pytestmark = pytest.mark.servers
+
 
 def test_a_broker_that_is_not_there(make_site, own_redis):
     own_redis.kill()

@@ -12,6 +12,8 @@ from tests.celery.conftest import DEADLINE, ROOT
 from flask_delay.backends.celery import Backend
 from flask_delay.config import Config
 
+pytestmark = pytest.mark.servers
+
 TEXT = (ROOT / "docs" / "celery.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[0]
 COMMANDS = re.findall(r"^(?:flask --app|celery -A) .*$", TEXT, re.MULTILINE)

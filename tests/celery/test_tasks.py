@@ -25,6 +25,8 @@ from flask_delay import (
 )
 from flask_delay.backends.celery import celery_app
 
+pytestmark = pytest.mark.servers
+
 
 def entered(url, name):
     client, key = work.gate(url, name)

@@ -28,7 +28,7 @@ from flask_delay import (
 )
 
 # Those of the app that most tests share.
-pytestmark = pytest.mark.keeps_threads
+pytestmark = [pytest.mark.keeps_threads, pytest.mark.servers]
 
 
 def ended(future):
