@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use super::desk::Desk;
+use super::ffi::attach::attach;
 use super::ffi::clock::ThreadClock;
 use super::ffi::fork::generation;
 
@@ -244,7 +245,7 @@ impl Governor {
             return;
         }
         // None once the interpreter is gone, when there is nothing to set.
-        let set = Python::try_attach(|py| match burning {
+        let set = attach(|py| match burning {
             Some(interval) => self.shorten(py, interval.as_secs_f64()),
             None => self.restore(py),
         });

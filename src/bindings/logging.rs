@@ -9,6 +9,7 @@ use pyo3_log::{Caching, Logger};
 
 use super::cell::FutureCell;
 use super::errors::into_exception;
+use super::ffi::attach::attach;
 use super::ffi::call::call_named;
 use super::names;
 use super::naming::name_of;
@@ -37,7 +38,7 @@ impl Log for Bridge {
 
     fn log(&self, record: &Record<'_>) {
         // None when the interpreter is gone, and with it those who read the log.
-        Python::try_attach(|py| {
+        attach(|py| {
             let current = PyErr::take(py);
             self.0.log(record);
             if let Some(error) = PyErr::take(py) {

@@ -17,6 +17,7 @@ use super::core::{Core, Task};
 use super::current::{self, Local};
 use super::desk::{Desk, Waits};
 use super::errors::{BrokenThreadPool, panic_message};
+use super::ffi::attach::attach;
 use super::ffi::call::{Shape, call, let_go};
 use super::ffi::fork::generation;
 use super::governor::{self, Watched};
@@ -39,7 +40,7 @@ const GRACE: Duration = Duration::from_nanos(1_500);
 pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
     let generation = generation();
     // None only if the interpreter has been finalized; then nothing can run any more.
-    let finished = Python::try_attach(|py| {
+    let finished = attach(|py| {
         let Some(core) = core.upgrade() else {
             return;
         };

@@ -348,6 +348,29 @@ class TestPoolUsedBefore:
         """)
         assert passed(done) == []
 
+    def test_while_threads_begin(self, run):
+        # CPython's own list of threads must not be locked in the child: up to 3.11 that is
+        # where it would hang, in `fork` itself.
+        done = run("""
+            def begin_threads():
+                while not over.is_set():
+                    executor = Executor(4)
+                    for future in [executor.submit(int) for _ in range(8)]:
+                        assert future.result(20) == 0
+                    executor.shutdown(wait=False)
+
+            over = threading.Event()
+            sys.setswitchinterval(1e-6)
+            threads = [threading.Thread(target=begin_threads) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            assert {reap(forked(int)) for _ in range(1000)} == {0}
+            over.set()
+            for thread in threads:
+                thread.join()
+        """)
+        assert passed(done) == []
+
 
 class TestInheritedFuture:
     @pytest.mark.parametrize("which", ["running", "queued"])

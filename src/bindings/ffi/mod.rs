@@ -1,6 +1,7 @@
 //! The only module with `unsafe`: what PyO3 has no safe call for, behind safe functions.
 #![allow(unsafe_code)]
 
+pub(crate) mod attach;
 pub(crate) mod call;
 pub(crate) mod clock;
 pub(crate) mod context;

@@ -16,6 +16,7 @@ use super::lanes::{self, Lane};
 use super::ticker::{self, Ticker};
 use super::{delays, retries};
 use crate::bindings::cell::FutureCell;
+use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::fork::generation;
 
 /// What happens when it is time.
@@ -117,7 +118,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 fn ring_all(due: Vec<Alarm>) {
     let mut due = Some(due);
     // None if the interpreter has gone.
-    Python::try_attach(|py| {
+    attach(|py| {
         for alarm in due.take().into_iter().flatten() {
             // A defect in one must not stop the clock for all others.
             let rung = catch_unwind(AssertUnwindSafe(|| ring(py, alarm)));
