@@ -51,8 +51,8 @@ install: $(VENV)/.installed ## Install the package into .venv as a user would (p
 
 .PHONY: test
 test: $(VENV)/.installed $(VENV)/.tools ## Run all tests: Rust, loom models, Python
-	@# Side by side, once what both need is there: neither uses more than one processor for long.
-	@$(MAKE) --no-print-directory -j2 test-engine test-python
+	@# Two at a time, once what all need is there: none uses more than one processor for long.
+	@$(MAKE) --no-print-directory -j2 test-engine $(if $(PYTEST_ARGS),test-python,test-core test-others)
 
 .PHONY: test-engine
 test-engine: test-rust
@@ -70,6 +70,15 @@ test-loom: ## Run the engine's loom models
 .PHONY: test-python
 test-python: $(VENV)/.installed $(VENV)/.tools ## Run pytest; PYTEST_ARGS="..."
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The two halves of it.
+.PHONY: test-core
+test-core: $(VENV)/.installed $(VENV)/.tools
+	$(BIN)/python -m pytest tests/core
+
+.PHONY: test-others
+test-others: $(VENV)/.installed $(VENV)/.tools
+	$(BIN)/python -m pytest --ignore tests/core
 
 # CPython's tests come with it, but for Debian's and Ubuntu's: libpython3-testsuite, or for
 # another version than the default one libpython3.N-testsuite.

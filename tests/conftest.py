@@ -113,6 +113,14 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 
 def _threads() -> dict[str, str]:
     """The native threads of this process with their names; none where Linux's /proc is not."""
+    # A list that is read while a thread ends may lack another one.
+    found = _list_threads()
+    while (again := _list_threads()) != found:
+        found = again
+    return found
+
+
+def _list_threads() -> dict[str, str]:
     found = {}
     for task in TASKS.iterdir() if TASKS.exists() else ():
         try:

@@ -154,7 +154,11 @@ def make(what, nodes, executors):
     if kind in ("gather", "all"):
         before = [nodes[it % len(nodes)] for it in where]
         return (Gathered if kind == "gather" else All)(before)
-    return Step(nodes[where % len(nodes)], kind)
+    before = nodes[where % len(nodes)]
+    if kind == "async" and before.over():
+        # A coroutine waits for no worker, so it would run, or have run, before anything does.
+        kind = "runs"
+    return Step(before, kind)
 
 
 def outcome_of(future):
