@@ -188,8 +188,13 @@ class Future(concurrent.futures.Future[_T]):
         policy: _Policy | None,
         scope: Callable[[], AbstractContextManager[object]] | None,
         fn: Callable[[_T], Any],
+        *,
+        executor: Executor | None = None,
     ) -> Future[Any]:
-        """As `then`, by a policy and in a scope, as `_submit_with` has them."""
+        """As `then`, by a policy and in a scope, as `_submit_with` has them.
+
+        By `executor`, if that is given, and not by the one that this future is of.
+        """
     def _add_waker(self, waker: Callable[[Future[_T]], object]) -> bool:
         """Call `waker(future)` as soon as the task is done, before the callbacks.
 
@@ -504,6 +509,7 @@ def _scoped_executor(
     mode: str = "threads",
     signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...]
     | None = None,
+    step: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`, and are counted.
 
@@ -522,6 +528,8 @@ def _scoped_executor(
     tells, while it is not, whether somebody listens to this executor; and what is then
     called as `send(future=future)`. In the submitter's context, in
     the task's scope, and before the callbacks in theirs. What `send` raises is logged.
+
+    What follows a task by `then` is `step(fn)`, if `step` is given, and not `fn` itself.
     """
 
 def _map(

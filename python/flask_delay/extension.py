@@ -140,10 +140,10 @@ class Delay:
 
         As `Executor.map`: all tasks are submitted at once, or, with `buffersize`, that
         many and one more for each result that is taken; the iterator raises TimeoutError
-        `timeout` seconds after this call; and `chunksize` changes nothing for threads.
+        `timeout` seconds after this call; and `chunksize` changes nothing.
         Raises as `delay`.
         """
-        return self.executor.map(
+        return self._state().map(
             fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
         )
 
@@ -275,9 +275,9 @@ class Delay:
     def _default_callbacks(self) -> tuple[Callable[[Future[Any]], object], ...]:
         return self._callbacks
 
-    def _find(self, chosen: Chosen) -> Callable[..., Any]:
+    def _find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
         app = pools.app_or_none() or self._only_app()
-        return self._state_of(app).find(chosen)
+        return self._state_of(app).find(chosen, future)
 
     def _is_gone(self, id: str) -> bool:
         return self._state().is_gone(id)

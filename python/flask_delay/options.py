@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict, cast, get_typ
 from flask import Flask
 
 from flask_delay import context, elsewhere, parsing
-from flask_delay._native import Future, _Policy, _Rhythm
+from flask_delay._native import Executor, Future, _Policy, _Rhythm
 from flask_delay.config import BACKENDS
 from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs, Plan
@@ -319,17 +319,30 @@ def submitter(
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
 
-def follower(chosen: Chosen, future: Future[Any], app: Flask | None) -> Submit:
+def follower(
+    chosen: Chosen,
+    future: Future[Any],
+    app: Flask | None = None,
+    *,
+    executor: Executor | None = None,
+    backend: Backend | None = None,
+) -> Submit:
     """As `submitter`, of one function that is to be called with the future's result.
 
-    Raises ValueError if that is not to run where the future's task does.
+    By that executor, or the backend's, or else the one that the future is of. Raises
+    ValueError for a backend that has none, and for an option that it cannot do.
     """
-    if chosen.backend is not None and chosen.backend != BACKENDS[0]:
-        raise ValueError(
-            f"the option 'backend' is {chosen.backend!r}, but what follows a task runs where that"
-            f" did: submit it in a done callback"
-        )
-    submit = _with(chosen, app, future.then, future._then_with)  # noqa: SLF001
+    if backend is not None:
+        _refuse(backend, chosen.given)
+        executor = backend.executor
+        if executor is None:
+            raise ValueError(
+                f"the option 'backend' is {chosen.backend!r}, but nobody there waits for what a"
+                f" task is to follow: call its delay() in a done callback, or in the task before it"
+            )
+    then = functools.partial(future._then_with, executor=executor)  # noqa: SLF001
+    plain = functools.partial(then, None, None) if executor is not None else future.then
+    submit = _with(chosen, app, plain, then)
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
 
 

@@ -2,17 +2,17 @@
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from flask import Flask
 
 from flask_delay import config, context, elsewhere, signals, supervision
-from flask_delay._native import Executor, Future, _scoped_executor
+from flask_delay._native import Executor, Future, _map, _scoped_executor
 from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs
-from flask_delay.options import Chosen, submitter
+from flask_delay.options import Chosen, follower, submitter
 
 DEFAULT_NAME = "delay"
 """Of the `Delay` that the functions of the package use."""
@@ -29,9 +29,17 @@ class Owner(Protocol):
 
 
 def make_executor(
-    app: Flask, settings: config.Config, *, max_workers: int | None, name: str
+    app: Flask,
+    settings: config.Config,
+    *,
+    max_workers: int | None,
+    name: str,
+    step: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
 ) -> Executor:
-    """Make a pool with the app's settings, which starts no thread yet."""
+    """Make a pool with the app's settings, which starts no thread yet.
+
+    What follows one of its tasks is `step(fn)`, if that is given.
+    """
     return _scoped_executor(
         max_workers=max_workers,
         thread_name_prefix=name,
@@ -48,6 +56,7 @@ def make_executor(
         when_full=settings.when_full,
         block_timeout=settings.block_timeout,
         signals=signals.senders(app),
+        step=step,
     )
 
 
@@ -93,11 +102,22 @@ class State:
         """The app."""
         return self._app
 
-    def find(self, chosen: Chosen) -> Callable[..., Any]:
-        """What submits with these options. Raises as `submitter`, and as a backend."""
+    def find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
+        """What submits with these options or, with a future, has a function follow it.
+
+        Raises as `submitter`, as `follower`, and as a backend.
+        """
         name = chosen.backend or self.config.backend
         backend = self.backend(name) if self._is_elsewhere(name) else None
-        return submitter(chosen, self.jobs, self._app, backend)
+        if future is None:
+            return submitter(chosen, self.jobs, self._app, backend)
+        return follower(chosen, future, self._app, executor=self.executor, backend=backend)
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **how: Any) -> Iterator[Any]:
+        """Run `fn` for the items. See `Delay.map`."""
+        if self._is_elsewhere(self.config.backend):
+            return _map(self.submit, fn, *iterables, **how)
+        return self.executor.map(fn, *iterables, **how)
 
     def backend(self, name: str) -> Backend:
         """The backend of this name, made at first use. Raises as its class."""
@@ -223,17 +243,18 @@ def jobs_of(app: Flask | None) -> Jobs:
     return shared_jobs() if app is None else default_state(app).jobs
 
 
-def find(chosen: Chosen) -> Callable[..., Any]:
+def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
     """What submits to the current app's default `Delay` or, without an app, to the process's pool.
 
-    Raises RuntimeError if the app has none, and as `submitter`.
+    With a future, what has a function follow it there. Raises RuntimeError if the app has no
+    Delay, and as `submitter` and `follower`.
     """
     app = app_or_none()
     if app is not None:
-        return default_state(app).find(chosen)
+        return default_state(app).find(chosen, future)
     if chosen.backend not in {None, config.BACKENDS[0]}:
         raise RuntimeError(
             f"the option 'backend' is {chosen.backend!r}, which needs an app with a Delay: push the"
             f" app's context"
         )
-    return submitter(chosen, shared_jobs(), app)
+    return submitter(chosen, shared_jobs(), app) if future is None else follower(chosen, future)

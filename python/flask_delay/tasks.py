@@ -27,8 +27,12 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 _Q = ParamSpec("_Q")
 
-Find = Callable[[Chosen], Callable[..., Any]]
-"""What finds, at the moment of a submit, where it goes; there it gives a future or a job."""
+
+class Find(Protocol):
+    """What finds, at the moment of a submit, where it goes; there it gives a future or a job."""
+
+    def __call__(self, chosen: Chosen, future: Future[Any] | None = None, /) -> Callable[..., Any]:
+        """What submits with these options or, with a future, has a function follow it."""
 
 
 class Using:
@@ -232,7 +236,13 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
 
     def _flask_delay_follow(self, future: Future[Any]) -> Future[_T]:
         """What `future.then(task)` does, which finds this by its name."""
-        return follower(self._chosen, future, pools.app_or_none())(self.__wrapped__)
+        if self._chosen.backend is None:
+            # It runs where that did, which another Delay or none may be of.
+            submit: Any = follower(self._chosen, future, pools.app_or_none())
+        else:
+            submit = self._find(self._chosen, future)
+        followed: Future[_T] = submit(self.__wrapped__)
+        return followed
 
     def _check_step(self) -> None:
         """Raise what `future.then(task)` would, whatever the future."""

@@ -27,6 +27,8 @@ pub(crate) struct Scoped {
     pub(crate) scope: Py<PyAny>,
     pub(crate) reject_types: Py<PyTuple>,
     pub(crate) reject: Py<PyAny>,
+    /// Makes of a function that is to follow a task what is called in its place.
+    pub(crate) step: Option<Py<PyAny>>,
 }
 
 pub(crate) struct Inner {
@@ -294,6 +296,7 @@ impl ExecutorCell {
             visit.call(&scoped.scope)?;
             visit.call(&scoped.reject_types)?;
             visit.call(&scoped.reject)?;
+            visit.call(&scoped.step)?;
         }
         // Held by another thread: not traversed this time, so nothing is freed too early.
         if let Some(defaults) = inner.defaults.try_lock() {

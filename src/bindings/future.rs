@@ -19,6 +19,7 @@ use super::cell::FutureCell;
 use super::clock::to_datetime;
 use super::coroutine::hooks;
 use super::errors::InvalidStateError;
+use super::executor::ExecutorCell;
 use super::figures;
 use super::names;
 use super::naming::name_of;
@@ -106,17 +107,19 @@ impl FutureCell {
         {
             return follow.call1((r#fn, slf));
         }
-        Ok(composition::follow(slf, None, None, r#fn)?.into_any())
+        Ok(composition::follow(slf, None, None, r#fn, None)?.into_any())
     }
 
-    /// As `then`, by a policy, and with the task, but not its callbacks, in a scope.
+    /// See `_native.pyi`.
+    #[pyo3(signature = (policy, scope, r#fn, *, executor = None))]
     fn _then_with<'py>(
         slf: &Bound<'py, Self>,
         policy: Option<Bound<'py, Policy>>,
         scope: Option<Bound<'py, PyAny>>,
         r#fn: Bound<'py, PyAny>,
+        executor: Option<Bound<'py, ExecutorCell>>,
     ) -> PyResult<Bound<'py, Self>> {
-        composition::follow(slf, policy.as_ref(), scope, r#fn)
+        composition::follow(slf, policy.as_ref(), scope, r#fn, executor.as_ref())
     }
 
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {

@@ -171,7 +171,7 @@ pub(crate) fn set_class(class: &Bound<'_, PyType>) {
 
 /// See `_native.pyi`.
 #[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None))]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None, step = None))]
 #[expect(clippy::too_many_arguments, reason = "all of them named")]
 pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
@@ -190,6 +190,7 @@ pub(crate) fn _scoped_executor<'py>(
     queue_size: usize,
     when_full: &str,
     block_timeout: Option<f64>,
+    step: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let hidden = hidden
         .try_iter()?
@@ -215,6 +216,7 @@ pub(crate) fn _scoped_executor<'py>(
         scope,
         reject_types,
         reject,
+        step,
     };
     make(py, settings, Some(scoped))
 }

@@ -1,5 +1,6 @@
 """What a task in a Celery worker is to who submits it."""
 
+import os
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -139,6 +140,14 @@ def test_default_callbacks_and_signals(app: Flask):
     ]
 
 
+def test_what_follows_a_task_runs_here(app: Flask):
+    here = work.look.delay().then(lambda seen: (seen["pid"], os.getpid()))
+    there, pid = here.result(DEADLINE)
+    assert pid == os.getpid() != there
+    with pytest.raises(ValueError, match="the option 'backend' is 'celery', but nobody there"):
+        delay(int).then(work.add)
+
+
 def test_a_failure_has_the_workers_traceback(app: Flask, worker: Worker):
     future = work.fail.delay("no such row")
     exception = future.exception(DEADLINE)
@@ -190,7 +199,7 @@ def test_a_task_asks_to_run_again(app: Flask):
 def test_timeout(app: Flask):
     exception = work.too_long.delay().exception(DEADLINE)
     assert type(exception) is TaskTimeout
-    assert str(exception) == "task 'too_long' took longer than its timeout"
+    assert str(exception) == 'task "too_long" took longer than its timeout of 0.2 s'
     exception = work.too_late.delay().exception(DEADLINE)
     assert type(exception) is TaskTimeout
 

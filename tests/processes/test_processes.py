@@ -20,7 +20,10 @@ from flask_delay import (
     DuplicateTask,
     ProcessDied,
     TaskTimeout,
+    chain,
+    current_task,
     delay,
+    gather,
     task,
     task_failed,
     task_started,
@@ -121,6 +124,68 @@ def test_default_callbacks_signals_status_and_figures(make_app, crunch):
 
 def test_map(app, crunch):
     assert list(crunch.double.map(range(4))) == [0, 2, 4, 6]
+    background = app.extensions["delay"].owner
+    assert os.getpid() not in background.map(lambda _: os.getpid(), range(2))
+
+
+def test_what_follows_a_task_runs_in_a_child_too(app, crunch):
+    pids = delay(crunch.double, 2).then(lambda four: (four, os.getpid()))
+    four, pid = pids.result(DEADLINE)
+    assert four == 4
+    assert pid != os.getpid()
+    both = gather(crunch.double.delay(1), crunch.double.delay(3))
+    value, _, pid = both.then(task(timeout=DEADLINE)(sum)).then(crunch.coroutine).result(DEADLINE)
+    assert value == 8
+    assert pid != os.getpid()
+    assert chain(crunch.double, crunch.whereabouts).delay(1).result(DEADLINE)["value"] == 2
+
+
+def test_what_follows_a_task_runs_where_it_is_said(app):
+    def where(_):
+        return os.getpid()
+
+    here, there = (using(backend=name).delay(int) for name in ("threads", "processes"))
+    assert here.then(where).result(DEADLINE) == os.getpid()
+    assert there.then(task(backend="threads")(where)).result(DEADLINE) == os.getpid()
+    background = app.extensions["delay"].owner
+    for decorate in (task, background.task):
+        followed = here.then(decorate(backend="processes")(where))
+        assert followed.result(DEADLINE) != os.getpid()
+        assert followed.name == where.__qualname__
+
+
+def test_a_step_that_fails_and_runs_again(app, crunch):
+    again = using(backend="threads").delay(int).then(task(backend="processes", retry=2)(shaky))
+    assert (again.result(DEADLINE), again.attempts) == (2, 2)
+    failed = delay(int).then(lambda _: 1 / 0)
+    assert isinstance(failed.exception(DEADLINE), ZeroDivisionError)
+    assert "in the worker process" in str(failed.exception().__cause__)
+
+
+def shaky(_):
+    if current_task.attempt < 2:
+        raise ConnectionError
+    return current_task.attempt
+
+
+def test_a_step_that_cannot_be_sent_is_refused(app):
+    lock = threading.Lock()
+    future = delay(int)
+    with pytest.raises(TypeError, match="the function of task .*cannot be sent"):
+        future.then(lambda _: lock)
+    with pytest.raises(TypeError, match="async generator"):
+        future.then(generate)
+    with pytest.raises(ValueError, match="'request' is not for this backend"):
+        future.then(task(request=True)(int).using(backend="processes"))
+    # Its argument is known too late for that.
+    unsendable = using(backend="threads").delay(lambda: lock)
+    error = unsendable.then(task(backend="processes")(str)).exception(DEADLINE)
+    assert isinstance(error, TypeError)
+    assert "argument 1 of task 'str'" in str(error)
+
+
+async def generate(value):
+    yield value
 
 
 def test_log_and_output_of_a_child(tmp_path, crunch):

@@ -102,6 +102,8 @@ def _run(call: _Call, function: Callable[[], Any]) -> Any:
         _emit(signals.task_cancelled, app, future)
         raise exception
     asked = (request.headers or {}).get(messages.HEADER) or {}
+    if isinstance(exception, SoftTimeLimitExceeded):
+        exception = _timed_out(call, future, exception)
     exception, after = _judge(future, exception, messages.retry_of(asked))
     if after is not None:
         _say_again(state.config, future, exception, after)
@@ -133,14 +135,18 @@ def _uuid(id: str) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, id))
 
 
+def _timed_out(call: _Call, future: Future[Any], exception: BaseException) -> TaskTimeout:
+    _, seconds = call.request.timelimit or (None, None)
+    # In the words of the native module.
+    timeout = TaskTimeout(f'task "{future.name}" took longer than its timeout of {seconds:g} s')
+    timeout.__cause__ = exception
+    return timeout
+
+
 def _judge(
     future: Future[Any], exception: BaseException, retry: Retry | None
 ) -> tuple[BaseException, float | None]:
     """What the task has failed with, and after how many seconds it runs again, if it does."""
-    if isinstance(exception, SoftTimeLimitExceeded):
-        timeout = TaskTimeout(f"task {future.name!r} took longer than its timeout")
-        timeout.__cause__ = exception
-        exception = timeout
     if not isinstance(exception, TaskRetry):
         return exception, None if retry is None else retry._after(exception, future.attempts)  # noqa: SLF001
     after: float | None = exception.args[0]

@@ -68,6 +68,7 @@ class Backend:
             settings,
             max_workers=settings.processes or _processors(),
             name=f"{name}-process",
+            step=self._step,
         )
         self._app = settings.app
         self._main = parcels.main_module(settings.app)
@@ -92,17 +93,27 @@ class Backend:
         """
         if not callable(fn):
             raise TypeError(f"the task must be callable, got {fn!r}")
-        if inspect.isasyncgenfunction(fn):
-            raise TypeError(
-                f"{fn!r} is an async generator function: nobody would iterate over what it"
-                f" yields; give delay() a coroutine function or a plain one"
-            )
+        _refuse_generator(fn)
         for value in (*args, *kwargs.values()):
             context.check(value)
-        name = _name_of(fn)
-        call = _Call(self, fn, name, parcels.pack_call(name, fn, args, kwargs, self._main))
+        call = _Call(self, fn)
+        call.pack(*args, **kwargs)
         # Also here, for what goes by them: `key` and `unique`.
         return self.executor._submit_with(policy, None, call, *args, **kwargs)  # noqa: SLF001
+
+    def pack(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bytes:
+        """A call for a child. Raises as `submit`."""
+        return parcels.pack_call(name, fn, args, kwargs, self._main)
+
+    def _step(self, fn: Callable[..., Any]) -> "_Call":
+        """What is called for a function that is to follow one of the tasks."""
+        _refuse_generator(fn)
+        call = _Call(self, fn)
+        # What cannot go there is said now. It goes when its argument is known.
+        self.pack(call.__qualname__, fn, (), {})
+        return call
 
     def run(self, name: str, data: bytes) -> Any:
         """Have a call run in a child. Called by a worker, as its task."""
@@ -243,17 +254,26 @@ class _Children:
 
 
 class _Call:
-    """What a worker calls for one task, with the arguments that it has as bytes."""
+    """What a worker calls for one task."""
 
-    def __init__(self, backend: Backend, fn: Callable[..., Any], name: str, data: bytes) -> None:
+    def __init__(self, backend: Backend, fn: Callable[..., Any]) -> None:
         self._backend = backend
         self._fn = fn
-        self._data = data
+        self._data: bytes | None = None
         # The task's name is read from here.
-        self.__qualname__ = name
+        self.__qualname__ = _name_of(fn)
 
-    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
-        return self._backend.run(self.__qualname__, self._data)
+    def pack(self, *args: Any, **kwargs: Any) -> bytes:
+        """Keep these arguments, as they are now. Raises TypeError for what cannot be pickled."""
+        self._data = self._backend.pack(self.__qualname__, self._fn, args, kwargs)
+        return self._data
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        data = self._data
+        if data is None:
+            # Of a task that follows another one, the first time.
+            data = self.pack(*args, **kwargs)
+        return self._backend.run(self.__qualname__, data)
 
     # As the function: `limit`, `rate` and `unique` go by it.
 
@@ -287,6 +307,14 @@ def _retry_after(exception: BaseException, after: float | None) -> NoReturn:
         raise exception  # noqa: TRY301 (to handle it)
     except BaseException:
         current_task.retry(after)
+
+
+def _refuse_generator(fn: Callable[..., Any]) -> None:
+    if inspect.isasyncgenfunction(fn):
+        raise TypeError(
+            f"{fn!r} is an async generator function: nobody would iterate over what it"
+            f" yields; give delay() a coroutine function or a plain one"
+        )
 
 
 def _name_of(fn: Callable[..., Any]) -> str:

@@ -52,15 +52,25 @@ pub(crate) fn _check_step(
     check(policy.as_ref(), &r#fn).map(drop)
 }
 
-/// As `Future.then`, by a policy, and with the task, but not its callbacks, in a scope.
+/// As `Future.then`, by a policy, with the task, but not its callbacks, in a scope, and by
+/// another executor than that of `future`.
 pub(crate) fn follow<'py>(
     future: &Bound<'py, FutureCell>,
     policy: Option<&Bound<'py, Policy>>,
     scope: Option<Bound<'py, PyAny>>,
-    function: Bound<'py, PyAny>,
+    mut function: Bound<'py, PyAny>,
+    executor: Option<&Bound<'py, ExecutorCell>>,
 ) -> PyResult<Bound<'py, FutureCell>> {
-    let is_coroutine = check(policy, &function)?;
-    let inner = executor_of(future)?;
+    let mut is_coroutine = check(policy, &function)?;
+    core_of(future)?;
+    let inner = match executor {
+        Some(executor) => Arc::clone(executor.get().inner()?),
+        None => executor_of(future)?,
+    };
+    if let Some(step) = inner.scoped.as_ref().and_then(|it| it.step.as_ref()) {
+        function = step.bind(future.py()).call1((function,))?;
+        is_coroutine = is_coroutine_function(&function)?;
+    }
     let argument = Slot::new(future.clone().into_any());
     let call = Call::new(
         Slot::new(function.clone()),
