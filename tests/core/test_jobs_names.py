@@ -65,6 +65,7 @@ def test_two_that_look_the_same(jobs):
         # In an order that depends on the process.
         (max, {"one", "two"}),
         (len, [({"a": frozenset({"one", "two"})},)]),
+        (len, {frozenset({"one", "two"}): "key"}),
     ],
 )
 def test_what_has_another_name_in_each_process(jobs, call):
