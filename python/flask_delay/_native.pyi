@@ -226,7 +226,8 @@ class Future(concurrent.futures.Future[_T]):
     def _spent(self) -> tuple[float, float] | None:
         """Seconds from the submit to the first start, and of the last attempt.
 
-        None but of a task that has returned or failed, and was started before.
+        From when a `countdown` or `eta` has passed, if there is one. None but of a task that has
+        returned or failed, and was started before.
         """
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...

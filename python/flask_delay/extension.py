@@ -226,10 +226,11 @@ class Delay:
         Of now, as at `Executor.stats`: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`,
         `threads`. Since the process began: `done` (returned), `failed` (raised, or not started
         in time), `cancelled`, and `retried`, how often a task was to run once more. `tasks` has
-        these four for each task's name, and in seconds `wait`, from the submit to the first
-        start, and `run`, the last attempt; both of tasks that have returned or failed. After
-        200 names, further ones are counted as "(others)". Tasks in worker processes are among
-        them; those of a name that tasks on threads have too, as "name (processes)".
+        these four for each task's name, and in seconds `wait`, from the submit, or from when its
+        `countdown` or `eta` has passed, to the first start, and `run`, the last attempt; both of
+        tasks that have returned or failed. After 200 names, further ones are counted as
+        "(others)". Tasks in worker processes are among them; those of a name that tasks on
+        threads have too, as "name (processes)".
 
         A task is counted before its callbacks run. A forked process begins at 0.
         """

@@ -334,5 +334,5 @@ def _is_unordered(value: object) -> bool:
     if isinstance(value, set | frozenset):
         return len(value) > 1
     if isinstance(value, dict):
-        return any(map(_is_unordered, value.values()))
+        return any(map(_is_unordered, [*value, *value.values()]))
     return isinstance(value, list | tuple) and any(map(_is_unordered, value))

@@ -35,11 +35,8 @@ class Find(Protocol):
         """What submits with these options or, with a future, has a function follow it."""
 
 
-class Using:
-    """The verbs `delay` and `map`, with options; made by `using`.
-
-    May be kept and used any number of times, from any thread.
-    """
+class _Using:
+    """What verbs with options have in common."""
 
     __slots__ = ("_chosen", "_find")
 
@@ -49,6 +46,15 @@ class Using:
 
     def __repr__(self) -> str:
         return f"using({self._chosen!r})"
+
+
+class Using(_Using):
+    """The verbs `delay` and `map`, with options; made by `using`.
+
+    May be kept and used any number of times, from any thread.
+    """
+
+    __slots__ = ()
 
     @overload
     def delay(
@@ -109,20 +115,13 @@ class Using:
         )
 
 
-class Periodic:
+class Periodic(_Using):
     """The verb `delay` for jobs; made by `using` with `every` or `cron`.
 
     May be kept and used any number of times, from any thread.
     """
 
-    __slots__ = ("_chosen", "_find")
-
-    def __init__(self, find: Find, chosen: Chosen) -> None:
-        self._find = find
-        self._chosen = chosen
-
-    def __repr__(self) -> str:
-        return f"using({self._chosen!r})"
+    __slots__ = ()
 
     def delay(self, fn: Callable[_P, object], /, *args: _P.args, **kwargs: _P.kwargs) -> Job:
         """Run `fn(*args, **kwargs)` again and again, from now on, as tasks of their own.

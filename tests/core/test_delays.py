@@ -302,6 +302,14 @@ class TestAtExit:
         )
         assert (done.rc, done.out, done.err) == (0, "1\n", "")
 
+    def test_when_it_would_expire_says_nothing_about_its_start(self, run_script, kind):
+        done = run_script(
+            self.PRELUDE
+            + "executor = limited(60.0)\n"
+            + f"submit(executor, write, 1, expires=70, **after({kind!r}, 0.3))\n"
+        )
+        assert (done.rc, done.out, done.err) == (0, "1\n", "")
+
     def test_what_would_come_too_late_is_not_waited_for(self, run_script, kind):
         start = time.monotonic()
         done = run_script(

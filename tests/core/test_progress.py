@@ -1,5 +1,6 @@
 """How far a task says it is: `current_task.progress`, `Future.progress`, `track`."""
 
+import asyncio
 import contextlib
 import doctest
 import enum
@@ -417,6 +418,24 @@ class TestInCoroutines:
         future = executor.submit(work)
         assert future.result(DEADLINE) == [(0, total), (1, total), (2, total)]
         assert future.progress == (3, 3, "reading")
+
+    def test_does_not_begin_another_item_when_told_to_stop(self, executor):
+        gate, begun = Gate(), []
+
+        async def work():
+            async for item in track(generate_async()):
+                begun.append(item)
+                if item == 1:
+                    gate()
+
+        # In a loop of its own: a coroutine that is a task is cancelled where it waits.
+        future = executor.submit(lambda: asyncio.run(work()))
+        assert gate.entered.wait(DEADLINE)
+        assert future.stop(after=None)
+        gate.open()
+        assert executor.drain(DEADLINE)
+        assert future.cancelled()
+        assert begun == [0, 1]
 
     def test_a_loop_that_is_left(self, executor):
         closed = threading.Event()

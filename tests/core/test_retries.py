@@ -460,6 +460,35 @@ class TestAtExit:
         assert (done.rc, done.out) == (0, "once\n")
         assert unfinished(done.err) == ["flaky"]
 
+    def test_what_would_come_too_late_is_not_waited_for(self, run_script):
+        start = time.monotonic()
+        done = run_script(
+            self.PRELUDE
+            + textwrap.dedent("""
+                logging.getLogger("flask_delay").setLevel(logging.WARNING)
+                executor = limited(60.0)
+
+                def late():
+                    raise LookupError
+
+                def soon():
+                    write(current_task.attempt)
+                    if current_task.attempt == 1:
+                        raise LookupError
+
+                logging.getLogger("flask_delay").disabled = True
+                for fn, backoff in ((late, 70), (soon, 0.2)):
+                    retry = Retry(1, backoff=backoff, max_delay=backoff, jitter=False)
+                    submit(executor, fn, retry=retry)
+                while executor.stats()["queued"] or executor.stats()["running"]:
+                    time.sleep(0.001)
+                logging.getLogger("flask_delay").disabled = False
+            """)
+        )
+        assert (done.rc, done.out) == (0, "1\n2\n")
+        assert unfinished(done.err) == ["late"]
+        assert time.monotonic() - start < 20
+
 
 # --- current_task.retry -------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 from tests.core.helpers import Gate, occupied, together, unlogged
@@ -148,6 +149,43 @@ def test_times_are_those_that_passed(make_app, deadline):
     # The last one has waited for the two before it.
     assert slept["wait"]["max"] >= 0.2 * 0.98
     assert extension.stats()["tasks"]["Gate"]["wait"]["max"] < 0.1
+
+
+@pytest.mark.parametrize("option", ["countdown", "eta"])
+def test_the_time_before_which_it_may_not_start_is_no_wait(extension, deadline, option):
+    later, stays = 0.3, 0.1
+    begin = time.time()
+    at = later if option == "countdown" else datetime.fromtimestamp(begin + later, UTC)
+    with occupied(extension.executor, 2):
+        future = extension.using(**{option: at}).delay(int)
+        assert extension.stats()["held"] == 1
+        while not extension.stats()["queued"]:
+            time.sleep(0.001)
+        # That it waits for a worker then is one.
+        time.sleep(stays)
+    future.result(deadline)
+    most = time.time() - begin - later
+    wait = extension.stats()["tasks"]["int"]["wait"]
+    assert wait["count"] == 1
+    assert stays * 0.98 <= wait["max"] <= most * 1.02
+
+
+def test_the_countdown_of_a_follower_begins_with_the_end_of_the_other(extension, deadline):
+    later, gate = 0.2, Gate()
+
+    @extension.task(countdown=later)
+    def follow(result):
+        return result
+
+    begin = time.time()
+    follower = extension.delay(gate, 1).then(follow)
+    # Longer than the countdown.
+    time.sleep(2 * later)
+    gate.open()
+    assert follower.result(deadline) == 1
+    most = time.time() - begin - 3 * later
+    wait = extension.stats()["tasks"][follow.__qualname__]["wait"]
+    assert wait["max"] <= most * 1.02
 
 
 def test_figures_are_json(extension, deadline):

@@ -16,6 +16,7 @@ use super::policy::Policy;
 use super::sequels::Sequel;
 use super::target::Why;
 use crate::bindings::cell::FutureCell;
+use crate::bindings::clock::now;
 use crate::bindings::core::Core;
 use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::settle::Phase;
@@ -220,9 +221,12 @@ pub(crate) fn give<'py>(
 
 /// Counts the time before which the task is not to start from now on.
 pub(super) fn wait_from_now(this: &FutureCell) {
+    let age = now().cast_signed().saturating_sub(this.born());
+    let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
     with(this, |rules| {
         if let Some(Start::After(time)) = rules.start {
             rules.from = Instant::now().checked_add(time);
+            rules.start = Some(Start::After(age.saturating_add(time)));
         }
     });
 }

@@ -1,0 +1,95 @@
+"""Which job it is: the same in every process, by its name."""
+
+import functools
+from datetime import timedelta
+
+import pytest
+
+from flask_delay import Executor
+from flask_delay.jobs import Jobs
+
+from .helpers import Thing
+from .jobs import RARELY, start
+
+
+@pytest.fixture
+def executor():
+    executor = Executor(2)
+    yield executor
+    executor.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def jobs(executor):
+    jobs = Jobs(executor)
+    yield jobs
+    jobs.cancel()
+
+
+def test_the_same_job_is_the_one_that_is_there(jobs):
+    job = start(jobs, pow, 2, 3, every=RARELY)
+    assert start(jobs, pow, 2, 3, every=RARELY) is job
+    assert start(jobs, pow, 2, 3, every=timedelta(hours=1)) is job
+    others = [
+        start(jobs, pow, 2, 4, every=RARELY),
+        start(jobs, max, 2, 3, every=RARELY),
+        start(jobs, pow, 2, 3, every=RARELY / 2),
+        start(jobs, pow, 2, 3, cron="0 * * * *"),
+        start(jobs, pow, 2, 3, cron="0 * * * *", timezone="Asia/Tokyo"),
+        start(jobs, pow, 2, 3, every=RARELY, key="mine"),
+        start(jobs, pow, 2, 3, every=RARELY, key=lambda *args: args),
+    ]
+    assert len({id(each) for each in [job, *others]}) == 8
+    assert len({each.name for each in [job, *others]}) == 8
+    assert job.name == "builtins.pow(2, 3) every 3600 s"
+
+
+def test_two_that_look_the_same(jobs):
+    def make():
+        return lambda: None
+
+    job = start(jobs, make(), every=RARELY)
+    with pytest.raises(ValueError, match="another function or with other arguments.*'key'"):
+        start(jobs, make(), every=RARELY)
+    assert jobs.all() == [job]
+    assert start(jobs, make(), every=RARELY, key="two") is not job
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (int, object()),
+        (Thing().method,),
+        (functools.partial(lambda: None),),
+        (lambda thing: thing, Thing()),
+        # In an order that depends on the process.
+        (max, {"one", "two"}),
+        (len, [({"a": frozenset({"one", "two"})},)]),
+        (len, {frozenset({"one", "two"}): "key"}),
+    ],
+)
+def test_what_has_another_name_in_each_process(jobs, call):
+    with pytest.raises(ValueError, match="another name in each process.*'key'"):
+        start(jobs, *call, every=RARELY)
+    assert start(jobs, *call, every=RARELY, key="one").next_run
+
+
+def test_a_key_that_has_another_name_in_each_process(jobs):
+    with pytest.raises(ValueError, match="another name in each process.*'key'"):
+        start(jobs, int, every=RARELY, key=frozenset({"one", "two"}))
+    assert start(jobs, max, {"one"}, every=RARELY).name == "builtins.max({'one'}) every 3600 s"
+
+
+def test_the_main_module_has_one_name(jobs):
+    """Also in processes that multiprocessing has started anew, where it is imported."""
+
+    def fn():
+        pass
+
+    names = set()
+    for module in ("__main__", "__mp_main__"):
+        fn.__module__ = module
+        job = start(jobs, fn, every=RARELY)
+        names.add(job.name)
+        job.cancel()
+    assert len(names) == 1
