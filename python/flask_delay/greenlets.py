@@ -39,6 +39,17 @@ def is_patched() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
+def refuse_processes() -> None:
+    """Raise RuntimeError if gevent has patched what worker processes are started with."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("subprocess"):
+        raise RuntimeError(
+            "backend='processes' does not go with gevent, which has patched `subprocess` and lets"
+            " the main thread alone start processes: serve the app with threads (gunicorn's"
+            " gthread), or use backend='celery'"
+        )
+
+
 def _hub() -> Any:
     """This thread's hub, if it has one: without it there are no greenlets to run."""
     hubs = sys.modules.get("gevent._hub_local")

@@ -1,5 +1,6 @@
 """Tasks in worker processes: what they see, what comes back, what ends them."""
 
+import gc
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError, wait
 from functools import partial
 
@@ -186,6 +188,23 @@ def test_a_step_that_cannot_be_sent_is_refused(app):
 
 async def generate(value):
     yield value
+
+
+def test_a_dropped_app_takes_its_children_with_it(crunch, recwarn):
+    app = crunch.create_app()
+    with app.app_context():
+        pid = delay(os.getpid).result(DEADLINE)
+        assert app.extensions["delay"].owner.drain(DEADLINE)
+    dropped = weakref.ref(app)
+    del app
+
+    def is_dropped():
+        gc.collect()
+        return dropped() is None
+
+    until(is_dropped)
+    assert is_gone(pid)
+    assert [it for it in recwarn.list if "subprocess" in str(it.message)] == []
 
 
 def test_log_and_output_of_a_child(tmp_path, crunch):

@@ -56,6 +56,43 @@ def test_time_is_over(serve, app):
     check_time_is_over(serve(*app, env={"FLASK_DELAY_SHUTDOWN_TIMEOUT": "0.3"}))
 
 
+def test_worker_processes_are_refused(run_script):
+    done = run_script(
+        """
+from gevent import monkey
+monkey.patch_all()
+from flask_delay import task
+try:
+    task(backend="processes")(print)
+except RuntimeError as error:
+    print(error)
+"""
+    )
+    assert (done.rc, done.err) == (0, "")
+    assert done.out.startswith("backend='processes' does not go with gevent")
+
+
+def test_worker_processes_are_refused_when_it_comes_late(run_script):
+    done = run_script(
+        """
+from gevent import monkey
+from flask import Flask
+from flask_delay import Delay, using
+
+app = Flask("app", static_folder=None)
+app.config["DELAY_APP"] = "app"
+app.config["DELAY_LOG_FAILURES"] = False
+Delay(app)
+with app.app_context():
+    known = using(backend="processes")
+    monkey.patch_all()
+    print(known.delay(print).exception(20))
+"""
+    )
+    assert (done.rc, done.err) == (0, "")
+    assert done.out.startswith("backend='processes' does not go with gevent")
+
+
 @APPS
 def test_result_lets_other_requests_be_answered(serve, app):
     server = serve(*app)

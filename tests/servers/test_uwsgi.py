@@ -136,3 +136,19 @@ def test_skip_atexit_is_warned_of(serve):
     server.wait_for_log("RuntimeWarning: uWSGI's skip-atexit ends a worker")
     os.kill(server.process.pid, signal.SIGTERM)
     assert server.wait() == 0
+
+
+@pytest.mark.parametrize("options", [LAZY, PRELOAD], ids=["lazy-apps", "preload"])
+def test_worker_processes(serve, options):
+    """uWSGI is the program that Python is embedded in, and not what executes Python."""
+    backend = {"FLASK_DELAY_BACKEND": "processes", "FLASK_DELAY_APP": "app:app"}
+    server = serve([*GRACEFUL, *options], backend)
+    pid = server.get("run/there")["pid"]
+    assert server.wait_for_records("called back", ["there"])
+    (ran,) = server.records("ran")["there"]
+    (called,) = server.records("called back")["there"]
+    assert ran["pid"] != pid
+    assert called["pid"] == pid
+    server.terminate()
+    assert server.wait() == 0, server.log()
+    assert poll(lambda: not Path(f"/proc/{ran['pid']}").exists())

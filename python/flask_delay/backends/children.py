@@ -5,6 +5,7 @@ thread and no memory with the server that asked for it, and does not import its 
 """
 
 import contextlib
+import os
 import pickle
 import select
 import subprocess
@@ -13,11 +14,15 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.spawn import get_executable
+from pathlib import Path
 from typing import Any
 
+from flask_delay import greenlets
 from flask_delay._native import TaskTimeout
 from flask_delay.backends import parcels
 from flask_delay.elsewhere import ProcessDied
+
+greenlets.refuse_processes()
 
 # An exception from another thread, as that of `timeout`, arrives between two steps of Python
 # code: so long a step takes at most.
@@ -38,11 +43,13 @@ class Child:
 
     def __init__(self, app: str, name: str) -> None:
         """Start it; `app` is what it loads, written as FLASK_APP."""
+        # It may have come since the module was loaded.
+        greenlets.refuse_processes()
         here, there = Pipe()
         with there:
             command = _COMMAND.format(path=sys.path, connection=there.fileno(), app=app, name=name)
             self._process = subprocess.Popen(  # noqa: S603 (our own code)
-                [_text(get_executable()), "-c", command],
+                [_python(), "-c", command],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
             )
@@ -174,5 +181,16 @@ class Child:
         self._connection.close()
 
 
-def _text(path: str | bytes) -> str:
-    return path if isinstance(path, str) else path.decode()
+def _python() -> str:
+    """What executes Python: what `multiprocessing` was told, or this process's program.
+
+    Where that is a server that Python is embedded in, as uWSGI is, the interpreter of its
+    environment.
+    """
+    program = os.fsdecode(get_executable() or "")
+    if "python" in Path(program).name.lower() or program != sys.executable:
+        return program
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    folder = Path(sys.exec_prefix, "bin")
+    found = (folder / name for name in (f"python{version}", "python3", "python"))
+    return str(next((path for path in found if path.exists()), program))

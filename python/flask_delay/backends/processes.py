@@ -5,20 +5,22 @@ and all options are its. What its workers call hands the work to a child and wai
 Each child runs one task at a time, so that a child that is killed fails that task alone.
 
 Why a child is started with `subprocess` and talked to by `multiprocessing.connection`, with
-cloudpickle's bytes, and not by loky or `ProcessPoolExecutor` with one process each:
+cloudpickle's bytes, and not by a pool of loky, of Pebble or of the standard library, with one
+process each (`python -m benchmarks.processes` shows what can be measured of it):
 
-- Their pools close before anybody else's at the interpreter's exit, whatever is queued. What
-  is accepted here must run.
-- When the server is killed, their processes stay for ever, and loky's tell of leaked
-  semaphores; these see it, and have none.
-- In a process that is forked later, whose `multiprocessing` has theirs in its books, the exit
-  fails with an AssertionError.
-- There is no way in `ProcessPoolExecutor` before 3.14 to end one process that has a task, and
-  no way in either to tell it something, or to hear of it, meanwhile.
-- `ProcessPoolExecutor` imports the server's `__main__` in each child, and what an unguarded
-  script does there it does again.
-- A call takes them 0.5 ms, and two threads for each child; this one 0.3 ms, and none (see
-  `python -m benchmarks.processes` and docs/processes.md).
+- A queue, futures, retries and deadlines are there already, in the native executor. Of a pool
+  only a process that runs calls would be used, and none of them lets its owner tell it
+  something, or hear of it, while it runs one.
+- When the server is killed, their processes stay for ever. These see it, and end.
+- All three have their processes in the books of `multiprocessing`. In a process that is forked
+  later, as gunicorn's are from one that has preloaded the app, those are wrong: its exit fails
+  with an AssertionError, and with Pebble ends the parent's processes in the middle of a task.
+- `ProcessPoolExecutor` and Pebble import the server's `__main__` in each child, and what an
+  unguarded script does there it does again.
+- loky and `ProcessPoolExecutor` close at the interpreter's exit whatever is queued, unless who
+  waits for it has registered later than they.
+- `ProcessPoolExecutor` has no way before Python 3.14 to end the one process whose task takes
+  too long, but a signal to its id.
 """
 
 import atexit
@@ -193,6 +195,11 @@ class _Children:
         self._busy: dict[int, Child] = {}
         # They were asked to end.
         self._ending: list[Child] = []
+
+    def __del__(self) -> None:
+        # The app was dropped, and nobody had it shut down.
+        while self._idle and self.generation == _generation():
+            self._idle.pop().kill()
 
     def take(self, make: Callable[[], Child]) -> Child:
         """One that has nothing to do, for this thread; a new one, if there is none."""
