@@ -1,7 +1,8 @@
 """What tasks in worker processes cost: `python -m benchmarks.processes`.
 
-Beside ours, with one process each: loky, if it is installed, and `ProcessPoolExecutor` with
-"spawn". Then what a view's answers take while a task computes, if gunicorn and wrk are there.
+Beside ours, with one process each: loky and Pebble, if they are installed, and
+`ProcessPoolExecutor` with "spawn". Then what a view's answers take while a task computes, if
+gunicorn and wrk are there.
 Prints tables in Markdown.
 """
 
@@ -24,6 +25,8 @@ from typing import Any
 
 _ROUNDS = 300
 _BYTES = 1_000_000
+_VIEW_ROUNDS = 9
+_COMPUTES = "a process that computes"
 _FOLDER = str(Path(__file__).parent.parent)
 
 _Submit = Callable[..., "Future[Any]"]
@@ -63,6 +66,16 @@ def loky() -> _Submit:
     return submit
 
 
+def pebble() -> _Submit:
+    """Submits to Pebble's pool."""
+    import multiprocessing  # noqa: PLC0415
+
+    from pebble import ProcessPool  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    pool = ProcessPool(1, context=multiprocessing.get_context("spawn"))
+    return lambda fn, *args: pool.schedule(fn, args=args)
+
+
 def standard() -> _Submit:
     """Submits to the standard library's."""
     import multiprocessing  # noqa: PLC0415
@@ -74,6 +87,7 @@ def standard() -> _Submit:
 POOLS: dict[str, Callable[[], _Submit]] = {
     "ours": ours,
     "loky": loky,
+    "Pebble": pebble,
     "ProcessPoolExecutor, spawn": standard,
 }
 
@@ -122,6 +136,19 @@ def orphan(name: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def forked(name: str) -> None:
+    """Fork while a task runs; print what has become of it when the other process has ended."""
+    submit = POOLS[name]()
+    task = submit(time.sleep, 1)
+    time.sleep(0.7)
+    child = os.fork()
+    if not child:
+        sys.exit()
+    os.waitpid(child, 0)
+    error = task.exception()
+    print("none" if error is None else f"a task fails, `{type(error).__name__}`", flush=True)
+
+
 def late(name: str) -> None:
     """Submit at the interpreter's exit, as a task that was queued comes to its turn then."""
     import threading  # noqa: PLC0415
@@ -144,12 +171,14 @@ def late(name: str) -> None:
 def _run(function: str, name: str) -> subprocess.CompletedProcess[str]:
     code = f"from benchmarks.processes import *; {function}({name!r})"
     # To files: what is left behind would keep pipes open.
-    with tempfile.TemporaryFile("w+") as out:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        command = [sys.executable, "-c", code]
         done = subprocess.run(
-            [sys.executable, "-c", code], stdout=out, cwd=_FOLDER, check=False, timeout=120
+            command, stdout=out, stderr=err, cwd=_FOLDER, check=False, timeout=120
         )
         out.seek(0)
-        return subprocess.CompletedProcess(done.args, done.returncode, out.read().strip())
+        err.seek(0)
+        return subprocess.CompletedProcess(command, done.returncode, out.read().strip(), err.read())
 
 
 def _outlives(name: str) -> str:
@@ -162,14 +191,20 @@ def _outlives(name: str) -> str:
     return "yes"
 
 
+def _harm(name: str) -> str:
+    done = _run("forked", name)
+    error = re.findall(r"^\w+Error", done.stderr, re.MULTILINE)
+    return done.stdout + (f", `{error[0]}`" if error else "")
+
+
 def pools() -> None:
     """Print what the pools take."""
     print("| | start | a call | with 1 MB | killed | heals | runs what is queued at exit |", end="")
-    print(" outlives a killed parent |\n| --- |" + " --- |" * 7)
+    print(" outlives a killed parent | harm of a forked process's exit |\n| --- |" + " --- |" * 8)
     for name in POOLS:
-        if name == "loky" and importlib.util.find_spec("loky") is None:
+        if name in {"loky", "Pebble"} and importlib.util.find_spec(name.lower()) is None:
             continue
-        cells = [_run("late", name).stdout or "no", _outlives(name)]
+        cells = [_run("late", name).stdout or "no", _outlives(name), _harm(name)]
         print(_run("measure", name).stdout, " | ".join(cells), "|", flush=True)
 
 
@@ -198,15 +233,19 @@ def start(backend):
 
 def views() -> None:
     """Print what a plain view takes beside a task that computes: medians of some rounds."""
-    places = ("nothing", "a process that computes", "threads", "processes")
+    places = ("nothing", _COMPUTES, "threads", "processes")
     found: dict[str, list[tuple[float, float]]] = {place: [] for place in places}
-    for _ in range(5):
-        for place in places:
+    for number in range(_VIEW_ROUNDS):
+        for place in reversed(places) if number % 2 else places:
             found[place].append(_beside(place))
-    print("\n| beside | median | p99 |\n| --- | --- | --- |")
+    print(
+        f"\n| beside | median | p99 | p99 to that beside {_COMPUTES} |\n| --- | --- | --- | --- |"
+    )
     for place, rounds in found.items():
         median, p99 = (statistics.median(column) for column in zip(*rounds, strict=True))
-        print(f"| {place} | {median:.1f} ms | {p99:.1f} ms |", flush=True)
+        pairs = zip(rounds, found[_COMPUTES], strict=True)
+        ratio = statistics.median(one[1] / other[1] for one, other in pairs)
+        print(f"| {place} | {median:.1f} ms | {p99:.1f} ms | {ratio:.2f}x |", flush=True)
 
 
 def _beside(place: str) -> tuple[float, float]:
@@ -219,7 +258,7 @@ def _beside(place: str) -> tuple[float, float]:
             [sys.executable, *command.split(), address, "served:app"], cwd=folder
         )
         other = [sys.executable, "-c", "while True: sum(range(1000))"]
-        burner = subprocess.Popen(other) if place == "a process that computes" else None
+        burner = subprocess.Popen(other) if place == _COMPUTES else None
         try:
             _wait_for(address)
             if place in {"threads", "processes"}:

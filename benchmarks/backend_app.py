@@ -1,0 +1,42 @@
+"""The app that `benchmarks.backends` measures, in all of its processes."""
+
+import os
+import time
+from pathlib import Path
+
+from flask import Flask
+
+from flask_delay import Delay, task
+
+app = Flask(__name__, static_folder=None)
+app.config.update(DELAY_APP="benchmarks.backend_app:app", DELAY_PROCESSES=2)
+app.config.from_prefixed_env()
+Delay(app)
+
+if app.config.get("DELAY_BACKEND") == "celery":
+    from flask_delay.backends.celery import celery_app
+
+    celery = celery_app(app)
+
+
+@task
+def nop(value: object = None) -> object:
+    """What there is to it but for the task itself."""
+    return value
+
+
+@task
+def compute(steps: int) -> float:
+    """Compute; the seconds that it took."""
+    begin = time.perf_counter()
+    for number in range(steps):
+        _ = number * number
+    return time.perf_counter() - begin
+
+
+@task
+def memory() -> tuple[int, float]:
+    """The worker's process id, and its share of the memory in megabytes (Linux)."""
+    with Path("/proc/self/smaps_rollup").open() as lines:
+        pss = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return os.getpid(), pss / 1024
