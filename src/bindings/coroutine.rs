@@ -219,6 +219,7 @@ impl CoroutineTask {
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let task = self.0.bind(py);
         current(py)?.call_method1("set", (task,))?;
+        task.get().begin_code();
         signals::emit(task, Event::Started);
         let taken = task.get().take_call(task);
         let function = taken
@@ -248,12 +249,14 @@ impl CoroutineTask {
     }
 
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> PyResult<()> {
+        self.0.get().end_code();
         attempted(self.0.bind(py));
         self.end(py, Phase::Finished, result)
     }
 
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         let task = self.0.bind(py);
+        task.get().end_code();
         rules::stop_clock(task);
         let exception = match retries::judge(task, exception) {
             Verdict::Fail(exception) => exception,
@@ -275,6 +278,7 @@ impl CoroutineTask {
         if rules::why(task.get()) == Some(Why::Timeout) {
             return self.fail(py, into_exception(py, deadlines::timed_out(task)));
         }
+        task.get().end_code();
         attempted(task);
         let_go_of_call(task);
         let settled = settle::abandon(task, Place::Loop);

@@ -174,7 +174,7 @@ pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
     with_local(|local| (!local.service).then(|| local.desk.task(py)).flatten())
         .flatten()
         .filter(runs)
-        .or_else(|| current_coroutine(py).filter(runs))
+        .or_else(|| current_coroutine(py).filter(|task| task.get().goes_on()))
 }
 
 /// The handle of the task that runs on this thread.

@@ -21,6 +21,9 @@ const PLACED: u32 = State::MARK << 5;
 const RULED: u32 = State::MARK << 6;
 /// The task has surroundings that are not those of its callbacks.
 const OWN_SCOPE: u32 = State::MARK << 7;
+/// The code of a coroutine's task has begun and has not ended, whatever the task has come to:
+/// after a cancellation it cleans up.
+const GOES_ON: u32 = State::MARK << 8;
 
 impl FutureCell {
     pub(crate) fn told_to_stop(&self) -> bool {
@@ -53,6 +56,20 @@ impl FutureCell {
 
     pub(crate) fn has_own_scope(&self) -> bool {
         self.state.has(OWN_SCOPE)
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
+        self.state.has(GOES_ON)
+    }
+
+    /// By the event loop: an attempt begins.
+    pub(crate) fn begin_code(&self) {
+        self.state.mark(GOES_ON);
+    }
+
+    /// By the event loop: the attempt has ended, if one had begun.
+    pub(crate) fn end_code(&self) {
+        let _ = self.state.unmark(GOES_ON);
     }
 
     /// For a future that nobody else has yet.

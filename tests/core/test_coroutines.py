@@ -16,7 +16,8 @@ from unittest.mock import AsyncMock, Mock
 
 import pytest
 
-from flask_delay import Executor, WaitCycleError, aio, current_task
+from flask_delay import Executor, Future, TaskTimeout, WaitCycleError, aio, current_task
+from flask_delay._native import _Policy
 
 from .helpers import DEADLINE, as_coroutine, occupied
 
@@ -715,6 +716,50 @@ class HastyExecutor:
 
     def __getattr__(self, name):
         return getattr(self._executor, name)
+
+
+class TestCleaningUp:
+    """What a coroutine does when its task was cancelled already."""
+
+    @pytest.mark.parametrize("end", [Future.cancel, Future.stop])
+    def test_has_its_task_until_it_ends(self, executor, wait_until, end):
+        begun, seen = threading.Event(), []
+
+        async def left_behind():
+            await asyncio.sleep(0.05)
+            seen.append(repr(current_task))
+
+        async def work():
+            begun.set()
+            try:
+                await asyncio.sleep(DEADLINE)
+            finally:
+                seen.append((current_task.id, current_task.cancelled))
+                others.append(asyncio.create_task(left_behind()))
+
+        others = []
+        future = executor.submit(work)
+        future.add_done_callback(lambda _: seen.append(repr(current_task)))
+        assert begun.wait(DEADLINE)
+        assert end(future)
+        assert wait_until(lambda: len(seen) == 3)
+        none = "<current_task: none on this thread>"
+        assert (future.id, end is Future.stop) in seen
+        assert seen.count(none) == 2
+
+    def test_has_it_after_its_timeout(self, executor):
+        seen = []
+
+        async def work():
+            try:
+                await asyncio.sleep(DEADLINE)
+            finally:
+                seen.append(current_task.id)
+
+        future = executor._submit_with(_Policy(timeout=0.05), None, work)
+        assert isinstance(future.exception(DEADLINE), TaskTimeout)
+        assert executor.drain(DEADLINE)
+        assert seen == [future.id]
 
 
 class TestLoop:
