@@ -1,6 +1,6 @@
 """What a backend is: where tasks run, if not on threads of this process.
 
-They are modules of `flask_delay.backends`, above the extension; imported when the first task
+They are packages of `flask_delay.backends`, above the extension; imported when the first task
 is for them, and no earlier.
 """
 
@@ -28,7 +28,7 @@ class BrokerUnavailable(ConnectionError):  # noqa: N818 (as QueueFull)
 
 
 class Backend(Protocol):
-    """What each module has as `Backend`; its methods may be called from any thread."""
+    """What each package has as `Backend`; its methods may be called from any thread."""
 
     cannot: Mapping[str, str]
     """The options of `using` that it cannot do, and what to do instead."""

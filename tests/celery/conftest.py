@@ -153,6 +153,14 @@ def _redis(folder: Path) -> Redis:
     return server
 
 
+@pytest.fixture(scope="module")
+def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """For workers that know other tasks than those of the shared one."""
+    server = _redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     server = _redis(tmp_path_factory.mktemp("redis"))

@@ -10,7 +10,7 @@ from tests.celery.conftest import DEADLINE, ROOT
 from tests.celery.test_tasks import entered, let_go
 
 from flask_delay import BrokerUnavailable, ForkedFutureError
-from flask_delay.backends import celery_buffer
+from flask_delay.backends.celery import buffer
 
 pytestmark = pytest.mark.servers
 
@@ -57,7 +57,7 @@ def test_tasks_wait_for_the_broker(make_site, own_redis, start_worker, tmp_path,
 
 
 def test_what_waits_for_the_broker_is_bounded(make_site, own_redis, monkeypatch, caplog):
-    monkeypatch.setattr(celery_buffer, "SIZE", 2)
+    monkeypatch.setattr(buffer, "SIZE", 2)
     app = make_site(own_redis.url, DELAY_CELERY_WHEN_DOWN="buffer")
     own_redis.kill()
     with app.app_context():

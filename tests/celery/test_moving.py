@@ -218,14 +218,14 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def workers(shared_redis):
+def workers(module_redis):
     """The settings of Celery workers, which run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLASK_DELAY_CELERY_BROKER_URL", shared_redis.url)
+        patch.setenv("FLASK_DELAY_CELERY_BROKER_URL", module_redis.url)
         patch.setenv("FLASK_DELAY_BACKEND", "celery")
         patch.setenv("FLASK_APP", "app")
         command = ("-m", "flask", "--app", "app", "delay", "worker")
-        worker = Worker(shared_redis.url, "-c", "2", command=command, path=FOLDER)
+        worker = Worker(module_redis.url, "-c", "2", command=command, path=FOLDER)
         yield
         worker.kill()
 

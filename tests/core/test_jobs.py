@@ -19,21 +19,6 @@ from flask_delay.jobs import Jobs
 from .helpers import DEADLINE, Gate, Thing
 from .jobs import OFTEN, RARELY, Count, start
 
-
-@pytest.fixture
-def executor():
-    executor = Executor(2)
-    yield executor
-    executor.shutdown(cancel_futures=True)
-
-
-@pytest.fixture
-def jobs(executor):
-    jobs = Jobs(executor)
-    yield jobs
-    jobs.cancel()
-
-
 # --- When it runs -------------------------------------------------------------------
 
 

@@ -12,26 +12,12 @@ import weakref
 
 import pytest
 
-from flask_delay import Executor, supervision
+from flask_delay import supervision
 from flask_delay.jobs import Jobs
 from flask_delay.leader import lead
 
 from .helpers import DEADLINE, Gate
 from .jobs import OFTEN, RARELY, Count, start
-
-
-@pytest.fixture
-def executor():
-    executor = Executor(2)
-    yield executor
-    executor.shutdown(cancel_futures=True)
-
-
-@pytest.fixture
-def jobs(executor):
-    jobs = Jobs(executor)
-    yield jobs
-    jobs.cancel()
 
 
 def never(last):

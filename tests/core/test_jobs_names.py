@@ -5,25 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from flask_delay import Executor
-from flask_delay.jobs import Jobs
-
 from .helpers import Thing
 from .jobs import RARELY, start
-
-
-@pytest.fixture
-def executor():
-    executor = Executor(2)
-    yield executor
-    executor.shutdown(cancel_futures=True)
-
-
-@pytest.fixture
-def jobs(executor):
-    jobs = Jobs(executor)
-    yield jobs
-    jobs.cancel()
 
 
 def test_the_same_job_is_the_one_that_is_there(jobs):

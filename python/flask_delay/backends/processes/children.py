@@ -1,4 +1,4 @@
-"""One worker process, as its parent has it. What runs in there is `flask_delay.backends.inside`.
+"""One worker process, as its parent has it. What runs in there is in the module `inside`.
 
 It is started with `subprocess`, which executes a new Python at once, so it shares no lock, no
 thread and no memory with the server that asked for it, and does not import its `__main__`.
@@ -19,7 +19,7 @@ from typing import Any
 
 from flask_delay import greenlets
 from flask_delay._native import TaskTimeout
-from flask_delay.backends import parcels
+from flask_delay.backends.processes import parcels
 from flask_delay.elsewhere import ProcessDied
 
 greenlets.refuse_processes()
@@ -33,7 +33,7 @@ _GRACE = 5.0
 _COMMAND = """\
 import sys
 sys.path[:] = {path!r}
-from flask_delay.backends.inside import main
+from flask_delay.backends.processes.inside import main
 main({connection}, {app!r}, {name!r})
 """
 

@@ -27,7 +27,7 @@ from flask_delay._native import (
     _scoped_executor,
     current_task,
 )
-from flask_delay.backends import parcels
+from flask_delay.backends.processes import parcels
 
 # How often the parent is told how far a task has come, and looked for.
 _INTERVAL = 0.05

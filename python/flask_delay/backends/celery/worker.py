@@ -28,8 +28,8 @@ from flask_delay._native import (
     _Elsewhere,
     _scoped_executor,
 )
-from flask_delay.backends import celery_messages as messages
-from flask_delay.backends.celery_wire import PROGRESS
+from flask_delay.backends.celery import messages
+from flask_delay.backends.celery.wire import PROGRESS
 from flask_delay.retry import Retry
 
 _log = logging.getLogger("flask_delay")

@@ -23,9 +23,8 @@ from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
 from flask_delay._native import TaskExpired, TaskTimeout, _Elsewhere
-from flask_delay.backends import celery_links as links
-from flask_delay.backends import celery_messages as messages
-from flask_delay.backends.celery_buffer import Buffer
+from flask_delay.backends.celery import links, messages
+from flask_delay.backends.celery.buffer import Buffer
 from flask_delay.elsewhere import BrokerUnavailable
 
 _log = logging.getLogger("flask_delay")

@@ -39,8 +39,8 @@ from flask import Flask
 
 from flask_delay import context, pools
 from flask_delay._native import Future, _generation, _Policy, current_task
-from flask_delay.backends import parcels
-from flask_delay.backends.children import Child
+from flask_delay.backends.processes import parcels
+from flask_delay.backends.processes.children import Child
 from flask_delay.config import Config
 from flask_delay.elsewhere import ProcessDied
 

@@ -1,7 +1,7 @@
 """Tasks that run in Celery workers.
 
 In this process a task is a message to the broker and a future that the result backend feeds,
-see `celery_wire`; in a worker it is run by `celery_worker`.
+see `wire`; in a worker it is run by `worker`.
 """
 
 import inspect
@@ -25,9 +25,8 @@ except ImportError as error:
         " pip install 'flask-delay[celery]'"
     ) from error
 
-from flask_delay.backends import celery_messages as messages
-from flask_delay.backends import celery_worker as worker
-from flask_delay.backends.celery_wire import Message, Wire
+from flask_delay.backends.celery import messages, worker
+from flask_delay.backends.celery.wire import Message, Wire
 
 _NOT_THERE = "Celery has no such thing; leave it out, or use the backend 'threads'"
 

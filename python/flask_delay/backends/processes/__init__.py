@@ -1,0 +1,5 @@
+"""`backend="processes"`: tasks that compute, in worker processes of this machine."""
+
+from flask_delay.backends.processes.backend import Backend
+
+__all__ = ["Backend"]
