@@ -74,7 +74,7 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
-        ffi::fork::watch()?;
+        ffi::fork::watch(py)?;
         logging::init(py)?;
         let future = derive("Future", py.get_type::<FutureCell>(), "Future")?;
         ffi::object::set_class(&future)?;

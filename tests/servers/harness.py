@@ -26,6 +26,8 @@ LONG_ENOUGH = 0.3
 SERVED = Path(__file__).parent / "served.py"
 # The rest of an app's name for the pool being used before the workers are forked.
 USED = "import app as module\nmodule.use()\napp = module.app\n"
+# And for a task of it computing at that moment.
+BUSY = "import app as module\nmodule.keep_busy()\napp = module.app\n"
 
 
 def poll(predicate: Callable[[], Any], deadline: float = DEADLINE) -> Any:
@@ -53,7 +55,7 @@ class Server:
     """A server with all its processes, in a group of their own.
 
     `command` is started in `folder`, which has the app in `app.py`, and as `used.py` the
-    same app with its pool used at import. `{host}` and `{port}` in it are filled in.
+    same app with its pool used at import, as `busy.py` while it is. `{host}` and `{port}` in it are filled in.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Server:
         self.host, self.port = address()
         shutil.copy(SERVED, folder / "app.py")
         (folder / "used.py").write_text(USED)
+        (folder / "busy.py").write_text(BUSY)
         self._record = folder / "record"
         self._record.touch()
         with (folder / "log").open("wb") as log:

@@ -142,6 +142,20 @@ def stats():
     return answer(threads=threads, stats=executor.stats())
 
 
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def keep_busy():
+    """Have a task compute, at import: at each moment of the fork its thread may have the GIL."""
+    with app.app_context():
+        future = delay(spin, 2.0)
+        while not future.running():
+            time.sleep(0.001)
+
+
 def use():
     """The pool, in the process that loads the app."""
     with app.app_context():

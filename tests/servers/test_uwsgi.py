@@ -59,6 +59,13 @@ class TestWorkers:
         check_time_is_over(serve([*GRACEFUL, *options], SHORT))
 
 
+@pytest.mark.parametrize("options", [[], ["--py-call-uwsgi-fork-hooks"]], ids=["", "fork-hooks"])
+def test_fork_while_a_task_computes(serve, options):
+    """uWSGI's master lets go of the GIL before, and its child waits for it."""
+    server = serve([*GRACEFUL, *TWO, *options, "--module", "busy:app"])
+    check_tasks(server, 2)
+
+
 def test_without_a_master(serve):
     server = serve([*COMMAND, "--module", "app:app"])
     check_tasks(server)

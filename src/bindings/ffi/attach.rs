@@ -83,12 +83,12 @@ pub(super) mod list {
         unsafe { ffi::PyGILState_Release(ffi::PyGILState_STATE::PyGILState_LOCKED) };
     }
 
-    pub(in crate::bindings::ffi) extern "C" fn before_fork() {
+    pub(in crate::bindings::ffi) fn before_fork() {
         HELD.set(hold().map(ManuallyDrop::new));
     }
 
     /// In the parent and in the child, whose only thread is the one that has forked.
-    pub(in crate::bindings::ffi) extern "C" fn after_fork() {
+    pub(in crate::bindings::ffi) fn after_fork() {
         if let Some(gate) = HELD.take() {
             drop(ManuallyDrop::into_inner(gate));
         }
