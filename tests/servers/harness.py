@@ -55,7 +55,8 @@ class Server:
     """A server with all its processes, in a group of their own.
 
     `command` is started in `folder`, which has the app in `app.py`, and as `used.py` the
-    same app with its pool used at import, as `busy.py` while it is. `{host}` and `{port}` in it are filled in.
+    same app with its pool used at import, as `busy.py` while it is. `{host}` and `{port}` in
+    the command are filled in.
     """
 
     def __init__(
