@@ -28,7 +28,8 @@ from flask_delay.signals import (
     task_submitted,
     task_succeeded,
 )
-from flask_delay.tasks import Task, task, using
+from flask_delay.tasks import Task, task
+from flask_delay.verbs import using
 
 __all__ = [
     "BrokerUnavailable",

@@ -13,7 +13,8 @@ from flask_delay._native import Executor, Future
 from flask_delay.figures import Stats
 from flask_delay.jobs import Job
 from flask_delay.options import AllOptions, Chosen, Options
-from flask_delay.tasks import Decorator, Periodic, Using, made
+from flask_delay.tasks import Decorator
+from flask_delay.verbs import Periodic, Using, made
 
 _current_app = context.current
 

@@ -37,6 +37,7 @@ PYTHON_LAYERS = (
         "tasks",
         "termination",
         "uwsgi",
+        "verbs",
     },
     {"jobs"},
     {"figures", "leader", "progress", "reloader", "retry", "supervision"},
@@ -177,7 +178,7 @@ def own_part(module: str, name: str | None) -> str | None:
 
 
 def module_of(path: str) -> str:
-    """`backends` for `backends/celery.py`, `cli` for `cli.py`."""
+    """`backends` for `backends/celery/worker.py`, `cli` for `cli.py`."""
     return Path(path).parts[0].removesuffix(".py")
 
 
@@ -347,7 +348,7 @@ def test_a_python_dependency_of_the_engine_is_caught(manifest):
         ("config.py", "from flask_delay import Delay"),
         ("extension.py", "import flask_delay"),
         ("extension.py", "from flask_delay import backends"),
-        ("backends/celery.py", "from ..cli import command"),
+        ("backends/celery/worker.py", "from ...cli import command"),
         ("compat/flask_executor.py", "from flask_delay import cli"),
         ("compat/flask_executor.py", "from flask import has_request_context"),
         ("extension.py", "from flask_delay.compat import futures"),
@@ -374,7 +375,7 @@ def test_a_python_violation_is_caught(path, source):
         ("cli.py", "from flask_delay import Delay, demo, extension"),
         ("extension.py", "from flask import Flask\nfrom flask_delay import config, context"),
         ("extension.py", "def f(request): return request.g.session"),
-        ("backends/celery.py", "from . import base\nfrom ..extension import Delay"),
+        ("backends/celery/worker.py", "from . import wire\nfrom ...extension import Delay"),
         ("compat/flask_executor.py", "from flask_delay import Delay, context"),
         ("context.py", "from flask import current_app, g\nfrom ._native import Future"),
         ("__init__.py", '"""Text."""\nfrom ._native import Future\n__all__ = ["Future"]'),

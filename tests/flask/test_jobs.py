@@ -12,7 +12,8 @@ from flask.cli import FlaskGroup
 
 from flask_delay import Delay, Executor, Job, pools, task, using
 from flask_delay.jobs import Jobs
-from flask_delay.tasks import Periodic, PeriodicTask
+from flask_delay.tasks import PeriodicTask
+from flask_delay.verbs import Periodic
 
 from .conftest import DEADLINE, close
 

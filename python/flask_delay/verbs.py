@@ -1,0 +1,148 @@
+"""`using`: the verbs `delay` and `map` with options."""
+
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from flask_delay import pools
+from flask_delay._native import Future, _map
+from flask_delay.jobs import Job
+from flask_delay.options import AllOptions, Chosen, Options
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Find(Protocol):
+    """What finds, at the moment of a submit, where it goes; there it gives a future or a job."""
+
+    def __call__(self, chosen: Chosen, future: Future[Any] | None = None, /) -> Callable[..., Any]:
+        """What submits with these options or, with a future, has a function follow it."""
+
+
+class _Using:
+    """What verbs with options have in common."""
+
+    __slots__ = ("_chosen", "_find")
+
+    def __init__(self, find: Find, chosen: Chosen) -> None:
+        self._find = find
+        self._chosen = chosen
+
+    def __repr__(self) -> str:
+        return f"using({self._chosen!r})"
+
+
+class Using(_Using):
+    """The verbs `delay` and `map`, with options; made by `using`.
+
+    May be kept and used any number of times, from any thread.
+    """
+
+    __slots__ = ()
+
+    @overload
+    def delay(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
+
+    @overload
+    def delay(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
+
+    def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
+        """Run `fn(*args, **kwargs)` in the background, with the options, as `flask_delay.delay`.
+
+        Raises as that and, with `request=True`: RuntimeError without a current request;
+        RequestEntityTooLarge if its body is above `MAX_CONTENT_LENGTH`; TypeError if its
+        session cannot be copied. With `unique`: TypeError for arguments without a hash, if
+        there is no `key`; DuplicateTask if it is "raise". With a function as `key`: what
+        that raises, and TypeError if what it returns has no hash.
+        """
+        made: Future[Any] = self._find(self._chosen)(fn, *args, **kwargs)
+        return made
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, _T]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Run `fn` for the items of the iterables, with the options, as `Executor.map`.
+
+        With `request=True` all tasks have copies of the request that is current now.
+        Raises as `delay`.
+        """
+        submit = self._find(self._chosen)
+        return _map(
+            submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
+        )
+
+
+class Periodic(_Using):
+    """The verb `delay` for jobs; made by `using` with `every` or `cron`.
+
+    May be kept and used any number of times, from any thread.
+    """
+
+    __slots__ = ()
+
+    def delay(self, fn: Callable[_P, object], /, *args: _P.args, **kwargs: _P.kwargs) -> Job:
+        """Run `fn(*args, **kwargs)` again and again, from now on, as tasks of their own.
+
+        In an app each job runs once on a machine, however many processes have it; which one
+        runs it is decided by a lock file in the app's instance folder. In the same process
+        the same job is the one that is there. With `DELAY_MODE` "immediate" or "manual" it
+        never runs by itself.
+
+        Raises TypeError as `flask_delay.delay`; ValueError for a job that has no name, which
+        is the same in every process, or the one of another job: then it needs the option
+        `key`; RuntimeError after `shutdown`; OSError if the instance folder cannot be written.
+        """
+        made: Job = self._find(self._chosen)(fn, *args, **kwargs)
+        return made
+
+
+def made(find: Find, options: AllOptions) -> Using | Periodic:
+    """What `using` with these options returns. Raises as that."""
+    chosen = Chosen(options)
+    return Using(find, chosen) if chosen.plan is None else Periodic(find, chosen)
+
+
+@overload
+def using(**options: Unpack[Options]) -> Using: ...
+
+
+@overload
+def using(**options: Unpack[AllOptions]) -> Periodic: ...
+
+
+def using(**options: Unpack[AllOptions]) -> Any:
+    """The verbs `delay` and `map` with options, of the current app.
+
+    `using(timeout=5).delay(fn, x)`: see `Options` for what there is. With `every` or `cron`
+    `delay` makes a job: `using(every=60).delay(fn, x)`, see `Repetition`. Raises TypeError for
+    an option that is not known or of the wrong type, ValueError for a value that is not
+    allowed and for options that make no sense together.
+    """
+    return made(pools.find, options)
