@@ -12,6 +12,7 @@ import time
 import weakref
 from concurrent.futures import CancelledError, wait
 from functools import partial
+from pathlib import Path
 
 import pytest
 from flask import Flask, current_app, request
@@ -205,6 +206,18 @@ def test_a_dropped_app_takes_its_children_with_it(crunch, recwarn):
     until(is_dropped)
     assert is_gone(pid)
     assert [it for it in recwarn.list if "subprocess" in str(it.message)] == []
+
+
+def test_a_child_at_work_ends_after_its_task_when_all_was_shut_down(make_app, crunch, path):
+    app = make_app()
+    with app.app_context():
+        future = delay(crunch.stay, path, 0.3)
+        pid = read(path)
+        app.extensions["delay"].owner.shutdown(wait=False)
+        assert not is_gone(pid)
+        future.result(DEADLINE)
+    # Whoever starts the next one, or the exit, hears of it.
+    until(lambda: is_gone(pid) or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
 
 
 def test_log_and_output_of_a_child(tmp_path, crunch):

@@ -95,7 +95,11 @@ class Backend:
         """
         if not callable(fn):
             raise TypeError(f"the task must be callable, got {fn!r}")
-        _refuse_generator(fn)
+        if inspect.isasyncgenfunction(fn):
+            raise TypeError(
+                f"{fn!r} is an async generator function: nobody would iterate over what it"
+                f" yields; give delay() a coroutine function or a plain one"
+            )
         for value in (*args, *kwargs.values()):
             context.check(value)
         call = _Call(self, fn)
@@ -111,7 +115,6 @@ class Backend:
 
     def _step(self, fn: Callable[..., Any]) -> "_Call":
         """What is called for a function that is to follow one of the tasks."""
-        _refuse_generator(fn)
         call = _Call(self, fn)
         # What cannot go there is said now. It goes when its argument is known.
         self.pack(call.__qualname__, fn, (), {})
@@ -314,14 +317,6 @@ def _retry_after(exception: BaseException, after: float | None) -> NoReturn:
         raise exception  # noqa: TRY301 (to handle it)
     except BaseException:
         current_task.retry(after)
-
-
-def _refuse_generator(fn: Callable[..., Any]) -> None:
-    if inspect.isasyncgenfunction(fn):
-        raise TypeError(
-            f"{fn!r} is an async generator function: nobody would iterate over what it"
-            f" yields; give delay() a coroutine function or a plain one"
-        )
 
 
 def _name_of(fn: Callable[..., Any]) -> str:
