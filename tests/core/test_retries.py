@@ -347,21 +347,32 @@ def test_the_limit_of_its_key_holds_when_it_comes_back():
         assert order == [True]
 
 
-def test_it_needs_no_place_in_the_queue():
+def test_it_needs_no_place_in_the_queue(wait_until):
     with Executor(1, queue_size=1, when_full="raise") as executor:
-        flaky = Flaky(2)
-        future = submit(executor, flaky, retry=soon(2))
-        while flaky.attempts == []:
-            time.sleep(0.001)
-        accepted = 0
-        # The queue is full most of the time while it comes back.
-        while not future.done():
-            try:
-                executor.submit(time.sleep, 0.001)
-                accepted += 1
-            except QueueFull:
-                pass
-        assert (future.result(0), accepted > 0) == (3, True)
+        begun, gate = Gate(), Gate()
+
+        def work():
+            if current_task.attempt == 1:
+                begun()
+                raise ValueError
+            return current_task.attempt
+
+        def fill():
+            behind.append(executor.submit(int))
+            return gate()
+
+        behind = []
+        future = submit(executor, work, retry=soon(1))
+        assert begun.entered.wait(DEADLINE)
+        executor.submit(fill)
+        begun.open()
+        # The queue is full from now on, and the second attempt comes into it.
+        assert gate.entered.wait(DEADLINE)
+        assert wait_until(lambda: executor.stats()["queued"] == 2)
+        with pytest.raises(QueueFull):
+            executor.submit(int)
+        gate.open()
+        assert (future.result(DEADLINE), behind[0].result(DEADLINE)) == (2, 0)
 
 
 def test_shutdown_waits_for_it():
