@@ -16,6 +16,8 @@ mod _native {
     use pyo3::prelude::*;
     use pyo3::types::{PyDict, PyTuple, PyType};
 
+    #[pymodule_export]
+    use crate::bindings::async_check::{_check_callback, _check_function};
     use crate::bindings::cell::FutureCell;
     #[pymodule_export]
     use crate::bindings::coroutine::{_set_hooks, CoroutineTask};

@@ -48,6 +48,8 @@ __all__ = [
     "_Ticker",
     "_Waiting",
     "__version__",
+    "_check_callback",
+    "_check_function",
     "_check_step",
     "_end",
     "_end_within",
@@ -436,6 +438,16 @@ class _Policy:
         `countdown` are in seconds, `eta` in seconds since 1970.
         """
 
+def _check_function(fn: object, role: str, /) -> None:
+    """Raise TypeError for what no task can be made of, as `Executor.submit` does.
+
+    That is what cannot be called, and functions whose call runs none of their code:
+    generator functions, async ones too. `role` is what it is called there: "task".
+    """
+
+def _check_callback(fn: object, /) -> None:
+    """Raise TypeError for what no done callback can be made of: as that, and coroutine functions."""
+
 def _check_step(policy: _Policy | None, fn: Callable[..., Any]) -> None:
     """Raise what `Future.then` would for this function and its policy, whatever the future."""
 
@@ -577,8 +589,11 @@ class _CoroutineTask:
         """Leave the entered scope, after the coroutine has ended or with what it raised."""
     def finish(self, result: object) -> None:
         """Settle the future; a worker runs its callbacks in this context."""
-    def fail(self, exception: BaseException) -> None:
-        """As `finish`, for a coroutine that has raised."""
+    def fail(self, exception: BaseException, *, returned: bool = False) -> None:
+        """As `finish`, for a coroutine that has raised.
+
+        With `returned` it was its surroundings that have, after it; it is not run again then.
+        """
     def abandon(self) -> None:
         """As `finish`, for a coroutine that was cancelled."""
     def refuse(self, exception: BaseException) -> None:

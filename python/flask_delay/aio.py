@@ -173,12 +173,14 @@ _runners: dict[asyncio.Task[Any], Future[Any]] = {}
 async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
     # What the task raises belongs to its future; the loop must not see it.
     surroundings = None
+    returned = False
     try:
         if scope is not None:
             entering = scope()
             entering.__enter__()
             surroundings = entering
         result = await task.call()
+        returned = True
         if surroundings is not None:
             leaving, surroundings = surroundings, None
             task.leave(leaving)
@@ -195,7 +197,7 @@ async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
         # Without this frame, which refers to the future that the error is kept in.
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next
-        task.fail(error)
+        task.fail(error, returned=returned)
     else:
         task.finish(result)
 

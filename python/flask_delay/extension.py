@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 from flask import Blueprint, Flask
 
 from flask_delay import config, context, figures, greenlets, pools, status, termination, uwsgi
-from flask_delay._native import Executor, Future
+from flask_delay._native import Executor, Future, _check_callback
 from flask_delay.figures import Stats
 from flask_delay.jobs import Job
 from flask_delay.options import AllOptions, Chosen, Options
@@ -199,12 +199,10 @@ class Delay:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks.
 
         On all apps that this Delay is or will be initialised on. Returns `fn`, so it may
-        be used as a decorator. Raises TypeError if `fn` is not callable.
+        be used as a decorator. Raises TypeError if `fn` is not callable, or is a coroutine
+        function, which nobody would await.
         """
-        given: object = fn
-        if not callable(given):
-            message = f"a done callback must be callable, not {fn!r}"
-            raise TypeError(message)
+        _check_callback(fn)
         with self._lock:
             self._callbacks = (*self._callbacks, fn)
             for ref in self._apps:

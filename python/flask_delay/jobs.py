@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flask_delay import leader, supervision
-from flask_delay._native import Executor, Future, _Rhythm, _Ticker
+from flask_delay._native import Executor, Future, _check_function, _Rhythm, _Ticker
 
 _log = logging.getLogger("flask_delay")
 
@@ -237,10 +237,7 @@ class Jobs:
         its request; ValueError if the job cannot be told from others; RuntimeError after
         shutdown; OSError if its file cannot be written.
         """
-        if not callable(function):
-            raise TypeError(f"the job must be callable, got {function!r}")
-        if inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function!r} is an async generator function: nobody would iterate")
+        _check_function(function, "job")
         for value in (*args, *kwargs.values()):
             self._check(value)
         call = (function, args, kwargs)

@@ -1,7 +1,6 @@
 """`task`, which makes a function know how to run in the background."""
 
 import functools
-import inspect
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import (
@@ -17,7 +16,7 @@ from typing import (
 )
 
 from flask_delay import pools
-from flask_delay._native import Future, _check_step, _map
+from flask_delay._native import Future, _check_function, _check_step, _map
 from flask_delay.jobs import Job
 from flask_delay.options import AllOptions, Chosen, Options, follower
 from flask_delay.verbs import Find
@@ -269,14 +268,9 @@ class Decorator:
         if fn is None:
             return Decorator(self._find, merged)
         if isinstance(fn, classmethod | staticmethod):
+            _check_function(fn.__func__, "task")
             return _MethodTask(fn, self._find, merged)
-        if not callable(fn):
-            raise TypeError(f"task is for functions, not for {fn!r}")
-        if inspect.isasyncgenfunction(fn):
-            raise TypeError(
-                f"{fn!r} is an async generator function: nobody would iterate over what it"
-                f" yields; task is for coroutine functions and plain ones"
-            )
+        _check_function(fn, "task")
         made = _task(fn, self._find, merged)
         known[key_of(fn)] = made
         return made

@@ -1,35 +1,148 @@
-//! Telling `async def` functions, which go to the event loop, from plain ones.
+//! What a call of a function gives: telling `async def` functions, which go to the event loop,
+//! from plain ones, and refusing those whose call runs none of their code.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyType};
 
-use super::ffi::call::{call_with, code_of};
+use super::ffi::call::{Unrun, call_with, code_of, is_code, unrun};
 use super::ffi::slot::Slot;
 use super::names;
 use super::naming::inner_of;
 
+/// `CO_GENERATOR`
+const GENERATOR: u32 = 0x20;
 /// `CO_COROUTINE`
 const COROUTINE: u32 = 0x80;
 /// `CO_ASYNC_GENERATOR`
 const ASYNC_GENERATOR: u32 = 0x200;
 
-/// Code objects last found not to be async. They are kept, so that an address cannot come
+/// Code objects last found to be of plain functions. They are kept, so that an address cannot come
 /// back for another one.
 static CHECKED: [Slot; 64] = [const { Slot::empty() }; 64];
 
-/// Whether calling `function` gives a coroutine.
+/// Whether calling `function`, a task's, gives a coroutine.
 ///
 /// # Errors
 ///
-/// `TypeError` if it gives an async generator, which nobody would iterate.
+/// `TypeError` if it gives a generator, async or not: its body would never run.
 pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<bool> {
     let flags = flags_of(function)?;
-    if flags & ASYNC_GENERATOR != 0 {
-        return Err(refused(function));
+    if flags & (GENERATOR | ASYNC_GENERATOR) != 0 {
+        return Err(refused(function, flags));
     }
     Ok(flags & COROUTINE != 0)
 }
+
+/// The same of what is to be a `role`.
+///
+/// # Errors
+///
+/// `TypeError` too if it cannot be called.
+pub(crate) fn check_function(function: &Bound<'_, PyAny>, role: &str) -> PyResult<bool> {
+    if !function.is_callable() {
+        return Err(PyTypeError::new_err(format!(
+            "the {role} must be callable, got {}",
+            shown(function)
+        )));
+    }
+    is_coroutine_function(function)
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (r#fn, role, /))]
+pub(crate) fn _check_function(r#fn: &Bound<'_, PyAny>, role: &str) -> PyResult<()> {
+    check_function(r#fn, role).map(drop)
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (r#fn, /))]
+pub(crate) fn _check_callback(r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
+    if !r#fn.is_callable() {
+        return Err(PyTypeError::new_err(format!(
+            "a done callback must be callable, got {}",
+            shown(r#fn)
+        )));
+    }
+    refuse_unrun(
+        r#fn,
+        "a done callback",
+        "give a plain function, which may call delay() for it",
+    )
+}
+
+/// Refuses a function that is to be called for what it does, as `role`, and whose call would
+/// do nothing; `remedy` says what to give instead.
+pub(crate) fn refuse_unrun(
+    function: &Bound<'_, PyAny>,
+    role: &str,
+    remedy: &str,
+) -> PyResult<()> {
+    let flags = flags_of(function)?;
+    if flags == 0 {
+        return Ok(());
+    }
+    Err(PyTypeError::new_err(format!(
+        "{role} must be a plain function, and {} is {}, which would never run: {remedy}",
+        shown(function),
+        kind(flags)
+    )))
+}
+
+/// Refuses what a plain `function`, called as `role`, returned if it has not run: a coroutine, or the generator
+/// of a generator function that a decorator has made a plain one of.
+///
+/// Another generator is a result like any other.
+pub(crate) fn refuse_result<'py>(
+    function: &Bound<'py, PyAny>,
+    result: Bound<'py, PyAny>,
+    role: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = function.py();
+    let code = match unrun(&result) {
+        None => return Ok(result),
+        Some(Unrun::Coroutine) => {
+            result.call_method0(names::close(py))?;
+            return Err(PyTypeError::new_err(format!(
+                "{role} returned the coroutine {}, which nobody awaits; give delay() the async \
+                 function itself",
+                shown(&result)
+            )));
+        }
+        Some(Unrun::Generator) => result.getattr(names::gi_code(py))?,
+        Some(Unrun::AsyncGenerator) => result.getattr(names::ag_code(py))?,
+    };
+    match decorated(function, &code)? {
+        Some(inner) => Err(refused(&inner, flags_of(&inner)?)),
+        None => Ok(result),
+    }
+}
+
+/// The function of this code that `function` is made of by decorators.
+fn decorated<'py>(
+    function: &Bound<'py, PyAny>,
+    code: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let mut inner = function.clone();
+    for _ in 0..DECORATORS {
+        if code_of(&inner).is_some_and(|it| it.is(code)) {
+            return Ok(Some(inner));
+        }
+        inner = if let Some(next) = inner_of(&inner) {
+            next
+        } else if let Some(next) = inner.getattr_opt(names::__wrapped__(function.py()))? {
+            next
+        } else {
+            break;
+        };
+    }
+    Ok(None)
+}
+
+/// Of more decorators on one function no more is looked at. Mocks have attributes without end.
+const DECORATORS: usize = 32;
 
 /// The flags of the code that a call of `function` runs, as far as they are of interest.
 fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
@@ -42,6 +155,15 @@ fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
     }
     if let Some(inner) = inner_of(function) {
         return flags_of(&inner);
+    }
+    // As a function that Cython has compiled, or a `Task`.
+    if let Ok(Some(code)) = function.getattr_opt(names::__code__(py))
+        && is_code(&code)
+    {
+        let flags = flags_of_code(&code)?;
+        if flags != 0 {
+            return Ok(flags);
+        }
     }
     // An object that says itself what it is, such as `AsyncMock`, or an instance.
     let marked = py
@@ -65,7 +187,7 @@ fn flags_of_code(code: &Bound<'_, PyAny>) -> PyResult<u32> {
         return Ok(0);
     }
     let flags: u32 = code.getattr(names::co_flags(code.py()))?.extract()?;
-    let flags = flags & (COROUTINE | ASYNC_GENERATOR);
+    let flags = flags & (GENERATOR | COROUTINE | ASYNC_GENERATOR);
     if flags == 0 {
         drop(place.put(code.clone()));
     }
@@ -73,12 +195,27 @@ fn flags_of_code(code: &Bound<'_, PyAny>) -> PyResult<u32> {
 }
 
 #[cold]
-fn refused(function: &Bound<'_, PyAny>) -> PyErr {
-    let shown = function
-        .repr()
-        .map_or_else(|_| "?".to_owned(), |text| text.to_string());
+fn refused(function: &Bound<'_, PyAny>, flags: u32) -> PyErr {
     PyTypeError::new_err(format!(
-        "{shown} is an async generator function: nobody would iterate over what it yields; \
-         give delay() a coroutine function or a plain one"
+        "{} is {}: nobody would iterate over what it yields, and it would never run; give \
+         delay() a coroutine function or a plain one, which iterates",
+        shown(function),
+        kind(flags)
     ))
+}
+
+fn kind(flags: u32) -> &'static str {
+    if flags & ASYNC_GENERATOR != 0 {
+        "an async generator function"
+    } else if flags & GENERATOR != 0 {
+        "a generator function"
+    } else {
+        "an async function"
+    }
+}
+
+fn shown(object: &Bound<'_, PyAny>) -> String {
+    object
+        .repr()
+        .map_or_else(|_| "?".to_owned(), |text| text.to_string())
 }

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+use super::async_check::refuse_result;
 use super::cell::FutureCell;
 use super::ffi::call::call_with;
 use super::ffi::context::{carry, within};
@@ -63,12 +64,14 @@ pub(crate) fn run(
 fn call_all(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>]) {
     let py = this.py();
     for callback in callbacks {
-        if let Err(error) = call_with(callback.bind(py), [this.as_any()]) {
+        let callback = callback.bind(py);
+        if let Err(error) = call_with(callback, [this.as_any()])
+            .and_then(|result| refuse_result(callback, result, "a done callback"))
+        {
             // The words of concurrent.futures, which its users look for in their logs.
             let template = format!(
                 "exception calling callback for task %s (%s): {}",
                 callback
-                    .bind(py)
                     .repr()
                     .map_or_else(|_| "?".to_owned(), |text| text.to_string())
                     .replace('%', "%%")

@@ -13,7 +13,7 @@ use pyo3::sync::PyOnceLock;
 use super::cell::FutureCell;
 use super::clock::now;
 use super::core::{Core, Task};
-use super::errors::into_exception;
+use super::errors::{TaskRetry, into_exception};
 use super::ffi::call::call;
 use super::ffi::context::{copy, copy_current, value_of, within};
 use super::logging;
@@ -254,11 +254,23 @@ impl CoroutineTask {
         self.end(py, Phase::Finished, result)
     }
 
-    fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+    #[pyo3(signature = (exception, *, returned = false))]
+    fn fail(
+        &self,
+        py: Python<'_>,
+        exception: Bound<'_, PyAny>,
+        returned: bool,
+    ) -> PyResult<()> {
         let task = self.0.bind(py);
         task.get().end_code();
         rules::stop_clock(task);
-        let exception = match retries::judge(task, exception) {
+        let verdict = if returned && !exception.is_instance_of::<TaskRetry>() {
+            // What it was to do is done, and is not to be done again.
+            Verdict::Fail(exception)
+        } else {
+            retries::judge(task, exception)
+        };
+        let exception = match verdict {
             Verdict::Fail(exception) => exception,
             Verdict::Again(after, exception) => {
                 run_again(task, after, exception);
@@ -276,7 +288,7 @@ impl CoroutineTask {
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
         if rules::why(task.get()) == Some(Why::Timeout) {
-            return self.fail(py, into_exception(py, deadlines::timed_out(task)));
+            return self.fail(py, into_exception(py, deadlines::timed_out(task)), false);
         }
         task.get().end_code();
         attempted(task);
@@ -289,6 +301,6 @@ impl CoroutineTask {
     fn refuse(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         settle::start(self.0.bind(py));
         let exception = into_exception(py, PyErr::from_value(exception));
-        self.fail(py, exception)
+        self.fail(py, exception, false)
     }
 }

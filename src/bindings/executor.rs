@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
+use super::async_check::{_check_callback, refuse_unrun};
 use super::cell::FutureCell;
 use super::core::{Core, Settings};
 use super::current;
@@ -121,6 +122,11 @@ impl ExecutorCell {
                 )));
             }
             Some(initializer) => {
+                refuse_unrun(
+                    &initializer,
+                    "the initializer",
+                    "give one that does its work when it is called",
+                )?;
                 let arguments = initargs.unwrap_or_else(|| PyTuple::empty(py));
                 Some((initializer.unbind(), arguments.unbind()))
             }
@@ -243,12 +249,7 @@ impl ExecutorCell {
     }
 
     fn add_default_done_callback(&self, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
-        if !r#fn.is_callable() {
-            return Err(PyTypeError::new_err(format!(
-                "a done callback must be callable, got {}",
-                r#fn.repr()?
-            )));
-        }
+        _check_callback(&r#fn)?;
         let inner = self.inner()?;
         inner.defaults.lock().push(r#fn.unbind());
         inner.has_defaults.store(true, Ordering::Relaxed);

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flask_delay_engine::Mutex;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
+use super::async_check::_check_callback;
 use super::callbacks;
 use super::calls;
 use super::cell::FutureCell;
@@ -89,12 +90,7 @@ impl FutureCell {
 
     fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
         slf.get().refuse_foreign(slf)?;
-        if !r#fn.is_callable() {
-            return Err(PyTypeError::new_err(format!(
-                "a done callback must be callable, got {}",
-                r#fn.get_type().name()?
-            )));
-        }
+        _check_callback(&r#fn)?;
         callbacks::add(slf, r#fn);
         Ok(())
     }

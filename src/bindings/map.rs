@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyTuple, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
@@ -230,6 +230,17 @@ impl Map {
     }
 }
 
+/// A `StopIteration` that is an error, as one: by itself it would say that no more results
+/// come. Generators do the same (PEP 479).
+fn no_end(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) {
+        return error;
+    }
+    let raised = PyRuntimeError::new_err("a call of map() raised StopIteration");
+    raised.set_cause(py, Some(error));
+    raised
+}
+
 fn buffer(size: &Bound<'_, PyAny>) -> PyResult<usize> {
     let Ok(size) = size.extract::<i64>() else {
         return Err(PyTypeError::new_err(format!(
@@ -250,7 +261,10 @@ impl Map {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.step(py).inspect_err(|_| self.cancel_rest(py))
+        self.step(py).map_err(|error| {
+            self.cancel_rest(py);
+            no_end(py, error)
+        })
     }
 
     /// Cancels what has not started, as closing a generator would.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
-use super::async_check::is_coroutine_function;
+use super::async_check::check_function;
 use super::callbacks;
 use super::calls::Call;
 use super::cell::FutureCell;
@@ -39,13 +39,7 @@ impl ExecutorCell {
         let function = &arguments.function;
         let inner = self.inner()?;
         let core = &inner.core;
-        if !function.is_callable() {
-            return Err(PyTypeError::new_err(format!(
-                "the task must be callable, got {}",
-                function.repr()?
-            )));
-        }
-        let is_coroutine = is_coroutine_function(function)?;
+        let is_coroutine = check_function(function, "task")?;
         if let Some(scoped) = &inner.scoped {
             refuse_values(arguments, scoped)?;
         }

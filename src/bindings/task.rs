@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use super::async_check::refuse_result;
 use super::calls::TakenCall;
 use super::cell::FutureCell;
 use super::clock::now;
@@ -12,11 +12,10 @@ use super::core::Core;
 use super::coroutine::come_back;
 use super::current;
 use super::desk::Desk;
-use super::errors::{CancelledError, into_exception};
-use super::ffi::call::{call, is_coroutine};
+use super::errors::{CancelledError, TaskRetry, into_exception};
+use super::ffi::call::call;
 use super::ffi::context::within;
 use super::logging;
-use super::names;
 use super::policies::retries::{self, Verdict};
 use super::policies::{alarms, deadlines, rules};
 use super::scope::Surroundings;
@@ -76,6 +75,8 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
             }
             Verdict::Fail(exception) => Attempt::Raised(exception),
         },
+        // What it was to do is done, and is not to be done again.
+        Attempt::Spoilt(exception) => Attempt::Raised(exception),
         Attempt::Returned(_) | Attempt::GivenUp => ended,
     };
     if cell.is_ruled() {
@@ -83,7 +84,7 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
     }
     let (phase, outcome) = match ended {
         Attempt::Returned(result) => (Phase::Finished, result),
-        Attempt::Raised(exception) => {
+        Attempt::Raised(exception) | Attempt::Spoilt(exception) => {
             if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
                 drop(taken);
                 cell.let_go();
@@ -115,6 +116,8 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
 enum Attempt<'py> {
     Returned(Bound<'py, PyAny>),
     Raised(Bound<'py, PyAny>),
+    /// The function returned, and then something went wrong.
+    Spoilt(Bound<'py, PyAny>),
     /// It took too long to end, and nobody waits for it any more.
     GivenUp,
 }
@@ -137,12 +140,16 @@ fn attempt<'py>(
     signals::emit(this, Event::Started);
     let ended = bare_attempt(this, desk, taken);
     let raised = match &ended {
-        Attempt::Raised(exception) => Some(exception),
+        Attempt::Raised(exception) | Attempt::Spoilt(exception) => Some(exception),
         Attempt::Returned(_) | Attempt::GivenUp => None,
     };
     match (surroundings.leave(this, raised), ended) {
         (Ok(()), ended) => ended,
-        (Err(error), Attempt::Returned(_)) => Attempt::Raised(into_exception(py, error)),
+        // Unless a teardown function asks for it, the task does not run again.
+        (Err(error), Attempt::Returned(_)) if error.is_instance_of::<TaskRetry>(py) => {
+            Attempt::Raised(into_exception(py, error))
+        }
+        (Err(error), Attempt::Returned(_)) => Attempt::Spoilt(into_exception(py, error)),
         (Err(error), ended) => {
             // The teardown's failure must not hide the task's own.
             logging::failure(py, "teardown after task %s (%s) raised", this, error);
@@ -191,8 +198,11 @@ fn bare_attempt<'py>(
     if ended.given_up {
         return Attempt::GivenUp;
     }
-    match result.and_then(no_coroutine) {
-        Ok(result) => Attempt::Returned(result),
+    match result {
+        Ok(result) => match refuse_result(function, result, "the task") {
+            Ok(result) => Attempt::Returned(result),
+            Err(error) => Attempt::Spoilt(into_exception(py, error)),
+        },
         Err(error) => {
             let exception = into_exception(py, error);
             if ended.shot.is_some() {
@@ -206,17 +216,4 @@ fn bare_attempt<'py>(
 #[cold]
 fn lost() -> PyErr {
     pyo3::exceptions::PySystemError::new_err("the task has lost its function")
-}
-
-/// Refuses a coroutine as a result: it would be dropped unawaited, and the task a success.
-fn no_coroutine(result: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
-    if !is_coroutine(&result) {
-        return Ok(result);
-    }
-    result.call_method0(names::close(result.py()))?;
-    Err(PyTypeError::new_err(format!(
-        "the task returned the coroutine {}, which nobody awaits; give delay() the async \
-         function itself",
-        result.repr()?
-    )))
 }

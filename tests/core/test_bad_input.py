@@ -6,7 +6,6 @@ import gc
 import math
 import warnings
 from concurrent.futures import CancelledError
-from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 
 import pytest
 
@@ -78,26 +77,6 @@ def test_async_generator_functions_are_refused_with_the_remedy(executor, functio
         with pytest.raises(TypeError, match=r"async generator function.*coroutine function"):
             executor.submit(function)
     assert executor.stats()["threads"] == 0
-
-
-def test_an_async_generator_function_is_refused_where_a_plain_one_was_before(executor):
-    # As when a module is loaded anew: the old code goes, the new one may lie in its place.
-    def plain():
-        yield
-
-    base, flags = plain.__code__, plain.__code__.co_flags
-    for _ in range(100):
-        function = type(plain)(base.replace(co_flags=flags), {})
-        executor.submit(function).result(DEADLINE)
-        assert executor.drain(DEADLINE)
-        del function
-        # As if it had been written with `async def`: a generator becomes an async one.
-        function = type(plain)(
-            base.replace(co_flags=flags ^ (CO_GENERATOR | CO_ASYNC_GENERATOR)), {}
-        )
-        with pytest.raises(TypeError, match="async generator function"):
-            executor.submit(function)
-        del function
 
 
 def test_function_that_returns_a_coroutine_fails_and_the_coroutine_is_closed(executor):

@@ -116,7 +116,7 @@ def test_bad_options():
 
 
 def test_not_a_function():
-    with pytest.raises(TypeError, match="task is for functions, not for 5"):
+    with pytest.raises(TypeError, match="the task must be callable, got 5"):
         task(5)
 
     async def generate():

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from flask_delay import Future, context
+from flask_delay._native import _check_callback
 
 _T = TypeVar("_T")
 
@@ -46,11 +47,10 @@ class FutureProxy(futures.Future[_T]):
 
         If this is called in a request, `fn` sees a snapshot of that; an app context it has
         in any case. If the task is done already, `fn` runs at once in the calling thread.
-        An exception it raises is logged. Raises TypeError if `fn` is not callable.
+        An exception it raises is logged. Raises TypeError if `fn` is not callable, or is a
+        coroutine function, which nobody would await.
         """
-        given: object = fn
-        if not callable(given):
-            raise TypeError(f"a done callback must be callable, not {fn!r}")
+        _check_callback(fn)
         self._self.add_done_callback(_Callback(self, fn))
 
     def cancel(self) -> bool:

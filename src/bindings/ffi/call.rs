@@ -198,10 +198,34 @@ pub(crate) fn function_name<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'
     }
 }
 
-/// Whether `object` is a coroutine, as an `async def` function returns one.
-pub(crate) fn is_coroutine(object: &Bound<'_, PyAny>) -> bool {
+/// What the call of a function gives that has not run any of its code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unrun {
+    Coroutine,
+    Generator,
+    AsyncGenerator,
+}
+
+/// Which of these `object` is, if it is one.
+pub(crate) fn unrun(object: &Bound<'_, PyAny>) -> Option<Unrun> {
     // SAFETY: only looks at the type of a live object.
-    unsafe { ffi::PyCoro_CheckExact(object.as_ptr()) != 0 }
+    unsafe {
+        if ffi::PyCoro_CheckExact(object.as_ptr()) != 0 {
+            Some(Unrun::Coroutine)
+        } else if ffi::PyGen_CheckExact(object.as_ptr()) != 0 {
+            Some(Unrun::Generator)
+        } else if ffi::PyAsyncGen_CheckExact(object.as_ptr()) != 0 {
+            Some(Unrun::AsyncGenerator)
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether `object` really is a code object; mocks say that they are.
+pub(crate) fn is_code(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: only looks at the type of a live object.
+    unsafe { ffi::PyCode_Check(object.as_ptr()) != 0 }
 }
 
 /// A function of a C extension that keeps nothing alive but its module.

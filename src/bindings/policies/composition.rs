@@ -11,7 +11,7 @@ use pyo3::types::PyTuple;
 use super::policy::Policy;
 use super::rules;
 use super::sequels::{self, Kind};
-use crate::bindings::async_check::is_coroutine_function;
+use crate::bindings::async_check::{check_function, is_coroutine_function};
 use crate::bindings::calls::Call;
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::Core;
@@ -24,13 +24,7 @@ use crate::bindings::submit::closed;
 
 /// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
 fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {
-    if !function.is_callable() {
-        return Err(PyTypeError::new_err(format!(
-            "the next step must be callable, got {}",
-            function.repr()?
-        )));
-    }
-    let is_coroutine = is_coroutine_function(function)?;
+    let is_coroutine = check_function(function, "next step")?;
     let by_arguments = policy.and_then(|it| it.get().by_arguments(function.py()));
     if let Some(option) = by_arguments {
         return Err(PyValueError::new_err(format!(

@@ -24,7 +24,6 @@ process each (`python -m benchmarks.processes` shows what can be measured of it)
 """
 
 import atexit
-import inspect
 import os
 import threading
 import time
@@ -38,7 +37,7 @@ from typing import Any, NoReturn
 from flask import Flask
 
 from flask_delay import context, pools
-from flask_delay._native import Future, _generation, _Policy, current_task
+from flask_delay._native import Future, _check_function, _generation, _Policy, current_task
 from flask_delay.backends.processes import parcels
 from flask_delay.backends.processes.children import Child
 from flask_delay.config import Config
@@ -93,13 +92,7 @@ class Backend:
 
         The arguments are those of now. Raises TypeError for what cannot be pickled.
         """
-        if not callable(fn):
-            raise TypeError(f"the task must be callable, got {fn!r}")
-        if inspect.isasyncgenfunction(fn):
-            raise TypeError(
-                f"{fn!r} is an async generator function: nobody would iterate over what it"
-                f" yields; give delay() a coroutine function or a plain one"
-            )
+        _check_function(fn, "task")
         for value in (*args, *kwargs.values()):
             context.check(value)
         call = _Call(self, fn)
