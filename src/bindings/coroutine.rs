@@ -15,7 +15,7 @@ use super::clock::now;
 use super::core::{Core, Task};
 use super::errors::{TaskRetry, into_exception};
 use super::ffi::call::call;
-use super::ffi::context::{copy, copy_current, value_of, within};
+use super::ffi::context::{copy, copy_current, for_attempt, value_of, within};
 use super::logging;
 use super::mode::Mode;
 use super::policies::retries::{self, Verdict};
@@ -207,9 +207,10 @@ impl CoroutineTask {
             // It runs without a limit rather than not at all.
             error.write_unraisable(py, Some(task));
         }
-        let context = task.get().take_context(py);
+        let mut context = task.get().take_context(py);
         if task.get().is_ruled() {
             task.get().keep_context(context.as_ref());
+            context = context.map(for_attempt).transpose()?;
         }
         let context = context.as_ref().map(copy).transpose()?;
         Ok(Some((context, task.get().task_scope(py))))
@@ -255,12 +256,7 @@ impl CoroutineTask {
     }
 
     #[pyo3(signature = (exception, *, returned = false))]
-    fn fail(
-        &self,
-        py: Python<'_>,
-        exception: Bound<'_, PyAny>,
-        returned: bool,
-    ) -> PyResult<()> {
+    fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>, returned: bool) -> PyResult<()> {
         let task = self.0.bind(py);
         task.get().end_code();
         rules::stop_clock(task);

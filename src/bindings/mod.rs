@@ -39,6 +39,7 @@ pub(crate) mod settle;
 pub(crate) mod signals;
 pub(crate) mod submit;
 pub(crate) mod task;
+pub(crate) mod variables;
 pub(crate) mod wait;
 pub(crate) mod warm;
 pub(crate) mod worker;

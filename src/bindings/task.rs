@@ -14,7 +14,7 @@ use super::current;
 use super::desk::Desk;
 use super::errors::{CancelledError, TaskRetry, into_exception};
 use super::ffi::call::call;
-use super::ffi::context::within;
+use super::ffi::context::{for_attempt, within};
 use super::logging;
 use super::policies::retries::{self, Verdict};
 use super::policies::{alarms, deadlines, rules};
@@ -35,9 +35,17 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     let cell = this.get();
     cell.set_started(now());
     let mut taken = cell.take_call(this);
-    let context = taken.context.take();
+    let mut context = taken.context.take();
     if cell.is_ruled() {
         cell.keep_context(context.as_ref());
+        context = match context.map(for_attempt).transpose() {
+            Ok(context) => context,
+            Err(error) => {
+                drop(taken);
+                fail(this, error);
+                return;
+            }
+        };
     }
     // To let go of it is to run what its variables' ends run.
     let carried = context.is_some();

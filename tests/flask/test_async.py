@@ -1,6 +1,7 @@
 """`async def` views that await tasks, and tasks that are `async def` themselves."""
 
 import asyncio
+import contextvars
 import threading
 
 import pytest
@@ -9,6 +10,10 @@ from flask import current_app, g, has_request_context, request
 from flask_delay import Delay, current_task, delay
 
 pytest.importorskip("asgiref", reason="async views need flask[async]")
+
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+
+trail = contextvars.ContextVar("trail", default="none")
 
 
 def thread_name():
@@ -284,3 +289,31 @@ def test_settings_of_one_app_count_for_its_coroutines(make_app, deadline, caplog
         with app.app_context():
             assert delay(fail).exception(deadline)
     assert len(caplog.records) == 1
+
+
+def test_a_coroutine_of_a_view_below_wsgi_to_asgi_may_use_threads(app, deadline):
+    """asgiref marks the context that it runs a synchronous app in, and a task is not in it."""
+    futures = []
+
+    async def work():
+        return await sync_to_async(thread_name)(), trail.get()
+
+    @app.get("/")
+    def view():
+        trail.set("view")
+        futures.append(delay(work))
+        return "ok"
+
+    def get():
+        return app.test_client().get("/").status_code
+
+    async def serve():
+        async with ThreadSensitiveContext():
+            inside = await sync_to_async(get)()
+        return inside, await sync_to_async(get)()
+
+    assert asyncio.run(serve()) == (200, 200)
+    for future in futures:
+        name, mark = future.result(deadline)
+        assert name != threading.current_thread().name
+        assert mark == "view"

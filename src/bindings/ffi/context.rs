@@ -8,7 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
-use crate::bindings::names;
+use crate::bindings::{names, variables};
 
 /// The context that was carried last from this thread, for as long as a task has it: a view
 /// that starts several tasks has them share one.
@@ -22,8 +22,9 @@ thread_local! {
     static LAST: Cell<Option<Last>> = const { Cell::new(None) };
 }
 
-/// The current context's variables without `hidden`, or `None` if there are none. What is
-/// given may be given again, so it is to be copied and never entered.
+/// The current context's variables without `hidden` and those that are bound to where this
+/// thread is, or `None` if there are none. What is given may be given again, so it is to be
+/// copied and never entered.
 pub(crate) fn carry<'py>(
     py: Python<'py>,
     hidden: &[Py<PyAny>],
@@ -33,58 +34,144 @@ pub(crate) fn carry<'py>(
     if count == 0 {
         return Ok(None);
     }
-    let mut unwanted = 0;
+    let mut without = 0;
     for variable in hidden {
         if !value_of(variable.bind_borrowed(py), &current)?.is(&current) {
-            unwanted += 1;
+            without += 1;
         }
     }
-    if unwanted == 0 {
-        return Ok(Some(current));
-    }
-    if unwanted == count {
+    // As nearly always.
+    if without == count {
         return Ok(None);
     }
+    let bound: Vec<_> = variables::bound(py)?.collect();
+    for variable in &bound {
+        if !value_of(variable.as_borrowed(), &current)?.is(&current) {
+            without += 1;
+        }
+    }
+    let mut own = Vec::new();
+    for variable in variables::copied(py) {
+        let value = value_of(variable.as_borrowed(), &current)?;
+        if !value.is(&current) {
+            own.push((variable, value));
+        }
+    }
+    without += own.len();
+    let rest = if without == 0 {
+        Some(current)
+    } else if without == count {
+        None
+    } else {
+        let is_out = |variable: &Bound<'py, PyAny>| {
+            hidden.iter().any(|it| it.is(variable))
+                || bound.iter().any(|it| it.is(variable))
+                || own.iter().any(|(it, _)| it.is(variable))
+        };
+        Some(select(&current, count - without, is_out)?)
+    };
+    if own.is_empty() {
+        return Ok(rest);
+    }
+    with_copies(py, rest.as_ref(), own).map(Some)
+}
+
+/// The `count` variables of the current context, of which `current` is a copy, that are not
+/// out.
+fn select<'py>(
+    current: &Bound<'py, PyAny>,
+    count: usize,
+    is_out: impl Fn(&Bound<'py, PyAny>) -> bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = current.py();
     // Gone where a thread that ends has taken its locals apart already.
     let last = LAST.try_with(Cell::take).unwrap_or_default();
     if let Some(last) = last
-        && last.pairs.len() + unwanted == count
-        && let Some(known) = last.if_same(&current, hidden)?
+        && last.pairs.len() == count
+        && let Some(known) = last.if_same(current, &is_out)?
     {
         let _ = LAST.try_with(|place| place.set(Some(last)));
-        return Ok(Some(known));
+        return Ok(known);
     }
     // A variable cannot be removed from a context, so the others are set in a new one.
-    let carried = Entered::new(empty(py)?)?;
-    let mut pairs = Vec::with_capacity(count - unwanted);
+    let selected = Entered::new(empty(py)?)?;
+    let mut pairs = Vec::with_capacity(count);
     for item in current.call_method0(names::items(py))?.try_iter()? {
         let (variable, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = item?.extract()?;
-        if hidden.iter().any(|hidden| hidden.is(&variable)) {
+        if is_out(&variable) {
             continue;
         }
-        // SAFETY: `variable` came out of a context, so it is a ContextVar; the token is
-        // owned and dropped.
-        unsafe {
-            drop(Bound::from_owned_ptr_or_err(
-                py,
-                ffi::PyContextVar_Set(variable.as_ptr(), value.as_ptr()),
-            )?);
-        }
+        set(&variable, &value)?;
         pairs.push((variable.as_ptr(), value.as_ptr()));
     }
-    let carried = carried.leave();
-    let context = PyWeakrefReference::new(&carried)?.unbind();
+    let selected = selected.leave();
+    let context = PyWeakrefReference::new(&selected)?.unbind();
     let _ = LAST.try_with(|place| place.set(Some(Last { context, pairs })));
-    Ok(Some(carried))
+    Ok(selected)
+}
+
+/// `context`, or one without variables, in which each of these variables has a copy of its
+/// value.
+fn with_copies<'py>(
+    py: Python<'py>,
+    context: Option<&Bound<'py, PyAny>>,
+    variables: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let context = context.map_or_else(|| empty(py), copy)?;
+    // Before it is entered: it may be code of users, which is to run in its own context.
+    let mut copies = Vec::with_capacity(variables.len());
+    for (variable, value) in variables {
+        copies.push((variable, value.call_method0(names::copy(py))?));
+    }
+    let entered = Entered::new(context)?;
+    for (variable, value) in copies {
+        set(&variable, &value)?;
+    }
+    Ok(entered.leave())
+}
+
+/// A context for one attempt of a task, whose values that are changed in place are not those
+/// of the next.
+pub(crate) fn for_attempt<'py>(context: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = context.py();
+    let mut own = Vec::new();
+    for variable in variables::copied(py) {
+        if context.contains(&variable)? {
+            let value = context.get_item(&variable)?;
+            own.push((variable, value));
+        }
+    }
+    if own.is_empty() {
+        return Ok(context);
+    }
+    with_copies(py, Some(&context), own)
+}
+
+/// Sets a variable in the current context.
+fn set(variable: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: attached; CPython refuses what is no variable; the token is owned and dropped.
+    unsafe {
+        Bound::from_owned_ptr_or_err(
+            variable.py(),
+            ffi::PyContextVar_Set(variable.as_ptr(), value.as_ptr()),
+        )
+        .map(drop)
+    }
+}
+
+/// Whether `object` is a context variable.
+pub(crate) fn is_variable(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: only looks at the type of a live object.
+    unsafe { ffi::PyContextVar_CheckExact(object.as_ptr()) != 0 }
 }
 
 impl Last {
     /// The context, if it is still there and each of its variables has the same value in
-    /// `current`, and is none of `hidden`.
+    /// `current`, and is not out.
     fn if_same<'py>(
         &self,
         current: &Bound<'py, PyAny>,
-        hidden: &[Py<PyAny>],
+        is_out: impl Fn(&Bound<'py, PyAny>) -> bool,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = current.py();
         let Some(context) = self.context.bind(py).upgrade() else {
@@ -93,8 +180,7 @@ impl Last {
         for &(variable, value) in &self.pairs {
             // SAFETY: `context` keeps the variable alive, since nobody enters it.
             let variable = unsafe { Borrowed::from_ptr(py, variable) };
-            let is_hidden = hidden.iter().any(|hidden| hidden.is(variable));
-            if is_hidden || value_of(variable, current)?.as_ptr() != value {
+            if is_out(&variable) || value_of(variable, current)?.as_ptr() != value {
                 return Ok(None);
             }
         }

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyString, PyType};
 
 use crate::bindings::cell::FutureCell;
 
@@ -23,6 +23,22 @@ struct Class {
 
 // Not PyOnceLock: that one lets go of the GIL when it is set, and this one is only read.
 static CLASS: OnceLock<Class> = OnceLock::new();
+
+/// A module that was imported already, or is being imported.
+pub(crate) fn loaded<'py>(
+    py: Python<'py>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    // SAFETY: attached; the result is a new reference, or null without an error if there is
+    // no such module.
+    let module =
+        unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyImport_GetModule(name.as_ptr())) };
+    match (module, PyErr::take(py)) {
+        (None, Some(error)) => Err(error),
+        // Imported by others as None: that it must not be.
+        (module, _) => Ok(module.filter(|it| !it.is_none())),
+    }
+}
 
 /// Notes the class that futures are made of; called once, when the module is loaded.
 pub(crate) fn set_class(future: &Bound<'_, PyType>) -> PyResult<()> {
