@@ -1,53 +1,132 @@
-"""The session that a task may read: a copy, since no response is left to carry a change."""
+"""The session of a task: a copy, since no response is left to carry a change."""
 
+import contextlib
+import contextvars
 import copy
-from typing import Any, NoReturn
+import logging
+from collections.abc import Iterator
+from typing import Any, cast
 
-from flask.sessions import NullSession, SessionMixin
+from flask import session
+from flask.sessions import NullSession, SecureCookieSession, SessionMixin
+from werkzeug.local import LocalProxy
+
+from flask_delay._native import current_task
+
+_logger = logging.getLogger("flask_delay")
+
+# An underscore marks what an extension keeps for itself, such as Flask-Login the user it has
+# found by a cookie. These two are Flask's, and what sets them means the visitor to have it.
+_FOR_THE_VISITOR = ("_flashes", "_permanent")
 
 
-def contents(session: SessionMixin) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A copy of a session's items, and one of what else it says of itself.
+def contents() -> tuple[dict[str, Any], dict[str, Any]]:
+    """A copy of the current session's items, and one of what else it says of itself.
 
-    Raises TypeError for an item that cannot be copied.
+    The session is not marked as accessed: the response does not depend on it. Raises TypeError
+    for an item that cannot be copied.
     """
     items = {}
-    for key, value in session.items():
-        try:
-            items[key] = copy.deepcopy(value)
-        except Exception as error:
-            raise TypeError(
-                f"the session's {key!r} cannot be copied for a task ({error}): pass the"
-                f" values the task needs as arguments, without using(request=True)"
-            ) from error
-    # Strings, such as the `sid` of sessions that a server keeps.
-    about = {name: value for name, value in vars(session).items() if type(value) is str}
-    return items, about | {"new": session.new}
+    with _unmarked() as session:
+        for key, value in session.items():
+            try:
+                items[key] = copy.deepcopy(value)
+            except Exception as error:
+                raise TypeError(
+                    f"the session's {key!r} cannot be copied for a task ({error}): pass the"
+                    f" values the task needs as arguments, without using(request=True)"
+                ) from error
+        # Strings, such as the `sid` of sessions that a server keeps.
+        about = {name: value for name, value in vars(session).items() if type(value) is str}
+        return items, about | {"new": session.new}
+
+
+@contextlib.contextmanager
+def _unmarked() -> Iterator[SessionMixin]:
+    """The current session, marked as accessed afterwards only if it was before."""
+    found = _unopened()
+    if found is None:
+        # Before Flask 3.1.3 the session marks itself, when it is read.
+        found = cast("LocalProxy[SessionMixin]", session)._get_current_object()
+    accessed = found.accessed
+    try:
+        yield found
+    finally:
+        if found.accessed != accessed:
+            found.accessed = accessed
+
+
+def _unopened() -> SessionMixin | None:
+    """The current session, as its context keeps it: to ask for it by its name marks it."""
+    for variable, value in contextvars.copy_context().items():
+        if variable.name.startswith("flask."):
+            kept = getattr(value, "_session", None)
+            if isinstance(kept, SessionMixin):
+                return kept
+    return None
+
+
+_changeable: Any = SecureCookieSession
 
 
 # Of a class of sessions that Flask never saves.
-class ReadOnlySession(NullSession):
-    """A session as it was at submit; every change of it raises RuntimeError."""
+class CopiedSession(NullSession):
+    """A session as it was at submit, which is the task's own.
+
+    It can be changed, as whoever looks for the current user or renders a template may do, and
+    is never saved. The first change of something that is meant for the visitor is logged.
+    """
 
     def __init__(self, items: dict[str, Any], about: dict[str, Any]) -> None:
         super().__init__(copy.deepcopy(items))
         vars(self).update(about)
+        self._before = dict(self)
+        self._told = False
+        self.on_update = CopiedSession._look
 
-    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise RuntimeError(
-            "the session of a task is a copy that can only be read: the response, which"
-            " would carry a change to the browser, has been sent; change the session in"
-            " the view"
-        )
-
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
+    # Those of the class that can be changed, which the one above refuses.
+    __setitem__ = _changeable.__setitem__
+    __delitem__ = _changeable.__delitem__
+    clear = _changeable.clear
+    pop = _changeable.pop
+    popitem = _changeable.popitem
+    setdefault = _changeable.setdefault
+    update = _changeable.update
 
     @property
     def modified(self) -> bool:
-        """Always False; setting it raises RuntimeError."""
+        """Always False, for there is nothing to save; setting it is logged."""
         return False
 
     @modified.setter
-    def modified(self, _value: bool) -> None:
-        self._refuse()
+    def modified(self, value: bool) -> None:
+        if value:
+            self._tell("modified")
+
+    def _look(self) -> None:
+        """Tell of what has changed that is meant for the visitor."""
+        for key in self.keys() | self._before.keys():
+            if key in self:
+                private = str(key).startswith("_") and key not in _FOR_THE_VISITOR
+                if not private and self[key] is not self._before.get(key):
+                    self._tell(key)
+            elif not str(key).startswith("_"):
+                self._tell(key)
+
+    def _tell(self, what: str) -> None:
+        if self._told:
+            return
+        self._told = True
+        try:
+            future = current_task.future
+        except RuntimeError:
+            # Between the tasks: in a done callback of Flask-Executor's kind.
+            task = "a task"
+        else:
+            task = f"task {future.name} ({future.id})"
+        _logger.warning(
+            "%s has changed %r in its session, a copy that is not saved, since the response,"
+            " which would carry it to the browser, has been sent: change the session in the view",
+            task,
+            what,
+        )

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from types import NoneType
 from typing import Any, cast
 
-from flask import Flask, Request, has_request_context, request, session
+from flask import Flask, Request, has_request_context, request
 from werkzeug.local import LocalProxy
 
 from flask_delay.context.body import Body
-from flask_delay.context.sessions import ReadOnlySession, contents
+from flask_delay.context.sessions import CopiedSession, contents
 
 # What a server cannot take back when the request is over.
 _PLAIN = (str, bytes, int, float, NoneType)
@@ -49,7 +49,7 @@ class Snapshot:
         self._environ = _plain_items(current.environ, _DEPTH)
         self._rule = current.url_rule
         self._view_args = current.view_args and dict(current.view_args)
-        self._session, self._about = contents(session)
+        self._session, self._about = contents()
 
     def __call__(self) -> AbstractContextManager[object]:
         """Make a context in which `flask.request` is a new copy and `g` is empty."""
@@ -68,7 +68,7 @@ class Snapshot:
         copy: Any = kind(
             self._app,
             request=copied,
-            session=ReadOnlySession(self._session, self._about),
+            session=CopiedSession(self._session, self._about),
             **needed,
         )
         # The view's own match is kept, with what it has made of the arguments.
