@@ -167,7 +167,8 @@ class Future(concurrent.futures.Future[_T]):
 
         Under `Delay` the callback has an app context and no request. If the task is done
         already, `fn` runs at once in the calling thread, with the same contexts. An
-        exception it raises is logged. Raises TypeError if `fn` is not callable.
+        exception it raises is logged. Raises TypeError if `fn` is not callable, or is a
+        coroutine function, which nobody would await.
         """
     @overload
     def then(self, fn: Callable[[_T], Coroutine[Any, Any, _R]]) -> Future[_R]:
@@ -178,7 +179,7 @@ class Future(concurrent.futures.Future[_T]):
         a bounded queue, and can be cancelled, which leaves this one alone. If this one fails,
         the new future fails with the same exception, which is not logged again; if it is
         cancelled, so is the new one; `fn` is not called then. Raises TypeError if `fn` is not
-        callable or is an async generator function; ValueError if this future was made by
+        callable or is a generator function; ValueError if this future was made by
         hand, or if the `key` or `unique` of `fn` goes by its argument; RuntimeError after
         `shutdown`; ForkedFutureError in a process forked after the submit, unless the task
         was done by then; and as the options of `fn` say.
@@ -310,8 +311,8 @@ class Executor(concurrent.futures.Executor):
         A plain function runs on a worker; an `async def` one on the event loop that the
         coroutines of the whole process share. The task sees the submitter's
         `contextvars`. An exception it raises is logged (logger `flask_delay`) and kept
-        in the future. Raises TypeError if `fn` is not callable or is an async generator
-        function, RuntimeError after `shutdown`, QueueFull if there is no place in the
+        in the future. Raises TypeError if `fn` is not callable or is a generator function,
+        which would not run, RuntimeError after `shutdown`, QueueFull if there is no place in the
         queue. A plain function that returns a coroutine fails with a TypeError.
         """
     @overload
@@ -401,7 +402,10 @@ class Executor(concurrent.futures.Executor):
         The executor of a `Delay` gives more, see `Delay.stats`.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        """Call `fn(future)` for every task submitted from now on, before its own callbacks."""
+        """Call `fn(future)` for every task submitted from now on, before its own callbacks.
+
+        Raises TypeError as `Future.add_done_callback`.
+        """
     def _get(self, id: str) -> Future[Any] | None:
         """The future with this id, if it was asked for here and has not been forgotten."""
     def _is_gone(self, id: str) -> bool:
@@ -446,7 +450,7 @@ def _check_function(fn: object, role: str, /) -> None:
     """
 
 def _check_callback(fn: object, /) -> None:
-    """Raise TypeError for what no done callback can be made of: as that, and coroutine functions."""
+    """Raise TypeError for what is no done callback: as that, and for coroutine functions."""
 
 def _check_step(policy: _Policy | None, fn: Callable[..., Any]) -> None:
     """Raise what `Future.then` would for this function and its policy, whatever the future."""

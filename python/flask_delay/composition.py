@@ -109,7 +109,7 @@ def chain(first: Callable[_P, object], /, *rest: Callable[[Any], object]) -> Cha
     """What runs functions one after the other: `chain(fetch, parse, store).delay(url)`.
 
     That is `delay(fetch, url).then(parse).then(store)`. Each is a function or a `Task`, which
-    is run with its options. Raises TypeError for what cannot be called and for async generator
+    is run with its options. Raises TypeError for what cannot be called and for generator
     functions; ValueError for a `Task`, but for the first, whose `key` or `unique` goes by its
     argument.
     """

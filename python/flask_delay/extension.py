@@ -102,7 +102,7 @@ class Delay:
         Returns at once. A plain function runs on a worker, an `async def` one on the
         event loop that all coroutines share. The task sees the caller's other
         `contextvars`. An exception it raises is logged and kept in the future. Raises
-        TypeError if `fn` is not callable or is an async generator function, or if an
+        TypeError if `fn` is not callable or is a generator function, or if an
         argument would not outlive the request (an upload, a proxy such as `request`);
         RuntimeError after `shutdown`; QueueFull if the queue is full and `WHEN_FULL` or
         `BLOCK_TIMEOUT` says so.

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 
+from flask_delay._native import _check_callback
 from flask_delay.config import BACKENDS
 from flask_delay.retry import Retry
 
@@ -84,11 +85,14 @@ def timezone(value: object) -> str:
 
 
 def key(value: object) -> object:
-    """Something hashable, or a function."""
+    """Something hashable, or a plain function."""
     if value is None:
         raise TypeError
-    if not callable(value):
-        # Raises TypeError itself.
+    # Either raises TypeError itself.
+    if callable(value):
+        # What an async one returns would be another key each time.
+        _check_callback(value)
+    else:
         hash(value)
     return value
 

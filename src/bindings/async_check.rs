@@ -75,11 +75,7 @@ pub(crate) fn _check_callback(r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
 
 /// Refuses a function that is to be called for what it does, as `role`, and whose call would
 /// do nothing; `remedy` says what to give instead.
-pub(crate) fn refuse_unrun(
-    function: &Bound<'_, PyAny>,
-    role: &str,
-    remedy: &str,
-) -> PyResult<()> {
+pub(crate) fn refuse_unrun(function: &Bound<'_, PyAny>, role: &str, remedy: &str) -> PyResult<()> {
     let flags = flags_of(function)?;
     if flags == 0 {
         return Ok(());

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyDict, PyFunction, PyList, PyTuple, PyType};
 
 use super::async_check::check_function;
 use super::callbacks;
@@ -19,6 +19,8 @@ use super::ffi::object::{is_really_a, new_future};
 use super::ffi::slot::Slot;
 use super::ffi::submit::Arguments;
 use super::mode::{self, Mode};
+use super::names;
+use super::naming::inner_of;
 use super::policies::places::{self, Entry};
 use super::policies::policy::Policy;
 use super::policies::{dispatch, rules};
@@ -168,9 +170,30 @@ pub(crate) fn closed() -> PyErr {
 
 /// Refuses arguments that would not outlive the request.
 fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()> {
+    refuse_function(&arguments.function, scoped)?;
     arguments
         .values()
         .try_for_each(|value| refuse_value(&value, scoped, DEPTH))
+}
+
+/// Refuses a function that has such arguments with it: a method of one, or a
+/// `functools.partial`.
+pub(crate) fn refuse_function(function: &Bound<'_, PyAny>, scoped: &Scoped) -> PyResult<()> {
+    // As nearly always.
+    if function.is_instance_of::<PyFunction>() {
+        return Ok(());
+    }
+    let py = function.py();
+    let mut function = function.clone();
+    while let Some(inner) = inner_of(&function) {
+        for name in [names::__self__(py), names::args(py), names::keywords(py)] {
+            if let Some(value) = function.getattr_opt(name)? {
+                refuse_value(&value, scoped, DEPTH)?;
+            }
+        }
+        function = inner;
+    }
+    Ok(())
 }
 
 fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResult<()> {

@@ -280,3 +280,9 @@ def test_map_whose_key_raises_stop_iteration_is_no_short_list(executor):
     seen = []
     with pytest.raises(RuntimeError, match="raised StopIteration"):
         seen.extend(results)
+
+
+@pytest.mark.parametrize("key", [coroutine_function, generate, AsyncMock()])
+def test_a_key_that_would_be_another_one_each_time(executor, key):
+    with pytest.raises(TypeError, match="'key' is .*hashable, or a plain function"):
+        submit(executor, int, limit=1, key=key)

@@ -47,6 +47,13 @@ def page() -> Iterator[dict[str, Any]]:
     names["background"].shutdown()
 
 
+def test_what_can_be_a_task(page: dict[str, Any]) -> None:
+    written: list[int] = []
+    page.update(rows=lambda: iter([1, 2]), write=written.append)
+    page["background"].delay(page["export"]).result(DEADLINE)
+    assert written == [1, 2]
+
+
 def test_contexts(page: dict[str, Any]) -> None:
     id = page["client"].post("/orders/7/archive").get_json()["task"]
     assert page["background"].get(id).result(DEADLINE) == 7
@@ -104,4 +111,4 @@ def test_options_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7

@@ -1,6 +1,7 @@
 """The contexts that tasks run in, and what may be carried into them."""
 
 import contextvars
+import functools
 import io
 import threading
 import weakref
@@ -19,7 +20,7 @@ from flask import (
 from werkzeug.datastructures import FileStorage, ImmutableMultiDict
 from werkzeug.local import LocalProxy
 
-from flask_delay import Delay, delay
+from flask_delay import Delay, delay, using
 from flask_delay.context import hidden_variables
 
 trail: ContextVar[str] = ContextVar("trail", default="none")
@@ -250,6 +251,35 @@ def test_proxies_and_uploads_in_a_container_are_refused(app, wrap):
             delay(len, wrap(current_app))
         with pytest.raises(TypeError, match="'report.csv'"):
             delay(len, wrap(FileStorage(filename="report.csv")))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda upload: upload.save,
+        lambda upload: functools.partial(len, upload),
+        lambda upload: functools.partial(dict, upload=upload),
+        lambda upload: functools.partial(functools.partial(len, [upload]), 1),
+        lambda upload: functools.partial(upload.save, "path"),
+    ],
+)
+def test_uploads_that_a_function_has_with_it_are_refused(app, deadline, wrap):
+    function = wrap(FileStorage(io.BytesIO(b"data"), filename="report.csv"))
+    with app.app_context():
+        done = delay(int)
+        for take in (delay, using(timeout=5).delay, done.then):
+            with pytest.raises(TypeError, match=r"'report.csv'.*file\.read\(\)"):
+                take(function)
+
+
+def test_the_stream_of_a_body_is_refused_with_the_remedy(app):
+    def view():
+        with pytest.raises(TypeError, match=r"stream of a request.*request\.get_data\(\)"):
+            delay(len, request.stream)
+        return request.get_data()
+
+    app.add_url_rule("/", view_func=view, methods=["POST"])
+    assert app.test_client().post("/", data=b"data").data == b"data"
 
 
 def test_a_long_look_is_not_taken(app, deadline):

@@ -217,7 +217,7 @@ def test_unknown_option(verb):
 
 SECONDS = "a number of seconds above 0"
 RATES = 'a number of tasks per second, minute, hour or day: "10/s", "100/m", "5/h", "1/d"'
-HASHABLE = "hashable, or a function that is called with the task's arguments"
+HASHABLE = "hashable, or a plain function that is called with the task's arguments"
 RETRY = "a Retry, or an integer, 0 or more"
 UNHASHABLE: list[object] = [[], {}, ([],), None]
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from flask import Flask
 
 from flask_delay import Delay, config, context, pools
+from flask_delay._native import _check_function
 from flask_delay.compat.futures import FutureCollection, FutureProxy
 
 __all__ = ["Executor", "ExecutorJob", "FutureCollection", "FutureProxy"]
@@ -279,7 +280,8 @@ class Executor(futures.Executor):
     def job(self, fn: Callable[_P, Any]) -> "ExecutorJob[_P, Any, Any]":
         """Decorate `fn`, for `fn.submit(...)`, `fn.submit_stored(...)` and `fn.map(...)`.
 
-        May be used before `init_app`. Raises TypeError if `fn` is not callable.
+        May be used before `init_app`. Raises TypeError if `fn` is not callable, or is a
+        generator function.
         """
         return ExecutorJob(self, fn)
 
@@ -287,7 +289,7 @@ class Executor(futures.Executor):
         """Call `fn(future)` for every task from now on, before its own callbacks.
 
         In an app context, without a request. Returns `fn`, so it may be used as a
-        decorator. Raises TypeError if `fn` is not callable.
+        decorator. Raises TypeError if `fn` is not callable, or is a coroutine function.
         """
         return self._pool.add_default_done_callback(fn)
 
@@ -303,9 +305,8 @@ class ExecutorJob(Generic[_P, _R, _T]):
     """A function that can submit itself; called, it runs at once as ever."""
 
     def __init__(self, executor: Executor, fn: Callable[_P, _R]) -> None:
-        """Made by `Executor.job`. Raises TypeError if `fn` is not callable."""
-        if not callable(fn):
-            raise TypeError(f"a job must be callable, not {fn!r}")
+        """Made by `Executor.job`. Raises TypeError if `fn` cannot be submitted."""
+        _check_function(fn, "job")
         functools.update_wrapper(self, fn)
         self.executor = executor
         # What a task makes of it is _T, whatever it returns here.

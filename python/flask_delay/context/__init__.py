@@ -14,6 +14,7 @@ from typing import Any, NoReturn, cast
 from flask import Flask, current_app, g, has_request_context, request, session
 from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
+from werkzeug.wsgi import LimitedStream
 
 from flask_delay.context.snapshots import Snapshot
 
@@ -62,8 +63,9 @@ def snapshot(app: Flask | None) -> Callable[[], AbstractContextManager[object]]:
     """What makes contexts of `app` with a copy of the current request, taken now.
 
     The copy has headers, body, form, JSON, uploads, the matched rule and its arguments, and
-    a session that can be read; what the view set on `flask.request` is not carried, `g` is
-    empty. The current request remains as it was, its body unread. Each call makes a new
+    the session, which the task may change but nobody saves; what the view set on
+    `flask.request` is not carried, `g` is empty. The current request remains as it was, its
+    body unread and its session not accessed. Each call makes a new
     context, in any thread, also when the request is over. The app's `before_request`
     functions do not run in it, its teardown functions do.
 
@@ -74,7 +76,7 @@ def snapshot(app: Flask | None) -> Callable[[], AbstractContextManager[object]]:
     return Snapshot(app)
 
 
-reject_types: tuple[type, ...] = (FileStorage, LocalProxy)
+reject_types: tuple[type, ...] = (FileStorage, LimitedStream, LocalProxy)
 """Arguments of these types would be dead, or another object, once the task runs."""
 
 
@@ -99,6 +101,11 @@ def reject(arg: object) -> NoReturn:
             f"the upload {name!r} is closed when its request ends, so a task cannot take"
             " it: read it first (file.read()) and pass the bytes, or save it and pass"
             " the path"
+        )
+    if issubclass(type(arg), LimitedStream):
+        raise TypeError(
+            "the stream of a request's body is the server's again when the request ends, so a"
+            " task cannot take it: pass request.get_data(), or the values the task needs"
         )
     name = next((name for name, proxy in _PROXIES.items() if proxy is arg), None)
     if name in {"g", "request", "session"}:

@@ -99,7 +99,8 @@ Run fn(*args, **kwargs) on a worker and return its future at once.
 
 The task sees the submitter's contextvars. An exception it raises is logged
 (logger flask_delay) and kept in the future. Raises TypeError if fn is not
-callable or is a coroutine function, RuntimeError after shutdown.";
+callable or is a generator function, which would not run, RuntimeError after
+shutdown.";
 
 const DOC_WITH: &std::ffi::CStr = c"_submit_with($self, policy, scope, fn, /, *args, **kwargs)
 --

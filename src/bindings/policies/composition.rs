@@ -20,7 +20,7 @@ use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::naming::read_name;
-use crate::bindings::submit::closed;
+use crate::bindings::submit::{closed, refuse_function};
 
 /// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
 fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -61,6 +61,9 @@ pub(crate) fn follow<'py>(
         Some(executor) => Arc::clone(executor.get().inner()?),
         None => executor_of(future)?,
     };
+    if let Some(scoped) = &inner.scoped {
+        refuse_function(&function, scoped)?;
+    }
     if let Some(step) = inner.scoped.as_ref().and_then(|it| it.step.as_ref()) {
         function = step.bind(future.py()).call1((function,))?;
         is_coroutine = is_coroutine_function(&function)?;
