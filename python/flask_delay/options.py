@@ -54,8 +54,8 @@ class Options(TypedDict, total=False):
         Hashable | Callable[..., Hashable],
         Option(
             parsing.key,
-            "hashable, or a plain function that is called with the task's arguments and returns what"
-            " is",
+            "hashable, or a plain function that is called with the task's arguments and returns"
+            " what is",
             "What `limit`, `rate` and `unique` go by; all functions of a pool share the keys.",
         ),
     ]

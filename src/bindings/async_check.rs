@@ -60,14 +60,23 @@ pub(crate) fn _check_function(r#fn: &Bound<'_, PyAny>, role: &str) -> PyResult<(
 #[pyfunction]
 #[pyo3(signature = (r#fn, /))]
 pub(crate) fn _check_callback(r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
-    if !r#fn.is_callable() {
+    check_callback(r#fn)
+}
+
+/// Refuses what is no done callback.
+///
+/// # Errors
+///
+/// `TypeError` for what cannot be called, and for what would not run if it was.
+pub(crate) fn check_callback(function: &Bound<'_, PyAny>) -> PyResult<()> {
+    if !function.is_callable() {
         return Err(PyTypeError::new_err(format!(
             "a done callback must be callable, got {}",
-            shown(r#fn)
+            shown(function)
         )));
     }
     refuse_unrun(
-        r#fn,
+        function,
         "a done callback",
         "give a plain function, which may call delay() for it",
     )

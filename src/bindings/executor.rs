@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
-use super::async_check::{_check_callback, refuse_unrun};
+use super::async_check::{check_callback, refuse_unrun};
 use super::cell::FutureCell;
 use super::core::{Core, Settings};
 use super::current;
@@ -249,7 +249,7 @@ impl ExecutorCell {
     }
 
     fn add_default_done_callback(&self, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
-        _check_callback(&r#fn)?;
+        check_callback(&r#fn)?;
         let inner = self.inner()?;
         inner.defaults.lock().push(r#fn.unbind());
         inner.has_defaults.store(true, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
-use super::async_check::_check_callback;
+use super::async_check::check_callback;
 use super::callbacks;
 use super::calls;
 use super::cell::FutureCell;
@@ -90,7 +90,7 @@ impl FutureCell {
 
     fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
         slf.get().refuse_foreign(slf)?;
-        _check_callback(&r#fn)?;
+        check_callback(&r#fn)?;
         callbacks::add(slf, r#fn);
         Ok(())
     }

@@ -226,9 +226,9 @@ class TestFuture:
         assert "broken at 0x" in caplog.text
 
     def test_callback_must_be_callable(self, executor):
-        with pytest.raises(TypeError, match="callable, not 'x'"):
+        with pytest.raises(TypeError, match="callable, got 'x'"):
             executor.submit(int).add_done_callback("x")
-        with pytest.raises(TypeError, match="callable, not 'x'"):
+        with pytest.raises(TypeError, match="callable, got 'x'"):
             executor.add_default_done_callback("x")
 
     def test_cancel(self, make, deadline):
@@ -401,7 +401,7 @@ class TestJob:
         assert list(double.map([1, 2], timeout=deadline)) == [2, 4]
 
     def test_must_be_callable(self):
-        with pytest.raises(TypeError, match="callable, not 1"):
+        with pytest.raises(TypeError, match="callable, got 1"):
             Executor().job(1)
 
 

@@ -132,7 +132,7 @@ fn with_copies<'py>(
 
 /// A context for one attempt of a task, whose values that are changed in place are not those
 /// of the next.
-pub(crate) fn for_attempt<'py>(context: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn for_attempt(context: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
     let py = context.py();
     let mut own = Vec::new();
     for variable in variables::copied(py) {
