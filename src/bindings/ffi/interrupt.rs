@@ -11,6 +11,13 @@ use pyo3::types::PyType;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadId(c_long);
 
+impl ThreadId {
+    /// As `threading.get_ident` gives it.
+    pub(crate) fn ident(self) -> u64 {
+        u64::from(self.0.cast_unsigned())
+    }
+}
+
 /// The calling thread's.
 pub(crate) fn this_thread() -> ThreadId {
     // SAFETY: may be called by any thread.

@@ -7,8 +7,8 @@
 //! - `rules`: what one task keeps of it, and the hooks at its start and its end.
 //! - `places`: the bound of the queue and what is done when it is full.
 //! - `lanes`: how many of a key at once, and how often; `claims`: only one of a key.
-//! - `deadlines`: timeouts, expiry, `stop`; `target`: how running code is interrupted; `errands`:
-//!   what is left to do for a task that ended so.
+//! - `deadlines`: timeouts, expiry, `stop`; `target`: how running code is interrupted; `frames`:
+//!   where it may be; `errands`: what is left to do for a task that ended so.
 //! - `dispatch`: the way from a submit, or a retry, to whoever runs the task.
 //! - `delays`: not before its time.
 //! - `retries`: whether a task that failed runs again, and when.
@@ -23,6 +23,7 @@ pub(crate) mod deadlines;
 pub(crate) mod delays;
 pub(crate) mod dispatch;
 pub(crate) mod errands;
+pub(crate) mod frames;
 pub(crate) mod lanes;
 pub(crate) mod places;
 pub(crate) mod policy;
