@@ -5,6 +5,8 @@ pub(crate) mod attach;
 pub(crate) mod call;
 pub(crate) mod clock;
 pub(crate) mod context;
+#[cfg(threads_unwind)]
+mod ending;
 pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod interrupt;
