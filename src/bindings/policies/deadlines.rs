@@ -43,6 +43,12 @@ pub(crate) struct Shot {
     tried: Option<(Instant, Duration)>,
 }
 
+impl Shot {
+    pub(super) fn task(&self) -> &Py<FutureCell> {
+        &self.task
+    }
+}
+
 enum At {
     /// This call, on a worker if there are waits.
     Call {

@@ -14,7 +14,8 @@
 //! - `retries`: whether a task that failed runs again, and when.
 //! - `composition`: `then` and `gather`; `sequels`: tasks that wait for others to be done.
 //! - `ticker`: what comes again and again.
-//! - `alarms`: the one timer of the process, and what it is set for.
+//! - `alarms`: the one timer of the process, and what it is set for; `leftovers`: what its thread
+//!   leaves to workers.
 
 pub(crate) mod alarms;
 pub(crate) mod claims;
@@ -25,6 +26,7 @@ pub(crate) mod dispatch;
 pub(crate) mod errands;
 pub(crate) mod frames;
 pub(crate) mod lanes;
+pub(crate) mod leftovers;
 pub(crate) mod places;
 pub(crate) mod policy;
 pub(crate) mod retries;
