@@ -4,6 +4,10 @@
 pub(crate) mod attach;
 pub(crate) mod call;
 pub(crate) mod clock;
+#[cfg(target_vendor = "apple")]
+mod clock_apple;
+#[cfg(not(target_vendor = "apple"))]
+mod clock_posix;
 pub(crate) mod context;
 #[cfg(threads_unwind)]
 mod ending;
