@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from flask_delay import Executor, TaskExpired, TaskTimeout
+from flask_delay import Executor, TaskExpired, TaskTimeout, current_task
 
 from .helpers import DEADLINE, Gate, spin, submit
 from .test_modes import make
@@ -171,15 +171,21 @@ def test_a_future_that_is_forgotten_for_another_is_not_dropped_there(slow):
         executor.shutdown()
 
 
-def test_callbacks_of_an_executor_without_threads_are_not_run_there(slow):
-    executor = make("manual")
+def test_callbacks_of_an_executor_without_threads_are_not_run_there(gate, slow):
+    executor = make("immediate")
     slow.slow.set()
-    future = submit(executor, print, expires=SOON)
-    future.add_done_callback(lambda _: slow.wait())
-    assert isinstance(future.exception(DEADLINE), TaskExpired)
+
+    def work():
+        current_task.future.add_done_callback(lambda _: slow.wait())
+        gate()
+
+    caller = threading.Thread(target=submit, args=(executor, work), kwargs={"timeout": SOON})
+    caller.start()
     assert slow.begun.wait(DEADLINE)
     with Executor(1, "other") as other:
         assert submit(other, int, countdown=SOON).result(DEADLINE) == 0
     slow.release.set()
+    gate.open()
+    caller.join(DEADLINE)
     assert "delay-timer" not in slow.at
     executor.shutdown()
