@@ -156,7 +156,7 @@ servers: $(VENV)/.installed $(VENV)/.servers ## Run the tests of every server; m
 	$(BIN)/python -m pytest tests/servers tests/processes tests/celery -m "" $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: lint-rust lint-python ## Check formats, clippy, ruff, types and stubs
+lint: lint-rust lint-apple lint-python ## Check formats, clippy, macOS, ruff, types and stubs
 
 .PHONY: lint-rust
 lint-rust: $(VENV)/.pip ## Check rustfmt and clippy; loom models and free threading too
@@ -164,6 +164,20 @@ lint-rust: $(VENV)/.pip ## Check rustfmt and clippy; loom models and free thread
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(LOOM) cargo clippy --locked $(ENGINE) --release --lib --test 'loom*' -- -D warnings
 	$(FREE_THREADED) cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# PyO3 is told which Python is meant: there is none for these targets here.
+APPLE := PYO3_CONFIG_FILE=$(CURDIR)/tests/interpreters/apple.txt CARGO_TARGET_DIR=target/apple
+
+.PHONY: lint-apple
+lint-apple: ## Check that it compiles for macOS, where Rust's targets for that are installed
+	@for target in aarch64-apple-darwin x86_64-apple-darwin; do \
+		if [ -d "$$(rustc --print sysroot)/lib/rustlib/$$target/lib" ]; then \
+			echo "cargo check --target $$target"; \
+			$(APPLE) cargo check --locked --workspace --target $$target || exit 1; \
+		else \
+			echo "$$target NOT checked: rustup target add $$target"; \
+		fi; \
+	done
 
 .PHONY: lint-python
 lint-python: $(VENV)/.installed $(VENV)/.tools ## Check ruff, mypy and the native module's stubs

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 /// lock of ours, and references are read by the rules of [`bindings::ffi::slot`].
 #[pymodule(gil_used = false)]
 mod _native {
+    use pyo3::exceptions::PyImportError;
     use pyo3::prelude::*;
     use pyo3::types::{PyDict, PyTuple, PyType};
 
@@ -34,7 +35,7 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::greenlets::_set_greenlet_hooks;
     #[pymodule_export]
-    use crate::bindings::lifecycle::{_end, _end_within};
+    use crate::bindings::lifecycle::{_end, _end_within, _is_exiting};
     #[pymodule_export]
     use crate::bindings::making::{_scoped_executor, _service_executor};
     #[pymodule_export]
@@ -73,9 +74,23 @@ mod _native {
         ffi::fork::generation()
     }
 
+    /// Threads of ours run in the main interpreter: in another one a submit would wait for them
+    /// for ever, or the end of that interpreter.
+    fn refuse_subinterpreter(py: Python<'_>) -> PyResult<()> {
+        if ffi::interrupt::is_main_interpreter(py) {
+            return Ok(());
+        }
+        Err(PyImportError::new_err(
+            "flask_delay cannot be used in a subinterpreter, because its threads run in the main \
+             interpreter; under mod_wsgi, which makes one for each application, have yours run in \
+             the main one: WSGIApplicationGroup %{GLOBAL}",
+        ))
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
+        refuse_subinterpreter(py)?;
         ffi::fork::watch(py)?;
         logging::init(py)?;
         let future = derive("Future", py.get_type::<FutureCell>(), "Future")?;

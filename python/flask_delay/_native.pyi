@@ -55,6 +55,7 @@ __all__ = [
     "_end_within",
     "_gather",
     "_generation",
+    "_is_exiting",
     "_map",
     "_scoped_executor",
     "_service_executor",
@@ -672,6 +673,9 @@ def _end_within(seconds: float) -> None:
     For who knows when the process will be killed. The earliest time that was said counts,
     for all pools, those without a limit of their own included.
     """
+
+def _is_exiting() -> bool:
+    """Whether the interpreter has begun to exit: tasks end, or functions of `atexit` run."""
 
 def _set_greenlet_hooks(
     *, wait: Callable[[Future[Any], float | None], bool | None], leave: Callable[[], object]

@@ -10,6 +10,7 @@ import threading
 from types import FrameType
 
 from flask_delay import reloader
+from flask_delay._native import _is_exiting
 
 
 def drain_on_sigterm() -> None:
@@ -20,7 +21,7 @@ def drain_on_sigterm() -> None:
 
     The handler runs in the main thread, between two bytecodes of whatever runs there, and
     takes no lock, so it cannot deadlock with it. If the interpreter is on its way out
-    already, it leaves it at that. A forked child inherits the handler and ends its own
+    already, functions of `atexit` included, it leaves it at that. A forked child inherits the handler and ends its own
     tasks in the same way. A second SIGTERM ends the process at once.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -37,14 +38,14 @@ def drain_on_sigterm() -> None:
 
 def _exit(signum: int, frame: FrameType | None) -> None:
     signal.signal(signum, signal.SIG_DFL)
-    if not _leaving(frame):
+    if not _is_exiting() and not _leaving(frame):
         # What a shell reports for a process that the signal ended.
         raise SystemExit(128 + signum)
 
 
 def _leaving(frame: FrameType | None) -> bool:
-    # An exception would cut short the wait for threads and tasks with which the
-    # interpreter begins its exit; that it has begun shows nowhere but on the stack.
+    # An exception would cut short the wait for threads and tasks with which the interpreter
+    # begins its exit. Until it comes to ours, that shows nowhere but on the stack.
     while frame is not None:
         if frame.f_code.co_name == "_shutdown" and frame.f_globals.get("__name__") == "threading":
             return True

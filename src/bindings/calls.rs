@@ -6,7 +6,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::cell::FutureCell;
-use super::ffi::call::{Shape, let_go};
+use super::ffi::call::Shape;
 use super::ffi::slot::Slot;
 use super::settle::Phase;
 
@@ -43,16 +43,6 @@ pub(crate) struct TakenCall<'py> {
     pub(crate) second: Option<Bound<'py, PyAny>>,
     pub(crate) context: Option<Bound<'py, PyAny>>,
     pub(crate) shape: Shape,
-}
-
-impl Drop for TakenCall<'_> {
-    fn drop(&mut self) {
-        for object in [&mut self.function, &mut self.first, &mut self.second] {
-            if let Some(object) = object.take() {
-                let_go(object);
-            }
-        }
-    }
 }
 
 /// Function, arguments, keyword arguments, and the task's own scope.

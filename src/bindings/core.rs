@@ -233,13 +233,13 @@ impl Core {
     /// This process's keys by which tasks are limited.
     pub(crate) fn lanes(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Arc<Table>> {
         let lanes = &self.era().lanes;
-        lanes.get_or_try_init(|| Ok(Box::new(Arc::new(Table::new(py)?))))
+        lanes.get_or_try_init(|| Ok(Box::new(Arc::new(Table::new(py, self)?))))
     }
 
     /// This process's keys of which there is to be one task alone.
     pub(crate) fn claims(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Table> {
         let claims = &self.era().claims;
-        claims.get_or_try_init(|| Table::new(py).map(Box::new))
+        claims.get_or_try_init(|| Table::new(py, self).map(Box::new))
     }
 
     /// What has become of this process's tasks, if that is counted.

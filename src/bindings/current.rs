@@ -53,7 +53,7 @@ pub(crate) struct Seat {
 impl Seat {
     pub(crate) fn take(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> Self {
         let covered = target::cover(task.py());
-        let desk = Arc::new(Desk::new(None));
+        let desk = Arc::new(Desk::of_caller(task.py()));
         desk.put(task);
         core.add_desk(&desk);
         OWN.with(|own| own.borrow_mut().push(Arc::clone(&desk)));

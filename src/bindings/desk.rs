@@ -19,18 +19,30 @@ pub(crate) struct Desk {
     /// The call of the task's function, while that runs.
     call: AtomicU64,
     target: Arc<Target>,
+    /// The frame that its calls are made by, as an address; 0 for a worker, whose first they are.
+    floor: usize,
     /// A worker's.
     waits: Option<Arc<Waits>>,
 }
 
 impl Desk {
-    /// One of the calling thread's; a worker's, if it has waits.
-    pub(crate) fn new(waits: Option<Arc<Waits>>) -> Self {
+    /// A worker's, by its thread.
+    pub(crate) fn of_worker(waits: Arc<Waits>) -> Self {
+        Self::new(Some(waits), 0)
+    }
+
+    /// That of the calling thread, which runs a task inside of other code.
+    pub(crate) fn of_caller(py: Python<'_>) -> Self {
+        Self::new(None, target::floor(py))
+    }
+
+    fn new(waits: Option<Arc<Waits>>, floor: usize) -> Self {
         Self {
             task: Mutex::default(),
             turns: AtomicU64::new(0),
             call: AtomicU64::new(target::NONE),
             target: Target::own(),
+            floor,
             waits,
         }
     }
@@ -50,7 +62,7 @@ impl Desk {
 
     /// The task's function is about to be called.
     pub(crate) fn begin(&self) -> target::Call {
-        let call = self.target.begin();
+        let call = self.target.begin(self.floor);
         self.call.store(call, Ordering::Relaxed);
         // Who stops a task looks for its call after it has told it to stop.
         target::order();

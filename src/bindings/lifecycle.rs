@@ -1,5 +1,6 @@
 //! The process's life: what happens at interpreter exit, and what a fork leaves behind.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -61,20 +62,29 @@ fn cores() -> Vec<Arc<Core>> {
 ///
 /// `threading`'s own hook runs first, while threads can still be used freely: there the
 /// tasks end, those that tasks submit included. `atexit` runs after the last other thread
-/// has ended: there the pools are closed and their threads joined.
+/// has ended: there, before any other function, the pools are closed and their threads joined.
 pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
     // Its own hook must be registered first, so that it runs after ours: our tasks may
     // still use such an executor.
     py.import("concurrent.futures.thread")?;
-    let drain = PyCFunction::new_closure(py, Some(c"_drain_at_exit"), None, |args, _| {
-        drain_at_exit(args.py());
-    })?;
-    py.import("threading")?
-        .call_method1("_register_atexit", (drain,))?;
     let close = PyCFunction::new_closure(py, Some(c"_close_at_exit"), None, |args, _| {
         close_at_exit(args.py());
     })?;
-    py.import("atexit")?.call_method1("register", (close,))?;
+    let register = py.import("atexit")?.getattr("register")?;
+    // For whoever runs these functions without the interpreter's end.
+    register.call1((&close,))?;
+    let (register, close) = (register.unbind(), close.unbind());
+    let drain = PyCFunction::new_closure(py, Some(c"_drain_at_exit"), None, move |args, _| {
+        let py = args.py();
+        // Relaxed: read by signal handlers, which run on this thread, the main one.
+        EXITING.store(true, Ordering::Relaxed);
+        drain_at_exit(py);
+        // Last, so it is called first: before functions that would have something accepted
+        // which nobody waits for any more.
+        register.call1(py, (&close,)).map(drop)
+    })?;
+    py.import("threading")?
+        .call_method1("_register_atexit", (drain,))?;
     let forked = PyCFunction::new_closure(py, Some(c"_after_fork"), None, |args, _| {
         governor::restore_after_fork(args.py());
     })?;
@@ -83,6 +93,15 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
     py.import("os")?
         .call_method("register_at_fork", (), Some(&hooks))?;
     Ok(())
+}
+
+/// The interpreter has begun to exit.
+static EXITING: AtomicBool = AtomicBool::new(false);
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _is_exiting() -> bool {
+    EXITING.load(Ordering::Relaxed)
 }
 
 /// Calls `reached` with deadlines until it says yes (`true`) or `deadline` has passed.

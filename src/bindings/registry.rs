@@ -8,6 +8,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
 use super::cell::FutureCell;
+use super::policies::leftovers;
 
 #[derive(Default)]
 struct Known {
@@ -53,7 +54,7 @@ impl Registry {
 
     /// The task with this id has ended: the oldest that has is forgotten, if they are too
     /// many. May be called twice.
-    pub(crate) fn finished(&self, _py: Python<'_>, id: Uuid) {
+    pub(crate) fn finished(&self, py: Python<'_>, id: Uuid) {
         let mut forgotten = Vec::new();
         {
             let known = &mut *self.known.lock();
@@ -76,7 +77,9 @@ impl Registry {
                 }
             }
         }
-        drop(forgotten);
+        for entry in forgotten {
+            leftovers::let_go(Some(entry.future.into_bound(py)));
+        }
     }
 
     pub(crate) fn get<'py>(&self, py: Python<'py>, id: Uuid) -> Option<Bound<'py, FutureCell>> {

@@ -30,7 +30,7 @@ use super::figures;
 use super::listeners;
 use super::names;
 use super::others::Others;
-use super::policies::{deadlines, rules};
+use super::policies::{deadlines, leftovers, rules};
 use super::signals::{self, Event};
 
 /// What `concurrent.futures` calls a phase.
@@ -219,7 +219,9 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
     };
     if from == Phase::Pending {
         // Never to be called: function and arguments go now, and the surroundings.
-        drop((cell.take_call(this), cell.take_own_scope()));
+        let scope = cell.take_own_scope();
+        leftovers::let_go_of_call(cell.take_call(this));
+        leftovers::let_go(scope.map(|scope| scope.into_bound(this.py())));
         cell.give_place();
         if let Some(core) = cell.core()
             && !cell.is_coroutine()

@@ -19,6 +19,7 @@ use super::errors::{
 use super::listeners::{self, Event};
 use super::map::Map;
 use super::names;
+use super::policies::frames;
 use super::{progress, variables, worker};
 
 /// Fills every once-cell of this module, and those of PyO3 that it comes by.
@@ -47,6 +48,7 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     to_datetime(py, 1)?;
     worker::breathe(py)?;
     variables::init(py)?;
+    frames::init(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
     is_coroutine_function(&any)?;
     // Neither a function nor a class, so that it is looked at in every way.

@@ -18,7 +18,7 @@ use super::current::{self, Local};
 use super::desk::{Desk, Waits};
 use super::errors::{BrokenThreadPool, panic_message};
 use super::ffi::attach::attach;
-use super::ffi::call::{Shape, call, let_go};
+use super::ffi::call::{Shape, call};
 use super::ffi::fork::generation;
 use super::governor::{self, Watched};
 use super::greenlets;
@@ -46,7 +46,7 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         };
         let thread = Thread::enter(py, worker.name());
         let waits = Arc::new(Waits::new(worker.handle()));
-        let desk = Arc::new(Desk::new(Some(Arc::clone(&waits))));
+        let desk = Arc::new(Desk::of_worker(Arc::clone(&waits)));
         let deferred = Rc::new(Deferred::default());
         core.add_desk(&desk);
         current::set_local(Local {
@@ -119,7 +119,7 @@ fn work(
         }
         let finished = task.get().ended();
         // The last reference, often: dropped here, before the worker sleeps.
-        let_go(task.into_any());
+        drop(task);
         if finished.saturating_sub(breathed) > BREATH {
             breathed = finished;
             drop(deferred.take());

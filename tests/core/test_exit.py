@@ -551,12 +551,30 @@ class TestLateSubmit:
     """
     REFUSED = "refused: cannot schedule new futures after shutdown\n"
 
-    def test_before_the_pools_are_closed(self, run):
+    @pytest.mark.parametrize("used", [True, False])
+    @pytest.mark.parametrize("submit", ["executor.submit", "Executor(1).submit", "delay"])
+    def test_in_a_function_of_atexit(self, run, submit, used):
+        """As `concurrent.futures` does, whenever the function was registered."""
         done = run(
-            textwrap.dedent(self.LATE).format(submit="executor.submit")
-            + "executor = Executor(1); atexit.register(late)"
+            textwrap.dedent(self.LATE).format(submit=submit)
+            + "executor = Executor(1); atexit.register(late)\n"
+            + ("executor.submit(int).result(); delay(int).result()" if used else "")
         )
-        assert (done.rc, done.out, done.err) == (0, "ran\n", "")
+        assert (done.rc, done.out, done.err) == (0, self.REFUSED, "")
+
+    def test_of_a_thread_that_the_interpreter_waits_for(self, run):
+        """Which it does after the first look at the pools."""
+        done = run("""
+            executor = Executor(1)
+
+            def late():
+                assert drained.wait(20)
+                executor.submit(write, "ran")
+
+            threading.Thread(target=late).start()
+            atexit.register(lambda: write("left"))
+        """)
+        assert (done.rc, done.out, done.err) == (0, "ran\nleft\n", "")
 
     @pytest.mark.parametrize(
         "submit", ["executor.submit", "limited(1).submit", "Executor(1).submit", "delay"]

@@ -130,6 +130,21 @@ def test_at_the_end_of_the_program(run):
     assert done.err == ""
 
 
+def test_a_function_of_atexit_is_not_cut_off(run):
+    done = run("""
+        import atexit
+        Delay(app)
+
+        @atexit.register
+        def clean_up():
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+            os.write(1, b"cleaned up\\n")
+    """)
+    assert (done.rc, done.out, done.err) == (0, "cleaned up\n", "")
+
+
 def test_what_does_not_end_in_time_is_named_in_one_warning(run):
     done = run("""
         app.config.update(DELAY_SHUTDOWN_TIMEOUT=0.2, DELAY_MAX_WORKERS=1)

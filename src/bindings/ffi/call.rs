@@ -1,6 +1,5 @@
 //! Calling Python functions straight from a future's slots, and looking at what they are.
 
-use std::hint::black_box;
 use std::panic::catch_unwind;
 use std::ptr;
 
@@ -78,12 +77,6 @@ pub(crate) fn call_named<'py>(
 
 /// `PyObject_Vectorcall`, through which all code of users is called.
 ///
-/// A thread that is still in Python when the interpreter is finalized is ended by
-/// CPython before 3.14 with `pthread_exit`, as soon as it wants the GIL. That unwinds its
-/// stack, which Rust's frames would answer with an abort of the process. So the call is
-/// declared as one that may unwind, and an unwinding thread is stopped here for good, as
-/// later versions of CPython do themselves.
-///
 /// # Safety
 ///
 /// `cells` holds the call's arguments and `count` and `names` say which, as the vectorcall
@@ -94,68 +87,20 @@ unsafe fn vectorcall<'py>(
     count: usize,
     names: *mut ffi::PyObject,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let stop = StopThread;
-    // PyO3 declares the same symbol as one that cannot unwind, and link-time optimisation
-    // would take its word for a direct call.
-    let vectorcall: raw::Vectorcall = black_box(raw::PyObject_Vectorcall);
-    // SAFETY: the caller vouches for the arguments; function and arguments are borrowed
-    // for the whole call; a result or an error is owned by this function.
-    let result = unsafe { vectorcall(function.as_ptr(), cells.as_ptr(), count, names) };
-    std::mem::forget(stop);
     let py = function.py();
-    // SAFETY: a result is owned by this function.
-    match unsafe { Bound::from_owned_ptr_or_opt(py, result) } {
+    // SAFETY: the caller vouches for the arguments; function and arguments are borrowed for the
+    // whole call; a result is owned by this function.
+    let result = unsafe {
+        let result = ffi::PyObject_Vectorcall(function.as_ptr(), cells.as_ptr(), count, names);
+        Bound::from_owned_ptr_or_opt(py, result)
+    };
+    match result {
         Some(result) => Ok(result),
         // PyO3 goes on with a panic of its own that comes back as a Python exception. It
         // must not take more with it than the call.
         None => Err(catch_unwind(|| PyErr::fetch(py)).unwrap_or_else(|payload| {
             PyRuntimeError::new_err(format!("a Rust panic: {}", panic_message(&*payload)))
         })),
-    }
-}
-
-/// Drops a reference that may be the last: what the object's end runs is code of users too.
-pub(crate) fn let_go(object: Bound<'_, PyAny>) {
-    let stop = StopThread;
-    let release: raw::Release = black_box(raw::Py_DecRef);
-    // SAFETY: the reference is given up; `Bound` proves that the thread is attached.
-    unsafe { release(object.into_ptr()) };
-    std::mem::forget(stop);
-}
-
-mod raw {
-    use pyo3::ffi::PyObject;
-
-    pub(super) type Vectorcall = unsafe extern "C-unwind" fn(
-        *mut PyObject,
-        *const *mut PyObject,
-        usize,
-        *mut PyObject,
-    ) -> *mut PyObject;
-
-    pub(super) type Release = unsafe extern "C-unwind" fn(*mut PyObject);
-
-    unsafe extern "C-unwind" {
-        pub(super) fn Py_DecRef(object: *mut PyObject);
-
-        pub(super) fn PyObject_Vectorcall(
-            function: *mut PyObject,
-            arguments: *const *mut PyObject,
-            count: usize,
-            names: *mut PyObject,
-        ) -> *mut PyObject;
-    }
-}
-
-/// Dropped only by an unwinding that must not go on.
-struct StopThread;
-
-impl Drop for StopThread {
-    fn drop(&mut self) {
-        loop {
-            // SAFETY: only sleeps.
-            unsafe { libc::pause() };
-        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! The system's clocks: the time, and how much processor time a thread has used, read from
 //! another thread.
 
-use std::time::Duration;
+#[cfg(target_vendor = "apple")]
+pub(crate) use super::clock_apple::ThreadClock;
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) use super::clock_posix::ThreadClock;
 
 /// Nanoseconds since 1970.
 ///
@@ -17,32 +20,4 @@ pub(crate) fn now() -> u64 {
     let part = |part| u64::try_from(part).unwrap_or(0);
     // 0 stands for no time.
     (part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)).max(1)
-}
-
-/// A thread's clock; readable until the thread ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ThreadClock(libc::clockid_t);
-
-impl ThreadClock {
-    /// The calling thread's clock, where the system has one.
-    pub(crate) fn of_this_thread() -> Option<Self> {
-        let mut clock = 0;
-        // SAFETY: the calling thread is alive, and the result is written to a local.
-        let failed = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
-        (failed == 0).then_some(Self(clock))
-    }
-
-    /// Processor time used so far; `None` once the thread has ended.
-    pub(crate) fn read(self) -> Option<Duration> {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: the time is written to a local; a clock whose thread has ended is refused
-        // with an error.
-        let failed = unsafe { libc::clock_gettime(self.0, &raw mut time) };
-        let seconds = u64::try_from(time.tv_sec).ok()?;
-        let nanoseconds = u32::try_from(time.tv_nsec).ok()?;
-        (failed == 0).then(|| Duration::new(seconds, nanoseconds))
-    }
 }

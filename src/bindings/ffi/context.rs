@@ -241,8 +241,8 @@ impl<'py> Entered<'py> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        // SAFETY: entered by this thread in `new`, and left once, here. `Bound` proves
-        // that the thread is attached.
+        // SAFETY: entered by this thread in `new`, and left once, here. The thread is attached,
+        // as `Bound` says: an end of the thread unwinds nothing of ours, see `super::ending`.
         if unsafe { ffi::PyContext_Exit(self.0.as_ptr()) } != 0 {
             // Only if the task left the context itself, which Python code cannot do.
             PyErr::fetch(self.0.py()).write_unraisable(self.0.py(), Some(&self.0));

@@ -1,4 +1,5 @@
-//! Exceptions that are raised in another thread, at its next step in Python code.
+//! Exceptions that are raised in another thread, at its next step in Python code; and whose
+//! code a thread runs.
 
 use std::ffi::c_long;
 use std::ptr;
@@ -10,6 +11,13 @@ use pyo3::types::PyType;
 /// What CPython knows a thread by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadId(c_long);
+
+impl ThreadId {
+    /// As `threading.get_ident` gives it.
+    pub(crate) fn ident(self) -> u64 {
+        u64::from(self.0.cast_unsigned())
+    }
+}
 
 /// The calling thread's.
 pub(crate) fn this_thread() -> ThreadId {
@@ -33,6 +41,17 @@ pub(crate) fn set(thread: ThreadId, class: &Bound<'_, PyType>) {
 pub(crate) fn unset(_py: Python<'_>, thread: ThreadId) {
     // SAFETY: attached; a thread that is not there is not found.
     unsafe { ffi::PyThreadState_SetAsyncExc(thread.0, ptr::null_mut()) };
+}
+
+/// Whether this thread runs code of the main interpreter.
+pub(crate) fn is_main_interpreter(_py: Python<'_>) -> bool {
+    // SAFETY: attached; addresses are compared.
+    unsafe {
+        ptr::eq(
+            ffi::PyInterpreterState_Get(),
+            ffi::PyInterpreterState_Main(),
+        )
+    }
 }
 
 /// As if Ctrl-C had been pressed once more.

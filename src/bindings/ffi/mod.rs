@@ -4,7 +4,13 @@
 pub(crate) mod attach;
 pub(crate) mod call;
 pub(crate) mod clock;
+#[cfg(target_vendor = "apple")]
+mod clock_apple;
+#[cfg(not(target_vendor = "apple"))]
+mod clock_posix;
 pub(crate) mod context;
+#[cfg(threads_unwind)]
+mod ending;
 pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod interrupt;

@@ -73,6 +73,12 @@ pub(crate) fn is_really_a(value: &Bound<'_, PyAny>, class: &Bound<'_, PyType>) -
     }
 }
 
+/// Whether somebody else has a reference to `object` too. Without a GIL that may change at once.
+pub(crate) fn is_shared(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: the object is alive and the thread is attached; a number is read.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) > 1 }
+}
+
 /// A new future around `cell`, not yet known to the garbage collector.
 pub(crate) fn new_future(py: Python<'_>, cell: FutureCell) -> PyResult<Bound<'_, FutureCell>> {
     let class = CLASS

@@ -129,7 +129,9 @@ impl Drop for Slot {
         // A slot lives in a Python object, so it is dropped attached; if the interpreter
         // has gone, so has what it would free.
         Python::try_attach(|py| {
-            // SAFETY: the slot owned the reference, and nobody can reach the slot any more.
+            // SAFETY: the slot owned the reference, and nobody can reach the slot any more. What
+            // the object's end runs may have this thread ended, which then goes no further: see
+            // `super::ending`.
             drop(unsafe { Bound::from_owned_ptr(py, object.as_ptr()) });
         });
     }

@@ -1,9 +1,11 @@
 //! The one timer of the process, and what it is set for.
 //!
 //! Its thread is no worker: what it does is short. It ends futures in time and wakes those who
-//! wait for them; what may take long, callbacks above all, it gives to workers.
+//! wait for them; what may take long, callbacks above all, it gives to workers. Whatever is about
+//! to be dropped there, or to call code of users, goes by [`leftovers`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Ticket, Timer};
@@ -14,8 +16,9 @@ use pyo3::prelude::*;
 use super::deadlines::{self, Shot};
 use super::lanes::{self, Lane};
 use super::ticker::{self, Ticker};
-use super::{delays, retries};
+use super::{delays, leftovers, retries};
 use crate::bindings::cell::FutureCell;
+use crate::bindings::core::Core;
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::fork::generation;
 
@@ -48,7 +51,7 @@ struct Era {
 static FIRST: OnceBox<Era> = OnceBox::new();
 
 /// Deep enough for Python code: what awaits a future is called here.
-const STACK: usize = 8 << 20;
+pub(super) const STACK: usize = 8 << 20;
 
 impl Era {
     fn new() -> Self {
@@ -120,8 +123,14 @@ fn ring_all(due: Vec<Alarm>) {
     // None if the interpreter has gone.
     attach(|py| {
         for alarm in due.take().into_iter().flatten() {
-            // A defect in one must not stop the clock for all others.
-            let rung = catch_unwind(AssertUnwindSafe(|| ring(py, alarm)));
+            let (core, object) = (alarm.core(py), alarm.object(py));
+            let mut rung = Ok(());
+            leftovers::gather(py, core.as_ref(), || {
+                // A defect in one must not stop the clock for all others.
+                rung = catch_unwind(AssertUnwindSafe(|| ring(py, alarm)));
+                // The last reference, perhaps: to a task that has ended meanwhile.
+                leftovers::let_go(Some(object));
+            });
             if rung.is_err() {
                 PyRuntimeError::new_err("a defect in flask_delay: an alarm panicked")
                     .write_unraisable(py, None);
@@ -129,6 +138,31 @@ fn ring_all(due: Vec<Alarm>) {
         }
     });
     std::mem::forget(due);
+}
+
+impl Alarm {
+    /// What it is about.
+    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        match self {
+            Self::Interrupt(shot) | Self::GiveUp(shot) => shot.task().bind(py).as_any(),
+            Self::Expire(task) | Self::Again(task) | Self::Begin(task) => task.bind(py).as_any(),
+            Self::Tick(ticker) => ticker.bind(py).as_any(),
+            Self::Lane(lane) => lane.bind(py).as_any(),
+        }
+        .clone()
+    }
+
+    /// The executor that it is for, if that is still there.
+    fn core(&self, py: Python<'_>) -> Option<Arc<Core>> {
+        match self {
+            Self::Interrupt(shot) | Self::GiveUp(shot) => shot.task().get().core().cloned(),
+            Self::Expire(task) | Self::Again(task) | Self::Begin(task) => {
+                task.get().core().cloned()
+            }
+            Self::Tick(ticker) => ticker::core_of(ticker.bind(py).get()),
+            Self::Lane(lane) => lanes::core_of(lane.bind(py).get()),
+        }
+    }
 }
 
 fn ring(py: Python<'_>, alarm: Alarm) {

@@ -5,7 +5,7 @@
 //! without it, and its worker counts as one that waits, so that another takes its place.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
@@ -13,7 +13,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::PyType;
 
 use super::alarms::{self, Alarm};
-use super::target::{Call, Target, Why};
+use super::target::{Call, Shooting, Target, Why};
 use super::{errands, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::desk::{Desk, Waits};
@@ -27,6 +27,11 @@ use crate::bindings::settle::{self, Phase, Place};
 /// What a call that was interrupted has left, to end.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How soon a call that must not be interrupted where it is, is looked at again; each time
+/// after twice as long, up to the latter.
+const GLANCE: Duration = Duration::from_millis(1);
+const LONGEST_GLANCE: Duration = Duration::from_millis(32);
+
 /// A call that is to be ended.
 pub(crate) struct Shot {
     task: Py<FutureCell>,
@@ -34,6 +39,14 @@ pub(crate) struct Shot {
     why: Why,
     /// Its future has ended without it already.
     late: bool,
+    /// Since when it has been tried in vain, and how soon it is tried again.
+    tried: Option<(Instant, Duration)>,
+}
+
+impl Shot {
+    pub(super) fn task(&self) -> &Py<FutureCell> {
+        &self.task
+    }
 }
 
 enum At {
@@ -73,6 +86,7 @@ pub(crate) fn watch(
         },
         why: Why::Timeout,
         late: false,
+        tried: None,
     };
     alarms::set_in(limit, Alarm::Interrupt(shot))
 }
@@ -84,6 +98,7 @@ pub(crate) fn watch_coroutine(this: &Bound<'_, FutureCell>, limit: Duration) -> 
         at: At::Coroutine(rules::attempts(this.get()).unwrap_or(0)),
         why: Why::Timeout,
         late: false,
+        tried: None,
     };
     let alarm = alarms::set_in(limit, Alarm::Interrupt(shot))?;
     rules::with(this.get(), |rules| rules.alarm = alarm);
@@ -109,6 +124,7 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
         at: At::AnyCall,
         why: Why::Stop,
         late: false,
+        tried: None,
     };
     if after.is_zero() {
         interrupt(this.py(), shot);
@@ -125,6 +141,7 @@ pub(super) fn interrupt(py: Python<'_>, shot: Shot) {
         at,
         why,
         late,
+        tried,
     } = shot;
     let this = task.bind(py);
     if this.get().phase() != Phase::Running && !late {
@@ -141,8 +158,15 @@ pub(super) fn interrupt(py: Python<'_>, shot: Shot) {
     match &at {
         At::Call { target, call, .. } => {
             // It would be raised in whatever greenlet the thread runs just then.
-            if !greenlets::are_there(py) {
-                target.shoot(py, *call, why);
+            if !greenlets::are_there(py) && target.shoot(py, *call, why) == Shooting::Later {
+                let shot = Shot {
+                    task,
+                    at,
+                    why,
+                    late,
+                    tried,
+                };
+                return try_soon(py, shot);
             }
         }
         At::Coroutine(attempt) => {
@@ -159,8 +183,30 @@ pub(super) fn interrupt(py: Python<'_>, shot: Shot) {
         at,
         why,
         late,
+        tried: None,
     };
     if let Err(error) = alarms::set_in(GRACE, Alarm::GiveUp(shot)) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Has a call interrupted that must not be where it is now. If it has not been for as long as
+/// a call has to end, its future ends without it, and it is still tried.
+fn try_soon(py: Python<'_>, mut shot: Shot) {
+    let now = Instant::now();
+    let (since, glance) = shot.tried.unwrap_or((now, GLANCE));
+    if !shot.late && now.duration_since(since) >= GRACE {
+        give_up(py, &shot);
+        shot.late = true;
+    }
+    let At::Call { target, call, .. } = &shot.at else {
+        return;
+    };
+    if !target.still_runs(*call) {
+        return;
+    }
+    shot.tried = Some((since, LONGEST_GLANCE.min(2 * glance)));
+    if let Err(error) = alarms::set_in(glance, Alarm::Interrupt(shot)) {
         error.write_unraisable(py, None);
     }
 }
@@ -233,7 +279,8 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
                     return;
                 }
             }
-            if cfg!(not(Py_3_12)) {
+            // It is tried anyway while it has only been in vain.
+            if cfg!(not(Py_3_12)) && shot.tried.is_none() {
                 target.take_back(py, *call);
                 try_later(py, shot);
             }
@@ -291,6 +338,7 @@ fn try_later(py: Python<'_>, shot: &Shot) {
         },
         why: shot.why,
         late: true,
+        tried: None,
     };
     if let Err(error) = alarms::set_in(PAUSE, Alarm::Interrupt(again)) {
         error.write_unraisable(py, None);

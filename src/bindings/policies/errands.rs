@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
-use super::{dispatch, rules};
+use super::{dispatch, leftovers, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::ffi::context::within;
@@ -33,12 +33,17 @@ pub(super) fn take_over(this: &Bound<'_, FutureCell>) -> bool {
     if let Some(context) = taken.context.take() {
         cell.put_context(context);
     }
-    drop((taken, cell.take_own_scope()));
+    leftovers::let_go(
+        cell.take_own_scope()
+            .map(|scope| scope.into_bound(this.py())),
+    );
+    leftovers::let_go_of_call(taken);
     true
 }
 
 /// Has a worker log `template`, if there is one, which takes the task's name and id, and run the
-/// callbacks, in the task's context if that was kept; where there are no workers, does so now.
+/// callbacks, in the task's context if that was kept; where there are no workers, does so now, but
+/// for the timer's thread.
 pub(super) fn tell(
     this: &Bound<'_, FutureCell>,
     core: &Arc<Core>,
@@ -58,7 +63,14 @@ pub(super) fn tell(
     if core.mode == Mode::Threads && send(core, errand.as_any()).is_ok() {
         return Ok(());
     }
-    errand.call0().map(drop)
+    let py = this.py();
+    let (errand, this) = (errand.unbind(), this.clone().unbind());
+    leftovers::work(py, move |py| {
+        if let Err(error) = errand.call0(py) {
+            error.write_unraisable(py, Some(this.bind(py)));
+        }
+    });
+    Ok(())
 }
 
 /// Has a worker call `errand`. It belongs to what was accepted, so also in a closed pool.

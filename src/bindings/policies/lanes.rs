@@ -11,8 +11,9 @@ use pyo3::prelude::*;
 
 use super::alarms::{self, Alarm};
 use super::table::Table;
-use super::{dispatch, rules};
+use super::{dispatch, leftovers, rules};
 use crate::bindings::cell::FutureCell;
+use crate::bindings::core::Core;
 
 /// The tasks of one key.
 #[pyclass(frozen, name = "_Lane", module = "flask_delay._native")]
@@ -119,15 +120,28 @@ pub(super) fn advance(lane: &Bound<'_, Lane>) {
         (go, inner.next_alarm(now))
     };
     let_go(lane, go, alarm);
-    if let Err(error) = sweep(lane) {
-        error.write_unraisable(lane.py(), Some(lane));
-    }
+    sweep_up(lane);
 }
 
 /// One task less that needs the lane.
-pub(super) fn leave_for_good(lane: &Bound<'_, Lane>) -> PyResult<()> {
+pub(super) fn leave_for_good(lane: &Bound<'_, Lane>) {
     lane.get().inner.lock().tasks -= 1;
-    sweep(lane)
+    sweep_up(lane);
+}
+
+fn sweep_up(lane: &Bound<'_, Lane>) {
+    let mine = lane.clone().unbind();
+    leftovers::work(lane.py(), move |py| {
+        let lane = mine.bind(py);
+        if let Err(error) = sweep(lane) {
+            error.write_unraisable(py, Some(lane));
+        }
+    });
+}
+
+/// The executor whose tasks these are, if it is still there.
+pub(super) fn core_of(lane: &Lane) -> Option<Arc<Core>> {
+    lane.table.core()
 }
 
 /// Takes the lane out of its table, if nobody needs it and no rate has to remember what

@@ -12,6 +12,7 @@ use super::alarms::{self, Alarm};
 use super::claims;
 use super::delays::Start;
 use super::lanes::{self, Lane};
+use super::leftovers;
 use super::policy::Policy;
 use super::sequels::Sequel;
 use super::target::Why;
@@ -313,7 +314,7 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     let Some((alarm, begin, lane, claim, previous, sequel)) = taken else {
         return;
     };
-    drop(previous);
+    leftovers::let_go(previous.map(|previous| previous.into_bound(py)));
     if let Some(sequel) = sequel {
         sequel.forget(this);
     }
@@ -324,15 +325,20 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
         return;
     };
     if let Some(lane) = lane {
-        let lane = lane.bind(py);
-        lanes::leave(lane, this);
-        or_unraisable(lanes::leave_for_good(lane), this);
+        let lane = lane.into_bound(py);
+        lanes::leave(&lane, this);
+        lanes::leave_for_good(&lane);
     }
     if let Some(claim) = claim {
-        let released = core
-            .claims(py)
-            .and_then(|table| claims::release(table, claim.bind(py), this));
-        or_unraisable(released, this);
+        // Its time does not matter: a task that is done keeps nobody from its key.
+        let (core, this) = (Arc::clone(core), this.clone().unbind());
+        leftovers::work(py, move |py| {
+            let this = this.bind(py);
+            let released = core
+                .claims(py)
+                .and_then(|table| claims::release(table, claim.bind(py), this));
+            or_unraisable(released, this);
+        });
     }
     core.held().remove(this);
 }
@@ -348,7 +354,7 @@ pub(crate) fn give_up_turn(this: &Bound<'_, FutureCell>) {
     if let Some(lane) = lane {
         let lane = lane.bind(this.py());
         lanes::leave(lane, this);
-        or_unraisable(lanes::leave_for_good(lane), this);
+        lanes::leave_for_good(lane);
     }
 }
 

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::{delays, dispatch, errands, rules};
+use super::{delays, dispatch, errands, leftovers, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
 use crate::bindings::errors::{CancelledError, into_exception};
@@ -47,6 +47,9 @@ impl Sequel {
         let futures = self.futures.into_iter();
         let futures: Vec<_> = futures.map(|it| it.into_bound(this.py())).collect();
         forget(this, &futures);
+        for future in futures {
+            leftovers::let_go(Some(future));
+        }
     }
 
     pub(super) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -211,7 +214,7 @@ impl<'py> Turns<'py> {
         if cell.has_callbacks() || signals::wanted(this, Event::of(cell.phase())) {
             self.ended.push((this.clone(), hold));
         } else {
-            drop(cell.take_context(this.py()));
+            leftovers::let_go(cell.take_context(this.py()));
         }
     }
 

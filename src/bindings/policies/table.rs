@@ -3,25 +3,35 @@
 //! of Python's, which lets go of the GIL while it is waited for, and may be taken again by who
 //! has it: a signal's handler may submit too.
 
+use std::sync::{Arc, Weak};
+
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::bindings::core::Core;
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::names;
 
 /// Values by key, for one process.
 pub(crate) struct Table {
+    core: Weak<Core>,
     lock: Py<PyAny>,
     values: Py<PyDict>,
 }
 
 impl Table {
-    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+    pub(crate) fn new(py: Python<'_>, core: &Arc<Core>) -> PyResult<Self> {
         let lock = py.import("_thread")?.getattr("RLock")?.call0()?;
         Ok(Self {
+            core: Arc::downgrade(core),
             lock: lock.unbind(),
             values: PyDict::new(py).unbind(),
         })
+    }
+
+    /// The executor whose tasks' keys these are, if it is still there.
+    pub(super) fn core(&self) -> Option<Arc<Core>> {
+        self.core.upgrade()
     }
 
     /// Does something to the dict that nobody else may come in between of.

@@ -9,7 +9,7 @@
 //! inside it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::PyKeyboardInterrupt;
@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::deadlines::exception_class;
+use super::frames;
 use crate::bindings::bell::Bell;
 use crate::bindings::errors::{CancelledError, TaskTimeout};
 use crate::bindings::ffi::interrupt::{self, ThreadId};
@@ -29,6 +30,15 @@ pub(crate) enum Why {
     Stop,
 }
 
+/// How a shot went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shooting {
+    /// The exception is set, or was before, or the call has ended.
+    Over,
+    /// The call is covered, or is where it must not be interrupted: to be tried again.
+    Later,
+}
+
 /// The number of a call.
 pub(crate) type Call = u64;
 
@@ -39,6 +49,8 @@ pub(crate) struct Target {
     thread: ThreadId,
     /// The call that runs now, if one does and is not covered. Written by the thread alone.
     call: AtomicU64,
+    /// The frame that made it, see [`frames::may_interrupt`]. Written by the thread alone.
+    floor: AtomicUsize,
     /// The last one's number, for the thread alone.
     last: AtomicU64,
     /// Somebody has aimed at this thread: who leaves a call takes the lock to see.
@@ -92,6 +104,7 @@ impl Target {
         Self {
             thread: interrupt::this_thread(),
             call: AtomicU64::new(NONE),
+            floor: AtomicUsize::new(0),
             last: AtomicU64::new(NONE),
             aimed: AtomicBool::new(false),
             aim: Mutex::default(),
@@ -103,11 +116,13 @@ impl Target {
         with_own(Arc::clone).unwrap_or_else(|| Arc::new(Self::new()))
     }
 
-    /// A task's function is about to be called by this thread, whose target it is.
-    pub(crate) fn begin(&self) -> Call {
+    /// A task's function is about to be called by this thread, whose target it is, on top of
+    /// the frame at the address `floor`, or of none.
+    pub(crate) fn begin(&self, floor: usize) -> Call {
         // Relaxed, here and below: see `order`.
         let call = self.last.load(Ordering::Relaxed) + 1;
         self.last.store(call, Ordering::Relaxed);
+        self.floor.store(floor, Ordering::Relaxed);
         self.call.store(call, Ordering::Relaxed);
         call
     }
@@ -125,27 +140,37 @@ impl Target {
         self.runs(&self.aim.lock(), call)
     }
 
-    /// Has the exception for `why` raised in `call`, if that has not ended.
-    pub(crate) fn shoot(&self, py: Python<'_>, call: Call, why: Why) {
+    /// Has the exception for `why` raised in `call`, if that has not ended and may be
+    /// interrupted where it is.
+    pub(crate) fn shoot(&self, py: Python<'_>, call: Call, why: Why) -> Shooting {
         let class = exception_class(py, why);
+        // Before the lock is taken, for it calls Python. Not needed for a call that has ended or
+        // is covered, which is found out below.
+        let free = frames::may_interrupt(py, self.thread, self.floor.load(Ordering::Relaxed));
         let bell = {
             let mut aim = self.aim.lock();
             self.aimed.store(true, Ordering::Relaxed);
             order();
             if aim.covered.contains(&call) {
-                aim.due.push((call, why));
-                None
-            } else if self.call.load(Ordering::Relaxed) == call && aim.shot.is_none() {
-                aim.shot = Some((call, why));
-                interrupt::set(self.thread, &class);
-                aim.bell.take()
-            } else {
-                None
+                if !aim.due.contains(&(call, why)) {
+                    aim.due.push((call, why));
+                }
+                return Shooting::Later;
             }
+            if self.call.load(Ordering::Relaxed) != call || aim.shot.is_some() {
+                return Shooting::Over;
+            }
+            if !free {
+                return Shooting::Later;
+            }
+            aim.shot = Some((call, why));
+            interrupt::set(self.thread, &class);
+            aim.bell.take()
         };
         if let Some(bell) = bell {
             bell.ring();
         }
+        Shooting::Over
     }
 
     /// Nobody waits for `call` any more; `false` if it has ended.
@@ -230,40 +255,48 @@ fn receive(py: Python<'_>) {
     }
 }
 
+/// The frame that calls are made by from now on, where that is code of Python's.
+pub(crate) fn floor(py: Python<'_>) -> usize {
+    frames::caller(py)
+}
+
 impl Drop for Covered {
     fn drop(&mut self) {
         let due = with_own(|own| {
             let mut aim = own.aim.lock();
             aim.covered.retain(|call| *call != self.0);
+            own.floor.store(self.1, Ordering::Relaxed);
             own.call.store(self.0, Ordering::Relaxed);
             let due = aim.due.iter().position(|(call, _)| *call == self.0);
             due.map(|due| aim.due.swap_remove(due).1)
         });
         if let Some(why) = due.flatten() {
-            // Attached already: the call that goes on is of Python's.
+            // Attached already: the call that goes on is of Python's. If it must not be
+            // interrupted here, whoever has aimed at it tries again.
             Python::attach(|py| with_own(|own| own.shoot(py, self.0, why)));
         }
     }
 }
 
 /// The call that runs on this thread cannot be hit until this is dropped.
-pub(crate) struct Covered(Call);
+pub(crate) struct Covered(Call, usize);
 
 /// Covers this thread's call, if there is one: what comes is not its own code.
 pub(crate) fn cover(py: Python<'_>) -> Option<Covered> {
-    let (call, shot) = with_own(|own| {
+    let (call, floor, shot) = with_own(|own| {
         let call = own.call()?;
+        let floor = own.floor.load(Ordering::Relaxed);
         let mut aim = own.aim.lock();
         own.call.store(NONE, Ordering::Relaxed);
         order();
         aim.covered.push(call);
-        Some((call, aim.take_shot(call)))
+        Some((call, floor, aim.take_shot(call)))
     })??;
     if shot.is_some() {
         // It has been raised already, or is lost: who set it looks again, see `deadlines`.
         receive(py);
     }
-    Some(Covered(call))
+    Some(Covered(call, floor))
 }
 
 /// Has `bell` rung if this thread's call is aimed at, until the answer is dropped.

@@ -201,6 +201,11 @@ fn set(this: &Bound<'_, Ticker>, look: Option<Instant>) -> PyResult<()> {
     Ok(())
 }
 
+/// The executor whose ticks these are, if it is still there.
+pub(super) fn core_of(ticker: &Ticker) -> Option<Arc<Core>> {
+    ticker.core.upgrade()
+}
+
 /// A tick may be due.
 pub(super) fn ring(this: &Bound<'_, Ticker>) {
     let py = this.py();
