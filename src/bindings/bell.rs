@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use flask_delay_engine::spin;
 use pyo3::prelude::*;
 
+use super::current;
 use super::ffi::lock::{Acquired, Lock};
 
 /// What is worth looking on for instead of going to sleep: sleeping and being woken takes
@@ -21,8 +22,9 @@ use super::ffi::lock::{Acquired, Lock};
 const LOOK_ON: Duration = Duration::from_micros(100);
 
 /// Between two looks for signals: CPython's lock notices one that interrupts the sleep, but
-/// one that comes just before the sleep begins would wait until it ends.
-const SLICE: Duration = Duration::from_secs(1);
+/// one that comes just before the sleep begins would wait until it ends. And between two looks
+/// after the pool of the worker that waits.
+pub(crate) const SLICE: Duration = Duration::from_secs(1);
 
 /// How long to look on before a sleep; not at all with one processor, which whoever is
 /// waited for needs.
@@ -111,6 +113,7 @@ impl Bell {
             if acquired == Acquired::No && left.is_some_and(|left| left <= SLICE) {
                 return Ok(false);
             }
+            current::look_after_pool();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flask_delay_engine::{Mutex, Phase, State};
 use once_cell::race::OnceBox;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::PyList;
@@ -24,6 +25,7 @@ use super::marks::PACKED;
 use super::naming::{label_of, name_of};
 use super::policies::rules::Rules;
 use super::progress::Progress;
+use super::traces;
 
 /// Most futures that have callbacks have one.
 pub(crate) type Callbacks = SmallVec<[Py<PyAny>; 1]>;
@@ -50,6 +52,8 @@ pub(crate) struct Extra {
     pub(crate) condition: Option<Py<PyAny>>,
     pub(crate) listeners: Option<Py<PyList>>,
     pub(crate) id: Option<Uuid>,
+    /// That of the task's exception, before anybody raised it again.
+    pub(crate) traceback: Option<Py<PyAny>>,
     /// The executor has been told the id.
     pub(crate) known: bool,
     pub(crate) progress: Option<Progress>,
@@ -160,7 +164,21 @@ impl FutureCell {
 
     /// Nanoseconds since 1970, 0 for not yet.
     pub(crate) fn ended(&self) -> u64 {
+        // Who ends a task notes the time once it has: one that is refused has none. Who comes
+        // in between, without a GIL, does that for it.
+        if self.phase().is_done() {
+            self.note_end();
+        }
         self.finished.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the task has ended by now, for the first who does.
+    pub(crate) fn note_end(&self) {
+        // Relaxed: the number says nothing of anything else.
+        if self.finished.load(Ordering::Relaxed) == 0 {
+            let (relaxed, now) = (Ordering::Relaxed, now());
+            let _ = self.finished.compare_exchange(0, now, relaxed, relaxed);
+        }
     }
 
     /// What surrounds the callbacks.
@@ -363,6 +381,51 @@ impl FutureCell {
             core.registry.finished(this.py(), id);
         }
         id
+    }
+
+    /// The task's exception, to be raised once more: by whoever asks for the result, each of
+    /// whom would add to its traceback, and keep its own frames in there.
+    pub(crate) fn raised(&self, exception: Bound<'_, PyAny>) -> PyErr {
+        let py = exception.py();
+        let name = intern!(py, "__traceback__");
+        let first = self
+            .extra()
+            .lock()
+            .traceback
+            .as_ref()
+            .map(|it| it.clone_ref(py));
+        let restored = match first {
+            Some(traceback) => exception.setattr(name, traceback),
+            None => exception.getattr(name).map(|traceback| {
+                let mut extra = self.extra().lock();
+                extra
+                    .traceback
+                    .get_or_insert_with(|| traceback.clone().unbind());
+                drop(extra);
+                drop(traceback);
+            }),
+        };
+        if let Err(error) = restored {
+            // Set by hand, and no exception.
+            drop(error);
+        }
+        PyErr::from_value(exception)
+    }
+
+    /// Lets go of what the frames of the task's exception hold.
+    pub(crate) fn let_go_of_frames(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(Err(exception)) = self.done_outcome(py) else {
+            return Ok(());
+        };
+        // Those of who has raised it again are not the task's, and may still be at work.
+        let first = self.known_extra().and_then(|extra| {
+            let extra = extra.lock();
+            extra.traceback.as_ref().map(|it| it.clone_ref(py))
+        });
+        if let Some(traceback) = first {
+            exception.setattr(intern!(py, "__traceback__"), traceback)?;
+        }
+        traces::let_go_of_frames(&exception)
     }
 
     /// Keeps `callback` for the end of the task; gives it back if that has come.

@@ -21,6 +21,7 @@ use super::policies::places::Backpressure;
 use super::policies::table::Table;
 use super::registry::Registry;
 use super::signals::Signals;
+use super::strays::Strays;
 use super::worker;
 
 /// A future in the queue, which owns a reference to it.
@@ -88,7 +89,7 @@ struct Era {
     /// Tasks that wait for their turn, for another attempt, or for other tasks.
     held: Afar,
     dead: Count,
-    stuck: Count,
+    stuck: Strays,
     errands: Count,
     /// The places of its queue, if they are counted.
     places: Option<Places>,
@@ -216,7 +217,7 @@ impl Core {
     }
 
     /// How many of this process's tasks have ended while their code goes on.
-    pub(crate) fn stuck(self: &Arc<Self>) -> &Count {
+    pub(crate) fn stuck(self: &Arc<Self>) -> &Strays {
         &self.era().stuck
     }
 
@@ -254,6 +255,11 @@ impl Core {
 
     pub(crate) fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// How many workers that are stuck are replaced.
+    pub(crate) fn most_stuck(&self) -> usize {
+        Strays::limit(self.config.max_workers)
     }
 
     pub(crate) fn max_workers(&self) -> usize {
@@ -306,7 +312,7 @@ impl Era {
             afar: Afar::default(),
             held: Afar::default(),
             dead: Count::default(),
-            stuck: Count::default(),
+            stuck: Strays::default(),
             errands: Count::default(),
             places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
             lanes: OnceBox::new(),

@@ -9,10 +9,11 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::cell::FutureCell;
 use super::clock::now;
-use super::core::{Core, Task};
+use super::core::Core;
 use super::errors::{TaskRetry, into_exception};
 use super::ffi::call::call;
 use super::ffi::context::{copy, copy_current, for_attempt, value_of, within};
@@ -20,7 +21,7 @@ use super::logging;
 use super::mode::Mode;
 use super::policies::retries::{self, Verdict};
 use super::policies::target::{self, Why};
-use super::policies::{deadlines, rules};
+use super::policies::{deadlines, dispatch, rules};
 use super::scope;
 use super::settle::{self, Phase, Place};
 use super::signals::{self, Event};
@@ -84,12 +85,20 @@ pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyRes
         })
 }
 
-/// Gives a coroutine's task that has ended to a worker, for its callbacks.
+/// Gives a task that has ended, and is marked as returned, to a worker, for its callbacks.
 pub(crate) fn send_back(task: &Bound<'_, FutureCell>, core: &Arc<Core>) {
-    if core.pool().resubmit(Task(task.clone().unbind())).is_err() {
-        settle::run_callbacks(task, Place::Elsewhere);
-        leave(task);
+    if core.mode == Mode::Threads {
+        dispatch::resubmit(task, core);
+    } else {
+        // There are no workers, and whoever runs the task waits until it has left.
+        come_back(task);
     }
+}
+
+/// Runs the callbacks of such a task here, for want of workers.
+pub(crate) fn end_here(task: &Bound<'_, FutureCell>) {
+    settle::run_callbacks(task, Place::Elsewhere);
+    leave(task);
 }
 
 /// Runs the callbacks of a coroutine's task that came back to a worker for them, in the
@@ -105,13 +114,17 @@ pub(crate) fn come_back(task: &Bound<'_, FutureCell>) {
 
 /// The task has ended: its executor need not wait for it any more.
 fn leave(task: &Bound<'_, FutureCell>) {
+    let_go_of_coroutine(task);
+    if let Some(core) = task.get().core() {
+        core.afar().remove(task);
+    }
+}
+
+fn let_go_of_coroutine(task: &Bound<'_, FutureCell>) {
     let extra = task.get().known_extra();
     // It refers to the coroutine, and so to all that its context holds.
     let canceller = extra.and_then(|extra| extra.lock().canceller.take());
     drop(canceller);
-    if let Some(core) = task.get().core() {
-        core.afar().remove(task);
-    }
 }
 
 /// An attempt of a coroutine is over.
@@ -132,6 +145,17 @@ fn run_again(task: &Bound<'_, FutureCell>, after: Duration, exception: Option<Bo
     let Some(core) = task.get().core() else {
         return;
     };
+    if core.mode == Mode::Immediate {
+        // Whoever waits until it has left does so for all its attempts.
+        let_go_of_coroutine(task);
+        retries::again(task, core, None, after, exception);
+        if task.get().phase().is_done() {
+            leave(task);
+        } else if let Err(error) = hand_over(task, core) {
+            dispatch::give_up(task, error);
+        }
+        return;
+    }
     let hold = core.pool().hold();
     // Not after: the next attempt may have been handed over then.
     leave(task);
@@ -165,12 +189,7 @@ impl CoroutineTask {
         {
             cell.put_context(copy_current(task.py())?);
             task.get().mark_returned();
-            if core.mode == Mode::Threads {
-                send_back(task, core);
-            } else {
-                // There are no workers, and whoever runs the task waits until it has left.
-                come_back(task);
-            }
+            send_back(task, core);
         } else {
             leave(task);
         }
@@ -298,5 +317,9 @@ impl CoroutineTask {
         settle::start(self.0.bind(py));
         let exception = into_exception(py, PyErr::from_value(exception));
         self.fail(py, exception, false)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0)
     }
 }

@@ -137,6 +137,13 @@ pub(crate) fn waiting() -> Option<Waiting> {
     })
 }
 
+/// Has the pool of this worker, which waits, see to jobs that no thread could be started for.
+pub(crate) fn look_after_pool() {
+    if let Some(waits) = with_worker(|local| Arc::clone(&local.waits)) {
+        waits.look_after();
+    }
+}
+
 /// See [`waiting`]. May be dropped by any thread.
 pub(crate) struct Waiting {
     waits: Arc<Waits>,

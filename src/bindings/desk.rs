@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flask_delay_engine::{self as engine, Handle};
+use flask_delay_engine::{self as engine, Handle, Summoned};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
@@ -103,64 +103,85 @@ impl Desk {
 /// between two steps of `as_completed`; to the pool they are one.
 pub(crate) struct Waits {
     handle: Handle<Task>,
-    // A leaf; what it holds is dropped outside.
-    inner: Mutex<(usize, Option<engine::Waiting<Task>>)>,
-    /// For each call that nobody waits for any more. A leaf, too.
-    stuck: Mutex<Vec<engine::Stuck<Task>>>,
+    // Held while the pool is told, so that it is told in order; the pool's own locks are taken
+    // under it, and nothing of Python's.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    waits: usize,
+    /// There while `waits` is not zero.
+    waiting: Option<engine::Waiting<Task>>,
+    /// For each call that nobody waits for any more.
+    stuck: Vec<engine::Stuck<Task>>,
+}
+
+impl Inner {
+    fn begin(&mut self, handle: &Handle<Task>) -> Option<Summoned> {
+        self.waits += 1;
+        if self.waiting.is_some() {
+            return None;
+        }
+        let (waiting, summoned) = handle.waiting();
+        self.waiting = Some(waiting);
+        Some(summoned)
+    }
+
+    fn end(&mut self) {
+        self.waits -= 1;
+        if self.waits == 0 {
+            self.waiting = None;
+        }
+    }
 }
 
 impl Waits {
     pub(crate) fn new(handle: Handle<Task>) -> Self {
         Self {
             handle,
-            inner: Mutex::new((0, None)),
-            stuck: Mutex::default(),
+            inner: Mutex::default(),
         }
     }
 
-    /// Nobody waits any more for a call that this worker runs, which counts as a wait until
-    /// [`Waits::come_back`].
-    pub(crate) fn give_up(&self) {
-        // Before `begin`, which may start a thread and say so: the call may end meanwhile.
+    /// Nobody waits any more for a call that this worker runs, until [`Waits::come_back`].
+    /// If it is `replaced`, that counts as a wait; what is to be logged then.
+    #[must_use]
+    pub(super) fn give_up(&self, replaced: bool) -> Option<Summoned> {
+        let mut inner = self.inner.lock();
         let stuck = self.handle.stuck();
-        self.stuck.lock().push(stuck);
-        self.begin();
+        inner.stuck.push(stuck);
+        replaced.then(|| inner.begin(&self.handle)).flatten()
+    }
+
+    /// As [`Waits::begin`], for a call that was not replaced at first.
+    #[must_use]
+    pub(super) fn replace(&self) -> Option<Summoned> {
+        self.inner.lock().begin(&self.handle)
     }
 
     /// Such a call has ended.
-    pub(crate) fn come_back(&self) {
-        let stuck = self.stuck.lock().pop();
-        drop(stuck);
-        self.end();
+    pub(super) fn come_back(&self, replaced: bool) {
+        let mut inner = self.inner.lock();
+        inner.stuck.pop();
+        if replaced {
+            inner.end();
+        }
     }
 
     pub(super) fn begin(&self) {
-        let first = {
-            let mut inner = self.inner.lock();
-            inner.0 += 1;
-            inner.0 == 1
-        };
-        if first {
-            let waiting = self.handle.waiting();
-            let mut inner = self.inner.lock();
-            // Another thread may have ended the wait meanwhile.
-            let over = if inner.0 == 0 {
-                Some(waiting)
-            } else {
-                inner.1 = Some(waiting);
-                None
-            };
-            drop(inner);
-            drop(over);
+        let summoned = self.inner.lock().begin(&self.handle);
+        if let Some(summoned) = summoned {
+            summoned.log();
         }
     }
 
     pub(super) fn end(&self) {
-        let over = {
-            let mut inner = self.inner.lock();
-            inner.0 -= 1;
-            if inner.0 == 0 { inner.1.take() } else { None }
-        };
-        drop(over);
+        self.inner.lock().end();
+    }
+
+    /// Has the pool try again to start a thread, if jobs wait because it could not.
+    pub(super) fn look_after(&self) {
+        self.handle.look_after();
     }
 }

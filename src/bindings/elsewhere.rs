@@ -11,6 +11,7 @@ use flask_delay_engine::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
+use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
 use super::async_check::is_coroutine_function;
@@ -236,5 +237,9 @@ impl Elsewhere {
         }
         forget(task);
         Ok(task.clone())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0)
     }
 }

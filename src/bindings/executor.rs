@@ -241,7 +241,7 @@ impl ExecutorCell {
         dict.set_item("idle", stats.idle)?;
         dict.set_item("threads", stats.threads)?;
         dict.set_item("held", core.held().len())?;
-        dict.set_item("stuck", core.stuck().get())?;
+        dict.set_item("stuck", core.stuck().count())?;
         if let Some(figures) = core.figures() {
             figures.tell(&dict)?;
         }

@@ -75,7 +75,7 @@ impl FutureCell {
         super::wait::until_done(slf, timeout.as_ref())?;
         match slf.get().outcome(slf.py())? {
             Ok(result) => Ok(result),
-            Err(exception) => Err(PyErr::from_value(exception)),
+            Err(exception) => Err(slf.get().raised(exception)),
         }
     }
 
@@ -226,7 +226,7 @@ impl FutureCell {
 
     #[getter]
     fn finished_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
-        to_datetime(py, self.finished.load(Ordering::Relaxed))
+        to_datetime(py, self.ended())
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -303,6 +303,8 @@ impl FutureCell {
             for sequel in &extra.sequels {
                 visit.call(sequel)?;
             }
+            visit.call(&extra.condition)?;
+            visit.call(&extra.traceback)?;
             visit.call(&extra.listeners)?;
         }
         Ok(())

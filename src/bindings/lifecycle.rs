@@ -363,18 +363,27 @@ pub(crate) fn cancel_queued(
     // Noted before those that they follow are cancelled, and they with them.
     let mut held = core.held().tasks(py);
     held.retain(|task| sequels::followed(task).is_some());
+    // What is taken out and has to go back must find that the pool has not ended.
+    let hold = core.pool().hold();
     while let Some(task) = core.pool().steal() {
         let task = task.0.into_bound(py);
         if task.get().has_returned() {
             returned.push(task);
-        } else if !task.get().phase().is_done() && cancel(&task) {
+            continue;
+        }
+        if !task.get().phase().is_done() && cancel(&task) {
             each(&task);
+        }
+        if task.get().phase().is_done() {
+            // Now or before it was counted as one that lies in the queue.
+            core.dead().remove();
         }
     }
     // Coroutines that have ended; their callbacks are to run all the same.
     for task in returned {
         send_back(&task, core);
     }
+    drop(hold);
     for task in held {
         if cancel(&task) {
             each(&task);

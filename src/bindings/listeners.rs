@@ -6,11 +6,15 @@
 //! makes for itself and which is replaced, when it enters itself into the first list, by one
 //! that we are asked to wait for.
 
+use std::time::{Duration, Instant};
+
 use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
+use pyo3::{PyTraverseError, PyVisit};
 
+use super::bell::SLICE;
 use super::cell::FutureCell;
 use super::current;
 use super::ffi::call::call_with;
@@ -112,9 +116,35 @@ impl Event {
             None => None,
         };
         let waiting = current::waiting();
-        let woken = event.call_method1(names::wait(py), (timeout,));
+        let woken = match waiting {
+            None => event.call_method1(names::wait(py), (timeout,)),
+            Some(_) => wait_in_slices(event, timeout),
+        };
         drop((waiting, entered));
         woken
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0)
+    }
+}
+
+/// Waits for the event as a worker, which looks after its pool in between.
+fn wait_in_slices<'py>(
+    event: &Bound<'py, PyAny>,
+    timeout: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let wait = event.getattr(names::wait(event.py()))?;
+    let timeout: Option<f64> = timeout.map(|it| it.extract()).transpose()?;
+    let limit = timeout.map(|it| Duration::try_from_secs_f64(it.max(0.0)).unwrap_or(Duration::MAX));
+    let began = Instant::now();
+    loop {
+        let left = limit.map_or(Duration::MAX, |limit| limit.saturating_sub(began.elapsed()));
+        let woken = wait.call1((left.min(SLICE).as_secs_f64(),))?;
+        if left <= SLICE || woken.is_truthy()? {
+            return Ok(woken);
+        }
+        current::look_after_pool();
     }
 }
 

@@ -10,7 +10,6 @@ use super::cell::FutureCell;
 use super::core::Core;
 use super::coroutine::hand_over;
 use super::current::{self, Seat};
-use super::lifecycle::wait_with_signals;
 use super::naming::name_of;
 use super::policies::{dispatch, sequels};
 use super::settle::Phase;
@@ -93,8 +92,11 @@ pub(crate) fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()
         return Ok(());
     }
     let _inside = wait::enter_own(from_ref(task), 1)?;
-    let released = |slice| core.pool().wait_released(Some(slice));
-    wait_with_signals(task.py(), None, released).map(drop)
+    // Until it has left, since its callbacks run before that.
+    match core.afar().bell(task) {
+        Some(bell) => bell.wait(task.py(), None).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Runs one task in the calling thread.

@@ -11,7 +11,7 @@ use super::bell::Bell;
 use super::cell::{Extra, FutureCell};
 use super::current;
 use super::ffi::call::call_with;
-use super::policies::sequels;
+use super::policies::{leftovers, sequels};
 
 /// See the module. Taken out of the future, so that each is told once.
 pub(crate) struct Others {
@@ -45,6 +45,8 @@ impl Others {
         }
         if let (Some(id), Some(core)) = (self.known, this.get().core()) {
             core.registry.finished(py, id);
+            let core = Arc::clone(core);
+            leftovers::work(py, move |py| core.registry.let_go_of_frames(py, id));
         }
         if !self.followed.is_empty() {
             or_unraisable(sequels::go_on(this, self.followed), this);

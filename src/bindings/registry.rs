@@ -8,7 +8,9 @@ use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
 use super::cell::FutureCell;
+use super::ffi::object::references;
 use super::policies::leftovers;
+use super::settle::Phase;
 
 #[derive(Default)]
 struct Known {
@@ -18,6 +20,8 @@ struct Known {
     /// Ids of those that have been forgotten, oldest first, and the same to look into.
     gone: VecDeque<Uuid>,
     is_gone: HashSet<Uuid>,
+    /// Ids of those that have failed and whose frames hold what they held then.
+    whole: VecDeque<Uuid>,
 }
 
 /// So many ids of forgotten tasks are told from ids that never were.
@@ -59,7 +63,12 @@ impl Registry {
         {
             let known = &mut *self.known.lock();
             match known.futures.get_mut(&id) {
-                Some(entry) if !entry.ended => entry.ended = true,
+                Some(entry) if !entry.ended => {
+                    entry.ended = true;
+                    if entry.future.get().phase() == Phase::Failed {
+                        known.whole.push_back(id);
+                    }
+                }
                 _ => return,
             }
             known.ended.push_back(id);
@@ -71,6 +80,9 @@ impl Registry {
                 known.gone.push_back(oldest);
                 known.is_gone.insert(oldest);
             }
+            while known.whole.len() > self.limit {
+                known.whole.pop_front();
+            }
             while known.gone.len() > GONE {
                 if let Some(oldest) = known.gone.pop_front() {
                     known.is_gone.remove(&oldest);
@@ -79,6 +91,33 @@ impl Registry {
         }
         for entry in forgotten {
             leftovers::let_go(Some(entry.future.into_bound(py)));
+        }
+    }
+
+    /// Empties the frames of tasks that have failed before this one has ended, and that nobody
+    /// else has: what they refer to may be much. Runs code of users, so not for the timer's
+    /// thread.
+    pub(crate) fn let_go_of_frames(&self, py: Python<'_>, last: Uuid) {
+        // Two for each that is added, so that it comes to an end.
+        for _ in 0..2 {
+            let oldest = {
+                let known = &mut *self.known.lock();
+                if known.whole.front().is_none_or(|id| *id == last) {
+                    return;
+                }
+                let id = known.whole.pop_front();
+                id.and_then(|id| Some((id, known.futures.get(&id)?.future.clone_ref(py))))
+            };
+            let Some((id, future)) = oldest else {
+                continue;
+            };
+            let future = future.into_bound(py);
+            // The registry's, and this one.
+            if references(&future) > 2 {
+                self.known.lock().whole.push_back(id);
+            } else if let Err(error) = future.get().let_go_of_frames(py) {
+                error.write_unraisable(py, Some(&future));
+            }
         }
     }
 

@@ -9,8 +9,6 @@
 //! Python code runs and nothing is dropped under the latter two; see [`super::ffi::slot`]
 //! for why that matters most where there is no GIL.
 
-use std::sync::atomic::Ordering;
-
 use flask_delay_engine::Advance;
 pub(crate) use flask_delay_engine::Phase;
 use pyo3::exceptions::PyRuntimeError;
@@ -19,7 +17,6 @@ use pyo3::types::{PyList, PyString};
 
 use super::callbacks;
 use super::cell::{Callbacks, Extra, FutureCell};
-use super::clock::now;
 use super::condition;
 use super::current;
 use super::elsewhere;
@@ -206,17 +203,12 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
     if cell.phase() != from {
         return false;
     }
-    // Before the phase says so: whoever learns that the task is done may ask when.
-    let first = cell
-        .finished
-        .compare_exchange(0, now(), Ordering::Relaxed, Ordering::Relaxed);
-    // Who lost a race has set a time that is as good as the winner's.
-    let _ = first;
     let watched = match cell.state.advance(from, to) {
         Advance::Done => false,
         Advance::Watched if change_watched(this, from, to) => true,
         Advance::Watched | Advance::Refused => return false,
     };
+    cell.note_end();
     if from == Phase::Pending {
         // Never to be called: function and arguments go now, and the surroundings.
         let scope = cell.take_own_scope();
@@ -255,6 +247,7 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
             let held = condition::acquire(&condition);
             let changed = advance();
             if changed {
+                cell.note_end();
                 or_unraisable(announce(this, to), this);
             }
             if held.is_ok() {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::bell::Bell;
 use super::cell::FutureCell;
@@ -137,7 +138,7 @@ pub(crate) fn enter_own(
         return Ok(None);
     };
     current::task(target.py())
-        .map(|waiter| enter(&waiter, targets, need))
+        .map(|waiter| enter(&waiter, targets.iter().map(target_of).collect(), need))
         .transpose()
 }
 
@@ -145,12 +146,12 @@ pub(crate) fn enter_own(
 /// would never end.
 fn enter(
     waiter: &Bound<'_, FutureCell>,
-    targets: &[Bound<'_, FutureCell>],
+    targets: Vec<Target<Held>>,
     need: usize,
 ) -> PyResult<Entered> {
     let wait = Wait {
         name: name_of(waiter),
-        targets: targets.iter().map(target_of).collect(),
+        targets,
         need,
     };
     WAITS
@@ -227,18 +228,43 @@ fn endless(circle: &[Link<String>]) -> PyErr {
 
 /// A coroutine's wait, for as long as it lasts: see `_native.pyi`.
 #[pyclass(frozen, name = "_Waiting", module = "flask_delay._native")]
-pub(crate) struct Waiting(Mutex<Option<Entered>>);
+pub(crate) struct Waiting {
+    entered: Mutex<Option<Entered>>,
+    /// What the wait itself keeps of the task that is waited for.
+    held: Option<Held>,
+}
 
 #[pymethods]
 impl Waiting {
     #[new]
     fn new(waiter: &Bound<'_, FutureCell>, target: &Bound<'_, FutureCell>) -> PyResult<Self> {
-        enter(waiter, from_ref(target), 1).map(|entered| Self(Mutex::new(Some(entered))))
+        let target = target_of(target);
+        let held = target.held.clone();
+        let entered = enter(waiter, vec![target], 1)?;
+        Ok(Self {
+            entered: Mutex::new(Some(entered)),
+            held,
+        })
     }
 
     fn end(&self) {
-        let entered = self.0.lock().take();
+        let entered = self.entered.lock().take();
         drop(entered);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // While nobody but this wait has it. Who looks at waits is attached, so the count is
+        // the same in all of one collection.
+        if let Some(Held::Task(task) | Held::Turn(task)) = &self.held
+            && Arc::strong_count(task) <= 2
+        {
+            visit.call(&**task)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.end();
     }
 }
 

@@ -146,6 +146,11 @@ impl<J> Lane<J> {
         self.held.remove(&place).map(|held| held.job)
     }
 
+    /// The jobs that are held, in order.
+    pub fn jobs(&self) -> impl Iterator<Item = &J> {
+        self.held.values().map(|held| &held.job)
+    }
+
     /// Takes out all held jobs, in order.
     #[must_use]
     pub fn drain(&mut self) -> Vec<J> {

@@ -24,7 +24,7 @@ mod worker;
 pub use bound::Bound;
 pub use lane::{Lane, Rate, Terms};
 pub use line::{Level, Rank};
-pub use pool::{Config, Hold, Pool, Stats, SubmitError};
+pub use pool::{Config, Hold, Pool, Stats, SubmitError, Summoned};
 pub use rhythm::{Rhythm, RhythmError};
 pub use schedule::{Schedule, Ticket};
 pub use state::{Advance, Phase, State};

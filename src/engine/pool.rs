@@ -4,9 +4,11 @@
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::io;
+// Not from `sync`: what is only logged needs no model.
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use log::{debug, warn};
+use log::{Level as LogLevel, log};
 
 use crate::line::{Level, Rank};
 use crate::park::Parker;
@@ -72,7 +74,7 @@ pub(crate) struct Roster {
     pub(crate) active: usize,
     /// Workers whose job waits for another job.
     pub(crate) waiting: usize,
-    /// Of those that wait, the ones that nobody waits for; see [`Handle::stuck`].
+    /// Workers whose job nobody waits for; see [`Handle::stuck`].
     ///
     /// [`Handle::stuck`]: crate::Handle::stuck
     pub(crate) stuck: usize,
@@ -96,8 +98,37 @@ impl Roster {
         self.started - 1
     }
 
+    /// Nobody works but those that nobody waits for, wherever they are counted.
     fn quiet(&self) -> bool {
-        self.active == 0 && self.waiting <= self.stuck && self.held == 0
+        self.active + self.waiting <= self.stuck && self.held == 0
+    }
+}
+
+/// What a thread that was started is to be logged with. Apart, because a logger may wait for
+/// whatever the threads that wait for our locks hold.
+#[must_use]
+struct Report(LogLevel, String);
+
+impl Report {
+    fn log(self) {
+        log!(target: "flask_delay::engine", self.0, "{}", self.1);
+    }
+}
+
+/// What is left to be done once no lock is held.
+#[must_use]
+pub struct Summoned(Option<Report>);
+
+impl Summoned {
+    pub(crate) fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Logs what became of the thread, if one was started.
+    pub fn log(self) {
+        if let Some(report) = self.0 {
+            report.log();
+        }
     }
 }
 
@@ -115,6 +146,8 @@ pub(crate) struct Shared<J: Send + 'static> {
     pub(crate) starting: Mutex<()>,
     /// Rung when a thread has left and when the pool has become quiet.
     pub(crate) bell: Condvar,
+    /// The last thread could not be started, which has been logged.
+    short: AtomicBool,
     pub(crate) main: Box<Main<J>>,
 }
 
@@ -147,17 +180,18 @@ impl<J: Send + 'static> Shared<J> {
     /// A job is in the queue: calls a sleeping worker or starts one, unless one is on its
     /// way already or all that are allowed are active.
     ///
-    /// A thread that cannot be started has been logged; those there are go on.
-    pub(crate) fn summon(self: &Arc<Self>) {
+    /// If a thread cannot be started, those there are go on.
+    #[must_use]
+    pub(crate) fn summon(self: &Arc<Self>) -> Summoned {
         // Relaxed: an RMW sees the latest value; what it guards is under the lock.
         if self.signs.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
-            return;
+            return Summoned::nobody();
         }
         let mut roster = self.roster.lock();
         if roster.active >= self.config.max_workers || roster.ended {
             // Every active worker looks at the queue, under this lock, before it sleeps.
             self.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
-            return;
+            return Summoned::nobody();
         }
         // The caller, not the called, moves the worker to the active ones: otherwise
         // the next submit would see it asleep and call it again.
@@ -166,13 +200,26 @@ impl<J: Send + 'static> Shared<J> {
             self.publish(&roster);
             drop(roster);
             parker.unpark();
+            Summoned::nobody()
         } else {
             let number = roster.enlist();
             self.publish(&roster);
             drop(roster);
             let started = self.spawn(number);
-            self.report(number, &started);
+            Summoned(Some(self.report(number, &started)))
         }
+    }
+
+    /// Calls a worker for jobs that nobody has been called for because no thread could be
+    /// started.
+    #[must_use]
+    pub(crate) fn look_after(self: &Arc<Self>) -> Summoned {
+        // Relaxed: who has just missed something looks again.
+        let signs = self.signs.load(Ordering::Relaxed);
+        if signs & (SEARCHING | ROOM) != ROOM || self.queue.is_empty() {
+            return Summoned::nobody();
+        }
+        self.summon()
     }
 
     /// No thread is there: starts one before the job is queued, so that a failure has
@@ -202,7 +249,7 @@ impl<J: Send + 'static> Shared<J> {
         let Some((number, started)) = first else {
             return Ok(());
         };
-        self.report(number, &started);
+        self.report(number, &started).log();
         if staffed { Ok(()) } else { started }
     }
 
@@ -244,15 +291,22 @@ impl<J: Send + 'static> Shared<J> {
         }
     }
 
-    /// Logs what became of a thread. Apart, because a logger may wait for whatever the
-    /// threads that wait for our locks hold.
-    fn report(&self, number: usize, started: &io::Result<()>) {
+    /// What is to be logged of a thread: that it has started, or could not be, which is said
+    /// once until a thread can be started again.
+    fn report(&self, number: usize, started: &io::Result<()>) -> Report {
+        // Relaxed: it guards nothing but the number of lines.
+        let was_short = self.short.swap(started.is_err(), Ordering::Relaxed);
         let name = self.thread_name(number);
         match started {
-            Ok(()) => debug!(target: "flask_delay::engine", "thread {name} started"),
-            Err(error) => {
-                warn!(target: "flask_delay::engine", "thread {name} could not be started: {error}");
-            }
+            Ok(()) => Report(LogLevel::Debug, format!("thread {name} started")),
+            Err(error) => Report(
+                if was_short {
+                    LogLevel::Debug
+                } else {
+                    LogLevel::Warn
+                },
+                format!("thread {name} could not be started: {error}"),
+            ),
         }
     }
 
@@ -326,6 +380,7 @@ impl<J: Send + 'static> Pool<J> {
                 }),
                 starting: Mutex::new(()),
                 bell: Condvar::new(),
+                short: AtomicBool::new(false),
                 main: Box::new(main),
             }),
         }
@@ -405,7 +460,7 @@ impl<J: Send + 'static> Pool<J> {
             return Err(SubmitError::Closed(job));
         }
         if signs & (SEARCHING | ROOM) == ROOM {
-            shared.summon();
+            shared.summon().log();
         }
         Ok(())
     }
@@ -440,6 +495,12 @@ impl<J: Send + 'static> Pool<J> {
     pub fn hold(&self) -> Hold<J> {
         self.shared.roster.lock().held += 1;
         Hold(Arc::clone(&self.shared))
+    }
+
+    /// Tries again to start a thread, if jobs wait because none could be started. For those
+    /// who have nothing else to do: without them such a job is called for at the next submit.
+    pub fn look_after(&self) {
+        self.shared.look_after().log();
     }
 
     /// Counts of this moment.

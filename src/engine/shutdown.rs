@@ -40,13 +40,6 @@ impl<J: Send + 'static> Pool<J> {
         self.wait_for(deadline, |shared, roster| shared.is_quiet(roster))
     }
 
-    /// Waits until no job is done elsewhere, see [`Pool::hold`]; `false` when `deadline` came
-    /// first.
-    #[must_use]
-    pub fn wait_released(&self, deadline: Option<Instant>) -> bool {
-        self.wait_for(deadline, |_, roster| roster.held == 0)
-    }
-
     /// Whether [`Pool::wait_quiet`] would return at once; `None` if the pool's lock is taken,
     /// maybe by this very thread, which a signal has interrupted.
     #[must_use]

@@ -86,6 +86,26 @@ impl<E: Send + 'static> Timer<E> {
         }
     }
 
+    /// Makes sure that there is a thread, so that [`Timer::add`] cannot fail for want of one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started, or the timer was stopped.
+    pub fn ready(&self) -> io::Result<()> {
+        let shared = &self.shared;
+        let mut desk = shared.desk.lock();
+        if desk.stopped {
+            return Err(stopped());
+        }
+        if desk.staffed {
+            return Ok(());
+        }
+        shared.start(&mut desk)?;
+        drop(desk);
+        shared.tell_of_start();
+        Ok(())
+    }
+
     /// Has `entry` handed out as soon as it is `at`.
     ///
     /// # Errors
@@ -95,7 +115,7 @@ impl<E: Send + 'static> Timer<E> {
         let shared = &self.shared;
         let mut desk = shared.desk.lock();
         if desk.stopped {
-            return Err((entry, io::Error::other("the timer has stopped")));
+            return Err((entry, stopped()));
         }
         let starts = !desk.staffed;
         // Under the lock, so that no other entry counts on a thread that does not come.
@@ -109,7 +129,7 @@ impl<E: Send + 'static> Timer<E> {
             shared.alarm.notify_one();
         }
         if starts {
-            debug!(target: "flask_delay::engine", "thread {} started", shared.name);
+            shared.tell_of_start();
         }
         Ok(ticket)
     }
@@ -166,6 +186,14 @@ impl<E: Send + 'static> Shared<E> {
         desk.sleep = Sleep::Awake;
         Ok(())
     }
+
+    fn tell_of_start(&self) {
+        debug!(target: "flask_delay::engine", "thread {} started", self.name);
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the timer has stopped")
 }
 
 /// The thread. Dropping it takes the thread off the books, also when `fire` panics.

@@ -10,6 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use log::warn;
 use parking_lot::Mutex;
 
 /// A job, by whatever number its owner gives it.
@@ -143,6 +144,11 @@ impl<T: Clone + PartialEq, H: Clone + PartialEq> Waits<T, H> {
             let mut edges = self.edges.lock();
             add(edges.get_or_insert_with(HashMap::new), &entered, wait);
         }
+        warn!(
+            target: "flask_delay::engine",
+            "a wait was let in without knowing whether it ends: what holds up the tasks that it \
+             depends on has changed at {ROUNDS} looks"
+        );
         Ok(entered)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use log::debug;
 
 use crate::park::Parker;
-use crate::pool::{CLOSED, ROOM, Roster, SEARCHING, SURPLUS, Shared};
+use crate::pool::{CLOSED, ROOM, Roster, SEARCHING, SURPLUS, Shared, Summoned};
 use crate::sync::{Arc, MutexGuard, Ordering, fence, spin, within};
 
 /// What a thread of the pool is given. Dropping it takes the thread off the pool's books,
@@ -107,9 +107,10 @@ impl<J: Send + 'static> Worker<J> {
     }
 
     /// Notes that this worker's job waits for another job of the pool until the guard is
-    /// dropped: another worker may be active in its place.
+    /// dropped: another worker may be active in its place. What is to be logged of that is
+    /// given back.
     #[must_use]
-    pub fn waiting(&self) -> Waiting<J> {
+    pub fn waiting(&self) -> (Waiting<J>, Summoned) {
         Waiting::new(Arc::clone(&self.shared))
     }
 
@@ -126,7 +127,7 @@ impl<J: Send + 'static> Worker<J> {
         // Submits that saw SEARCHING called nobody: look for their jobs after clearing it.
         fence(Ordering::SeqCst);
         if !self.shared.queue.is_empty() && self.shared.signs.load(Ordering::Relaxed) & ROOM != 0 {
-            self.shared.summon();
+            self.shared.summon().log();
         }
     }
 
@@ -251,7 +252,7 @@ impl<J: Send + 'static> Drop for Worker<J> {
             // Its work falls to another: as in `found`.
             fence(Ordering::SeqCst);
             if !self.shared.queue.is_empty() {
-                self.shared.summon();
+                self.shared.summon().log();
             }
         }
         self.shared.bell.notify_all();
@@ -274,13 +275,19 @@ pub struct Handle<J: Send + 'static>(Arc<Shared<J>>);
 impl<J: Send + 'static> Handle<J> {
     /// See [`Worker::waiting`].
     #[must_use]
-    pub fn waiting(&self) -> Waiting<J> {
+    pub fn waiting(&self) -> (Waiting<J>, Summoned) {
         Waiting::new(Arc::clone(&self.0))
     }
 
-    /// Notes that nobody waits any more for the job of a worker that holds a [`Waiting`], or is
-    /// about to: until the guard is dropped, before that one, the pool may be quiet and be
-    /// joined without it.
+    /// See [`Pool::look_after`].
+    ///
+    /// [`Pool::look_after`]: crate::Pool::look_after
+    pub fn look_after(&self) {
+        self.0.look_after().log();
+    }
+
+    /// Notes that nobody waits any more for a worker's job: until the guard is dropped, the
+    /// pool may be quiet and be joined without it. Before a [`Waiting`] of that worker's is.
     #[must_use]
     pub fn stuck(&self) -> Stuck<J> {
         self.0.roster.lock().stuck += 1;
@@ -303,7 +310,7 @@ impl<J: Send + 'static> Drop for Stuck<J> {
 pub struct Waiting<J: Send + 'static>(Arc<Shared<J>>);
 
 impl<J: Send + 'static> Waiting<J> {
-    fn new(shared: Arc<Shared<J>>) -> Self {
+    fn new(shared: Arc<Shared<J>>) -> (Self, Summoned) {
         let mut roster = shared.roster.lock();
         roster.active -= 1;
         roster.waiting += 1;
@@ -314,11 +321,14 @@ impl<J: Send + 'static> Waiting<J> {
         // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no ROOM
         // is visible here.
         fence(Ordering::SeqCst);
-        if !shared.queue.is_empty() {
-            // If no thread can be started, the wait lasts until a busy worker is free.
-            shared.summon();
-        }
-        Self(shared)
+        let summoned = if shared.queue.is_empty() {
+            Summoned::nobody()
+        } else {
+            // If no thread can be started, a busy worker comes for the job when it is free; if
+            // there is none, whoever looks after the pool tries again.
+            shared.summon()
+        };
+        (Self(shared), summoned)
     }
 }
 

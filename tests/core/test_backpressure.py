@@ -590,3 +590,37 @@ def test_a_waiter_for_the_dropped_one_is_told():
         with started(wait):
             executor.submit(int)
         assert len(cancelled) == 1
+
+
+def test_dropping_in_a_manual_executor_starts_no_thread():
+    executor = make("manual", queue_size=1, when_full="drop_oldest")
+    threads = []
+
+    def fails_once():
+        threads.append(threading.current_thread())
+        if len(threads) == 1:
+            raise ValueError("made to fail")
+
+    retried = submit(executor, fails_once, retry=1)
+    assert executor.run_pending(1) == 1
+    # The retried task is the first that is found; it was accepted before, and is put back.
+    dropped, newest = executor.submit(int), executor.submit(int)
+    assert dropped.cancelled()
+    assert executor.stats()["threads"] == 0
+    assert executor.run_pending() == 2
+    assert retried.done() and newest.done()
+    assert threads == [threading.current_thread()] * 2
+
+
+def test_only_what_waits_is_said_to_be_dropped(caplog):
+    executor = make("manual", queue_size=1, when_full="drop_oldest")
+    before = executor.submit(int)
+    assert before.cancel()
+    dropped, newest = executor.submit(int), executor.submit(int)
+    assert dropped.cancelled()
+    assert [record.getMessage().split("(")[1] for record in caplog.records] == [
+        f"{dropped.id}) was dropped from a full queue, for a newer one"
+    ]
+    assert executor.run_pending() == 1
+    assert newest.result(0) == 0
+    assert executor.stats()["queued"] == 0

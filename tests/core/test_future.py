@@ -15,7 +15,7 @@ import pytest
 
 from flask_delay import Executor, Future
 
-from .helpers import DEADLINE, Thing, fail, occupied
+from .helpers import DEADLINE, Gate, Thing, fail, occupied, started
 
 
 @pytest.fixture
@@ -191,6 +191,25 @@ def test_time_of_the_end_is_there_for_whoever_learns_of_the_end(executor):
         future._waiters.append(Listener())
     assert seen == [(True, future.finished_at)]
     assert future.finished_at is not None
+
+
+def test_a_cancel_that_loses_against_the_start_leaves_no_end(executor):
+    first, second, cancelled = Gate(), Gate(), []
+    executor.submit(first)
+    assert first.entered.wait(DEADLINE)
+    future = executor.submit(second)
+    # As concurrent.futures.wait does while it looks at the state.
+    condition = future._condition
+    condition.acquire()
+    with started(lambda: cancelled.append(future.cancel())):
+        first.open()
+        assert second.entered.wait(DEADLINE)
+        condition.release()
+    assert cancelled == [False]
+    assert future.finished_at is None
+    second.open()
+    future.result(DEADLINE)
+    assert future.started_at <= future.finished_at
 
 
 # --- As an object -------------------------------------------------------------------

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.core.helpers import DEADLINE, LOGGER, fail
+from tests.core.helpers import DEADLINE, LOGGER, fail, submit
 
-from flask_delay import Executor, Future, WaitCycleError, current_task
+from flask_delay import Executor, Future, Retry, WaitCycleError, current_task
 from flask_delay._native import _scoped_executor
 
 
@@ -381,3 +381,54 @@ def test_forgotten_ids():
     assert [executor._is_gone(id) for id in ids] == [True, False, False]
     assert not executor._is_gone("00000000-0000-4000-8000-000000000000")
     assert not executor._is_gone("nonsense")
+
+
+def test_immediate_waits_for_its_own_coroutine_alone():
+    executor, begun, over = make("immediate"), threading.Event(), asyncio.Event()
+
+    async def stays() -> str:
+        begun.set()
+        await over.wait()
+        return "over"
+
+    async def quick() -> str:
+        return "quick"
+
+    async def end_it() -> None:
+        over.set()
+
+    other: list[Future[str]] = []
+    thread = threading.Thread(target=lambda: other.append(executor.submit(stays)))
+    thread.start()
+    assert begun.wait(DEADLINE)
+    # What the other one waits for comes after it.
+    assert executor.submit(quick).result(0) == "quick"
+    assert executor.submit(end_it).done()
+    thread.join(DEADLINE)
+    assert other[0].result(0) == "over"
+
+
+def test_immediate_returns_after_the_callbacks_of_a_coroutine():
+    executor, called = make("immediate"), []
+    executor.add_default_done_callback(called.append)
+
+    async def quick() -> None:
+        pass
+
+    assert called == [] and [executor.submit(quick)] == called
+
+
+def test_immediate_tries_a_coroutine_again_before_submit_returns(caplog):
+    executor, attempts = make("immediate"), []
+
+    async def fails_twice() -> int:
+        attempts.append(current_task.attempt)
+        if len(attempts) < 3:
+            raise ValueError(len(attempts))
+        return current_task.attempt
+
+    future = submit(executor, fails_twice, retry=Retry(5))
+    assert future.done()
+    assert future.result(0) == 3
+    assert attempts == [1, 2, 3]
+    assert not any(record.levelname == "ERROR" for record in caplog.records)

@@ -73,10 +73,15 @@ pub(crate) fn is_really_a(value: &Bound<'_, PyAny>, class: &Bound<'_, PyType>) -
     }
 }
 
-/// Whether somebody else has a reference to `object` too. Without a GIL that may change at once.
-pub(crate) fn is_shared(object: &Bound<'_, PyAny>) -> bool {
+/// How many references there are to an object. Without a GIL that may change at once.
+pub(crate) fn references(object: &Bound<'_, PyAny>) -> isize {
     // SAFETY: the object is alive and the thread is attached; a number is read.
-    unsafe { ffi::Py_REFCNT(object.as_ptr()) > 1 }
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) }
+}
+
+/// Whether somebody else has a reference to `object` too.
+pub(crate) fn is_shared(object: &Bound<'_, PyAny>) -> bool {
+    references(object) > 1
 }
 
 /// A new future around `cell`, not yet known to the garbage collector.

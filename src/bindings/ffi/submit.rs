@@ -95,12 +95,13 @@ impl<'a, 'py> Arguments<'a, 'py> {
 const DOC: &std::ffi::CStr = c"submit($self, fn, /, *args, **kwargs)
 --
 
-Run fn(*args, **kwargs) on a worker and return its future at once.
+Run fn(*args, **kwargs) in the background and return its future at once.
 
-The task sees the submitter's contextvars. An exception it raises is logged
-(logger flask_delay) and kept in the future. Raises TypeError if fn is not
-callable or is a generator function, which would not run, RuntimeError after
-shutdown.";
+A plain function runs on a worker; an async def one on the event loop that the
+coroutines of the whole process share. The task sees the submitter's contextvars.
+An exception it raises is logged (logger flask_delay) and kept in the future.
+Raises TypeError if fn is not callable or is a generator function,
+RuntimeError after shutdown, QueueFull if there is no place in the queue.";
 
 const DOC_WITH: &std::ffi::CStr = c"_submit_with($self, policy, scope, fn, /, *args, **kwargs)
 --

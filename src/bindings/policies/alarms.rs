@@ -4,8 +4,9 @@
 //! wait for them; what may take long, callbacks above all, it gives to workers. Whatever is about
 //! to be dropped there, or to call code of users, goes by [`leftovers`].
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Ticket, Timer};
@@ -34,6 +35,8 @@ pub(crate) enum Alarm {
     Again(Py<FutureCell>),
     /// A task's time may have come.
     Begin(Py<FutureCell>),
+    /// Some of a pool's workers are stuck.
+    Stuck(Weak<Core>),
     /// A rate lets further tasks of a key start.
     Lane(Py<Lane>),
     /// What comes again and again may be due.
@@ -80,10 +83,23 @@ fn timer() -> &'static Timer<Alarm> {
 pub(crate) fn set(at: Instant, alarm: Alarm) -> PyResult<Ticket> {
     timer().add(at, alarm).map_err(|(alarm, error)| {
         drop(alarm);
-        PyRuntimeError::new_err(format!(
-            "the thread that keeps the time of tasks could not be started: {error}"
-        ))
+        not_started(error)
     })
+}
+
+/// Makes sure that alarms can be set, for a task that may need one later.
+///
+/// # Errors
+///
+/// As [`set`].
+pub(crate) fn ready() -> PyResult<()> {
+    timer().ready().map_err(not_started)
+}
+
+fn not_started(error: io::Error) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "the thread that keeps the time of tasks could not be started: {error}"
+    ))
 }
 
 /// As [`set`], after some time.
@@ -129,7 +145,7 @@ fn ring_all(due: Vec<Alarm>) {
                 // A defect in one must not stop the clock for all others.
                 rung = catch_unwind(AssertUnwindSafe(|| ring(py, alarm)));
                 // The last reference, perhaps: to a task that has ended meanwhile.
-                leftovers::let_go(Some(object));
+                leftovers::let_go(object);
             });
             if rung.is_err() {
                 PyRuntimeError::new_err("a defect in flask_delay: an alarm panicked")
@@ -141,15 +157,16 @@ fn ring_all(due: Vec<Alarm>) {
 }
 
 impl Alarm {
-    /// What it is about.
-    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        match self {
+    /// What it is about, if that is anything of Python's.
+    fn object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        let object = match self {
             Self::Interrupt(shot) | Self::GiveUp(shot) => shot.task().bind(py).as_any(),
             Self::Expire(task) | Self::Again(task) | Self::Begin(task) => task.bind(py).as_any(),
             Self::Tick(ticker) => ticker.bind(py).as_any(),
             Self::Lane(lane) => lane.bind(py).as_any(),
-        }
-        .clone()
+            Self::Stuck(_) => return None,
+        };
+        Some(object.clone())
     }
 
     /// The executor that it is for, if that is still there.
@@ -159,6 +176,7 @@ impl Alarm {
             Self::Expire(task) | Self::Again(task) | Self::Begin(task) => {
                 task.get().core().cloned()
             }
+            Self::Stuck(core) => core.upgrade(),
             Self::Tick(ticker) => ticker::core_of(ticker.bind(py).get()),
             Self::Lane(lane) => lanes::core_of(lane.bind(py).get()),
         }
@@ -172,6 +190,7 @@ fn ring(py: Python<'_>, alarm: Alarm) {
         Alarm::Expire(task) => deadlines::expire(task.bind(py)),
         Alarm::Again(task) => retries::wake(task.bind(py)),
         Alarm::Begin(task) => delays::ring(task.bind(py)),
+        Alarm::Stuck(core) => deadlines::look_after_stuck(py, &core),
         Alarm::Tick(ticker) => ticker::ring(ticker.bind(py)),
         Alarm::Lane(lane) => lanes::advance(lane.bind(py)),
     }

@@ -4,7 +4,7 @@
 //! moment later, it is stuck in C, or has swallowed the exception: then its future is ended
 //! without it, and its worker counts as one that waits, so that another takes its place.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::Ticket;
@@ -16,13 +16,16 @@ use super::alarms::{self, Alarm};
 use super::target::{Call, Shooting, Target, Why};
 use super::{errands, rules};
 use crate::bindings::cell::FutureCell;
+use crate::bindings::core::Core;
 use crate::bindings::desk::{Desk, Waits};
 use crate::bindings::elsewhere;
 use crate::bindings::errors::{CancelledError, TaskExpired, TaskTimeout, into_exception};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::greenlets;
+use crate::bindings::logging;
 use crate::bindings::naming::name_of;
 use crate::bindings::settle::{self, Phase, Place};
+use crate::bindings::strays::Added;
 
 /// What a call that was interrupted has left, to end.
 const GRACE: Duration = Duration::from_millis(100);
@@ -264,20 +267,16 @@ pub(super) fn give_up(py: Python<'_>, shot: &Shot) {
         } => {
             if !shot.late {
                 // In one section, which `came_back` waits for: the books are balanced there.
-                let runs = with_critical_section(this.as_any(), || {
-                    let runs = target.give_up(*call);
-                    if runs {
-                        core.stuck().add();
+                let astray = with_critical_section(this.as_any(), || {
+                    target.give_up(*call).then(|| {
                         rules::keep_turn(this.get());
-                        if let Some(waits) = waits {
-                            waits.give_up();
-                        }
-                    }
-                    runs
+                        core.stuck().add(waits.as_ref(), core.most_stuck())
+                    })
                 });
-                if !runs {
+                let Some(astray) = astray else {
                     return;
-                }
+                };
+                look_after(py, core, astray);
             }
             // It is tried anyway while it has only been in vain.
             if cfg!(not(Py_3_12)) && shot.tried.is_none() {
@@ -345,19 +344,54 @@ fn try_later(py: Python<'_>, shot: &Shot) {
     }
 }
 
-/// Between two tries to interrupt a call that is stuck.
+/// Between two tries to interrupt a call that is stuck, or to replace it.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The code of a task whose future has ended without it has ended.
 pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
     // See `give_up`.
     with_critical_section(this.as_any(), || ());
-    if let Some(waits) = desk.waits() {
-        waits.come_back();
+    if let Some(core) = this.get().core()
+        && let Some(summoned) = core.stuck().remove(desk.waits(), core.most_stuck())
+    {
+        summoned.log();
     }
     rules::give_up_turn(this);
-    if let Some(core) = this.get().core() {
-        core.stuck().remove();
+}
+
+/// Sees to a pool of which a worker is stuck.
+fn look_after(py: Python<'_>, core: &Arc<Core>, astray: Added) {
+    if astray.first {
+        look_again(py, core);
+    }
+    if let Some(summoned) = astray.summoned {
+        summoned.log();
+    }
+    if astray.full {
+        let (most, name) = (core.most_stuck().to_string(), core.name());
+        logging::warning(
+            py,
+            "pool %s: %s workers are stuck in tasks whose time is over and have been replaced; \
+             no further ones are, so tasks wait until some of those end",
+            &[name, &most],
+        );
+    }
+}
+
+/// If no thread can be started in place of one that is stuck, nobody else would try again.
+fn look_again(py: Python<'_>, core: &Arc<Core>) {
+    if let Err(error) = alarms::set_in(PAUSE, Alarm::Stuck(Arc::downgrade(core))) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Some workers of a pool were stuck a moment ago.
+pub(super) fn look_after_stuck(py: Python<'_>, core: &Weak<Core>) {
+    if let Some(core) = core.upgrade()
+        && core.stuck().count() > 0
+    {
+        core.pool().look_after();
+        look_again(py, &core);
     }
 }
 

@@ -8,11 +8,11 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::places::Entry;
-use super::{delays, lanes, rules};
+use super::{delays, lanes, leftovers, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::{Core, Task};
-use crate::bindings::coroutine::hand_over;
-use crate::bindings::mode;
+use crate::bindings::coroutine::{end_here, hand_over};
+use crate::bindings::mode::{self, Mode};
 use crate::bindings::settle::{self, Phase};
 use crate::bindings::submit::closed;
 use crate::bindings::task;
@@ -84,18 +84,79 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
     }
     // Before it is there, where it may be taken at once.
     rules::queued(this.get());
+    if call == Call::Again {
+        resubmit(this, core);
+        return Ok(());
+    }
     let job = Task(this.clone().unbind());
-    let pool = core.pool();
-    let taken = match (call, rules::level_and_rank(this)) {
-        (Call::First, None) => pool.submit(job),
-        (Call::Again, None) => pool.resubmit(job),
-        (Call::First, Some((level, rank))) => pool.submit_ranked(job, level, rank),
-        (Call::Again, Some((level, rank))) => pool.resubmit_ranked(job, level, rank),
+    let taken = match rules::level_and_rank(this) {
+        None => core.pool().submit(job),
+        Some((level, rank)) => core.pool().submit_ranked(job, level, rank),
     };
     taken.map_err(|error| {
         rules::with(this.get(), |rules| rules.queued = false);
         refused(this, error)
     })
+}
+
+/// Gives a worker what belongs to a task that was accepted before: the task itself, its
+/// callbacks, or an errand. Also in a closed pool; if that has ended, does it here.
+pub(crate) fn resubmit(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+    if let Some(job) = try_resubmit(this, core) {
+        do_here(&job);
+    }
+}
+
+/// As [`resubmit`], but gives a job back if the pool has ended: of several that came too late
+/// each gets one, not always its own.
+pub(super) fn try_resubmit<'py>(
+    this: &Bound<'py, FutureCell>,
+    core: &Arc<Core>,
+) -> Option<Bound<'py, FutureCell>> {
+    let pool = core.pool();
+    // So that it does not end meanwhile.
+    let hold = pool.hold();
+    let job = Task(this.clone().unbind());
+    let taken = match rules::level_and_rank(this) {
+        None => pool.resubmit(job),
+        Some((level, rank)) => pool.resubmit_ranked(job, level, rank),
+    };
+    drop(hold);
+    match taken {
+        Ok(()) => None,
+        Err(SubmitError::Closed(job) | SubmitError::Spawn(job, _)) => {
+            Some(job.0.into_bound(this.py()))
+        }
+    }
+}
+
+/// Puts a task back that was taken out of the queue; whoever took it held the pool before.
+pub(super) fn put_back(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+    match core.mode {
+        // Nothing of it may start a thread.
+        Mode::Manual => shelve(this, core),
+        Mode::Threads | Mode::Immediate => resubmit(this, core),
+    }
+}
+
+/// Sees to a job that no worker comes for any more.
+pub(super) fn do_here(job: &Bound<'_, FutureCell>) {
+    let mine = job.clone().unbind();
+    leftovers::work(job.py(), move |py| do_now(mine.bind(py)));
+}
+
+fn do_now(job: &Bound<'_, FutureCell>) {
+    let cell = job.get();
+    match cell.core() {
+        Some(core) if cell.has_returned() && cell.phase() == Phase::Pending => {
+            // An errand.
+            if let Err(error) = mode::run_here(job, core) {
+                error.write_unraisable(job.py(), Some(job));
+            }
+        }
+        Some(_) if cell.has_returned() => end_here(job),
+        _ => give_up(job, closed()),
+    }
 }
 
 /// Puts a task where it waits for whoever runs those of an executor without threads.
@@ -146,13 +207,15 @@ pub(super) fn let_go(this: &Bound<'_, FutureCell>) {
 }
 
 /// Ends a task that nobody would run. Nobody is there to hear why but who waits for it.
-pub(super) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
+pub(crate) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
     settle::start(this);
     task::fail(this, error);
 }
 
 /// Has a task that has been accepted before start once more, when its key lets it.
 pub(super) fn again(this: &Bound<'_, FutureCell>) {
+    // Asked for while it is known: it may end meanwhile.
+    let rank = rules::rank(this);
     let Some(lane) = rules::lane(this) else {
         let_go(this);
         return;
@@ -164,7 +227,7 @@ pub(super) fn again(this: &Bound<'_, FutureCell>) {
     }
     if this.get().phase().is_done() {
         // It may have left the lane, because it was cancelled, before it was offered.
-        lanes::leave(&lane, this);
+        lanes::leave(&lane, this, rank);
     }
 }
 

@@ -8,11 +8,12 @@ use pyo3::types::PyCFunction;
 
 use super::{dispatch, leftovers, rules};
 use crate::bindings::cell::FutureCell;
-use crate::bindings::core::{Core, Task};
+use crate::bindings::core::Core;
 use crate::bindings::ffi::context::within;
 use crate::bindings::logging;
 use crate::bindings::mode::Mode;
 use crate::bindings::settle::{self, Place};
+use crate::bindings::submit::closed;
 
 /// Takes a task that has not started from whoever would run it, to be ended; `false` if
 /// somebody else did. Its context is kept for the callbacks.
@@ -85,14 +86,13 @@ pub(super) fn send(core: &Arc<Core>, errand: &Bound<'_, PyAny>) -> PyResult<()> 
     // So that it is not cancelled as tasks are that have not started.
     job.get().mark_returned();
     core.errands().add();
-    let hold = core.pool().hold();
-    let taken = core.pool().resubmit(Task(job.clone().unbind()));
-    drop(hold);
-    taken.map_err(|error| {
-        let error = dispatch::refused(&job, error);
-        if job.get().phase().is_done() {
+    match dispatch::try_resubmit(&job, core) {
+        Some(own) if own.is(&job) => {
             core.errands().remove();
+            return Err(closed());
         }
-        error
-    })
+        Some(other) => dispatch::do_here(&other),
+        None => {}
+    }
+    Ok(())
 }

@@ -8,10 +8,11 @@ use std::time::Instant;
 use flask_delay_engine::{self as engine, Terms};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::alarms::{self, Alarm};
 use super::table::Table;
-use super::{dispatch, leftovers, rules};
+use super::{dispatch, leftovers};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::core::Core;
 
@@ -22,6 +23,25 @@ pub(crate) struct Lane {
     table: Arc<Table>,
     /// A leaf; nothing is dropped under it.
     inner: Mutex<Inner>,
+}
+
+#[pymethods]
+impl Lane {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.key)?;
+        // Held by another thread: not traversed this time, so nothing is freed too early.
+        if let Some(inner) = self.inner.try_lock() {
+            for task in inner.lane.jobs() {
+                visit.call(task)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let held = self.inner.lock().lane.drain();
+        drop(held);
+    }
 }
 
 struct Inner {
@@ -74,7 +94,7 @@ pub(super) fn offer(
     terms: Terms,
 ) -> PyResult<bool> {
     let job = task.clone().unbind();
-    let (go, alarm) = {
+    let (mut go, alarm) = {
         let mut inner = lane.get().inner.lock();
         let now = Instant::now();
         let go = inner.lane.offer(job, terms, now);
@@ -83,13 +103,20 @@ pub(super) fn offer(
         }
         (go, inner.next_alarm(now))
     };
-    set_alarm(lane, alarm)?;
-    Ok(go.is_some())
+    let set = set_alarm(lane, alarm);
+    let goes = go.take().is_some();
+    match set {
+        Err(error) if !goes => return Err(error),
+        // It is for those that wait, for whom somebody looks again.
+        Err(error) => error.write_unraisable(lane.py(), Some(task)),
+        Ok(()) => {}
+    }
+    Ok(goes)
 }
 
-/// This task's turn is over, or it does not want one any more; others may start.
-pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>) {
-    let rank = rules::policy(task).map_or(0, |it| it.get().rank(rules::ready(task.get())));
+/// This task, which stands at `rank` if it waits, has had its turn, or does not want one any
+/// more; others may start.
+pub(super) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>, rank: i64) {
     let (left, go, alarm) = {
         let mut inner = lane.get().inner.lock();
         let now = Instant::now();
@@ -221,8 +248,13 @@ fn let_go(lane: &Bound<'_, Lane>, go: Vec<Py<FutureCell>>, alarm: Option<Instant
 }
 
 fn set_alarm(lane: &Bound<'_, Lane>, at: Option<Instant>) -> PyResult<()> {
-    if let Some(at) = at {
-        alarms::set(at, Alarm::Lane(lane.clone().unbind()))?;
+    let Some(at) = at else {
+        return Ok(());
+    };
+    let set = alarms::set(at, Alarm::Lane(lane.clone().unbind()));
+    if set.is_err() {
+        // None is: whoever comes by sets it again.
+        lane.get().inner.lock().alarm.take_if(|alarm| *alarm == at);
     }
-    Ok(())
+    set.map(drop)
 }

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use super::dispatch;
 use crate::bindings::cell::FutureCell;
-use crate::bindings::core::{Core, Task};
+use crate::bindings::core::Core;
 use crate::bindings::current;
 use crate::bindings::errors::QueueFull;
 use crate::bindings::lifecycle::wait_with_signals;
@@ -110,7 +110,11 @@ fn wait(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool> {
     };
     // A worker that waits for a place in its own pool makes room for who empties it.
     let waiting = current::waiting();
-    let reached = |slice| places.take(Some(slice)) || core.pool().is_closed();
+    let reached = |slice| {
+        // Others may have taken places for which there is no thread.
+        core.pool().look_after();
+        places.take(Some(slice)) || core.pool().is_closed()
+    };
     let waited = wait_with_signals(py, deadline, reached);
     drop(waiting);
     let reached = waited?;
@@ -124,9 +128,15 @@ fn wait(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool> {
 /// Cancels tasks that wait, the one that can best be spared first, until there is a place.
 fn make_room(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool> {
     loop {
-        if let Some(task) = core.pool().steal_last() {
-            if !drop_task(&task.0.into_bound(py), core) {
+        // What is taken out and has to go back must find that the pool has not ended.
+        let hold = core.pool().hold();
+        let found = core.pool().steal_last();
+        let dropped = found.map(|task| drop_task(&task.0.into_bound(py), core));
+        drop(hold);
+        if let Some(dropped) = dropped {
+            if !dropped {
                 py.detach(|| std::thread::sleep(PAUSE));
+                py.check_signals()?;
             }
         } else if let Some(task) = dispatch::oldest_held(py, core) {
             if cancel(&task) {
@@ -153,10 +163,13 @@ fn drop_task(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> bool {
     if task.get().has_returned() || task.get().phase() == Phase::Pending && !task.get().is_placed()
     {
         // It is there for its callbacks or runs once more: it was accepted before.
-        let _ = core.pool().resubmit(Task(task.clone().unbind()));
+        dispatch::put_back(task, core);
         return false;
     }
-    if cancel(task) {
+    if task.get().phase().is_done() {
+        // It was cancelled where it lay, and has given its place back.
+        core.dead().remove();
+    } else if cancel(task) {
         core.dead().remove();
         say(task);
     }

@@ -6,8 +6,10 @@ use flask_delay_engine::{Rate, Terms};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::delays::Start;
+use crate::bindings::ffi::slot::Slot;
 use crate::bindings::ffi::submit::Arguments;
 
 /// A task that waits gains one level of priority in this time, so that none waits for ever.
@@ -26,14 +28,15 @@ pub(crate) enum Twin {
 #[pyclass(frozen, name = "_Policy", module = "flask_delay._native")]
 pub(crate) struct Policy {
     pub(crate) priority: i32,
-    key: Option<Py<PyAny>>,
+    /// Never emptied while somebody has the policy, and so `retry`.
+    key: Slot,
     limit: Option<usize>,
     rate: Option<Rate>,
     pub(crate) unique: Option<Twin>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) expires: Option<Duration>,
     pub(crate) start: Option<Start>,
-    pub(crate) retry: Option<Py<PyAny>>,
+    retry: Slot,
 }
 
 fn duration(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
@@ -70,13 +73,13 @@ impl Policy {
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
-        key: Option<Py<PyAny>>,
+        key: Option<Bound<'_, PyAny>>,
         limit: Option<usize>,
         rate: Option<(usize, f64)>,
         unique: Option<&str>,
         timeout: Option<f64>,
         expires: Option<f64>,
-        retry: Option<Py<PyAny>>,
+        retry: Option<Bound<'_, PyAny>>,
         countdown: Option<f64>,
         eta: Option<f64>,
     ) -> PyResult<Self> {
@@ -112,19 +115,39 @@ impl Policy {
         };
         Ok(Self {
             priority,
-            key,
+            key: key.map_or_else(Slot::default, Slot::new),
             limit,
             rate,
             unique,
             timeout: duration("timeout", timeout)?,
             expires: duration("expires", expires)?,
-            retry,
+            retry: retry.map_or_else(Slot::default, Slot::new),
             start,
         })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.key.visit(&visit)?;
+        self.retry.visit(&visit)
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        // Nobody can reach this policy any more.
+        drop((self.key.take(py), self.retry.take(py)));
     }
 }
 
 impl Policy {
+    /// The `Retry` that was asked for.
+    pub(crate) fn retry<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.retry.get(py)
+    }
+
+    /// Whether something that it asks for is done by the process's timer.
+    pub(crate) fn needs_timer(&self) -> bool {
+        self.rate.is_some() || self.timeout.is_some() || !self.retry.is_empty()
+    }
+
     /// What tasks of one key share a lane for, if they do.
     pub(crate) fn terms(&self, born: i64) -> Option<Terms> {
         (self.limit.is_some() || self.rate.is_some()).then(|| Terms {
@@ -136,8 +159,8 @@ impl Policy {
 
     /// The option that goes by a task's arguments, if one does.
     pub(crate) fn by_arguments(&self, py: Python<'_>) -> Option<&'static str> {
-        match &self.key {
-            Some(key) => key.bind(py).is_callable().then_some("key"),
+        match self.key.get(py) {
+            Some(key) => key.is_callable().then_some("key"),
             None => self.unique.map(|_| "unique"),
         }
     }
@@ -184,15 +207,14 @@ impl Policy {
 
     fn key<'py>(&self, arguments: &Arguments<'_, 'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = arguments.function.py();
-        let Some(key) = &self.key else {
+        let Some(key) = self.key.get(py) else {
             return Ok(None);
         };
-        let key = key.bind(py);
         let key = if key.is_callable() {
             let (positional, named): (_, Option<Bound<'py, PyDict>>) = arguments.to_python()?;
             key.call(positional, named.as_ref())?
         } else {
-            key.clone()
+            key
         };
         hashable(key, "the key").map(Some)
     }

@@ -19,6 +19,7 @@ use crate::bindings::mode::Mode;
 use crate::bindings::naming::name_of;
 use crate::bindings::settle::Phase;
 use crate::bindings::task;
+use crate::bindings::traces;
 
 /// What is to be done about an attempt that has raised.
 pub(crate) enum Verdict<'py> {
@@ -70,8 +71,7 @@ pub(crate) fn judge<'py>(
 
 fn retry_of<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, PyAny>> {
     let policy = rules::policy(this)?;
-    let retry = policy.get().retry.as_ref()?;
-    Some(retry.bind(this.py()).clone())
+    policy.get().retry(this.py())
 }
 
 fn judge_failure<'py>(
@@ -87,11 +87,11 @@ fn judge_failure<'py>(
         }
         None => None,
     };
+    if let Some(after) = after {
+        return Ok(Verdict::Again(duration(after), Some(exception.clone())));
+    }
     link(this, exception)?;
-    Ok(match after {
-        Some(after) => Verdict::Again(duration(after), Some(exception.clone())),
-        None => Verdict::Fail(exception.clone()),
-    })
+    Ok(Verdict::Fail(exception.clone()))
 }
 
 /// The task's own code has asked for another attempt.
@@ -109,9 +109,6 @@ fn judge_request<'py>(
         rules.attempts = rules.attempts.max(1);
         rules.attempts
     });
-    if let Some(cause) = &cause {
-        link(this, cause)?;
-    }
     let Some(retry) = retry_of(this) else {
         return Ok(Verdict::Again(duration(after.unwrap_or(0.0)), cause));
     };
@@ -124,6 +121,7 @@ fn judge_request<'py>(
             ));
             into_exception(py, error)
         });
+        link(this, &exception)?;
         return Ok(Verdict::Fail(exception));
     }
     let after = match after {
@@ -137,14 +135,40 @@ fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
-/// Makes what the attempt before has raised the context of `exception`, at the end of the
+/// Keeps what an attempt has raised, as one of the last that did, without what its frames hold:
+/// there may be thousands of attempts.
+fn keep(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+    let (seen, oldest) = rules::with_new(this.get(), |rules| {
+        let previous = &mut rules.previous;
+        let seen = previous.iter().position(|it| it.is(exception));
+        let seen = seen.map(|place| previous.remove(place));
+        let oldest = (previous.len() >= KEPT).then(|| previous.remove(0));
+        previous.push(exception.clone().unbind());
+        (seen, oldest)
+    });
+    drop(oldest);
+    if seen.is_some() {
+        // One object for all attempts: each raise would add to its traceback.
+        exception.setattr("__traceback__", this.py().None())?;
+    }
+    traces::let_go_of_frames(exception)
+}
+
+/// So many of the last attempts are told of at the task's end.
+const KEPT: usize = 5;
+
+/// Makes what the attempts before have raised the context of `exception`, at the end of the
 /// chain that it has already.
 fn link(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = this.py();
-    let previous = rules::with(this.get(), |rules| rules.previous.take()).flatten();
-    let Some(previous) = previous.map(|previous| previous.into_bound(py)) else {
-        return Ok(());
-    };
+    let previous = rules::with(this.get(), |rules| std::mem::take(&mut rules.previous));
+    for previous in previous.into_iter().flatten().rev() {
+        join(exception, previous.into_bound(this.py()))?;
+    }
+    Ok(())
+}
+
+fn join<'py>(exception: &Bound<'py, PyAny>, previous: Bound<'py, PyAny>) -> PyResult<()> {
+    let py = exception.py();
     let chain = chain(exception)?;
     let met = |it: &Bound<'_, PyAny>| chain.iter().any(|known| known.is(it));
     if met(&previous) {
@@ -211,15 +235,15 @@ fn try_again<'py>(
     if let Some(taken) = taken {
         cell.put_call(this, taken);
     }
-    let (previous, attempts) = rules::with_new(cell, |rules| {
-        let exception = exception.map(Bound::unbind);
+    if let Some(exception) = exception
+        && let Err(error) = keep(this, &exception)
+    {
+        error.write_unraisable(this.py(), Some(this));
+    }
+    let attempts = rules::with_new(cell, |rules| {
         rules.first_start.get_or_insert_with(|| cell.last_start());
-        (
-            std::mem::replace(&mut rules.previous, exception),
-            rules.attempts,
-        )
+        rules.attempts
     });
-    drop(previous);
     if core.mode == Mode::Threads {
         core.held().add(this, core.pool().hold());
     }

@@ -20,6 +20,7 @@ use crate::bindings::cell::FutureCell;
 use crate::bindings::clock::now;
 use crate::bindings::core::Core;
 use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::mode::Mode;
 use crate::bindings::settle::Phase;
 
 /// See the module.
@@ -35,8 +36,8 @@ pub(crate) struct Rules {
     pub(super) attempts: u32,
     /// When the first of several attempts was started, in nanoseconds since 1970.
     pub(super) first_start: Option<u64>,
-    /// What the last attempt has raised.
-    pub(super) previous: Option<Py<PyAny>>,
+    /// What the last attempts have raised, oldest first.
+    pub(super) previous: Vec<Py<PyAny>>,
     /// While it has not started: when it expires, or runs again.
     pub(super) alarm: Option<Ticket>,
     /// From when on it may start.
@@ -59,11 +60,14 @@ pub(crate) struct Rules {
 
 impl Rules {
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.policy)?;
+        visit.call(&self.lane)?;
+        visit.call(&self.behind)?;
         visit.call(&self.claim)?;
         if let Some(sequel) = &self.sequel {
             sequel.visit(visit)?;
         }
-        visit.call(&self.previous)
+        self.previous.iter().try_for_each(|it| visit.call(it))
     }
 }
 
@@ -193,6 +197,10 @@ pub(crate) fn give<'py>(
 ) -> PyResult<Option<Bound<'py, FutureCell>>> {
     let py = this.py();
     let asked = policy.get();
+    if core.mode == Mode::Threads && asked.needs_timer() {
+        // While there is somebody to tell that it cannot be started.
+        alarms::ready()?;
+    }
     with_new(this.get(), |rules| {
         rules.policy = Some(policy.clone().unbind());
         // Beyond what the clock can tell: never.
@@ -293,8 +301,13 @@ pub(crate) fn stop_clock(this: &Bound<'_, FutureCell>) {
 /// Others of its key may start.
 pub(super) fn leave_lane(this: &Bound<'_, FutureCell>) {
     if let Some(lane) = lane(this) {
-        lanes::leave(&lane, this);
+        lanes::leave(&lane, this, rank(this));
     }
+}
+
+/// Where a task that has not ended stands in its lane.
+pub(super) fn rank(this: &Bound<'_, FutureCell>) -> i64 {
+    policy(this).map_or(0, |it| it.get().rank(ready(this.get())))
 }
 
 /// The task is done, or was never taken.
@@ -307,14 +320,16 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
             rules.begin.take(),
             rules.lane.take(),
             rules.claim.take(),
-            rules.previous.take(),
+            std::mem::take(&mut rules.previous),
             rules.sequel.take(),
         )
     });
     let Some((alarm, begin, lane, claim, previous, sequel)) = taken else {
         return;
     };
-    leftovers::let_go(previous.map(|previous| previous.into_bound(py)));
+    for previous in previous {
+        leftovers::let_go(Some(previous.into_bound(py)));
+    }
     if let Some(sequel) = sequel {
         sequel.forget(this);
     }
@@ -326,9 +341,12 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     };
     if let Some(lane) = lane {
         let lane = lane.into_bound(py);
-        lanes::leave(&lane, this);
+        lanes::leave(&lane, this, rank(this));
         lanes::leave_for_good(&lane);
     }
+    // Not before: where it stands in its lane is known by it.
+    let policy = with(this.get(), |rules| rules.policy.take()).flatten();
+    leftovers::let_go(policy.map(|policy| policy.into_bound(py)));
     if let Some(claim) = claim {
         // Its time does not matter: a task that is done keeps nobody from its key.
         let (core, this) = (Arc::clone(core), this.clone().unbind());
@@ -353,7 +371,7 @@ pub(crate) fn give_up_turn(this: &Bound<'_, FutureCell>) {
     let lane = with(this.get(), |rules| rules.behind.take()).flatten();
     if let Some(lane) = lane {
         let lane = lane.bind(this.py());
-        lanes::leave(lane, this);
+        lanes::leave(lane, this, rank(this));
         lanes::leave_for_good(lane);
     }
 }

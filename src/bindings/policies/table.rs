@@ -41,9 +41,20 @@ impl Table {
         step: impl FnOnce(&Bound<'py, PyDict>) -> PyResult<R>,
     ) -> PyResult<R> {
         let lock = self.lock.bind(py);
+        let release = lock.getattr(names::release(py))?;
         call_with(&lock.getattr(names::acquire(py))?, [])?;
-        let done = step(self.values.bind(py));
-        call_with(&lock.getattr(names::release(py))?, [])?;
-        done
+        let _taken = Taken(release);
+        step(self.values.bind(py))
+    }
+}
+
+/// The lock is taken until this is dropped, by a panic too.
+struct Taken<'py>(Bound<'py, PyAny>);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = call_with(&self.0, []) {
+            error.write_unraisable(self.0.py(), None);
+        }
     }
 }

@@ -17,6 +17,7 @@ use super::errands;
 use crate::bindings::core::Core;
 use crate::bindings::executor::ExecutorCell;
 use crate::bindings::ffi::fork::generation;
+use crate::bindings::ffi::slot::Slot;
 use crate::bindings::submit::closed;
 
 /// See `_native.pyi`.
@@ -82,7 +83,8 @@ pub(crate) struct Ticker {
     /// Not kept alive: with the executor its ticks end.
     core: Weak<Core>,
     beat: Beat,
-    call: Py<PyAny>,
+    /// Never emptied while somebody has the ticker.
+    call: Slot,
     /// A leaf; nothing is dropped under it but what is plain.
     state: Mutex<State>,
 }
@@ -124,12 +126,12 @@ impl Ticker {
     fn new(
         executor: &Bound<'_, ExecutorCell>,
         rhythm: &Bound<'_, Rhythm>,
-        call: Py<PyAny>,
+        call: Bound<'_, PyAny>,
     ) -> PyResult<Self> {
         Ok(Self {
             core: Arc::downgrade(executor.get().core()?),
             beat: rhythm.get().0.clone(),
-            call,
+            call: Slot::new(call),
             state: Mutex::default(),
         })
     }
@@ -170,7 +172,12 @@ impl Ticker {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.call)
+        self.call.visit(&visit)
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        // Nobody can reach this ticker any more.
+        drop(self.call.take(py));
     }
 }
 
@@ -245,7 +252,10 @@ fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>) -> PyResult<()> {
     let errand = PyCFunction::new_closure(this.py(), Some(c"tick"), None, move |args, _| {
         let ticker = ticker.bind(args.py()).get();
         match take_asked(ticker) {
-            Some(tick) => ticker.call.bind(args.py()).call1((tick,)).map(drop),
+            Some(tick) => match ticker.call.get(args.py()) {
+                Some(call) => call.call1((tick,)).map(drop),
+                None => Ok(()),
+            },
             // It was stopped.
             None => Ok(()),
         }

@@ -184,6 +184,23 @@ fn job_queued_while_the_only_worker_waits() {
     });
 }
 
+/// Guards: who looks after a pool calls a worker for a job as a submit does, and no second one
+/// (`Pool::look_after`).
+#[test]
+fn who_looks_after_a_pool_and_a_submit() {
+    check(2, || {
+        let pool = pool(1);
+        let runs = Runs::default();
+        pool.submit(runs.job()).unwrap();
+        let watched = Arc::clone(&pool);
+        let watcher = loom::thread::spawn(move || watched.look_after());
+        pool.submit(runs.job()).unwrap();
+        watcher.join().unwrap();
+        end(&pool);
+        assert_eq!(runs.count(), 2);
+    });
+}
+
 /// Guards: after a wait one worker too many is active; the first that is done takes no
 /// other job, and leaves none behind (`Worker::step_down`).
 #[test]
