@@ -12,7 +12,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
 use super::cell::FutureCell;
-use super::core::{Core, Settings};
+use super::core::{Beginning, Core, Settings};
 use super::current;
 use super::errors::WaitCycleError;
 use super::governor;
@@ -149,6 +149,7 @@ impl ExecutorCell {
                 mode: Mode::Threads,
                 signals: None,
                 counted: false,
+                beginning: Beginning::Call,
                 backpressure: backpressure(
                     queue_size.map_or(Ok(0), |size| queue_places(&size))?,
                     when_full,
