@@ -41,7 +41,8 @@ from flask_delay import context, pools
 from flask_delay._native import Future, _generation, _Policy, current_task
 from flask_delay.backends.processes.children import Child
 from flask_delay.backends.processes.frames import Frame, Kind
-from flask_delay.backends.processes.parcels import Parcels, main_module
+from flask_delay.backends.processes.names import Names, main_module
+from flask_delay.backends.processes.parcels import Parcels
 from flask_delay.config import Config
 from flask_delay.elsewhere import ProcessDied
 
@@ -82,8 +83,9 @@ class Backend:
             late_start=True,
         )
         self._app = settings.app
-        self._parcels = Parcels(main_module(settings.app), is_worker=False)
-        self._parcels.app = app
+        names = Names(main_module(settings.app), is_worker=False)
+        names.app = app
+        self._parcels = Parcels(names)
         self._name = f"{name}-process"
         self._timeout = settings.shutdown_timeout
         self._closed = False
@@ -137,7 +139,7 @@ class Backend:
         child, answer = None, None
         try:
             child = children.take(partial(Child, self._app, self._name, self._parcels))
-            if child.await_app(lambda: future.done() or current_task.cancelled):
+            if child.await_app(future.done) and not current_task.cancelled:
                 future._begin()  # noqa: SLF001
                 answer = child.run(
                     (name, current_task.id, current_task.attempt),
@@ -153,8 +155,8 @@ class Backend:
             raise
         finally:
             # An exception of `timeout` and `stop` comes by here too: then what runs in the
-            # child is ended with it. What only loads the app goes on for another task.
-            if answer is not None or (child is not None and child.goes_on()):
+            # child is ended with it. One that loads the app still goes on for another task.
+            if child is not None and child.is_free():
                 children.give_back()
                 if self._closed:
                     children.end(wait=False)

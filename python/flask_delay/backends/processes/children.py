@@ -62,9 +62,8 @@ class Child:
         with there, leash:
             # Only these two are inherited, by this process alone: it sees to those that it starts.
             ends = (leash.fileno(), there.fileno())
-            path = [os.fspath(entry) for entry in sys.path if isinstance(entry, str | os.PathLike)]
             self._process = subprocess.Popen(  # noqa: S603 (our own code)
-                [_python(), *_flags(), "-c", _PROGRAM, *map(str, (os.getpid(), *ends)), *path],
+                [_python(), *_flags(), "-c", _PROGRAM, *map(str, (os.getpid(), *ends)), *sys.path],
                 pass_fds=ends,
                 stdin=subprocess.DEVNULL,
             )
@@ -83,11 +82,12 @@ class Child:
         self._parcels = parcels
         # The number of the call that it has been given last.
         self._call = 0
-        self.is_loading = True
-        """It has the app yet to load, and nothing else to do."""
+        self._is_loading = True
+        # Nothing of a task's is in there.
+        self._is_free = True
         self._began = time.monotonic()
         # It fits, since nothing has been sent yet.
-        setup = {"app": app, "name": name, "main": parcels.main}
+        setup = {"app": app, "name": name, "main": parcels.names.main}
         self._send(Frame(Kind.SETUP, 0, setup), lambda: False)
 
     @property
@@ -98,12 +98,12 @@ class Child:
     def await_app(self, given_up: Callable[[], bool]) -> bool:
         """Wait until it has loaded the app; False if nobody waits for the task any more.
 
-        An exception from outside may come at any time; if `is_loading` holds then, another
-        task may wait further. Raises ProcessDied if it ends meanwhile, RuntimeError if it cannot
+        An exception from outside may come at any time; if it is free then, another task may
+        wait further. Raises ProcessDied if it ends meanwhile, RuntimeError if it cannot
         load the app.
         """
         with self._dying():
-            while self.is_loading:
+            while self._is_loading:
                 if self._readable.poll(_SLICE):
                     break
                 self._see_death(self._readable)
@@ -113,7 +113,7 @@ class Child:
             else:
                 return True
             # What is read may be lost from here on, if an exception comes.
-            self.is_loading = False
+            self._is_loading = self._is_free = False
             while (frame := self._receive()) is None:
                 if given_up():
                     return False
@@ -125,6 +125,7 @@ class Child:
                 f"a worker process cannot load the app {self._app!r}: {exception}; what it loads"
                 f" is what the setting DELAY_APP, or that of this Delay's name, says"
             ) from exception
+        self._is_free = True
         return True
 
     def run(
@@ -141,6 +142,7 @@ class Child:
         Tells the task to stop when `stopped()`, and returns None when nobody waits for it any
         more. Raises ProcessDied if the process ends meanwhile, or answers anything else.
         """
+        self._is_free = False
         self._call += 1
         with self._dying():
             if not self._send(Frame(Kind.RUN, self._call, call, data), given_up):
@@ -151,6 +153,7 @@ class Child:
                 if frame is not None:
                     self._check(frame)
                     if frame.kind is not Kind.PROGRESS:
+                        self._is_free = True
                         return frame
                     done, total = frame.text
                     progress(done, total, frame.data.decode(errors="replace"))
@@ -255,19 +258,19 @@ class Child:
             how = f"ended itself, with code {code}"
         return f"the worker process {self.pid} {how}"
 
-    def goes_on(self) -> bool:
-        """Whether it loads the app still, for no task in particular."""
-        return self.is_loading and not self.is_over()
+    def is_free(self) -> bool:
+        """Whether it lives, and has nothing of a task's: it has answered, or loads the app."""
+        return self._is_free and not self.is_over()
 
     def is_fit(self) -> bool:
-        """Whether it can be given a call: it lives, and says nothing that it was not asked."""
-        if self.is_over():
+        """Whether it is free, and says nothing that it was not asked."""
+        if not self.is_free():
             return False
-        return self.is_loading or (self._received.is_empty() and not self._readable.poll(0))
+        return self._is_loading or (self._received.is_empty() and not self._readable.poll(0))
 
     def end(self) -> None:
         """Have it end when all that its task has submitted there is done; see `wait`."""
-        if self.is_loading:
+        if self._is_loading:
             # It has done nothing yet, and may take long to hear of it.
             self._process.kill()
             return

@@ -35,6 +35,7 @@ from flask_delay._native import (
 )
 from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import Frame, Kind
+from flask_delay.backends.processes.names import Names
 from flask_delay.backends.processes.parcels import Parcels
 
 # How often the parent is told how far a task has come.
@@ -92,8 +93,7 @@ class _Inside:
             if frame.kind is Kind.RUN:
                 self._call = frame.call
                 self._is_busy.set()
-                name, id, attempt = frame.text
-                self.send(self._run(executor, parcels, name, id, attempt, frame.data))
+                self.send(self._run(executor, parcels, frame))
 
     def watch(self) -> None:
         """Listen to the parent while a task runs, and tell it of progress."""
@@ -134,11 +134,10 @@ class _Inside:
             numbers = (progress.done, progress.total)
             self.send(Frame(Kind.PROGRESS, self._call, numbers, progress.note.encode()))
 
-    def _run(
-        self, executor: Executor, parcels: Parcels, name: str, id: str, attempt: int, data: bytes
-    ) -> Frame:
+    def _run(self, executor: Executor, parcels: Parcels, asked: Frame) -> Frame:
+        name, id, attempt = asked.text
         try:
-            fn, args, kwargs = parcels.unpack_call(data)
+            fn, args, kwargs = parcels.unpack_call(asked.data)
         except BaseException as error:
             self._leave_fork(error)
             return Frame(Kind.RAISED, self._call, *parcels.pack_exception(error))
@@ -169,7 +168,7 @@ class _Inside:
                 # As the interpreter understands it.
                 code = error.code if isinstance(error.code, int) else int(error.code is not None)
                 if code and not isinstance(error.code, int):
-                    print(error.code, file=sys.stderr)
+                    sys.stderr.write(f"{error.code}\n")
             elif error is not None:
                 code = 1
                 sys.excepthook(type(error), error, error.__traceback__)
@@ -224,21 +223,23 @@ def _attempt(
 def _outcome(call: int, parcels: Parcels, name: str, future: Future[Any]) -> Frame:
     try:
         result = future.result()
+        if isinstance(result, _Again):
+            return _again(call, parcels, result)
+        return Frame(Kind.RETURNED, call, None, parcels.pack_result(name, result))
     except CancelledError as error:
         if future.cancelled():
             return Frame(Kind.CANCELLED, call)
-        return Frame(Kind.RAISED, call, *parcels.pack_exception(error))
+        raised: BaseException = error
     except BaseException as error:
-        return Frame(Kind.RAISED, call, *parcels.pack_exception(error))
-    if isinstance(result, _Again):
-        if result.cause is None:
-            return Frame(Kind.AGAIN, call, [result.after, None])
-        text, data = parcels.pack_exception(result.cause)
-        return Frame(Kind.AGAIN, call, [result.after, text], data)
-    try:
-        return Frame(Kind.RETURNED, call, None, parcels.pack_result(name, result))
-    except BaseException as error:
-        return Frame(Kind.RAISED, call, *parcels.pack_exception(error))
+        raised = error
+    return Frame(Kind.RAISED, call, *parcels.pack_exception(raised))
+
+
+def _again(call: int, parcels: Parcels, asked: _Again) -> Frame:
+    if asked.cause is None:
+        return Frame(Kind.AGAIN, call, [asked.after, None])
+    text, data = parcels.pack_exception(asked.cause)
+    return Frame(Kind.AGAIN, call, [asked.after, text], data)
 
 
 def _vanish() -> NoReturn:
@@ -294,9 +295,10 @@ def main(parent: int, lifeline: int, connection: int) -> None:
     try:
         setup = inside.receive().text
         name = setup["name"]
-        parcels = Parcels(setup["main"], is_worker=True)
+        names = Names(setup["main"], is_worker=True)
+        parcels = Parcels(names)
         try:
-            parcels.app = app = _load(setup["app"])
+            names.app = app = _load(setup["app"])
             executor = _executor(app, name)
         except BaseException as error:
             inside.send(Frame(Kind.BROKEN, 0, *parcels.pack_exception(error)))
