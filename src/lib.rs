@@ -87,6 +87,12 @@ mod _native {
         ))
     }
 
+    /// See `_native.pyi`.
+    #[pyfunction]
+    fn _tie(parent: i32, lifeline: i32, connection: i32) -> PyResult<()> {
+        Ok(ffi::parent::tie(parent, lifeline, connection)?)
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();

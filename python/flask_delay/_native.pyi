@@ -61,6 +61,7 @@ __all__ = [
     "_service_executor",
     "_set_greenlet_hooks",
     "_set_hooks",
+    "_tie",
     "current_task",
 ]
 
@@ -226,6 +227,11 @@ class Future(concurrent.futures.Future[_T]):
 
         That is in another process. To be called by the task itself. Raises ValueError if
         `id` is no UUID.
+        """
+    def _begin(self) -> None:
+        """Have the task's time begin now: its `started_at`, and its `timeout`.
+
+        To be called by the task itself, in an executor made with `late_start`.
         """
     def _spent(self) -> tuple[float, float] | None:
         """Seconds from the submit to the first start, and of the last attempt.
@@ -528,6 +534,7 @@ def _scoped_executor(
     signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...]
     | None = None,
     step: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    late_start: bool = False,
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`, and are counted.
 
@@ -547,7 +554,8 @@ def _scoped_executor(
     called as `send(future=future)`. In the submitter's context, in
     the task's scope, and before the callbacks in theirs. What `send` raises is logged.
 
-    What follows a task by `then` is `step(fn)`, if `step` is given, and not `fn` itself.
+    What follows a task by `then` is `step(fn)`, if `step` is given, and not `fn` itself. With
+    `late_start` a task's `timeout` counts from when its code calls `Future._begin`.
     """
 
 def _map(
@@ -685,6 +693,15 @@ def _set_greenlet_hooks(
     `wait(future, seconds)` waits for a future that is not done and returns whether it is,
     or None if no greenlet can run meanwhile and the native module is to wait. `leave()` is
     called on each worker's thread before it ends.
+    """
+
+def _tie(parent: int, lifeline: int, connection: int) -> None:
+    """Tie this process, a worker process, to the one that has started it.
+
+    It ends at once, whatever it does, when `parent` is no longer its parent or nobody has the
+    other end of the pipe `lifeline` any more. A process that is forked from it does not, and
+    finds both file descriptors closed. Raises OSError if the thread that looks cannot be
+    started. Once per process.
     """
 
 def _generation() -> int:

@@ -35,10 +35,12 @@ def make_executor(
     max_workers: int | None,
     name: str,
     step: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    late_start: bool = False,
 ) -> Executor:
     """Make a pool with the app's settings, which starts no thread yet.
 
-    What follows one of its tasks is `step(fn)`, if that is given.
+    What follows one of its tasks is `step(fn)`, if that is given. With `late_start` a task says
+    itself when its time begins: see `Future._begin`.
     """
     return _scoped_executor(
         max_workers=max_workers,
@@ -57,6 +59,7 @@ def make_executor(
         block_timeout=settings.block_timeout,
         signals=signals.senders(app),
         step=step,
+        late_start=late_start,
     )
 
 

@@ -30,6 +30,15 @@ pub(crate) struct Task(pub(crate) Py<FutureCell>);
 /// What each worker calls first, and with what.
 pub(crate) type Initializer = (Py<PyAny>, Py<PyTuple>);
 
+/// From when on a task's time limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// The call of its function.
+    Call,
+    /// When that says so: see `deadlines::begin`.
+    Told,
+}
+
 /// How an executor was asked to be.
 pub(crate) struct Settings {
     pub(crate) config: Config,
@@ -49,6 +58,7 @@ pub(crate) struct Settings {
     pub(crate) backpressure: Backpressure,
     /// What becomes of its tasks is counted.
     pub(crate) counted: bool,
+    pub(crate) beginning: Beginning,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -65,6 +75,7 @@ pub(crate) struct Core {
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
     counted: bool,
+    pub(crate) beginning: Beginning,
     /// Where tasks are submitted, as long as there is somebody who may.
     executor: OnceLock<Weak<Inner>>,
     /// The initializer has raised.
@@ -137,6 +148,7 @@ impl Core {
             signals: settings.signals,
             backpressure: settings.backpressure,
             counted: settings.counted,
+            beginning: settings.beginning,
             executor: OnceLock::new(),
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::async_check::{check_callback, refuse_unrun};
 use super::cell::FutureCell;
-use super::core::{Core, Settings};
+use super::core::{Beginning, Core, Settings};
 use super::current;
 use super::errors::WaitCycleError;
 use super::governor;
@@ -155,6 +155,7 @@ impl ExecutorCell {
                 mode: Mode::Threads,
                 signals: None,
                 counted: false,
+                beginning: Beginning::Call,
                 backpressure: backpressure(
                     queue_size.map_or(Ok(0), |size| queue_places(&size))?,
                     when_full,

@@ -155,6 +155,11 @@ impl FutureCell {
         Ok(())
     }
 
+    /// See `_native.pyi`.
+    fn _begin(slf: &Bound<'_, Self>) -> PyResult<()> {
+        deadlines::begin(slf)
+    }
+
     /// What the task is going to call, until it starts.
     fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<calls::Shown<'py>>> {
         calls::call_of(slf)

@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 
 use super::bell::look_on;
-use super::core::Settings;
+use super::core::{Beginning, Settings};
 use super::executor::{ExecutorCell, Scoped};
 use super::governor;
 use super::mode::Mode;
@@ -147,6 +147,7 @@ pub(crate) fn _service_executor<'py>(
         mode: Mode::Threads,
         signals: None,
         counted: false,
+        beginning: Beginning::Call,
     };
     make(py, settings, None)
 }
@@ -171,7 +172,7 @@ pub(crate) fn set_class(class: &Bound<'_, PyType>) {
 
 /// See `_native.pyi`.
 #[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None, step = None))]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None, step = None, late_start = false))]
 #[expect(clippy::too_many_arguments, reason = "all of them named")]
 pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
@@ -191,6 +192,7 @@ pub(crate) fn _scoped_executor<'py>(
     when_full: &str,
     block_timeout: Option<f64>,
     step: Option<Py<PyAny>>,
+    late_start: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let hidden = hidden
         .try_iter()?
@@ -211,6 +213,11 @@ pub(crate) fn _scoped_executor<'py>(
         backpressure: backpressure(queue_size, when_full, block_timeout)?,
         signals: signals.map(|signals| Signals::new(&signals)).transpose()?,
         counted: true,
+        beginning: if late_start {
+            Beginning::Told
+        } else {
+            Beginning::Call
+        },
     };
     let scoped = Scoped {
         scope,

@@ -8,7 +8,7 @@ use super::async_check::refuse_result;
 use super::calls::TakenCall;
 use super::cell::FutureCell;
 use super::clock::now;
-use super::core::Core;
+use super::core::{Beginning, Core};
 use super::coroutine::come_back;
 use super::current;
 use super::desk::Desk;
@@ -177,7 +177,14 @@ fn bare_attempt<'py>(
     };
     let call_number = desk.begin();
     let mut limit = None;
+    // Its code may set one later.
+    let is_late = this.get().is_ruled()
+        && this
+            .get()
+            .core()
+            .is_some_and(|core| core.beginning == Beginning::Told);
     if this.get().is_ruled()
+        && !is_late
         && let Some(timeout) = rules::timeout(this)
     {
         match deadlines::watch(this, desk, call_number, timeout) {
@@ -202,6 +209,9 @@ fn bare_attempt<'py>(
     let ended = desk.end(py, call_number);
     if let Some(limit) = limit {
         alarms::unset(py, limit);
+    }
+    if is_late {
+        rules::stop_clock(this);
     }
     if ended.given_up {
         return Attempt::GivenUp;

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.flask.conftest import close
 
 HERE = Path(__file__).parent
 DEADLINE = 20.0
@@ -24,6 +23,13 @@ def crunch(tmp_path_factory):
     signal.signal(signal.SIGTERM, before)
     sys.path.remove(str(HERE))
     del os.environ["CRUNCH_FOLDER"]
+
+
+def close(app):
+    state = app.extensions["delay"]
+    state.shutdown(wait=False, cancel_futures=True)
+    assert state.drain(DEADLINE), "a task goes on after its test"
+    state.shutdown(wait=True, cancel_futures=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
 """An app whose tasks run in worker processes; the tests and those processes import it."""
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from flask import Flask, current_app, g, has_request_context
 
@@ -24,6 +28,7 @@ def create_app(**config):
     background = Delay(app)
     app.register_blueprint(background.status_blueprint(results=True), url_prefix="/tasks")
     app.torn = torn
+    Extension().init_app(app)
 
     @app.teardown_appcontext
     def note(error):
@@ -177,3 +182,141 @@ def log():
     logging.getLogger("crunch").error("logged in there")
     print("printed in there", flush=True)
     subprocess.run([sys.executable, "-c", "print('run in there')"], check=True)
+
+
+# --- Files and forks ------------------------------------------------------------------
+
+LOOK = """
+import os
+for number in range(3, 256):
+    try:
+        os.fstat(number)
+    except OSError:
+        continue
+    print(number)
+"""
+
+
+def open_files_of_a_program():
+    """Which files a program has open that a task starts and that closes none."""
+    started = subprocess.run(
+        [sys.executable, "-S", "-c", LOOK], close_fds=False, stdout=subprocess.PIPE, check=True
+    )
+    return started.stdout.split()
+
+
+def list_files(path):
+    os.system(f"ls -l /proc/self/fd > '{path}'")
+
+
+def open_files_of_a_fork(in_c):
+    """How many files a process has open that a task forks, but for the first three."""
+    pid = ctypes.PyDLL(None).fork() if in_c else os.fork()
+    if pid == 0:
+        os._exit(len(open_files()))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def open_files():
+    found = []
+    for number in range(3, 256):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            found.append(number)
+    return found
+
+
+def fork_that_comes_back(how):
+    """What a process leaves that a task has forked and that comes back from the task's code."""
+    pid = os.fork()
+    if pid == 0:
+        if how == "exit":
+            sys.exit(3)
+        if how == "raise":
+            raise LookupError("in the fork")
+        return "of the fork"
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def fork_in_coroutine():
+    return fork_that_comes_back("raise")
+
+
+def fork_that_submits(path):
+    """The process that it forks has a task left, and comes back."""
+    pid = os.fork()
+    if pid == 0:
+        delay(begun_at, path)
+        return None
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def connection():
+    """The file descriptor that this worker process talks to its parent by."""
+    return next(it for it in open_files() if stat.S_ISSOCK(os.fstat(it).st_mode))
+
+
+def write_to_parent(data, seconds=0.0):
+    os.write(connection(), data)
+    time.sleep(seconds)
+
+
+def write_later(data, path, go):
+    """Have something written when the task's answer has come."""
+
+    def write():
+        while not go.exists():
+            time.sleep(0.005)
+        os.write(connection(), data)
+        begun_at(path)
+
+    threading.Thread(target=write).start()
+    return os.getpid()
+
+
+class Touches:
+    """Its pickle, wherever it is read, makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def compute_in_c(path):
+    begun_at(path)
+    return sum(range(10**11))
+
+
+def create_slow_app(path):
+    """An app that is loaded when a file is there, and notes who loads it."""
+    with Path(path).open("a") as file:
+        print(os.getpid(), file=file)
+    while not Path(f"{path}.go").exists():
+        time.sleep(0.01)
+    return create_app()
+
+
+def interpreter():
+    """How this Python was started."""
+    return tuple(sys.flags), sorted(sys.warnoptions), sorted(sys._xoptions.items()), sys.argv
+
+
+# --- What a process has of its own ----------------------------------------------------
+
+
+class Extension:
+    """Cannot be pickled, as most of them cannot."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def init_app(self, app):
+        app.extensions["crunch"] = self
+
+    def whose(self):
+        return os.getpid()
+
+
+nameless = Extension()

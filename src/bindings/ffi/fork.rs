@@ -1,7 +1,8 @@
 //! Noticing a fork, also where the server forks in C and Python's hooks do not run.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -16,6 +17,18 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// forks in C. If another thread, one of ours perhaps, had the GIL at that moment or waited for
 /// it, the child would wait for that thread for ever.
 static IS_FORKED_IN_C: AtomicBool = AtomicBool::new(false);
+
+/// The file descriptors that a process forked from this one is not to have; -1 for none.
+static PRIVATE: [AtomicI32; 2] = [AtomicI32::new(-1), AtomicI32::new(-1)];
+
+/// Has these file descriptors closed in whatever process is forked from this one, also where it is
+/// C that forks.
+pub(crate) fn keep(descriptors: [c_int; 2]) {
+    for (place, descriptor) in PRIVATE.iter().zip(descriptors) {
+        // Relaxed, here and below: a fork publishes everything to its child.
+        place.store(descriptor, Ordering::Relaxed);
+    }
+}
 
 thread_local! {
     /// This thread's attachment, from before its fork until after it, if that is our doing.
@@ -72,6 +85,14 @@ extern "C" fn in_parent() {
 /// By the only thread that there is: the one that has forked.
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    for place in &PRIVATE {
+        let descriptor = place.swap(-1, Ordering::Relaxed);
+        if descriptor >= 0 {
+            // SAFETY: allowed between fork and exec. Nobody here uses it: the thread that runs
+            // this is all there is, and `inside.py` looks whether it is in the process it was in.
+            unsafe { libc::close(descriptor) };
+        }
+    }
     #[cfg(not(Py_3_12))]
     list::after_fork();
     if let Some(state) = ATTACHED.take() {
@@ -90,8 +111,8 @@ pub(crate) fn watch(py: Python<'_>) -> PyResult<()> {
     // uWSGI's own module is there in a uWSGI alone. Without a GIL nobody can be waited for.
     let embedded = py.import("sys")?.getattr("modules")?.contains("uwsgi")?;
     IS_FORKED_IN_C.store(embedded && cfg!(not(Py_GIL_DISABLED)), Ordering::Relaxed);
-    // SAFETY: in the child the handlers add to an atomic and let go of a lock that the same
-    // thread has taken, which is allowed between fork and exec, and do what Python's own fork does.
+    // SAFETY: in the child the handlers change atomics, close files and let go of a lock that the
+    // same thread has taken, which is allowed between fork and exec, and do what Python's own fork does.
     // The module is never unloaded (CPython does not), so the handlers stay valid.
     match unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
         0 => Ok(()),

@@ -16,5 +16,6 @@ pub(crate) mod fork;
 pub(crate) mod interrupt;
 pub(crate) mod lock;
 pub(crate) mod object;
+pub(crate) mod parent;
 pub(crate) mod slot;
 pub(crate) mod submit;

@@ -16,6 +16,7 @@ use super::alarms::{self, Alarm};
 use super::target::{Call, Shooting, Target, Why};
 use super::{errands, rules};
 use crate::bindings::cell::FutureCell;
+use crate::bindings::clock::now;
 use crate::bindings::core::Core;
 use crate::bindings::desk::{Desk, Waits};
 use crate::bindings::elsewhere;
@@ -92,6 +93,28 @@ pub(crate) fn watch(
         tried: None,
     };
     alarms::set_in(limit, Alarm::Interrupt(shot))
+}
+
+/// The work of a task begins now, if its executor leaves it to the task to say so: what came
+/// before counts neither for its time limit nor as its run.
+pub(crate) fn begin(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    this.get().set_started(now());
+    let Some(limit) = rules::timeout(this) else {
+        return Ok(());
+    };
+    let Some(at) = find(this) else {
+        return Ok(());
+    };
+    let shot = Shot {
+        task: this.clone().unbind(),
+        at,
+        why: Why::Timeout,
+        late: false,
+    };
+    let alarm = alarms::set_in(limit, Alarm::Interrupt(shot))?;
+    // Taken back when the call has ended.
+    rules::with(this.get(), |rules| rules.alarm = alarm);
+    Ok(())
 }
 
 /// As [`watch`], for a coroutine.

@@ -38,10 +38,22 @@ from flask import Flask
 
 from flask_delay import context, pools
 from flask_delay._native import Future, _check_function, _generation, _Policy, current_task
-from flask_delay.backends.processes import parcels
 from flask_delay.backends.processes.children import Child
+from flask_delay.backends.processes.frames import Frame, Kind
+from flask_delay.backends.processes.names import Names, main_module
+from flask_delay.backends.processes.parcels import Parcels
 from flask_delay.config import Config
 from flask_delay.elsewhere import ProcessDied
+
+
+def problem(name: str, settings: Config) -> str | None:
+    """Why no task of the `Delay` of this name could run with these settings; None if all can."""
+    if settings.app is not None:
+        return None
+    return (
+        f"{name.upper()}_APP is None, and a worker process would not know which app to load: set it"
+        f' to where the app is, as FLASK_APP is written ("module:app" or "module:create_app()")'
+    )
 
 
 class Backend:
@@ -57,22 +69,22 @@ class Backend:
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         """Have none yet. Raises ValueError without the setting `APP`."""
-        key = f"{name.upper()}_APP"
-        if settings.app is None:
-            raise ValueError(
-                f"{key} is None, and a worker process would not know which app to load: set it"
-                f' to where the app is, as FLASK_APP is written ("module:app" or'
-                f' "module:create_app()")'
-            )
+        missing = problem(name, settings)
+        if settings.app is None or missing:
+            raise ValueError(missing)
         self.executor = pools.make_executor(
             app,
             settings,
             max_workers=settings.processes or _processors(),
             name=f"{name}-process",
             step=self._step,
+            # A child may have the app to load, which is none of a task's time.
+            late_start=True,
         )
         self._app = settings.app
-        self._main = parcels.main_module(settings.app)
+        names = Names(main_module(settings.app), is_worker=False)
+        names.app = app
+        self._parcels = Parcels(names)
         self._name = f"{name}-process"
         self._timeout = settings.shutdown_timeout
         self._closed = False
@@ -104,7 +116,7 @@ class Backend:
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bytes:
         """A call for a child. Raises as `submit`."""
-        return parcels.pack_call(name, fn, args, kwargs, self._main)
+        return self._parcels.pack_call(name, fn, args, kwargs)
 
     def _step(self, fn: Callable[..., Any]) -> "_Call":
         """What is called for a function that is to follow one of the tasks."""
@@ -117,16 +129,18 @@ class Backend:
         """Have a call run in a child. Called by a worker, as its task."""
         future = current_task.future
         children = self._mine()
-        is_fine = False
+        child, answer = None, None
         try:
-            child = children.take(partial(Child, self._app, self._name))
-            outcome = child.run(
-                (name, current_task.id, current_task.attempt, data),
-                stopped=lambda: current_task.cancelled,
-                given_up=future.done,
-                progress=current_task.progress,
-            )
-            is_fine = not future.done()
+            child = children.take(partial(Child, self._app, self._name, self._parcels))
+            if child.await_app(future.done) and not current_task.cancelled:
+                future._begin()  # noqa: SLF001
+                answer = child.run(
+                    (name, current_task.id, current_task.attempt),
+                    data,
+                    stopped=lambda: current_task.cancelled,
+                    given_up=future.done,
+                    progress=current_task.progress,
+                )
         except ProcessDied:
             if current_task.cancelled:
                 # At exit, when its time was over.
@@ -134,14 +148,14 @@ class Backend:
             raise
         finally:
             # An exception of `timeout` and `stop` comes by here too: then what runs in the
-            # child is ended with it.
-            if is_fine:
+            # child is ended with it. One that loads the app still goes on for another task.
+            if child is not None and child.is_free():
                 children.give_back()
                 if self._closed:
-                    children.end()
+                    children.end(wait=False)
             else:
                 children.kill()
-        return _conclude(name, outcome)
+        return _conclude(self._parcels, name, answer)
 
     def drain(self, timeout: float | None) -> bool:
         """See `flask_delay.elsewhere`."""
@@ -152,7 +166,7 @@ class Backend:
         self._closed = True
         self.executor.shutdown(wait, cancel_futures=cancel_futures)
         children = self._mine()
-        children.end()
+        children.end(wait=wait)
         if wait:
             children.wait(None)
 
@@ -160,7 +174,7 @@ class Backend:
         """End all children, at the process's exit, which began then (monotonic)."""
         self._closed = True
         children = self._mine()
-        children.end()
+        children.end(wait=True)
         children.strike()
         children.wait(None if self._timeout is None else began + self._timeout)
 
@@ -206,8 +220,9 @@ class _Children:
                 self._busy[thread] = child = self._idle.pop()
             except IndexError:
                 break
-            if not child.is_over():
+            if child.is_fit():
                 return child
+            self.kill()
         self._busy[thread] = child = make()
         return child
 
@@ -226,8 +241,8 @@ class _Children:
         for child in list(self._busy.values()):
             child.strike()
 
-    def end(self) -> None:
-        """Have those end that have nothing to do."""
+    def end(self, *, wait: bool) -> None:
+        """Have those end that have nothing to do; say whether `wait` is called for them."""
         while self._idle:
             try:
                 child = self._idle.pop()
@@ -235,6 +250,8 @@ class _Children:
                 return
             child.end()
             self._ending.append(child)
+            if not wait:
+                child.reap_later()
 
     def wait(self, deadline: float | None) -> None:
         """Wait for those that were asked to end; see `Child.wait`."""
@@ -290,17 +307,17 @@ class _Call:
         return repr(self._fn)
 
 
-def _conclude(name: str, outcome: tuple[Any, ...]) -> Any:
+def _conclude(parcels: Parcels, name: str, answer: Frame | None) -> Any:
     """Do here what the task has done there."""
-    match outcome:
-        case "returned", data:
+    match answer:
+        case Frame(Kind.RETURNED, _, _, data):
             return parcels.unpack_result(name, data)
-        case "raised", packed:
-            raise parcels.unpack_exception(packed)
-        case "again", after, None:
+        case Frame(Kind.RAISED, _, text, data):
+            raise parcels.unpack_exception(text, data)
+        case Frame(Kind.AGAIN, _, [after, None], _):
             current_task.retry(after)
-        case "again", after, packed:
-            _retry_after(parcels.unpack_exception(packed), after)
+        case Frame(Kind.AGAIN, _, [after, text], data):
+            _retry_after(parcels.unpack_exception(text, data), after)
     raise CancelledError("the task was told to stop")
 
 

@@ -5,11 +5,12 @@ thread and no memory with the server that asked for it, and does not import its 
 """
 
 import contextlib
+import logging
 import os
-import pickle
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
@@ -19,115 +20,229 @@ from typing import Any
 
 from flask_delay import greenlets
 from flask_delay._native import TaskTimeout
-from flask_delay.backends.processes import parcels
+from flask_delay.backends.processes import frames
+from flask_delay.backends.processes.frames import BadFrameError, Frame, Kind
+from flask_delay.backends.processes.parcels import Parcels
 from flask_delay.elsewhere import ProcessDied
 
 greenlets.refuse_processes()
+
+_log = logging.getLogger("flask_delay")
 
 # An exception from another thread, as that of `timeout`, arrives between two steps of Python
 # code: so long a step takes at most.
 _SLICE = 20  # milliseconds
 # A process that was killed is gone at once, unless it is in the kernel's hands.
 _GRACE = 5.0
+# An app that takes longer to load may never be done, and no `timeout` counts until it is.
+_LONG = 60.0
 
-_COMMAND = """\
+# What it is to do comes by the connection. Not even JSON is needed before the path is set, so
+# that nothing is imported from where it should not be.
+_PROGRAM = """\
 import sys
-sys.path[:] = {path!r}
+_, parent, lifeline, connection, *path = sys.argv
+sys.path[:] = path
+del sys.argv[1:], path
 from flask_delay.backends.processes.inside import main
-main({connection}, {app!r}, {name!r})
+main(int(parent), int(lifeline), int(connection))
 """
 
 
 class Child:
     """A worker process. For one thread at a time."""
 
-    def __init__(self, app: str, name: str) -> None:
+    def __init__(self, app: str, name: str, parcels: Parcels) -> None:
         """Start it; `app` is what it loads, written as FLASK_APP."""
         # It may have come since the module was loaded.
         greenlets.refuse_processes()
         here, there = Pipe()
-        with there:
-            command = _COMMAND.format(path=sys.path, connection=there.fileno(), app=app, name=name)
+        # It ends when nobody has the other end of this any more.
+        leash, lifeline = Pipe(duplex=False)
+        with there, leash:
+            # Only these two are inherited, by this process alone: it sees to those that it starts.
+            ends = (leash.fileno(), there.fileno())
             self._process = subprocess.Popen(  # noqa: S603 (our own code)
-                [_python(), "-c", command],
-                pass_fds=[there.fileno()],
+                [_python(), *_flags(), "-c", _PROGRAM, *map(str, (os.getpid(), *ends)), *sys.path],
+                pass_fds=ends,
                 stdin=subprocess.DEVNULL,
             )
         self._connection: Connection[Any, Any] = here
+        self._lifeline: Connection[Any, Any] = lifeline
+        self._descriptor = here.fileno()
+        # So that no read and no write takes longer than `_SLICE`, whatever the other end does.
+        os.set_blocking(self._descriptor, False)
         # Made once: the connection's own `poll` makes one for each call.
         self._readable = select.poll()
-        self._readable.register(here.fileno(), select.POLLIN)
+        self._readable.register(self._descriptor, select.POLLIN)
+        self._writable = select.poll()
+        self._writable.register(self._descriptor, select.POLLOUT)
+        self._received = frames.Reader()
         self._app = app
-        self._is_ready = False
+        self._parcels = parcels
+        # The number of the call that it has been given last.
+        self._call = 0
+        self._is_loading = True
+        # Nothing of a task's is in there.
+        self._is_free = True
+        self._began = time.monotonic()
+        # It fits, since nothing has been sent yet.
+        setup = {"app": app, "name": name, "main": parcels.names.main}
+        self._send(Frame(Kind.SETUP, 0, setup), lambda: False)
 
     @property
     def pid(self) -> int:
         """Its id."""
         return self._process.pid
 
-    def run(
-        self,
-        call: tuple[Any, ...],
-        *,
-        stopped: Callable[[], bool],
-        given_up: Callable[[], bool],
-        progress: Callable[[Any, Any, str], object],
-    ) -> tuple[Any, ...]:
-        """Have the call run there; return what has become of it.
+    def await_app(self, given_up: Callable[[], bool]) -> bool:
+        """Wait until it has loaded the app; False if nobody waits for the task any more.
 
-        Tells the task to stop when `stopped()`, and returns `("cancelled",)` when nobody
-        waits for it any more. Raises ProcessDied if the process ends meanwhile, RuntimeError
-        if it cannot load the app.
+        An exception from outside may come at any time; if it is free then, another task may
+        wait further. Raises ProcessDied if it ends meanwhile, RuntimeError if it cannot
+        load the app.
         """
-        try:
-            if not self._await_app(given_up):
-                return ("cancelled",)
-            self._send("run", *call)
-            told = False
-            while True:
-                message = self._receive()
-                if message is not None:
-                    if message[0] != "progress":
-                        return message
-                    progress(*message[1:])
-                if not told and stopped():
-                    told = True
-                    self._send("stop")
+        with self._dying():
+            while self._is_loading:
+                if self._readable.poll(_SLICE):
+                    break
+                self._see_death(self._readable)
+                self._complain()
                 if given_up():
-                    return ("cancelled",)
-        except TaskTimeout:
-            # An OSError, for all that; it is raised here from outside.
-            raise
-        except (EOFError, OSError):
-            raise ProcessDied(self._last_words()) from None
-
-    def _await_app(self, given_up: Callable[[], bool]) -> bool:
-        if self._is_ready:
-            return True
-        while (message := self._receive()) is None:
-            if given_up():
-                return False
-        if message[0] == "broken":
-            exception = parcels.unpack_exception(message[1])
+                    return False
+            else:
+                return True
+            # What is read may be lost from here on, if an exception comes.
+            self._is_loading = self._is_free = False
+            while (frame := self._receive()) is None:
+                if given_up():
+                    return False
+            if frame.call != 0 or frame.kind not in {Kind.READY, Kind.BROKEN}:
+                raise BadFrameError(f"{frame.kind.name} before it had loaded the app")
+        if frame.kind is Kind.BROKEN:
+            exception = self._parcels.unpack_exception(frame.text, frame.data)
             raise RuntimeError(
                 f"a worker process cannot load the app {self._app!r}: {exception}; what it loads"
                 f" is what the setting DELAY_APP, or that of this Delay's name, says"
             ) from exception
-        self._is_ready = True
+        self._is_free = True
         return True
 
-    def _send(self, *message: Any) -> None:
-        self._connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+    def run(
+        self,
+        call: tuple[Any, ...],
+        data: bytes,
+        *,
+        stopped: Callable[[], bool],
+        given_up: Callable[[], bool],
+        progress: Callable[[Any, Any, str], object],
+    ) -> Frame | None:
+        """Have the call run there, when the app is loaded; return the answer.
 
-    def _receive(self) -> tuple[Any, ...] | None:
-        """The next message, or None if there is none for a while."""
+        Tells the task to stop when `stopped()`, and returns None when nobody waits for it any
+        more. Raises ProcessDied if the process ends meanwhile, or answers anything else.
+        """
+        self._is_free = False
+        self._call += 1
+        with self._dying():
+            if not self._send(Frame(Kind.RUN, self._call, call, data), given_up):
+                return None
+            told = False
+            while not given_up():
+                frame = self._receive()
+                if frame is not None:
+                    self._check(frame)
+                    if frame.kind is not Kind.PROGRESS:
+                        self._is_free = True
+                        return frame
+                    done, total = frame.text
+                    progress(done, total, frame.data.decode(errors="replace"))
+                if not told and stopped():
+                    told = True
+                    if not self._send(Frame(Kind.STOP, self._call), given_up):
+                        return None
+        return None
+
+    def _check(self, frame: Frame) -> None:
+        """Raise BadFrameError for what is none of this call's."""
+        if frame.call != self._call:
+            raise BadFrameError(
+                f"a frame {frame.kind.name} of its call {frame.call}, in call {self._call}"
+            )
+        if frame.kind is Kind.PROGRESS:
+            if isinstance(frame.text, list) and len(frame.text) == 2:  # noqa: PLR2004 (of, in all)
+                return
+        elif frame.kind in frames.ANSWERS:
+            return
+        raise BadFrameError(f"a frame {frame.kind.name} where an answer was due")
+
+    @contextlib.contextmanager
+    def _dying(self) -> Any:
+        try:
+            yield
+        except TaskTimeout:
+            # An OSError, for all that; it is raised here from outside.
+            raise
+        except BadFrameError as error:
+            # Whatever wrote that, what comes next can be nobody's answer.
+            self._process.kill()
+            raise ProcessDied(
+                f"the worker process {self.pid} was ended, since it sent {error}: has a task used"
+                f" a file descriptor that it has not opened?"
+            ) from None
+        except (EOFError, OSError):
+            raise ProcessDied(self._last_words()) from None
+
+    def _send(self, frame: Frame, given_up: Callable[[], bool]) -> bool:
+        """Send all of it; False if nobody waits for the task any more."""
+        with memoryview(frame.encode()) as left:
+            sent = 0
+            while sent < len(left):
+                try:
+                    sent += os.write(self._descriptor, left[sent : sent + frames.CHUNK])
+                except BlockingIOError:
+                    self._see_death(self._writable)
+                    self._writable.poll(_SLICE)
+                    if given_up():
+                        return False
+        return True
+
+    def _receive(self) -> Frame | None:
+        """The next frame, or None if it has not come for a while."""
+        frame = self._received.next()
+        if frame is not None:
+            return frame
         if not self._readable.poll(_SLICE):
-            # What it has started itself may keep its end of the connection open.
-            if self.is_over() and not self._readable.poll(0):
-                raise EOFError
+            self._see_death(self._readable)
             return None
-        message: tuple[Any, ...] = pickle.loads(self._connection.recv_bytes())  # noqa: S301
-        return message
+        try:
+            received = os.read(self._descriptor, frames.CHUNK)
+        except BlockingIOError:
+            return None
+        if not received:
+            raise EOFError
+        self._received.feed(received)
+        return self._received.next()
+
+    def _see_death(self, ready: select.poll) -> None:
+        """Raise EOFError if it has ended, and has left nothing to read.
+
+        Another process may keep its end of the connection open.
+        """
+        if self.is_over() and not ready.poll(0):
+            raise EOFError
+
+    def _complain(self) -> None:
+        """Say once that it takes long to load the app."""
+        if time.monotonic() - self._began > _LONG:
+            self._began = float("inf")
+            _log.warning(
+                "the worker process %s has not loaded the app %r after %d s; until it has, its"
+                " task has not begun, and no timeout counts",
+                self.pid,
+                self._app,
+                _LONG,
+            )
 
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -143,10 +258,25 @@ class Child:
             how = f"ended itself, with code {code}"
         return f"the worker process {self.pid} {how}"
 
+    def is_free(self) -> bool:
+        """Whether it lives, and has nothing of a task's: it has answered, or loads the app."""
+        return self._is_free and not self.is_over()
+
+    def is_fit(self) -> bool:
+        """Whether it is free, and says nothing that it was not asked."""
+        if not self.is_free():
+            return False
+        return self._is_loading or (self._received.is_empty() and not self._readable.poll(0))
+
     def end(self) -> None:
         """Have it end when all that its task has submitted there is done; see `wait`."""
-        with contextlib.suppress(OSError):
-            self._send("end")
+        if self._is_loading:
+            # It has done nothing yet, and may take long to hear of it.
+            self._process.kill()
+            return
+        with contextlib.suppress(EOFError, OSError):
+            # It fits, since all that was sent has been read.
+            self._send(Frame(Kind.END, 0), lambda: False)
 
     def wait(self, deadline: float | None) -> None:
         """Wait until it has ended; at `deadline`, by the monotonic clock, it is killed."""
@@ -155,14 +285,16 @@ class Child:
             self._process.wait(left)
         except subprocess.TimeoutExpired:
             self.kill()
-        self._connection.close()
+        self._close()
+
+    def reap_later(self) -> None:
+        """Have its end noticed while nobody waits for it, so that no zombie is left."""
+        threading.Thread(target=self._process.wait, name="delay-reaper", daemon=True).start()
 
     def kill(self) -> None:
         """End it at once."""
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE)
-        self._connection.close()
+        self.strike()
+        self._close()
 
     def strike(self) -> None:
         """Have it killed, whoever waits for its answer: that one sees to the rest."""
@@ -178,7 +310,20 @@ class Child:
         """It is another process's: that of which this one was forked."""
         # Nobody here may wait for it, and it must see when its own parent is gone.
         self._process.returncode = 0
+        self._close()
+
+    def _close(self) -> None:
         self._connection.close()
+        self._lifeline.close()
+
+
+def _flags() -> list[str]:
+    """The options of the interpreter that this process runs with, for another one."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
+    # That knows some of these alone. What is given twice does no harm.
+    for name, value in sys._xoptions.items():  # noqa: SLF001
+        flags += ["-X", name if value is True else f"{name}={value}"]
+    return flags
 
 
 def _python() -> str:

@@ -1,18 +1,22 @@
 """What a worker process does: load the app once, run one task after the other.
 
 Its main thread runs the tasks, as user code may expect of a process of its own; another one
-hears what the parent says meanwhile, and ends the process when the parent is gone.
+hears what the parent says meanwhile, and a third, which Python does not know, ends the process
+when the parent is gone.
+
+The connection is a plain file descriptor here: no object has it, so that in a process that a task
+has forked, where it is closed, nothing closes another file of that number.
 """
 
 import inspect
 import os
-import pickle
+import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
 from flask import Flask
@@ -24,14 +28,18 @@ from flask_delay._native import (
     Future,
     Progress,
     TaskRetry,
+    _end,
     _scoped_executor,
+    _tie,
     current_task,
 )
-from flask_delay.backends.processes import parcels
+from flask_delay.backends.processes import frames
+from flask_delay.backends.processes.frames import Frame, Kind
+from flask_delay.backends.processes.names import Names
+from flask_delay.backends.processes.parcels import Parcels
 
-# How often the parent is told how far a task has come, and looked for.
+# How often the parent is told how far a task has come.
 _INTERVAL = 0.05
-_IDLE_INTERVAL = 1.0
 
 
 class _Again(NamedTuple):
@@ -44,47 +52,54 @@ class _Again(NamedTuple):
 class _Inside:
     """The worker process."""
 
-    def __init__(self, connection: "Connection[Any, Any]") -> None:
+    def __init__(self, connection: int) -> None:
+        self._process = os.getpid()
         self._connection = connection
-        self._parent = os.getppid()
+        self._readable = select.poll()
+        self._readable.register(connection, select.POLLIN)
+        self._received = frames.Reader()
         # Who reads: the main thread while there is no task, the other one while there is.
         self._reading = threading.Lock()
         # Two threads send.
         self._sending = threading.Lock()
         self._is_busy = threading.Event()
+        # The number of the call that runs or ran last, and its task while that runs.
+        self._call = 0
         self._running: Future[Any] | None = None
         self._told: Progress | None = None
 
-    def send(self, *message: Any) -> None:
-        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        with self._sending:
-            self._connection.send_bytes(data)
+    def send(self, frame: Frame) -> None:
+        with self._sending, memoryview(frame.encode()) as left:
+            sent = 0
+            while sent < len(left):
+                sent += os.write(self._connection, left[sent:])
 
-    def _receive(self) -> tuple[Any, ...]:
-        message: tuple[Any, ...] = pickle.loads(self._connection.recv_bytes())  # noqa: S301
-        return message
+    def receive(self) -> Frame:
+        while (frame := self._received.next()) is None:
+            received = os.read(self._connection, frames.CHUNK)
+            if not received:
+                raise EOFError
+            self._received.feed(received)
+        return frame
 
-    def work(self, executor: Executor) -> None:
+    def work(self, executor: Executor, parcels: Parcels) -> None:
         """Run what is asked for, until there is no more."""
         while True:
             with self._reading:
-                kind, *call = self._receive()
-            if kind == "end":
+                frame = self.receive()
+            if frame.kind is Kind.END:
                 return
             # One that was told to stop may have been done already.
-            if kind == "run":
+            if frame.kind is Kind.RUN:
+                self._call = frame.call
                 self._is_busy.set()
-                self.send(*self._run(executor, *call))
+                self.send(self._run(executor, parcels, frame))
 
     def watch(self) -> None:
-        """Listen to the parent while a task runs, tell it of progress, and see it die."""
+        """Listen to the parent while a task runs, and tell it of progress."""
         try:
-            while True:
-                if self._is_busy.wait(_IDLE_INTERVAL):
-                    time.sleep(_INTERVAL)
-                # Another process may have inherited the parent's end, and keep it open.
-                if os.getppid() != self._parent:
-                    _vanish()
+            while self._is_busy.wait():
+                time.sleep(_INTERVAL)
                 # Before the look, so that a task which begins meanwhile is not overlooked.
                 self._is_busy.clear()
                 if not self._reading.acquire(blocking=False):
@@ -92,7 +107,7 @@ class _Inside:
                 try:
                     self._is_busy.set()
                     # Else the next message may be the main thread's.
-                    while self._running is not None and self._connection.poll():
+                    while self._running is not None and self._has_received():
                         self._listen()
                     self._tell_progress()
                 finally:
@@ -101,10 +116,13 @@ class _Inside:
             # The parent is gone, and nobody wants to know any more.
             _vanish()
 
+    def _has_received(self) -> bool:
+        return not self._received.is_empty() or bool(self._readable.poll(0))
+
     def _listen(self) -> None:
-        kind, *_ = self._receive()
+        frame = self.receive()
         running = self._running
-        if kind == "stop" and running is not None:
+        if frame.kind is Kind.STOP and frame.call == self._call and running is not None:
             # The parent sees to what follows.
             running.stop(after=None)
 
@@ -113,15 +131,16 @@ class _Inside:
         progress = running.progress if running is not None else None
         if progress is not None and progress != self._told:
             self._told = progress
-            self.send("progress", *progress)
+            numbers = (progress.done, progress.total)
+            self.send(Frame(Kind.PROGRESS, self._call, numbers, progress.note.encode()))
 
-    def _run(
-        self, executor: Executor, name: str, id: str, attempt: int, data: bytes
-    ) -> tuple[Any, ...]:
+    def _run(self, executor: Executor, parcels: Parcels, asked: Frame) -> Frame:
+        name, id, attempt = asked.text
         try:
-            fn, args, kwargs = parcels.unpack_call(data)
+            fn, args, kwargs = parcels.unpack_call(asked.data)
         except BaseException as error:
-            return "raised", parcels.pack_exception(error)
+            self._leave_fork(error)
+            return Frame(Kind.RAISED, self._call, *parcels.pack_exception(error))
 
         def begin() -> None:
             self._told, future = None, current_task.future
@@ -129,53 +148,98 @@ class _Inside:
             self._running = future
 
         # In immediate mode, so it is done when this returns.
-        future = executor.submit(_attempt(begin, fn), *args, **kwargs)
-        outcome = _outcome(name, future)
+        future = executor.submit(_attempt(begin, self._leave_fork, fn), *args, **kwargs)
+        outcome = _outcome(self._call, parcels, name, future)
         with self._reading:
             self._tell_progress()
             self._running = None
         return outcome
 
+    def _leave_fork(self, error: BaseException | None) -> None:
+        """End this process if it is not the one that was asked, but one that a task has forked.
 
-def _attempt(begin: Callable[[], object], fn: Callable[..., Any]) -> Callable[..., Any]:
+        It came back from the task's code, and what it has to say is nobody's answer.
+        """
+        if os.getpid() == self._process:
+            return
+        code = 0
+        try:
+            if isinstance(error, SystemExit):
+                # As the interpreter understands it.
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+                if code and not isinstance(error.code, int):
+                    sys.stderr.write(f"{error.code}\n")
+            elif error is not None:
+                code = 1
+                sys.excepthook(type(error), error, error.__traceback__)
+            # It may have submitted tasks.
+            _end()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        finally:
+            # What else this process has is its parent's, as `multiprocessing` sees it too.
+            os._exit(code & 0xFF)
+
+
+def _attempt(
+    begin: Callable[[], object],
+    leave_fork: Callable[[BaseException | None], object],
+    fn: Callable[..., Any],
+) -> Callable[..., Any]:
     """What is called for `fn`: a coroutine function for one."""
     if inspect.iscoroutinefunction(fn):
 
         async def attempt_async(*args: Any, **kwargs: Any) -> Any:
             begin()
             try:
-                return await fn(*args, **kwargs)
+                result = await fn(*args, **kwargs)
             except TaskRetry as asked:
+                leave_fork(asked)
                 return _Again(asked.args[0], asked.__context__)
+            except BaseException as error:
+                leave_fork(error)
+                raise
+            leave_fork(None)
+            return result
 
         return attempt_async
 
     def attempt(*args: Any, **kwargs: Any) -> Any:
         begin()
         try:
-            return fn(*args, **kwargs)
+            result = fn(*args, **kwargs)
         except TaskRetry as asked:
+            leave_fork(asked)
             return _Again(asked.args[0], asked.__context__)
+        except BaseException as error:
+            leave_fork(error)
+            raise
+        leave_fork(None)
+        return result
 
     return attempt
 
 
-def _outcome(name: str, future: Future[Any]) -> tuple[Any, ...]:
+def _outcome(call: int, parcels: Parcels, name: str, future: Future[Any]) -> Frame:
     try:
         result = future.result()
+        if isinstance(result, _Again):
+            return _again(call, parcels, result)
+        return Frame(Kind.RETURNED, call, None, parcels.pack_result(name, result))
     except CancelledError as error:
         if future.cancelled():
-            return ("cancelled",)
-        return "raised", parcels.pack_exception(error)
+            return Frame(Kind.CANCELLED, call)
+        raised: BaseException = error
     except BaseException as error:
-        return "raised", parcels.pack_exception(error)
-    if isinstance(result, _Again):
-        cause = None if result.cause is None else parcels.pack_exception(result.cause)
-        return "again", result.after, cause
-    try:
-        return "returned", parcels.pack_result(name, result)
-    except BaseException as error:
-        return "raised", parcels.pack_exception(error)
+        raised = error
+    return Frame(Kind.RAISED, call, *parcels.pack_exception(raised))
+
+
+def _again(call: int, parcels: Parcels, asked: _Again) -> Frame:
+    if asked.cause is None:
+        return Frame(Kind.AGAIN, call, [asked.after, None])
+    text, data = parcels.pack_exception(asked.cause)
+    return Frame(Kind.AGAIN, call, [asked.after, text], data)
 
 
 def _vanish() -> NoReturn:
@@ -211,24 +275,37 @@ def _executor(app: Flask, name: str) -> Executor:
     )
 
 
-def main(descriptor: int, path: str, name: str) -> None:
-    """Be the worker process that talks to its parent by this file descriptor."""
+def main(parent: int, lifeline: int, connection: int) -> None:
+    """Be the worker process that `parent` talks to by this connection.
+
+    And that ends when nobody has the other end of the pipe `lifeline`. All that is asked for comes
+    by the connection.
+    """
+    for descriptor in (lifeline, connection):
+        # What a task executes gets neither; what it forks: see `_tie`.
+        os.set_inheritable(descriptor, False)
+    _tie(parent, lifeline, connection)
     # Of a terminal or a service manager they come to all processes; the parent decides what
     # is done about them. Not ignored, which programs that a task starts would inherit.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _leave_to_parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     supervision.work_for_another()
-    inside = _Inside(Connection(descriptor))
-    threading.Thread(target=inside.watch, name=f"{name}-parent", daemon=True).start()
+    inside = _Inside(connection)
     try:
+        setup = inside.receive().text
+        name = setup["name"]
+        names = Names(setup["main"], is_worker=True)
+        parcels = Parcels(names)
         try:
-            executor = _executor(_load(path), name)
+            names.app = app = _load(setup["app"])
+            executor = _executor(app, name)
         except BaseException as error:
-            inside.send("broken", parcels.pack_exception(error))
+            inside.send(Frame(Kind.BROKEN, 0, *parcels.pack_exception(error)))
             return
-        inside.send("ready")
-        inside.work(executor)
+        threading.Thread(target=inside.watch, name=f"{name}-parent", daemon=True).start()
+        inside.send(Frame(Kind.READY, 0))
+        inside.work(executor, parcels)
     except (EOFError, OSError):
         _vanish()
 

@@ -1,15 +1,15 @@
 """What goes from one process to another: calls, results and exceptions, as bytes."""
 
-import importlib.util
+import inspect
 import pickle
-import sys
 import traceback
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import partial
 from io import BytesIO
-from pathlib import Path
-from types import FunctionType
 from typing import Any
+
+from flask_delay.backends.processes import names
+from flask_delay.backends.processes.names import Names
 
 try:
     import cloudpickle
@@ -22,6 +22,8 @@ except ImportError as error:
 
 _SHOWN = 100
 _OWN = f"{__name__.partition('.')[0]}."
+# What is shown of a traceback, from both its ends, and of an exception's words.
+_LONGEST = 100_000
 
 
 class RemoteTraceback(Exception):  # noqa: N818 (never raised, only shown)
@@ -35,61 +37,156 @@ class RemoteTraceback(Exception):  # noqa: N818 (never raised, only shown)
         return f"in the worker process:\n{self.text}"
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """By name what the other process can import, by value the rest: closures and lambdas."""
+class Parcels:
+    """Packs and unpacks in one of the two processes.
 
-    def __init__(self, file: BytesIO, main: str | None) -> None:
+    By name goes what the other process can import, and what each has of its own: see
+    `Names`. By value the rest: closures and lambdas.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        """What goes by name."""
+
+    # --- Calls ----------------------------------------------------------------------
+
+    def pack_call(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bytes:
+        """A call as bytes; TypeError that says which argument of the task cannot be."""
+        try:
+            return self._dumps((fn, args, kwargs))
+        except Exception as error:
+            for what, value in [("function", fn), *_named(args, kwargs)]:
+                reason = self._refusal(value)
+                if reason is None:
+                    continue
+                culprit = self._culprit(value)
+                raise TypeError(
+                    f"the {what} of task {name!r}, {_shown(value)}, cannot be sent to a worker"
+                    f" process ({culprit or reason}): pass what the task can make it of there,"
+                    f" such as a path or an id"
+                ) from reason
+            raise TypeError(f"task {name!r} cannot be sent to a worker process: {error}") from error
+
+    def unpack_call(
+        self, data: bytes
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """The call, in the process that runs it."""
+        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] = self._loads(data)
+        return call
+
+    # --- Results --------------------------------------------------------------------
+
+    def pack_result(self, name: str, value: object) -> bytes:
+        """What a task has returned as bytes; TypeError that names the task if it cannot be."""
+        try:
+            return self._dumps(value)
+        except Exception as error:
+            raise TypeError(
+                f"task {name!r} returned {_shown(value)}, which cannot be sent back from its"
+                f" worker process ({error}): return what can be pickled"
+            ) from error
+
+    def unpack_result(self, name: str, data: bytes) -> object:
+        """What a task has returned; TypeError that names the task if it cannot be made here."""
+        try:
+            return self._loads(data)
+        except Exception as error:
+            raise TypeError(
+                f"what task {name!r} returned cannot be made in this process: {error}"
+            ) from error
+
+    # --- Exceptions -----------------------------------------------------------------
+
+    def pack_exception(self, exception: BaseException) -> tuple[tuple[str, str], bytes]:
+        """An exception in words with its traceback; and as bytes, none if it cannot be."""
+        place = exception.__traceback__
+        # Not what is ours.
+        while place is not None and place.tb_frame.f_globals.get("__name__", "").startswith(_OWN):
+            place = place.tb_next
+        shown = place or exception.__traceback__
+        text = "".join(traceback.format_exception(type(exception), exception, shown)).rstrip()
+        words = "".join(traceback.format_exception_only(exception)).strip()
+        try:
+            data = self._dumps(exception)
+            # Many can be pickled and not be made again.
+            self._loads(data)
+        except Exception:
+            data = b""
+        return (_cut(words), _cut(text)), data
+
+    def unpack_exception(self, text: tuple[str, str], data: bytes) -> BaseException:
+        """The exception, with the traceback of the other process as its cause.
+
+        A RuntimeError with its words, if it cannot be made here.
+        """
+        words, shown = text
+        exception: object = None
+        if data:
+            try:
+                exception = self._loads(data)
+            except Exception:
+                exception = None
+        if not isinstance(exception, BaseException):
+            exception = RuntimeError(f"{words} (an exception that cannot be pickled)")
+        exception.__cause__ = RemoteTraceback(shown)
+        return exception
+
+    def _dumps(self, value: object) -> bytes:
+        file = BytesIO()
+        _Pickler(file, self.names).dump(value)
+        return file.getvalue()
+
+    def _loads(self, data: bytes) -> Any:
+        return _Unpickler(BytesIO(data), self.names).load()
+
+    def _refusal(self, value: object) -> Exception | None:
+        try:
+            self._dumps(value)
+        except Exception as reason:
+            return reason
+        return None
+
+    def _culprit(self, value: Any, depth: int = 5) -> str | None:
+        """Which variable of a function cannot be sent, and why not."""
+        while isinstance(value, partial):
+            value = value.func
+        if not inspect.isfunction(value) or depth == 0:
+            return None
+        try:
+            found = inspect.getclosurevars(value)
+        except (ValueError, TypeError):
+            return None
+        for name, held in [*found.nonlocals.items(), *found.globals.items()]:
+            reason = self._refusal(held)
+            if reason is not None:
+                inner = self._culprit(held, depth - 1)
+                return f"its variable {name!r}, {_shown(held)}: {inner or reason}"
+        return None
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, file: BytesIO, names: Names) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        # What `__main__` is called where it is not the program.
-        self._main = main
+        self._names = names
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, FunctionType | type):
-            module = obj.__module__
-            # `task` has put something else into the function's place.
-            found = _look(module, obj.__qualname__)
-            is_wrapped = found is not obj and getattr(found, "__wrapped__", None) is obj
-            if module == "__main__" and self._main and (found is obj or is_wrapped):
-                return _find, (self._main, obj.__qualname__, is_wrapped)
-            if is_wrapped and module != "__main__":
-                return _find, (module, obj.__qualname__, True)
-        return super().reducer_override(obj)
+        reference = self._names.reference(obj)
+        return super().reducer_override(obj) if reference is None else reference
 
 
-def _look(module: str | None, qualname: str) -> Any:
-    try:
-        return reduce(getattr, qualname.split("."), sys.modules[module or ""])
-    except (KeyError, AttributeError):
-        return None
+class _Unpickler(pickle.Unpickler):
+    """For what our own processes send each other."""
 
+    def __init__(self, file: BytesIO, names: Names) -> None:
+        super().__init__(file)
+        self._names = names
 
-def _find(module: str, qualname: str, is_wrapped: bool) -> Any:
-    """What another process means by these names; it is called there."""
-    found = reduce(getattr, qualname.split("."), importlib.import_module(module))
-    return getattr(found, "__wrapped__", found) if is_wrapped else found
-
-
-def main_module(app: str) -> str | None:
-    """What `__main__` is called elsewhere, if it is the module that `app` is in.
-
-    `app` is written as FLASK_APP. Functions of that module need not be carried by value then.
-    """
-    name = app.partition(":")[0]
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    if path is None or name.endswith(".py"):
-        return None
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    origin = spec.origin if spec is not None else None
-    return name if origin and Path(origin).resolve() == Path(path).resolve() else None
-
-
-def _dumps(value: object, main: str | None = None) -> bytes:
-    file = BytesIO()
-    _Pickler(file, main).dump(value)
-    return file.getvalue()
+    def find_class(self, module: str, name: str, /) -> Any:
+        if module == names.__name__ and name in names.MARKS:
+            return getattr(self._names, names.MARKS[name])
+        return super().find_class(self._names.translate(module), name)
 
 
 def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -97,91 +194,11 @@ def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str,
     yield from ((f"argument {name!r}", value) for name, value in kwargs.items())
 
 
-def pack_call(
-    name: str,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    main: str | None,
-) -> bytes:
-    """A call as bytes; TypeError that says which argument of the task cannot be."""
-    try:
-        return _dumps((fn, args, kwargs), main)
-    except Exception as error:
-        for what, value in [("function", fn), *_named(args, kwargs)]:
-            try:
-                _dumps(value, main)
-            except Exception as reason:
-                raise TypeError(
-                    f"the {what} of task {name!r}, {_shown(value)}, cannot be sent to a worker"
-                    f" process ({reason}): pass what the task can make it of there, such as a"
-                    f" path or an id"
-                ) from reason
-        raise TypeError(f"task {name!r} cannot be sent to a worker process: {error}") from error
-
-
-def pack_result(name: str, value: object) -> bytes:
-    """What a task has returned as bytes; TypeError that names the task if it cannot be."""
-    try:
-        return _dumps(value)
-    except Exception as error:
-        raise TypeError(
-            f"task {name!r} returned {_shown(value)}, which cannot be sent back from its worker"
-            f" process ({error}): return what can be pickled"
-        ) from error
-
-
-def unpack_result(name: str, data: bytes) -> object:
-    """What a task has returned; TypeError that names the task if it cannot be made here."""
-    try:
-        return pickle.loads(data)  # noqa: S301 (of our own child)
-    except Exception as error:
-        raise TypeError(
-            f"what task {name!r} returned cannot be made in this process: {error}"
-        ) from error
-
-
-def unpack_call(data: bytes) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """The call, in the process that runs it."""
-    call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-    call = pickle.loads(data)  # noqa: S301 (of our own parent)
-    return call
-
-
-def pack_exception(exception: BaseException) -> tuple[bytes | None, str, str]:
-    """An exception as bytes, or None for one that cannot be; in words; and its traceback."""
-    place = exception.__traceback__
-    # Not what is ours.
-    while place is not None and place.tb_frame.f_globals.get("__name__", "").startswith(_OWN):
-        place = place.tb_next
-    shown = place or exception.__traceback__
-    text = "".join(traceback.format_exception(type(exception), exception, shown)).rstrip()
-    words = "".join(traceback.format_exception_only(exception)).strip()
-    try:
-        data = _dumps(exception)
-        # Many can be pickled and not be made again.
-        pickle.loads(data)  # noqa: S301 (just made)
-    except Exception:
-        return None, words, text
-    return data, words, text
-
-
-def unpack_exception(packed: tuple[bytes | None, str, str]) -> BaseException:
-    """The exception, with the traceback of the other process as its cause.
-
-    A RuntimeError with its words, if it cannot be made here.
-    """
-    data, words, text = packed
-    exception: object = None
-    if data is not None:
-        try:
-            exception = pickle.loads(data)  # noqa: S301 (of our own child)
-        except Exception:
-            exception = None
-    if not isinstance(exception, BaseException):
-        exception = RuntimeError(f"{words} (an exception that cannot be pickled)")
-    exception.__cause__ = RemoteTraceback(text)
-    return exception
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters are left out ...\n{text[-half:]}"
 
 
 def _shown(value: object) -> str:
