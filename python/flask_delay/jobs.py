@@ -260,8 +260,8 @@ class Job:
         if last is None or lost_at is None or time.monotonic() < lost_at:
             return
         self._lost_at = None
-        # What has begun is at most late, for all that is known here.
-        if last.state == "pending" and last.cancel():
+        # What has begun is at most late, for all that is known here, or waits to be retried.
+        if last.attempts == 0 and last.state == "pending" and last.cancel():
             _log.warning(
                 "job %s: its last run was not begun by any worker in time, and is given up", self
             )

@@ -333,7 +333,10 @@ def _send(
     **kwargs: Any,
 ) -> Future[Any]:
     """Send a run of a job, which nobody is to begin when it has been given up."""
-    given = {**chosen.given, "expires": plan.patience()}
+    given: dict[str, Any] = dict(chosen.given)
+    if "retry" not in given:
+        # Celery's own would end retries too.
+        given["expires"] = plan.patience()
     return backend.submit(chosen.policy, given, fn, *args, **kwargs)
 
 

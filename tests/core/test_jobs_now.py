@@ -70,15 +70,16 @@ def test_a_paused_job_runs_in_no_process(tmp_path, executor, elsewhere, caplog):
     caplog.clear()
     assert job.run_now().result(DEADLINE) is None
     other = Count()
-    start(Jobs(executor), other, every=OFTEN, key="other")
+    others = Jobs(executor)
+    start(others, other, every=OFTEN, key="other")
     assert other.wait_for(4)
     assert len(count.times) == seen + 1
     again.resume()
     assert not job.paused
     assert job.next_run
     assert count.wait_for(seen + 2)
-    one.cancel()
-    again.cancel()
+    for jobs in (one, again._jobs, others):
+        jobs.cancel()
     # What was left out meanwhile is nobody's fault.
     assert not caplog.records
 
@@ -174,8 +175,11 @@ def test_a_run_whose_message_was_lost(tmp_path, executor, caplog, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now + 10_000)
     job._tick(4)
     assert len(broker.sent) == 2
-    second.finish(None)
+    second.again()
     job._tick(5)
+    assert len(broker.sent) == 2
+    second.finish(None)
+    job._tick(6)
     assert len(broker.sent) == 3
     caplog.clear()
     jobs.cancel()
@@ -188,7 +192,11 @@ def test_the_patience_with_a_message_is_an_option(executor):
     submit(tidy).run_now()
     submitter(Chosen({"cron": "@yearly"}), jobs, None, broker)(tidy).run_now()
     submitter(Chosen({"every": 2}), jobs, None, broker)(tidy).run_now()
-    first, second, third = (options["expires"] for _, options in broker.sent)
+    submitter(Chosen({"every": 1, "retry": 3}), jobs, None, broker)(tidy, 1).run_now()
+    *_, (_, retried) = broker.sent
+    # It would end the retries as well.
+    assert "expires" not in retried
+    first, second, third = (options["expires"] for _, options in broker.sent[:3])
     assert first == 5
     assert 60 < second <= 366 * 24 * 3600
     # A worker that is busy for a moment need not lose it.
