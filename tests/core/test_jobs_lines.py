@@ -58,7 +58,7 @@ def is_day(day, days, weekdays):
     return by_month or by_week
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.tuples(*(fields(name) for name in FIELDS)),
     st.timedeltas(timedelta(), timedelta(days=365)),
