@@ -482,7 +482,8 @@ class _Rhythm:
     ) -> Self:
         """Ticks every so many seconds, counted from 1970, or by a line of a crontab.
 
-        Raises ValueError for what is wrong with the line or the time zone.
+        Raises ValueError for a line that is wrong, naming its field, and for a time zone that
+        does not exist.
         """
     def after(self, time: int) -> int | None:
         """The first tick after `time`; None if there is none any more."""

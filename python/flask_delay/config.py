@@ -6,6 +6,7 @@ sets `Config.max_workers`, as `REPORTS_MAX_WORKERS` does for a `Delay` named `re
 
 import difflib
 import inspect
+import os
 import sys
 import threading
 import warnings
@@ -77,6 +78,17 @@ def _text(value: object) -> str:
     if not value.strip():
         raise ValueError
     return value.strip()
+
+
+def _folder(value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError
+    folder = os.fspath(value)
+    if not isinstance(folder, str):
+        raise TypeError
+    if not folder.strip() or "\0" in folder:
+        raise ValueError
+    return folder
 
 
 def _import_path(value: object) -> str:
@@ -207,6 +219,15 @@ class Config:
             'where the app is, as FLASK_APP is written ("module:app", "module:create_app()"), or'
             " None",
             "What worker processes load, to run tasks in the app's context.",
+        ),
+    )
+    jobs_folder: str | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_folder),
+            "the path of a folder, absolute or in the app's instance folder, or None",
+            "Where jobs have their files, by which the processes of a machine agree on who runs"
+            " one; by default the folder of the Delay's name in the instance folder.",
         ),
     )
     celery_app: str | None = field(

@@ -259,6 +259,16 @@ class Delay:
         """The jobs of this process that were not cancelled."""
         return self._state().jobs.all()
 
+    def job(self, name: str) -> Job:
+        """The job of this name: to run it now, to pause it, to cancel it.
+
+        `name` is its function's name, with the module ("shop.tasks.tidy") or, if no other job
+        has it, without; or the string that it was given as `key`; or its `id`. Only jobs of
+        this process that were not cancelled have one. Raises LookupError if there is none or
+        several; TypeError for what is no string.
+        """
+        return self._state().jobs.find(name)
+
     @property
     def executor(self) -> Executor:
         """The app's pool, for libraries that take a `concurrent.futures.Executor`.

@@ -1,5 +1,7 @@
 """Jobs: functions that run again and again, on a machine with many processes once."""
 
+import contextvars
+import hashlib
 import inspect
 import logging
 import os
@@ -14,9 +16,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flask_delay import leader, supervision
-from flask_delay._native import Executor, Future, _check_function, _Rhythm, _Ticker
+from flask_delay._native import (
+    DuplicateTask,
+    Executor,
+    Future,
+    _check_function,
+    _Rhythm,
+    _Ticker,
+)
 
 _log = logging.getLogger("flask_delay")
+
+# Seconds.
+_SHORTEST_PATIENCE = 60.0
+_GRACE = 60.0
+# Nanoseconds by which ticks must have been missed for that to be said.
+_LONG = 10 * 10**9
 
 
 class Plan(NamedTuple):
@@ -26,6 +41,33 @@ class Plan(NamedTuple):
     text: str
     overlap: bool
     key: object
+    expires: float | None = None
+    by_message: bool = False
+    """Whether a run is a message to somebody else, which may be lost."""
+
+    def patience(self) -> float:
+        """For how many seconds a run may wait for its start, unless that is an option."""
+        now = time.time_ns()
+        left = ((self.rhythm.after(now) or now) - now) / 1e9
+        return self.expires or max(left, _SHORTEST_PATIENCE)
+
+
+class _Seldom:
+    """Says of what happens again and again when to say so: the 1st, 10th, 100th ... time."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def again(self) -> bool:
+        self._count += 1
+        return _is_to_be_said(self._count)
+
+    def reset(self) -> None:
+        self._count = 0
+
+
+def _is_to_be_said(count: int) -> bool:
+    return str(count).rstrip("0") == "1"
 
 
 class Job:
@@ -40,24 +82,31 @@ class Job:
         jobs: "Jobs",
         plan: Plan,
         submit: Callable[..., Future[Any]],
-        name: str,
+        id: str,
         call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
     ) -> None:
         """As `Jobs.start`, which makes it."""
-        self.name = name
-        """What it is called in the log and in its file: the function, its arguments, when."""
+        self.name = _name_of(call[0])
+        """What it is called in the log: the function, with its module."""
+        self.schedule = plan.text
+        """When it runs: "every 60 s", or the line of the crontab and the time zone."""
+        self.id = id
+        """Which one it is, in all processes that have it; goes by its arguments too."""
         self._jobs = jobs
         self._plan = plan
         self._submit = submit
         self._call = call
         self._cancelled = False
         self._inherited = False
+        self._failures, self._misses = _Seldom(), _Seldom()
         # A shell or a migration ends when its user likes, and may have another code.
         self._active = jobs.active and not supervision.loads_for_a_command()
-        # None where there is nothing to agree on.
-        self._lead: leader.Lead | None = None
-        if jobs.folder is not None and self._active:
-            self._lead = leader.lead(jobs.folder, name)
+        self._lead = jobs.lead(self.id, str(self))
+        # Who starts and watches others may be root, and they not.
+        if self._active and (os.geteuid() != 0 or not _is_bystander()):
+            self._lead.prepare()
+            if self._lead.paused:
+                _log.warning("job %s is paused: it does not run before its resume()", self)
         self._reset()
         this = weakref.ref(self)
 
@@ -72,14 +121,20 @@ class Job:
         if self._active:
             self._ticker.start()
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.schedule})"
+
     def __repr__(self) -> str:
         state = "cancelled" if self._cancelled else f"next run {self.next_run}"
-        return f"<Job {self.name}: {state}>"
+        return f"<Job {self}: {state}>"
 
     @property
     def next_run(self) -> datetime | None:
-        """When it runs next (UTC, aware), here or in another process; None if never."""
-        if self._cancelled:
+        """When it runs next (UTC, aware), here or in another process; None if never.
+
+        None too while it is paused.
+        """
+        if self._cancelled or self.paused:
             return None
         now = time.time_ns()
         # The ticker is behind for a moment at each tick, and always where there is none.
@@ -97,96 +152,157 @@ class Job:
         """Whether it was cancelled."""
         return self._cancelled
 
+    @property
+    def paused(self) -> bool:
+        """Whether it is paused; False if its file cannot be read."""
+        return self._lead.paused
+
+    def run_now(self) -> Future[Any]:
+        """Run it once more, in this process and at once; returns the future of that run.
+
+        Its ticks stay as they are. It runs too while it is paused, and where jobs do not run
+        by themselves. Raises DuplicateTask while its last run goes on, in whichever process,
+        unless runs may overlap; RuntimeError if it was cancelled and after `shutdown`; OSError
+        if its file cannot be written; and as `delay`.
+        """
+        if self._cancelled:
+            raise RuntimeError(f"job {self} was cancelled: make it anew by its delay()")
+        self._give_up_lost()
+        answer = self._lead.take(None, lambda _: False, alone=not self._plan.overlap)
+        if not answer.runs:
+            raise DuplicateTask(f"the last run of job {self} goes on in process {answer.by}")
+        return self._run()
+
+    def pause(self) -> None:
+        """Have it not run by itself until `resume`, in no process of the machine.
+
+        That outlasts the processes: it is in the job's file. Where each process runs its own
+        jobs, it is for this one. A run that goes on is not stopped. Raises OSError if the
+        file cannot be written.
+        """
+        self._lead.pause(True)
+
+    def resume(self) -> None:
+        """Have it run again, from its next tick on, after `pause`. Raises as that."""
+        self._lead.pause(False)
+
     def cancel(self) -> bool:
         """Have it not run any more in this process; False if it was cancelled before.
 
-        A run that goes on is not stopped, see `last`. After that, other processes that have
-        the job run it, until it is cancelled there too.
+        A run that goes on is not stopped, see `last`. Other processes that have the job run
+        it after that, until it is cancelled there too.
         """
         if self._cancelled:
             return False
         self._cancelled = True
         self._ticker.stop()
         self._jobs.forget(self)
-        self._leave()
         return True
-
-    def _leave(self) -> None:
-        """Leave the job to other processes, as soon as no run of it goes on here."""
-        if self._lead is None:
-            return
-        let_go, last = self._lead.let_go, self._last
-        if last is None or self._plan.overlap:
-            let_go()
-        else:
-            last.add_done_callback(lambda _: let_go())
 
     def _restart(self) -> None:
         """Go on in a process that was forked from the one that had it."""
         self._inherited = True
         self._reset()
-        if self._lead is not None:
-            self._lead.forget_parent()
+        self._lead.forget_parent()
         if self._active and not self._cancelled and not self._ticker.over:
             self._ticker.start()
 
     def _reset(self) -> None:
-        # One that another thread held when the process was forked is held for ever.
-        self._turn = threading.Lock()
         self._last: Future[Any] | None = None
-        self._told = False
+        self._lost_at: float | None = None
+        self._since = time.time_ns()
 
     def _tick(self, at: int) -> None:
         """Run, if it is for this process to do. Called on a worker, at each tick.
 
         `at` is in nanoseconds since 1970.
         """
-        # If another thread is about to run it, this tick is one too many.
-        if not self._turn.acquire(blocking=False):
+        if self._cancelled or not self._is_ours():
             return
         try:
-            if not self._cancelled and self._is_ours(at):
+            self._give_up_lost()
+            answer = self._lead.take(
+                at,
+                lambda last: self._plan.rhythm.has_come(at, last, time.time_ns()),
+                alone=not self._plan.overlap,
+            )
+            if answer.runs:
                 self._run()
+        except OSError as error:
+            if self._failures.again():
+                _log.error("job %s cannot be run: %s", self, error)
         except Exception:
-            if not self._ticker.over:
-                _log.exception("job %s could not be run", self.name)
-        finally:
-            if self._cancelled or _ending.is_set():
-                # By somebody who came before the lock was taken.
-                self._leave()
-            self._turn.release()
+            if not self._ticker.over and self._failures.again():
+                _log.exception("job %s could not be run", self)
+        else:
+            self._failures.reset()
+            self._tell(at, answer)
 
-    def _is_ours(self, at: int) -> bool:
-        if (
-            supervision.watches_only()
-            or supervision.works_for_another()
-            or (self._inherited and _is_child())
-        ):
+    def _is_ours(self) -> bool:
+        if _is_bystander() or (self._inherited and _is_child()):
             # It is never to be asked again, unless it is forked.
             self._ticker.stop()
-            if self._lead is not None:
-                self._lead.let_go()
             return False
-        if _ending.is_set():
-            return False
-        if self._lead is None:
-            return True
-        now = time.time_ns()
-        return self._lead.take(at, lambda last: self._plan.rhythm.has_come(at, last, now))
+        return not _ending.is_set()
 
-    def _run(self) -> None:
-        if self._last is not None and not self._last.done() and not self._plan.overlap:
-            if not self._told:
-                self._told = True
-                _log.warning(
-                    "job %s is left out while its last run, task %s, goes on",
-                    self.name,
-                    self._last.id,
-                )
-            return
-        self._told = False
+    def _run(self) -> Future[Any]:
         function, args, kwargs = self._call
-        self._last = self._submit(function, *args, **kwargs)
+        try:
+            # As at a tick, where there is no context to be carried.
+            run = contextvars.Context().run(self._submit, function, *args, **kwargs)
+        except BaseException:
+            if not self._plan.overlap:
+                self._lead.end()
+            raise
+        self._last = run
+        if self._plan.by_message:
+            self._lost_at = time.monotonic() + self._plan.patience() + _GRACE
+        if not self._plan.overlap:
+            self._lead.hold(run)
+        return run
+
+    def _give_up_lost(self) -> None:
+        """Cancel a run that was sent, and that nobody has begun in the time it had."""
+        last, lost_at = self._last, self._lost_at
+        if last is None or lost_at is None or time.monotonic() < lost_at:
+            return
+        self._lost_at = None
+        # What has begun is at most late, for all that is known here, or waits to be retried.
+        if last.attempts == 0 and last.state == "pending" and last.cancel():
+            _log.warning(
+                "job %s: its last run was not begun by any worker in time, and is given up", self
+            )
+
+    def _tell(self, at: int, answer: leader.Answer) -> None:
+        """Say what has kept it from running."""
+        if answer.unreadable:
+            _log.warning("job %s: the note in its file cannot be read, and begins anew", self)
+        if answer.left_out and _is_to_be_said(answer.left_out):
+            # Whichever process sees the tick first says so, since the one of the run may hang.
+            _log.warning(
+                "job %s is left out, since its last run goes on in process %s (so far %d in a"
+                " row; the option 'timeout' ends a run that hangs)",
+                self,
+                answer.by,
+                answer.left_out,
+            )
+        if not answer.runs:
+            return
+        missed = None if answer.last is None else self._plan.rhythm.after(answer.last)
+        # Where nobody had the job, nobody has missed a tick.
+        if missed is None or missed < self._since or at - missed < _LONG:
+            self._misses.reset()
+        elif self._misses.again():
+            _log.warning(
+                "job %s did not run at %s: no process was free to, or the machine slept",
+                self,
+                datetime.fromtimestamp(missed / 1e9, UTC).isoformat(" ", "seconds"),
+            )
+
+
+def _is_bystander() -> bool:
+    """Whether this process leaves jobs to others."""
+    return supervision.watches_only() or supervision.works_for_another()
 
 
 def _is_child() -> bool:
@@ -203,22 +319,34 @@ class Jobs:
         executor: Executor,
         *,
         folder: Path | None = None,
+        owner: str = "",
+        remedy: str = "",
         active: bool = True,
         check: Callable[[object], object] = lambda _: None,
     ) -> None:
         """Have none yet.
 
         In `folder` are the files by which the processes of a machine agree on who runs a job;
-        without one each process does. Jobs that are not `active` never run by themselves.
-        `check` raises for an argument that a job may not have.
+        without one each process does. `owner` says whose jobs they are, in a folder that is not
+        theirs alone, and `remedy` what to do if it cannot be written. Jobs that are not `active`
+        never run by themselves. `check` raises for an argument that a job may not have.
         """
         self.executor = executor
-        self.folder = folder
         self.active = active
+        self._folder = folder if active else None
+        self._owner = owner
+        self._remedy = remedy
         self._check = check
         # No lock: each access is one step, and a fork finds nothing half done.
         self._all: dict[str, Job] = {}
+        self._cleaned = False
         _everywhere.add(self)
+
+    def lead(self, id: str, name: str) -> leader.Lead:
+        """What decides whether a job runs in this process."""
+        if self._folder is None:
+            return leader.Lead()
+        return leader.lead(self._folder, id, name, self._remedy)
 
     def start(
         self,
@@ -241,17 +369,41 @@ class Jobs:
         for value in (*args, *kwargs.values()):
             self._check(value)
         call = (function, args, kwargs)
-        name = f"{_identity(plan.key, call)} {plan.text}"
-        found = self._all.get(name)
+        identity = f"{self._owner}{_identity(plan.key, call)} {plan.text}"
+        # Nobody is to read a job's arguments off its file, or off a page.
+        id = hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:32]
+        found = self._all.get(id)
         if found is None:
-            job = Job(self, plan, submit, name, call)
-            found = self._all.setdefault(name, job)
+            job = Job(self, plan, submit, id, call)
+            found = self._all.setdefault(id, job)
+            self._clean()
         if found._call != call:
             raise ValueError(
-                f"there is a job {name} of another function or with other arguments; give one of"
-                f" them the option 'key' with a value of its own"
+                f"there is a job {found} of another function or with other arguments that look the"
+                f" same; give one of them the option 'key' with a value of its own"
             )
         return found
+
+    def find(self, name: str) -> Job:
+        """The job of this id, `key` or name. See `Delay.job`."""
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a job must be a string, got {name!r}")
+        jobs = self.all()
+        ways: list[Callable[[Job], bool]] = [
+            lambda job: job.id == name,
+            lambda job: job._plan.key == name,  # noqa: SLF001
+            lambda job: job.name == name,
+            lambda job: job.name.endswith(f".{name}"),
+        ]
+        for is_it in ways:
+            found = [job for job in jobs if is_it(job)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                them = ", ".join(f"{job.id} is {job}" for job in found)
+                raise LookupError(f"{len(found)} jobs are called {name!r}; ask by id: {them}")
+        known = ", ".join(sorted({job.name for job in jobs})) or "none"
+        raise LookupError(f"there is no job {name!r} in this process; those it has: {known}")
 
     def all(self) -> list[Job]:
         """Those that were not cancelled."""
@@ -259,13 +411,19 @@ class Jobs:
 
     def forget(self, job: Job) -> None:
         """A job was cancelled."""
-        if self._all.get(job.name) is job:
-            del self._all[job.name]
+        if self._all.get(job.id) is job:
+            del self._all[job.id]
 
     def cancel(self) -> None:
         """Cancel all of them."""
         for job in self.all():
             job.cancel()
+
+    def _clean(self) -> None:
+        # Whoever serves: a shell's user may be another one.
+        if self._folder is not None and not self._cleaned and not _is_bystander():
+            self._cleaned = True
+            leader.clean(self._folder)
 
 
 _everywhere: weakref.WeakSet[Jobs] = weakref.WeakSet()
@@ -284,11 +442,8 @@ _ending = threading.Event()
 
 
 def end() -> None:
-    """Leave all jobs to other processes: this one ends, but may wait for tasks for long."""
+    """Leave all ticks to other processes: this one ends, but may wait for tasks for long."""
     _ending.set()
-    for jobs in list(_everywhere):
-        for job in jobs.all():
-            job._leave()  # noqa: SLF001
 
 
 # Before the native module's hook, which is registered already, waits for the tasks.
@@ -299,29 +454,48 @@ threading._register_atexit(end)  # type: ignore[attr-defined]  # noqa: SLF001
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 
 
+def _name_of(function: Callable[..., Any]) -> str:
+    """The function's name with its module; of what has none, its kind's."""
+    named = function if getattr(function, "__qualname__", None) else type(function)
+    return f"{_module_of(named)}.{named.__qualname__}"
+
+
+def _module_of(function: Callable[..., Any]) -> str | None:
+    module = getattr(function, "__module__", None)
+    # What multiprocessing calls it in the processes that it starts anew.
+    return "__main__" if module == "__mp_main__" else module
+
+
 def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> str:
-    """What the job is called in every process that has it."""
+    """What tells the job from others, and is the same in every process that has it."""
     function, args, kwargs = call
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    if module == "__mp_main__":
-        # What multiprocessing calls it in the processes that it starts anew.
-        module = "__main__"
-    owner = getattr(function, "__self__", None)
-    distinguishes: object = (args, kwargs)
+    name = getattr(function, "__qualname__", None)
     if key is not None:
-        distinguishes = key(*args, **kwargs) if callable(key) else key
-        distinct = repr(distinguishes)
-        known = f"{module}.{name}" if name else type(function).__qualname__
-        text = f"{known}[{distinct}]"
+        distinct = key(*args, **kwargs) if callable(key) else key
+        parts: dict[str, object] = {"'key'": distinct}
+        known = f"{_module_of(function)}.{name}" if name else type(function).__qualname__
+        text = f"{known}[{distinct!r}]"
     else:
+        owner = getattr(function, "__self__", None)
         plain = name and (owner is None or inspect.ismodule(owner))
-        known = f"{module}.{name}" if plain else repr(function)
+        known = f"{_module_of(function)}.{name}" if plain else repr(function)
+        parts = {f"argument {place}": value for place, value in enumerate(args, 1)}
+        parts |= {f"argument {name!r}": value for name, value in kwargs.items()}
         named = [f"{name}={value!r}" for name, value in kwargs.items()]
         text = f"{known}({', '.join([*map(repr, args), *named])})"
-    if _ADDRESS.search(text) or _is_unordered(distinguishes):
+    wrong = [
+        f"the {part}, a {type(value).__name__}"
+        for part, value in parts.items()
+        if _ADDRESS.search(repr(value)) or _is_unordered(value)
+    ]
+    if _ADDRESS.search(known):
+        wrong.append("the function")
+    if wrong:
+        # Without what it is: a value may be a secret.
         raise ValueError(
-            f"the job {text} would have another name in each process, and run in each of them:"
-            f" give it the option 'key', a string that says which one it is"
+            f"the job {_name_of(function)} would have another name in each process, and run in"
+            f" each of them ({', '.join(wrong)}): give it the option 'key', a string that says"
+            f" which one it is"
         )
     return text
 

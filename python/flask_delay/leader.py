@@ -1,46 +1,196 @@
-"""Who runs a job, of all processes of a machine that know it: who has the lock on its file."""
+"""Which process runs a job at a tick, of all of a machine that have it: the first to take it.
+
+They agree by a file for each job, of which two bytes are locked. Who has the first one looks at
+the note in the file and changes it, and lets go at once. Who has the second one has a run that
+goes on, so a process that is busy or hangs holds nothing that another one needs.
+"""
 
 import contextlib
+import errno
 import fcntl
-import hashlib
 import json
+import logging
 import os
 import re
+import stat
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
-# POSIX locks: they are the process's, so a forked child has none of its parent's, also where
-# the fork is one that Python does not hear of; and the system lets go of them, whatever a
-# process dies of. But they go with the first descriptor of the file that the process closes,
-# so there is one for each file.
-_leads: weakref.WeakValueDictionary[Path, "Lead"] = weakref.WeakValueDictionary()
+_log = logging.getLogger("flask_delay")
+
+_NOTE, _RUN = 0, 1
+"""The bytes that are locked."""
+
+# A note, which is much shorter. What else is in the file is not read.
+_LONGEST = 4096
+_NAME = 200
+_LAST_TICK = 2**63
+_BEGINNING = b'{"job": "'
+
+# Seconds in which whoever looks at a note is done with it, unless he hangs.
+_PATIENCE = 1.0
+_PAUSE = 0.001
+
+# Seconds after which a file that nobody has written to is one of a job that there is no more.
+_UNUSED = 30 * 24 * 3600.0
+_OURS = re.compile(r"[0-9a-f]{32}\.lock")
+# Of the first version, which had arguments in names and notes.
+_FORMER = re.compile(r"[\w.]*-[0-9a-f]{16}\.lock")
 
 
-def lead(folder: Path, name: str) -> "Lead":
-    """The one of this process for the job of this name.
+class Answer(NamedTuple):
+    """What becomes of a tick here."""
 
-    Makes the folder, and raises OSError if that or the file cannot be written.
-    """
-    readable = re.sub(r"[^\w.]+", "_", name)[:60].strip("_")
-    path = folder / f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
-    found = _leads.get(path)
-    if found is None:
-        # Who comes second drops his own, which has no descriptor yet.
-        found = _leads.setdefault(path, Lead(path, name))
-    found.prepare()
-    return found
+    runs: bool
+    """Whether it is for the caller to run, which then calls `hold` or `end`."""
+    left_out: int = 0
+    """How many in a row, with this one, nobody runs since a run goes on."""
+    by: int | None = None
+    """The process that has run it last."""
+    last: int | None = None
+    """The newest tick before this one that was run or left out."""
+    unreadable: bool = False
+    """Whether there was a note that cannot be read, and which is as if there were none."""
+
+
+class _Note(NamedTuple):
+    tick: int | None = None
+    pid: int | None = None
+    left_out: int = 0
+    paused: bool = False
+
+
+class _Run(Protocol):
+    def done(self) -> bool: ...
+    def add_done_callback(self, fn: Callable[[Any], object], /) -> object: ...
+
+
+class _Beginning:
+    """A run that has no future yet."""
+
+    def done(self) -> bool:
+        return False
+
+    def add_done_callback(self, fn: Callable[[Any], object], /) -> object:
+        raise NotImplementedError
 
 
 class Lead:
-    """One job's file. May be used from any thread."""
+    """What there is to know of one job, where each process runs its own.
 
-    def __init__(self, path: Path, name: str) -> None:
-        self._path = path
-        self._name = name
+    May be used from any thread.
+    """
+
+    def __init__(self) -> None:
         # Two apps in one process may have the same job.
         self._turn = threading.Lock()
+        self._run: _Run | None = None
+        self._note = _Note()
+
+    def prepare(self) -> None:
+        """Make what is needed. Raises OSError if that cannot be."""
+
+    def take(self, tick: int | None, has_come: Callable[[int], bool], *, alone: bool) -> Answer:
+        """Whether the caller is to run the job at `tick`, in nanoseconds since 1970, or now.
+
+        It is, unless the job is paused, or somebody has taken the tick: as `has_come(last)`
+        says, `last` being the newest that anybody has. With `alone` only if no run goes on.
+        With None for the tick the last of these is all that matters. Raises OSError if nobody
+        can tell.
+        """
+        with self._turn, self._agreed():
+            note, unreadable = self._read()
+            if tick is not None and (
+                note.paused or (note.tick is not None and has_come(note.tick))
+            ):
+                return Answer(runs=False)
+            if alone and not self._begin():
+                if tick is None:
+                    return Answer(runs=False, by=note.pid)
+                note = note._replace(tick=tick, left_out=note.left_out + 1)
+                self._write(note)
+                return Answer(runs=False, left_out=note.left_out, by=note.pid)
+            taken = note.tick if tick is None else tick
+            try:
+                self._write(note._replace(tick=taken, pid=os.getpid(), left_out=0))
+            except OSError:
+                if alone:
+                    self._finish()
+                raise
+            return Answer(runs=True, last=note.tick, unreadable=unreadable)
+
+    def hold(self, run: _Run) -> None:
+        """Say which run it is that was begun `alone`: it goes on until it is done."""
+        self._run = run
+        run.add_done_callback(self.end)
+
+    def end(self, run: _Run | None = None) -> None:
+        """The run has ended, or has never begun if it has no future."""
+        with self._turn:
+            # Another one may have begun before this one's callbacks were all called.
+            if run is None or self._run is run:
+                self._finish()
+
+    def pause(self, paused: bool) -> None:
+        """Have no process take ticks, or have them take those from now on again.
+
+        Raises as `take`.
+        """
+        with self._turn, self._agreed():
+            note, _ = self._read()
+            tick = note.tick if paused or not note.paused else time.time_ns()
+            self._write(note._replace(paused=paused, tick=tick))
+
+    @property
+    def paused(self) -> bool:
+        """Whether no process takes ticks; False if that cannot be told."""
+        with self._turn:
+            return self._note.paused
+
+    def forget_parent(self) -> None:
+        """Begin anew in a process that was forked: the locks and the run are its parent's."""
+        # Another thread may have held it at the fork.
+        self._turn = threading.Lock()
+        self._run = None
+
+    @contextlib.contextmanager
+    def _agreed(self) -> Iterator[None]:
+        """Nobody else looks at the note, or changes it."""
+        yield
+
+    def _read(self) -> tuple[_Note, bool]:
+        return self._note, False
+
+    def _write(self, note: _Note) -> None:
+        self._note = note
+
+    def _begin(self) -> bool:
+        if self._run is not None and not self._run.done():
+            return False
+        self._run = _Beginning()
+        return True
+
+    def _finish(self) -> None:
+        self._run = None
+
+
+class _FileLead(Lead):
+    """What the processes of a machine agree on by one job's file."""
+
+    # POSIX locks: they are the process's, so a forked child has none of its parent's, also where
+    # the fork is one that Python does not hear of; and the system lets go of them, whatever a
+    # process dies of. But they go with the first descriptor of the file that the process closes,
+    # so there is one for each file.
+
+    def __init__(self, path: Path, name: str, remedy: str) -> None:
+        super().__init__()
+        self._path = path
+        self._name = name[:_NAME]
+        self._remedy = remedy
         self._file: int | None = None
         self._close: Callable[[], object] = lambda: None
         # Of the file that is open, and that is ours.
@@ -48,89 +198,201 @@ class Lead:
         self._pid: int | None = None
 
     def prepare(self) -> None:
-        """Make the file, if it is not there. Raises OSError if it cannot be written."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Not opened and closed, which would let go of a lock.
-        if not self._path.exists():
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644))
-        if not os.access(self._path, os.R_OK | os.W_OK):
-            raise PermissionError(13, "cannot be written", str(self._path))
-
-    def take(self, tick: int, has_come: Callable[[int], bool]) -> bool:
-        """Whether this process is to run the job at `tick`, in nanoseconds since 1970.
-
-        It is, if it has the lock or gets it now, and if nobody has run it then: as
-        `has_come(last)` says, `last` being the newest tick that anybody has. Raises OSError
-        if there can be no lock.
-        """
         with self._turn:
-            file = self._locked()
-            if file is None:
-                return False
-            last = _read(file)
-            if last is not None and has_come(last):
-                return False
-            note = {"job": self._name, "pid": os.getpid(), "tick": tick}
-            line = json.dumps(note).encode() + b"\n"
-            os.pwrite(file, line, 0)
-            os.ftruncate(file, len(line))
-            return True
+            self._opened()
 
-    def let_go(self) -> None:
-        """Leave the job to others."""
-        with self._turn:
-            self._drop()
+    @property
+    def paused(self) -> bool:
+        with self._turn, contextlib.suppress(OSError):
+            self._opened(make=False)
+            return self._read()[0].paused
+        return False
 
     def forget_parent(self) -> None:
-        """Begin anew in a process that was forked: the lock is its parent's."""
-        # Another thread may have held it at the fork.
-        self._turn = threading.Lock()
+        super().forget_parent()
         self._drop()
+
+    def discard(self) -> None:
+        """Remove the file, unless it is in use, of a paused job or not one of ours.
+
+        May raise OSError.
+        """
+        with self._turn:
+            if self._run is not None:
+                return
+            file = self._opened(make=False)
+            try:
+                free = _lock(file, _NOTE) and _lock(file, _RUN) and self._is_current()
+                text = os.pread(file, len(_BEGINNING), 0)
+                if free and text in {b"", _BEGINNING} and not self._read()[0].paused:
+                    self._path.unlink()
+            finally:
+                # With all its locks.
+                self._drop()
+
+    @contextlib.contextmanager
+    def _agreed(self) -> Iterator[None]:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            file = self._opened()
+            if _lock(file, _NOTE):
+                if self._is_current():
+                    break
+                # Replaced between the opening and the lock.
+                self._drop()
+            elif time.monotonic() < end:
+                time.sleep(_PAUSE)
+            else:
+                raise BlockingIOError(
+                    errno.EAGAIN,
+                    "another process has its lock and does not let go of it",
+                    str(self._path),
+                )
+        try:
+            yield
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, _NOTE)
+
+    def _read(self) -> tuple[_Note, bool]:
+        # Only called with the file open.
+        text = os.pread(self._file or 0, _LONGEST, 0)
+        note = _parsed(text)
+        return note or _Note(), note is None and bool(text)
+
+    def _write(self, note: _Note) -> None:
+        text = json.dumps({"job": self._name, **note._asdict()}).encode() + b"\n"
+        file = self._file or 0
+        # In one step, and what is behind the line is nothing: who dies here leaves a note.
+        os.pwrite(file, text, 0)
+        os.ftruncate(file, len(text))
+
+    def _begin(self) -> bool:
+        # Each time: whoever in this process has read the file, and closed it, has let go.
+        return _lock(self._file or 0, _RUN) and super()._begin()
+
+    def _finish(self) -> None:
+        super()._finish()
+        if self._file is not None and self._pid == os.getpid():
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _RUN)
 
     def _drop(self) -> None:
         self._file, self._pid = None, None
         self._close()
 
-    def _locked(self) -> int | None:
-        """The file, if this process has its lock, or gets it now."""
-        file = self._file if self._is_current() else None
-        if file is None:
-            file = self._open()
-        try:
-            # Each time: whoever in this process has read the file, and closed it, has let go.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            # Another process has it.
-            self._drop()
-            return None
-        if not self._is_current():
-            # Replaced between the opening and the lock; next time, then.
-            self._drop()
-            return None
-        return file
-
     def _is_current(self) -> bool:
         # Somebody may have cleaned up; then others have made another one.
         with contextlib.suppress(OSError):
-            return self._pid == os.getpid() and self._path.stat().st_ino == self._inode
+            found = self._path.stat(follow_symlinks=False)
+            return self._pid == os.getpid() and found.st_ino == self._inode
         return False
 
-    def _open(self) -> int:
+    def _opened(self, *, make: bool = True) -> int:
+        if self._file is not None and self._is_current():
+            return self._file
+        if self._pid not in {None, os.getpid()}:
+            # Forked where Python does not hear of it.
+            self._run = None
         self._drop()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if make:
+                _make_folder(self._path.parent)
+            file = _open(self._path, make=make)
+        except OSError as error:
+            raise self._explained(error) from error
         self._file, self._inode, self._pid = file, os.fstat(file).st_ino, os.getpid()
         # Does it once, whoever calls it first.
         close = weakref.finalize(self, os.close, file)
         close.atexit = False
         self._close = close
+        if self._run is not None and not self._run.done():
+            # The run goes on, and its lock was on a file that is gone.
+            _lock(file, _RUN)
         return file
 
+    def _explained(self, error: OSError) -> OSError:
+        why = "is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        what = f"{why}: user {os.geteuid()} needs a lock file there; {self._remedy}"
+        return type(error)(error.errno, what, error.filename or str(self._path))
 
-def _read(file: int) -> int | None:
-    # What a process that died in the middle of it has left is no tick.
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        # All of it: a name has a job's arguments, and may be long.
-        return int(json.loads(os.pread(file, os.fstat(file).st_size, 0))["tick"])
+
+_leads: weakref.WeakValueDictionary[Path, _FileLead] = weakref.WeakValueDictionary()
+
+
+def lead(folder: Path, id: str, name: str, remedy: str = "") -> Lead:
+    """The one of this process for the job of this id, which makes nothing yet.
+
+    `name` is for people who look into the file, `remedy` for those who have no such folder.
+    """
+    path = folder / f"{id}.lock"
+    found = _leads.get(path)
+    if found is None:
+        # Who comes second drops his own, which has no descriptor yet.
+        found = _leads.setdefault(path, _FileLead(path, name, remedy))
+    return found
+
+
+def clean(folder: Path) -> None:
+    """Remove the files that nobody needs any more, and say so if others can write to the folder."""
+    with contextlib.suppress(OSError):
+        if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            _log.warning(
+                "the folder %s can be written by other users, who can keep jobs from running"
+                " there: chmod 700",
+                folder,
+            )
+        for path in list(folder.iterdir()):
+            if _is_unused(path):
+                with contextlib.suppress(OSError):
+                    found = _leads.setdefault(path, _FileLead(path, "", ""))
+                    found.discard()
+
+
+def _is_unused(path: Path) -> bool:
+    if _OURS.fullmatch(path.name):
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat(follow_symlinks=False).st_mtime > _UNUSED
+    return _FORMER.fullmatch(path.name) is not None
+
+
+def _make_folder(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # What else may be there, the opening tells.
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(0o700)
+
+
+def _open(path: Path, *, make: bool) -> int:
+    """Open a file that is ours and nobody else's, whatever others have put there."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    file = os.open(path, flags | os.O_CREAT if make else flags, 0o600)
+    found, why = os.fstat(file), None
+    if found.st_uid != os.geteuid():
+        why = f"belongs to user {found.st_uid}"
+    elif not stat.S_ISREG(found.st_mode):
+        why = "is not a plain file"
+    elif found.st_nlink > 1:
+        why = "has another name as well"
+    if why:
+        os.close(file)
+        raise PermissionError(errno.EPERM, why, str(path))
+    return file
+
+
+def _lock(file: int, byte: int) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _parsed(text: bytes) -> _Note | None:
+    line, end, _ = text.partition(b"\n")
+    # RecursionError: of brackets.
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(line)
+        tick, pid, left_out = found["tick"], found["pid"], found["left_out"]
+        known = all(type(value) is int for value in (tick, pid, left_out) if value is not None)
+        if end and known and 0 <= (tick or 0) < _LAST_TICK:
+            return _Note(tick, pid, left_out or 0, found["paused"] is True)
     return None

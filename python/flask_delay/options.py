@@ -150,7 +150,7 @@ class Repetition(TypedDict, total=False):
         float | timedelta,
         Option(
             parsing.every,
-            "a number of seconds or a timedelta, above 0",
+            f"a number of seconds or a timedelta, at least {parsing.SHORTEST_PERIOD} s",
             "How often the job runs, counted from 1970 (UTC): with 900 at every full quarter hour.",
         ),
     ]
@@ -276,7 +276,7 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
         text = f"every {when['every']:g} s"
     else:
         text = " ".join([*when["cron"].split(), when.get("timezone", "UTC")])
-    return Plan(rhythm, text, overlap, values.get("key"))
+    return Plan(rhythm, text, overlap, values.get("key"), values.get("expires"))
 
 
 _KEYED = ("limit", "rate", "unique")
@@ -316,8 +316,29 @@ def submitter(
         executor = jobs.executor
         submit = _with(chosen, app, executor.submit, executor._submit_with)  # noqa: SLF001
     if chosen.plan is not None:
-        return functools.partial(jobs.start, chosen.plan, submit)
+        plan = chosen.plan
+        if backend is not None and backend.executor is None:
+            plan = plan._replace(by_message=True)
+            submit = functools.partial(_send, backend, chosen, plan)
+        return functools.partial(jobs.start, plan, submit)
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
+
+
+def _send(
+    backend: Backend,
+    chosen: Chosen,
+    plan: Plan,
+    fn: Callable[..., Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Future[Any]:
+    """Send a run of a job, which nobody is to begin when it has been given up."""
+    given: dict[str, Any] = dict(chosen.given)
+    if "retry" not in given:
+        # Celery's own would end retries too.
+        given["expires"] = plan.patience()
+    return backend.submit(chosen.policy, given, fn, *args, **kwargs)
 
 
 def follower(

@@ -63,13 +63,20 @@ def eta(value: object) -> float:
     return value.timestamp()
 
 
+SHORTEST_PERIOD = 0.001
+"""In seconds: a job that is due more often than it can run takes a processor for nothing."""
+
+
 def every(value: object) -> float:
-    """A number of seconds above 0, or a timedelta."""
-    return seconds(value.total_seconds() if isinstance(value, timedelta) else value)
+    """A number of seconds, or a timedelta, of at least `SHORTEST_PERIOD`."""
+    period = seconds(value.total_seconds() if isinstance(value, timedelta) else value)
+    if period < SHORTEST_PERIOD:
+        raise ValueError
+    return period
 
 
 def cron(value: object) -> str:
-    """A line of a crontab, which is not looked at here."""
+    """A line of a crontab, which the native module looks at."""
     if not isinstance(value, str):
         raise TypeError
     return value

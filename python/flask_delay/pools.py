@@ -88,7 +88,9 @@ class State:
         self._backends: dict[str, Backend] = {}
         self.jobs = Jobs(
             executor,
-            folder=Path(app.instance_path) / owner.name,
+            folder=Path(app.instance_path) / (settings.jobs_folder or owner.name),
+            owner=f"{app.name} {owner.name} ",
+            remedy=f"give that user the folder, or set {owner.prefix}JOBS_FOLDER to one of his",
             active=settings.mode == "threads",
             check=context.check,
         )

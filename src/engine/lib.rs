@@ -6,6 +6,7 @@
 
 mod bound;
 mod channel;
+mod crontab;
 mod lane;
 mod line;
 mod park;

@@ -3,10 +3,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use croner::parser::{CronParser, Seconds, Year};
-use croner::{Cron, JobType};
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::civil::DateTime;
+use jiff::tz::{Offset, TimeZone};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::crontab::Crontab;
 
 /// When something comes again and again. Everybody who has the same rhythm has the same ticks,
 /// whenever he asks first.
@@ -17,7 +18,7 @@ pub struct Rhythm(Kind);
 enum Kind {
     /// A tick at every multiple of a period since 1970.
     Every(Duration),
-    Cron(Box<(Cron, TimeZone)>),
+    Cron(Box<(Crontab, TimeZone)>),
 }
 
 impl Rhythm {
@@ -31,26 +32,15 @@ impl Rhythm {
     /// The ticks of a line as in a crontab, of five fields, by the clocks of a time zone with
     /// a name from the IANA's database.
     ///
-    /// When clocks are put forward, a job with one fixed hour and minute that falls into the
-    /// gap comes at its end; when they are put back, it comes once, at the first of the two
-    /// times. All others go by the clock, as in Vixie cron.
+    /// As in Vixie cron, a line without a star in its minute and hour names fixed times. When
+    /// clocks are put forward, those that fall into the gap come once, at its end; when they are
+    /// put back, each comes once, at the first of the two times. All others go by the clock.
     ///
     /// # Errors
     ///
     /// What is wrong with the line or the name.
     pub fn cron(line: &str, zone: &str) -> Result<Self, RhythmError> {
-        let parser = CronParser::builder()
-            // As in Vixie cron: one of the two days is enough, unless either field begins so.
-            .dom_and_dow([2, 4].iter().any(|day| {
-                let field = line.split_whitespace().nth(*day);
-                field.is_some_and(|field| field.starts_with(['*', '?']))
-            }))
-            .seconds(Seconds::Disallowed)
-            .year(Year::Disallowed)
-            .build();
-        let cron = parser
-            .parse(line)
-            .map_err(|error| RhythmError::Line(error.to_string()))?;
+        let cron = Crontab::parse(line).map_err(RhythmError::Line)?;
         let zone = TimeZone::get(zone).map_err(|error| RhythmError::Zone(error.to_string()))?;
         Ok(Self(Kind::Cron(Box::new((cron, zone)))))
     }
@@ -63,7 +53,10 @@ impl Rhythm {
                 let gone = ticks_gone(time, *period)?;
                 at(gone.checked_add(1)?, *period)
             }
-            Kind::Cron(job) => after(job, time),
+            Kind::Cron(job) => {
+                let found = after(&job.0, &job.1, Timestamp::try_from(time).ok()?)?;
+                Some(SystemTime::from(found))
+            }
         }
     }
 
@@ -73,8 +66,8 @@ impl Rhythm {
         match &self.0 {
             Kind::Every(period) => at(ticks_gone(time, *period)?, *period),
             Kind::Cron(job) => {
-                let found = job.0.find_previous_occurrence(&zoned(job, time)?, true);
-                Some(SystemTime::from(found.ok()?.timestamp()))
+                let found = until(&job.0, &job.1, Timestamp::try_from(time).ok()?)?;
+                Some(SystemTime::from(found))
             }
         }
     }
@@ -85,7 +78,7 @@ impl Rhythm {
     pub fn is_fixed(&self) -> bool {
         match &self.0 {
             Kind::Every(_) => false,
-            Kind::Cron(job) => job.0.determine_job_type() == JobType::FixedTime,
+            Kind::Cron(job) => job.0.is_fixed(),
         }
     }
 }
@@ -93,7 +86,7 @@ impl Rhythm {
 /// Why there is no such rhythm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RhythmError {
-    /// The line of a crontab is wrong.
+    /// The line of a crontab is wrong: what about it, to come after "but".
     Line(String),
     /// There is no such time zone.
     Zone(String),
@@ -114,21 +107,93 @@ fn at(ticks: u128, period: Duration) -> Option<SystemTime> {
 
 const NANOS: u128 = 1_000_000_000;
 
-fn after(job: &(Cron, TimeZone), time: SystemTime) -> Option<SystemTime> {
-    // The search gives up in front of a gap of a day, as when Samoa crossed the date line: it
-    // goes on behind that.
-    [0, DAY - HOUR, 2 * DAY - HOUR].iter().find_map(|skipped| {
-        let from = time.checked_add(Duration::from_secs(*skipped))?;
-        let found = job.0.find_next_occurrence(&zoned(job, from)?, false);
-        Some(SystemTime::from(found.ok()?.timestamp()))
-    })
+/// A time during which a zone's clocks go on evenly, between two changes of them.
+struct Stretch {
+    begins: Option<Timestamp>,
+    ends: Option<Timestamp>,
+    offset: Offset,
+    /// Before it begins.
+    offset_before: Offset,
 }
 
-/// In seconds.
-const HOUR: u64 = 60 * 60;
-const DAY: u64 = 24 * HOUR;
+/// A gap that is longer is none that clocks are put forward by, but a zone that has crossed the
+/// date line: Vixie's bound.
+const LONGEST_GAP: SignedDuration = SignedDuration::from_hours(3);
 
-fn zoned(job: &(Cron, TimeZone), time: SystemTime) -> Option<Zoned> {
-    let timestamp = Timestamp::try_from(time).ok()?;
-    Some(timestamp.to_zoned(job.1.clone()))
+const MOMENT: SignedDuration = SignedDuration::from_nanos(1);
+
+impl Stretch {
+    /// The one that `time` is in.
+    fn at(zone: &TimeZone, time: Timestamp) -> Option<Self> {
+        let begins = zone.preceding(time.checked_add(MOMENT).ok()?).next();
+        let begins = begins.map(|change| change.timestamp());
+        let offset = zone.to_offset(time);
+        let offset_before = match begins {
+            Some(begins) => zone.to_offset(begins.checked_sub(MOMENT).ok()?),
+            None => offset,
+        };
+        Some(Self {
+            begins,
+            ends: zone.following(time).next().map(|change| change.timestamp()),
+            offset,
+            offset_before,
+        })
+    }
+
+    /// The first time of its clocks at which something comes.
+    fn first(&self, cron: &Crontab) -> Option<DateTime> {
+        let begins = self.begins?;
+        let first = self.offset.to_datetime(begins);
+        Some(if cron.is_fixed() {
+            // What clocks show for the second time, has come the first time.
+            first.max(self.offset_before.to_datetime(begins))
+        } else {
+            first
+        })
+    }
+
+    /// When what falls into the gap before it comes.
+    fn after_gap(&self, cron: &Crontab) -> Option<Timestamp> {
+        let begins = self.begins?;
+        let gap = self.offset.duration_since(self.offset_before);
+        if !cron.is_fixed() || !gap.is_positive() || gap > LONGEST_GAP {
+            return None;
+        }
+        let missed = cron.next(self.offset_before.to_datetime(begins))?;
+        (missed < self.offset.to_datetime(begins)).then_some(begins)
+    }
+}
+
+fn after(cron: &Crontab, zone: &TimeZone, time: Timestamp) -> Option<Timestamp> {
+    let mut stretch = Stretch::at(zone, time)?;
+    let mut from = stretch.offset.to_datetime(time.checked_add(MOMENT).ok()?);
+    loop {
+        if let Some(first) = stretch.first(cron) {
+            from = from.max(first);
+        }
+        let found = stretch.offset.to_timestamp(cron.next(from)?).ok()?;
+        let Some(ends) = stretch.ends.filter(|ends| *ends <= found) else {
+            return Some(found);
+        };
+        stretch = Stretch::at(zone, ends)?;
+        if let Some(tick) = stretch.after_gap(cron) {
+            return Some(tick);
+        }
+        from = stretch.offset.to_datetime(ends);
+    }
+}
+
+/// The last tick that is not after `time`.
+fn until(cron: &Crontab, zone: &TimeZone, mut time: Timestamp) -> Option<Timestamp> {
+    loop {
+        let stretch = Stretch::at(zone, time)?;
+        let found = cron.previous(stretch.offset.to_datetime(time))?;
+        if stretch.first(cron).is_none_or(|first| first <= found) {
+            return stretch.offset.to_timestamp(found).ok();
+        }
+        if let Some(tick) = stretch.after_gap(cron) {
+            return Some(tick);
+        }
+        time = stretch.begins?.checked_sub(MOMENT).ok()?;
+    }
 }

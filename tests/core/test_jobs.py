@@ -74,6 +74,8 @@ def test_time_zones_by_name_and_as_objects(jobs):
         ({"every": 0}, ValueError, "'every' is 0,"),
         ({"every": timedelta()}, ValueError, "'every' is datetime.timedelta"),
         ({"every": -1.5}, ValueError, "'every' is -1.5"),
+        ({"every": 1e-9}, ValueError, "'every' is 1e-09, but must be .* at least 0.001 s"),
+        ({"every": timedelta(microseconds=999)}, ValueError, "at least 0.001 s"),
         ({"every": float("inf")}, ValueError, "'every' is inf"),
         ({"every": "60"}, TypeError, "'every' is '60'"),
         ({"every": True}, TypeError, "'every' is True"),
@@ -81,6 +83,9 @@ def test_time_zones_by_name_and_as_objects(jobs):
         ({"cron": "* * * *"}, ValueError, "'cron' is .* five fields"),
         ({"cron": "61 * * * *"}, ValueError, "'cron' is .*61"),
         ({"cron": ""}, ValueError, "'cron' is"),
+        ({"cron": "*/90 * * * *"}, ValueError, "first field, the minute, .* from 1 to 60"),
+        ({"cron": "0 0 MON * *"}, ValueError, "third field.*MON belongs in the fifth field"),
+        ({"cron": "@reboot"}, ValueError, "when the app starts"),
         ({"cron": 5}, TypeError, "'cron' is 5"),
         ({"cron": "0 0 30 2 *"}, ValueError, "'cron' is .* never comes"),
         ({"cron": "* * * * *", "timezone": "Mars/Base"}, ValueError, "'timezone' is .*Mars/Base"),
@@ -115,8 +120,8 @@ def test_runs_do_not_overlap(jobs, executor, caplog):
         assert other.wait_for(4)
         assert job.last is first
         (record,) = caplog.records
-        assert first.id in record.getMessage()
-        assert job.name in record.getMessage()
+        text = record.getMessage()
+        assert text.startswith(f"job {job} is left out, since its last run goes on in process")
         gate.open()
         # And goes on at the next tick.
         while job.last is first:

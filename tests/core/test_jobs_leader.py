@@ -1,7 +1,8 @@
-"""Who runs a job: one of many processes, and another one after that."""
+"""Who runs a job at a tick: one of many processes, and another one after that."""
 
+import fcntl
 import gc
-import json
+import logging
 import os
 import signal
 import subprocess
@@ -9,62 +10,88 @@ import sys
 import textwrap
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 
-from flask_delay import supervision
+from flask_delay import DuplicateTask, supervision
 from flask_delay.jobs import Jobs
 from flask_delay.leader import lead
 
 from .helpers import DEADLINE, Gate
-from .jobs import OFTEN, RARELY, Count, start
+from .jobs import OFTEN, RARELY, Count, Run, note, start, take
 
 
-def never(last):
-    return False
-
-
-def test_who_has_the_lock_runs_it(tmp_path, run_script):
-    mine = lead(tmp_path / "new", "job")
-    assert mine.take(10, lambda last: last >= 10)
+def test_who_comes_first_runs_it(tmp_path, elsewhere):
+    folder, run = tmp_path / "new", Run()
+    mine = lead(folder, "job", "shop.tidy")
+    assert take(mine, 10).runs
+    mine.hold(run)
+    assert note(folder) == {
+        "job": "shop.tidy",
+        "tick": 10,
+        "pid": os.getpid(),
+        "left_out": 0,
+        "paused": False,
+    }
     # Once at each tick.
-    assert not mine.take(10, lambda last: last >= 10)
-    assert mine.take(20, lambda last: last >= 20)
-    (file,) = (tmp_path / "new").iterdir()
-    assert json.loads(file.read_text()) == {"job": "job", "pid": os.getpid(), "tick": 20}
-    assert file.name.startswith("job-")
-    # To read it here has let go of the lock; the next tick notices.
-    assert mine.take(25, lambda last: last >= 25)
-    # Another process gets it once this one has let go.
-    code = f"""
-        from pathlib import Path
-        from flask_delay.leader import lead
-        print(lead(Path({str(tmp_path / "new")!r}), "job").take(30, lambda last: last >= 30))
-    """
-    assert run_script(textwrap.dedent(code)).out == "False\n"
-    mine.let_go()
-    assert run_script(textwrap.dedent(code)).out == "True\n"
-    # What that has run is not run again.
-    assert not mine.take(30, lambda last: last >= 30)
-    assert mine.take(40, lambda last: last >= 40)
+    assert not take(mine, 10).runs
+    assert elsewhere(folder, 10).startswith("False 0")
+    # While a run goes on nobody runs it; the ticks are counted, by whoever sees them first.
+    assert elsewhere(folder, 20) == f"False 1 {os.getpid()}"
+    assert take(mine, 20).left_out == 0
+    assert take(mine, 30)[:3] == (False, 2, os.getpid())
+    # To read it here lets go of the locks; at the next tick they are had again.
+    next(folder.iterdir()).read_text()
+    assert take(mine, 35).left_out == 3
+    assert elsewhere(folder, 40) == f"False 4 {os.getpid()}"
+    run.end()
+    # What was left out is not run afterwards.
+    assert elsewhere(folder, 40).startswith("False 0")
+    assert elsewhere(folder, 50).startswith("True 0")
+    assert not take(mine, 50).runs
+    assert take(mine, 60).runs
 
 
-def test_a_name_may_be_long(tmp_path):
-    mine = lead(tmp_path, "job" * 10_000)
-    assert mine.take(10, lambda last: last >= 10)
-    assert not mine.take(10, lambda last: last >= 10)
+def test_runs_that_may_overlap_hold_nothing(tmp_path, elsewhere):
+    mine = lead(tmp_path, "job", "job")
+    assert take(mine, 10, alone=False).runs
+    assert take(mine, 20, alone=False).runs
+    assert elsewhere(tmp_path, 20).startswith("False 0")
+    assert elsewhere(tmp_path, 30).startswith("True")
+
+
+def test_a_run_that_never_began(tmp_path, elsewhere):
+    mine = lead(tmp_path, "job", "job")
+    assert take(mine, 10).runs
+    mine.end()
+    assert elsewhere(tmp_path, 20).startswith("True")
+
+
+def test_an_earlier_run_does_not_end_a_later_one(tmp_path, elsewhere):
+    mine, first, second = lead(tmp_path, "job", "job"), Run(), Run()
+    assert take(mine, 10).runs
+    mine.hold(first)
+    first.ended = True
+    # It is done, and its callbacks take their time.
+    assert take(mine, 20).runs
+    mine.hold(second)
+    first.end()
+    assert elsewhere(tmp_path, 30).startswith("False 1")
+    second.end()
+    assert elsewhere(tmp_path, 40).startswith("True")
 
 
 def test_one_process_has_one_of_each(tmp_path):
-    first = lead(tmp_path, "job")
-    assert lead(tmp_path, "job") is first
-    assert lead(tmp_path, "other") is not first
-    assert first.take(1, never)
+    first = lead(tmp_path, "job", "job")
+    assert lead(tmp_path, "job", "job") is first
+    assert lead(tmp_path, "other", "job") is not first
+    assert take(first, 1).runs
     gone = weakref.ref(first)
     del first
     gc.collect()
     assert gone() is None
-    assert lead(tmp_path, "job").take(2, never)
+    assert take(lead(tmp_path, "job", "job"), 2).runs
 
 
 def test_two_apps_in_one_process_run_it_once(tmp_path, executor):
@@ -79,36 +106,12 @@ def test_two_apps_in_one_process_run_it_once(tmp_path, executor):
     assert len(count.times) <= (count.times[-1] - count.times[0]) / OFTEN + 2
 
 
-def test_a_file_that_was_deleted(tmp_path):
-    mine = lead(tmp_path, "job")
-    assert mine.take(1, never)
-    (file,) = tmp_path.iterdir()
-    file.unlink()
-    # By somebody who cleaned up; there is one again, and one process that has it.
-    assert mine.take(2, never)
-    (file,) = tmp_path.iterdir()
-    assert json.loads(file.read_text())["tick"] == 2
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"tick": null}', "\0" * 50])
-def test_a_file_that_was_half_written(tmp_path, text):
-    mine = lead(tmp_path, "job")
-    (file,) = tmp_path.iterdir()
-    file.write_text(text)
-    assert mine.take(1, lambda last: pytest.fail(f"{last} is no tick"))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written(tmp_path, executor):
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError):
-        start(Jobs(executor, folder=tmp_path / "delay"), int, every=RARELY)
-
-
-def test_a_folder_that_is_none(tmp_path, executor):
-    (tmp_path / "delay").write_text("")
-    with pytest.raises(OSError, match="delay"):
-        start(Jobs(executor, folder=tmp_path / "delay"), int, every=RARELY)
+def test_several_owners_in_one_folder(tmp_path, executor):
+    one, two = (Jobs(executor, folder=tmp_path, owner=owner) for owner in ("one ", "two "))
+    first, second = (start(jobs, int, every=RARELY) for jobs in (one, two))
+    assert first.id != second.id
+    assert first._lead is not second._lead
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 PROCESS = """
@@ -128,7 +131,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by POSIX signals")
-def test_when_the_leader_dies_another_goes_on(tmp_path):
+def test_when_one_dies_others_go_on(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PROCESS)
     command = [sys.executable, str(script), str(tmp_path / "delay")]
@@ -146,23 +149,21 @@ def test_when_the_leader_dies_another_goes_on(tmp_path):
             assert time.monotonic() < end, runs()
             time.sleep(0.01)
 
-    leaders = []
+    dead = []
     try:
         for _ in range(3):
-            wait_for(lambda found: sum(pid not in leaders for pid, _ in found) >= 4)
-            leaders.append(runs()[-1][0])
-            (victim,) = (each for each in processes if each.pid == leaders[-1])
+            wait_for(lambda found: sum(pid not in dead for pid, _ in found) >= 4)
+            dead.append(runs()[-1][0])
+            (victim,) = (each for each in processes if each.pid == dead[-1])
             victim.send_signal(signal.SIGKILL)
             victim.wait()
     finally:
         for process in processes:
             process.kill()
             process.communicate()
-    assert len(set(leaders)) == 3
-    found = runs()
-    # One after another, and each tick once.
-    assert [pid for pid, _ in found] == sorted((pid for pid, _ in found), key=leaders.index)
-    times = [at for _, at in found]
+    assert len(set(dead)) == 3
+    # Each tick once.
+    times = [at for _, at in runs()]
     assert len(times) <= (times[-1] - times[0]) / 0.1 + 2
 
 
@@ -243,6 +244,7 @@ def test_cancelled_when_it_is_about_to_run(executor, tmp_path, run_script, monke
     assert job.cancelled
     assert executor.drain(DEADLINE)
     assert takes(folder, run_script)
+    assert job.last is None or job.last.done()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -275,9 +277,7 @@ def test_a_forked_child_has_the_jobs_too(run_script, tmp_path):
             if not child:
                 wait_for("child")
                 os._exit(0)
-            # It has the lock, so the child must wait until it lets go.
-            time.sleep(0.2)
-            assert not Path("child").exists()
+            # Whichever comes first; without the parent it is the child.
             jobs.cancel()
             assert os.waitpid(child, 0)[1] == 0
         """)
@@ -345,6 +345,145 @@ def test_who_only_watches_has_none(jobs, tmp_path, monkeypatch):
     while job._ticker.next is not None:
         time.sleep(0.001)
     assert not count.times
-    assert job._lead.take(1, never), "has let go of the lock"
+    assert take(job._lead, 1).runs, "it holds no lock"
     # It still tells, for the processes that it watches.
     assert job.next_run is not None
+
+
+# --- Processes that are busy, or hang -------------------------------------------------
+
+BUSY = """
+import os, sys, threading, time
+from pathlib import Path
+from flask_delay import Executor
+from flask_delay.jobs import Jobs
+from flask_delay.options import Chosen, submitter
+
+def run():
+    os.write(1, f"{os.getpid()} ran\\n".encode())
+
+jobs = Jobs(Executor(1), folder=Path(sys.argv[1]))
+go = threading.Event()
+submitter(Chosen({"every": 0.1}), jobs, None)(run)
+for line in sys.stdin:
+    if line == "busy\\n":
+        jobs.executor.submit(go.wait)
+        os.write(1, f"{os.getpid()} busy\\n".encode())
+go.set()
+"""
+
+
+def lines(process, until):
+    """What a process writes, up to a line that ends so."""
+    found = []
+    while not found or not found[-1].endswith(until):
+        found.append(process.stdout.readline().strip())
+        assert found[-1], found
+    return found
+
+
+def test_a_busy_process_holds_no_job_back(tmp_path):
+    """The one that has run it last has no thread free, and another one is idle."""
+    script = tmp_path / "script.py"
+    script.write_text(BUSY)
+    command = [sys.executable, str(script), str(tmp_path / "delay")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as busy:
+        lines(busy, "ran")
+        busy.stdin.write("busy\n")
+        busy.stdin.flush()
+        lines(busy, "busy")
+        with subprocess.Popen(command, **pipes) as idle:
+            for _ in range(3):
+                lines(idle, "ran")
+            idle.stdin.close()
+        busy.stdin.close()
+
+
+def test_a_stopped_process_holds_no_job_back(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(BUSY)
+    command = [sys.executable, str(script), str(tmp_path / "delay")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as stopped:
+        try:
+            lines(stopped, "ran")
+            (path,) = (tmp_path / "delay").iterdir()
+            with path.open("r+") as file:
+                while True:
+                    stopped.send_signal(signal.SIGSTOP)
+                    try:
+                        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        # In the middle of a run; then the job waits for that.
+                        stopped.send_signal(signal.SIGCONT)
+                        time.sleep(0.001)
+                    else:
+                        break
+            with subprocess.Popen(command, **pipes) as other:
+                for _ in range(3):
+                    lines(other, "ran")
+                other.stdin.close()
+        finally:
+            stopped.kill()
+
+
+def test_a_run_that_hangs_is_said_by_others(tmp_path, executor, caplog, run_script):
+    """In a process that cannot say so itself."""
+    gate = Gate()
+    other = Jobs(executor, folder=tmp_path)
+    hangs = start(other, gate, every=RARELY, key="gate")
+    hangs._tick(1)
+    assert gate.entered.wait(DEADLINE)
+    with pytest.raises(
+        DuplicateTask,
+        match=f"{hangs} goes on in process {os.getpid()}".replace("(", "[(]").replace(")", "[)]"),
+    ):
+        hangs.run_now()
+    code = f"""
+        import logging
+        from pathlib import Path
+        from flask_delay import Executor
+        from flask_delay.jobs import Jobs
+        from tests.core.helpers import Gate
+        from tests.core.jobs import start
+
+        logging.basicConfig(format="%(message)s")
+        jobs = Jobs(Executor(1), folder=Path({str(tmp_path)!r}))
+        job = start(jobs, Gate(), every={RARELY}, key="gate")
+        for tick in range(2, 14):
+            job._tick(tick)
+        assert job.last is None
+    """
+    done = run_script(textwrap.dedent(code), env={"PYTHONPATH": str(Path(__file__).parents[2])})
+    gate.open()
+    assert (done.rc, done.out) == (0, ""), done.err
+    said = f"job {hangs} is left out, since its last run goes on in process {os.getpid()} (so far"
+    first, tenth = done.err.splitlines()
+    assert first.startswith(f"{said} 1 in a row")
+    assert tenth.startswith(f"{said} 10 in a row")
+    assert "'timeout'" in first
+
+
+def test_ticks_that_nobody_took_are_said(tmp_path, executor, caplog):
+    job = start(Jobs(executor, folder=tmp_path), int, every=RARELY)
+    now = time.time_ns()
+    second = 10**9
+    hour = RARELY * second
+    job._since = now - 10 * hour
+    with caplog.at_level(logging.WARNING, "flask_delay"):
+        for at in (now - 5 * hour, now - 4 * hour):
+            job._tick(at - at % hour)
+            assert executor.drain(DEADLINE)
+        assert not caplog.records
+        job._tick(now - now % hour)
+        assert executor.drain(DEADLINE)
+    (record,) = caplog.records
+    assert f"job {job} did not run at " in record.getMessage()
+    caplog.clear()
+    # Where nobody had the job, nobody is to blame.
+    again = start(Jobs(executor, folder=tmp_path), int, every=RARELY)
+    again._since = now + 2 * hour
+    again._tick(now - now % hour + 3 * hour)
+    assert executor.drain(DEADLINE)
+    assert not caplog.records

@@ -5,8 +5,12 @@ from datetime import timedelta
 
 import pytest
 
+from flask_delay.options import Chosen, submitter
+
 from .helpers import Thing
 from .jobs import RARELY, start
+
+SECRET = "hunter2"
 
 
 def test_the_same_job_is_the_one_that_is_there(jobs):
@@ -23,8 +27,8 @@ def test_the_same_job_is_the_one_that_is_there(jobs):
         start(jobs, pow, 2, 3, every=RARELY, key=lambda *args: args),
     ]
     assert len({id(each) for each in [job, *others]}) == 8
-    assert len({each.name for each in [job, *others]}) == 8
-    assert job.name == "builtins.pow(2, 3) every 3600 s"
+    assert len({each.id for each in [job, *others]}) == 8
+    assert (job.name, job.schedule) == ("builtins.pow", "every 3600 s")
 
 
 def test_two_that_look_the_same(jobs):
@@ -60,7 +64,7 @@ def test_what_has_another_name_in_each_process(jobs, call):
 def test_a_key_that_has_another_name_in_each_process(jobs):
     with pytest.raises(ValueError, match="another name in each process.*'key'"):
         start(jobs, int, every=RARELY, key=frozenset({"one", "two"}))
-    assert start(jobs, max, {"one"}, every=RARELY).name == "builtins.max({'one'}) every 3600 s"
+    assert start(jobs, max, {"one"}, every=RARELY).name == "builtins.max"
 
 
 def test_the_main_module_has_one_name(jobs):
@@ -69,10 +73,46 @@ def test_the_main_module_has_one_name(jobs):
     def fn():
         pass
 
-    names = set()
+    found = set()
     for module in ("__main__", "__mp_main__"):
         fn.__module__ = module
         job = start(jobs, fn, every=RARELY)
-        names.add(job.name)
+        found.add((job.id, job.name))
         job.cancel()
-    assert len(names) == 1
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (len, SECRET),
+        (functools.partial(len, SECRET),),
+        (SECRET.encode,),
+        (lambda **secret: secret, SECRET),
+    ],
+)
+def test_a_job_is_called_by_its_function_alone(jobs, caplog, call):
+    """Names are in logs and on pages, arguments and keys nobody's to read there."""
+    job = start(jobs, *call, every=RARELY, key=f"the key {SECRET}")
+    job._jobs.executor.shutdown()
+    job._failures.reset()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        job.run_now()
+    for text in (job.name, str(job), repr(job), job.id, job.schedule, caplog.text):
+        assert SECRET not in text
+    assert job.name.rpartition(".")[0]
+
+
+def test_refusals_do_not_show_arguments(jobs):
+    class Mailer:
+        def __repr__(self):
+            return f"<Mailer of {SECRET} at 0x7f00>"
+
+    for call in [(print, Mailer()), (functools.partial(print, Mailer()),)]:
+        with pytest.raises(ValueError, match="another name in each process") as raised:
+            start(jobs, *call, every=RARELY)
+        assert SECRET not in str(raised.value)
+    with pytest.raises(ValueError, match="the argument 2, a Mailer"):
+        start(jobs, print, 1, Mailer(), every=RARELY)
+    with pytest.raises(ValueError, match="the argument 'end', a Mailer"):
+        submitter(Chosen({"every": RARELY}), jobs, None)(print, end=Mailer())

@@ -56,6 +56,15 @@ def test_again_and_again(page: dict[str, Any], tmp_path: Path) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
+def test_by_name(page: dict[str, Any]) -> None:
+    client, background = page["client"], page["background"]
+    future = background.get(client.post("/jobs/report/run").get_json()["run"])
+    assert future.result(DEADLINE) == "the report of last night"
+    assert client.post("/jobs/clean/pause").get_json() == {"paused": True}
+    assert background.job("clean").next_run is None
+    background.job("clean").resume()
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -63,6 +72,9 @@ def test_again_and_again(page: dict[str, Any], tmp_path: Path) -> None:
         ({"eta": 5}, TypeError),
         ({"eta": datetime(2030, 1, 1)}, ValueError),  # noqa: DTZ001
         ({"every": 0}, ValueError),
+        ({"every": 0.0009}, ValueError),
+        ({"cron": "*/90 * * * *"}, ValueError),
+        ({"cron": "@reboot"}, ValueError),
         ({"cron": "* * * * * *"}, ValueError),
         ({"cron": "0 0 30 2 *"}, ValueError),
         ({"cron": "* * * * *", "timezone": "Europe/Berlln"}, ValueError),

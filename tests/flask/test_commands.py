@@ -72,6 +72,7 @@ class TestConfig:
             DELAY_BACKEND                'threads'  default
             DELAY_PROCESSES              None       default
             DELAY_APP                    None       default
+            DELAY_JOBS_FOLDER            None       default
             DELAY_CELERY_APP             None       default
             DELAY_CELERY_BROKER_URL      None       default
             DELAY_CELERY_RESULT_BACKEND  None       default

@@ -5,6 +5,7 @@ import io
 import threading
 import weakref
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from flask import Flask, current_app, g, has_request_context, request
@@ -59,11 +60,11 @@ def test_each_run_has_a_fresh_app_context_and_no_request(make_app):
     @app.get("/start")
     def start():
         job = using(every=OFTEN, key="seen").delay(seen, 1)
-        return {"job": job.name}
+        return {"job": job.id}
 
     torn_down = []
     app.teardown_appcontext(lambda _: torn_down.append(current_app.name))
-    assert "seen" in app.test_client().get("/start").get_json()["job"]
+    assert app.test_client().get("/start").get_json()["job"]
     for _ in range(3):
         seen.more.clear()
         seen.wait()
@@ -88,6 +89,92 @@ def test_delay_and_its_jobs(make_app, tmp_path):
     assert job.cancelled
     with app.app_context(), pytest.raises(RuntimeError, match="after shutdown"):
         background.using(every=RARELY).delay(int)
+
+
+@pytest.mark.parametrize("place", ["absolute", "relative"])
+def test_the_folder_of_the_files(make_app, tmp_path, place):
+    folder = {"absolute": tmp_path / "run", "relative": Path("run")}[place]
+    app = make_app(DELAY_JOBS_FOLDER=folder)
+    with app.app_context():
+        job = using(every=RARELY).delay(int)
+    made = tmp_path / ("run" if place == "absolute" else "instance/run")
+    assert [file.name for file in made.iterdir()] == [f"{job.id}.lock"]
+    # Other apps may have theirs there too.
+    other = make_app("other", DELAY_JOBS_FOLDER=str(folder))
+    with other.app_context():
+        assert using(every=RARELY).delay(int).id != job.id
+    assert len(list(made.iterdir())) == 2
+
+
+@pytest.mark.parametrize("value", ["", 5, b"x", "a\0b"])
+def test_a_folder_that_is_none(make_app, value):
+    with pytest.raises(ValueError, match="DELAY_JOBS_FOLDER is .*the path of a folder"):
+        make_app(DELAY_JOBS_FOLDER=value)
+
+
+def test_jobs_by_name(make_app):
+    """As an admin's page would have it: run it now, pause it, let it run again."""
+    app = make_app("mine")
+    background, seen = app.extensions["delay"].owner, Seen()
+
+    @task(every=RARELY)
+    def tidy():
+        seen()
+
+    @app.post("/jobs/<name>/<verb>")
+    def act(name, verb):
+        g.count = 5
+        job = background.job(name)
+        future = {"run": job.run_now, "pause": job.pause, "resume": job.resume}[verb]()
+        return {"id": future.id if future else None, "paused": job.paused}
+
+    with app.app_context():
+        job = tidy.delay()
+        assert background.job("tidy") is background.job(job.name) is background.job(job.id) is job
+        tidy()
+        assert seen.runs.pop()[0] == "mine"
+    client = app.test_client()
+    answer = client.post("/jobs/tidy/run").get_json()
+    with app.app_context():
+        background.get(answer["id"]).result(DEADLINE)
+    assert seen.runs == [("mine", False, 1, ())]
+    assert client.post(f"/jobs/{job.id}/pause").get_json()["paused"]
+    assert job.next_run is None
+    assert not client.post("/jobs/tidy/resume").get_json()["paused"]
+    assert job.next_run
+    with app.app_context(), pytest.raises(LookupError, match="no job 'tidi'"):
+        background.job("tidi")
+
+
+def test_run_now_in_tests(make_app):
+    with make_app(DELAY_MODE="immediate").app_context():
+        job = using(every=RARELY).delay(pow, 2, 3)
+        assert [job.run_now().result(0) for _ in range(2)] == [8, 8]
+
+
+def test_a_command_acts_on_the_jobs_of_the_server(make_app, monkeypatch, tmp_path):
+    """`flask shell`: a job that it does not run is paused, and run, all the same."""
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "false")
+    made = []
+
+    def create_app():
+        app = make_app()
+        with app.app_context():
+            made.append(using(every=RARELY).delay(pow, 2, 3))
+        assert not (tmp_path / "instance").exists()
+
+        @app.cli.command("act")
+        def act():
+            job = app.extensions["delay"].owner.job("pow")
+            assert job.run_now().result(DEADLINE) == 8
+            job.pause()
+
+        return app
+
+    FlaskGroup(create_app=create_app).main(["act"], standalone_mode=False)
+    with make_app().app_context():
+        assert using(every=RARELY).delay(pow, 2, 3).paused
+    assert made[0].paused
 
 
 def test_a_command_runs_its_own_jobs_and_not_those_of_the_app(make_app, monkeypatch, tmp_path):
@@ -115,7 +202,7 @@ def test_a_command_runs_its_own_jobs_and_not_those_of_the_app(make_app, monkeypa
     assert {args for *_, args in seen.runs} == {("command",)}
     # Whoever runs the command need not be who runs the server, and could not write its file.
     (file,) = (tmp_path / "instance" / "delay").iterdir()
-    assert "command" in file.name
+    assert file.name == f"{made[1].id}.lock"
 
 
 def test_periodic_tasks_run_when_they_are_told_to(make_app):
@@ -154,7 +241,7 @@ def test_other_options_make_a_task_a_job(make_app):
         job = work.using(cron="0 3 * * *", timezone="Europe/Berlin").delay(2)
         assert isinstance(job, Job)
         assert job.next_run > datetime.now(UTC)
-        assert "0 3 * * * Europe/Berlin" in job.name
+        assert job.schedule == "0 3 * * * Europe/Berlin"
 
 
 class Methods:
@@ -180,7 +267,7 @@ def test_on_classes(make_app):
     assert Methods.of_class() is Methods
     with make_app().app_context():
         jobs = [it.method.delay(), Methods.static.delay(), it.of_class.delay()]
-    assert len({job.name for job in jobs}) == 3
+    assert len({job.id for job in jobs}) == 3
 
 
 def test_an_upload_is_no_argument_of_a_job(make_app):

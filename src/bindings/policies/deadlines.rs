@@ -110,6 +110,7 @@ pub(crate) fn begin(this: &Bound<'_, FutureCell>) -> PyResult<()> {
         at,
         why: Why::Timeout,
         late: false,
+        tried: None,
     };
     let alarm = alarms::set_in(limit, Alarm::Interrupt(shot))?;
     // Taken back when the call has ended.

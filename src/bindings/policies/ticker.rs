@@ -39,10 +39,9 @@ impl Rhythm {
                     ))
                 })?,
             (None, Some(line)) => Beat::cron(line, timezone).map_err(|error| match error {
-                RhythmError::Line(why) => PyValueError::new_err(format!(
-                    "the option 'cron' is {line:?}, but must be a line as in a crontab, with \
-                     five fields ({why})"
-                )),
+                RhythmError::Line(why) => {
+                    PyValueError::new_err(format!("the option 'cron' is {line:?}, but {why}"))
+                }
                 RhythmError::Zone(why) => PyValueError::new_err(format!(
                     "the option 'timezone' is {timezone:?}, but must be the name of a time zone \
                      ({why})"

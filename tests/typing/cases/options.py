@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from datetime import datetime, timedelta
-from typing import assert_type
+from typing import Any, assert_type
 from zoneinfo import ZoneInfo
 
 from flask_delay import (
@@ -64,6 +64,12 @@ def times(zone: ZoneInfo, moment: datetime) -> None:
     assert_type(report(1), str)
     assert_type(work.using(every=60).delay(1), Job)
     assert_type(background.jobs, list[Job])
+    assert_type(background.job("clean"), Job)
+    assert_type(job.run_now(), Future[Any])
+    assert_type(job.id, str)
+    assert_type(job.name, str)
+    assert_type(job.schedule, str)
+    assert_type(job.paused, bool)
     using(every=60).delay(clean)  # E: call-arg, reportCallIssue
     using(every=60).delay(clean, 1)  # E: arg-type, reportArgumentType
     using(every="60")  # E: call-overload, reportArgumentType
