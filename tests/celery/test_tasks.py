@@ -204,8 +204,17 @@ def test_timeout(app: Flask):
     exception = work.too_long.delay().exception(DEADLINE)
     assert type(exception) is TaskTimeout
     assert str(exception) == 'task "too_long" took longer than its timeout of 0.2 s'
-    exception = work.too_late.delay().exception(DEADLINE)
+
+
+def test_timeout_of_a_coroutine(app: Flask, worker: Worker):
+    """It is told, logged and retried as that of a function."""
+    future = work.too_late.using(retry=Retry(1, backoff=0.01)).delay()
+    exception = future.exception(DEADLINE)
     assert type(exception) is TaskTimeout
+    assert str(exception) == 'task "too_late" took longer than its timeout of 0.2 s'
+    assert future.attempts == 2
+    worker.wait_for(f"task too_late ({future.id}) failed and runs again")
+    worker.wait_for(f"failed {future.id} SoftTimeLimitExceeded")
 
 
 def test_a_workers_own_time_limit(make_site, own_redis, start_worker):

@@ -203,19 +203,23 @@ def _run(call: _Call, function: Callable[[], Any], lost: int) -> Any:
     request = call.request
     report = _Report(call)
     attempt = _Attempt(call, function, lost)
-    handle = _Elsewhere(
+    made = functools.partial(
+        _Elsewhere,
         call.place.executor,
         attempt.function,
         id=_uuid(request.id),
         attempts=request.retries,
-        report=report,
     )
+    handle = made(report=report)
     try:
         future = handle.run()
-    except SoftTimeLimitExceeded:
-        # While this thread waited for a coroutine.
+    except SoftTimeLimitExceeded as error:
+        # While this thread waited for a coroutine, which ends now. Who hears of it is to see a
+        # future that has failed.
         handle.future.cancel()
-        raise
+        failed = made()
+        failed.fail(error)
+        future = failed.future
     finally:
         report.flush()
     exception = future.exception()
