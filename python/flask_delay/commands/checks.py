@@ -96,7 +96,7 @@ def _look_around(report: _Report) -> None:
 def _look_at_celery(target: Target, report: _Report) -> None:
     """Say whether tasks for Celery would be carried and run, if there may be any."""
     is_default = target.settings.backend == "celery"
-    # Whoever has a task with this backend has imported it.
+    # The first task with this backend imports it.
     if not is_default and "flask_delay.backends.celery" not in sys.modules:
         return
     # Only here: it needs Celery.

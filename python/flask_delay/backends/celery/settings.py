@@ -122,8 +122,8 @@ def without_effect(celery: Celery) -> Iterator[str]:
         )
     if _PICKLE in _accepted(conf.accept_content):
         yield (
-            "Celery's accept_content has 'pickle', so whoever can write to the broker can run any"
-            " code in the workers: leave it out"
+            "Celery's accept_content has 'pickle', so anyone who can write to the broker can run"
+            " any code in the workers: leave it out"
         )
 
 
