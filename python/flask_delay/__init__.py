@@ -15,7 +15,7 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.composition import Chain, chain, gather
-from flask_delay.elsewhere import BrokerUnavailable, ProcessDied
+from flask_delay.elsewhere import BrokerUnavailable, ProcessDied, RemoteError
 from flask_delay.extension import Delay, delay
 from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.jobs import Job
@@ -45,6 +45,7 @@ __all__ = [
     "ProcessDied",
     "Progress",
     "QueueFull",
+    "RemoteError",
     "Retry",
     "Stats",
     "Task",

@@ -27,6 +27,26 @@ class BrokerUnavailable(ConnectionError):  # noqa: N818 (as QueueFull)
     """The task was not accepted: what carries tasks and their results cannot be reached."""
 
 
+class RemoteError(RuntimeError):
+    """The task failed elsewhere, with an exception whose class this process has not imported.
+
+    `kind` is the name of that class, such as "shop.errors.OutOfStock", and the message is its
+    own.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(kind, text)
+
+    @property
+    def kind(self) -> str:
+        """The name of the class."""
+        kind: str = self.args[0]
+        return kind
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
+
+
 class Backend(Protocol):
     """What each package has as `Backend`; its methods may be called from any thread."""
 

@@ -32,7 +32,7 @@ def make(url, **more):
 
 
 if "SITE_REDIS" in os.environ:
-    app = make(os.environ["SITE_REDIS"])
+    app = make(os.environ["SITE_REDIS"], DELAY_BACKEND="celery")
     celery = celery_app(app)
     log = logging.getLogger("site")
 

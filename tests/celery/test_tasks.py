@@ -1,12 +1,15 @@
 """What a task in a Celery worker is to who submits it."""
 
+import json
 import os
+import sys
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from celery.exceptions import NotRegistered
 from celery.result import AsyncResult
 from flask import Flask, current_app, has_request_context
 from tests.celery import work
@@ -14,6 +17,7 @@ from tests.celery.conftest import DEADLINE, Redis, Worker
 
 from flask_delay import (
     Delay,
+    RemoteError,
     Retry,
     TaskExpired,
     TaskTimeout,
@@ -24,7 +28,7 @@ from flask_delay import (
     task_succeeded,
     using,
 )
-from flask_delay.backends.celery import celery_app
+from flask_delay.backends.celery import celery_app, check
 
 pytestmark = pytest.mark.servers
 
@@ -200,8 +204,26 @@ def test_timeout(app: Flask):
     exception = work.too_long.delay().exception(DEADLINE)
     assert type(exception) is TaskTimeout
     assert str(exception) == 'task "too_long" took longer than its timeout of 0.2 s'
-    exception = work.too_late.delay().exception(DEADLINE)
+
+
+def test_timeout_of_a_coroutine(app: Flask, worker: Worker):
+    """It is told, logged and retried as that of a function."""
+    future = work.too_late.using(retry=Retry(1, backoff=0.01)).delay()
+    exception = future.exception(DEADLINE)
     assert type(exception) is TaskTimeout
+    assert str(exception) == 'task "too_late" took longer than its timeout of 0.2 s'
+    assert future.attempts == 2
+    worker.wait_for(f"task too_late ({future.id}) failed and runs again")
+    worker.wait_for(f"failed {future.id} SoftTimeLimitExceeded")
+
+
+def test_a_workers_own_time_limit(make_site, own_redis, start_worker):
+    start_worker(own_redis.url, "-c", "1", "--soft-time-limit", "0.3")
+    with make_site(own_redis.url).app_context():
+        exception = work.sleep.delay(DEADLINE).exception(DEADLINE)
+        assert type(exception) is TaskTimeout
+        told = 'task "sleep" took longer than the soft time limit of its worker'
+        assert str(exception) == told
 
 
 def test_progress(app: Flask, shared_redis: Redis):
@@ -257,7 +279,7 @@ def test_eta_and_expires(app: Flask, shared_redis: Redis):
     future.result(DEADLINE)
     assert future.started_at is not None
     assert future.started_at >= at
-    late = work.add.using(countdown=0.4, expires=0.5).delay(1)
+    late = work.add.using(countdown=0.4, expires=10).delay(1)
     assert late.result(DEADLINE) == 1
     at = datetime.now(UTC) + timedelta(seconds=0.5)
     expired = work.add.using(eta=at, expires=0.2).delay(1)
@@ -280,30 +302,122 @@ def test_what_is_no_task_is_refused(app: Flask):
     def local():
         pass
 
-    with pytest.raises(TypeError, match=r"not known to Celery's workers: decorate .* with\s@task"):
-        using(backend="celery").delay(local)
-    with pytest.raises(TypeError, match="not a method"):
+    celery = using(backend="celery")
+    with pytest.raises(TypeError, match=r"do not know .*local.* it has no @task\(backend="):
+        celery.delay(local)
+    with pytest.raises(TypeError, match="it is a method"):
         work.Thing().method.delay()
-    future = using(backend="celery").delay(work.plain, 5)
-    assert future.result(DEADLINE) == 5
+    for task in (work.plain, work.for_threads):
+        with pytest.raises(TypeError, match="it is not meant for them; decorate a function"):
+            celery.delay(task)
+    assert celery.delay(work.echo, 5).result(DEADLINE) == 5
+
+
+def test_a_forged_message_calls_nothing_else(app: Flask):
+    """Not what is meant for threads, nor a method."""
+    celery = celery_app(app)
+    for name in ("for_threads", "Thing.method"):
+        result = celery.send_task(f"tests.celery.work.{name}")
+        with pytest.raises(NotRegistered):
+            result.get(timeout=DEADLINE)
+
+
+def test_a_forged_message_imports_nothing(app: Flask):
+    celery = celery_app(app)
+    retry = {"times": 0, "on": ["antigravity:x", "this:x", "flask_delay:x"], "unless": []}
+    forged = {"flask_delay": {"retry": retry}}
+    result = celery.send_task("tests.celery.work.fail", ("no",), headers=forged)
+    with pytest.raises(LookupError):
+        result.get(timeout=DEADLINE)
+    for name in ("antigravity", "this"):
+        # By one of the two processes; each of them, with luck.
+        assert [work.is_imported.delay(name).result(DEADLINE) for _ in range(4)] == [False] * 4
 
 
 def test_arguments_are_json(app: Flask):
-    with pytest.raises(TypeError, match=r"argument 2 of task 'tests\.celery\.work\.add' is <obj"):
+    with pytest.raises(TypeError, match=r"of task 'tests\.celery\.work\.add' .*: args\[1\] is of"):
         work.add.delay(1, object())
-    with pytest.raises(TypeError, match=r"argument 'b' .* which JSON cannot carry"):
+    with pytest.raises(TypeError, match=r"kwargs\['b'\] .*JSON cannot carry"):
         work.add.delay(1, b={1, 2}.__iter__())
     with pytest.raises(TypeError, match="the upload"):
         from werkzeug.datastructures import FileStorage
 
         work.add.delay(FileStorage(filename="a.txt"))
     moment = datetime(2026, 1, 2, tzinfo=UTC)
-    assert using(backend="celery").delay(work.plain, moment).result(DEADLINE) == moment
+    assert work.echo.delay(moment).result(DEADLINE) == moment
 
 
-def test_a_result_that_is_not_json(app: Flask):
-    exception = work.not_json.delay().exception(DEADLINE)
-    assert "JSON serializable" in str(exception)
+def test_what_json_would_change_is_refused(app: Flask):
+    with pytest.raises(TypeError, match=r"args\[0\] has the key 1, which is of type int"):
+        work.echo.delay({1: "a", "1": "b"})
+    # A tuple is a list, and no news.
+    assert work.echo.delay((1, {"a": (2,)})).result(DEADLINE) == [1, {"a": [2]}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("object", r"result is of type object, and JSON cannot carry it"),
+        ("key", r"result\['rows'\]\[0\] has the key 1, which is of type int"),
+        ("enum", r"result is of type signal\.Signals, and would arrive as one of type int"),
+    ],
+)
+def test_a_result_that_json_would_change(app: Flask, worker: Worker, kind: str, told: str):
+    future = work.not_json.delay(kind)
+    with pytest.raises(TypeError, match=told):
+        future.result(DEADLINE)
+    # No further attempt could mend it.
+    assert future.attempts == 1
+    worker.wait_for(f"failed {future.id} TypeError")
+
+
+def test_a_coroutines_result_that_json_would_change(app: Flask):
+    with pytest.raises(TypeError, match="has run, but its result cannot be sent: result is of"):
+        work.not_json_later.delay().result(DEADLINE)
+
+
+def failure(kind: str) -> Any:
+    return work.fail_with.delay(kind).exception(DEADLINE)
+
+
+def test_exceptions_arrive_as_they_are(app: Flask):
+    with pytest.raises(json.JSONDecodeError) as decoding:
+        json.loads('{"a": ')
+    error = failure("json")
+    assert type(error) is json.JSONDecodeError
+    assert (str(error), error.doc, error.pos) == (str(decoding.value), '{"a": ', 6)
+    error = failure("own")
+    assert type(error) is work.OutOfStock
+    assert (str(error), error.args) == ("shop has only 2", ("shop has only 2",))
+    # Not the lock, which JSON does not have.
+    assert vars(error).keys() - {"__notes__"} == {"shop", "left"}
+    assert (error.shop, error.left) == ("shop", 2)
+    error = failure("nested")
+    assert type(error) is work.Shelf.Empty
+    assert error.args == (3, "left")
+    error = failure("file")
+    assert type(error) is FileNotFoundError
+    assert (error.errno, error.filename) == (2, "/nowhere/to/be/found")
+    assert str(error) == "[Errno 2] No such file or directory: '/nowhere/to/be/found'"
+    error = failure("decode")
+    assert type(error) is UnicodeDecodeError
+    assert (error.object, error.start) == (b"\xff", 0)
+    # What cannot be carried is told.
+    error = failure("lock")
+    assert type(error) is LookupError
+    assert str(error).startswith("<unlocked _thread.lock object at ")
+
+
+def test_an_exception_of_a_class_that_is_not_here(app: Flask):
+    error = failure("elsewhere")
+    assert type(error) is RemoteError
+    kind = "tests.celery.only_there.Odd"
+    assert (error.kind, str(error)) == (kind, f"{kind}: how odd")
+    assert "tests.celery.only_there" not in sys.modules
+    assert "how odd" in error.__notes__[0]
+    error = failure("group")
+    assert type(error) is RemoteError
+    assert error.kind == "builtins.ExceptionGroup"
 
 
 def test_what_celery_cannot_do_is_refused_where_it_is_said():
@@ -346,6 +460,11 @@ def test_celerys_own_callers(app: Flask):
     """Whoever knows the task's name may call it, with an id of any kind."""
     result = celery_app(app).send_task("tests.celery.work.look", task_id="mine")
     assert result.get(DEADLINE)["attempt"] == 1
+
+
+def test_check(app: Flask):
+    problems, workers = check(app) or ([], 0)
+    assert (problems, workers) == ([], 1)
 
 
 def test_settings(tmp_path):

@@ -1,8 +1,11 @@
 """The tasks of the tests with Celery, known to the tests and to their workers."""
 
 import asyncio
+import json
 import os
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +22,16 @@ def add(a, b=0):
 
 @task
 def plain(value):
+    return value
+
+
+@task(backend="threads")
+def for_threads():
+    return "here"
+
+
+@task(backend="celery")
+def echo(value):
     return value
 
 
@@ -129,5 +142,76 @@ def die_once(path):
 
 
 @task(backend="celery")
-def not_json():
-    return object()
+def die_always(path):
+    """Be killed each time, and count them."""
+    with Path(path).open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(backend="celery")
+def is_imported(name):
+    return name in sys.modules
+
+
+@task(backend="celery", retry=Retry(3, backoff=0.01))
+def not_json(kind):
+    """Return what JSON would change, and count how often."""
+    global calls  # noqa: PLW0603
+    calls += 1
+    made = {
+        "object": lambda: object(),
+        "key": lambda: {"rows": [{1: "a", "1": "b"}]},
+        "enum": lambda: signal.Signals.SIGTERM,
+    }
+    return calls if kind is None else made[kind]()
+
+
+@task(backend="celery")
+async def not_json_later():
+    return {1, 2}
+
+
+calls = 0
+
+
+class OutOfStock(Exception):
+    """An exception with an `__init__` of its own."""
+
+    def __init__(self, shop, *, left):
+        super().__init__(f"{shop} has only {left}")
+        self.shop = shop
+        self.left = left
+        self.lock = threading.Lock()
+
+
+class Shelf:
+    class Empty(Exception):
+        pass
+
+
+@task(backend="celery")
+def fail_with(kind):
+    if kind == "json":
+        json.loads('{"a": ')
+    elif kind == "own":
+        raise OutOfStock("shop", left=2)
+    elif kind == "nested":
+        raise Shelf.Empty(3, "left")
+    elif kind == "file":
+        Path("/nowhere/to/be/found").read_text()
+    elif kind == "decode":
+        b"\xff".decode()
+    elif kind == "group":
+        raise ExceptionGroup("two", [ValueError(1), KeyError(2)])
+    elif kind == "lock":
+        raise LookupError(threading.Lock())
+    elif kind == "elsewhere":
+        from tests.celery import only_there
+
+        raise only_there.Odd("how odd")
+
+
+@task(backend="celery")
+def sleep(seconds):
+    time.sleep(seconds)

@@ -61,6 +61,7 @@ def run(name: str) -> bool:
         report.ok("app", str(target))
         _look_at_settings(target, report)
         _look_around(report)
+        _look_at_celery(target, report)
         _try(target, report)
     click.echo("\nAll is well." if report.is_well else "\nSomething is wrong, see above.")
     return report.is_well
@@ -90,6 +91,27 @@ def _look_around(report: _Report) -> None:
         )
     if greenlets.is_patched():
         report.note("process", greenlets.MESSAGE)
+
+
+def _look_at_celery(target: Target, report: _Report) -> None:
+    """Say whether tasks for Celery would be carried and run, if there may be any."""
+    is_default = target.settings.backend == "celery"
+    # The first task with this backend imports it.
+    if not is_default and "flask_delay.backends.celery" not in sys.modules:
+        return
+    # Only here: it needs Celery.
+    from flask_delay.backends import celery  # noqa: PLC0415
+
+    found = celery.check(target.app, name=target.delay.name)
+    if found is None:
+        return
+    problems, workers = found
+    for problem in problems:
+        report.wrong("celery", problem)
+    if workers:
+        report.ok("celery", f"the broker and the results answer, and workers: {workers}")
+    elif not problems:
+        report.note("celery", "no worker answers: start one with `flask delay worker`")
 
 
 def _try(target: Target, report: _Report) -> None:

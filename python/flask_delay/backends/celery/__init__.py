@@ -1,5 +1,5 @@
 """`backend="celery"`: tasks that run in Celery workers."""
 
-from flask_delay.backends.celery.backend import Backend, celery_app
+from flask_delay.backends.celery.backend import Backend, celery_app, check
 
-__all__ = ["Backend", "celery_app"]
+__all__ = ["Backend", "celery_app", "check"]

@@ -6,6 +6,7 @@ see `wire`; in a worker it is run by `worker`.
 
 import inspect
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, cast
@@ -17,6 +18,7 @@ from flask_delay._native import Executor, Future, _Elsewhere, _generation, _Poli
 from flask_delay.config import Config
 
 try:
+    import redis
     from celery import Celery, signals
     from celery.backends.redis import RedisBackend
 except ImportError as error:
@@ -25,7 +27,8 @@ except ImportError as error:
         " pip install 'flask-delay[celery]'"
     ) from error
 
-from flask_delay.backends.celery import messages, worker
+from flask_delay.backends.celery import links, messages, names, worker
+from flask_delay.backends.celery import settings as celery_settings
 from flask_delay.backends.celery.wire import Message, Wire
 
 _NOT_THERE = "Celery has no such thing; leave it out, or use the backend 'threads'"
@@ -47,7 +50,13 @@ class Backend:
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         self._name = name
         self._app = app
-        self.celery = _celery_app(name, settings, app)
+        self._default = settings.backend
+        self._place = worker.Place(app, name)
+        if settings.celery_app is None:
+            self.celery = celery_settings.made(name, settings, app)
+        else:
+            self.celery = _imported(settings.celery_app, f"{name.upper()}_CELERY_APP")
+        celery_settings.require(self.celery)
         results = self.celery.backend
         if not isinstance(results, RedisBackend):
             raise ValueError(  # noqa: TRY004 (of a setting)
@@ -55,6 +64,8 @@ class Backend:
                 f" {type(results).__name__}, which does not tell when they come: set its"
                 f" result_backend to a Redis, such as 'redis://localhost:6379/1'"
             )
+        for problem in celery_settings.without_effect(self.celery):
+            warnings.warn(problem, stacklevel=2)
         # One for each process that is forked from this one. No lock: see `pools.State`.
         self._wires: dict[int, Wire] = {}
         self._buffers = settings.celery_when_down == "buffer"
@@ -109,12 +120,37 @@ class Backend:
             wire.close(wait, cancel_futures=cancel_futures)
 
     def register(self) -> None:
-        """Make all functions with `@task` tasks of the Celery app, for its workers."""
+        """Make the functions that are meant for Celery tasks of the Celery app, for its workers.
+
+        A worker runs what a message names, so nothing else may be there to be named.
+        """
         for task in list(tasks.known.values()):
-            # What has no name cannot be called from elsewhere.
-            if hasattr(task, "__qualname__"):
-                name = self._qualified(task)
-                worker.register(self.celery, name, task, self._name, self._app)
+            if self._why_not(task) is None:
+                worker.register(self.celery, self._qualified(task), task, self._place)
+
+    def problems(self) -> list[str]:
+        """What keeps tasks from being run, as sentences without a full stop.
+
+        Opens connections of its own, and takes a few seconds if nobody is there.
+        """
+        found = list(celery_settings.without_effect(self.celery))
+        # Without its password.
+        where = self.celery.connection_for_write().as_uri()
+        try:
+            with links.to_broker(self.celery) as connection:
+                connection.ensure_connection(**links.ONCE_MORE)
+        except Exception as error:
+            found.append(f"the broker {where} cannot be reached: {error}")
+        results: Any = self.celery.backend
+        try:
+            links.to_results(results.client).ping()
+        except (redis.RedisError, OSError) as error:
+            found.append(f"the results' Redis {results.as_uri()} cannot be reached: {error}")
+        return found
+
+    def workers(self) -> int:
+        """How many workers answer within a second. Raises what the broker's library does."""
+        return len(self.celery.control.ping(timeout=1.0))
 
     def _executor(self) -> Executor:
         executor: Executor = self._app.extensions[self._name].executor
@@ -124,22 +160,49 @@ class Backend:
         generation = _generation()
         wire = self._wires.get(generation)
         if wire is None:
-            wire = self._wires.setdefault(generation, Wire(self.celery, buffers=self._buffers))
+            wire = self._wires.setdefault(
+                generation, Wire(self.celery, self._app, buffers=self._buffers)
+            )
         return wire
 
     def _name_of(self, fn: Callable[..., Any]) -> str:
         fn = getattr(fn, "__wrapped__", fn)
-        if tasks.key_of(fn) not in tasks.known or inspect.ismethod(fn):
+        task = tasks.known.get(tasks.key_of(fn))
+        why = f"it has no {self._decorator()}" if task is None else self._why_not(task)
+        if task is None and inspect.ismethod(fn):
+            why = "it is a method"
+        if why is not None:
             raise TypeError(
-                f"{fn!r} is not known to Celery's workers: decorate a function, not a method, with"
-                f" @task, in a module that they import too"
+                f"Celery's workers do not know {fn!r}: {why}; decorate a function of a module that"
+                f" they import too with {self._decorator()}"
             )
         return self._qualified(fn)
 
+    def _why_not(self, task: Any) -> str | None:
+        """Why a `@task` function is none of Celery's workers; None if it is."""
+        # What has no name cannot be called from elsewhere.
+        owner, _, _ = getattr(task, "__qualname__", "").rpartition(".")
+        if not hasattr(task, "__qualname__"):
+            return "it has no name"
+        if owner and not owner.endswith("<locals>"):
+            return "it is a method"
+        chosen = task._chosen.backend  # noqa: SLF001
+        if chosen is None and self._is_of_ours(task):
+            chosen = self._default
+        return None if chosen == "celery" else "it is not meant for them"
+
+    def _is_of_ours(self, task: Any) -> bool:
+        """Whether a task without a backend of its own goes to this Delay: as its `delay` does."""
+        find = task._find  # noqa: SLF001
+        if find is pools.find:
+            return self._name == pools.DEFAULT_NAME
+        return getattr(find, "__self__", None) is self._app.extensions[self._name].owner
+
+    def _decorator(self) -> str:
+        return "@task" if self._default == "celery" else '@task(backend="celery")'
+
     def _qualified(self, fn: Any) -> str:
-        # Who starts a script has it as `__main__`, and a worker by its name.
-        module = self._app.name if fn.__module__ == "__main__" else fn.__module__
-        return f"{module}.{fn.__qualname__}"
+        return f"{names.module_of(fn, self._app)}.{fn.__qualname__}"
 
 
 def celery_app(app: Flask, *, name: str = pools.DEFAULT_NAME) -> Celery:
@@ -154,34 +217,6 @@ def celery_app(app: Flask, *, name: str = pools.DEFAULT_NAME) -> Celery:
     return cast("Backend", state.backend("celery")).celery
 
 
-_PREFIX = "CELERY_"
-
-
-def _celery_app(name: str, settings: Config, app: Flask) -> Celery:
-    prefix = f"{name.upper()}_{_PREFIX}"
-    if settings.celery_app is not None:
-        return _imported(settings.celery_app, f"{prefix}APP")
-    given = dict(app.config.get("CELERY") or {})
-    for key, value in app.config.items():
-        if key.startswith(_PREFIX):
-            given[key.removeprefix(_PREFIX).lower()] = value
-    broker = settings.celery_broker_url or given.get("broker_url")
-    if not broker:
-        raise ValueError(
-            f"the backend 'celery' needs a Celery app: set {prefix}APP to where one is, such as"
-            f" 'module:celery', or {prefix}BROKER_URL to make one"
-        )
-    given["broker_url"] = broker
-    if settings.celery_result_backend:
-        given["result_backend"] = settings.celery_result_backend
-    elif str(broker).startswith(("redis:", "rediss:")):
-        given.setdefault("result_backend", broker)
-    # Not the current one: that is for the user's own to be.
-    celery = Celery(app.name, set_as_current=False)
-    celery.conf.update(given)
-    return celery
-
-
 def _imported(path: str, key: str) -> Celery:
     module, _, name = path.partition(":")
     found = getattr(import_module(module), name, None)
@@ -189,6 +224,23 @@ def _imported(path: str, key: str) -> Celery:
         message = f"{key} is {path!r}, but there is no Celery app: found {found!r}"
         raise ValueError(message)  # noqa: TRY004 (of a setting)
     return found
+
+
+def check(app: Flask, *, name: str = pools.DEFAULT_NAME) -> tuple[list[str], int] | None:
+    """What is wrong with Celery for the `Delay` of this name, and how many workers answer.
+
+    Workers are only asked if nothing is wrong. None if the app has nothing to do with Celery.
+    Takes a few seconds if nobody is there.
+    """
+    state: pools.State = app.extensions[name]
+    if state.config.mode != "threads":
+        return None
+    try:
+        backend = cast("Backend", state.backend("celery"))
+    except ValueError as error:
+        return ([str(error)], 0) if state.config.backend == "celery" else None
+    problems = backend.problems()
+    return problems, 0 if problems else backend.workers()
 
 
 @signals.import_modules.connect(weak=False)  # type: ignore[untyped-decorator]

@@ -1,25 +1,28 @@
 """What a task is in a message of Celery's: its arguments, and its options."""
 
-import inspect
+import sys
 from collections.abc import Mapping
-from datetime import datetime
-from importlib import import_module
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from kombu.utils import json
+from flask import Flask
 
 from flask_delay import parsing
+from flask_delay.backends.celery import carried, names
 from flask_delay.retry import Retry
 
 HEADER = "flask_delay"
 """Of a message: what a worker has to know of the options, and Celery does not tell it."""
 
-LIMITS = ("countdown", "eta", "expires", "time_limit", "soft_time_limit")
+LIMITS = ("eta", "expires", "time_limit", "soft_time_limit")
 """The options that are part of a message's body, and not of how it is sent."""
 
 # What a task has to end, after Celery has raised its soft limit in it.
 _GRACE = 1.0
 _LOWEST = -9
+# Of a Retry: what classes of exceptions are in.
+_KINDS = ("on", "unless")
 
 
 def check(options: Mapping[str, object]) -> None:
@@ -33,19 +36,20 @@ def check(options: Mapping[str, object]) -> None:
         )
     if "retry" in options:
         retry = parsing.retry(options["retry"])
-        for name in ("on", "unless"):
+        for name in _KINDS:
             for kind in _kinds(getattr(retry, name)):
-                if _found(_path(kind)) is not kind:
+                if not _is_in_module(kind):
                     raise ValueError(
                         f"the option 'retry' is {retry!r}, but {name}={kind!r} cannot be imported"
                         f" by a worker: define it in a module, not in a function"
                     )
 
 
-def made(options: Mapping[str, Any], *, is_redis: bool) -> dict[str, Any]:
-    """The options as Celery's own."""
+def made(options: Mapping[str, Any], app: Flask, *, is_redis: bool) -> dict[str, Any]:
+    """The options as Celery's own; its times count from now, whenever they are sent."""
     message: dict[str, Any] = {}
     headers: dict[str, Any] = {}
+    now = datetime.now(UTC)
     priority = options.get("priority", 0)
     if not is_redis:
         message["priority"] = priority - _LOWEST
@@ -53,60 +57,50 @@ def made(options: Mapping[str, Any], *, is_redis: bool) -> dict[str, Any]:
         # There 0 goes first, which is also what a message without has.
         message["priority"] = -priority
     if options.get("countdown"):
-        message["countdown"] = options["countdown"]
+        message["eta"] = now + timedelta(seconds=options["countdown"])
     if "eta" in options:
         message["eta"] = cast("datetime", options["eta"])
     if "expires" in options:
-        message["expires"] = options["expires"]
-        headers["expires"] = options["expires"]
+        message["expires"] = now + timedelta(seconds=options["expires"])
     if "timeout" in options:
         message["soft_time_limit"] = options["timeout"]
         message["time_limit"] = options["timeout"] + _GRACE
     if "retry" in options:
-        headers["retry"] = _packed(parsing.retry(options["retry"]))
+        headers["retry"] = _packed(parsing.retry(options["retry"]), app)
     message["headers"] = {HEADER: headers}
     return message
 
 
 def require_json(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise TypeError for the first argument of a task that JSON cannot carry."""
-    named = [(str(number), value) for number, value in enumerate(args, 1)]
-    named += [(repr(key), value) for key, value in kwargs.items()]
-    dumps: Any = json.dumps
-    for what, value in named:
-        try:
-            dumps(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise TypeError(
-                f"argument {what} of task {name!r} is {_short(value)}, which JSON cannot carry to"
-                f" a worker ({error}): pass what it can, such as the id of a row or a path"
-            ) from None
+    """Raise TypeError for the first argument of a task that would not arrive as it is."""
+    for what, values in (("args", list(args)), ("kwargs", dict(kwargs))):
+        if fault := carried.fault(values, what):
+            raise TypeError(f"the arguments of task {name!r} cannot be sent: {fault}")
 
 
-def retry_of(headers: Mapping[str, Any]) -> Retry | None:
-    """The retry policy that a message has."""
+def retry_of(headers: Mapping[str, Any], exception: BaseException, app: Flask) -> Retry | None:
+    """The retry policy that a message has, as far as this exception is concerned.
+
+    Its classes are only names there, which those of the exception are compared with.
+    """
     packed = headers.get("retry")
     if packed is None:
         return None
     kinds = {
-        name: tuple(kind for path in packed[name] if (kind := _found(path)) is not None)
-        for name in ("on", "unless")
+        name: tuple(
+            kind
+            for kind in type(exception).__mro__
+            if issubclass(kind, BaseException) and names.path_of(kind, app) in packed[name]
+        )
+        for name in _KINDS
     }
-    return Retry(
-        packed["times"],
-        backoff=packed["backoff"],
-        max_delay=packed["max_delay"],
-        jitter=packed["jitter"],
-        **kinds,
-    )
+    return Retry(**{**packed, **kinds})
 
 
-def _packed(retry: Retry) -> dict[str, Any]:
-    packed: dict[str, Any] = {
-        name: getattr(retry, name) for name in ("times", "backoff", "max_delay", "jitter")
-    }
-    for name in ("on", "unless"):
-        packed[name] = [_path(kind) for kind in _kinds(getattr(retry, name))]
+def _packed(retry: Retry, app: Flask) -> dict[str, Any]:
+    packed: dict[str, Any] = {field.name: getattr(retry, field.name) for field in fields(retry)}
+    for name in _KINDS:
+        packed[name] = [names.path_of(kind, app) for kind in _kinds(packed[name])]
     return packed
 
 
@@ -114,25 +108,9 @@ def _kinds(given: Any) -> tuple[type[BaseException], ...]:
     return given if isinstance(given, tuple) else (given,)
 
 
-def _path(kind: type) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _found(path: str) -> Any:
-    """The exception class of this path; None if there is none."""
-    module, _, names = path.partition(":")
-    found: Any
-    try:
-        found = import_module(module)
-        for name in names.split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError):
-        return None
-    # A message comes from outside: nothing else is ever got by its name.
-    is_exception = inspect.isclass(found) and issubclass(found, BaseException)
-    return found if is_exception else None
-
-
-def _short(value: object, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
+def _is_in_module(kind: type) -> bool:
+    """Whether a class is where its name says, as it will be in a worker."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind

@@ -7,6 +7,7 @@ subscription or the result, and nothing is missed when the connection was lost.
 """
 
 import contextlib
+import heapq
 import logging
 import threading
 import time
@@ -16,14 +17,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import redis
-from billiard.exceptions import TimeLimitExceeded
 from celery import Celery, states
-from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError
+from flask import Flask
 from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
-from flask_delay._native import TaskExpired, TaskTimeout, _Elsewhere
-from flask_delay.backends.celery import links, messages
+from flask_delay._native import TaskExpired, _Elsewhere
+from flask_delay.backends.celery import errors, links, messages
 from flask_delay.backends.celery.buffer import Buffer
 from flask_delay.elsewhere import BrokerUnavailable
 
@@ -35,11 +35,12 @@ PROGRESS = "PROGRESS"
 # Seconds. How long a listener waits at most before it looks whether it missed to be woken.
 _LOOK = 1.0
 _PAUSES = (0.1, 5.0)
-_PRODUCERS = 10
+# How long after a task's `expires` one that nobody has begun is given up: clocks differ.
+_GRACE = 5.0
 
 
 class Message(NamedTuple):
-    """One task, as it was submitted: `options` are those of `using`."""
+    """One task: `options` are those of `using` when it is submitted, and then Celery's."""
 
     id: str
     name: str
@@ -51,15 +52,18 @@ class Message(NamedTuple):
 class Wire:
     """See the module. Starts its thread with the first task."""
 
-    def __init__(self, celery: Celery, *, buffers: bool) -> None:
+    def __init__(self, celery: Celery, app: Flask, *, buffers: bool) -> None:
         self._celery = celery
+        self._app = app
         self._results = celery.backend
         self._client = links.to_results(self._results.client)
         connection = links.to_broker(celery)
         self.is_redis: bool = connection.transport.driver_type == "redis"
         pool: Any = ProducerPool
+        # Without a pool, 0 or None, one connection is kept all the same.
+        limit = celery.conf.broker_pool_limit or 1
         self._producers = pool(
-            connection.Pool(limit=_PRODUCERS), limit=_PRODUCERS, Producer=celery.amqp.Producer
+            connection.Pool(limit=limit), limit=limit, Producer=celery.amqp.Producer
         )
         self._unreachable = (
             *connection.connection_errors,
@@ -77,6 +81,9 @@ class Wire:
         self._pending: dict[str, _Elsewhere] = {}
         # Those that are new, or were taken out by others than the listener.
         self._changed: deque[str] = deque()
+        # Of the tasks that expire, when: those that are new, and those that the listener has.
+        self._expiring: deque[tuple[float, str]] = deque()
+        self._deadlines: list[tuple[float, str]] = []
         self._bell = f"flask-delay-{uuid.uuid4()}"
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -85,6 +92,11 @@ class Wire:
     def publish(self, handle: _Elsewhere, message: Message) -> None:
         """Send a task, and feed `handle` from now on. Raises BrokerUnavailable."""
         channel = self._channel(message.id)
+        if "expires" in message.options:
+            end = time.monotonic() + message.options["expires"] + _GRACE
+            self._expiring.append((end, message.id))
+        made = messages.made(message.options, self._app, is_redis=self.is_redis)
+        message = message._replace(options=made)
         try:
             # First: no task is sent of which nobody would hear.
             self._expect(channel, handle)
@@ -139,13 +151,12 @@ class Wire:
     def _send(self, message: Message) -> None:
         # As Celery's `send_task` does it, which would have each thread that publishes subscribe
         # to results that it never looks at.
-        id, name, args, kwargs, given = message
+        id, name, args, kwargs, made = message
         amqp = self._celery.amqp
-        options = messages.made(given, is_redis=self.is_redis)
-        options = amqp.router.route(options, name, args, kwargs)
+        options = amqp.router.route(dict(made), name, args, kwargs)
         headers = options.pop("headers")
         limits = {key: options.pop(key, None) for key in messages.LIMITS}
-        body = amqp.create_task_message(
+        body = amqp.as_task_v2(
             id,
             name,
             args,
@@ -225,6 +236,7 @@ class Wire:
                     pubsub.subscribe(*fresh)
                 if stale := changed.difference(fresh):
                     pubsub.unsubscribe(*stale)
+                self._give_up_expired()
 
     def _take(self, pubsub: Any, message: Mapping[str, Any]) -> None:
         channel = message["channel"].decode()
@@ -236,13 +248,33 @@ class Wire:
         if data is not None and self._is_over(channel, data):
             pubsub.unsubscribe(channel)
 
+    def _give_up_expired(self) -> None:
+        """End the futures of tasks that no worker has begun, or will: their messages are lost."""
+        while self._expiring:
+            heapq.heappush(self._deadlines, self._expiring.popleft())
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            _, id = heapq.heappop(self._deadlines)
+            channel = self._channel(id)
+            handle = self._pending.get(channel)
+            if handle is None or handle.future.state != "pending":
+                continue
+            data = self._client.get(channel)
+            if data is not None:
+                if self._is_over(channel, data):
+                    self._changed.append(channel)
+                continue
+            # Should its message be there after all.
+            self.recall(id, terminate=False)
+            handle.fail(_expired(handle))
+
     def _is_over(self, channel: str, data: bytes) -> bool:
         """Tell a task's future what has become of it; whether that is its end."""
         handle = self._pending.get(channel)
         if handle is None:
             return True
         try:
-            is_over = _tell(handle, self._results.decode_result(data))
+            # Not `decode_result`, which makes exceptions of its own.
+            is_over = _tell(handle, self._results.decode(data), self._app)
         except Exception as error:
             # Not JSON, or not as Celery writes it.
             handle.fail(error)
@@ -252,7 +284,7 @@ class Wire:
         return is_over
 
 
-def _tell(handle: _Elsewhere, meta: Mapping[str, Any]) -> bool:
+def _tell(handle: _Elsewhere, meta: Mapping[str, Any], app: Flask) -> bool:
     state, result = meta["status"], meta["result"]
     if state == states.STARTED:
         handle.start()
@@ -264,21 +296,14 @@ def _tell(handle: _Elsewhere, meta: Mapping[str, Any]) -> bool:
     elif state == states.SUCCESS:
         handle.finish(result)
     elif state == states.FAILURE:
-        handle.fail(_failure(handle, result, meta.get("traceback")))
+        handle.fail(errors.unpacked(handle.future.name, meta, app))
     elif state == states.REVOKED:
-        if isinstance(result, TaskRevokedError) and result.args[:1] == ("expired",):
-            told = f"task {handle.future.name!r} was not started before it expired"
-            handle.fail(TaskExpired(told))
+        if result.get("exc_type") == "TaskRevokedError" and result["exc_message"] == ["expired"]:
+            handle.fail(_expired(handle))
         else:
             handle.abandon()
     return state in states.READY_STATES
 
 
-def _failure(handle: _Elsewhere, result: object, traceback: object) -> BaseException:
-    if isinstance(result, TimeLimitExceeded | SoftTimeLimitExceeded):
-        result = TaskTimeout(f"task {handle.future.name!r} did not end when its timeout was over")
-    elif not isinstance(result, BaseException):
-        result = RuntimeError(f"task {handle.future.name!r} failed with {result!r}")
-    if traceback:
-        result.add_note(f"In the Celery worker:\n{traceback}")
-    return result
+def _expired(handle: _Elsewhere) -> TaskExpired:
+    return TaskExpired(f"task {handle.future.name!r} was not started before it expired")

@@ -4,16 +4,19 @@ Its executor is one in immediate mode, which runs a task in the thread that subm
 a task runs again is Celery's to see to, so what is said at its end is said here.
 """
 
+import contextlib
 import functools
+import inspect
 import logging
 import time
 import traceback
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
+import redis
 from blinker import NamedSignal
-from celery import Celery, Task
+from celery import Celery, Task, states
 from celery import signals as celerys
 from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 from flask import Flask
@@ -28,22 +31,72 @@ from flask_delay._native import (
     _Elsewhere,
     _scoped_executor,
 )
-from flask_delay.backends.celery import messages
+from flask_delay.backends.celery import carried, errors, messages
 from flask_delay.backends.celery.wire import PROGRESS
+from flask_delay.elsewhere import ProcessDied
 from flask_delay.retry import Retry
 
 _log = logging.getLogger("flask_delay")
 
 # Seconds between two messages about one task's progress.
 _INTERVAL = 0.1
+# How often a task whose worker is lost is run again, and how many seconds that is remembered.
+_MOST_AGAIN = 5
+_REMEMBERED = 7 * 24 * 3600
+# Of a request: the record of what has failed, made before Celery replaces what cannot be pickled.
+_FAILURE = "flask_delay_failure"
+
+
+class Place:
+    """Where the tasks of one `Delay` run: its app, and an executor in immediate mode."""
+
+    def __init__(self, app: Flask, delay: str) -> None:
+        self.app = app
+        self.delay = delay
+        self._executors: dict[str, Executor] = {}
+
+    @property
+    def executor(self) -> Executor:
+        """Made at first use, which is after the worker has forked. No lock: see `pools.State`."""
+        found = self._executors.get(self.delay)
+        if found is None:
+            found = self._executors.setdefault(self.delay, _made(self.app, self.delay))
+        return found
+
+
+class _Results:
+    """A result backend that keeps our record of a failure beside Celery's own."""
+
+    def __init__(self, results: Any, app: Flask) -> None:
+        self._results = results
+        self._app = app
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._results, name)
+
+    def mark_as_failure(
+        self, task_id: str, exc: BaseException, traceback: Any = None, **how: Any
+    ) -> None:
+        """As Celery's. Called by Celery."""
+        request = how.get("request")
+        # One of a chain of Celery's was sent by Celery's own means.
+        if how.get("store_result", True) and not (request and request.chain):
+            ours = getattr(request, _FAILURE, None) or errors.packed(exc, self._app)
+            record = {**self._results.prepare_exception(exc), errors.KEY: ours}
+            state = how.get("state", states.FAILURE)
+            self._results.store_result(task_id, record, state, traceback=traceback, request=request)
+            how["store_result"] = False
+        self._results.mark_as_failure(task_id, exc, traceback, **how)
 
 
 class _Call(Task):  # type: ignore[misc]
-    """Each `@task` function is one of a class of its own."""
+    """Each function that Celery may call is one of a class of its own."""
 
     # At least once: a task whose worker is lost is run by another one.
     acks_late = True
     reject_on_worker_lost = True
+    # Without a bound; ours counts.
+    retry_on_worker_lost = False
     track_started = True
     ignore_result = False
     serializer = "json"
@@ -52,45 +105,121 @@ class _Call(Task):  # type: ignore[misc]
     typing = False
 
     function: Callable[..., Any]
-    place: tuple[Flask, str]
+    place: Place
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function in a fresh app context. Called by Celery."""
-        return _run(self, functools.partial(type(self).function, *args, **kwargs))
+        function = functools.partial(type(self).function, *args, **kwargs)
+        with _counted(self) as lost:
+            return _run(self, function, lost)
+
+    @Task.backend.getter  # type: ignore[untyped-decorator]
+    def backend(self) -> Any:
+        """Where results are kept. Called by Celery."""
+        return _Results(self._backend or self.app.backend, self.place.app)
 
 
-def register(celery: Celery, name: str, fn: Callable[..., Any], delay: str, app: Flask) -> None:
+def register(celery: Celery, name: str, fn: Callable[..., Any], place: Place) -> None:
     """Make `fn` a task of the Celery app; nothing happens if it has one of this name."""
     if name in celery.tasks:
         return
     body = {
         "name": name,
         "function": staticmethod(getattr(fn, "__wrapped__", fn)),
-        "place": (app, delay),
+        "place": place,
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }
     celery.register_task(type(name.rpartition(".")[2], (_Call,), body)())
 
 
-def _run(call: _Call, function: Callable[[], Any]) -> Any:
-    app, delay = call.place
+@contextlib.contextmanager
+def _counted(call: _Call) -> Iterator[int]:
+    """Count the runs of a message that came again; how many of those before have not ended.
+
+    Only such a message is counted, since most never come again. Without the results' Redis none
+    is: the task runs.
+    """
+    if not (call.request.delivery_info or {}).get("redelivered"):
+        yield 0
+        return
+    client = call.app.backend.client
+    key = f"flask-delay-again-{call.request.id}"
+    try:
+        again, _ = client.pipeline().incr(key).expire(key, _REMEMBERED).execute()
+    except redis.RedisError as error:
+        _log.warning("whether task %s was lost before cannot be told: %s", call.name, error)
+        yield 0
+        return
+    try:
+        yield again - 1
+    finally:
+        with contextlib.suppress(redis.RedisError):
+            client.decr(key)
+
+
+class _Attempt:
+    """What one message runs."""
+
+    def __init__(self, call: _Call, function: Callable[[], Any], lost: int) -> None:
+        self._name = call.name
+        # What no further attempt can mend: failed with here, and not by the function.
+        self.final: Exception | None = None
+        if inspect.iscoroutinefunction(function) and lost < _MOST_AGAIN:
+
+            async def run_async() -> object:
+                return self._checked(await function())
+
+            self.function: Callable[[], Any] = run_async
+        else:
+
+            def run() -> object:
+                return self._give_up() if lost >= _MOST_AGAIN else self._checked(function())
+
+            self.function = run
+        # What the task is called.
+        self.function.__name__ = self.function.__qualname__ = type(call).function.__qualname__
+
+    def _checked(self, result: object) -> object:
+        fault = carried.fault(result, "result")
+        if fault is None:
+            return result
+        self.final = TypeError(
+            f"task {self._name!r} has run, but its result cannot be sent: {fault}"
+        )
+        raise self.final
+
+    def _give_up(self) -> NoReturn:
+        self.final = ProcessDied(
+            f"task {self._name!r} is not run any more: its worker was lost the last"
+            f" {_MOST_AGAIN + 1} times"
+        )
+        raise self.final
+
+
+def _run(call: _Call, function: Callable[[], Any], lost: int) -> Any:
+    app, delay = call.place.app, call.place.delay
     state: pools.State = app.extensions[delay]
     request = call.request
     report = _Report(call)
-    handle = _Elsewhere(
-        _executor(app, delay),
-        function,
+    attempt = _Attempt(call, function, lost)
+    made = functools.partial(
+        _Elsewhere,
+        call.place.executor,
+        attempt.function,
         id=_uuid(request.id),
         attempts=request.retries,
-        report=report,
     )
+    handle = made(report=report)
     try:
         future = handle.run()
-    except SoftTimeLimitExceeded:
-        # While this thread waited for a coroutine.
+    except SoftTimeLimitExceeded as error:
+        # While this thread waited for a coroutine, which ends now. Who hears of it is to see a
+        # future that has failed.
         handle.future.cancel()
-        raise
+        failed = made()
+        failed.fail(error)
+        future = failed.future
     finally:
         report.flush()
     exception = future.exception()
@@ -101,20 +230,25 @@ def _run(call: _Call, function: Callable[[], Any]) -> Any:
         _log.warning("task %s (%s) was stopped", future.name, future.id)
         _emit(signals.task_cancelled, app, future)
         raise exception
-    asked = (request.headers or {}).get(messages.HEADER) or {}
     if isinstance(exception, SoftTimeLimitExceeded):
         exception = _timed_out(call, future, exception)
-    exception, after = _judge(future, exception, messages.retry_of(asked))
-    if after is not None:
-        _say_again(state.config, future, exception, after)
-        raise call.retry(exc=exception, countdown=after, throw=False)
+    if exception is not attempt.final:
+        asked = (request.headers or {}).get(messages.HEADER) or {}
+        retry = messages.retry_of(asked, exception, app)
+        exception, after = _judge(future, exception, retry)
+        if after is not None:
+            _say_again(state.config, future, exception, after)
+            raise call.retry(exc=exception, countdown=after, throw=False)
     if state.config.log_failures:
         _log.error("task %s (%s) failed", future.name, future.id, exc_info=exception)
     _emit(signals.task_failed, app, future)
-    if isinstance(exception, Exception):
-        raise exception
-    # It ends the task, not the worker.
-    raise RuntimeError(f"task {future.name!r} raised {exception!r}") from exception
+    if not isinstance(exception, Exception):
+        # It ends the task, not the worker.
+        ended = RuntimeError(f"task {future.name!r} raised {exception!r}")
+        ended.__cause__ = exception
+        exception = ended
+    setattr(request, _FAILURE, errors.packed(exception, app))
+    raise exception
 
 
 def _is_celerys(exception: BaseException) -> bool:
@@ -137,8 +271,12 @@ def _uuid(id: str) -> str:
 
 def _timed_out(call: _Call, future: Future[Any], exception: BaseException) -> TaskTimeout:
     _, seconds = call.request.timelimit or (None, None)
+    # The worker's own, `--soft-time-limit`, is known to its first process alone.
+    limit = "the soft time limit of its worker"
+    if isinstance(seconds := seconds or call.soft_time_limit, int | float):
+        limit = f"its timeout of {seconds:g} s"
     # In the words of the native module.
-    timeout = TaskTimeout(f'task "{future.name}" took longer than its timeout of {seconds:g} s')
+    timeout = TaskTimeout(f'task "{future.name}" took longer than {limit}')
     timeout.__cause__ = exception
     return timeout
 
@@ -223,16 +361,6 @@ class _Report:
 
 # Its place among `signals.senders`.
 _STARTED = 1
-
-_executors: dict[tuple[int, str], Executor] = {}
-
-
-def _executor(app: Flask, delay: str) -> Executor:
-    key = (id(app), delay)
-    found = _executors.get(key)
-    if found is None:
-        found = _executors.setdefault(key, _made(app, delay))
-    return found
 
 
 def _made(app: Flask, delay: str) -> Executor:
