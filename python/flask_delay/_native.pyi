@@ -5,6 +5,7 @@ What starts with an underscore is for the modules of this package alone.
 """
 
 import concurrent.futures
+import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar
@@ -53,6 +54,7 @@ __all__ = [
     "_end_within",
     "_gather",
     "_generation",
+    "_logger",
     "_map",
     "_scoped_executor",
     "_service_executor",
@@ -400,6 +402,8 @@ class Executor(concurrent.futures.Executor):
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks."""
+    def _now(self) -> PoolStats:
+        """As `stats` of a plain executor: without what has become of tasks, which costs more."""
     def _get(self, id: str) -> Future[Any] | None:
         """The future with this id, if it was asked for here and has not been forgotten."""
     def _is_gone(self, id: str) -> bool:
@@ -640,6 +644,13 @@ def _set_hooks(
     wait: Callable[[Future[Any]], Generator[Any, None, Any]],
 ) -> None:
     """Give the native module what runs a coroutine and what awaits a future; kept for ever."""
+
+def _logger() -> logging.Logger:
+    """The logger `flask_delay`, enabled: to be asked for anew for each message.
+
+    `logging.config` disables each logger that it finds and that the configuration does not name
+    (`disable_existing_loggers`). That is taken back here.
+    """
 
 def _end() -> None:
     """Do what is done at the interpreter's end, where that will be left out.

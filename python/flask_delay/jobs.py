@@ -1,7 +1,6 @@
 """Jobs: functions that run again and again, on a machine with many processes once."""
 
 import inspect
-import logging
 import os
 import re
 import sys
@@ -15,8 +14,7 @@ from typing import Any, NamedTuple
 
 from flask_delay import leader, supervision
 from flask_delay._native import Executor, Future, _Rhythm, _Ticker
-
-_log = logging.getLogger("flask_delay")
+from flask_delay.logs import log as _log
 
 
 class Plan(NamedTuple):

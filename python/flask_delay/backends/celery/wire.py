@@ -7,7 +7,6 @@ subscription or the result, and nothing is missed when the connection was lost.
 """
 
 import contextlib
-import logging
 import threading
 import time
 import uuid
@@ -26,8 +25,7 @@ from flask_delay._native import TaskExpired, TaskTimeout, _Elsewhere
 from flask_delay.backends.celery import links, messages
 from flask_delay.backends.celery.buffer import Buffer
 from flask_delay.elsewhere import BrokerUnavailable
-
-_log = logging.getLogger("flask_delay")
+from flask_delay.logs import log as _log
 
 PROGRESS = "PROGRESS"
 """The state of a task that has said how far it is."""
