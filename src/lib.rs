@@ -37,6 +37,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::lifecycle::{_end, _end_within, _is_exiting};
     #[pymodule_export]
+    use crate::bindings::logging::logger;
+    #[pymodule_export]
     use crate::bindings::making::{_scoped_executor, _service_executor};
     #[pymodule_export]
     use crate::bindings::map::_map;

@@ -24,7 +24,9 @@ def create_app() -> Flask:
     app.config.from_prefixed_env()
     background.init_app(app)
     app.register_blueprint(bp)
-    app.register_blueprint(background.status_blueprint(results=True), url_prefix="/tasks")
+    app.register_blueprint(
+        background.status_blueprint(results=True, errors=True), url_prefix="/tasks"
+    )
     return app
 
 

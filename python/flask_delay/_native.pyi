@@ -5,6 +5,7 @@ What starts with an underscore is for the modules of this package alone.
 """
 
 import concurrent.futures
+import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar
@@ -56,6 +57,7 @@ __all__ = [
     "_gather",
     "_generation",
     "_is_exiting",
+    "_logger",
     "_map",
     "_scoped_executor",
     "_service_executor",
@@ -413,6 +415,8 @@ class Executor(concurrent.futures.Executor):
 
         Raises TypeError as `Future.add_done_callback`.
         """
+    def _now(self) -> PoolStats:
+        """As `stats` of a plain executor: without what has become of tasks, which costs more."""
     def _get(self, id: str) -> Future[Any] | None:
         """The future with this id, if it was asked for here and has not been forgotten."""
     def _is_gone(self, id: str) -> bool:
@@ -669,6 +673,13 @@ def _set_hooks(
     wait: Callable[[Future[Any]], Generator[Any, None, Any]],
 ) -> None:
     """Give the native module what runs a coroutine and what awaits a future; kept for ever."""
+
+def _logger() -> logging.Logger:
+    """The logger `flask_delay`, enabled: to be asked for anew for each message.
+
+    `logging.config` disables each logger that it finds and that the configuration does not name
+    (`disable_existing_loggers`). That is taken back here.
+    """
 
 def _end() -> None:
     """Do what is done at the interpreter's end, where that will be left out.

@@ -7,7 +7,6 @@ of its own, and only while there is something for it to do.
 import asyncio
 import atexit
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
@@ -22,13 +21,12 @@ from flask_delay._native import (
     _set_hooks,
     _Waiting,
 )
+from flask_delay.logs import log as _logger
 
 _Scope = Callable[[], AbstractContextManager[object]]
 
 # What the loop's own clean-up may take at exit, in seconds; no accepted task is in it then.
 _GRACE = 1.0
-
-_logger = logging.getLogger("flask_delay")
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar, overload
 
+from flask_delay.masking import masked
+
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Config")
 
@@ -241,6 +243,8 @@ class Config:
     )
     celery_broker_url: str | None = field(
         default=None,
+        # May have a password in it.
+        repr=False,
         metadata=_about(
             _optional(_text),
             'a URL such as "redis://localhost:6379/0", or None',
@@ -249,6 +253,7 @@ class Config:
     )
     celery_result_backend: str | None = field(
         default=None,
+        repr=False,
         metadata=_about(
             _optional(_text),
             'the URL of a Redis, such as "redis://localhost:6379/1", or None',
@@ -314,7 +319,8 @@ def load(config: Mapping[str, Any], prefix: str, kind: type[Config] = Config) ->
         try:
             values[f.name] = f.metadata["parse"](config[key])
         except (TypeError, ValueError, OverflowError):
-            message = f"{key} is {config[key]!r}, but must be {f.metadata['allowed']}"
+            shown = masked(repr(config[key]))
+            message = f"{key} is {shown}, but must be {f.metadata['allowed']}"
             raise ValueError(message) from None
     for key, hint in unknown(config, prefix, kind):
         warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=_outside())

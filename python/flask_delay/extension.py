@@ -177,13 +177,20 @@ class Delay:
         return self._state().get(id)
 
     def status_blueprint(
-        self, *, name: str | None = None, url_prefix: str | None = None, results: bool = False
+        self,
+        *,
+        name: str | None = None,
+        url_prefix: str | None = None,
+        results: bool = False,
+        errors: bool = False,
     ) -> Blueprint:
         """Make a blueprint whose `GET /<id>` tells as JSON how far the task with that id is.
 
-        Known are the tasks that `get` finds. The answer holds `state`, `progress` and, of
-        a task that failed, the `error`'s class and message; with `results` also what the
-        task returned, if that can be JSON. Of an unknown id it is 404, of one that was
+        Known are the tasks that `get` finds. The answer holds `state`, `progress` and, of a
+        task that failed, the `error`'s class. With `errors` it holds the error's message
+        too, up to 1,000 characters of it and without the passwords of URLs; what else is in
+        there, anybody reads who has the id. With `results` it holds what the task returned,
+        if that can be JSON. Of an unknown id it is 404, of one that was
         forgotten 410. `name` is the blueprint's (default: as "delay_status"). May be called
         before `init_app`, and for each of several apps.
         """
@@ -193,6 +200,7 @@ class Delay:
             get=self.get,
             is_gone=self._is_gone,
             results=results,
+            errors=errors,
         )
 
     def add_default_done_callback(self, fn: _Callback) -> _Callback:

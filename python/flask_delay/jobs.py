@@ -3,7 +3,6 @@
 import contextvars
 import hashlib
 import inspect
-import logging
 import os
 import re
 import sys
@@ -24,8 +23,7 @@ from flask_delay._native import (
     _Rhythm,
     _Ticker,
 )
-
-_log = logging.getLogger("flask_delay")
+from flask_delay.logs import log as _log
 
 # Seconds.
 _SHORTEST_PATIENCE = 60.0

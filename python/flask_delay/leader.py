@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import logging
 import os
 import re
 import stat
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-_log = logging.getLogger("flask_delay")
+from flask_delay.logs import log as _log
 
 _NOTE, _RUN = 0, 1
 """The bytes that are locked."""

@@ -1,24 +1,28 @@
 """How far a task is, over HTTP: the blueprint behind `Delay.status_blueprint`."""
 
-import json
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import Any, NoReturn
+from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Response
 from flask.blueprints import BlueprintSetupState
-from werkzeug.sansio.response import Response
 
 from flask_delay import context
 from flask_delay._native import ForkedFutureError, Future
+from flask_delay.masking import masked
 
 # Seconds that a client should let pass before it asks again.
 _POLL = 1
+# Characters of an error's message, or of another text, that are told; and of those that are
+# looked at for passwords, of which one may begin before the first limit and end behind it.
+_LONGEST = 1_000
+_LOOKED_AT = 8 * _LONGEST
 
 _UNKNOWN = (
     "no task with this id is known in this process; if the server has several worker"
     " processes, each knows its own tasks alone, and another one may know this id"
 )
+_FAILED = "the task failed"
 _GONE = "the task with this id ended, and has been forgotten since"
 
 
@@ -29,6 +33,7 @@ def blueprint(
     get: Callable[[str], Future[Any] | None],
     is_gone: Callable[[str], bool],
     results: bool,
+    errors: bool,
 ) -> Blueprint:
     """Make a blueprint that answers `GET /<id>`; see `Delay.status_blueprint`.
 
@@ -41,7 +46,7 @@ def blueprint(
         key = str(id)
         future = get(key)
         if future is not None and _is_ours(future):
-            return _answer(200, _describe(future, results=results))
+            return _tell(future, results=results, errors=errors)
         if is_gone(key):
             return _answer(410, {"state": "forgotten", "message": _GONE})
         return _answer(404, {"state": "unknown", "message": _UNKNOWN})
@@ -69,49 +74,57 @@ def _is_ours(future: Future[Any]) -> bool:
     return True
 
 
-def _describe(future: Future[Any], *, results: bool) -> dict[str, Any]:
+def _tell(future: Future[Any], *, results: bool, errors: bool) -> Response:
     # Asked first: a task that ends meanwhile is then told of as it was.
     state, progress = future.state, future.progress
     found: dict[str, Any] = {
         "id": future.id,
         "state": state,
-        "progress": progress and progress._asdict(),
+        "progress": progress and {**progress._asdict(), "note": _plain(progress.note)},
         "error": None,
     }
     if state != "finished":
-        return found
+        return _answer(200, found)
     error = future.exception()
     if error is not None:
-        found["error"] = {"class": type(error).__name__, "message": _text(error)}
+        message = masked(_text(error)) if errors else _FAILED
+        found["error"] = {"class": _plain(type(error).__name__), "message": _plain(message)}
     elif results:
-        found["result"] = None
+        result = future.result()
         try:
-            found["result"] = _as_json(future.result())
+            return _answer(200, {**found, "result": result})
         except Exception:
             # Whatever the app's encoder, or a method of the result, makes of it.
-            found["result_error"] = f"the result is no JSON: {type(future.result()).__name__}"
-    return found
+            name = _plain(type(result).__name__)
+            found |= {"result": None, "result_error": f"the result is no JSON: {name}"}
+    return _answer(200, found)
 
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return str(error)[:_LOOKED_AT]
     except Exception:
         return ""
 
 
-def _as_json(value: object) -> object:
-    # There and back: an encoder may let things pass that a client cannot read.
-    return json.loads(context.current().json.dumps(value), parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)
+def _plain(text: str) -> str:
+    """The text, not too long, as what every client and every encoder can read."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    # A surrogate alone is no character.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _answer(status: int, body: dict[str, Any]) -> Response:
-    response = context.current().json.response(body)
-    response.status_code = status
+    """Answer with the body, which is encoded once, however big it is.
+
+    Raises what the app's encoder does, and ValueError for what no client could read: infinity,
+    "not a number", text that is no Unicode.
+    """
+    app = context.current()
+    text = app.json.dumps(body, allow_nan=False).encode()
+    mimetype = getattr(app.json, "mimetype", "application/json")
+    response = app.response_class(text, status, mimetype=mimetype)
     response.cache_control.no_store = True
     if body["state"] in {"pending", "running"}:
         response.retry_after = _POLL

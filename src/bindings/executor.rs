@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use uuid::Uuid;
 
@@ -232,21 +232,15 @@ impl ExecutorCell {
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let core = self.core()?;
-        let stats = core.pool().stats();
-        let dict = PyDict::new(py);
-        let dead = core.dead().get() + core.errands().get();
-        dict.set_item("queued", stats.queued.saturating_sub(dead))?;
-        let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
-        dict.set_item("running", running)?;
-        dict.set_item("waiting", stats.waiting)?;
-        dict.set_item("idle", stats.idle)?;
-        dict.set_item("threads", stats.threads)?;
-        dict.set_item("held", core.held().len())?;
-        dict.set_item("stuck", core.stuck().count())?;
+        let dict = counts(py, core)?;
         if let Some(figures) = core.figures() {
             figures.tell(&dict)?;
         }
         Ok(dict)
+    }
+
+    fn _now<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        counts(py, self.core()?)
     }
 
     fn add_default_done_callback(&self, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
@@ -257,17 +251,19 @@ impl ExecutorCell {
         Ok(())
     }
 
-    fn _get<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    fn _get<'py>(
+        &self,
+        py: Python<'py>,
+        id: &Bound<'py, PyString>,
+    ) -> PyResult<Option<Bound<'py, FutureCell>>> {
         let core = self.core()?;
-        Ok(Uuid::try_parse(id)
-            .ok()
-            .and_then(|id| core.registry.get(py, id)))
+        Ok(parsed(id).and_then(|id| core.registry.get(py, id)))
     }
 
     /// Whether the task with this id ended so long ago that it has been forgotten.
-    fn _is_gone(&self, id: &str) -> PyResult<bool> {
+    fn _is_gone(&self, id: &Bound<'_, PyString>) -> PyResult<bool> {
         let core = self.core()?;
-        Ok(Uuid::try_parse(id).is_ok_and(|id| core.registry.is_gone(id)))
+        Ok(parsed(id).is_some_and(|id| core.registry.is_gone(id)))
     }
 
     /// Libraries that divide work among the threads (dask) read this of any executor.
@@ -333,6 +329,28 @@ impl ExecutorCell {
         }
         inner.core.registry.clear();
     }
+}
+
+/// What tasks and workers there are now.
+fn counts<'py>(py: Python<'py>, core: &Arc<Core>) -> PyResult<Bound<'py, PyDict>> {
+    let stats = core.pool().stats();
+    let dict = PyDict::new(py);
+    let dead = core.dead().get() + core.errands().get();
+    dict.set_item("queued", stats.queued.saturating_sub(dead))?;
+    let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
+    dict.set_item("running", running)?;
+    dict.set_item("waiting", stats.waiting)?;
+    dict.set_item("idle", stats.idle)?;
+    dict.set_item("threads", stats.threads)?;
+    dict.set_item("held", core.held().len())?;
+    dict.set_item("stuck", core.stuck().count())?;
+    Ok(dict)
+}
+
+/// The id that a text is, whatever that may be: one may come from a URL.
+fn parsed(id: &Bound<'_, PyString>) -> Option<Uuid> {
+    // Text that is no UTF-8 (a surrogate alone) is no id, and no error either.
+    Uuid::try_parse(id.to_str().ok()?).ok()
 }
 
 /// Waits, not for long, until a thread that was started for a task has begun one.

@@ -345,12 +345,13 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     py.detach(|| {
         let _ = core.pool().join(Some(grace));
     });
-    for (desk, task) in running {
-        // Still there: it runs, or its callbacks do.
-        if desk.task(py).is_some_and(|now| now.is(&task)) {
-            lost.push(label(&task));
-        }
-    }
+    // Still there: it runs, or its callbacks do. First in the list, of which only the beginning
+    // may be shown: these are what kept the process.
+    let kept = running
+        .iter()
+        .filter(|(desk, task)| desk.task(py).is_some_and(|now| now.is(task)))
+        .map(|(_, task)| label(task));
+    lost.splice(0..0, kept);
 }
 
 /// Cancels every task that has not started; `each` is told of those that it cancelled.
@@ -405,11 +406,31 @@ fn label(task: &Bound<'_, FutureCell>) -> String {
     format!("{} ({})", name_of(task), task.get().quiet_id().hyphenated())
 }
 
+/// How many tasks the warning at exit names: one line that can be read, however many are lost.
+const NAMED: usize = 20;
+
+/// With commas between thousands.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 fn report(py: Python<'_>, lost: &[String]) {
     if lost.is_empty() {
         return;
     }
-    let (count, names) = (lost.len().to_string(), lost.join(", "));
+    let count = lost.len().to_string();
+    let mut names = lost[..lost.len().min(NAMED)].join(", ");
+    if let Some(more) = lost.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        names = format!("{names} and {} more", grouped(more));
+    }
     let template = if lost.len() == 1 {
         "%s task did not finish before exit and was cancelled: %s"
     } else {

@@ -121,10 +121,7 @@ fn log(
     arguments: &[&str],
     exception: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let method = py
-        .import(names::logging(py))?
-        .call_method1("getLogger", (names::flask_delay(py),))?
-        .getattr(level)?;
+    let method = logger(py)?.getattr(level)?;
     let texts: Vec<_> = [template]
         .iter()
         .chain(arguments)
@@ -134,6 +131,20 @@ fn log(
     let none = py.None().into_bound(py);
     let exception = exception.unwrap_or(&none);
     call_named(&method, &texts, names::exc_info(py), exception).map(drop)
+}
+
+/// The logger of the package, switched on; see `_native.pyi`.
+#[pyfunction(name = "_logger")]
+pub(crate) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let logger = py
+        .import(names::logging(py))?
+        .call_method1("getLogger", (names::flask_delay(py),))?;
+    // A configuration that does not name it has switched it off in passing, unless it says
+    // otherwise. Whoever wants silence has a level, filters and a setting.
+    if logger.getattr("disabled")?.is_truthy()? {
+        logger.setattr("disabled", false)?;
+    }
+    Ok(logger)
 }
 
 /// A logger that fails must not take the task or the worker with it.

@@ -608,7 +608,8 @@ def test_dropping_in_a_manual_executor_starts_no_thread():
     assert dropped.cancelled()
     assert executor.stats()["threads"] == 0
     assert executor.run_pending() == 2
-    assert retried.done() and newest.done()
+    assert retried.done()
+    assert newest.done()
     assert threads == [threading.current_thread()] * 2
 
 

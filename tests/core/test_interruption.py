@@ -29,7 +29,7 @@ def executor():
 
 @pytest.fixture
 def logger():
-    logger = logging.Logger("app")
+    logger = logging.Logger("app")  # noqa: LOG001 (of one test alone)
     logger.propagate = False
     return logger
 

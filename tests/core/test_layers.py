@@ -40,7 +40,17 @@ PYTHON_LAYERS = (
         "verbs",
     },
     {"jobs"},
-    {"figures", "leader", "progress", "reloader", "retry", "supervision"},
+    {
+        "figures",
+        "leader",
+        "logs",
+        "masking",
+        "progress",
+        "reloader",
+        "retry",
+        "supervision",
+        "uvicorn",
+    },
     {"_native"},
 )
 

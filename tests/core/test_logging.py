@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import logging.config
 import threading
 
 import pytest
 
-from flask_delay import Executor, current_task
+from flask_delay import Executor, current_task, logs
 
 from .helpers import DEADLINE, ENGINE_LOGGER, LOGGER, fail, occupied, together
 from .test_modes import make
@@ -94,6 +95,47 @@ def test_what_did_not_fail_is_not_logged(executor, caplog):
         cancelled.cancel()
         executor.submit(int)
     executor.drain(DEADLINE)
+    assert caplog.records == []
+
+
+@pytest.fixture
+def configured():
+    """What a configuration that does not know our logger makes of it, by its default."""
+    loggers = [it for it in logging.root.manager.loggerDict.values() if hasattr(it, "disabled")]
+    before = [(it, it.disabled) for it in loggers]
+    logging.config.dictConfig({"version": 1})
+    assert LOGGER.disabled
+    yield
+    for logger, disabled in before:
+        logger.disabled = disabled
+
+
+def test_a_configuration_of_logging_does_not_silence_failures(executor, caplog, configured):
+    handler = caplog.handler
+    logging.getLogger().addHandler(handler)
+    try:
+        future = executor.submit(fail)
+        assert isinstance(future.exception(DEADLINE), ValueError)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert [record.getMessage() for record in caplog.records] == [f"task fail ({future.id}) failed"]
+
+
+def test_a_configuration_of_logging_does_not_silence_what_python_logs(caplog, configured):
+    handler = caplog.handler
+    logging.getLogger().addHandler(handler)
+    try:
+        logs.log.warning("%s of Python's", "a line")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    (record,) = caplog.records
+    assert (record.getMessage(), record.name) == ("a line of Python's", "flask_delay")
+    assert record.filename == "test_logging.py"
+
+
+def test_a_level_silences_all_the_same(executor, caplog):
+    with handling(caplog.handler, LOGGER, logging.CRITICAL):
+        assert executor.submit(fail).exception(DEADLINE)
     assert caplog.records == []
 
 

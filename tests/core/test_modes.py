@@ -415,7 +415,8 @@ def test_immediate_returns_after_the_callbacks_of_a_coroutine():
     async def quick() -> None:
         pass
 
-    assert called == [] and [executor.submit(quick)] == called
+    assert called == []
+    assert [executor.submit(quick)] == called
 
 
 def test_immediate_tries_a_coroutine_again_before_submit_returns(caplog):

@@ -91,6 +91,22 @@ def test_signals_named_are_there() -> None:
     assert told == {name for name in flask_delay.__all__ if name.startswith("task_")}
 
 
+@pytest.mark.parametrize(
+    ("theirs", "backend"),
+    [
+        ('`EXECUTOR_TYPE = "process"`', "processes"),
+        ("`ProcessPoolExecutor`", "processes"),
+        ("`worker_pool`: prefork", "processes"),
+        ("Celery itself as the place where tasks run", "celery"),
+    ],
+)
+def test_no_backend_that_is_there_is_denied(theirs: str, backend: str) -> None:
+    assert backend in config.BACKENDS
+    (ours,) = re.findall(rf"^\| {re.escape(theirs)} \|(.*)\|$", PAGE, re.MULTILINE)
+    assert f'"{backend}"' in ours
+    assert "not yet" not in ours
+
+
 def test_settings_named_are_there() -> None:
     ours = {setting.key for setting in config.settings("DELAY_")}
     theirs = {f"EXECUTOR_{field.name.upper()}" for field in dataclasses.fields(Settings)}

@@ -34,6 +34,21 @@ def test_the_example_answers_as_shown(page):
     assert client.get(f"/reports/tasks/{answer['id']}").status_code == 401
 
 
+def test_what_an_error_says(page):
+    def fail():
+        raise ValueError("no table 'orders'")
+
+    id = page["executor"].delay(fail).id
+    assert page["executor"].drain(20)
+    client = page["app"].test_client()
+    messages = [
+        client.get(f"{address}/{id}").get_json()["error"]["message"]
+        for address in ("/tasks", "/admin/tasks")
+    ]
+    assert messages == ["the task failed", "no table 'orders'"]
+    assert f'The message is "{messages[0]}"' in PAGE
+
+
 def test_progress_in_steps(page):
     seen = []
 

@@ -1,5 +1,7 @@
 """`flask delay`: its commands say what is so, and what is wrong."""
 
+import logging
+import os
 import re
 import subprocess
 import sys
@@ -103,6 +105,18 @@ class TestConfig:
         )
         assert "hush" not in result.output
 
+    @pytest.mark.parametrize(
+        "url", ["redis://:hunter2@h/0", "redis://h/0?password=hunter2", "sentinel://:hunter2@a;b"]
+    )
+    def test_password_is_not_shown(self, make_app, url):
+        app = make_app(DELAY_CELERY_BROKER_URL=url)
+        assert "hunter2" not in run(app, "config").output
+        # Nor where the two are compared.
+        app.config["DELAY_CELERY_BROKER_URL"] = f"{url}1"
+        result = run(app, "config")
+        assert "DELAY_CELERY_BROKER_URL is '" in result.output
+        assert "hunter2" not in result.output
+
     def test_changed_since(self, make_app):
         app = make_app(DELAY_RESULT_LIMIT=5)
         app.config["DELAY_RESULT_LIMIT"] = "many"
@@ -132,6 +146,9 @@ class TestCheck:
         assert marks == [
             ("ok", "app"),
             ("ok", "settings"),
+            ("ok", "log"),
+            ("note", "queue"),
+            ("note", "requests"),
             ("ok", "task"),
             ("ok", "callback"),
             ("ok", "drain"),
@@ -193,6 +210,76 @@ class TestCheck:
         app.extensions["delay"].executor.submit(release.wait, deadline)
         self.is_wrong(app, r"task +it is pending after 0\.05 s: .*'running': 1")
         release.set()
+
+    def test_bounds_that_are_set(self, make_app):
+        app = make_app(DELAY_QUEUE_SIZE=100)
+        app.config["MAX_CONTENT_LENGTH"] = 1_000_000
+        result = run(app, "check")
+        assert "note" not in result.output
+
+    def test_error_is_shown_without_passwords(self, app):
+        @app.teardown_appcontext
+        def teardown(_exc):
+            raise OSError("no redis://:hunter2@h")
+
+        self.is_wrong(app, r"task +it failed in its app context: OSError: no redis://:\*\*\*@h")
+
+    def test_log_that_a_configuration_has_disabled(self, app, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("flask_delay"), "disabled", True)
+        result = run(app, "check")
+        assert result.exit_code == 0, result.output
+        text = "note   log        logging's configuration has disabled the logger 'flask_delay'"
+        assert text in result.output
+
+    def test_log_that_is_switched_off(self, make_app):
+        result = run(make_app(DELAY_LOG_FAILURES=False), "check")
+        assert "note   log        DELAY_LOG_FAILURES is False" in result.output
+
+    def test_log_that_nobody_hears(self, app, monkeypatch):
+        # Without pytest's own, which are there from the start of the test.
+        logger, handlers = logging.getLogger("flask_delay"), [logging.NullHandler()]
+        monkeypatch.setattr(logger, "propagate", False)
+        monkeypatch.setattr(logger, "handlers", handlers)
+        self.is_wrong(app, "log +failures are not logged: no handler of the logger")
+        handlers.append(logging.StreamHandler())
+        assert run(app, "check").exit_code == 0
+        monkeypatch.setattr(logging.root.manager, "disable", logging.ERROR)
+        self.is_wrong(app, "log +failures are not logged: .* begins at")
+
+    def test_folder_of_jobs_that_cannot_be_written(self, make_app, tmp_path, monkeypatch):
+        # Root may write anywhere.
+        monkeypatch.setattr("flask_delay.commands.checks.os.access", lambda *_: False)
+        app = make_app()
+        # Its instance folder is not there yet.
+        app.extensions["delay"].jobs.folder = tmp_path / "instance" / "delay"
+        result = run(app, "check")
+        assert result.exit_code == 0
+        assert re.search(r"^note +jobs +'.*/instance/delay' cannot be", result.output, re.MULTILINE)
+        app.extensions["delay"].jobs.active = False
+        app.extensions["delay"].owner.using(every=60).delay(int)
+        self.is_wrong(app, r"jobs +'.*/instance/delay' cannot be written by this user")
+
+    def test_processes_without_an_app(self, make_app):
+        self.is_wrong(
+            make_app(DELAY_BACKEND="processes"), "processes +ValueError: DELAY_APP is None"
+        )
+
+    @pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX")
+    def test_processes(self, make_app, tmp_path):
+        code = (
+            "from flask import Flask\nfrom flask_delay import Delay\n"
+            "def make(name): app = Flask(name); Delay(app); return app\n"
+        )
+        (tmp_path / "shop.py").write_text(code)
+        there = f"{tmp_path / 'shop.py'}:make"
+        app = make_app("shop", DELAY_BACKEND="processes", DELAY_APP=f"{there}('shop')")
+        result = run(app, "check")
+        assert result.exit_code == 0, result.output
+        assert "ok     processes  a task ran in a worker process, after" in result.output
+        app = make_app("shop", DELAY_BACKEND="processes", DELAY_APP=f"{there}('other')")
+        self.is_wrong(app, "processes +a worker process has loaded the app 'other': set DELAY_APP")
+        app = make_app("shop", DELAY_BACKEND="processes", DELAY_APP="nowhere:app")
+        self.is_wrong(app, "processes +.*nowhere")
 
     @pytest.mark.parametrize("patched", [True, False])
     def test_gevent_is_noted(self, app, monkeypatch, patched):

@@ -42,7 +42,7 @@ def make(make_app, extension):
     def make(**config):
         app = make_app(extension=extension, **{"DELAY_MAX_WORKERS": 1, **config})
         app.torn = []
-        app.register_blueprint(extension.status_blueprint(), url_prefix="/tasks")
+        app.register_blueprint(extension.status_blueprint(errors=True), url_prefix="/tasks")
 
         @app.teardown_appcontext
         def note(error):

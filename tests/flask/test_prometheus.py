@@ -113,6 +113,47 @@ def test_what_there_is_now(extension, registry, deadline):
     assert now() == [0, 0, 0, 2]
 
 
+def test_each_executor_is_asked_once_per_scrape(extension, registry, monkeypatch):
+    asked = []
+
+    class Watched:
+        def _now(self):
+            asked.append("now")
+            return dict.fromkeys(("queued", "held", "running", "threads"), 3)
+
+    monkeypatch.setattr(extension, "_executors", lambda: [Watched(), Watched()])
+    (family,) = (it for it in registry.collect() if it.name == "delay_threads")
+    assert (family.type, family.samples[0].value) == ("gauge", 6)
+    assert asked == ["now"] * 2
+
+
+def test_no_task_waits_for_another_to_be_counted(extension, registry, deadline):
+    """What counts one of them may take as long as it likes."""
+    entered, gate = threading.Event(), Gate()
+
+    class Slow:
+        name, attempts = "slow", 1
+
+        def cancelled(self):
+            entered.set()
+            gate()
+            return True
+
+        def _spent(self):
+            return None
+
+    (ended_,) = extension._default_callbacks()
+    thread = threading.Thread(target=ended_, args=(Slow(),))
+    thread.start()
+    assert entered.wait(deadline)
+    assert extension.delay(int).result(deadline) == 0
+    drain(extension, deadline)
+    assert ended(registry, task="int", outcome="done") == 1
+    gate.open()
+    thread.join(deadline)
+    assert ended(registry, task="slow", outcome="cancelled") == 1
+
+
 def test_all_apps_of_a_delay(make_app, registry, deadline):
     extension = Delay()
     apps = [make_app("first", extension)]

@@ -23,6 +23,9 @@ def app(make_app, extension):
     app.register_blueprint(
         extension.status_blueprint(name="told", results=True), url_prefix="/results"
     )
+    app.register_blueprint(
+        extension.status_blueprint(name="explained", errors=True), url_prefix="/errors"
+    )
     return app
 
 
@@ -116,21 +119,50 @@ class TestKnown:
         assert client.get(f"/tasks/{id}").get_json()["progress"]["done"] == 0.5
 
     def test_failed(self, app, client):
-        _, id = done(app, fail, ValueError("no such file"))
+        _, id = done(app, fail, ValueError("no file /srv/ann/taxes.pdf"))
         answer = client.get(f"/tasks/{id}")
         assert answer.status_code == 200
+        # What an error says may be anything, and anybody may ask who has the id.
         assert answer.get_json() == {
             "id": id,
             "state": "finished",
             "progress": None,
-            "error": {"class": "ValueError", "message": "no such file"},
+            "error": {"class": "ValueError", "message": "the task failed"},
         }
         assert client.get(f"/results/{id}").get_json() == answer.get_json()
+        error = {"class": "ValueError", "message": "no file /srv/ann/taxes.pdf"}
+        assert client.get(f"/errors/{id}").get_json()["error"] == error
 
     def test_failed_with_an_error_that_cannot_be_told(self, app, client):
         _, id = done(app, fail, Unspeakable())
-        answer = client.get(f"/tasks/{id}")
+        answer = client.get(f"/errors/{id}")
         assert answer.get_json()["error"] == {"class": "Unspeakable", "message": ""}
+
+    def test_error_that_is_long_or_has_a_password_in_it(self, app, client):
+        url = "postgresql://shop:hunter2@db/shop"
+        _, id = done(app, fail, OSError(f"cannot connect to {url}: " + "x" * 50_000_000))
+        answer = client.get(f"/errors/{id}")
+        message = answer.get_json()["error"]["message"]
+        assert message.startswith("cannot connect to postgresql://shop:***@db/shop: xxx")
+        assert (len(message), message[-4:]) == (1003, "x...")
+        # A password that is cut off in the middle is masked too.
+        _, id = done(app, fail, OSError("y" * 978 + f" {url}"))
+        message = client.get(f"/errors/{id}").get_json()["error"]["message"]
+        assert message.endswith("y postgresql://shop:***...")
+
+    @pytest.mark.parametrize("escaped", [True, False])
+    def test_text_that_is_no_unicode(self, app, client, escaped):
+        app.json.ensure_ascii = escaped
+
+        def work():
+            current_task.progress(1, 2, "\udce9" + "x" * 1_000_000)
+            raise ValueError("\ud800 é")
+
+        _, id = done(app, work)
+        answer = client.get(f"/errors/{id}")
+        assert answer.status_code == 200
+        assert len(answer.get_json()["progress"]["note"]) == 1003
+        assert answer.get_json()["error"] == {"class": "ValueError", "message": "\\ud800 é"}
 
     def test_cancelled(self, app, client, deadline):
         go = threading.Event()
@@ -196,6 +228,24 @@ class TestResults:
             assert body["result"] is None
             assert body["result_error"] == f"the result is no JSON: {type(result).__name__}"
 
+    def test_that_is_no_unicode(self, app, client):
+        app.json.ensure_ascii = False
+        _, id = done(app, lambda: "\ud800")
+        body = client.get(f"/results/{id}").get_json()
+        assert (body["result"], body["result_error"]) == (None, "the result is no JSON: str")
+
+    def test_is_encoded_once(self, app, client, monkeypatch):
+        encoded = []
+
+        class Rows:
+            def __html__(self):
+                encoded.append(1)
+                return "rows"
+
+        _, id = done(app, Rows)
+        assert client.get(f"/results/{id}").get_json()["result"] == "rows"
+        assert encoded == [1]
+
     def test_of_a_task_that_has_not_ended(self, app, client, deadline):
         go = threading.Event()
         _, id = submit(app, go.wait, deadline)
@@ -204,7 +254,7 @@ class TestResults:
 
 
 class TestUnknown:
-    @pytest.mark.parametrize("id", [str(uuid.uuid4()), "nonsense", "%00", "é", "x" * 5000])
+    @pytest.mark.parametrize("id", [str(uuid.uuid4()), "nonsense", "%00", "%ff", "é", "x" * 5000])
     def test_id(self, client, id):
         answer = client.get(f"/tasks/{id}")
         assert answer.status_code == 404
@@ -212,6 +262,10 @@ class TestUnknown:
         assert body["state"] == "unknown"
         assert "in this process" in body["message"]
         assert "each knows its own tasks" in body["message"]
+
+    def test_id_that_is_no_unicode(self, app, extension):
+        with app.app_context():
+            assert extension.get("\ud800") is None
 
     def test_forgotten(self, app, client):
         ids = [done(app, int)[1] for _ in range(3)]

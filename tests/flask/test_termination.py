@@ -277,3 +277,101 @@ class TestHandler:
         thread.join(deadline)
         assert apps
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# As uvicorn does: a handler before the app is loaded, then what was there, and the signal again.
+UVICORN = """
+import types
+module = sys.modules["uvicorn.server"] = types.ModuleType("uvicorn.server")
+
+class Server:
+    def __init__(self):
+        self._captured_signals = []
+
+    def capture_signals(self):
+        ...
+
+    def handle_exit(self, signum, frame):
+        self._captured_signals.append(signum)
+
+    def run(self, load):
+        before = signal.signal(signal.SIGTERM, self.handle_exit)
+        load()
+        signal.raise_signal(signal.SIGTERM)
+        release.set()
+        signal.signal(signal.SIGTERM, before)
+        for captured in reversed(self._captured_signals):
+            signal.raise_signal(captured)
+
+module.Server = Server
+
+def load():
+    Delay(app)
+    submit(tasks=3)
+"""
+
+
+def test_server_that_raises_the_signal_again_by_default(run):
+    done = run(f"{UVICORN}\nServer().run(load)")
+    assert (done.rc, done.err) == (143, "")
+    assert sorted(done.out.split("\n")) == ["", *ALL]
+
+
+def test_server_that_raises_the_signal_again_in_a_way_that_is_not_known(run):
+    done = run(f"""{UVICORN}
+class Newer(Server):
+    _captured_signals = property(lambda self: None, lambda self, value: None)
+signal.signal(signal.SIGTERM, Newer().handle_exit)
+import warnings
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    Delay(app)
+assert [it.category for it in seen] == [RuntimeWarning], seen
+assert "uvicorn" in str(seen[0].message)
+""")
+    assert (done.rc, done.err) == (0, "")
+
+
+def test_supervised_process_may_be_told_twice(run):
+    done = run("""
+        import multiprocessing
+        multiprocessing.parent_process = multiprocessing.process.parent_process = object
+        app.config["DELAY_MAX_WORKERS"] = 1
+        Delay(app)
+        submit(tasks=3)
+        ending = threading.Event()
+        def again():
+            ending.wait(20)
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            release.set()
+        threading.Thread(target=again, daemon=True).start()
+        threading._register_atexit(ending.set)
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(20)
+    """)
+    assert (done.rc, done.err) == (143, "")
+    assert done.out.split("\n") == [*ALL, ""]
+
+
+def test_while_tasks_end_after_an_event_loop_has_gone(run):
+    done = run("""
+        import asyncio
+        app.config["DELAY_MAX_WORKERS"] = 1
+        Delay(app)
+        submit(tasks=3)
+        async def serve():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print)
+        asyncio.run(serve())
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        ending = threading.Event()
+        def tell():
+            ending.wait(20)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            release.set()
+        threading.Thread(target=tell, daemon=True).start()
+        threading._register_atexit(ending.set)
+    """)
+    assert (done.rc, done.err) == (0, "")
+    assert done.out.split("\n") == [*ALL, ""]

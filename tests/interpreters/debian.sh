@@ -26,6 +26,12 @@ command -v rustc >/dev/null || die "Rust is missing: no rustc"
 [ "$inside" ] || exec unshare --mount bash tests/interpreters/debian.sh --inside "$@"
 shift 2
 
+# mirror: where this machine has Debian's packages from. That has the other suites too.
+mirror() {
+    apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(SITE)' 'Created-By: Packages' \
+        | awk -F '|' '$1 == "Debian" && $2 == "Debian" && !found++ { print $3 }'
+}
+
 root=$PWD/target/debian-$suite
 log=target/debian-$suite.log
 python=python$version
@@ -39,8 +45,10 @@ if [ ! -e "$root/.complete-$version" ]; then
     # An older debootstrap does not know a newer suite; they are all made alike.
     [ -e "$scripts/$suite" ] && script=$suite || script=sid
     echo "debootstrap: $suite with Python $version, see $log"
+    from=${DEBIAN_MIRROR:-$(mirror)}
+    [ "$from" ] || die "no mirror in this machine's apt sources: say which by DEBIAN_MIRROR"
     debootstrap --variant=minbase --include="$packages" "$suite" "$root" \
-        "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" "$scripts/$script" >"$log" 2>&1 \
+        "$from" "$scripts/$script" >"$log" 2>&1 \
         || die "debootstrap failed: $(tail -n 1 "$log")"
     touch "$root/.complete-$version"
 fi

@@ -26,7 +26,9 @@ def create_app(**config):
     app.config.update(DELAY_BACKEND="processes", DELAY_APP=f"{__name__}:create_app()")
     app.config.update({"DELAY_PROCESSES": 2} | config)
     background = Delay(app)
-    app.register_blueprint(background.status_blueprint(results=True), url_prefix="/tasks")
+    app.register_blueprint(
+        background.status_blueprint(results=True, errors=True), url_prefix="/tasks"
+    )
     app.torn = torn
     Extension().init_app(app)
 

@@ -520,10 +520,13 @@ with create_app(DELAY_PROCESSES=1, DELAY_SHUTDOWN_TIMEOUT=float(sys.argv[2])).ap
 
 
 # The first task is at it when the process ends.
-BEGUN = EXIT + """
+BEGUN = (
+    EXIT
+    + """
 while not (folder / "0").exists():
     time.sleep(0.01)
 """
+)
 
 
 def test_accepted_tasks_end_before_the_exit(tmp_path):

@@ -276,14 +276,14 @@ def check_drain(
     tell: Callable[[Server], object] = Server.terminate,
     told: str | None = None,
     submit: bool = True,
+    names: Sequence[str] = LATE,
     trouble: str = "Traceback|did not finish|Fatal Python",
 ) -> None:
     """Told to end, the server lets running and queued tasks end first; no `trouble` is told.
 
     `told` is what the log says once the server has understood. Without `submit` the tasks of
-    LATE are on their way.
+    these names are on their way.
     """
-    names = LATE
     for name in names if submit else ():
         server.get(f"wait/{name}")
     assert poll(lambda: server.records("started"))

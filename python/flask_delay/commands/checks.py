@@ -1,5 +1,7 @@
 """`flask delay check`."""
 
+import logging
+import os
 import platform
 import sys
 import threading
@@ -10,7 +12,6 @@ import click
 from flask_delay import (
     Executor,
     Future,
-    PoolStats,
     __version__,
     context,
     current_task,
@@ -19,9 +20,12 @@ from flask_delay import (
 )
 from flask_delay.commands import settings
 from flask_delay.commands.target import Target
+from flask_delay.masking import masked
 
 # Seconds; a pool that is well needs a thousandth of that.
 _PATIENCE = 10.0
+# And a worker process, which loads the app first.
+_LOADING = 60.0
 
 
 class _Report:
@@ -60,9 +64,13 @@ def run(name: str) -> bool:
     else:
         report.ok("app", str(target))
         _look_at_settings(target, report)
+        _look_at_log(target, report)
+        _look_at_bounds(target, report)
+        _look_at_jobs(target, report)
         _look_around(report)
         _look_at_celery(target, report)
         _try(target, report)
+        _try_processes(target, report)
     click.echo("\nAll is well." if report.is_well else "\nSomething is wrong, see above.")
     return report.is_well
 
@@ -76,6 +84,81 @@ def _look_at_settings(target: Target, report: _Report) -> None:
     mode = target.settings.mode
     if mode != "threads":
         report.note("mode", f"{target.prefix}MODE is {mode!r}, which is for tests: no threads")
+
+
+def _look_at_log(target: Target, report: _Report) -> None:
+    """Say whether the failure of a task would be seen."""
+    # The logger as it is: asked for by `logs`, it would be enabled.
+    logger = logging.getLogger("flask_delay")
+    if logger.disabled:
+        report.note(
+            "log",
+            "logging's configuration has disabled the logger 'flask_delay'; the first line to log"
+            " enables it again. Say so: 'disable_existing_loggers': False",
+        )
+    key = f"{target.prefix}LOG_FAILURES"
+    level = logger.getEffectiveLevel()
+    if not target.settings.log_failures:
+        report.note("log", f"{key} is False: nobody hears of the failures of tasks")
+    elif level > logging.ERROR or logging.root.manager.disable >= logging.ERROR:
+        shown = logging.getLevelName(max(level, logging.root.manager.disable + 1))
+        report.wrong("log", f"failures are not logged: the logger 'flask_delay' begins at {shown}")
+    elif not _is_heard(logger):
+        report.wrong(
+            "log",
+            "failures are not logged: no handler of the logger 'flask_delay', or of the root"
+            " logger, takes a line at level ERROR",
+        )
+    else:
+        report.ok("log", "failures of tasks are logged, by the logger 'flask_delay'")
+
+
+def _is_heard(logger: logging.Logger) -> bool:
+    """Whether a handler takes errors; Python's last resort does if there is no handler at all."""
+    found: list[logging.Handler] = []
+    at: logging.Logger | None = logger
+    while at is not None:
+        found += at.handlers
+        at = at.parent if at.propagate else None
+    if not found:
+        return logging.lastResort is not None
+    return any(
+        handler.level <= logging.ERROR and not isinstance(handler, logging.NullHandler)
+        for handler in found
+    )
+
+
+def _look_at_bounds(target: Target, report: _Report) -> None:
+    """Say what may fill the memory."""
+    if target.settings.queue_size == 0:
+        report.note(
+            "queue",
+            f"{target.prefix}QUEUE_SIZE is 0: tasks are accepted however many wait, until there is"
+            f" no memory left",
+        )
+    if target.app.config.get("MAX_CONTENT_LENGTH") is None:
+        report.note(
+            "requests",
+            "MAX_CONTENT_LENGTH is not set: using(request=True) copies a request into memory,"
+            " however long its body is",
+        )
+
+
+def _look_at_jobs(target: Target, report: _Report) -> None:
+    """Say whether jobs can have their files. A command like this one needs none itself."""
+    folder, jobs = target.state.jobs.folder, target.state.jobs.all()
+    if folder is None:
+        return
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    say = report.wrong if jobs else report.note
+    say(
+        "jobs",
+        f"{str(folder)!r} cannot be written by this user, and jobs (every=, cron=) need it, to run"
+        f" in one process at a time: change the owner of {str(there)!r}, or set"
+        f" {target.prefix}JOBS_FOLDER to another folder",
+    )
 
 
 def _look_around(report: _Report) -> None:
@@ -145,7 +228,7 @@ def _try(target: Target, report: _Report) -> None:
     if executor.drain(_PATIENCE):
         report.ok("drain", "nothing is left to do")
     else:
-        report.wrong("drain", f"not done after {_PATIENCE:g} s: {_now(executor)}")
+        report.wrong("drain", f"not done after {_PATIENCE:g} s: {executor._now()}")
 
 
 def _await(
@@ -155,10 +238,11 @@ def _await(
     try:
         is_current, worker = future.result(_PATIENCE)
     except TimeoutError:
-        report.wrong("task", f"it is {future.state} after {_PATIENCE:g} s: {_now(executor)}")
+        report.wrong("task", f"it is {future.state} after {_PATIENCE:g} s: {executor._now()}")
         return False
     except Exception as error:
-        report.wrong("task", f"it failed in its app context: {type(error).__name__}: {error}")
+        what = f"{type(error).__name__}: {masked(str(error))}"
+        report.wrong("task", f"it failed in its app context: {what}")
         return False
     if not is_current:
         report.wrong("task", "it ran in the context of another app")
@@ -168,7 +252,31 @@ def _await(
     return True
 
 
-def _now(executor: Executor) -> dict[str, int]:
-    """How many tasks and workers there are, without what became of tasks."""
-    stats = executor.stats()
-    return {key: stats[key] for key in PoolStats.__annotations__}  # type: ignore[literal-required]
+def _try_processes(target: Target, report: _Report) -> None:
+    """Run a task in a worker process, if tasks are to run there."""
+    asked = target.settings
+    if asked.mode != "threads" or (asked.backend != "processes" and asked.app is None):
+        return
+    begin = time.perf_counter()
+    try:
+        future = target.state.backend("processes").submit(None, {}, _name_of_app)
+        name = future.result(_LOADING)
+    except TimeoutError:
+        report.wrong("processes", f"no worker process had loaded the app after {_LOADING:g} s")
+    except Exception as error:
+        # What is missing, why the app cannot be loaded there.
+        report.wrong("processes", f"{type(error).__name__}: {masked(str(error))}")
+    else:
+        took = time.perf_counter() - begin
+        if name == target.app.name:
+            report.ok("processes", f"a task ran in a worker process, after {took:.1f} s")
+        else:
+            report.wrong(
+                "processes",
+                f"a worker process has loaded the app {name!r}: set {target.prefix}APP to where"
+                f" {target.app.name!r} is",
+            )
+
+
+def _name_of_app() -> str:
+    return context.current().name

@@ -1,6 +1,5 @@
 """`flask delay config`."""
 
-import re
 from collections.abc import Iterator
 from textwrap import fill
 
@@ -9,6 +8,7 @@ import click
 from flask_delay import config
 from flask_delay.commands.target import Target
 from flask_delay.config import Setting
+from flask_delay.masking import masked
 
 _WIDTH = 88
 
@@ -49,8 +49,7 @@ def problems(target: Target) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    # Without the password of a URL.
-    return re.sub(r"(://[^/@\s]*:)[^@\s]*@", r"\1***@", repr(value))
+    return masked(repr(value))
 
 
 def _indent(text: str) -> str:

@@ -9,6 +9,7 @@ from flask.cli import ScriptInfo
 
 from flask_delay import Delay, Executor
 from flask_delay.config import Config
+from flask_delay.pools import State
 
 
 class Target(NamedTuple):
@@ -18,6 +19,7 @@ class Target(NamedTuple):
     delay: Delay
     settings: Config
     executor: Executor
+    state: State
 
     @classmethod
     def find(cls, name: str) -> Self:
@@ -28,7 +30,7 @@ class Target(NamedTuple):
         app = _load()
         state = app.extensions.get(name)
         if state is not None and _is_delay(state):
-            return cls(app, state.owner, state.config, state.executor)
+            return cls(app, state.owner, state.config, state.executor, state)
         others = ", ".join(key for key, state in app.extensions.items() if _is_delay(state))
         arguments = "app" if name == "delay" else f"app, name={name!r}"
         message = f"app {app.name!r} has no Delay named {name!r}: "

@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import copy
-import logging
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -12,8 +11,7 @@ from flask.sessions import NullSession, SecureCookieSession, SessionMixin
 from werkzeug.local import LocalProxy
 
 from flask_delay._native import current_task
-
-_logger = logging.getLogger("flask_delay")
+from flask_delay.logs import log as _log
 
 # An underscore marks what an extension keeps for itself, such as Flask-Login the user it has
 # found by a cookie. These two are Flask's, and what sets them means the visitor to have it.
@@ -124,7 +122,7 @@ class CopiedSession(NullSession):
             task = "a task"
         else:
             task = f"task {future.name} ({future.id})"
-        _logger.warning(
+        _log.warning(
             "%s has changed %r in its session, a copy that is not saved, since the response,"
             " which would carry it to the browser, has been sent: change the session in the view",
             task,

@@ -14,7 +14,9 @@ own, and the page of any of them tells of all.
 import os
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Literal
 
@@ -33,6 +35,7 @@ try:
         Histogram,
         generate_latest,
     )
+    from prometheus_client.core import GaugeMetricFamily
     from prometheus_client.multiprocess import MultiProcessCollector
 except ImportError as error:
     message = (
@@ -86,8 +89,6 @@ def export(
     background.add_default_done_callback(exported.ended)
     if _is_multiprocess():
         task_submitted.connect(exported.submitted, weak=False)
-    else:
-        exported.compute_gauges()
 
 
 def metrics() -> Response:
@@ -107,6 +108,53 @@ def _is_multiprocess() -> bool:
     return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
+class _Writers:
+    """Who writes metrics: any number of threads at once, but nobody while the process forks.
+
+    A child that began amid a write would find a lock of the client library taken for ever. Each
+    thread holds a lock of its own meanwhile, for which no other thread waits but one that forks.
+    """
+
+    def __init__(self) -> None:
+        self._mine = threading.local()
+        self._all: weakref.WeakSet[_Writer] = weakref.WeakSet()
+        # Held for a moment when a thread writes for the first time, and by whoever forks.
+        self._lock = threading.Lock()
+        self._stopped: list[_Writer] = []
+        os.register_at_fork(
+            before=self._stop, after_in_parent=self._go_on, after_in_child=self._go_on
+        )
+
+    def mine(self) -> AbstractContextManager[bool]:
+        """This thread's lock."""
+        writer: _Writer | None = getattr(self._mine, "writer", None)
+        if writer is None:
+            writer = self._mine.writer = _Writer()
+            with self._lock:
+                self._all.add(writer)
+        return writer.lock
+
+    def _stop(self) -> None:
+        self._lock.acquire()
+        self._stopped = list(self._all)
+        for writer in self._stopped:
+            writer.lock.acquire()
+
+    def _go_on(self) -> None:
+        for writer in self._stopped:
+            writer.lock.release()
+        self._stopped = []
+        self._lock.release()
+
+
+class _Writer:
+    """One thread; goes with it."""
+
+    def __init__(self) -> None:
+        # A finalizer may cancel a task, amid the writing of another one.
+        self.lock = threading.RLock()
+
+
 class _Metrics:
     """The metrics of one `Delay`."""
 
@@ -115,14 +163,9 @@ class _Metrics:
         self._of: dict[str, _OfName] = {}
         # The process, by `_generation`, whose gauges are kept.
         self._sampled: int | None = None
-        # Held while something is written, and by whoever forks: a child that began amid that
-        # would find a lock of the client library taken for ever.
-        self._lock = threading.Lock()
-        os.register_at_fork(
-            before=self._lock.acquire,
-            after_in_parent=self._lock.release,
-            after_in_child=self._lock.release,
-        )
+        self._writers = _Writers()
+        # Taken by those who write, so nobody has it while the process forks.
+        self._names = threading.RLock()
         counter, histogram, gauge = (
             partial(Counter, namespace=namespace, registry=registry),
             partial(Histogram, namespace=namespace, registry=registry, buckets=_BUCKETS),
@@ -134,7 +177,10 @@ class _Metrics:
             self.retries = counter("task_retries", "Attempts that followed a first one.", of_task)
             self.wait = histogram("task_wait_seconds", "From the submit to the start.", of_task)
             self.run = histogram("task_run_seconds", "The last attempt.", of_task)
-            self._gauges = {key: gauge(name, text) for key, (name, text) in _GAUGES.items()}
+            if _is_multiprocess():
+                self._gauges = {key: gauge(name, text) for key, (name, text) in _GAUGES.items()}
+            else:
+                registry.register(_Now(self.now, namespace))
         except ValueError as error:
             message = (
                 f"no metrics for {background!r} with namespace {namespace!r}: {error}; call"
@@ -145,7 +191,7 @@ class _Metrics:
 
     def ended(self, future: Future[object]) -> None:
         """Count a task. A default done callback: on a worker, in whatever process that is."""
-        with self._lock:
+        with self._writers.mine():
             of = self._find(future.name)
             if future.cancelled():
                 of.cancelled()
@@ -161,17 +207,15 @@ class _Metrics:
                 of.ran(spent[1])
 
     def _find(self, name: str) -> "_OfName":
-        if name not in self._of and len(self._of) >= _NAMES:
-            name = _OTHERS
         of = self._of.get(name)
         if of is None:
-            of = self._of[name] = _OfName(self, name)
+            with self._names:
+                if name not in self._of and len(self._of) >= _NAMES:
+                    name = _OTHERS
+                of = self._of.get(name)
+                if of is None:
+                    of = self._of[name] = _OfName(self, name)
         return of
-
-    def compute_gauges(self) -> None:
-        """Have the gauges read when they are asked for."""
-        for key, gauge in self._gauges.items():
-            gauge.set_function(partial(self._sum, key))
 
     def submitted(self, _app: object, **_: object) -> None:
         """See to it that this process's gauges are kept. A receiver of `task_submitted`.
@@ -181,7 +225,7 @@ class _Metrics:
         """
         if self._sampled == _generation():
             return
-        with self._lock:
+        with self._writers.mine(), self._names:
             mine = self._sampled != _generation()
             self._sampled = _generation()
         if mine:
@@ -190,13 +234,38 @@ class _Metrics:
 
     def _sample(self) -> None:
         while True:
-            with self._lock:
+            with self._writers.mine():
+                now = self.now()
                 for key, gauge in self._gauges.items():
-                    gauge.set(self._sum(key))
+                    gauge.set(now[key])
             time.sleep(_INTERVAL)
 
-    def _sum(self, key: _Key) -> float:
-        return sum(executor.stats()[key] for executor in self._background._executors())
+    def now(self) -> dict[_Key, int]:
+        """What there is now, of all executors together: each is asked once."""
+        all_of = [executor._now() for executor in self._background._executors()]
+        return {key: sum(stats[key] for stats in all_of) for key in _GAUGES}
+
+
+class _Now:
+    """A collector: the gauges, as they are when it is asked."""
+
+    def __init__(self, now: Callable[[], dict[_Key, int]], namespace: str) -> None:
+        self._now = now
+        self._namespace = namespace
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Their names alone, for which nothing is counted."""
+        return self._families({})
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Their values, all of one moment."""
+        return self._families(self._now())
+
+    def _families(self, values: dict[_Key, int]) -> list[GaugeMetricFamily]:
+        return [
+            GaugeMetricFamily(f"{self._namespace}_{name}", text, values.get(key))
+            for key, (name, text) in _GAUGES.items()
+        ]
 
 
 class _OfName:

@@ -30,11 +30,12 @@ pub(super) fn claim<'py>(
         Ok(None)
     })?;
     match (&first, twin) {
+        // Neither the key nor the id, by which the first one can be asked about: the message
+        // may get to whoever sent the request.
         (Some(first), Twin::AnError) => Err(DuplicateTask::new_err(format!(
-            "task {:?} ({}) with the key {} is not done yet",
+            "task {:?} was not accepted: the task {:?}, which has the same key, is not done yet",
+            name_of(this),
             name_of(first),
-            first.get().public_id(first).hyphenated(),
-            key.repr()?
         ))),
         _ => Ok(first),
     }

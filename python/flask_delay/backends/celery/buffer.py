@@ -1,13 +1,12 @@
 """Tasks that wait in memory until the broker is back: `DELAY_CELERY_WHEN_DOWN = "buffer"`."""
 
 import atexit
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-_log = logging.getLogger("flask_delay")
+from flask_delay.logs import log as _log
 
 
 class _Named(Protocol):

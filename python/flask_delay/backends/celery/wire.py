@@ -8,7 +8,6 @@ subscription or the result, and nothing is missed when the connection was lost.
 
 import contextlib
 import heapq
-import logging
 import threading
 import time
 import uuid
@@ -26,8 +25,7 @@ from flask_delay._native import TaskExpired, _Elsewhere
 from flask_delay.backends.celery import errors, links, messages
 from flask_delay.backends.celery.buffer import Buffer
 from flask_delay.elsewhere import BrokerUnavailable
-
-_log = logging.getLogger("flask_delay")
+from flask_delay.logs import log as _log
 
 PROGRESS = "PROGRESS"
 """The state of a task that has said how far it is."""

@@ -7,7 +7,6 @@ a task runs again is Celery's to see to, so what is said at its end is said here
 import contextlib
 import functools
 import inspect
-import logging
 import time
 import traceback
 import uuid
@@ -34,9 +33,8 @@ from flask_delay._native import (
 from flask_delay.backends.celery import carried, errors, messages
 from flask_delay.backends.celery.wire import PROGRESS
 from flask_delay.elsewhere import ProcessDied
+from flask_delay.logs import log as _log
 from flask_delay.retry import Retry
-
-_log = logging.getLogger("flask_delay")
 
 # Seconds between two messages about one task's progress.
 _INTERVAL = 0.1

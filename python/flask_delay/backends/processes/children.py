@@ -5,7 +5,6 @@ thread and no memory with the server that asked for it, and does not import its 
 """
 
 import contextlib
-import logging
 import os
 import select
 import subprocess
@@ -24,10 +23,9 @@ from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import BadFrameError, Frame, Kind
 from flask_delay.backends.processes.parcels import Parcels
 from flask_delay.elsewhere import ProcessDied
+from flask_delay.logs import log as _log
 
 greenlets.refuse_processes()
-
-_log = logging.getLogger("flask_delay")
 
 # An exception from another thread, as that of `timeout`, arrives between two steps of Python
 # code: so long a step takes at most.

@@ -1,0 +1,31 @@
+"""Passwords, wherever something is shown: in URLs, settings and messages of errors."""
+
+import re
+
+_NAMES = (
+    r"(?:pass(?:word|wd|phrase|(?==))|pwd|secret|token(?!s)|credential"
+    r"|(?:api|access|private|account)[_-]?key)[\w.-]{0,20}"
+)
+_LITERAL = r"b?'(?:\\.|[^'\\])*'|b?\"(?:\\.|[^\"\\])*\"|[^\s,'\"{}\[\]()]+"
+# Each begins with a few fixed characters, and none looks further than one URL or one value: the
+# text may be long, and anybody's.
+_PATTERNS = tuple(
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        # ://user:password@, up to the last "@" of this URL: a password may have one, and a "/".
+        (r"(://[^\s/?#:]*:)(?:(?!://)\S)*@", r"\1***@"),
+        # https://token@
+        (r"(?<=http)(s?://)[^\s/?#:@]+@", r"\1***@"),
+        # ?password=..., and the same in what is no URL: "host=db password=..."
+        (rf"({_NAMES}=)(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", r"\1***"),
+        # The repr of a dict, or JSON: 'password': '...'
+        (rf"({_NAMES}['\"]\s?:\s?)(?:{_LITERAL})", r"\1'***'"),
+    )
+)
+
+
+def masked(text: str) -> str:
+    """The text, with "***" for each password that can be told from its place or its name."""
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return text
