@@ -300,6 +300,10 @@ def create_slow_app(path):
     return create_app()
 
 
+def create_dying_app():
+    os._exit(3)
+
+
 def interpreter():
     """How this Python was started."""
     return tuple(sys.flags), sorted(sys.warnoptions), sorted(sys._xoptions.items()), sys.argv

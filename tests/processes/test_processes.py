@@ -340,6 +340,17 @@ def test_an_exception_that_cannot_be_pickled(app, crunch):
     assert "in stubborn\n" in str(error.__cause__)
 
 
+def test_a_long_message_is_shown_in_part(app, crunch):
+    error = ended(delay(fail_at_length)).exception()
+    assert len(error.args[0]) == 5_000_000
+    assert len(str(error.__cause__)) < 250_000
+    assert "characters are left out" in str(error.__cause__)
+
+
+def fail_at_length():
+    raise LookupError("x" * 5_000_000)
+
+
 # --- Options ------------------------------------------------------------------------
 
 

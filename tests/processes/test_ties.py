@@ -15,6 +15,7 @@ from tests.processes.conftest import DEADLINE, HERE, close, is_gone, read, until
 from tests.processes.test_processes import ended, python
 
 from flask_delay import ProcessDied, TaskTimeout, delay, using
+from flask_delay.backends.processes import children
 from flask_delay.backends.processes.frames import Frame, Kind
 
 pytestmark = pytest.mark.keeps_threads
@@ -157,6 +158,24 @@ def test_a_child_that_loads_ends_with_shutdown(make_app, tmp_path):
         ended(future)
     app.extensions["delay"].owner.shutdown()
     assert is_gone(int(path.read_text()))
+
+
+def test_an_app_that_takes_long_to_load_is_named(make_app, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(children, "_LONG", 0.01)
+    path = tmp_path / "loads"
+    with make_app(DELAY_APP=f"crunch:create_slow_app({str(path)!r})").app_context():
+        future = delay(os.getpid)
+        until(lambda: "has not loaded the app \"crunch:create_slow_app('/" in caplog.text)
+        path.with_name("loads.go").touch()
+        future.result(DEADLINE)
+    assert len(caplog.records) == 1
+
+
+def test_a_child_that_dies_while_it_loads(make_app):
+    with make_app(DELAY_APP="crunch:create_dying_app()").app_context():
+        error = ended(using(timeout=DEADLINE).delay(int)).exception()
+    assert type(error) is ProcessDied
+    assert "ended itself, with code 3" in str(error)
 
 
 def test_a_stopped_child_does_not_outlive_the_timeout(one, crunch):

@@ -4,9 +4,9 @@ The tasks are those of a second native executor: futures, callbacks, logs, signa
 and all options are its. What its workers call hands the work to a child and waits for it.
 Each child runs one task at a time, so that a child that is killed fails that task alone.
 
-Why a child is started with `subprocess` and talked to by `multiprocessing.connection`, with
-cloudpickle's bytes, and not by a pool of loky, of Pebble or of the standard library, with one
-process each (`python -m benchmarks.processes` shows what can be measured of it):
+Why a child is started with `subprocess` and talked to over a socket, in frames of our own with
+cloudpickle's bytes in them, and not by a pool of loky, of Pebble or of the standard library,
+with one process each (`python -m benchmarks.processes` shows what can be measured of it):
 
 - A queue, futures, retries and deadlines are there already, in the native executor. Of a pool
   only a process that runs calls would be used, and none of them lets its owner tell it

@@ -84,9 +84,10 @@ class Child:
         # Nothing of a task's is in there.
         self._is_free = True
         self._began = time.monotonic()
-        # It fits, since nothing has been sent yet.
         setup = {"app": app, "name": name, "main": parcels.names.main}
-        self._send(Frame(Kind.SETUP, 0, setup), lambda: False)
+        # It fits, since nothing has been sent yet. Who waits for the app sees that it has died.
+        with contextlib.suppress(EOFError, ConnectionError):
+            self._send(Frame(Kind.SETUP, 0, setup), lambda: False)
 
     @property
     def pid(self) -> int:

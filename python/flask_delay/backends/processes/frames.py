@@ -35,6 +35,8 @@ ANSWERS = frozenset({Kind.RETURNED, Kind.RAISED, Kind.AGAIN, Kind.CANCELLED})
 
 _WITH_DATA = ANSWERS | {Kind.RUN, Kind.BROKEN, Kind.PROGRESS}
 
+# Quicker than to ask the class.
+_KINDS = {kind.value: kind for kind in Kind}
 _HEADER = struct.Struct("!BQIQ")
 # No text of ours comes near: see `parcels`.
 _MOST_JSON = 4 << 20
@@ -59,7 +61,7 @@ class Frame(NamedTuple):
         """As it is sent."""
         # ASCII, so that half a surrogate, as in the name of a file, goes too.
         text = b"" if self.text is None else json.dumps(self.text).encode()
-        header = _HEADER.pack(self.kind, self.call, len(text), len(self.data))
+        header = _HEADER.pack(self.kind.value, self.call, len(text), len(self.data))
         return b"".join((header, text, self.data))
 
 
@@ -82,20 +84,20 @@ class Reader:
         if len(self._bytes) < _HEADER.size:
             return None
         number, call, text_length, data_length = _HEADER.unpack_from(self._bytes)
-        try:
-            kind = Kind(number)
-        except ValueError:
-            raise BadFrameError(f"a frame of the unknown kind {number}") from None
+        kind = _KINDS.get(number)
+        if kind is None:
+            raise BadFrameError(f"a frame of the unknown kind {number}")
         if text_length > _MOST_JSON or (data_length and kind not in _WITH_DATA):
             raise BadFrameError(f"a frame {kind.name} of {text_length} and {data_length} bytes")
         text_end = _HEADER.size + text_length
         end = text_end + data_length
         if len(self._bytes) < end:
             return None
+        text = self._bytes[_HEADER.size : text_end]
         with memoryview(self._bytes) as view:
-            text, data = bytes(view[_HEADER.size : text_end]), bytes(view[text_end:end])
+            data = bytes(view[text_end:end])
         del self._bytes[:end]
         try:
-            return Frame(kind, call, json.loads(text) if text else None, data)
+            return Frame(kind, call, json.loads(text.decode("ascii")) if text else None, data)
         except (ValueError, RecursionError):
             raise BadFrameError(f"a frame {kind.name} whose text is no JSON") from None

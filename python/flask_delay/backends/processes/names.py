@@ -129,6 +129,11 @@ class Names:
 
     # --- Of a name --------------------------------------------------------------------
 
+    @property
+    def has_aliases(self) -> bool:
+        """Whether there is a module that the other process calls otherwise."""
+        return bool(self._aliases)
+
     def translate(self, module: str) -> str:
         """What a module is called here that the other process calls so."""
         return self._aliases.get(module, module)
