@@ -331,7 +331,7 @@ class Jobs:
         """
         self.executor = executor
         self.active = active
-        self._folder = folder if active else None
+        self.folder = folder if active else None
         self._owner = owner
         self._remedy = remedy
         self._check = check
@@ -342,9 +342,9 @@ class Jobs:
 
     def lead(self, id: str, name: str) -> leader.Lead:
         """What decides whether a job runs in this process."""
-        if self._folder is None:
+        if self.folder is None:
             return leader.Lead()
-        return leader.lead(self._folder, id, name, self._remedy)
+        return leader.lead(self.folder, id, name, self._remedy)
 
     def start(
         self,
@@ -419,9 +419,9 @@ class Jobs:
 
     def _clean(self) -> None:
         # Whoever serves: a shell's user may be another one.
-        if self._folder is not None and not self._cleaned and not _is_bystander():
+        if self.folder is not None and not self._cleaned and not _is_bystander():
             self._cleaned = True
-            leader.clean(self._folder)
+            leader.clean(self.folder)
 
 
 _everywhere: weakref.WeakSet[Jobs] = weakref.WeakSet()
