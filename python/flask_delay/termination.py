@@ -21,8 +21,9 @@ def drain_on_sigterm() -> None:
 
     The handler runs in the main thread, between two bytecodes of whatever runs there, and
     takes no lock, so it cannot deadlock with it. If the interpreter is on its way out
-    already, functions of `atexit` included, it leaves it at that. A forked child inherits the handler and ends its own
-    tasks in the same way. A second SIGTERM ends the process at once.
+    already, functions of `atexit` included, it leaves it at that. A forked child inherits
+    the handler and ends its own tasks in the same way. A second SIGTERM ends the process at
+    once.
     """
     if threading.current_thread() is not threading.main_thread():
         return
