@@ -21,7 +21,7 @@ TASKS = Path("/proc/self/task")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # One of each for the whole process, once they are needed.
-SHARED = {"delay-governor", "delay-loop_0", "delay-timer"}
+SHARED = {"delay-governor", "delay-leftovers", "delay-loop_0", "delay-timer"}
 
 
 @dataclass(frozen=True)

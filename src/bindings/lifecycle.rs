@@ -62,7 +62,8 @@ fn cores() -> Vec<Arc<Core>> {
 ///
 /// `threading`'s own hook runs first, while threads can still be used freely: there the
 /// tasks end, those that tasks submit included. `atexit` runs after the last other thread
-/// has ended: there, before any other function, the pools are closed and their threads joined.
+/// has ended: there, before any other function, the pools are closed and their
+/// threads joined, and last those that serve them.
 pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
     // Its own hook must be registered first, so that it runs after ours: our tasks may
     // still use such an executor.
@@ -71,9 +72,13 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
         close_at_exit(args.py());
     })?;
     let register = py.import("atexit")?.getattr("register")?;
-    // For whoever runs these functions without the interpreter's end.
-    register.call1((&close,))?;
-    let (register, close) = (register.unbind(), close.unbind());
+    register.call1((close,))?;
+    let refuse = PyCFunction::new_closure(py, Some(c"_refuse_at_exit"), None, |args, _| {
+        let py = args.py();
+        let lost = close_pools(py);
+        report(py, &lost);
+    })?;
+    let (register, refuse) = (register.unbind(), refuse.unbind());
     let drain = PyCFunction::new_closure(py, Some(c"_drain_at_exit"), None, move |args, _| {
         let py = args.py();
         // Relaxed: read by signal handlers, which run on this thread, the main one.
@@ -81,7 +86,7 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
         drain_at_exit(py);
         // Last, so it is called first: before functions that would have something accepted
         // which nobody waits for any more.
-        register.call1(py, (&close,)).map(drop)
+        register.call1(py, (&refuse,)).map(drop)
     })?;
     py.import("threading")?
         .call_method1("_register_atexit", (drain,))?;
@@ -252,17 +257,27 @@ pub(crate) fn is_busy() -> Option<bool> {
     Some(busy)
 }
 
-fn close_at_exit(py: Python<'_>) {
+/// Closes all pools but those that serve them, and waits for their threads. The names of tasks
+/// whose time was over.
+fn close_pools(py: Python<'_>) -> Vec<String> {
     // Other threads may have submitted since the first time.
     let mut lost = drain_all(py);
     CORES.lock().exited = true;
-    for core in cores() {
+    for core in cores().iter().filter(|core| !core.service) {
         core.close();
-        // Nobody's task is lost with a service.
-        let joined = core.is_given_up() || core.service || join_at_exit(py, &core);
+        let joined = core.is_given_up() || join_at_exit(py, core);
         if !joined {
-            give_up(py, &core, &mut lost);
+            give_up(py, core, &mut lost);
         }
+    }
+    lost
+}
+
+fn close_at_exit(py: Python<'_>) {
+    let lost = close_pools(py);
+    // Nobody's task is lost with them.
+    for core in cores().iter().filter(|core| core.service) {
+        core.close();
     }
     governor::stop(py);
     alarms::stop(py);

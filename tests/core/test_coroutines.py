@@ -1142,11 +1142,17 @@ class TestExit:
                 await asyncio.sleep(0.05)
                 say(word)
 
+            def late():
+                try:
+                    executor.submit(work, "late")
+                except RuntimeError:
+                    say("refused")
+
             executor = Executor()
-            atexit.register(lambda: executor.submit(work, "late"))
+            atexit.register(late)
             executor.submit(work, "early")
         """)
-        assert (done.rc, done.out, done.err) == (0, "early\nlate\n", "")
+        assert (done.rc, done.out, done.err) == (0, "early\nrefused\n", "")
 
     def test_hooks_are_not_spammed(self, run):
         done = run("""

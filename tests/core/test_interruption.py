@@ -29,9 +29,11 @@ def executor():
 
 @pytest.fixture
 def logger():
-    logger = logging.Logger("app")  # noqa: LOG001 (of one test alone)
+    logger = logging.getLogger("tests.interruption")
+    logger.setLevel(logging.INFO)
     logger.propagate = False
-    return logger
+    yield logger
+    logger.handlers.clear()
 
 
 class Held(logging.Formatter):

@@ -1,7 +1,7 @@
 //! Exceptions that are raised in another thread, at its next step in Python code; and whose
 //! code a thread runs.
 
-use std::ffi::c_long;
+use std::ffi::{c_long, c_ulong};
 use std::ptr;
 
 use pyo3::ffi;
@@ -14,8 +14,8 @@ pub(crate) struct ThreadId(c_long);
 
 impl ThreadId {
     /// As `threading.get_ident` gives it.
-    pub(crate) fn ident(self) -> u64 {
-        u64::from(self.0.cast_unsigned())
+    pub(crate) fn ident(self) -> c_ulong {
+        self.0.cast_unsigned()
     }
 }
 

@@ -298,5 +298,10 @@ impl Gc {
     }
 
     #[expect(clippy::unused_self, reason = "as the other one")]
-    fn off(&self, _py: Python<'_>) {}
+    fn off(&self, _py: Python<'_>) -> GcIsOff {
+        GcIsOff
+    }
 }
+
+#[cfg(Py_3_12)]
+struct GcIsOff;

@@ -1,24 +1,26 @@
 //! What the timer's thread leaves to others, since it keeps the time of all tasks: to drop what
 //! may be the last reference to an object of a user's, and to call code of users.
 //!
-//! Anywhere else it is done at once. What an alarm has left goes to a worker of the executor
-//! that it was for; where there are none, to a thread of its own.
+//! Anywhere else it is done at once. What an alarm has left goes to a thread of its own and not to
+//! a worker: tasks expire where all workers are busy, and their arguments are not to stay until
+//! one of them is free.
 
 use std::cell::RefCell;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
-use parking_lot::Mutex;
+use flask_delay_engine::Hold;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyCFunction, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
-use super::errands;
+use super::alarms::STACK;
 use crate::bindings::calls::TakenCall;
-use crate::bindings::core::Core;
+use crate::bindings::core::{Core, Task};
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::object::is_shared;
-use crate::bindings::mode::Mode;
 
 /// Work that is left to do.
 type Work = Box<dyn FnOnce(Python<'_>) + Send>;
@@ -110,45 +112,50 @@ impl Leftovers {
     }
 }
 
+thread_local! {
+    /// The way to the thread that sees to leftovers, from the timer's. With that it goes: the
+    /// other one leaves too, once it has done what there is.
+    static HELPER: RefCell<Option<Sender<Batch>>> = const { RefCell::new(None) };
+}
+
+/// What is sent there, and what keeps the executor's pool from its end until it is done.
+type Batch = (Leftovers, Option<Hold<Task>>);
+
 fn send(py: Python<'_>, core: Option<&Arc<Core>>, left: Leftovers) {
-    // In here, because a worker may not take it.
-    let left = Arc::new(Mutex::new(Some(left)));
-    if let Some(core) = core
-        && core.mode == Mode::Threads
-    {
-        let left = Arc::clone(&left);
-        let errand = PyCFunction::new_closure(py, Some(c"leftovers"), None, move |args, _| {
-            // Taken out under the lock, which is a leaf, and done without it.
-            let mine = left.lock().take();
-            if let Some(mine) = mine {
-                mine.finish(args.py());
-            }
-        });
-        if errand.is_ok_and(|errand| errands::send(core, errand.as_any()).is_ok()) {
-            return;
+    // Whether an object is dropped before the process ends does not matter, what is called does.
+    let core = core.filter(|_| !left.work.is_empty());
+    let batch = (left, core.map(|core| core.pool().hold()));
+    HELPER.with_borrow_mut(|helper| {
+        if helper.is_none() {
+            *helper = start().ok();
         }
-    }
-    // Nobody ends the pool before that is done.
-    let hold = core.map(|core| core.pool().hold());
-    let for_thread = Arc::clone(&left);
-    let started = std::thread::Builder::new()
+        let refused = match helper {
+            Some(helper) => helper.send(batch).err().map(|error| error.0),
+            // There is no thread to be had.
+            None => Some(batch),
+        };
+        if let Some((left, _hold)) = refused {
+            left.finish(py);
+        }
+    });
+}
+
+fn start() -> io::Result<Sender<Batch>> {
+    let (sender, batches) = channel();
+    std::thread::Builder::new()
         .name("delay-leftovers".to_owned())
-        .stack_size(super::alarms::STACK)
-        .spawn(move || {
-            let mine = for_thread.lock().take();
-            if let Some(mine) = mine {
-                let mut mine = Some(mine);
-                // Not done if the interpreter has gone, nor dropped then.
-                attach(|py| mine.take().map(|mine| mine.finish(py)));
-                std::mem::forget(mine);
-            }
-            drop(hold);
-        });
-    if started.is_err() {
-        // For want of a thread.
-        let mine = left.lock().take();
-        if let Some(mine) = mine {
-            mine.finish(py);
-        }
+        .stack_size(STACK)
+        .spawn(move || see_to(&batches))?;
+    Ok(sender)
+}
+
+/// The main function of that thread, which is attached to Python only while it has to do.
+fn see_to(batches: &Receiver<Batch>) {
+    for (left, hold) in batches {
+        let mut left = Some(left);
+        attach(|py| left.take().map(|left| left.finish(py)));
+        // Nobody's if the interpreter has gone.
+        std::mem::forget(left);
+        drop(hold);
     }
 }

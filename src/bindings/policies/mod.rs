@@ -15,7 +15,7 @@
 //! - `composition`: `then` and `gather`; `sequels`: tasks that wait for others to be done.
 //! - `ticker`: what comes again and again.
 //! - `alarms`: the one timer of the process, and what it is set for; `leftovers`: what its thread
-//!   leaves to workers.
+//!   leaves to another.
 
 pub(crate) mod alarms;
 pub(crate) mod claims;
