@@ -8,7 +8,7 @@ use flask_delay_engine::{Bound as Places, Config, Pool, Rank};
 use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 use super::afar::Afar;
 use super::cell::FutureCell;
@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) backpressure: Backpressure,
     /// What becomes of its tasks is counted.
     pub(crate) counted: bool,
+    /// What futures have is an object, which makes their surroundings by its method of this name.
+    pub(crate) scope_method: Option<Py<PyString>>,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -64,6 +66,7 @@ pub(crate) struct Core {
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
     counted: bool,
+    pub(crate) scope_method: Option<Py<PyString>>,
     /// Where tasks are submitted, as long as there is somebody who may.
     executor: OnceLock<Weak<Inner>>,
     /// The initializer has raised.
@@ -136,6 +139,7 @@ impl Core {
             signals: settings.signals,
             backpressure: settings.backpressure,
             counted: settings.counted,
+            scope_method: settings.scope_method,
             executor: OnceLock::new(),
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),

@@ -212,7 +212,7 @@ impl CoroutineTask {
             task.get().keep_context(context.as_ref());
         }
         let context = context.as_ref().map(copy).transpose()?;
-        Ok(Some((context, task.get().task_scope(py))))
+        Ok(Some((context, task.get().task_scope(py)?)))
     }
 
     /// Makes the task the current one of this context, and calls its function.

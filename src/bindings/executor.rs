@@ -9,7 +9,6 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
-use uuid::Uuid;
 
 use super::cell::FutureCell;
 use super::core::{Core, Settings};
@@ -20,11 +19,12 @@ use super::lifecycle::{self, cancel_queued, wait_with_signals};
 use super::making::{backpressure, config, places as queue_places, workers};
 use super::map::{Map, Submit};
 use super::mode::{self, Mode};
+use super::scope::Scope;
 use super::wait::seconds;
 
 /// What `Delay` asks of its executor beyond a plain one.
 pub(crate) struct Scoped {
-    pub(crate) scope: Py<PyAny>,
+    pub(crate) scope: Scope,
     pub(crate) reject_types: Py<PyTuple>,
     pub(crate) reject: Py<PyAny>,
     /// Makes of a function that is to follow a task what is called in its place.
@@ -149,6 +149,7 @@ impl ExecutorCell {
                 mode: Mode::Threads,
                 signals: None,
                 counted: false,
+                scope_method: None,
                 backpressure: backpressure(
                     queue_size.map_or(Ok(0), |size| queue_places(&size))?,
                     when_full,
@@ -257,15 +258,13 @@ impl ExecutorCell {
 
     fn _get<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Bound<'py, FutureCell>>> {
         let core = self.core()?;
-        Ok(Uuid::try_parse(id)
-            .ok()
-            .and_then(|id| core.registry.get(py, id)))
+        Ok(core.registry.get(py, id))
     }
 
     /// Whether the task with this id ended so long ago that it has been forgotten.
     fn _is_gone(&self, id: &str) -> PyResult<bool> {
         let core = self.core()?;
-        Ok(Uuid::try_parse(id).is_ok_and(|id| core.registry.is_gone(id)))
+        Ok(core.registry.is_gone(id))
     }
 
     /// Libraries that divide work among the threads (dask) read this of any executor.
@@ -293,7 +292,7 @@ impl ExecutorCell {
             return Ok(());
         };
         if let Some(scoped) = &inner.scoped {
-            visit.call(&scoped.scope)?;
+            scoped.scope.visit(&visit)?;
             visit.call(&scoped.reject_types)?;
             visit.call(&scoped.reject)?;
             visit.call(&scoped.step)?;

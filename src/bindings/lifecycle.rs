@@ -374,7 +374,7 @@ pub(crate) fn cancel_queued(
 }
 
 fn label(task: &Bound<'_, FutureCell>) -> String {
-    format!("{} ({})", name_of(task), task.get().quiet_id().hyphenated())
+    format!("{} ({})", name_of(task), task.get().quiet_id())
 }
 
 fn report(py: Python<'_>, lost: &[String]) {

@@ -15,6 +15,7 @@ use super::executor::{ExecutorCell, Scoped};
 use super::governor;
 use super::mode::Mode;
 use super::policies::places::{Backpressure, WhenFull};
+use super::scope::Scope;
 use super::signals::Signals;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -147,6 +148,7 @@ pub(crate) fn _service_executor<'py>(
         mode: Mode::Threads,
         signals: None,
         counted: false,
+        scope_method: None,
     };
     make(py, settings, None)
 }
@@ -177,7 +179,7 @@ pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
     max_workers: Option<i64>,
     thread_name_prefix: &str,
-    scope: Py<PyAny>,
+    scope: Bound<'py, PyAny>,
     hidden: Bound<'py, PyAny>,
     reject_types: Py<PyTuple>,
     reject: Py<PyAny>,
@@ -196,6 +198,7 @@ pub(crate) fn _scoped_executor<'py>(
         .try_iter()?
         .map(|variable| variable.map(Bound::unbind))
         .collect::<PyResult<_>>()?;
+    let (scope, scope_method) = Scope::new(&scope)?;
     let settings = Settings {
         config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
         initializer: None,
@@ -211,6 +214,7 @@ pub(crate) fn _scoped_executor<'py>(
         backpressure: backpressure(queue_size, when_full, block_timeout)?,
         signals: signals.map(|signals| Signals::new(&signals)).transpose()?,
         counted: true,
+        scope_method,
     };
     let scoped = Scoped {
         scope,

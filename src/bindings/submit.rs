@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
@@ -25,6 +25,7 @@ use super::policies::{dispatch, rules};
 use super::scope::may_submit;
 use super::settle;
 use super::signals::Event;
+use super::signature;
 use super::worker::broken;
 
 impl ExecutorCell {
@@ -40,12 +41,10 @@ impl ExecutorCell {
         let inner = self.inner()?;
         let core = &inner.core;
         if !function.is_callable() {
-            return Err(PyTypeError::new_err(format!(
-                "the task must be callable, got {}",
-                function.repr()?
-            )));
+            return Err(signature::not_callable("the task", function));
         }
         let is_coroutine = is_coroutine_function(function)?;
+        signature::check(arguments)?;
         if let Some(scoped) = &inner.scoped {
             refuse_values(arguments, scoped)?;
         }
@@ -87,7 +86,7 @@ impl Inner {
         }
         let (scope, of_teardown) = match scoped {
             None => (Slot::default(), false),
-            Some(scoped) => (Slot::new(scoped.scope.bind(py).clone()), may_submit()?),
+            Some(scoped) => (Slot::new(scoped.scope.get(py)?), may_submit()?),
         };
         let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
         let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
@@ -145,6 +144,7 @@ fn submit_ruled<'py>(
 /// Lets go of what a task has taken that has rules and was not accepted.
 pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
     future.get().give_place();
+    future.get().forget_id(future);
     if rules::has_claim(future.get()) {
         // Others may have this future for the same key.
         settle::cancel(future);

@@ -33,7 +33,7 @@ pub(super) fn claim<'py>(
         (Some(first), Twin::AnError) => Err(DuplicateTask::new_err(format!(
             "task {:?} ({}) with the key {} is not done yet",
             name_of(first),
-            first.get().public_id(first).hyphenated(),
+            first.get().public_id(first),
             key.repr()?
         ))),
         _ => Ok(first),

@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 
 use super::delays::Start;
 use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::id::Id;
 
 /// A task that waits gains one level of priority in this time, so that none waits for ever.
 pub(crate) const AGEING: i64 = 10_000_000_000;
@@ -34,6 +35,7 @@ pub(crate) struct Policy {
     pub(crate) expires: Option<Duration>,
     pub(crate) start: Option<Start>,
     pub(crate) retry: Option<Py<PyAny>>,
+    pub(crate) id: Option<Id>,
 }
 
 fn duration(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
@@ -66,7 +68,7 @@ fn time(name: &str, seconds: f64) -> PyResult<SystemTime> {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None))]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None))]
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
@@ -79,6 +81,7 @@ impl Policy {
         retry: Option<Py<PyAny>>,
         countdown: Option<f64>,
         eta: Option<f64>,
+        id: Option<&str>,
     ) -> PyResult<Self> {
         if limit == Some(0) {
             return Err(PyValueError::new_err("the option 'limit' must be above 0"));
@@ -120,6 +123,7 @@ impl Policy {
             expires: duration("expires", expires)?,
             retry,
             start,
+            id: id.map(Id::new),
         })
     }
 }

@@ -18,6 +18,7 @@ use super::target::Why;
 use crate::bindings::cell::FutureCell;
 use crate::bindings::clock::now;
 use crate::bindings::core::Core;
+use crate::bindings::errors::id_is_taken;
 use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::settle::Phase;
 
@@ -190,7 +191,6 @@ pub(crate) fn give<'py>(
     arguments: &Arguments<'_, 'py>,
     core: &Arc<Core>,
 ) -> PyResult<Option<Bound<'py, FutureCell>>> {
-    let py = this.py();
     let asked = policy.get();
     with_new(this.get(), |rules| {
         rules.policy = Some(policy.clone().unbind());
@@ -201,6 +201,27 @@ pub(crate) fn give<'py>(
         rules.start = asked.start;
         rules.from = asked.start.and_then(|start| start.from(this.get().born()));
     });
+    if let Some(id) = &asked.id
+        && !this.get().take_id(this, id)
+    {
+        return Err(id_is_taken(id));
+    }
+    let given = claim_and_enter(this, asked, arguments, core);
+    if given.is_err() {
+        ended(this);
+        this.get().forget_id(this);
+    }
+    given
+}
+
+/// Takes what is shared with other tasks: as [`give`].
+fn claim_and_enter<'py>(
+    this: &Bound<'py, FutureCell>,
+    asked: &Policy,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    let py = this.py();
     if let Some(twin) = asked.unique {
         let key = asked.claim_key(arguments)?;
         let first = claims::claim(core.claims(py)?, &key, this, twin)?;
@@ -212,8 +233,7 @@ pub(crate) fn give<'py>(
     if asked.terms(0).is_some() {
         let lane = asked
             .lane_key(arguments)
-            .and_then(|key| lanes::enter(core.lanes(py)?, &key))
-            .inspect_err(|_| ended(this))?;
+            .and_then(|key| lanes::enter(core.lanes(py)?, &key))?;
         with(this.get(), |rules| rules.lane = Some(lane.unbind()));
     }
     Ok(None)

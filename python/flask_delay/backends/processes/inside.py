@@ -223,7 +223,9 @@ def main(descriptor: int, path: str, name: str) -> None:
     threading.Thread(target=inside.watch, name=f"{name}-parent", daemon=True).start()
     try:
         try:
-            executor = _executor(_load(path), name)
+            # The pool does not keep it.
+            app = _load(path)
+            executor = _executor(app, name)
         except BaseException as error:
             inside.send("broken", parcels.pack_exception(error))
             return
