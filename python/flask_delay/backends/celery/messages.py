@@ -97,13 +97,15 @@ def retry_of(headers: Mapping[str, Any]) -> Retry | None:
         backoff=packed["backoff"],
         max_delay=packed["max_delay"],
         jitter=packed["jitter"],
+        # Of a message that another version has sent.
+        waits=packed.get("waits"),
         **kinds,
     )
 
 
 def _packed(retry: Retry) -> dict[str, Any]:
     packed: dict[str, Any] = {
-        name: getattr(retry, name) for name in ("times", "backoff", "max_delay", "jitter")
+        name: getattr(retry, name) for name in ("times", "backoff", "max_delay", "jitter", "waits")
     }
     for name in ("on", "unless"):
         packed[name] = [_path(kind) for kind in _kinds(getattr(retry, name))]
