@@ -54,6 +54,12 @@ def test_contexts(page: dict[str, Any]) -> None:
     assert connection.closed
 
 
+def test_an_id_of_your_own(page: dict[str, Any]) -> None:
+    id = page["client"].post("/exports").get_json()["task"]
+    assert page["background"].get(id).result(DEADLINE) is None
+    assert page["jobs"] == {id: {"state": "exported"}}
+
+
 def test_the_request_copied(page: dict[str, Any]) -> None:
     answer = page["client"].post("/audit", json={"name": "x"}, headers={"User-Agent": "me"})
     assert answer.get_json()["name"] == "x"
@@ -104,4 +110,4 @@ def test_options_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7

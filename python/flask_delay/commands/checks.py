@@ -15,6 +15,7 @@ from flask_delay import (
     context,
     current_task,
     greenlets,
+    tasks,
     uwsgi,
 )
 from flask_delay.commands import settings
@@ -60,6 +61,7 @@ def run(name: str) -> bool:
     else:
         report.ok("app", str(target))
         _look_at_settings(target, report)
+        _look_at_jobs(report)
         _look_around(report)
         _try(target, report)
     click.echo("\nAll is well." if report.is_well else "\nSomething is wrong, see above.")
@@ -75,6 +77,11 @@ def _look_at_settings(target: Target, report: _Report) -> None:
     mode = target.settings.mode
     if mode != "threads":
         report.note("mode", f"{target.prefix}MODE is {mode!r}, which is for tests: no threads")
+
+
+def _look_at_jobs(report: _Report) -> None:
+    for job in tasks.unstarted.values():
+        report.note("job", f"{job!r} was never started: call its delay() where the app is set up")
 
 
 def _look_around(report: _Report) -> None:
