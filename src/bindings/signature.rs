@@ -14,7 +14,7 @@ use pyo3::types::{PyCFunction, PyDict, PyString, PyTuple, PyType};
 use super::ffi::call::code_of;
 use super::ffi::submit::Arguments;
 use super::names;
-use super::naming::{inner_of, read_name};
+use super::naming::{function_of_method, inner_of, read_name};
 
 const VARARGS: u32 = 0x4;
 const VARKEYWORDS: u32 = 0x8;
@@ -82,11 +82,15 @@ fn with<R>(code: &Bound<'_, PyAny>, look: impl FnOnce(&Parameters) -> R) -> PyRe
 /// The `TypeError` that the call would raise.
 pub(crate) fn check(arguments: &Arguments<'_, '_>) -> PyResult<()> {
     let function = &arguments.function;
-    if let Some(code) = code_of(function)
+    let (code, bound) = match code_of(function) {
+        Some(code) => (Some(code), 0),
+        None => (function_of_method(function).and_then(|it| code_of(&it)), 1),
+    };
+    if let Some(code) = code
         && arguments.has_no_names()
     {
         // As nearly always.
-        let given = arguments.values().len();
+        let given = arguments.values().len() + bound;
         let fits = |it: &Parameters| given == it.positional && it.keyword_only(code.py()) == 0;
         if with(&code, fits)? {
             return Ok(());
