@@ -49,6 +49,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::policies::ticker::{Rhythm, Ticker};
     #[pymodule_export]
+    use crate::bindings::signature::_check_call;
+    #[pymodule_export]
     use crate::bindings::wait::Waiting;
     use crate::bindings::{last_exit, lifecycle, logging, making, progress, warm};
 

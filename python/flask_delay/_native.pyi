@@ -22,6 +22,7 @@ from typing import (
     final,
     overload,
 )
+from weakref import WeakMethod
 
 from flask_delay.figures import PoolStats
 
@@ -49,6 +50,7 @@ __all__ = [
     "_Ticker",
     "_Waiting",
     "__version__",
+    "_check_call",
     "_check_callback",
     "_check_function",
     "_check_step",
@@ -96,7 +98,10 @@ class QueueFull(RuntimeError):
     """The pool's queue has no place for this task, which was not accepted."""
 
 class DuplicateTask(RuntimeError):
-    """There is a task of this key already that is not done; this one was not accepted."""
+    """There is a task of this key already that is not done, or one of this id.
+
+    This one was not accepted.
+    """
 
 class TaskTimeout(TimeoutError):
     """The attempt has taken longer than the task's `timeout`.
@@ -227,8 +232,7 @@ class Future(concurrent.futures.Future[_T]):
     def _adopt(self, id: str, attempts: int) -> None:
         """Have this id and number of attempts: those of the task that this one runs for.
 
-        That is in another process. To be called by the task itself. Raises ValueError if
-        `id` is no UUID.
+        That is in another process. To be called by the task itself.
         """
     def _begin(self) -> None:
         """Have the task's time begin now: its `started_at`, and its `timeout`.
@@ -246,7 +250,7 @@ class Future(concurrent.futures.Future[_T]):
     def set_exception(self, exception: BaseException | None) -> None: ...
     @property
     def id(self) -> str:
-        """The task's id: random (UUID 4), made when first asked for."""
+        """The task's id: that of the option `id`, or a random UUID, made when first asked for."""
     @property
     def name(self) -> str:
         """The function's `__qualname__`."""
@@ -322,7 +326,9 @@ class Executor(concurrent.futures.Executor):
         `contextvars`. An exception it raises is logged (logger `flask_delay`) and kept
         in the future. Raises TypeError if `fn` is not callable or is a generator function,
         which would not run, RuntimeError after `shutdown`, QueueFull if there is no place in the
-        queue. A plain function that returns a coroutine fails with a TypeError.
+        queue. A plain function that returns a coroutine fails with a TypeError. For a function
+        that is written in Python, a method or a partial of one, arguments with which it cannot
+        be called are a TypeError here, as in the call.
         """
     @overload
     def submit(
@@ -442,6 +448,7 @@ class _Policy:
         retry: object = None,
         countdown: float | None = None,
         eta: float | None = None,
+        id: str | None = None,
     ) -> Self:
         """Make a policy.
 
@@ -450,7 +457,7 @@ class _Policy:
         many seconds. `retry` is a `Retry`: `_after(exception, attempt)` is called after
         each attempt that has failed, `_delay(attempt)` after one that has asked for the
         next, on a worker or on the event loop's thread. `timeout`, `expires` and
-        `countdown` are in seconds, `eta` in seconds since 1970.
+        `countdown` are in seconds, `eta` in seconds since 1970. `id` is the one task's.
         """
 
 def _check_function(fn: object, role: str, /) -> None:
@@ -463,8 +470,17 @@ def _check_function(fn: object, role: str, /) -> None:
 def _check_callback(fn: object, /) -> None:
     """Raise TypeError for what is no done callback: as that, and for coroutine functions."""
 
-def _check_step(policy: _Policy | None, fn: Callable[..., Any]) -> None:
-    """Raise what `Future.then` would for this function and its policy, whatever the future."""
+def _check_call(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+    """Raise the TypeError that a submit would for what cannot be called, or not with these.
+
+    As `Executor.submit`.
+    """
+
+def _check_step(policy: _Policy | None, fn: Callable[..., Any], *, is_first: bool = False) -> None:
+    """Raise what `Future.then` would for this function and its policy, whatever the future.
+
+    With `is_first` not what it would for its one argument.
+    """
 
 def _gather(
     function: Callable[..., Any],
@@ -524,7 +540,8 @@ def _scoped_executor(
     *,
     max_workers: int | None,
     thread_name_prefix: str,
-    scope: Callable[[], AbstractContextManager[object]],
+    scope: Callable[[], AbstractContextManager[object]]
+    | WeakMethod[Callable[[], AbstractContextManager[object]]],
     hidden: Iterable[ContextVar[Any]],
     reject_types: tuple[type, ...],
     reject: Callable[[object], object],
@@ -542,6 +559,9 @@ def _scoped_executor(
     late_start: bool = False,
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`, and are counted.
+
+    With a `WeakMethod`, only tasks keep what it is a method of: a submit raises RuntimeError once
+    that is gone.
 
     The variables in `hidden` are not carried from the submitter to the task. An argument
     that is an instance of one of `reject_types` (by its real type) is given to `reject`
@@ -632,6 +652,7 @@ class _Elsewhere:
         fn: Callable[..., object],
         *,
         id: str,
+        is_chosen: bool = False,
         attempts: int = 0,
         recall: Callable[[bool], object] | None = None,
         report: Callable[[Progress], object] | None = None,
@@ -640,8 +661,9 @@ class _Elsewhere:
 
         If it is cancelled, `recall` is called in that thread: with True, if it is to be ended
         where it runs. `attempts` were made before; `report` gets what `run` says of its
-        progress. Raises RuntimeError after the executor's shutdown, ValueError if `id` is no
-        UUID.
+        progress. An id that `is_chosen` leads to it at once, and not only when it was asked
+        for. Raises RuntimeError after the executor's shutdown, DuplicateTask if such an id leads
+        to another task.
         """
 
     @property
@@ -658,6 +680,8 @@ class _Elsewhere:
         """Settle the future; False if it was done already."""
     def fail(self, exception: BaseException) -> bool:
         """As `finish`, for a task that has failed."""
+    def withdraw(self) -> None:
+        """The task was not accepted after all: nobody finds its future by its id."""
     def abandon(self) -> bool:
         """As `finish`, for a task that was cancelled."""
     def run(self) -> Future[Any]:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from flask_delay import pools
-from flask_delay._native import Future, _check_step, _gather
-from flask_delay.options import Chosen
-from flask_delay.tasks import Task
+from flask_delay._native import Executor, Future, _check_step, _gather
+from flask_delay.options import NONE
+from flask_delay.tasks import PeriodicTask, Task
+from flask_delay.verbs import submitting
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -15,8 +16,6 @@ _B = TypeVar("_B")
 _C = TypeVar("_C")
 _D = TypeVar("_D")
 _E = TypeVar("_E")
-
-_PLAIN = Chosen({})
 
 
 # Results of different types are a list too. To type checkers they are a tuple, as with
@@ -63,8 +62,13 @@ def gather(*futures: Future[Any], return_exceptions: bool = False) -> Future[Any
     RuntimeError after the executor's `shutdown`; ForkedFutureError for one that is not done
     and of the process that this one was forked from.
     """
-    executor = None if futures else pools.jobs_of(pools.app_or_none()).executor
+    executor = None if futures else _executor()
     return _gather(gather, executor, futures, return_exceptions)
+
+
+def _executor() -> Executor:
+    state = pools.meant_state()
+    return pools.shared_executor() if state is None else state.executor
 
 
 class Chain(Generic[_P]):
@@ -90,10 +94,8 @@ class Chain(Generic[_P]):
         In the current app, as `delay` and `Future.then`; if the first is a `Task`, where that
         is run. Raises as those, and cancels the first one then if it has not started.
         """
-        if isinstance(self._first, Task):
-            future = self._first.delay(*args, **kwargs)
-        else:
-            future = pools.find(_PLAIN)(self._first, *args, **kwargs)
+        submit, first = submitting(pools.find, NONE, self._first)
+        future: Future[Any] = submit(first, *args, **kwargs)
         last = future
         try:
             for step in self._rest:
@@ -113,9 +115,11 @@ def chain(first: Callable[_P, object], /, *rest: Callable[[Any], object]) -> Cha
     functions; ValueError for a `Task`, but for the first, whose `key` or `unique` goes by its
     argument.
     """
-    _check_step(None, first)
+    if isinstance(first, PeriodicTask):
+        first._check_step()  # noqa: SLF001
+    _check_step(None, first, is_first=True)
     for step in rest:
-        if isinstance(step, Task):
+        if isinstance(step, Task | PeriodicTask):
             step._check_step()  # noqa: SLF001
         else:
             _check_step(None, step)

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from flask_delay.masking import masked
 
+# Of a `Delay` without a name of its own.
+_PREFIX = "DELAY_"
+
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Config")
 
@@ -341,7 +344,10 @@ def unknown(
         if rest in known or rest.endswith(tuple(f"_{name}" for name in known)):
             continue
         near = difflib.get_close_matches(rest, known, n=1)
-        yield key, f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
+        if kind is Config and prefix != _PREFIX:
+            hint += "; if it is another extension's, give this Delay another name"
+        yield key, hint
 
 
 def _outside() -> int:

@@ -4,17 +4,30 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
+from uuid import UUID
 
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, request_started
 
-from flask_delay import config, context, figures, greenlets, pools, status, termination, uwsgi
-from flask_delay._native import Executor, Future, _check_callback
+from flask_delay import (
+    config,
+    context,
+    figures,
+    greenlets,
+    pools,
+    status,
+    tasks,
+    termination,
+    uwsgi,
+)
+from flask_delay._native import Executor, Future, _check_callback, _map
 from flask_delay.figures import Stats
 from flask_delay.jobs import Job
-from flask_delay.options import AllOptions, Chosen, Options
+from flask_delay.logs import log as _log
+from flask_delay.options import NONE, AllOptions, Chosen, Options
 from flask_delay.tasks import Decorator
-from flask_delay.verbs import Periodic, Using, made
+from flask_delay.verbs import OPTIONED, Periodic, Using, made, submitting
 
 _current_app = context.current
 
@@ -70,10 +83,13 @@ class Delay:
         settings = config.load(app.config, self.prefix, self._kind)
         with self._lock:
             if self.name in app.extensions:
-                message = (
-                    f"app {app.name!r} has an extension named {self.name!r} already;"
-                    f" call init_app once, or give this Delay another name"
-                )
+                if isinstance(app.extensions[self.name], pools.State):
+                    message = (
+                        f"app {app.name!r} has an extension named {self.name!r} already;"
+                        f" call init_app once, or give this Delay another name"
+                    )
+                else:
+                    message = pools.not_initialised(app, self.name)
                 raise RuntimeError(message)
             executor = pools.make_executor(
                 app, settings, max_workers=settings.max_workers, name=self.name
@@ -87,6 +103,8 @@ class Delay:
             termination.drain_on_sigterm()
         greenlets.check()
         uwsgi.check()
+        # Once it serves, all that starts jobs has been imported.
+        request_started.connect(_tell_unstarted, sender=app)
 
     @overload
     def delay(
@@ -100,13 +118,19 @@ class Delay:
         """Run `fn(*args, **kwargs)` in a fresh app context, without a request.
 
         Returns at once. A plain function runs on a worker, an `async def` one on the
-        event loop that all coroutines share. The task sees the caller's other
+        event loop that all coroutines share. A `Task` runs with its options, and as one of
+        this Delay. The task sees the caller's other
         `contextvars`. An exception it raises is logged and kept in the future. Raises
-        TypeError if `fn` is not callable or is a generator function, or if an
-        argument would not outlive the request (an upload, a proxy such as `request`);
+        TypeError if `fn` is not callable or is a generator function; if it is written
+        in Python and cannot be called with these arguments; or if one of them would not
+        outlive the request (an upload, a proxy such as `request`);
         RuntimeError after `shutdown`; QueueFull if the queue is full and `WHEN_FULL` or
         `BLOCK_TIMEOUT` says so.
         """
+        if issubclass(type(fn), OPTIONED):
+            submit, fn = submitting(self._find, NONE, fn)
+            future: Future[Any] = submit(fn, *args, **kwargs)
+            return future
         return self._state().submit(fn, *args, **kwargs)
 
     @overload
@@ -144,6 +168,11 @@ class Delay:
         `timeout` seconds after this call; and `chunksize` changes nothing.
         Raises as `delay`.
         """
+        if issubclass(type(fn), OPTIONED):
+            submit, fn = submitting(self._find, NONE, fn, many=True)
+            return _map(
+                submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
+            )
         return self._state().map(
             fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
         )
@@ -168,13 +197,13 @@ class Delay:
         """The decorator `task`, for tasks of this Delay."""
         return Decorator(self._find)
 
-    def get(self, id: str) -> Future[Any] | None:
+    def get(self, id: str | UUID) -> Future[Any] | None:
         """The future of the task with this id, or None.
 
-        Found are tasks of this process whose id was asked for: those that are not done,
-        and the last `RESULT_LIMIT` that are.
+        Found are tasks of this process whose id was asked for, or given by the option `id`:
+        those that are not done, and the last `RESULT_LIMIT` that are.
         """
-        return self._state().get(id)
+        return self._state().get(str(id))
 
     def status_blueprint(
         self,
@@ -328,7 +357,25 @@ class Delay:
             )
         else:
             message = f"the Delay {self.name!r} is initialised on no app; call init_app(app)"
+            if self._apps:
+                message += "; the one that it was initialised on is gone: keep a reference to that"
         raise RuntimeError(message)
+
+
+def _tell_unstarted(app: Flask, **_: object) -> None:
+    """Name the jobs that somebody has declared and nobody has started. Once in a process."""
+    request_started.disconnect(_tell_unstarted, sender=app)
+    state = app.extensions.get(pools.DEFAULT_NAME)
+    # In a test, what starts them may be left out on purpose.
+    if app.testing or (isinstance(state, pools.State) and not state.jobs.active):
+        return
+    for name, job in sorted(tasks.unstarted.items()):
+        tasks.unstarted.pop(name, None)
+        _log.warning(
+            "%r is declared, but was never started as a job: call its delay() where the app is set"
+            " up",
+            job,
+        )
 
 
 @overload
@@ -344,16 +391,24 @@ def delay(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Futur
 def delay(fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
     """Run `fn(*args, **kwargs)` in the background and return its future at once.
 
-    In an app context the task is one of the app's `Delay`, as by `Delay.delay`; elsewhere
-    of an `Executor` that the whole process shares, made at first use. May be called
-    from any thread. Raises RuntimeError if the current app has no `Delay` of the default
-    name, else as `Delay.delay`.
+    In an app context the task is one of the app's `Delay`, as by `Delay.delay`; elsewhere of the
+    only app that has one; and where there is none, of an `Executor` that the whole process
+    shares, made at first use. A `Task` is run with its options, as by its own `delay`. May be
+    called from any thread. Raises RuntimeError if the current app has no `Delay` of the default
+    name, or if none is current and several have one; else as `Delay.delay`.
     """
+    if type(fn) is not FunctionType and issubclass(type(fn), OPTIONED):
+        submit, fn = submitting(pools.find, NONE, fn)
+        future: Future[Any] = submit(fn, *args, **kwargs)
+        return future
     # As `pools.find`, in as few steps as can be: a call in Python costs half a submit.
     try:
         app = _current_app()
     except RuntimeError:
-        submit = pools.shared_executor().submit
+        app = None
+    if app is None:
+        only = pools.only_state()
+        submit = pools.shared_executor().submit if only is None else only.submit
     else:
         state = app.extensions.get(pools.DEFAULT_NAME)
         if type(state) is not pools.State:

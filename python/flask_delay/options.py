@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime, timedelta, tzinfo
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, cast, get_type_hints
+from uuid import UUID
 
 from flask import Flask
 
 from flask_delay import context, elsewhere, parsing
-from flask_delay._native import Executor, Future, _Policy, _Rhythm
+from flask_delay._native import Executor, Future, _check_call, _Policy, _Rhythm
 from flask_delay.config import BACKENDS
 from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs, Plan
@@ -141,6 +142,15 @@ class Options(TypedDict, total=False):
             "Whether the task gets a copy of the current request, made at submit.",
         ),
     ]
+    id: Annotated[
+        str | UUID,
+        Option(
+            parsing.identity,
+            'a UUID, or a string of 1 to 100 printable characters without "/"',
+            "The task's id, instead of a random one. A submit with the id of a task that `get`"
+            " would find raises DuplicateTask.",
+        ),
+    ]
 
 
 class Repetition(TypedDict, total=False):
@@ -198,7 +208,7 @@ class Chosen:
     ValueError for a value that is not allowed and for options that make no sense together.
     """
 
-    __slots__ = ("backend", "given", "plan", "policy", "request")
+    __slots__ = ("_above", "backend", "given", "id", "plan", "policy", "request")
 
     def __init__(self, given: AllOptions) -> None:
         parsed = {name: _parsed(name, value) for name, value in given.items()}
@@ -216,7 +226,15 @@ class Chosen:
                 f"the option 'countdown' is {given['countdown']!r}, but with 'expires' at"
                 f" {given['expires']!r} such a task could never start"
             )
+        if "id" in values and values.get("unique") == "return":
+            raise ValueError(
+                f"the option 'id' is {given['id']!r}, but with 'unique' the task may be another"
+                f' one, which has its own id: use unique="raise"'
+            )
         self.given: AllOptions = cast("AllOptions", dict(given))
+        self.id = cast("str | None", values.get("id"))
+        # What `above` has made last, and of what.
+        self._above: tuple[Chosen, Chosen] | None = None
         self.plan = _plan(self.given, values)
         self.request = bool(values.pop("request", False))
         self.backend = cast("str | None", values.pop("backend", None))
@@ -229,6 +247,18 @@ class Chosen:
     def but(self, given: AllOptions) -> "Chosen":
         """These options with others that go before them."""
         return Chosen(self.given | given) if given else self
+
+    def above(self, own: "Chosen") -> "Chosen":
+        """These options with those of a `Task` below them. Raises as `Chosen`."""
+        if not own.given:
+            return self
+        if not self.given:
+            return own
+        last = self._above
+        # By identity: a value that is equal to another one need not be the same.
+        if last is None or last[0] is not own:
+            self._above = last = (own, own.but(self.given))
+        return last[1]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Chosen):
@@ -245,7 +275,7 @@ class Chosen:
 _WHEN = ("every", "cron")
 _REPEATED = (*_WHEN, "timezone", "overlap")
 # What a job has no use for: it is not submitted for one request, or for one time.
-_ONCE = ("countdown", "eta", "request")
+_ONCE = ("countdown", "eta", "request", "id")
 
 
 def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
@@ -268,7 +298,7 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
         exclude("timezone", "that is for 'cron': 'every' counts in UTC")
     name = "every" if "every" in when else "cron"
     for once in _ONCE:
-        exclude(once, f"{name!r} makes a job, which is for no one time or request")
+        exclude(once, f"{name!r} makes a job, which is for no one time, request or id")
     rhythm = _Rhythm(**when)
     if rhythm.after(time.time_ns()) is None:
         exclude(name, "that time never comes")
@@ -300,6 +330,10 @@ watchers: list[Callable[[Future[Any], AllOptions], object]] = []
 """Called with the future and the options of what was submitted with some. For tests."""
 
 
+NONE = Chosen({})
+"""Those of a submit that says nothing."""
+
+
 def submitter(
     chosen: Chosen, jobs: Jobs, app: Flask | None, backend: Backend | None = None
 ) -> Callable[..., Any]:
@@ -320,8 +354,16 @@ def submitter(
         if backend is not None and backend.executor is None:
             plan = plan._replace(by_message=True)
             submit = functools.partial(_send, backend, chosen, plan)
-        return functools.partial(jobs.start, plan, submit)
+        return functools.partial(_checked, functools.partial(jobs.start, plan, submit))
+    if backend is not None:
+        submit = functools.partial(_checked, submit)
     return _watched(submit, chosen.given) if watchers and chosen.given else submit
+
+
+def _checked(submit: Callable[..., Any], fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Submit what the native module does not see now: it checks all else itself."""
+    _check_call(fn, *args, **kwargs)
+    return submit(fn, *args, **kwargs)
 
 
 def _send(

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
+from uuid import UUID
 
 from flask_delay._native import _check_callback
 from flask_delay.config import BACKENDS
@@ -128,6 +129,21 @@ def unique(value: object) -> str | None:
     if not isinstance(value, str):
         raise TypeError
     if value != "raise":
+        raise ValueError
+    return value
+
+
+_LONGEST_ID = 100
+
+
+def identity(value: object) -> str:
+    """An id, as `Future.id` shows it."""
+    if isinstance(value, UUID):
+        return str(value)
+    if not isinstance(value, str):
+        raise TypeError
+    # It stands in addresses and in lines of the log. A surrogate is not printable either.
+    if not 1 <= len(value) <= _LONGEST_ID or not value.isprintable() or "/" in value:
         raise ValueError
     return value
 

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from flask import Flask
 
 from flask_delay import config, context, elsewhere, signals, supervision
-from flask_delay._native import Executor, Future, _map, _scoped_executor
+from flask_delay._native import DuplicateTask, Executor, Future, _map, _scoped_executor
 from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs
-from flask_delay.options import Chosen, follower, submitter
+from flask_delay.options import NONE, Chosen, follower, submitter
 
 DEFAULT_NAME = "delay"
 """Of the `Delay` that the functions of the package use."""
@@ -45,7 +45,8 @@ def make_executor(
     return _scoped_executor(
         max_workers=max_workers,
         thread_name_prefix=name,
-        scope=context.scope(app),
+        # The app has the pool, and is to be freed with its last reference. Tasks keep it.
+        scope=weakref.WeakMethod(context.scope(app)),
         hidden=context.hidden_variables(),
         reject_types=context.reject_types,
         reject=context.reject,
@@ -83,7 +84,8 @@ class State:
         self.owner = owner
         self.config = settings
         self.executor = executor
-        self._app = app
+        # As the pool does.
+        self._app = weakref.ref(app)
         # No lock: each access is one step, and a fork finds nothing half done.
         self._backends: dict[str, Backend] = {}
         self.jobs = Jobs(
@@ -104,8 +106,11 @@ class State:
 
     @property
     def app(self) -> Flask:
-        """The app."""
-        return self._app
+        """The app, which has this. RuntimeError if it is gone."""
+        app = self._app()
+        if app is None:
+            raise RuntimeError(f"the app of the Delay {self.owner.name!r} is gone")
+        return app
 
     def find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
         """What submits with these options or, with a future, has a function follow it.
@@ -114,9 +119,19 @@ class State:
         """
         name = chosen.backend or self.config.backend
         backend = self.backend(name) if self._is_elsewhere(name) else None
+        if chosen.id is not None:
+            self._require_free(chosen.id)
         if future is None:
-            return submitter(chosen, self.jobs, self._app, backend)
-        return follower(chosen, future, self._app, executor=self.executor, backend=backend)
+            return submitter(chosen, self.jobs, self.app, backend)
+        return follower(chosen, future, self.app, executor=self.executor, backend=backend)
+
+    def _require_free(self, id: str) -> None:
+        """Raise DuplicateTask if another pool has a task with this id; each looks into its own."""
+        if self._backends and self.get(id) is not None:
+            raise DuplicateTask(
+                f"there is a task with the id {id!r} already: each needs one of its own, until the"
+                f" task has been forgotten"
+            )
 
     def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **how: Any) -> Iterator[Any]:
         """Run `fn` for the items. See `Delay.map`."""
@@ -128,7 +143,7 @@ class State:
         """The backend of this name, made at first use. Raises as its class."""
         found = self._backends.get(name)
         if found is None:
-            made = elsewhere.kind(name)(self.owner.name, self.config, self._app)
+            made = elsewhere.kind(name)(self.owner.name, self.config, self.app)
             if made.executor is not None:
                 for callback in self.owner._default_callbacks():
                     made.executor.add_default_done_callback(callback)
@@ -174,11 +189,8 @@ class State:
         return name != config.BACKENDS[0] and self.config.mode == "threads"
 
     def _submit_elsewhere(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = self.find(_NO_OPTIONS)(*args, **kwargs)
+        future: Future[Any] = self.find(NONE)(*args, **kwargs)
         return future
-
-
-_NO_OPTIONS = Chosen({})
 
 
 _states: weakref.WeakSet[State] = weakref.WeakSet()
@@ -215,6 +227,13 @@ def default_state(app: Flask) -> State:
 def not_initialised(app: Flask, name: str) -> str:
     """What to say of an app without a `Delay` of this name."""
     arguments = "app" if name == DEFAULT_NAME else f"app, name={name!r}"
+    found = app.extensions.get(name)
+    if found is not None and not isinstance(found, State):
+        return (
+            f"app {app.name!r} has another extension under the name {name!r}, a"
+            f" {type(found).__name__}: give the Delay a name of its own, such as"
+            f" Delay(app, name={name + '_tasks'!r})"
+        )
     return (
         f"the Delay {name!r} is not initialised on app {app.name!r}; call"
         f" Delay({arguments}), or init_app(app) if there is one already"
@@ -230,7 +249,7 @@ def shared_executor() -> Executor:
 
 
 def shared_jobs() -> Jobs:
-    """The jobs of that executor, which each process runs for itself."""
+    """The same, as `submitter` takes it. Nothing becomes a job there."""
     jobs = _shared.get(DEFAULT_NAME)
     if jobs is None:
         # Atomic and without a lock, which a fork in another thread could leave locked;
@@ -240,26 +259,56 @@ def shared_jobs() -> Jobs:
     return jobs
 
 
-def jobs_of(app: Flask | None) -> Jobs:
-    """Those of the app's default `Delay` or, without an app, of the process's pool.
+def only_state() -> State | None:
+    """What the only app with a default `Delay` keeps, for where no app is current.
 
-    Raises RuntimeError if the app has none.
+    None if there is no such app. Raises RuntimeError if there are several.
     """
-    return shared_jobs() if app is None else default_state(app).jobs
+    found = {}
+    for state in list(_states):
+        app = state._app()  # noqa: SLF001
+        # Not one that somebody has taken out.
+        if app is not None and app.extensions.get(DEFAULT_NAME) is state:
+            found[app.name, id(app)] = state
+    if len(found) > 1:
+        names = ", ".join(repr(name) for name, _ in sorted(found))
+        raise RuntimeError(
+            f"several apps have a Delay ({names}), and none is current, so it is not known whose"
+            f" task this would be; push one's context: with app.app_context()"
+        )
+    return next(iter(found.values()), None)
+
+
+def meant_state() -> State | None:
+    """What the current app's default `Delay` keeps or, without an app, the only one's.
+
+    None without any app. Raises RuntimeError if the current app has no Delay, and as
+    `only_state`.
+    """
+    app = app_or_none()
+    return only_state() if app is None else default_state(app)
 
 
 def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
-    """What submits to the current app's default `Delay` or, without an app, to the process's pool.
+    """What submits to the current app's default `Delay`, or to the only one there is.
 
-    With a future, what has a function follow it there. Raises RuntimeError if the app has no
-    Delay, and as `submitter` and `follower`.
+    Without any app, to the process's pool. With a future, what has a function follow it there.
+    Raises RuntimeError as `meant_state`, and for what there must be an app for; and as
+    `submitter` and `follower`.
     """
-    app = app_or_none()
-    if app is not None:
-        return default_state(app).find(chosen, future)
+    state = meant_state()
+    if state is not None:
+        return state.find(chosen, future)
+    if chosen.plan is not None:
+        raise RuntimeError(
+            "a job belongs to an app, and there is none with a Delay yet: call Delay(app), or"
+            " init_app(app), before it is started, or start it in the app's context"
+        )
     if chosen.backend not in {None, config.BACKENDS[0]}:
         raise RuntimeError(
-            f"the option 'backend' is {chosen.backend!r}, which needs an app with a Delay: push the"
-            f" app's context"
+            f"the option 'backend' is {chosen.backend!r}, which needs an app with a Delay, and"
+            f" there is none: call Delay(app), or init_app(app), before"
         )
-    return submitter(chosen, shared_jobs(), app) if future is None else follower(chosen, future)
+    if future is None:
+        return submitter(chosen, shared_jobs(), None)
+    return follower(chosen, future)

@@ -3,8 +3,9 @@
 import random
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 _Kinds = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -13,49 +14,73 @@ _Kinds = type[BaseException] | tuple[type[BaseException], ...]
 _random = random.SystemRandom()
 
 
-_COUNT = "an integer, 0 or more"
+_COUNT = "an integer, 0 or more, or None for no end"
 _SECONDS = "a number of seconds, 0 or more"
+_WAITS = "a list of numbers of seconds, 0 or more"
 _SHARE = "True, False or a share between 0 and 1"
 _KINDS = "an exception class or a tuple of them"
+
+_BACKOFF = 1.0
+
+
+class _AsMany:
+    """The default of `times`."""
+
+    def __repr__(self) -> str:
+        return "3, or as many as there are waits"
+
+
+_AS_MANY = _AsMany()
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
     """When a task that has failed is run again: `using(retry=Retry(3, on=ConnectionError))`.
 
-    Up to `times` more runs follow the first. Before the first of them the task waits for
-    `backoff` seconds, then for twice as long each time, but never longer than `max_delay`.
-    So that tasks which failed together do not come back together, `jitter` takes a random
-    part of that away: up to half of it, or up to the share that is given instead of True.
+    Up to `times` more runs follow the first; any number with None. Before the first of them the
+    task waits for `backoff` seconds, then for twice as long each time; or for the seconds in
+    `waits`, one after the other, and then always for the last of them. It never waits longer
+    than `max_delay`. So that tasks which failed together do not come back together, `jitter`
+    takes a random part of that away: up to half of it, or up to the share that is given
+    instead of True. With `waits`, `times` is by default how many these are.
 
     Only exceptions of the classes in `on` count, and none of those in `unless`:
 
     >>> retry = Retry(5, backoff=0.5, on=(ConnectionError, TimeoutError))
     >>> retry.times, retry.max_delay, retry.jitter
     (5, 600.0, True)
+    >>> Retry(waits=[1, 5, 30]).times
+    3
 
     Raises TypeError or ValueError for a value that is not allowed:
 
     >>> Retry(times=-1)
     Traceback (most recent call last):
     ...
-    ValueError: Retry's 'times' is -1, but must be an integer, 0 or more
+    ValueError: Retry's 'times' is -1, but must be an integer, 0 or more, or None for no end
     """
 
-    times: int = 3
-    backoff: float = 1.0
+    times: int | None = cast("int", _AS_MANY)
+    backoff: float = _BACKOFF
     max_delay: float = 600.0
     jitter: bool | float = True
     on: _Kinds = Exception
     unless: _Kinds = ()
+    waits: Sequence[float] | None = None
 
     # The native module calls `_after` when an attempt has failed, and `_delay` when one has
     # asked for the next; on a worker or on the event loop's thread.
 
     def __post_init__(self) -> None:
         """Refuse what is not allowed."""
-        self._require("times", _is_integer(self.times), _COUNT)
-        self._require("times", 0 <= self.times <= sys.maxsize, _COUNT, ValueError)
+        if self.waits is not None:
+            self._take_waits(self.waits)
+        times: object = self.times
+        if times is _AS_MANY:
+            self._set("times", 3 if self.waits is None else len(self.waits))
+        if self.times is not None:
+            self._require("times", _is_integer(self.times), _COUNT)
+            self._require("times", 0 <= self.times <= sys.maxsize, _COUNT, ValueError)
         for name in ("backoff", "max_delay"):
             value = getattr(self, name)
             self._require(name, _is_number(value), _SECONDS)
@@ -66,6 +91,24 @@ class Retry:
         for name in ("on", "unless"):
             self._require(name, _are_exceptions(getattr(self, name)), _KINDS)
 
+    def _take_waits(self, waits: Any) -> None:
+        is_some = isinstance(waits, Sequence) and not isinstance(waits, str | bytes)
+        self._require("waits", is_some and all(map(_is_number, waits)), _WAITS)
+        is_right = all(0 <= wait <= threading.TIMEOUT_MAX for wait in waits)
+        self._require("waits", len(waits) > 0 and is_right, _WAITS, ValueError)
+        if self.backoff != _BACKOFF:
+            raise ValueError("Retry's 'backoff' and 'waits' exclude each other")
+        # As a tuple, so that it can be hashed and never changes.
+        self._set("waits", tuple(map(float, waits)))
+
+    def _set(self, name: str, value: object) -> None:
+        # It is frozen for everybody else.
+        object.__setattr__(self, name, value)
+
+    def _allows(self, number: int) -> bool:
+        """Whether there may be a retry of this number; the first is 1."""
+        return self.times is None or number <= self.times
+
     def _require(
         self, name: str, is_right: bool, allowed: str, error: type[Exception] = TypeError
     ) -> None:
@@ -74,8 +117,12 @@ class Retry:
 
     def _delay(self, number: int) -> float:
         """How many seconds to wait before the retry of this number; the first is 1."""
-        # Beyond that a float is infinite; what is said of it would be `max_delay` anyway.
-        delay = min(self.max_delay, self.backoff * 2.0 ** min(number - 1, 1000))
+        if self.waits is not None:
+            wait = self.waits[min(number, len(self.waits)) - 1]
+        else:
+            # Beyond that a float is infinite; what is said of it would be `max_delay` anyway.
+            wait = self.backoff * 2.0 ** min(number - 1, 1000)
+        delay = min(self.max_delay, wait)
         share = 0.5 if self.jitter is True else float(self.jitter)
         return _random.uniform(delay * (1 - share), delay)
 
@@ -84,7 +131,7 @@ class Retry:
 
         `attempt` is 1 after the first.
         """
-        if attempt > self.times:
+        if not self._allows(attempt):
             return None
         if not isinstance(exception, self.on) or isinstance(exception, self.unless):
             return None

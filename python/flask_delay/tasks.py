@@ -1,12 +1,14 @@
 """`task`, which makes a function know how to run in the background."""
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import (
     Any,
     Concatenate,
     Generic,
+    NoReturn,
     ParamSpec,
     Protocol,
     Self,
@@ -19,7 +21,7 @@ from flask_delay import pools
 from flask_delay._native import Future, _check_function, _check_step, _map
 from flask_delay.jobs import Job
 from flask_delay.options import AllOptions, Chosen, Options, follower
-from flask_delay.verbs import Find
+from flask_delay.verbs import Decorated, Find, refuse_many
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -28,7 +30,7 @@ _S = TypeVar("_S")
 _Q = ParamSpec("_Q")
 
 
-class _Wrapped(Generic[_P, _R]):
+class _Wrapped(Decorated, Generic[_P, _R]):
     """What a task and a periodic one have in common."""
 
     __wrapped__: Callable[_P, _R]
@@ -106,7 +108,11 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
         chunksize: int | None = None,
         buffersize: int | None = None,
     ) -> Iterator[_T]:
-        """Run the function for the items of the iterables, as `Executor.map`."""
+        """Run the function for the items of the iterables, as `Executor.map`.
+
+        Raises as `delay`, and ValueError with the option `id`.
+        """
+        refuse_many(self._chosen)
         return _map(
             self._find(self._chosen),
             self.__wrapped__,
@@ -116,14 +122,19 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
             buffersize=buffersize,
         )
 
-    def _flask_delay_follow(self, future: Future[Any]) -> Future[_T]:
-        """What `future.then(task)` does, which finds this by its name."""
+    def _flask_delay_follow(
+        self, future: Future[Any], fn: "functools.partial[Any] | None" = None
+    ) -> Future[_T]:
+        """What `future.then(task)` does, which finds this by its name; or of a partial of it."""
+        step: Callable[..., Any] = self.__wrapped__
+        if fn is not None:
+            step = functools.partial(step, *fn.args, **fn.keywords)
         if self._chosen.backend is None:
             # It runs where that did, which another Delay or none may be of.
             submit: Any = follower(self._chosen, future, pools.app_or_none())
         else:
             submit = self._find(self._chosen, future)
-        followed: Future[_T] = submit(self.__wrapped__)
+        followed: Future[_T] = submit(step)
         return followed
 
     def _check_step(self) -> None:
@@ -165,15 +176,33 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
 class PeriodicTask(_Wrapped[_P, _R]):
     """A function that can also be run again and again; made by `task` with `every` or `cron`.
 
-    Called, it is the function; nothing runs by itself before its `delay` is called. May be
-    used from any thread.
+    Called, it is the function; nothing runs by itself before its `delay` is called. If that
+    has not happened when the app gets its first request, it is said in the log. May be used
+    from any thread.
     """
+
+    def _begins(self) -> None:
+        unstarted.pop(key_of(self), None)
+
+    def _flask_delay_follow(self, future: object, fn: object = None) -> NoReturn:
+        """What `future.then(task)` does, which finds this by its name; or of a partial of it."""
+        del future, fn
+        self._check_step()
+
+    def _check_step(self) -> NoReturn:
+        """Raise what `future.then(task)` would, whatever the future."""
+        raise ValueError(
+            f"{self.__qualname__!r} cannot be the next step: its option"
+            f" {'every' if 'every' in self._chosen.given else 'cron'!r} makes it a job, which"
+            f" follows nothing; give the step a function without it"
+        )
 
     def __get__(self, instance: Any, owner: type | None = None, /) -> Any:
         return self._bound(instance, owner)
 
     def delay(self, *args: _P.args, **kwargs: _P.kwargs) -> Job:
         """Run the function again and again, from now on. Raises as `Periodic.delay`."""
+        self._begins()
         job: Job = self._find(self._chosen)(self.__wrapped__, *args, **kwargs)
         return job
 
@@ -194,6 +223,18 @@ def _task(
 
 known: weakref.WeakValueDictionary[str, _Wrapped[..., Any]] = weakref.WeakValueDictionary()
 """The functions that were decorated, by module and name: what other processes have as well."""
+
+
+unstarted: weakref.WeakValueDictionary[str, PeriodicTask[..., Any]] = weakref.WeakValueDictionary()
+"""Those of them that nothing has made a job of yet, and that need no arguments to become one."""
+
+
+def _needs_nothing(fn: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(fn).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def key_of(fn: Any) -> str:
@@ -273,6 +314,8 @@ class Decorator:
         _check_function(fn, "task")
         made = _task(fn, self._find, merged)
         known[key_of(fn)] = made
+        if isinstance(made, PeriodicTask) and _needs_nothing(fn):
+            unstarted[key_of(fn)] = made
         return made
 
 

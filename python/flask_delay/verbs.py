@@ -1,5 +1,6 @@
 """`using`: the verbs `delay` and `map` with options."""
 
+import functools
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -17,6 +18,74 @@ class Find(Protocol):
 
     def __call__(self, chosen: Chosen, future: Future[Any] | None = None, /) -> Callable[..., Any]:
         """What submits with these options or, with a future, has a function follow it."""
+
+
+class Decorated:
+    """What `task` makes of a function: that, and with which options it goes where."""
+
+    __wrapped__: Callable[..., Any]
+    _find: Find
+    _chosen: Chosen
+
+    def _begins(self) -> None:
+        """It is about to be submitted, or to become a job."""
+
+
+OPTIONED = (Decorated, functools.partial)
+"""What may have options of its own. Nothing else has to be given to `submitting`."""
+
+
+def submitting(
+    find: Find, chosen: Chosen, fn: Any, *, many: bool = False
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What submits `fn` with these options, and what to give to that in its place.
+
+    For a `Task`, or a partial of one, its own options stand below these. It goes where `find`
+    says; but for `pools.find`, which stands for no Delay in particular, where the task's own
+    says. Raises as both, and ValueError if there are to be `many` tasks and cannot be.
+    """
+    kind = type(fn)
+    if issubclass(kind, Decorated):
+        task: Decorated = fn
+        if find is pools.find:
+            find = task._find  # noqa: SLF001
+        chosen = chosen.above(task._chosen)  # noqa: SLF001
+        fn = task.__wrapped__
+        task._begins()  # noqa: SLF001
+    elif kind is functools.partial and issubclass(type(fn.func), Decorated):
+        return _submitting_partial(find, chosen, fn, many=many)
+    if many:
+        refuse_many(chosen)
+    return find(chosen), fn
+
+
+def _submitting_partial(
+    find: Find, chosen: Chosen, fn: Any, *, many: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    submit, inner = submitting(find, chosen, fn.func, many=many)
+    # Filled as the partial would be, so that `key` and `unique` go by all arguments.
+    filled = functools.partial(_given, *fn.args, **fn.keywords)
+
+    def submit_filled(inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = filled(*args, **kwargs)
+        return submit(inner, *args, **kwargs)
+
+    return submit_filled, inner
+
+
+def _given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+def refuse_many(chosen: Chosen) -> None:
+    """Raise ValueError for options that `map` has no use for."""
+    for name in ("id", "every", "cron"):
+        if name in chosen.given:
+            value: object = chosen.given[name]
+            raise ValueError(
+                f"the option {name!r} is {value!r}, which is for one call of delay(), but map()"
+                f" submits many tasks"
+            )
 
 
 class _Using:
@@ -51,13 +120,15 @@ class Using(_Using):
     def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
         """Run `fn(*args, **kwargs)` in the background, with the options, as `flask_delay.delay`.
 
-        Raises as that and, with `request=True`: RuntimeError without a current request;
+        The options of a `Task` count too, where these say nothing else. Raises as `delay` and,
+        with `id`: DuplicateTask. With `request=True`: RuntimeError without a current request;
         RequestEntityTooLarge if its body is above `MAX_CONTENT_LENGTH`; TypeError if its
         session cannot be copied. With `unique`: TypeError for arguments without a hash, if
         there is no `key`; DuplicateTask if it is "raise". With a function as `key`: what
         that raises, and TypeError if what it returns has no hash.
         """
-        made: Future[Any] = self._find(self._chosen)(fn, *args, **kwargs)
+        submit, fn = submitting(self._find, self._chosen, fn)
+        made: Future[Any] = submit(fn, *args, **kwargs)
         return made
 
     @overload
@@ -91,9 +162,9 @@ class Using(_Using):
         """Run `fn` for the items of the iterables, with the options, as `Executor.map`.
 
         With `request=True` all tasks have copies of the request that is current now.
-        Raises as `delay`.
+        Raises as `delay`, and ValueError with the option `id`.
         """
-        submit = self._find(self._chosen)
+        submit, fn = submitting(self._find, self._chosen, fn, many=True)
         return _map(
             submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
         )
@@ -119,7 +190,8 @@ class Periodic(_Using):
         is the same in every process, or the one of another job: then it needs the option
         `key`; RuntimeError after `shutdown`; OSError if the instance folder cannot be written.
         """
-        made: Job = self._find(self._chosen)(fn, *args, **kwargs)
+        submit, fn = submitting(self._find, self._chosen, fn)
+        made: Job = submit(fn, *args, **kwargs)
         return made
 
 
@@ -138,7 +210,7 @@ def using(**options: Unpack[AllOptions]) -> Periodic: ...
 
 
 def using(**options: Unpack[AllOptions]) -> Any:
-    """The verbs `delay` and `map` with options, of the current app.
+    """The verbs `delay` and `map` with options, of the current app or the only one there is.
 
     `using(timeout=5).delay(fn, x)`: see `Options` for what there is. With `every` or `cron`
     `delay` makes a job: `using(every=60).delay(fn, x)`, see `Repetition`. Raises TypeError for

@@ -9,6 +9,7 @@ use super::ffi::call::{Unrun, call_with, code_of, is_code, unrun};
 use super::ffi::slot::Slot;
 use super::names;
 use super::naming::inner_of;
+use super::signature::not_callable;
 
 /// `CO_GENERATOR`
 const GENERATOR: u32 = 0x20;
@@ -41,10 +42,7 @@ pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<boo
 /// `TypeError` too if it cannot be called.
 pub(crate) fn check_function(function: &Bound<'_, PyAny>, role: &str) -> PyResult<bool> {
     if !function.is_callable() {
-        return Err(PyTypeError::new_err(format!(
-            "the {role} must be callable, got {}",
-            shown(function)
-        )));
+        return Err(not_callable(&format!("the {role}"), function));
     }
     is_coroutine_function(function)
 }

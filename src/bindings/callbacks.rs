@@ -37,11 +37,14 @@ pub(crate) fn run(
         Place::Elsewhere => target::cover(py),
         Place::Worker | Place::Loop => None,
     };
-    let Some(scope) = cell.scope(py) else {
+    if !cell.has_scope() {
         call_all(this, callbacks);
         return;
-    };
+    }
     let inside = || {
+        let Some(scope) = cell.scope(py)? else {
+            return Ok(());
+        };
         let surroundings = Surroundings::enter(&scope)?;
         if let Some(event) = event {
             signals::emit(this, event);

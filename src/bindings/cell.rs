@@ -10,7 +10,6 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::PyList;
 use smallvec::SmallVec;
-use uuid::Uuid;
 
 use super::bell::Bell;
 use super::calls::{Call, Held, TakenCall};
@@ -21,6 +20,7 @@ use super::ffi::call::Shape;
 use super::ffi::fork::generation;
 use super::ffi::object::new_future;
 use super::ffi::slot::Slot;
+use super::id::Id;
 use super::marks::PACKED;
 use super::naming::{label_of, name_of};
 use super::policies::rules::Rules;
@@ -51,7 +51,7 @@ pub(crate) struct Extra {
     /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
     pub(crate) condition: Option<Py<PyAny>>,
     pub(crate) listeners: Option<Py<PyList>>,
-    pub(crate) id: Option<Uuid>,
+    pub(crate) id: Option<Id>,
     /// That of the task's exception, before anybody raised it again.
     pub(crate) traceback: Option<Py<PyAny>>,
     /// The executor has been told the id.
@@ -76,7 +76,8 @@ pub(crate) struct FutureCell {
     pub(super) generation: u32,
     /// None for a future that was not made by an executor.
     pub(super) core: Option<Arc<Core>>,
-    /// Makes what surrounds the task and its callbacks, under `Delay`.
+    /// What makes what surrounds the task and its callbacks, under `Delay`, or has a method that
+    /// does; see [`super::scope::Scope`].
     pub(super) scope: Slot,
     pub(super) call: Held,
     /// The first callback, unless `extra` was there before it. Filled and taken, never read.
@@ -181,19 +182,28 @@ impl FutureCell {
         }
     }
 
-    /// What surrounds the callbacks.
-    pub(crate) fn scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+    /// What makes what surrounds the callbacks.
+    pub(crate) fn scope<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         // Never emptied while the future lives.
-        self.scope.get(py)
+        let scope = self.scope.get(py);
+        let method = self.core().and_then(|core| core.scope_method.as_ref());
+        match (scope, method) {
+            (Some(owner), Some(method)) => owner.getattr(method.bind(py)).map(Some),
+            (scope, _) => Ok(scope),
+        }
     }
 
-    /// What surrounds the task.
-    pub(crate) fn task_scope<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+    pub(crate) fn has_scope(&self) -> bool {
+        !self.scope.is_empty()
+    }
+
+    /// What makes what surrounds the task.
+    pub(crate) fn task_scope<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if !self.has_own_scope() {
             return self.scope(py);
         }
-        let extra = self.known_extra()?.lock();
-        extra.scope.as_ref().map(|scope| scope.bind(py).clone())
+        let own = |extra: &Mutex<Extra>| Some(extra.lock().scope.as_ref()?.bind(py).clone());
+        Ok(self.known_extra().and_then(own))
     }
 
     /// Gives a future that nobody else has yet surroundings for its task alone.
@@ -358,12 +368,13 @@ impl FutureCell {
     }
 
     /// The task's id, for the log.
-    pub(crate) fn quiet_id(&self) -> Uuid {
-        *self.extra().lock().id.get_or_insert_with(Uuid::new_v4)
+    pub(crate) fn quiet_id(&self) -> Id {
+        let mut extra = self.extra().lock();
+        extra.id.get_or_insert_with(Id::random).clone()
     }
 
     /// The task's id; its executor will find the future by it from now on.
-    pub(crate) fn public_id(&self, this: &Bound<'_, Self>) -> Uuid {
+    pub(crate) fn public_id(&self, this: &Bound<'_, Self>) -> Id {
         let id = self.quiet_id();
         let Some(core) = &self.core else {
             return id;
@@ -371,14 +382,13 @@ impl FutureCell {
         // Under one lock, so that whoever has the id is found by it. If the task ends in
         // between, one of the two sees that it is done.
         let first = self.state.watch_with(self.extra(), |extra| {
-            let first = !std::mem::replace(&mut extra.known, true);
-            if first {
-                core.registry.add(id, this);
-            }
+            let first = !extra.known && core.registry.add(id.clone(), this);
+            // Not so, if a task that was sent here comes a second time.
+            extra.known |= first;
             first
         });
         if first && self.phase().is_done() {
-            core.registry.finished(this.py(), id);
+            core.registry.finished(this.py(), &id);
         }
         id
     }
@@ -426,6 +436,34 @@ impl FutureCell {
             exception.setattr(intern!(py, "__traceback__"), traceback)?;
         }
         traces::let_go_of_frames(&exception)
+    }
+
+    /// Gives a task that nobody else has yet the id that was chosen for it, by which its
+    /// executor finds it from now on; `false` if it finds another one by it.
+    pub(crate) fn take_id(&self, this: &Bound<'_, Self>, id: &Id) -> bool {
+        let Some(core) = &self.core else {
+            return true;
+        };
+        // As in `public_id`.
+        self.state.watch_with(self.extra(), |extra| {
+            let taken = core.registry.add(id.clone(), this);
+            if taken {
+                extra.id = Some(id.clone());
+                extra.known = true;
+            }
+            taken
+        })
+    }
+
+    /// Has nobody find a task by its id that was not taken.
+    pub(crate) fn forget_id(&self, this: &Bound<'_, Self>) {
+        let known = |extra: &Mutex<Extra>| {
+            let extra = extra.lock();
+            extra.id.clone().filter(|_| extra.known)
+        };
+        if let (Some(id), Some(core)) = (self.known_extra().and_then(known), &self.core) {
+            core.registry.remove(&id, this);
+        }
     }
 
     /// Keeps `callback` for the end of the task; gives it back if that has come.

@@ -8,7 +8,7 @@ use flask_delay_engine::{Bound as Places, Config, Pool, Rank};
 use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 use super::afar::Afar;
 use super::cell::FutureCell;
@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     /// What becomes of its tasks is counted.
     pub(crate) counted: bool,
     pub(crate) beginning: Beginning,
+    /// What futures have is an object, which makes their surroundings by its method of this name.
+    pub(crate) scope_method: Option<Py<PyString>>,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -76,6 +78,7 @@ pub(crate) struct Core {
     pub(crate) backpressure: Backpressure,
     counted: bool,
     pub(crate) beginning: Beginning,
+    pub(crate) scope_method: Option<Py<PyString>>,
     /// Where tasks are submitted, as long as there is somebody who may.
     executor: OnceLock<Weak<Inner>>,
     /// The initializer has raised.
@@ -149,6 +152,7 @@ impl Core {
             backpressure: settings.backpressure,
             counted: settings.counted,
             beginning: settings.beginning,
+            scope_method: settings.scope_method,
             executor: OnceLock::new(),
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),

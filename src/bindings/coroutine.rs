@@ -232,7 +232,7 @@ impl CoroutineTask {
             context = context.map(for_attempt).transpose()?;
         }
         let context = context.as_ref().map(copy).transpose()?;
-        Ok(Some((context, task.get().task_scope(py))))
+        Ok(Some((context, task.get().task_scope(py)?)))
     }
 
     /// Makes the task the current one of this context, and calls its function.

@@ -206,7 +206,7 @@ impl CurrentTask {
     #[getter]
     fn id(&self, py: Python<'_>) -> PyResult<String> {
         let task = required(py)?;
-        Ok(task.get().public_id(&task).hyphenated().to_string())
+        Ok(task.get().public_id(&task).to_string())
     }
 
     #[getter]

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use flask_delay_engine::Mutex;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 use pyo3::{PyTraverseError, PyVisit};
-use uuid::Uuid;
 
 use super::async_check::is_coroutine_function;
 use super::callbacks;
@@ -20,12 +18,14 @@ use super::calls::Call;
 use super::cell::{Extra, FutureCell};
 use super::clock::now;
 use super::coroutine::send_back;
+use super::errors::id_is_taken;
 use super::executor::ExecutorCell;
 use super::ffi::call::{Shape, call_with};
 use super::ffi::context::carry;
 use super::ffi::object::new_future;
 use super::ffi::slot::Slot;
 use super::figures;
+use super::id::Id;
 use super::mode;
 use super::policies::rules;
 use super::progress::{self, Progress};
@@ -120,18 +120,17 @@ pub(crate) fn stop(task: &Bound<'_, FutureCell>) -> bool {
 #[pymethods]
 impl Elsewhere {
     #[new]
-    #[pyo3(signature = (executor, r#fn, *, id, attempts = 0, recall = None, report = None))]
+    #[pyo3(signature = (executor, r#fn, *, id, is_chosen = false, attempts = 0, recall = None, report = None))]
     fn new(
         executor: &Bound<'_, ExecutorCell>,
         r#fn: Bound<'_, PyAny>,
         id: &str,
+        is_chosen: bool,
         attempts: u32,
         recall: Option<Py<PyAny>>,
         report: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let py = executor.py();
-        let id = Uuid::try_parse(id)
-            .map_err(|_| PyValueError::new_err(format!("the task's id is {id:?}, no UUID")))?;
         let inner = executor.get().inner()?;
         let core = &inner.core;
         if core.pool().is_closed() {
@@ -139,7 +138,7 @@ impl Elsewhere {
         }
         let (scope, of_teardown) = match &inner.scoped {
             None => (Slot::default(), false),
-            Some(scoped) => (Slot::new(scoped.scope.bind(py).clone()), may_submit()?),
+            Some(scoped) => (Slot::new(scoped.scope.get(py)?), may_submit()?),
         };
         let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
         let none = Slot::default;
@@ -156,6 +155,10 @@ impl Elsewhere {
             future.get().mark_of_teardown();
         }
         rules::runs_elsewhere(future.get(), attempts);
+        let id = Id::new(id);
+        if is_chosen && !future.get().take_id(&future, &id) {
+            return Err(id_is_taken(&id));
+        }
         {
             let mut extra = future.get().extra().lock();
             extra.id = Some(id);
@@ -219,6 +222,12 @@ impl Elsewhere {
         self.end(py, |task| {
             settle::finish(task, Phase::Failed, exception, Place::Loop).is_ok()
         })
+    }
+
+    fn withdraw(&self, py: Python<'_>) {
+        let task = self.0.bind(py);
+        task.get().forget_id(task);
+        forget(task);
     }
 
     fn abandon(&self, py: Python<'_>) -> bool {

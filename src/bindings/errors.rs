@@ -6,6 +6,8 @@ use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::{create_exception, import_exception};
 
+use super::id::Id;
+
 import_exception!(concurrent.futures, CancelledError);
 import_exception!(concurrent.futures, InvalidStateError);
 import_exception!(concurrent.futures.thread, BrokenThreadPool);
@@ -38,7 +40,8 @@ create_exception!(
     flask_delay,
     DuplicateTask,
     PyRuntimeError,
-    "The task was not accepted, because one with the same key is not done yet."
+    "The task was not accepted, because there is one with the same id, or one with the same\n\
+     key that is not done yet."
 );
 
 create_exception!(
@@ -70,6 +73,16 @@ pub(crate) fn forked(name: &str) -> PyErr {
     ForkedFutureError::new_err(format!(
         "task {name:?} was submitted before this process was forked and can only end in the \
          parent process; submit it again here"
+    ))
+}
+
+/// The error of a submit with the id of another task.
+#[cold]
+pub(crate) fn id_is_taken(id: &Id) -> PyErr {
+    DuplicateTask::new_err(format!(
+        "there is a task with the id {:?} already: each needs one of its own, until the task has \
+         been forgotten",
+        id.to_string()
     ))
 }
 

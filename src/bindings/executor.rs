@@ -9,7 +9,6 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
-use uuid::Uuid;
 
 use super::async_check::{check_callback, refuse_unrun};
 use super::cell::FutureCell;
@@ -21,11 +20,12 @@ use super::lifecycle::{self, cancel_queued, wait_with_signals};
 use super::making::{backpressure, config, places as queue_places, workers};
 use super::map::{Map, Submit};
 use super::mode::{self, Mode};
+use super::scope::Scope;
 use super::wait::seconds;
 
 /// What `Delay` asks of its executor beyond a plain one.
 pub(crate) struct Scoped {
-    pub(crate) scope: Py<PyAny>,
+    pub(crate) scope: Scope,
     pub(crate) reject_types: Py<PyTuple>,
     pub(crate) reject: Py<PyAny>,
     /// Makes of a function that is to follow a task what is called in its place.
@@ -156,6 +156,7 @@ impl ExecutorCell {
                 signals: None,
                 counted: false,
                 beginning: Beginning::Call,
+                scope_method: None,
                 backpressure: backpressure(
                     queue_size.map_or(Ok(0), |size| queue_places(&size))?,
                     when_full,
@@ -257,13 +258,13 @@ impl ExecutorCell {
         id: &Bound<'py, PyString>,
     ) -> PyResult<Option<Bound<'py, FutureCell>>> {
         let core = self.core()?;
-        Ok(parsed(id).and_then(|id| core.registry.get(py, id)))
+        Ok(id.to_str().ok().and_then(|id| core.registry.get(py, id)))
     }
 
     /// Whether the task with this id ended so long ago that it has been forgotten.
     fn _is_gone(&self, id: &Bound<'_, PyString>) -> PyResult<bool> {
         let core = self.core()?;
-        Ok(parsed(id).is_some_and(|id| core.registry.is_gone(id)))
+        Ok(id.to_str().is_ok_and(|id| core.registry.is_gone(id)))
     }
 
     /// Libraries that divide work among the threads (dask) read this of any executor.
@@ -291,7 +292,7 @@ impl ExecutorCell {
             return Ok(());
         };
         if let Some(scoped) = &inner.scoped {
-            visit.call(&scoped.scope)?;
+            scoped.scope.visit(&visit)?;
             visit.call(&scoped.reject_types)?;
             visit.call(&scoped.reject)?;
             visit.call(&scoped.step)?;
@@ -345,12 +346,6 @@ fn counts<'py>(py: Python<'py>, core: &Arc<Core>) -> PyResult<Bound<'py, PyDict>
     dict.set_item("held", core.held().len())?;
     dict.set_item("stuck", core.stuck().count())?;
     Ok(dict)
-}
-
-/// The id that a text is, whatever that may be: one may come from a URL.
-fn parsed(id: &Bound<'_, PyString>) -> Option<Uuid> {
-    // Text that is no UTF-8 (a surrogate alone) is no id, and no error either.
-    Uuid::try_parse(id.to_str().ok()?).ok()
 }
 
 /// Waits, not for long, until a thread that was started for a task has begun one.

@@ -7,11 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flask_delay_engine::Mutex;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
-use uuid::Uuid;
 
 use super::async_check::check_callback;
 use super::callbacks;
@@ -22,8 +20,9 @@ use super::coroutine::hooks;
 use super::errors::InvalidStateError;
 use super::executor::ExecutorCell;
 use super::figures;
+use super::id::Id;
 use super::names;
-use super::naming::name_of;
+use super::naming::{inner_of, name_of};
 use super::policies::policy::Policy;
 use super::policies::{composition, deadlines, rules};
 use super::settle::{Phase, Place, standard_name};
@@ -97,11 +96,15 @@ impl FutureCell {
 
     fn then<'py>(slf: &Bound<'py, Self>, r#fn: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         // A `Task`, which has options. Of the type alone: mocks have attributes of any name.
-        if let Some(follow) = r#fn
-            .get_type()
-            .getattr_opt(names::_flask_delay_follow(slf.py()))?
-        {
+        let follow = names::_flask_delay_follow(slf.py());
+        if let Some(follow) = r#fn.get_type().getattr_opt(follow)? {
             return follow.call1((r#fn, slf));
+        }
+        // A partial of one.
+        if let Some(task) = inner_of(&r#fn)
+            && let Some(follow) = task.get_type().getattr_opt(follow)?
+        {
+            return follow.call1((task, slf, r#fn));
         }
         Ok(composition::follow(slf, None, None, r#fn, None)?.into_any())
     }
@@ -146,13 +149,9 @@ impl FutureCell {
     }
 
     /// See `_native.pyi`.
-    fn _adopt(&self, id: &str, attempts: u32) -> PyResult<()> {
-        let Ok(uuid) = Uuid::try_parse(id) else {
-            return Err(PyValueError::new_err(format!("{id:?} is not a UUID")));
-        };
-        self.extra().lock().id = Some(uuid);
+    fn _adopt(&self, id: &str, attempts: u32) {
+        self.extra().lock().id = Some(Id::new(id));
         rules::adopt(self, attempts);
-        Ok(())
     }
 
     /// See `_native.pyi`.
@@ -187,7 +186,7 @@ impl FutureCell {
 
     #[getter]
     fn id(slf: &Bound<'_, Self>) -> String {
-        slf.get().public_id(slf).hyphenated().to_string()
+        slf.get().public_id(slf).to_string()
     }
 
     #[getter]

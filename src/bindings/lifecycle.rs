@@ -418,7 +418,7 @@ pub(crate) fn cancel_queued(
 }
 
 fn label(task: &Bound<'_, FutureCell>) -> String {
-    format!("{} ({})", name_of(task), task.get().quiet_id().hyphenated())
+    format!("{} ({})", name_of(task), task.get().quiet_id())
 }
 
 /// How many tasks the warning at exit names: one line that can be read, however many are lost.

@@ -66,7 +66,7 @@ pub(crate) fn exception_of(
     exception: &Bound<'_, PyAny>,
 ) {
     let py = this.py();
-    let id = this.get().quiet_id().hyphenated().to_string();
+    let id = this.get().quiet_id().to_string();
     or_unraisable(
         py,
         log(
@@ -92,7 +92,7 @@ pub(crate) fn runs_again(
     exception: Option<&Bound<'_, PyAny>>,
 ) {
     let py = this.py();
-    let id = this.get().quiet_id().hyphenated().to_string();
+    let id = this.get().quiet_id().to_string();
     let after = format!("{:.3}", after.as_secs_f64());
     let (level, template) = if exception.is_some() {
         ("warning", "task %s (%s) failed and runs again in %s s")
@@ -105,7 +105,7 @@ pub(crate) fn runs_again(
 
 /// Logs a warning about a task; `template` takes its name and id.
 pub(crate) fn warning_of(template: &str, this: &Bound<'_, FutureCell>) {
-    let id = this.get().quiet_id().hyphenated().to_string();
+    let id = this.get().quiet_id().to_string();
     warning(this.py(), template, &[&name_of(this), &id]);
 }
 

@@ -15,6 +15,7 @@ use super::executor::{ExecutorCell, Scoped};
 use super::governor;
 use super::mode::Mode;
 use super::policies::places::{Backpressure, WhenFull};
+use super::scope::Scope;
 use super::signals::Signals;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -148,6 +149,7 @@ pub(crate) fn _service_executor<'py>(
         signals: None,
         counted: false,
         beginning: Beginning::Call,
+        scope_method: None,
     };
     make(py, settings, None)
 }
@@ -178,7 +180,7 @@ pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
     max_workers: Option<i64>,
     thread_name_prefix: &str,
-    scope: Py<PyAny>,
+    scope: Bound<'py, PyAny>,
     hidden: Bound<'py, PyAny>,
     reject_types: Py<PyTuple>,
     reject: Py<PyAny>,
@@ -198,6 +200,7 @@ pub(crate) fn _scoped_executor<'py>(
         .try_iter()?
         .map(|variable| variable.map(Bound::unbind))
         .collect::<PyResult<_>>()?;
+    let (scope, scope_method) = Scope::new(&scope)?;
     let settings = Settings {
         config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
         initializer: None,
@@ -218,6 +221,7 @@ pub(crate) fn _scoped_executor<'py>(
         } else {
             Beginning::Call
         },
+        scope_method,
     };
     let scoped = Scoped {
         scope,

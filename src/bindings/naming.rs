@@ -40,16 +40,23 @@ pub(crate) fn read_name(label: &Bound<'_, PyAny>) -> String {
     }
 }
 
+/// What a bound method calls.
+pub(crate) fn function_of_method<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    static METHOD: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = function.py();
+    let method = METHOD.import(py, "types", "MethodType").ok()?;
+    let is_one = function.is_exact_instance(method);
+    is_one.then(|| function.getattr(names::__func__(py)).ok())?
+}
+
 /// What a bound method or a `functools.partial` calls. Of these two alone: other objects,
 /// mocks above all, may have attributes of any name, and have them for ever.
 pub(crate) fn inner_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    static METHOD: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static STATIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static PARTIAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = function.py();
-    let method = METHOD.import(py, "types", "MethodType").ok()?;
-    if function.is_exact_instance(method) {
-        return function.getattr(names::__func__(py)).ok();
+    if let Some(inner) = function_of_method(function) {
+        return Some(inner);
     }
     let static_method = STATIC.import(py, "builtins", "staticmethod").ok()?;
     if function.is_exact_instance(static_method) {

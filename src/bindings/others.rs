@@ -5,12 +5,12 @@ use std::mem::take;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use uuid::Uuid;
 
 use super::bell::Bell;
 use super::cell::{Extra, FutureCell};
 use super::current;
 use super::ffi::call::call_with;
+use super::id::Id;
 use super::policies::{leftovers, sequels};
 
 /// See the module. Taken out of the future, so that each is told once.
@@ -18,7 +18,7 @@ pub(crate) struct Others {
     waiters: Vec<Arc<Bell>>,
     wakers: Vec<Py<PyAny>>,
     followed: Vec<Py<FutureCell>>,
-    known: Option<Uuid>,
+    known: Option<Id>,
 }
 
 impl Others {
@@ -27,7 +27,7 @@ impl Others {
             waiters: take(&mut extra.waiters),
             wakers: take(&mut extra.wakers),
             followed: take(&mut extra.sequels),
-            known: extra.known.then_some(extra.id).flatten(),
+            known: extra.id.clone().filter(|_| extra.known),
         }
     }
 
@@ -43,10 +43,10 @@ impl Others {
         for waker in self.wakers {
             or_unraisable(call_with(waker.bind(py), [this.as_any()]).map(drop), this);
         }
-        if let (Some(id), Some(core)) = (self.known, this.get().core()) {
+        if let (Some(id), Some(core)) = (&self.known, this.get().core()) {
             core.registry.finished(py, id);
-            let core = Arc::clone(core);
-            leftovers::work(py, move |py| core.registry.let_go_of_frames(py, id));
+            let (core, id) = (Arc::clone(core), id.clone());
+            leftovers::work(py, move |py| core.registry.let_go_of_frames(py, &id));
         }
         if !self.followed.is_empty() {
             or_unraisable(sequels::go_on(this, self.followed), this);

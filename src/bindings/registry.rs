@@ -1,27 +1,28 @@
 //! Futures by id: those whose id was asked for, all that run and the last that ended.
 
+use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
-use uuid::Uuid;
 
 use super::cell::FutureCell;
 use super::ffi::object::references;
+use super::id::Id;
 use super::policies::leftovers;
 use super::settle::Phase;
 
 #[derive(Default)]
 struct Known {
-    futures: HashMap<Uuid, Entry>,
+    futures: HashMap<Id, Entry>,
     /// Ids of those that have ended, oldest first.
-    ended: VecDeque<Uuid>,
+    ended: VecDeque<Id>,
     /// Ids of those that have been forgotten, oldest first, and the same to look into.
-    gone: VecDeque<Uuid>,
-    is_gone: HashSet<Uuid>,
+    gone: VecDeque<Id>,
+    is_gone: HashSet<Id>,
     /// Ids of those that have failed and whose frames hold what they held then.
-    whole: VecDeque<Uuid>,
+    whole: VecDeque<Id>,
 }
 
 /// So many ids of forgotten tasks are told from ids that never were.
@@ -46,38 +47,53 @@ impl Registry {
         }
     }
 
-    /// Called once for each id.
-    pub(crate) fn add(&self, id: Uuid, future: &Bound<'_, FutureCell>) {
-        let entry = Entry {
+    /// Called once for each future; `false`, and nothing is changed, if there is another one of
+    /// this id.
+    pub(crate) fn add(&self, id: Id, future: &Bound<'_, FutureCell>) -> bool {
+        let known = &mut *self.known.lock();
+        let Vacant(place) = known.futures.entry(id) else {
+            return false;
+        };
+        known.is_gone.remove(place.key());
+        place.insert(Entry {
             future: future.clone().unbind(),
             ended: false,
+        });
+        true
+    }
+
+    /// Forgets a future whose task was never taken.
+    pub(crate) fn remove(&self, id: &Id, future: &Bound<'_, FutureCell>) {
+        let removed = {
+            let known = &mut *self.known.lock();
+            let is_it = known.futures.get(id).is_some_and(|it| it.future.is(future));
+            is_it.then(|| known.futures.remove(id))
         };
-        let replaced = self.known.lock().futures.insert(id, entry);
-        debug_assert!(replaced.is_none(), "ids are unique");
+        drop(removed);
     }
 
     /// The task with this id has ended: the oldest that has is forgotten, if they are too
     /// many. May be called twice.
-    pub(crate) fn finished(&self, py: Python<'_>, id: Uuid) {
+    pub(crate) fn finished(&self, py: Python<'_>, id: &Id) {
         let mut forgotten = Vec::new();
         {
             let known = &mut *self.known.lock();
-            match known.futures.get_mut(&id) {
+            match known.futures.get_mut(id) {
                 Some(entry) if !entry.ended => {
                     entry.ended = true;
                     if entry.future.get().phase() == Phase::Failed {
-                        known.whole.push_back(id);
+                        known.whole.push_back(id.clone());
                     }
                 }
                 _ => return,
             }
-            known.ended.push_back(id);
+            known.ended.push_back(id.clone());
             while known.ended.len() > self.limit {
                 let Some(oldest) = known.ended.pop_front() else {
                     break;
                 };
                 forgotten.extend(known.futures.remove(&oldest));
-                known.gone.push_back(oldest);
+                known.gone.push_back(oldest.clone());
                 known.is_gone.insert(oldest);
             }
             while known.whole.len() > self.limit {
@@ -97,16 +113,19 @@ impl Registry {
     /// Empties the frames of tasks that have failed before this one has ended, and that nobody
     /// else has: what they refer to may be much. Runs code of users, so not for the timer's
     /// thread.
-    pub(crate) fn let_go_of_frames(&self, py: Python<'_>, last: Uuid) {
+    pub(crate) fn let_go_of_frames(&self, py: Python<'_>, last: &Id) {
         // Two for each that is added, so that it comes to an end.
         for _ in 0..2 {
             let oldest = {
                 let known = &mut *self.known.lock();
-                if known.whole.front().is_none_or(|id| *id == last) {
+                if known.whole.front().is_none_or(|id| id == last) {
                     return;
                 }
                 let id = known.whole.pop_front();
-                id.and_then(|id| Some((id, known.futures.get(&id)?.future.clone_ref(py))))
+                id.and_then(|id| {
+                    let future = known.futures.get(&id)?.future.clone_ref(py);
+                    Some((id, future))
+                })
             };
             let Some((id, future)) = oldest else {
                 continue;
@@ -121,13 +140,16 @@ impl Registry {
         }
     }
 
-    pub(crate) fn get<'py>(&self, py: Python<'py>, id: Uuid) -> Option<Bound<'py, FutureCell>> {
+    /// The future of the task with the id that is meant by `text`.
+    pub(crate) fn get<'py>(&self, py: Python<'py>, text: &str) -> Option<Bound<'py, FutureCell>> {
         let known = self.known.lock();
-        Some(known.futures.get(&id)?.future.bind(py).clone())
+        let entry = Id::meant_by(text).find_map(|id| known.futures.get(&id))?;
+        Some(entry.future.bind(py).clone())
     }
 
-    pub(crate) fn is_gone(&self, id: Uuid) -> bool {
-        self.known.lock().is_gone.contains(&id)
+    pub(crate) fn is_gone(&self, text: &str) -> bool {
+        let known = self.known.lock();
+        Id::meant_by(text).any(|id| known.is_gone.contains(&id))
     }
 
     pub(crate) fn clear(&self) {

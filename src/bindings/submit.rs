@@ -27,6 +27,7 @@ use super::policies::{dispatch, rules};
 use super::scope::may_submit;
 use super::settle;
 use super::signals::Event;
+use super::signature;
 use super::worker::broken;
 
 impl ExecutorCell {
@@ -42,6 +43,7 @@ impl ExecutorCell {
         let inner = self.inner()?;
         let core = &inner.core;
         let is_coroutine = check_function(function, "task")?;
+        signature::check(arguments)?;
         if let Some(scoped) = &inner.scoped {
             refuse_values(arguments, scoped)?;
         }
@@ -83,7 +85,7 @@ impl Inner {
         }
         let (scope, of_teardown) = match scoped {
             None => (Slot::default(), false),
-            Some(scoped) => (Slot::new(scoped.scope.bind(py).clone()), may_submit()?),
+            Some(scoped) => (Slot::new(scoped.scope.get(py)?), may_submit()?),
         };
         let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
         let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
@@ -141,6 +143,7 @@ fn submit_ruled<'py>(
 /// Lets go of what a task has taken that has rules and was not accepted.
 pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
     future.get().give_place();
+    future.get().forget_id(future);
     if rules::has_claim(future.get()) {
         // Others may have this future for the same key.
         settle::cancel(future);

@@ -137,14 +137,13 @@ fn attempt<'py>(
     taken: &TakenCall<'py>,
 ) -> Attempt<'py> {
     let py = this.py();
-    let Some(scope) = this.get().task_scope(py) else {
-        return bare_attempt(this, desk, taken);
-    };
-    let surroundings = match Surroundings::enter(&scope) {
-        Ok(surroundings) => surroundings,
+    let scope = this.get().task_scope(py);
+    let entered = scope.and_then(|it| it.map(|it| Surroundings::enter(&it)).transpose());
+    let surroundings = match entered {
+        Ok(Some(surroundings)) => surroundings,
+        Ok(None) => return bare_attempt(this, desk, taken),
         Err(error) => return Attempt::Raised(into_exception(py, error)),
     };
-    drop(scope);
     signals::emit(this, Event::Started);
     let ended = bare_attempt(this, desk, taken);
     let raised = match &ended {

@@ -17,6 +17,7 @@ from tests.celery.conftest import DEADLINE, Redis, Worker
 
 from flask_delay import (
     Delay,
+    DuplicateTask,
     RemoteError,
     Retry,
     TaskExpired,
@@ -489,3 +490,32 @@ def test_settings(tmp_path):
     )
     assert made.conf.broker_url == made.conf.result_backend == "redis://localhost:1/0"
     assert (made.conf.task_default_queue, made.conf.timezone) == ("mine", "Europe/Berlin")
+
+
+@pytest.mark.parametrize("id", ["order 7", str(uuid.uuid4())])
+def test_an_id_of_ones_own(app: Flask, worker: Worker, id: str):
+    # Results are kept under it, so that it has to be a new one.
+    id = f"{id}-{uuid.uuid4()}"
+    future = work.look.using(id=id).delay()
+    extension = app.extensions["delay"].owner
+    assert extension.get(id) is future
+    assert future.result(DEADLINE)["id"] == id
+    with pytest.raises(DuplicateTask):
+        work.look.using(id=id).delay()
+    with pytest.raises(DuplicateTask):
+        using(id=id, backend="threads").delay(int)
+
+
+def test_arguments_are_looked_at(app: Flask):
+    with pytest.raises(TypeError, match=r"add\(\) got an unexpected keyword argument 'c'"):
+        work.add.delay(1, c=2)
+
+
+def test_waits_go_with_the_message():
+    from flask_delay.backends.celery import messages
+
+    for retry in (Retry(waits=[1, 5], jitter=False), Retry(None)):
+        headers = messages.made({"retry": retry}, is_redis=True)["headers"]["flask_delay"]
+        found = messages.retry_of(headers)
+        assert found is not None
+        assert (found.times, found.waits, found.jitter) == (retry.times, retry.waits, retry.jitter)

@@ -8,7 +8,7 @@ import weakref
 import pytest
 from tests.core.helpers import DEADLINE, Thing
 
-from flask_delay import Executor, ForkedFutureError, Future, Progress, current_task
+from flask_delay import DuplicateTask, Executor, ForkedFutureError, Future, Progress, current_task
 from flask_delay._native import TaskRetry, _Elsewhere, _scoped_executor
 
 
@@ -135,9 +135,18 @@ def test_a_callback_after_shutdown():
     assert seen == [handle.future]
 
 
-def test_an_id_is_a_uuid(executor):
-    with pytest.raises(ValueError, match='the task\'s id is "mine", no UUID'):
-        _Elsewhere(executor, task, id="mine")
+def test_an_id_that_was_chosen(executor):
+    first = _Elsewhere(executor, task, id="mine", is_chosen=True)
+    assert executor._get("mine") is first.future
+    with pytest.raises(DuplicateTask, match='the id "mine" already'):
+        _Elsewhere(executor, task, id="mine", is_chosen=True)
+    first.withdraw()
+    assert executor._get("mine") is None
+    # One that was not is found once it was asked for.
+    other = _Elsewhere(executor, task, id="yours")
+    assert executor._get("yours") is None
+    assert other.future.id == "yours"
+    assert executor._get("yours") is other.future
 
 
 def test_nothing_is_kept(executor):

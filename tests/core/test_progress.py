@@ -567,3 +567,29 @@ def test_bar_without_tqdm(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'flask-delay\[bar\]'"):
         track("abc", bar=True)
     assert list(track("abc")) == ["a", "b", "c"]
+
+
+def test_at_shutdown_a_loop_ends_too(run_script):
+    """When the time for tasks is over, as docs/limits.md says."""
+    done = run_script(
+        """
+import itertools, threading
+from flask import Flask
+from flask_delay import Delay, delay, track
+app = Flask("app")
+app.config["DELAY_SHUTDOWN_TIMEOUT"] = 0.2
+Delay(app)
+begun, pause = threading.Event(), threading.Event()
+def loop():
+    try:
+        for _ in track(itertools.count()):
+            begun.set()
+            pause.wait(0.001)
+    finally:
+        print("ended", flush=True)
+with app.app_context():
+    delay(loop)
+assert begun.wait(20)
+"""
+    )
+    assert (done.rc, done.out) == (0, "ended\n")

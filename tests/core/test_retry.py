@@ -22,6 +22,12 @@ def fixed(monkeypatch):
     monkeypatch.setattr(retry, "_random", random.Random(7))
 
 
+@pytest.fixture
+def executor_of_one():
+    with Executor(1) as executor:
+        yield executor
+
+
 def test_examples():
     assert doctest.testmod(retry).attempted > 0
     assert doctest.testmod(retry).failed == 0
@@ -56,7 +62,8 @@ def test_it_is_a_value():
         it.times = 4
 
 
-COUNT = "an integer, 0 or more"
+COUNT = "an integer, 0 or more, or None for no end"
+WAITS = "a list of numbers of seconds, 0 or more"
 SECONDS = "a number of seconds, 0 or more"
 SHARE = "True, False or a share between 0 and 1"
 KINDS = "an exception class or a tuple of them"
@@ -69,7 +76,6 @@ KINDS = "an exception class or a tuple of them"
         ("times", 10**30, ValueError, COUNT),
         ("times", True, TypeError, COUNT),
         ("times", 1.0, TypeError, COUNT),
-        ("times", None, TypeError, COUNT),
         *(
             (name, value, error, SECONDS)
             for name in ("backoff", "max_delay")
@@ -83,6 +89,13 @@ KINDS = "an exception class or a tuple of them"
                 (None, TypeError),
             ]
         ),
+        ("waits", 5, TypeError, WAITS),
+        ("waits", "15", TypeError, WAITS),
+        ("waits", [1, "5"], TypeError, WAITS),
+        ("waits", {1, 5}, TypeError, WAITS),
+        ("waits", [], ValueError, WAITS),
+        ("waits", [-1], ValueError, WAITS),
+        ("waits", [math.nan], ValueError, WAITS),
         ("jitter", 1.1, ValueError, SHARE),
         ("jitter", -0.1, ValueError, SHARE),
         ("jitter", 2, ValueError, SHARE),
@@ -135,6 +148,39 @@ def test_whatever_is_given_it_is_a_number_of_seconds_within_the_limit(
     seconds = it._after(ValueError(), number)
     assert 0 <= seconds <= max_delay
     assert seconds <= backoff * 2.0 ** min(number - 1, 1000)
+
+
+def test_waits_one_after_the_other():
+    it = Retry(waits=[1, 5, 30], jitter=False)
+    assert [it._after(ValueError(), attempt) for attempt in (1, 2, 3, 4)] == [1, 5, 30, None]
+    assert it.times == 3
+    assert hash(it) == hash(Retry(waits=(1, 5, 30), jitter=False))
+    assert pickle.loads(pickle.dumps(it)) == it
+    more = Retry(5, waits=[1, 5], max_delay=4, jitter=False)
+    assert [more._delay(number) for number in range(1, 6)] == [1, 4, 4, 4, 4]
+    assert Retry(waits=[2])._delay(1) <= 2
+    with pytest.raises(ValueError, match="'backoff' and 'waits' exclude each other"):
+        Retry(backoff=2, waits=[1])
+
+
+def test_without_end(executor_of_one):
+    it = Retry(None, waits=[0, 0], jitter=False)
+    assert (it.times, it._after(ValueError(), 10**12)) == (None, 0)
+    assert Retry(None)._after(KeyboardInterrupt(), 1) is None
+
+    def fails():
+        if current_task.attempt < 200:
+            raise ValueError
+        return current_task.attempt
+
+    def asks():
+        if current_task.attempt < 200:
+            current_task.retry()
+        return current_task.attempt
+
+    for fn in (fails, asks):
+        policy = _Policy(retry=it)
+        assert executor_of_one._submit_with(policy, None, fn).result(20) == 200
 
 
 def test_so_many_times():

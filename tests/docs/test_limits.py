@@ -195,7 +195,7 @@ def rows(heading: str) -> list[list[str]]:
 def test_options_are_those_there_are() -> None:
     told = {re.match(r"\[`(\w+)=`\]", row[0])[1] for row in rows("# Limits")}  # type: ignore[index]
     # The others are those of tasks.md and schedules.md.
-    others = {"backend", "request", "countdown", "eta", *Repetition.__annotations__}
+    others = {"backend", "request", "id", "countdown", "eta", *Repetition.__annotations__}
     assert told == KNOWN.keys() - others
 
 
@@ -203,7 +203,7 @@ def test_fields_of_retry_are_those_there_are() -> None:
     told = {row[0].strip("`"): row[2].strip("`") for row in rows("## Retries")}
     default = {field.name: field.default for field in dataclasses.fields(Retry)}
     shown = {name: getattr(it, "__name__", str(it)) for name, it in default.items()}
-    assert told == shown | {"unless": "none"}
+    assert told == shown | {"unless": "none", "waits": "none"}
 
 
 def test_ways_of_a_full_queue_are_those_there_are() -> None:

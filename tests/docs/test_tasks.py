@@ -61,6 +61,12 @@ def test_contexts(page: dict[str, Any]) -> None:
     assert connection.closed
 
 
+def test_an_id_of_your_own(page: dict[str, Any]) -> None:
+    id = page["client"].post("/exports").get_json()["task"]
+    assert page["background"].get(id).result(DEADLINE) is None
+    assert page["jobs"] == {id: {"state": "exported"}}
+
+
 def test_the_request_copied(page: dict[str, Any]) -> None:
     answer = page["client"].post("/audit", json={"name": "x"}, headers={"User-Agent": "me"})
     assert answer.get_json()["name"] == "x"

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, current_app
 
 import flask_delay
-from flask_delay import Delay, Executor, Future, delay
+from flask_delay import Delay, Executor, Future, delay, pools
 
 
 def test_everything_public_is_there():
@@ -175,7 +175,8 @@ class TestModuleLevel:
         )
         assert (done.rc, done.out, done.err) == (0, "at exit\n", "")
 
-    def test_without_an_app_an_error_has_no_other_behind_it(self):
+    def test_without_an_app_an_error_has_no_other_behind_it(self, monkeypatch):
+        monkeypatch.setattr(pools, "only_state", lambda: None)
         # The pool refuses it before a thread would start.
         with pytest.raises(TypeError) as info:
             delay(None)
@@ -237,7 +238,8 @@ class TestGet:
             dedent("""
             from flask import Flask
             from flask_delay import Delay
-            extension = Delay(Flask("app"))
+            app = Flask("app")
+            extension = Delay(app)
             print(extension.delay(int).id)
         """)
         )
@@ -425,3 +427,35 @@ class TestPool:
         release.set()
         extension.shutdown()
         assert running.result() is True
+
+
+class TestNameOfAnotherExtension:
+    """`Delay(app, name="mail")` beside Flask-Mail, which has `app.extensions["mail"]` too."""
+
+    class Mail:
+        pass
+
+    def test_that_came_first(self):
+        app = Flask("app")
+        app.extensions["mail"] = self.Mail()
+        message = r"another extension under the name 'mail', a Mail: .*name='mail_tasks'\)"
+        with pytest.raises(RuntimeError, match=message):
+            Delay(app, name="mail")
+
+    def test_that_comes_later(self, make_app):
+        extension = Delay(name="mail")
+        app = make_app(extension=extension)
+        ours, app.extensions["mail"] = app.extensions["mail"], self.Mail()
+        with pytest.raises(RuntimeError, match="another extension under the name 'mail', a Mail"):
+            extension.delay(int)
+        app.extensions["mail"] = ours
+
+    def test_its_keys(self):
+        app = Flask("app")
+        app.config.update(MAIL_SERVER="localhost", MAIL_PORT=25)
+        with pytest.warns(UserWarning, match="is not a setting") as caught:
+            Delay(app, name="mail")
+        for key, warning in zip(("MAIL_SERVER", "MAIL_PORT"), caught, strict=True):
+            text = str(warning.message)
+            assert text.startswith(f"{key} is not a setting of Flask-Delay")
+            assert "if it is another extension's, give this Delay another name" in text

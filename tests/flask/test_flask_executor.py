@@ -576,3 +576,28 @@ class TestTools:
             assert delayed.last.future == future
             assert delayed.run() == 1
         assert future.result(0) == 8
+
+
+class TestSettingsThatAreNotTheSame:
+    @pytest.mark.parametrize("backend", ["processes", "celery"])
+    def test_a_backend_without_a_request_is_refused_at_once(self, make, backend):
+        """In every view it was an error of the submit."""
+        message = f"EXECUTOR_BACKEND is '{backend}', but must be 'threads', since .* a Delay"
+        with pytest.raises(ValueError, match=message):
+            make(EXECUTOR_BACKEND=backend)
+        app, executor = make(EXECUTOR_BACKEND="threads")
+        with app.test_request_context("/"):
+            assert executor.submit(lambda: request.path).result(20) == "/"
+
+    def test_default_done_callback(self, make):
+        """Flask-Executor's own test of that name, which short switch intervals made fail."""
+        app, executor = make()
+        assert app.extensions["flask_executor"].config.switch_interval is None
+        executor.add_default_done_callback(lambda future: setattr(future, "test", "test"))
+        with app.test_request_context("/"):
+            future = executor.submit(int)
+            concurrent.futures.wait([future])
+            executor.extension.drain(20)
+            assert hasattr(future, "test")
+        app, _ = make(EXECUTOR_SWITCH_INTERVAL=0.0001)
+        assert app.extensions["flask_executor"].config.switch_interval == 0.0001

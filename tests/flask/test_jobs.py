@@ -11,8 +11,7 @@ import pytest
 from flask import Flask, current_app, g, has_request_context, request
 from flask.cli import FlaskGroup
 
-from flask_delay import Delay, Executor, Job, pools, task, using
-from flask_delay.jobs import Jobs
+from flask_delay import Delay, Job, task, using
 from flask_delay.tasks import PeriodicTask
 from flask_delay.verbs import Periodic
 
@@ -308,16 +307,6 @@ def test_an_app_that_is_dropped_goes_with_its_jobs(tmp_path):
     del app
     gc.collect()
     assert gone() is None
-
-
-def test_without_an_app_each_process_runs_its_own(monkeypatch):
-    ran = threading.Event()
-    with Executor(1) as executor:
-        monkeypatch.setattr(pools, "shared_jobs", lambda: jobs)
-        jobs = Jobs(executor)
-        job = using(every=OFTEN, key="one").delay(ran.set)
-        assert ran.wait(DEADLINE)
-        job.cancel()
 
 
 def test_eta_and_countdown_carry_all_that_a_task_does(make_app):

@@ -62,6 +62,7 @@ def test_of_a_blueprint_in_a_factory(make_app, deadline):
 
 
 def test_without_an_app_it_runs_in_the_pool_of_the_process(monkeypatch, deadline):
+    monkeypatch.setattr(pools, "only_state", lambda: None)
     with Executor(1) as executor:
         monkeypatch.setattr(pools, "shared_jobs", lambda: Jobs(executor))
         assert task(pow).delay(2, 3).result(deadline) == 8

@@ -106,6 +106,7 @@ def test_without_an_app_the_process_has_a_pool(deadline, monkeypatch):
     from flask_delay import Executor, pools
     from flask_delay.jobs import Jobs
 
+    monkeypatch.setattr(pools, "only_state", lambda: None)
     with Executor(1) as executor:
         monkeypatch.setattr(pools, "shared_jobs", lambda: Jobs(executor))
         assert using().delay(pow, 2, 3).result(deadline) == 8
@@ -204,7 +205,7 @@ def test_teardown_functions_run_before_the_future_resolves(make_app):
 def test_unknown_option(verb):
     names = (
         "priority, key, limit, rate, unique, timeout, expires, retry, countdown, eta, backend,"
-        " request, every, cron, timezone, overlap"
+        " request, id, every, cron, timezone, overlap"
     )
     assert names == ", ".join(KNOWN)
     with pytest.raises(

@@ -16,6 +16,7 @@ from flask_delay import (
     context,
     current_task,
     greenlets,
+    tasks,
     uwsgi,
 )
 from flask_delay.commands import settings
@@ -145,7 +146,9 @@ def _look_at_bounds(target: Target, report: _Report) -> None:
 
 
 def _look_at_jobs(target: Target, report: _Report) -> None:
-    """Say whether jobs can have their files. A command like this one needs none itself."""
+    """Say whether jobs were started and can have their files. This command needs none itself."""
+    for job in tasks.unstarted.values():
+        report.note("job", f"{job!r} was never started: call its delay() where the app is set up")
     folder, jobs = target.state.jobs.folder, target.state.jobs.all()
     if folder is None:
         return

@@ -35,6 +35,15 @@ def _thread(value: object) -> str:
     return "thread"
 
 
+def _threads(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    name = value.strip().lower()
+    if name != config.BACKENDS[0]:
+        raise ValueError
+    return name
+
+
 def _length(value: object) -> int | None:
     if value is None or value == "None":
         return None
@@ -68,6 +77,22 @@ class Settings(config.Config):
             " concurrent.futures.ProcessPoolExecutor of your own",
             "help": "Where tasks run.",
         },
+    )
+    # Its tasks have the request, which a worker process cannot have.
+    backend: str = field(
+        default="threads",
+        metadata={
+            "parse": _threads,
+            "allowed": "'threads', since the tasks of an Executor have the request: give what"
+            ' needs processes to a Delay, with @task(backend="processes")',
+            "help": "Where tasks run.",
+        },
+    )
+    # With short ones, who waits for a future overtakes its default callbacks now and then, which
+    # code that was written for Flask-Executor has never seen.
+    switch_interval: float | None = field(
+        default=None,
+        metadata=config.Config.__dataclass_fields__["switch_interval"].metadata,
     )
     futures_max_length: int | None = field(
         default=None,

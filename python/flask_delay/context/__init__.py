@@ -23,15 +23,6 @@ current: Callable[[], Flask] = cast("LocalProxy[Flask]", current_app)._get_curre
 """The current app itself, not a proxy; RuntimeError without an app context."""
 
 
-# The least that a request can be made of.
-_ENVIRON = {
-    "REQUEST_METHOD": "GET",
-    "SERVER_NAME": "localhost",
-    "SERVER_PORT": "80",
-    "wsgi.url_scheme": "http",
-}
-
-
 @functools.cache
 def hidden_variables() -> tuple[ContextVar[Any], ...]:
     """The context variables with which Flask marks the current app and request.
@@ -40,11 +31,10 @@ def hidden_variables() -> tuple[ContextVar[Any], ...]:
     """
 
     def look() -> tuple[ContextVar[Any], ...]:
-        # Flask's own test_request_context() would import all that its test client needs.
-        with Flask(__name__, static_folder=None).request_context(_ENVIRON):
-            found = contextvars.copy_context()
-        # Someone who listens to Flask's signals may have set variables of their own.
-        return tuple(variable for variable in found if variable.name.startswith("flask."))
+        # Where none is current, a proxy's `__wrapped__` is the variable that it looks into. Not
+        # by pushing a context, which would send Flask's signals for it.
+        found = [getattr(proxy, "__wrapped__", None) for proxy in _PROXIES.values()]
+        return tuple(dict.fromkeys(it for it in found if isinstance(it, ContextVar)))
 
     return contextvars.Context().run(look)
 

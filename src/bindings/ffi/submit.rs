@@ -46,6 +46,23 @@ impl<'a, 'py> Arguments<'a, 'py> {
         })
     }
 
+    pub(crate) fn has_no_names(&self) -> bool {
+        self.names.is_null()
+    }
+
+    /// How many are given by position, and the names of the others.
+    pub(crate) fn shape(&self) -> PyResult<(usize, Vec<Bound<'py, PyString>>)> {
+        // SAFETY: null or the tuple of the keywords' names, alive during the call.
+        let names = unsafe { Bound::from_borrowed_ptr_or_opt(self.py, self.names) };
+        let Some(names) = names else {
+            return Ok((self.values.len(), Vec::new()));
+        };
+        let names = names.cast_into::<PyTuple>()?;
+        let strings = names.iter().map(|name| Ok(name.cast_into::<PyString>()?));
+        let strings = strings.collect::<PyResult<Vec<_>>>()?;
+        Ok((self.values.len() - strings.len(), strings))
+    }
+
     /// The arguments as a function written in Python would get them with `*` and `**`.
     pub(crate) fn to_python(&self) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
         // SAFETY: null or the tuple of the keywords' names, alive during the call.

@@ -20,6 +20,7 @@ use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::naming::read_name;
+use crate::bindings::signature;
 use crate::bindings::submit::{closed, refuse_function};
 
 /// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
@@ -38,12 +39,18 @@ fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyR
 
 /// See `_native.pyi`.
 #[pyfunction]
-#[pyo3(signature = (policy, r#fn))]
+#[pyo3(signature = (policy, r#fn, *, is_first = false))]
 pub(crate) fn _check_step(
     policy: Option<Bound<'_, Policy>>,
     r#fn: Bound<'_, PyAny>,
+    is_first: bool,
 ) -> PyResult<()> {
-    check(policy.as_ref(), &r#fn).map(drop)
+    check(policy.as_ref(), &r#fn)?;
+    if is_first {
+        // Its arguments are yet to come.
+        return Ok(());
+    }
+    signature::check_call(&r#fn, 1, Vec::new())
 }
 
 /// As `Future.then`, by a policy, with the task, but not its callbacks, in a scope, and by
@@ -56,6 +63,7 @@ pub(crate) fn follow<'py>(
     executor: Option<&Bound<'py, ExecutorCell>>,
 ) -> PyResult<Bound<'py, FutureCell>> {
     let mut is_coroutine = check(policy, &function)?;
+    signature::check_call(&function, 1, Vec::new())?;
     core_of(future)?;
     let inner = match executor {
         Some(executor) => Arc::clone(executor.get().inner()?),

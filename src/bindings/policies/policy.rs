@@ -11,6 +11,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::delays::Start;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::id::Id;
 
 /// A task that waits gains one level of priority in this time, so that none waits for ever.
 pub(crate) const AGEING: i64 = 10_000_000_000;
@@ -37,6 +38,7 @@ pub(crate) struct Policy {
     pub(crate) expires: Option<Duration>,
     pub(crate) start: Option<Start>,
     retry: Slot,
+    pub(crate) id: Option<Id>,
 }
 
 fn duration(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
@@ -69,7 +71,7 @@ fn time(name: &str, seconds: f64) -> PyResult<SystemTime> {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None))]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None))]
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
@@ -82,6 +84,7 @@ impl Policy {
         retry: Option<Bound<'_, PyAny>>,
         countdown: Option<f64>,
         eta: Option<f64>,
+        id: Option<&str>,
     ) -> PyResult<Self> {
         if limit == Some(0) {
             return Err(PyValueError::new_err("the option 'limit' must be above 0"));
@@ -123,6 +126,7 @@ impl Policy {
             expires: duration("expires", expires)?,
             retry: retry.map_or_else(Slot::default, Slot::new),
             start,
+            id: id.map(Id::new),
         })
     }
 

@@ -112,8 +112,10 @@ fn judge_request<'py>(
     let Some(retry) = retry_of(this) else {
         return Ok(Verdict::Again(duration(after.unwrap_or(0.0)), cause));
     };
-    let times: u64 = retry.getattr("times")?.extract()?;
-    if u64::from(attempts) > times {
+    let times: Option<u64> = retry.getattr("times")?.extract()?;
+    if let Some(times) = times
+        && u64::from(attempts) > times
+    {
         let exception = cause.unwrap_or_else(|| {
             let error = PyRuntimeError::new_err(format!(
                 "task {:?} asked to run again, but its {times} retries are used up",

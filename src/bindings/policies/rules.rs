@@ -19,6 +19,7 @@ use super::target::Why;
 use crate::bindings::cell::FutureCell;
 use crate::bindings::clock::now;
 use crate::bindings::core::Core;
+use crate::bindings::errors::id_is_taken;
 use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::mode::Mode;
 use crate::bindings::settle::Phase;
@@ -195,7 +196,6 @@ pub(crate) fn give<'py>(
     arguments: &Arguments<'_, 'py>,
     core: &Arc<Core>,
 ) -> PyResult<Option<Bound<'py, FutureCell>>> {
-    let py = this.py();
     let asked = policy.get();
     if core.mode == Mode::Threads && asked.needs_timer() {
         // While there is somebody to tell that it cannot be started.
@@ -210,6 +210,27 @@ pub(crate) fn give<'py>(
         rules.start = asked.start;
         rules.from = asked.start.and_then(|start| start.from(this.get().born()));
     });
+    if let Some(id) = &asked.id
+        && !this.get().take_id(this, id)
+    {
+        return Err(id_is_taken(id));
+    }
+    let given = claim_and_enter(this, asked, arguments, core);
+    if given.is_err() {
+        ended(this);
+        this.get().forget_id(this);
+    }
+    given
+}
+
+/// Takes what is shared with other tasks: as [`give`].
+fn claim_and_enter<'py>(
+    this: &Bound<'py, FutureCell>,
+    asked: &Policy,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    let py = this.py();
     if let Some(twin) = asked.unique {
         let key = asked.claim_key(arguments)?;
         let first = claims::claim(core.claims(py)?, &key, this, twin)?;
@@ -221,8 +242,7 @@ pub(crate) fn give<'py>(
     if asked.terms(0).is_some() {
         let lane = asked
             .lane_key(arguments)
-            .and_then(|key| lanes::enter(core.lanes(py)?, &key))
-            .inspect_err(|_| ended(this))?;
+            .and_then(|key| lanes::enter(core.lanes(py)?, &key))?;
         with(this.get(), |rules| rules.lane = Some(lane.unbind()));
     }
     Ok(None)

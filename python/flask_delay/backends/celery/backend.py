@@ -93,15 +93,20 @@ class Backend:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         wire = self._wire()
-        id = str(uuid.uuid4())
+        id = str(options.get("id") or uuid.uuid4())
         handle = _Elsewhere(
             self._executor(),
             fn,
             id=id,
+            is_chosen="id" in options,
             recall=lambda terminate: wire.recall(id, terminate=terminate),
         )
-        handle.announce()
-        wire.publish(handle, Message(id, name, args, kwargs, options))
+        try:
+            handle.announce()
+            wire.publish(handle, Message(id, name, args, kwargs, options))
+        except BaseException:
+            handle.withdraw()
+            raise
         return handle.future
 
     def drain(self, timeout: float | None) -> bool:

@@ -20,7 +20,7 @@ from celery import signals as celerys
 from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 from flask import Flask
 
-from flask_delay import config, context, pools, signals
+from flask_delay import config, context, parsing, pools, signals
 from flask_delay._native import (
     Executor,
     Future,
@@ -205,7 +205,7 @@ def _run(call: _Call, function: Callable[[], Any], lost: int) -> Any:
         _Elsewhere,
         call.place.executor,
         attempt.function,
-        id=_uuid(request.id),
+        id=_identity(request.id),
         attempts=request.retries,
     )
     handle = made(report=report)
@@ -259,11 +259,11 @@ def _is_celerys(exception: BaseException) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "billiard"
 
 
-def _uuid(id: str) -> str:
+def _identity(id: str) -> str:
     try:
-        return str(uuid.UUID(id))
+        return parsing.identity(id)
     except ValueError:
-        # Whoever has sent it may name it as he likes.
+        # Others than we may have sent it.
         return str(uuid.uuid5(uuid.NAMESPACE_OID, id))
 
 
@@ -288,7 +288,7 @@ def _judge(
     after: float | None = exception.args[0]
     if retry is None:
         return exception, after or 0.0
-    if future.attempts <= retry.times:
+    if retry._allows(future.attempts):  # noqa: SLF001
         return exception, retry._delay(future.attempts) if after is None else after  # noqa: SLF001
     used_up = RuntimeError(
         f"task {future.name!r} asked to run again, but its {retry.times} retries are used up"

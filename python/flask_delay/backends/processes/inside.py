@@ -298,6 +298,7 @@ def main(parent: int, lifeline: int, connection: int) -> None:
         names = Names(setup["main"], is_worker=True)
         parcels = Parcels(names)
         try:
+            # The pool does not keep it.
             names.app = app = _load(setup["app"])
             executor = _executor(app, name)
         except BaseException as error:
