@@ -159,7 +159,8 @@ class Future(concurrent.futures.Future[_T]):
     def result(self, timeout: float | None = None) -> _T:
         """Return what the task returned, waiting up to `timeout` seconds (None: for ever).
 
-        Raises the task's own exception; `TimeoutError` when the time is over;
+        Raises the task's own exception, each time with the task's own traceback;
+        `TimeoutError` when the time is over;
         `concurrent.futures.CancelledError` if the task was cancelled; `WaitCycleError`
         if the calling task would wait for itself, or is a coroutine and would block the
         event loop that this one needs; `ForkedFutureError` in a process
@@ -412,7 +413,9 @@ class Executor(concurrent.futures.Executor):
         until their time, their next attempt, or the end of those that they follow; they are not
         among the `queued` ones. `waiting` are the workers whose task waits for another task, and
         the `stuck` ones, whose task goes on although its future has ended by its `timeout` or
-        `stop`; each of them is replaced by another, and they are not among the `running` ones.
+        `stop`. Up to four times as many of those as the executor has workers, and at least 16,
+        are replaced by others, and are not among the `running` ones; what is stuck beyond that
+        is.
 
         The executor of a `Delay` gives more, see `Delay.stats`.
         """

@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use flask_delay_engine::Hold;
-use parking_lot::Mutex;
+use flask_delay_engine::{Hold, Mutex};
 use pyo3::prelude::*;
 
 use super::bell::Bell;

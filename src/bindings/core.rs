@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use flask_delay_engine::{Bound as Places, Config, Pool, Rank};
+use flask_delay_engine::{Bound as Places, Config, Mutex, Pool, Rank};
 use once_cell::race::OnceBox;
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
@@ -16,6 +15,7 @@ use super::desk::Desk;
 use super::executor::Inner;
 use super::ffi::fork::generation;
 use super::figures::Figures;
+use super::lifecycle;
 use super::mode::Mode;
 use super::policies::places::Backpressure;
 use super::policies::table::Table;
@@ -170,13 +170,18 @@ impl Core {
         // threads that this process does not have. `OnceBox` has no state in between
         // that a fork could freeze.
         while era.generation != generation {
+            let mut made = false;
             era = era.next.get_or_init(|| {
+                made = true;
                 let fresh = Era::new(&self.config, self.backpressure, &Arc::downgrade(self));
                 if self.closed.load(Ordering::Relaxed) {
                     fresh.pool.close();
                 }
                 Box::new(fresh)
             });
+            if made {
+                lifecycle::add(self);
+            }
         }
         era
     }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flask_delay_engine::{self as engine, Handle, Summoned};
-use parking_lot::Mutex;
+use flask_delay_engine::{self as engine, Handle, Mutex, Summoned};
 use pyo3::prelude::*;
 
 use super::cell::FutureCell;

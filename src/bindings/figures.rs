@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use flask_delay_engine::Mutex;
 use hdrhistogram::Histogram;
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString};

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use flask_delay_engine::Mutex;
 use log::debug;
 use once_cell::race::OnceBox;
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use super::desk::Desk;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use flask_delay_engine::Mutex;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
@@ -16,15 +16,14 @@ use super::governor;
 use super::logging;
 use super::mode::Mode;
 use super::naming::name_of;
+use super::per_process::PerProcess;
 use super::policies::{alarms, delays, sequels, ticker};
 use super::settle::{Phase, cancel};
 
-/// Every executor of this process. The lock is a leaf.
-static CORES: Mutex<Cores> = Mutex::new(Cores {
-    all: Vec::new(),
-    exited: false,
-});
+/// Every executor that has a pool in this process. The lock is a leaf.
+static CORES: PerProcess<Mutex<Cores>> = PerProcess::new();
 
+#[derive(Default)]
 struct Cores {
     all: Vec<Weak<Core>>,
     /// They have been closed for good. Under the lock, so that no executor is made between
@@ -39,10 +38,10 @@ const SIGNALS: Duration = Duration::from_millis(50);
 /// What tasks that were told to stop have left, to notice it.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// Has this executor drained at exit.
+/// Has this executor drained at exit of this process.
 pub(crate) fn add(core: &Arc<Core>) {
     let exited = {
-        let mut cores = CORES.lock();
+        let mut cores = CORES.get().lock();
         cores.all.retain(|core| core.strong_count() > 0);
         cores.all.push(Arc::downgrade(core));
         cores.exited
@@ -54,7 +53,7 @@ pub(crate) fn add(core: &Arc<Core>) {
 }
 
 fn cores() -> Vec<Arc<Core>> {
-    let cores = CORES.lock();
+    let cores = CORES.get().lock();
     cores.all.iter().filter_map(Weak::upgrade).collect()
 }
 
@@ -244,7 +243,7 @@ pub(crate) fn _end(py: Python<'_>) {
 /// `None` if a lock that this thread may itself hold is in the way.
 pub(crate) fn is_busy() -> Option<bool> {
     let cores: Vec<_> = {
-        let cores = CORES.try_lock()?;
+        let cores = CORES.get().try_lock()?;
         if cores.exited {
             return Some(false);
         }
@@ -262,7 +261,7 @@ pub(crate) fn is_busy() -> Option<bool> {
 fn close_pools(py: Python<'_>) -> Vec<String> {
     // Other threads may have submitted since the first time.
     let mut lost = drain_all(py);
-    CORES.lock().exited = true;
+    CORES.get().lock().exited = true;
     for core in cores().iter().filter(|core| !core.service) {
         core.close();
         let joined = core.is_given_up() || join_at_exit(py, core);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use flask_delay_engine::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyTuple, PyWeakrefReference};

@@ -32,6 +32,7 @@ pub(crate) mod mode;
 pub(crate) mod names;
 pub(crate) mod naming;
 pub(crate) mod others;
+pub(crate) mod per_process;
 pub(crate) mod policies;
 pub(crate) mod progress;
 pub(crate) mod registry;

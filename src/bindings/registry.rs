@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use parking_lot::Mutex;
+use flask_delay_engine::Mutex;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 

@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use flask_delay_engine::Summoned;
-use parking_lot::Mutex;
+use flask_delay_engine::{Mutex, Summoned};
 
 use super::desk::Waits;
 

@@ -4,8 +4,7 @@ use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flask_delay_engine::{self as engine, Key, Link, Obstacle, Target, Wait, Waits};
-use parking_lot::Mutex;
+use flask_delay_engine::{self as engine, Key, Link, Mutex, Obstacle, Target, Wait, Waits};
 use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
@@ -15,17 +14,31 @@ use super::bell::Bell;
 use super::cell::FutureCell;
 use super::current;
 use super::errors::WaitCycleError;
+use super::ffi::fork::generation;
 use super::greenlets;
 use super::mode;
 use super::naming::name_of;
+use super::per_process::PerProcess;
 use super::policies::{rules, sequels, target};
 
 /// Which task waits for which, by address: both futures live as long as the wait. With those
 /// tasks that a key may hold up.
-static WAITS: Waits<String, Held> = Waits::new();
+static WAITS: PerProcess<Waits<String, Held>> = PerProcess::new();
 
 /// A task's wait, for as long as it lasts.
-pub(crate) type Entered = engine::Entered<'static, String, Held>;
+pub(crate) struct Entered {
+    inner: Option<engine::Entered<'static, String, Held>>,
+    generation: u32,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if self.generation != generation() {
+            // In a process forked meanwhile: the waits of the parent are not touched.
+            std::mem::forget(self.inner.take());
+        }
+    }
+}
 
 /// Whom to ask what holds up a task.
 #[derive(Clone)]
@@ -154,8 +167,14 @@ fn enter(
         targets,
         need,
     };
-    WAITS
-        .enter(key(waiter), wait, |held| ask(waiter.py(), held))
+    let entered = WAITS
+        .get()
+        .enter(key(waiter), wait, |held| ask(waiter.py(), held));
+    entered
+        .map(|entered| Entered {
+            inner: Some(entered),
+            generation: generation(),
+        })
         .map_err(|circle| endless(&circle))
 }
 

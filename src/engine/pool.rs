@@ -181,7 +181,6 @@ impl<J: Send + 'static> Shared<J> {
     /// way already or all that are allowed are active.
     ///
     /// If a thread cannot be started, those there are go on.
-    #[must_use]
     pub(crate) fn summon(self: &Arc<Self>) -> Summoned {
         // Relaxed: an RMW sees the latest value; what it guards is under the lock.
         if self.signs.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
@@ -212,7 +211,6 @@ impl<J: Send + 'static> Shared<J> {
 
     /// Calls a worker for jobs that nobody has been called for because no thread could be
     /// started.
-    #[must_use]
     pub(crate) fn look_after(self: &Arc<Self>) -> Summoned {
         // Relaxed: who has just missed something looks again.
         let signs = self.signs.load(Ordering::Relaxed);

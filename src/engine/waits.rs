@@ -10,8 +10,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sync::Mutex;
 use log::warn;
-use parking_lot::Mutex;
 
 /// A job, by whatever number its owner gives it.
 pub type Key = usize;
@@ -80,7 +80,7 @@ const ROUNDS: usize = 16;
 impl<T: Clone + PartialEq, H: Clone + PartialEq> Waits<T, H> {
     /// No waits yet.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             edges: Mutex::new(None),
             count: AtomicU64::new(0),

@@ -109,7 +109,6 @@ impl<J: Send + 'static> Worker<J> {
     /// Notes that this worker's job waits for another job of the pool until the guard is
     /// dropped: another worker may be active in its place. What is to be logged of that is
     /// given back.
-    #[must_use]
     pub fn waiting(&self) -> (Waiting<J>, Summoned) {
         Waiting::new(Arc::clone(&self.shared))
     }
@@ -274,7 +273,6 @@ pub struct Handle<J: Send + 'static>(Arc<Shared<J>>);
 
 impl<J: Send + 'static> Handle<J> {
     /// See [`Worker::waiting`].
-    #[must_use]
     pub fn waiting(&self) -> (Waiting<J>, Summoned) {
         Waiting::new(Arc::clone(&self.0))
     }

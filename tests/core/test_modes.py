@@ -409,14 +409,14 @@ def test_immediate_waits_for_its_own_coroutine_alone():
 
 
 def test_immediate_returns_after_the_callbacks_of_a_coroutine():
-    executor, called = make("immediate"), []
+    executor, called = make("immediate"), list[Future[None]]()
     executor.add_default_done_callback(called.append)
 
     async def quick() -> None:
         pass
 
-    assert called == []
-    assert [executor.submit(quick)] == called
+    future = executor.submit(quick)
+    assert called == [future]
 
 
 def test_immediate_tries_a_coroutine_again_before_submit_returns(caplog):

@@ -46,6 +46,8 @@ const LOCKING_TOO: [&str; 2] = ["http.cookiejar", "zipimport"];
 /// Our own code; but not what merely calls the user's, or is an example.
 const OURS: &str = "flask_delay";
 const EXAMPLES: &str = "flask_delay.demo";
+/// And not what waits for a worker process, which is written for an exception to come.
+const WAITING: &str = "flask_delay.backends.processes.children";
 
 /// Functions of the standard library in which a thread sleeps, up to 3.12 the second, from 3.13
 /// on the third.
@@ -243,7 +245,7 @@ fn is_ours(module: &str) -> bool {
         let rest = module.strip_prefix(package);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    is_in(OURS) && !is_in(EXAMPLES)
+    is_in(OURS) && !is_in(EXAMPLES) && !is_in(WAITING)
 }
 
 /// The garbage collector, where it may run in the middle of C.

@@ -5,8 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use flask_delay_engine::{self as engine, Terms};
-use parking_lot::Mutex;
+use flask_delay_engine::{self as engine, Mutex, Terms};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 

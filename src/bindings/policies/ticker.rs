@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use flask_delay_engine::{Rhythm as Beat, RhythmError, Ticket, Ticks, has_come};
-use parking_lot::Mutex;
+use flask_delay_engine::{Mutex, Rhythm as Beat, RhythmError, Ticket, Ticks, has_come};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
