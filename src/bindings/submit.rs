@@ -43,10 +43,10 @@ impl ExecutorCell {
         let inner = self.inner()?;
         let core = &inner.core;
         let is_coroutine = check_function(function, "task")?;
-        signature::check(arguments)?;
         if let Some(scoped) = &inner.scoped {
             refuse_values(arguments, scoped)?;
         }
+        signature::check(arguments)?;
         let call = arguments.to_call()?;
         let future = inner.make(function.py(), call, is_coroutine, task_scope)?;
         if policy.is_some() || core.backpressure.queue_size > 0 {

@@ -50,7 +50,7 @@ def page() -> Iterator[dict[str, Any]]:
 def test_what_can_be_a_task(page: dict[str, Any]) -> None:
     written: list[int] = []
     page.update(rows=lambda: iter([1, 2]), write=written.append)
-    page["background"].delay(page["export"]).result(DEADLINE)
+    page["background"].delay(page["write_all"]).result(DEADLINE)
     assert written == [1, 2]
 
 
@@ -117,4 +117,4 @@ def test_options_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8

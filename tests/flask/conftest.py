@@ -6,6 +6,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,12 +34,12 @@ def _keep_sigterm() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_app() -> Iterator[Callable[..., Flask]]:
+def make_app(tmp_path: Path) -> Iterator[Callable[..., Flask]]:
     """Make an app with a `Delay`, which is shut down when the test is over."""
     with ExitStack() as stack:
 
         def make(name: str = "app", extension: Delay | None = None, **config: Any) -> Flask:
-            app = Flask(name, static_folder=None)
+            app = Flask(name, static_folder=None, instance_path=str(tmp_path / "instance"))
             app.config.update(config)
             (extension or Delay()).init_app(app)
             stack.callback(close, app)

@@ -63,7 +63,6 @@ pub(crate) fn follow<'py>(
     executor: Option<&Bound<'py, ExecutorCell>>,
 ) -> PyResult<Bound<'py, FutureCell>> {
     let mut is_coroutine = check(policy, &function)?;
-    signature::check_call(&function, 1, Vec::new())?;
     core_of(future)?;
     let inner = match executor {
         Some(executor) => Arc::clone(executor.get().inner()?),
@@ -72,6 +71,7 @@ pub(crate) fn follow<'py>(
     if let Some(scoped) = &inner.scoped {
         refuse_function(&function, scoped)?;
     }
+    signature::check_call(&function, 1, Vec::new())?;
     if let Some(step) = inner.scoped.as_ref().and_then(|it| it.step.as_ref()) {
         function = step.bind(future.py()).call1((function,))?;
         is_coroutine = is_coroutine_function(&function)?;
