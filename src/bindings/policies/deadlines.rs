@@ -14,7 +14,7 @@ use pyo3::types::PyType;
 
 use super::alarms::{self, Alarm};
 use super::target::{Call, Shooting, Target, Why};
-use super::{errands, rules};
+use super::{errands, leftovers, rules};
 use crate::bindings::cell::FutureCell;
 use crate::bindings::clock::now;
 use crate::bindings::core::Core;
@@ -392,13 +392,15 @@ fn look_after(py: Python<'_>, core: &Arc<Core>, astray: Added) {
         summoned.log();
     }
     if astray.full {
-        let (most, name) = (core.most_stuck().to_string(), core.name());
-        logging::warning(
-            py,
-            "pool %s: %s workers are stuck in tasks whose time is over and have been replaced; \
-             no further ones are, so tasks wait until some of those end",
-            &[name, &most],
-        );
+        let core = Arc::clone(core);
+        leftovers::work(py, move |py| {
+            logging::warning(
+                py,
+                "pool %s: %s workers are stuck in tasks whose time is over and have been \
+                 replaced; no further ones are, so tasks wait until some of those end",
+                &[core.name(), &core.most_stuck().to_string()],
+            );
+        });
     }
 }
 
