@@ -26,7 +26,7 @@ def fail(*_: object) -> None:
 class Thing:
     """Something that weak references can watch."""
 
-    def method(self, *args: object) -> tuple[object, ...]:
+    def method(self, *args: object, **_named: object) -> tuple[object, ...]:
         return args
 
 

@@ -112,10 +112,9 @@ class TestOutcome:
         assert frames == ["fail"]
 
     def test_wrong_arguments(self, executor, caplog):
-        future = executor.submit(answer, 1)
-        with pytest.raises(TypeError, match="answer"):
-            future.result(DEADLINE)
-        assert len(caplog.records) == 1
+        with pytest.raises(TypeError, match=r"answer\(\) takes 0 positional arguments but 1 was"):
+            executor.submit(answer, 1)
+        assert caplog.records == []
 
     @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
     def test_base_exceptions_end_the_task_alone(self, executor, error, caplog):

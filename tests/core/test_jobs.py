@@ -263,9 +263,12 @@ def test_the_end_of_the_process_does_not_wait_for_it(run_script):
     started = time.monotonic()
     done = run_script(
         textwrap.dedent("""
-            import threading, time
-            from flask_delay import using
+            import tempfile, threading, time
+            from flask import Flask
+            from flask_delay import Delay, using
 
+            app = Flask(__name__, instance_path=tempfile.mkdtemp())
+            Delay(app)
             ran = threading.Event()
             def often():
                 ran.set()

@@ -316,8 +316,12 @@ def test_a_closed_executor_keeps_no_jobs_from_a_forked_child(run_script):
 def test_what_multiprocessing_forks_has_other_things_to_do(run_script):
     done = run_script(
         textwrap.dedent("""
-            import multiprocessing, os, time
-            from flask_delay import using
+            import multiprocessing, os, tempfile, time
+            from flask import Flask
+            from flask_delay import Delay, using
+
+            app = Flask(__name__, instance_path=tempfile.mkdtemp())
+            Delay(app)
 
             def run():
                 if os.getpid() != parent:

@@ -88,7 +88,7 @@ def test_the_main_module_has_one_name(jobs):
         (len, SECRET),
         (functools.partial(len, SECRET),),
         (SECRET.encode,),
-        (lambda **secret: secret, SECRET),
+        (lambda secret: secret, SECRET),
     ],
 )
 def test_a_job_is_called_by_its_function_alone(jobs, caplog, call):

@@ -104,6 +104,10 @@ def tidy():
     pass
 
 
+def tidy_again():
+    pass
+
+
 def test_jobs_by_name(jobs):
     with pytest.raises(LookupError, match="no job 'tidy' in this process; those it has: none"):
         jobs.find("tidy")
@@ -192,7 +196,7 @@ def test_the_patience_with_a_message_is_an_option(executor):
     submit(tidy).run_now()
     submitter(Chosen({"cron": "@yearly"}), jobs, None, broker)(tidy).run_now()
     submitter(Chosen({"every": 2}), jobs, None, broker)(tidy).run_now()
-    submitter(Chosen({"every": 1, "retry": 3}), jobs, None, broker)(tidy, 1).run_now()
+    submitter(Chosen({"every": 1, "retry": 3}), jobs, None, broker)(tidy_again).run_now()
     *_, (_, retried) = broker.sent
     # It would end the retries as well.
     assert "expires" not in retried

@@ -453,18 +453,17 @@ class TestAtExit:
         done = run_script(
             self.PRELUDE
             + textwrap.dedent("""
-                logging.getLogger("flask_delay").setLevel(logging.WARNING)
                 executor = limited(0.2)
 
                 def flaky():
                     write("once")
                     raise LookupError
 
-                logging.getLogger("flask_delay").disabled = True
+                logging.getLogger("flask_delay").setLevel(logging.ERROR)
                 future = submit(executor, flaky, retry=Retry(3, backoff=3600, max_delay=3600))
                 while future.attempts == 0 or future.running():
                     time.sleep(0.001)
-                logging.getLogger("flask_delay").disabled = False
+                logging.getLogger("flask_delay").setLevel(logging.WARNING)
             """),
             timeout=15.0,
         )
@@ -476,7 +475,6 @@ class TestAtExit:
         done = run_script(
             self.PRELUDE
             + textwrap.dedent("""
-                logging.getLogger("flask_delay").setLevel(logging.WARNING)
                 executor = limited(60.0)
 
                 def late():
@@ -487,13 +485,13 @@ class TestAtExit:
                     if current_task.attempt == 1:
                         raise LookupError
 
-                logging.getLogger("flask_delay").disabled = True
+                logging.getLogger("flask_delay").setLevel(logging.ERROR)
                 for fn, backoff in ((late, 70), (soon, 0.2)):
                     retry = Retry(1, backoff=backoff, max_delay=backoff, jitter=False)
                     submit(executor, fn, retry=retry)
                 while executor.stats()["queued"] or executor.stats()["running"]:
                     time.sleep(0.001)
-                logging.getLogger("flask_delay").disabled = False
+                logging.getLogger("flask_delay").setLevel(logging.WARNING)
             """)
         )
         assert (done.rc, done.out) == (0, "1\n2\n")
