@@ -153,17 +153,16 @@ pub(crate) enum Unrun {
 
 /// Which of these `object` is, if it is one.
 pub(crate) fn unrun(object: &Bound<'_, PyAny>) -> Option<Unrun> {
-    // SAFETY: only looks at the type of a live object.
-    unsafe {
-        if ffi::PyCoro_CheckExact(object.as_ptr()) != 0 {
-            Some(Unrun::Coroutine)
-        } else if ffi::PyGen_CheckExact(object.as_ptr()) != 0 {
-            Some(Unrun::Generator)
-        } else if ffi::PyAsyncGen_CheckExact(object.as_ptr()) != 0 {
-            Some(Unrun::AsyncGenerator)
-        } else {
-            None
-        }
+    let kind = object.get_type_ptr();
+    // These have no subclasses. PyO3's checks look for some all the same, at each result.
+    if kind == &raw mut ffi::PyCoro_Type {
+        Some(Unrun::Coroutine)
+    } else if kind == &raw mut ffi::PyGen_Type {
+        Some(Unrun::Generator)
+    } else if kind == &raw mut ffi::PyAsyncGen_Type {
+        Some(Unrun::AsyncGenerator)
+    } else {
+        None
     }
 }
 
