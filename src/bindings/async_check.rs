@@ -41,6 +41,9 @@ pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<boo
 ///
 /// `TypeError` too if it cannot be called.
 pub(crate) fn check_function(function: &Bound<'_, PyAny>, role: &str) -> PyResult<bool> {
+    if is_plain(function)? {
+        return Ok(false);
+    }
     if !function.is_callable() {
         return Err(not_callable(&format!("the {role}"), function));
     }
@@ -67,6 +70,9 @@ pub(crate) fn _check_callback(r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
 ///
 /// `TypeError` for what cannot be called, and for what would not run if it was.
 pub(crate) fn check_callback(function: &Bound<'_, PyAny>) -> PyResult<()> {
+    if is_plain(function)? {
+        return Ok(());
+    }
     if !function.is_callable() {
         return Err(PyTypeError::new_err(format!(
             "a done callback must be callable, got {}",
@@ -146,6 +152,11 @@ fn decorated<'py>(
 
 /// Of more decorators on one function no more is looked at. Mocks have attributes without end.
 const DECORATORS: usize = 32;
+
+/// Whether `function`, as nearly always, is one written in Python whose call runs its code.
+fn is_plain(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    code_of(function).map_or(Ok(false), |code| Ok(flags_of_code(&code)? == 0))
+}
 
 /// The flags of the code that a call of `function` runs, as far as they are of interest.
 fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
