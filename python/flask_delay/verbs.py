@@ -181,14 +181,15 @@ class Periodic(_Using):
     def delay(self, fn: Callable[_P, object], /, *args: _P.args, **kwargs: _P.kwargs) -> Job:
         """Run `fn(*args, **kwargs)` again and again, from now on, as tasks of their own.
 
-        In an app each job runs once on a machine, however many processes have it; which one
-        runs it is decided by a lock file in the app's instance folder. In the same process
-        the same job is the one that is there. With `DELAY_MODE` "immediate" or "manual" it
+        Each job runs once on a machine, however many processes have it; which one runs it is
+        decided by a lock file in the app's instance folder, or in `JOBS_FOLDER`. In the same
+        process the same job is the one that is there. With `DELAY_MODE` "immediate" or "manual" it
         never runs by itself.
 
         Raises TypeError as `flask_delay.delay`; ValueError for a job that has no name, which
         is the same in every process, or the one of another job: then it needs the option
-        `key`; RuntimeError after `shutdown`; OSError if the instance folder cannot be written.
+        `key`; RuntimeError after `shutdown`, and where no app is current and not just one has a
+        Delay; OSError if that folder cannot be written.
         """
         submit, fn = submitting(self._find, self._chosen, fn)
         made: Job = submit(fn, *args, **kwargs)
