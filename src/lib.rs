@@ -18,41 +18,46 @@ mod _native {
     use pyo3::types::{PyDict, PyTuple, PyType};
 
     #[pymodule_export]
-    use crate::bindings::async_check::{_check_callback, _check_function};
-    use crate::bindings::cell::FutureCell;
+    use crate::bindings::api::compose::{_check_step, _gather};
+    use crate::bindings::api::executor::ExecutorCell;
     #[pymodule_export]
-    use crate::bindings::coroutine::{_set_hooks, CoroutineTask};
-    use crate::bindings::current::CurrentTask as CurrentTaskCell;
+    use crate::bindings::api::map::_map;
     #[pymodule_export]
-    use crate::bindings::elsewhere::Elsewhere;
+    use crate::bindings::api::periodic::{Rhythm, Ticker};
+    #[pymodule_export]
+    use crate::bindings::core::async_check::{_check_callback, _check_function};
+    #[pymodule_export]
+    use crate::bindings::core::options::Policy;
+    use crate::bindings::core::progress;
+    use crate::bindings::core::settings;
+    #[pymodule_export]
+    use crate::bindings::core::settings::{_scoped_executor, _service_executor};
+    #[pymodule_export]
+    use crate::bindings::core::signature::_check_call;
+    use crate::bindings::core::task::FutureCell;
     #[pymodule_export]
     use crate::bindings::errors::{
         DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskRetry, TaskTimeout,
         WaitCycleError,
     };
-    use crate::bindings::executor::ExecutorCell;
     use crate::bindings::ffi;
     #[pymodule_export]
-    use crate::bindings::greenlets::_set_greenlet_hooks;
+    use crate::bindings::host::gevent::_set_greenlet_hooks;
+    use crate::bindings::host::logging;
     #[pymodule_export]
-    use crate::bindings::lifecycle::{_end, _end_within, _is_exiting};
+    use crate::bindings::host::logging::logger;
+    use crate::bindings::process::exit;
     #[pymodule_export]
-    use crate::bindings::logging::logger;
+    use crate::bindings::process::exit::{_end, _end_within, _is_exiting};
+    use crate::bindings::process::init;
+    use crate::bindings::process::last_exit;
     #[pymodule_export]
-    use crate::bindings::making::{_scoped_executor, _service_executor};
+    use crate::bindings::run::event_loop::{_set_hooks, CoroutineTask};
     #[pymodule_export]
-    use crate::bindings::map::_map;
+    use crate::bindings::run::remote::Elsewhere;
+    use crate::bindings::wait::current::CurrentTask as CurrentTaskCell;
     #[pymodule_export]
-    use crate::bindings::policies::composition::{_check_step, _gather};
-    #[pymodule_export]
-    use crate::bindings::policies::policy::Policy;
-    #[pymodule_export]
-    use crate::bindings::policies::ticker::{Rhythm, Ticker};
-    #[pymodule_export]
-    use crate::bindings::signature::_check_call;
-    #[pymodule_export]
-    use crate::bindings::wait::Waiting;
-    use crate::bindings::{last_exit, lifecycle, logging, making, progress, warm};
+    use crate::bindings::wait::result::Waiting;
 
     /// A class of the native one and the standard library's, for whom it is the real thing.
     fn derive<'py>(
@@ -108,9 +113,9 @@ mod _native {
         let native = py.get_type::<ExecutorCell>();
         ffi::submit::add_to(&native)?;
         let executor = derive("Executor", native, "Executor")?;
-        making::set_class(&executor);
-        warm::up(py)?;
-        lifecycle::register(py)?;
+        settings::set_class(&executor);
+        init::up(py)?;
+        exit::register(py)?;
         last_exit::register()?;
         module.add("Future", future)?;
         module.add("Executor", executor)?;

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyTzInfo};
 
-pub(crate) use super::ffi::clock::now;
+pub(crate) use crate::bindings::ffi::clock::now;
 
 /// A time as Python has it; `None` for not yet.
 pub(crate) fn to_datetime(

@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::{create_exception, import_exception};
 
-use super::id::Id;
+use crate::bindings::core::id::Id;
 
 import_exception!(concurrent.futures, CancelledError);
 import_exception!(concurrent.futures, InvalidStateError);

@@ -1,50 +1,30 @@
 //! The only place that knows Python: futures, executors and the loop of a worker.
+//!
+//! Eight floors, a folder each. A folder imports from lower floors only:
+//! `tests/core/test_layers.py` reads the floors here and enforces that.
+//!
+//! 8. `api`: the classes and functions that Python sees, each a thin layer.
+//! 7. `process`: what is made at import, and what happens at exit.
+//! 6. `run`: how an attempt is run: on a worker, as a coroutine, inline, in another process.
+//! 5. `sched`: what runs when: timer, dispatch, limits, dependents, and what follows an end.
+//! 4. `wait`: blocking until a task ends, and never in a circle.
+//! 3. `host`: what Flask and the process lend us: contexts, loggers, signals, gevent.
+//! 2. `core`: what a task and an executor are: data and leaf locks, no code of users.
+//! 1. `ffi`: the only `unsafe`.
+//! 0. `errors`, `names`, `clock`: what every floor uses.
+//!
+//! A submit goes `api::executor -> run::submit -> sched::dispatch -> ` the engine's pool
+//! ` -> run::worker -> run::attempt -> core::transition -> sched::completion`. A policy is data in
+//! `core::options` and `core::policy`, and an act in `sched` or `run`.
 
-pub(crate) mod afar;
-pub(crate) mod async_check;
-pub(crate) mod bell;
-pub(crate) mod callbacks;
-pub(crate) mod calls;
-pub(crate) mod cell;
+pub(crate) mod api;
 pub(crate) mod clock;
-pub(crate) mod condition;
 pub(crate) mod core;
-pub(crate) mod coroutine;
-pub(crate) mod current;
-pub(crate) mod desk;
-pub(crate) mod elsewhere;
 pub(crate) mod errors;
-pub(crate) mod executor;
 pub(crate) mod ffi;
-pub(crate) mod figures;
-pub(crate) mod future;
-pub(crate) mod governor;
-pub(crate) mod greenlets;
-pub(crate) mod id;
-pub(crate) mod last_exit;
-pub(crate) mod lifecycle;
-pub(crate) mod listeners;
-pub(crate) mod logging;
-pub(crate) mod making;
-pub(crate) mod map;
-pub(crate) mod marks;
-pub(crate) mod mode;
+pub(crate) mod host;
 pub(crate) mod names;
-pub(crate) mod naming;
-pub(crate) mod others;
-pub(crate) mod per_process;
-pub(crate) mod policies;
-pub(crate) mod progress;
-pub(crate) mod registry;
-pub(crate) mod scope;
-pub(crate) mod settle;
-pub(crate) mod signals;
-pub(crate) mod signature;
-pub(crate) mod strays;
-pub(crate) mod submit;
-pub(crate) mod task;
-pub(crate) mod traces;
-pub(crate) mod variables;
+pub(crate) mod process;
+pub(crate) mod run;
+pub(crate) mod sched;
 pub(crate) mod wait;
-pub(crate) mod warm;
-pub(crate) mod worker;

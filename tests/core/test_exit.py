@@ -43,7 +43,7 @@ WARNING = re.compile(
     r"(\d+) (?:task did not finish before exit and was|tasks did not finish before exit and were)"
     r" cancelled: (.+)\n"
 )
-# As in lifecycle.rs.
+# As in process/exit.rs.
 NAMED = 20
 NAME = re.compile(r"([\w.<>]+) \([0-9a-f-]{36}\)")
 

@@ -8,7 +8,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
-use crate::bindings::{names, variables};
+use super::variables;
+use crate::bindings::names;
 
 /// The context that was carried last from this thread, for as long as a task has it: a view
 /// that starts several tasks has them share one.

@@ -19,3 +19,4 @@ pub(crate) mod object;
 pub(crate) mod parent;
 pub(crate) mod slot;
 pub(crate) mod submit;
+pub(crate) mod variables;

@@ -13,7 +13,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 
-use crate::bindings::cell::FutureCell;
+use crate::bindings::core::task::FutureCell;
 
 struct Class {
     future: Py<PyType>,

@@ -12,10 +12,10 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::call::Shape;
 use super::slot::Slot;
-use crate::bindings::calls::Call;
+use crate::bindings::api::executor::ExecutorCell;
+use crate::bindings::core::call::Call;
+use crate::bindings::core::options::Policy;
 use crate::bindings::errors::panic_message;
-use crate::bindings::executor::ExecutorCell;
-use crate::bindings::policies::policy::Policy;
 
 /// The arguments of one call to `submit`, still on the caller's stack.
 pub(crate) struct Arguments<'a, 'py> {

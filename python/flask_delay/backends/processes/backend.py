@@ -368,6 +368,6 @@ def _forget_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_parent)
-# Before tasks end, and after that: see lifecycle.rs.
+# Before tasks end, and after that: see process/exit.rs.
 threading._register_atexit(_Exit.note)  # type: ignore[attr-defined]  # noqa: SLF001
 atexit.register(_Exit.end_children)

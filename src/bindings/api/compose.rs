@@ -1,0 +1,162 @@
+//! `then` and `gather`, as they are called: what they take and refuse. What comes of it is in
+//! [`crate::bindings::sched::dependents`].
+
+use std::slice::from_ref;
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::executor::{ExecutorCell, Inner};
+use crate::bindings::core::async_check::{check_function, is_coroutine_function};
+use crate::bindings::core::call::Call;
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::options::Policy;
+use crate::bindings::core::policy;
+use crate::bindings::core::signature;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task_name::read_name;
+use crate::bindings::ffi::call::Shape;
+use crate::bindings::ffi::slot::Slot;
+use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::run::submit::{closed, refuse_function};
+use crate::bindings::sched::dependents::{self, Kind};
+
+/// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
+fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let is_coroutine = check_function(function, "next step")?;
+    let by_arguments = policy.and_then(|it| it.get().by_arguments(function.py()));
+    if let Some(option) = by_arguments {
+        return Err(PyValueError::new_err(format!(
+            "{:?} cannot be the next step: its option {option:?} goes by its argument, which is \
+             not known before the step comes; give it a 'key' that is no function",
+            read_name(function)
+        )));
+    }
+    Ok(is_coroutine)
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (policy, r#fn, *, is_first = false))]
+pub(crate) fn _check_step(
+    policy: Option<Bound<'_, Policy>>,
+    r#fn: Bound<'_, PyAny>,
+    is_first: bool,
+) -> PyResult<()> {
+    check(policy.as_ref(), &r#fn)?;
+    if is_first {
+        // Its arguments are yet to come.
+        return Ok(());
+    }
+    signature::check_call(&r#fn, 1, Vec::new())
+}
+
+/// As `Future.then`, by a policy, with the task, but not its callbacks, in a scope, and by
+/// another executor than that of `future`.
+pub(crate) fn follow<'py>(
+    future: &Bound<'py, FutureCell>,
+    policy: Option<&Bound<'py, Policy>>,
+    scope: Option<Bound<'py, PyAny>>,
+    mut function: Bound<'py, PyAny>,
+    executor: Option<&Bound<'py, ExecutorCell>>,
+) -> PyResult<Bound<'py, FutureCell>> {
+    let mut is_coroutine = check(policy, &function)?;
+    core_of(future)?;
+    let inner = match executor {
+        Some(executor) => Arc::clone(executor.get().inner()?),
+        None => executor_of(future)?,
+    };
+    if let Some(scoped) = &inner.scoped {
+        refuse_function(&function, scoped)?;
+    }
+    signature::check_call(&function, 1, Vec::new())?;
+    if let Some(step) = inner.scoped.as_ref().and_then(|it| it.step.as_ref()) {
+        function = step.bind(future.py()).call1((function,))?;
+        is_coroutine = is_coroutine_function(&function)?;
+    }
+    let argument = Slot::new(future.clone().into_any());
+    let call = Call::new(
+        Slot::new(function.clone()),
+        Shape::Inline(1),
+        argument,
+        Slot::default(),
+    );
+    let this = inner.make(future.py(), call, is_coroutine, scope)?;
+    if let Some(policy) = policy {
+        let arguments = Arguments::none(function.as_borrowed());
+        if let Some(first) = policy::give(&this, policy, &arguments, &inner.core)? {
+            return Ok(first);
+        }
+    }
+    dependents::hold(&this, &inner.core, Kind::Then, from_ref(future))?;
+    Ok(this)
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _gather<'py>(
+    function: Bound<'py, PyAny>,
+    executor: Option<Bound<'py, ExecutorCell>>,
+    futures: Bound<'py, PyTuple>,
+    return_exceptions: bool,
+) -> PyResult<Bound<'py, FutureCell>> {
+    let py = function.py();
+    let ours: Vec<_> = futures.iter().map(of_ours).collect::<PyResult<_>>()?;
+    for future in &ours {
+        core_of(future)?;
+    }
+    let inner = match (ours.first(), executor) {
+        (Some(first), _) => executor_of(first)?,
+        (None, Some(executor)) => Arc::clone(executor.get().inner()?),
+        (None, None) => return Err(closed()),
+    };
+    let arguments = Slot::new(futures.into_any());
+    let call = Call::new(
+        Slot::new(function),
+        Shape::Packed,
+        arguments,
+        Slot::default(),
+    );
+    let this = inner.make(py, call, false, None)?;
+    let kind = if return_exceptions {
+        Kind::GatherAll
+    } else {
+        Kind::Gather
+    };
+    dependents::hold(&this, &inner.core, kind, &ours)?;
+    Ok(this)
+}
+
+fn of_ours(future: Bound<'_, PyAny>) -> PyResult<Bound<'_, FutureCell>> {
+    future.cast_into().map_err(|error| {
+        let given = error.into_inner();
+        let shown = given.repr();
+        PyTypeError::new_err(format!(
+            "gather() takes futures that delay() or an Executor of flask_delay has returned, got \
+             {}; for a list of them write gather(*futures)",
+            shown.map_or_else(|_| "?".to_owned(), |text| text.to_string())
+        ))
+    })
+}
+
+/// Where the tasks that follow `future` are submitted.
+fn executor_of(future: &Bound<'_, FutureCell>) -> PyResult<Arc<Inner>> {
+    core_of(future)?.executor().ok_or_else(closed)
+}
+
+/// Refuses a future that nothing can follow.
+fn core_of<'a>(future: &'a Bound<'_, FutureCell>) -> PyResult<&'a Arc<Core>> {
+    let cell = future.get();
+    let core = cell.core().ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "{} was made by hand and not by an executor, so nothing can follow it",
+            future
+                .repr()
+                .map_or_else(|_| "the future".to_owned(), |text| text.to_string())
+        ))
+    })?;
+    cell.refuse_foreign(future)?;
+    Ok(core)
+}

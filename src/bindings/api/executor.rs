@@ -1,0 +1,378 @@
+//! The native half of `Executor`. How it takes tasks is in [`crate::bindings::run::submit`].
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::map::{Map, Submit};
+use crate::bindings::core::async_check::{check_callback, refuse_unrun};
+use crate::bindings::core::executor::{Beginning, Core, Settings};
+use crate::bindings::core::settings::{backpressure, config, places as queue_places, workers};
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::errors::WaitCycleError;
+use crate::bindings::host::app_context::Scope;
+use crate::bindings::host::switch_interval;
+use crate::bindings::process::exit::{self, cancel_queued, wait_with_signals};
+use crate::bindings::run::inline::{self, Mode};
+use crate::bindings::wait::current;
+use crate::bindings::wait::result::seconds;
+
+/// What `Delay` asks of its executor beyond a plain one.
+pub(crate) struct Scoped {
+    pub(crate) scope: Scope,
+    pub(crate) reject_types: Py<PyTuple>,
+    pub(crate) reject: Py<PyAny>,
+    /// Makes of a function that is to follow a task what is called in its place.
+    pub(crate) step: Option<Py<PyAny>>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    pub(crate) scoped: Option<Scoped>,
+    pub(crate) defaults: Mutex<Vec<Py<PyAny>>>,
+    /// So that a submit need not lock `defaults` to see that there are none.
+    pub(crate) has_defaults: AtomicBool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.close();
+        if self.core.mode == Mode::Manual {
+            // Nobody can run them any more.
+            Python::try_attach(|py| cancel_queued(py, &self.core, |_| {}));
+        }
+        // Nobody can ask for them any more, and they keep the core alive that keeps them.
+        self.core.registry.clear();
+    }
+}
+
+/// See `_native.pyi`.
+#[pyclass(
+    frozen,
+    subclass,
+    name = "_ExecutorBase",
+    module = "flask_delay._native"
+)]
+#[derive(Default)]
+pub(crate) struct ExecutorCell(OnceLock<Arc<Inner>>);
+
+impl ExecutorCell {
+    pub(crate) fn inner(&self) -> PyResult<&Arc<Inner>> {
+        self.0.get().ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "this executor was not initialised: its class must call super().__init__()",
+            )
+        })
+    }
+
+    pub(crate) fn core(&self) -> PyResult<&Arc<Core>> {
+        self.inner().map(|inner| &inner.core)
+    }
+
+    pub(crate) fn set(&self, settings: Settings, scoped: Option<Scoped>) -> PyResult<()> {
+        let core = Core::new(settings);
+        exit::add(&core);
+        let inner = Arc::new(Inner {
+            core,
+            scoped,
+            defaults: Mutex::default(),
+            has_defaults: AtomicBool::new(false),
+        });
+        inner.core.set_executor(&inner);
+        self.0
+            .set(inner)
+            .map_err(|_| PyRuntimeError::new_err("this executor is initialised already"))
+    }
+}
+
+#[pymethods]
+impl ExecutorCell {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        // Set up in `__init__`, so that a subclass may have a signature of its own.
+        Self::default()
+    }
+
+    #[pyo3(signature = (max_workers = None, thread_name_prefix = "", initializer = None, initargs = None, *, queue_size = None, when_full = "block", block_timeout = None, idle_timeout = 60.0))]
+    #[expect(clippy::too_many_arguments, reason = "most of them named")]
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        max_workers: Option<Bound<'_, PyAny>>,
+        thread_name_prefix: &str,
+        initializer: Option<Bound<'_, PyAny>>,
+        initargs: Option<Bound<'_, PyTuple>>,
+        queue_size: Option<Bound<'_, PyAny>>,
+        when_full: &str,
+        block_timeout: Option<f64>,
+        idle_timeout: f64,
+    ) -> PyResult<()> {
+        let initializer = match initializer {
+            Some(initializer) if !initializer.is_callable() => {
+                return Err(PyTypeError::new_err(format!(
+                    "initializer must be callable, got {}",
+                    initializer.repr()?
+                )));
+            }
+            Some(initializer) => {
+                refuse_unrun(
+                    &initializer,
+                    "the initializer",
+                    "give one that does its work when it is called",
+                )?;
+                let arguments = initargs.unwrap_or_else(|| PyTuple::empty(py));
+                Some((initializer.unbind(), arguments.unbind()))
+            }
+            None => None,
+        };
+        let max_workers = max_workers.map(|count| workers(&count)).transpose()?;
+        let idle_timeout = Duration::try_from_secs_f64(idle_timeout)
+            .ok()
+            .or((idle_timeout == f64::INFINITY).then_some(Duration::MAX))
+            .filter(|timeout| !timeout.is_zero())
+            .ok_or_else(|| {
+                PyValueError::new_err(format!(
+                    "idle_timeout must be a number of seconds above 0, got {idle_timeout}"
+                ))
+            })?;
+        self.set(
+            Settings {
+                config: config(py, max_workers, thread_name_prefix, idle_timeout)?,
+                initializer,
+                hidden: Vec::new(),
+                log_failures: true,
+                shutdown_timeout: None,
+                result_limit: 0,
+                switch_interval: Some(switch_interval::DEFAULT),
+                service: false,
+                mode: Mode::Threads,
+                signals: None,
+                counted: false,
+                beginning: Beginning::Call,
+                scope_method: None,
+                backpressure: backpressure(
+                    queue_size.map_or(Ok(0), |size| queue_places(&size))?,
+                    when_full,
+                    block_timeout,
+                )?,
+            },
+            None,
+        )
+    }
+
+    #[pyo3(signature = (r#fn, *iterables, timeout = None, chunksize = None, buffersize = None))]
+    fn map<'py>(
+        slf: &Bound<'py, Self>,
+        r#fn: Bound<'py, PyAny>,
+        iterables: Bound<'py, PyTuple>,
+        timeout: Option<Bound<'py, PyAny>>,
+        chunksize: Option<Bound<'py, PyAny>>,
+        buffersize: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Map>> {
+        // For processes, where it saves messages; a thread has none.
+        let _ = chunksize;
+        let submit = Submit::Executor(slf.clone().into_any());
+        Map::start(submit, r#fn, &iterables, timeout, buffersize)
+    }
+
+    #[pyo3(signature = (wait = true, *, cancel_futures = false))]
+    fn shutdown(&self, py: Python<'_>, wait: bool, cancel_futures: bool) -> PyResult<()> {
+        let core = self.core()?;
+        core.close();
+        if cancel_futures {
+            let_begin(py, core);
+            core.set_cancelling();
+            cancel_queued(py, core, |_| {});
+        }
+        if !wait {
+            return Ok(());
+        }
+        if core.mode == Mode::Manual {
+            inline::run_pending(py, core, usize::MAX)?;
+        }
+        if current::is_worker_of(core) {
+            return Err(WaitCycleError::new_err(
+                "a task cannot wait for the end of its own pool; call shutdown(wait=False)",
+            ));
+        }
+        wait_with_signals(py, None, |slice| core.pool().join(Some(slice))).map(drop)
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn drain(&self, py: Python<'_>, timeout: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
+        let core = self.core()?;
+        if current::is_worker_of(core) {
+            return Err(WaitCycleError::new_err(
+                "a task cannot wait until its own pool has nothing left to do",
+            ));
+        }
+        if core.mode == Mode::Manual {
+            inline::run_pending(py, core, usize::MAX)?;
+        }
+        let deadline = match timeout {
+            Some(timeout) => {
+                let timeout = Duration::try_from_secs_f64(seconds(&timeout)?).ok();
+                timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+            }
+            None => None,
+        };
+        wait_with_signals(py, deadline, |slice| core.pool().wait_quiet(Some(slice)))
+    }
+
+    #[pyo3(signature = (n = None))]
+    fn run_pending(&self, py: Python<'_>, n: Option<usize>) -> PyResult<usize> {
+        inline::run_pending(py, self.core()?, n.unwrap_or(usize::MAX))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let core = self.core()?;
+        let dict = counts(py, core)?;
+        if let Some(figures) = core.figures() {
+            figures.tell(&dict)?;
+        }
+        Ok(dict)
+    }
+
+    fn _now<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        counts(py, self.core()?)
+    }
+
+    fn add_default_done_callback(&self, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
+        check_callback(&r#fn)?;
+        let inner = self.inner()?;
+        inner.defaults.lock().push(r#fn.unbind());
+        inner.has_defaults.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn _get<'py>(
+        &self,
+        py: Python<'py>,
+        id: &Bound<'py, PyString>,
+    ) -> PyResult<Option<Bound<'py, FutureCell>>> {
+        let core = self.core()?;
+        Ok(id.to_str().ok().and_then(|id| core.registry.get(py, id)))
+    }
+
+    /// Whether the task with this id ended so long ago that it has been forgotten.
+    fn _is_gone(&self, id: &Bound<'_, PyString>) -> PyResult<bool> {
+        let core = self.core()?;
+        Ok(id.to_str().is_ok_and(|id| core.registry.is_gone(id)))
+    }
+
+    /// Libraries that divide work among the threads (dask) read this of any executor.
+    #[getter]
+    fn _max_workers(&self) -> PyResult<usize> {
+        Ok(self.core()?.max_workers())
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let class = slf.get_type().qualname()?;
+        let Some(inner) = slf.get().0.get() else {
+            return Ok(format!("<{class}: not initialised>"));
+        };
+        let stats = inner.core.pool().stats();
+        Ok(format!(
+            "<{class} {} threads={} queued={}>",
+            inner.core.name(),
+            stats.threads,
+            stats.queued
+        ))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(inner) = self.0.get() else {
+            return Ok(());
+        };
+        if let Some(scoped) = &inner.scoped {
+            scoped.scope.visit(&visit)?;
+            visit.call(&scoped.reject_types)?;
+            visit.call(&scoped.reject)?;
+            visit.call(&scoped.step)?;
+        }
+        // Held by another thread: not traversed this time, so nothing is freed too early.
+        if let Some(defaults) = inner.defaults.try_lock() {
+            for callback in defaults.iter() {
+                visit.call(callback)?;
+            }
+        }
+        // What the core refers to, only while nothing else, such as a task that is yet to
+        // run, needs it. Nobody comes to or goes from the core without being attached, so
+        // the count is the same in all of one collection.
+        if Arc::strong_count(&inner.core) == 1
+            && let Some(initializer) = inner.core.initializer.try_lock()
+            && let Some((function, arguments)) = initializer.as_ref()
+        {
+            visit.call(function)?;
+            visit.call(arguments)?;
+        }
+        inner.core.registry.visit(&visit)
+    }
+
+    fn __clear__(&self) {
+        let Some(inner) = self.0.get() else {
+            return;
+        };
+        // The scope stays: futures that are not done have their own reference to it, and
+        // what it refers to is cleared in its turn.
+        let defaults = std::mem::take(&mut *inner.defaults.lock());
+        drop(defaults);
+        if Arc::strong_count(&inner.core) == 1 {
+            let initializer = inner.core.initializer.lock().take();
+            drop(initializer);
+        }
+        inner.core.registry.clear();
+    }
+}
+
+/// What tasks and workers there are now.
+fn counts<'py>(py: Python<'py>, core: &Arc<Core>) -> PyResult<Bound<'py, PyDict>> {
+    let stats = core.pool().stats();
+    let dict = PyDict::new(py);
+    let dead = core.dead().get() + core.errands().get();
+    dict.set_item("queued", stats.queued.saturating_sub(dead))?;
+    let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
+    dict.set_item("running", running)?;
+    dict.set_item("waiting", stats.waiting)?;
+    dict.set_item("idle", stats.idle)?;
+    dict.set_item("threads", stats.threads)?;
+    dict.set_item("held", core.held().len())?;
+    dict.set_item("stuck", core.stuck().count())?;
+    Ok(dict)
+}
+
+/// Waits, not for long, until a thread that was started for a task has begun one.
+///
+/// It may not have had the GIL since the submit, and "cancel what has not started" would
+/// then hit all. Python's own pool waits for its threads to start in `submit`.
+fn let_begin(py: Python<'_>, core: &Arc<Core>) {
+    let deadline = Instant::now() + BEGIN;
+    while Instant::now() < deadline {
+        let stats = core.pool().stats();
+        let begun = || {
+            let desks: Vec<_> = core
+                .desks()
+                .lock()
+                .iter()
+                .filter_map(Weak::upgrade)
+                .collect();
+            desks.iter().any(|desk| desk.task(py).is_some())
+        };
+        if stats.queued == 0 || stats.threads == 0 || begun() {
+            return;
+        }
+        py.detach(|| std::thread::sleep(POLL));
+    }
+}
+
+/// How long `shutdown` lets a thread that is starting come to its task, and how often it
+/// looks. A slow initializer may take longer: then the tasks have not started indeed.
+const BEGIN: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_micros(500);

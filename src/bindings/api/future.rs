@@ -1,0 +1,347 @@
+//! The native half of `Future`: what Python may ask it.
+//!
+//! What it is made of is in [`crate::bindings::core::task`], how it changes state in [`crate::bindings::core::transition`], how it is
+//! waited for in [`crate::bindings::wait::result`].
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use flask_delay_engine::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::compose;
+use super::executor::ExecutorCell;
+use crate::bindings::clock::to_datetime;
+use crate::bindings::core::async_check::check_callback;
+use crate::bindings::core::call;
+use crate::bindings::core::id::Id;
+use crate::bindings::core::metrics;
+use crate::bindings::core::options::Policy;
+use crate::bindings::core::policy;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task_name::{inner_of, name_of};
+use crate::bindings::core::transition::{Phase, Place, standard_name};
+use crate::bindings::errors::InvalidStateError;
+use crate::bindings::names;
+use crate::bindings::run::event_loop::hooks;
+use crate::bindings::run::timeout;
+use crate::bindings::sched::completion;
+
+#[pymethods]
+impl FutureCell {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>) -> Self {
+        Self::by_hand()
+    }
+
+    /// Does nothing: `concurrent.futures.Future` would make its condition here.
+    #[expect(clippy::unused_self, reason = "Python calls it with self")]
+    fn __init__(&self) {}
+
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        slf.get().refuse_foreign(slf)?;
+        Ok(crate::bindings::core::transition::cancel(slf))
+    }
+
+    #[pyo3(signature = (after = Some(1.0)), text_signature = "($self, after=1.0)")]
+    fn stop(
+        slf: &Bound<'_, Self>,
+        #[pyo3(from_py_with = crate::bindings::wait::result::after)] after: Option<f64>,
+    ) -> PyResult<bool> {
+        slf.get().refuse_foreign(slf)?;
+        let after = after.map(|after| Duration::try_from_secs_f64(after).unwrap_or(Duration::MAX));
+        timeout::stop(slf, after)
+    }
+
+    fn cancelled(&self) -> bool {
+        self.phase().is_cancelled()
+    }
+
+    fn running(&self) -> bool {
+        self.phase() == Phase::Running
+    }
+
+    fn done(&self) -> bool {
+        self.phase().is_done()
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn result<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        crate::bindings::wait::result::until_done(slf, timeout.as_ref())?;
+        match slf.get().outcome(slf.py())? {
+            Ok(result) => Ok(result),
+            Err(exception) => Err(slf.get().raised(exception)),
+        }
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn exception<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        crate::bindings::wait::result::until_done(slf, timeout.as_ref())?;
+        Ok(slf.get().outcome(slf.py())?.err())
+    }
+
+    fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
+        slf.get().refuse_foreign(slf)?;
+        check_callback(&r#fn)?;
+        completion::add(slf, r#fn);
+        Ok(())
+    }
+
+    fn then<'py>(slf: &Bound<'py, Self>, r#fn: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        // A `Task`, which has options. Of the type alone: mocks have attributes of any name.
+        let follow = names::_flask_delay_follow(slf.py());
+        if let Some(follow) = r#fn.get_type().getattr_opt(follow)? {
+            return follow.call1((r#fn, slf));
+        }
+        // A partial of one.
+        if let Some(task) = inner_of(&r#fn)
+            && let Some(follow) = task.get_type().getattr_opt(follow)?
+        {
+            return follow.call1((task, slf, r#fn));
+        }
+        Ok(compose::follow(slf, None, None, r#fn, None)?.into_any())
+    }
+
+    /// See `_native.pyi`.
+    #[pyo3(signature = (policy, scope, r#fn, *, executor = None))]
+    fn _then_with<'py>(
+        slf: &Bound<'py, Self>,
+        policy: Option<Bound<'py, Policy>>,
+        scope: Option<Bound<'py, PyAny>>,
+        r#fn: Bound<'py, PyAny>,
+        executor: Option<Bound<'py, ExecutorCell>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        compose::follow(slf, policy.as_ref(), scope, r#fn, executor.as_ref())
+    }
+
+    fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        hooks(slf.py())?.wait.bind(slf.py()).call1((slf,))
+    }
+
+    /// Has `waker(future)` called once the task is done; `False` if it is done already.
+    fn _add_waker(slf: &Bound<'_, Self>, waker: Py<PyAny>) -> PyResult<bool> {
+        slf.get().refuse_foreign(slf)?;
+        Ok(slf.get().leave(|extra| extra.wakers.push(waker)))
+    }
+
+    /// Has `waker` not called after all, if it has not been yet.
+    fn _drop_waker(&self, waker: &Bound<'_, PyAny>) {
+        let Some(extra) = self.known_extra() else {
+            return;
+        };
+        let mut extra = extra.lock();
+        let place = extra.wakers.iter().position(|it| it.is(waker));
+        let waker = place.map(|place| extra.wakers.swap_remove(place));
+        drop(extra);
+        drop(waker);
+    }
+
+    /// See `_native.pyi`.
+    fn _spent(&self) -> Option<(f64, f64)> {
+        metrics::spent(self)
+    }
+
+    /// See `_native.pyi`.
+    fn _adopt(&self, id: &str, attempts: u32) {
+        self.extra().lock().id = Some(Id::new(id));
+        policy::adopt(self, attempts);
+    }
+
+    /// See `_native.pyi`.
+    fn _begin(slf: &Bound<'_, Self>) -> PyResult<()> {
+        timeout::begin(slf)
+    }
+
+    /// What the task is going to call, until it starts.
+    fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<call::Shown<'py>>> {
+        call::call_of(slf)
+    }
+
+    fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        crate::bindings::core::transition::run_or_notify(slf)
+    }
+
+    fn set_result(slf: &Bound<'_, Self>, result: Bound<'_, PyAny>) -> PyResult<()> {
+        crate::bindings::core::transition::finish(slf, Phase::Finished, result, Place::Elsewhere)
+            .map_err(|phase| invalid(slf, phase))
+    }
+
+    fn set_exception(slf: &Bound<'_, Self>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        // `None` is a success for concurrent.futures, which then has None as its result.
+        let phase = if exception.is_none() {
+            Phase::Finished
+        } else {
+            Phase::Failed
+        };
+        crate::bindings::core::transition::finish(slf, phase, exception, Place::Elsewhere)
+            .map_err(|phase| invalid(slf, phase))
+    }
+
+    #[getter]
+    fn id(slf: &Bound<'_, Self>) -> String {
+        slf.get().public_id(slf).to_string()
+    }
+
+    #[getter]
+    fn name(slf: &Bound<'_, Self>) -> String {
+        name_of(slf)
+    }
+
+    #[getter(state)]
+    fn state_name(&self) -> &'static str {
+        match self.phase() {
+            Phase::Pending => "pending",
+            Phase::Running => "running",
+            Phase::Cancelled | Phase::Notified => "cancelled",
+            Phase::Finished | Phase::Failed => "finished",
+        }
+    }
+
+    #[getter]
+    fn progress<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let last = self.known_extra().and_then(|it| it.lock().progress.clone());
+        last.map(|progress| progress.into_tuple(py)).transpose()
+    }
+
+    #[getter]
+    fn attempts(&self) -> u32 {
+        if let Some(attempts) = policy::attempts(self) {
+            return attempts;
+        }
+        u32::from(self.has_begun())
+    }
+
+    #[getter]
+    fn enqueued_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
+        to_datetime(py, self.enqueued)
+    }
+
+    #[getter]
+    fn started_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
+        to_datetime(py, self.started.load(Ordering::Relaxed))
+    }
+
+    #[getter]
+    fn finished_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
+        to_datetime(py, self.ended())
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let cell = slf.get();
+        let outcome = match cell.done_outcome(slf.py()) {
+            Some(Ok(result)) => format!(" returned {}", result.get_type().name()?),
+            Some(Err(exception)) => format!(" raised {}", exception.get_type().name()?),
+            None => String::new(),
+        };
+        let name = match cell.core {
+            Some(_) => format!(" name={:?}", name_of(slf)),
+            None => String::new(),
+        };
+        Ok(format!(
+            "<{} at {:#x} state={}{outcome}{name}>",
+            slf.get_type().name()?,
+            slf.as_ptr() as usize,
+            cell.state_name()
+        ))
+    }
+
+    // What `concurrent.futures.wait`, `as_completed` and asyncio read of a future.
+
+    #[getter]
+    fn _state<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        standard_name(py, self.phase()).clone()
+    }
+
+    #[getter]
+    fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().refuse_foreign(slf)?;
+        crate::bindings::core::transition::condition(slf)
+    }
+
+    #[getter]
+    fn _waiters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+        slf.get().refuse_foreign(slf)?;
+        crate::bindings::core::transition::listeners(slf)
+    }
+
+    #[getter]
+    fn _result<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.done_outcome(py)?.ok()
+    }
+
+    #[getter]
+    fn _exception<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.done_outcome(py)?.err()
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for slot in [
+            &self.scope,
+            &self.call.function,
+            &self.call.first,
+            &self.call.second,
+            &self.callback,
+            &self.context,
+            &self.outcome,
+        ] {
+            slot.visit(&visit)?;
+        }
+        // Held by another thread: not traversed this time, so nothing is freed too early.
+        if let Some(extra) = self.known_extra().and_then(Mutex::try_lock) {
+            let objects = extra.callbacks.iter().chain(&extra.wakers);
+            for object in objects.chain(&extra.canceller).chain(&extra.scope) {
+                visit.call(object)?;
+            }
+            visit.call(&extra.recall)?;
+            visit.call(&extra.report)?;
+            if let Some(rules) = &extra.rules {
+                rules.visit(&visit)?;
+            }
+            for sequel in &extra.sequels {
+                visit.call(sequel)?;
+            }
+            visit.call(&extra.condition)?;
+            visit.call(&extra.traceback)?;
+            visit.call(&extra.listeners)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        let cell = slf.get();
+        // Nobody can reach this future any more, so nobody takes from it meanwhile.
+        drop((
+            cell.scope.take(py),
+            cell.call.function.take(py),
+            cell.call.first.take(py),
+            cell.call.second.take(py),
+            cell.callback.take(py),
+            cell.context.take(py),
+            cell.outcome.take(py),
+        ));
+        if let Some(extra) = cell.known_extra() {
+            let taken = std::mem::take(&mut *extra.lock());
+            drop(taken);
+        }
+    }
+}
+
+#[cold]
+fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
+    InvalidStateError::new_err(format!(
+        "{}: {}",
+        standard_name(this.py(), phase),
+        this.repr()
+            .map_or_else(|_| String::new(), |text| text.to_string())
+    ))
+}

@@ -1,0 +1,266 @@
+//! What comes again and again: a function that a worker calls at each tick of a rhythm.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use flask_delay_engine::{Mutex, Rhythm as Beat, RhythmError, Ticket, Ticks, has_come};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::executor::ExecutorCell;
+use crate::bindings::core::executor::Core;
+use crate::bindings::ffi::fork::generation;
+use crate::bindings::ffi::slot::Slot;
+use crate::bindings::run::submit::closed;
+use crate::bindings::sched::delays::GLANCE;
+use crate::bindings::sched::errands;
+use crate::bindings::sched::timer::{self, Alarm};
+
+/// See `_native.pyi`.
+#[pyclass(frozen, name = "_Rhythm", module = "flask_delay._native")]
+pub(crate) struct Rhythm(Beat);
+
+#[pymethods]
+impl Rhythm {
+    #[new]
+    #[pyo3(signature = (*, every = None, cron = None, timezone = "UTC"))]
+    fn new(every: Option<f64>, cron: Option<&str>, timezone: &str) -> PyResult<Self> {
+        let beat = match (every, cron) {
+            (Some(seconds), None) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .and_then(Beat::every)
+                .ok_or_else(|| {
+                    PyValueError::new_err(format!(
+                        "the option 'every' is {seconds}, but must be a time above 0"
+                    ))
+                })?,
+            (None, Some(line)) => Beat::cron(line, timezone).map_err(|error| match error {
+                RhythmError::Line(why) => {
+                    PyValueError::new_err(format!("the option 'cron' is {line:?}, but {why}"))
+                }
+                RhythmError::Zone(why) => PyValueError::new_err(format!(
+                    "the option 'timezone' is {timezone:?}, but must be the name of a time zone \
+                     ({why})"
+                )),
+            })?,
+            _ => {
+                return Err(PyValueError::new_err(
+                    "give one of the options 'every' and 'cron'",
+                ));
+            }
+        };
+        Ok(Self(beat))
+    }
+
+    fn after(&self, time: u64) -> Option<u64> {
+        self.0.after(from_nanos(time)).and_then(to_nanos)
+    }
+
+    fn has_come(&self, tick: u64, last: u64, now: u64) -> bool {
+        let [tick, last, now] = [tick, last, now].map(from_nanos);
+        has_come(&self.0, tick, last, now)
+    }
+}
+
+fn from_nanos(nanos: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(nanos)
+}
+
+/// None from the year 2554 on.
+fn to_nanos(time: SystemTime) -> Option<u64> {
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
+}
+
+/// See `_native.pyi`.
+#[pyclass(frozen, name = "_Ticker", module = "flask_delay._native")]
+pub(crate) struct Ticker {
+    /// Not kept alive: with the executor its ticks end.
+    core: Weak<Core>,
+    beat: Beat,
+    /// Never emptied while somebody has the ticker.
+    call: Slot,
+    /// A leaf; nothing is dropped under it but what is plain.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    run: Option<Run>,
+}
+
+/// From a start to a stop, in one process.
+struct Run {
+    generation: u32,
+    ticks: Ticks,
+    ticket: Option<Ticket>,
+    /// The newest tick for which a worker has been asked, and has not come yet.
+    asked: Option<u64>,
+}
+
+impl Run {
+    /// When to look at the ticks: at the next one, or earlier, in case the clock is set.
+    fn next_look(&self, now: SystemTime) -> Option<Instant> {
+        let left = self.ticks.due()?.duration_since(now).unwrap_or_default();
+        Instant::now().checked_add(left.min(GLANCE))
+    }
+}
+
+/// The process ends: there are no ticks any more.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// There are no ticks from now on, in this process.
+pub(crate) fn end() {
+    // Relaxed: a tick that comes meanwhile is one that came before.
+    ENDING.store(true, Ordering::Relaxed);
+}
+
+#[pymethods]
+impl Ticker {
+    #[new]
+    fn new(
+        executor: &Bound<'_, ExecutorCell>,
+        rhythm: &Bound<'_, Rhythm>,
+        call: Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            core: Arc::downgrade(executor.get().core()?),
+            beat: rhythm.get().0.clone(),
+            call: Slot::new(call),
+            state: Mutex::default(),
+        })
+    }
+
+    fn start(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.over() {
+            return Err(closed());
+        }
+        let now = SystemTime::now();
+        let run = Run {
+            generation: generation(),
+            ticks: Ticks::new(this.beat.clone(), now),
+            ticket: None,
+            asked: None,
+        };
+        let look = run.next_look(now);
+        let before = this.state.lock().run.replace(run);
+        unset(slf.py(), before);
+        set(slf, look)
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        let run = self.state.lock().run.take();
+        unset(py, run);
+    }
+
+    #[getter]
+    fn over(&self) -> bool {
+        let core = self.core.upgrade();
+        core.is_none_or(|core| core.pool().is_closed())
+    }
+
+    #[getter]
+    fn next(&self) -> Option<u64> {
+        let state = self.state.lock();
+        to_nanos(state.run.as_ref()?.ticks.due()?)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.call.visit(&visit)
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        // Nobody can reach this ticker any more.
+        drop(self.call.take(py));
+    }
+}
+
+fn unset(py: Python<'_>, run: Option<Run>) {
+    // A ticket of another process is none of this one's timer's.
+    let run = run.filter(|run| run.generation == generation());
+    if let Some(ticket) = run.and_then(|run| run.ticket) {
+        timer::unset(py, ticket);
+    }
+}
+
+fn set(this: &Bound<'_, Ticker>, look: Option<Instant>) -> PyResult<()> {
+    let Some(look) = look else {
+        return Ok(());
+    };
+    let ticket = timer::set(look, Alarm::Tick(this.clone().unbind()))?;
+    let stopped = match &mut this.get().state.lock().run {
+        Some(run) => {
+            run.ticket = Some(ticket);
+            false
+        }
+        None => true,
+    };
+    if stopped {
+        // By somebody who has not seen the alarm.
+        timer::unset(this.py(), ticket);
+    }
+    Ok(())
+}
+
+/// The executor whose ticks these are, if it is still there.
+pub(crate) fn core_of(ticker: &Ticker) -> Option<Arc<Core>> {
+    ticker.core.upgrade()
+}
+
+/// A tick may be due.
+pub(crate) fn ring(this: &Bound<'_, Ticker>) {
+    let py = this.py();
+    let ticker = this.get();
+    let core = ticker.core.upgrade();
+    let Some(core) = core.filter(|core| !core.pool().is_closed()) else {
+        ticker.state.lock().run = None;
+        return;
+    };
+    if ENDING.load(Ordering::Relaxed) {
+        return;
+    }
+    let now = SystemTime::now();
+    let (send, look) = {
+        let mut state = ticker.state.lock();
+        let Some(run) = &mut state.run else {
+            return;
+        };
+        let tick = run.ticks.take(now).and_then(to_nanos);
+        // Those that nobody has had the time for are one: the errand that waits takes the last.
+        let send = tick.is_some() && run.asked.is_none();
+        run.asked = tick.or(run.asked);
+        (send, run.next_look(now))
+    };
+    let rung = set(this, look).and_then(|()| if send { call(this, &core) } else { Ok(()) });
+    if let Err(error) = rung {
+        if send {
+            take_asked(ticker);
+        }
+        error.write_unraisable(py, Some(this.as_any()));
+    }
+}
+
+/// Has a worker do what is to be done at a tick.
+fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>) -> PyResult<()> {
+    let ticker = this.clone().unbind();
+    let errand = PyCFunction::new_closure(this.py(), Some(c"tick"), None, move |args, _| {
+        let ticker = ticker.bind(args.py()).get();
+        match take_asked(ticker) {
+            Some(tick) => match ticker.call.get(args.py()) {
+                Some(call) => call.call1((tick,)).map(drop),
+                None => Ok(()),
+            },
+            // It was stopped.
+            None => Ok(()),
+        }
+    })?;
+    errands::send(core, errand.as_any())
+}
+
+fn take_asked(ticker: &Ticker) -> Option<u64> {
+    ticker.state.lock().run.as_mut()?.asked.take()
+}

@@ -1,0 +1,235 @@
+//! What a call of a function gives: telling `async def` functions, which go to the event loop,
+//! from plain ones, and refusing those whose call runs none of their code.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyCFunction, PyType};
+
+use super::signature::not_callable;
+use super::task_name::inner_of;
+use crate::bindings::ffi::call::{Unrun, call_with, code_of, is_code, unrun};
+use crate::bindings::ffi::slot::Slot;
+use crate::bindings::names;
+
+/// `CO_GENERATOR`
+const GENERATOR: u32 = 0x20;
+/// `CO_COROUTINE`
+const COROUTINE: u32 = 0x80;
+/// `CO_ASYNC_GENERATOR`
+const ASYNC_GENERATOR: u32 = 0x200;
+
+/// Code objects last found to be of plain functions. They are kept, so that an address cannot come
+/// back for another one.
+static CHECKED: [Slot; 64] = [const { Slot::empty() }; 64];
+
+/// Whether calling `function`, a task's, gives a coroutine.
+///
+/// # Errors
+///
+/// `TypeError` if it gives a generator, async or not: its body would never run.
+pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let flags = flags_of(function)?;
+    if flags & (GENERATOR | ASYNC_GENERATOR) != 0 {
+        return Err(refused(function, flags));
+    }
+    Ok(flags & COROUTINE != 0)
+}
+
+/// The same of what is to be a `role`.
+///
+/// # Errors
+///
+/// `TypeError` too if it cannot be called.
+pub(crate) fn check_function(function: &Bound<'_, PyAny>, role: &str) -> PyResult<bool> {
+    if is_plain(function)? {
+        return Ok(false);
+    }
+    if !function.is_callable() {
+        return Err(not_callable(&format!("the {role}"), function));
+    }
+    is_coroutine_function(function)
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (r#fn, role, /))]
+pub(crate) fn _check_function(r#fn: &Bound<'_, PyAny>, role: &str) -> PyResult<()> {
+    check_function(r#fn, role).map(drop)
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (r#fn, /))]
+pub(crate) fn _check_callback(r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
+    check_callback(r#fn)
+}
+
+/// Refuses what is no done callback.
+///
+/// # Errors
+///
+/// `TypeError` for what cannot be called, and for what would not run if it was.
+pub(crate) fn check_callback(function: &Bound<'_, PyAny>) -> PyResult<()> {
+    if is_plain(function)? {
+        return Ok(());
+    }
+    if !function.is_callable() {
+        return Err(PyTypeError::new_err(format!(
+            "a done callback must be callable, got {}",
+            shown(function)
+        )));
+    }
+    refuse_unrun(
+        function,
+        "a done callback",
+        "give a plain function, which may call delay() for it",
+    )
+}
+
+/// Refuses a function that is to be called for what it does, as `role`, and whose call would
+/// do nothing; `remedy` says what to give instead.
+pub(crate) fn refuse_unrun(function: &Bound<'_, PyAny>, role: &str, remedy: &str) -> PyResult<()> {
+    let flags = flags_of(function)?;
+    if flags == 0 {
+        return Ok(());
+    }
+    Err(PyTypeError::new_err(format!(
+        "{role} must be a plain function, and {} is {}, which would never run: {remedy}",
+        shown(function),
+        kind(flags)
+    )))
+}
+
+/// Refuses what a plain `function`, called as `role`, returned if it has not run: a coroutine, or the generator
+/// of a generator function that a decorator has made a plain one of.
+///
+/// Another generator is a result like any other.
+pub(crate) fn refuse_result<'py>(
+    function: &Bound<'py, PyAny>,
+    result: Bound<'py, PyAny>,
+    role: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = function.py();
+    let code = match unrun(&result) {
+        None => return Ok(result),
+        Some(Unrun::Coroutine) => {
+            result.call_method0(names::close(py))?;
+            return Err(PyTypeError::new_err(format!(
+                "{role} returned the coroutine {}, which nobody awaits; give delay() the async \
+                 function itself",
+                shown(&result)
+            )));
+        }
+        Some(Unrun::Generator) => result.getattr(names::gi_code(py))?,
+        Some(Unrun::AsyncGenerator) => result.getattr(names::ag_code(py))?,
+    };
+    match decorated(function, &code)? {
+        Some(inner) => Err(refused(&inner, flags_of(&inner)?)),
+        None => Ok(result),
+    }
+}
+
+/// The function of this code that `function` is made of by decorators.
+fn decorated<'py>(
+    function: &Bound<'py, PyAny>,
+    code: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let mut inner = function.clone();
+    for _ in 0..DECORATORS {
+        if code_of(&inner).is_some_and(|it| it.is(code)) {
+            return Ok(Some(inner));
+        }
+        inner = if let Some(next) = inner_of(&inner) {
+            next
+        } else if let Some(next) = inner.getattr_opt(names::__wrapped__(function.py()))? {
+            next
+        } else {
+            break;
+        };
+    }
+    Ok(None)
+}
+
+/// Of more decorators on one function no more is looked at. Mocks have attributes without end.
+const DECORATORS: usize = 32;
+
+/// Whether `function`, as nearly always, is one written in Python whose call runs its code.
+fn is_plain(function: &Bound<'_, PyAny>) -> PyResult<bool> {
+    code_of(function).map_or(Ok(false), |code| Ok(flags_of_code(&code)? == 0))
+}
+
+/// The flags of the code that a call of `function` runs, as far as they are of interest.
+fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let py = function.py();
+    if let Some(code) = code_of(function) {
+        return flags_of_code(&code);
+    }
+    if function.is_instance_of::<PyCFunction>() || function.is_instance_of::<PyType>() {
+        return Ok(0);
+    }
+    if let Some(inner) = inner_of(function) {
+        return flags_of(&inner);
+    }
+    // As a function that Cython has compiled, or a `Task`.
+    if let Ok(Some(code)) = function.getattr_opt(names::__code__(py))
+        && is_code(&code)
+    {
+        let flags = flags_of_code(&code)?;
+        if flags != 0 {
+            return Ok(flags);
+        }
+    }
+    // An object that says itself what it is, such as `AsyncMock`, or an instance.
+    let marked = py
+        .import(names::inspect(py))?
+        .getattr(names::iscoroutinefunction(py))?;
+    if call_with(&marked, [function])?.is_truthy()? {
+        return Ok(COROUTINE);
+    }
+    let call = function
+        .get_type()
+        .getattr_opt(names::__call__(py))?
+        .and_then(|call| code_of(&call));
+    call.map_or(Ok(0), |code| flags_of_code(&code))
+}
+
+fn flags_of_code(code: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let address = code.as_ptr() as usize;
+    // Code objects are some hundred bytes apart.
+    let place = &CHECKED[(address >> 8) % CHECKED.len()];
+    if place.is(code) {
+        return Ok(0);
+    }
+    let flags: u32 = code.getattr(names::co_flags(code.py()))?.extract()?;
+    let flags = flags & (GENERATOR | COROUTINE | ASYNC_GENERATOR);
+    if flags == 0 {
+        drop(place.put(code.clone()));
+    }
+    Ok(flags)
+}
+
+#[cold]
+fn refused(function: &Bound<'_, PyAny>, flags: u32) -> PyErr {
+    PyTypeError::new_err(format!(
+        "{} is {}: nobody would iterate over what it yields, and it would never run; give \
+         delay() a coroutine function or a plain one, which iterates",
+        shown(function),
+        kind(flags)
+    ))
+}
+
+fn kind(flags: u32) -> &'static str {
+    if flags & ASYNC_GENERATOR != 0 {
+        "an async generator function"
+    } else if flags & GENERATOR != 0 {
+        "a generator function"
+    } else {
+        "an async function"
+    }
+}
+
+fn shown(object: &Bound<'_, PyAny>) -> String {
+    object
+        .repr()
+        .map_or_else(|_| "?".to_owned(), |text| text.to_string())
+}

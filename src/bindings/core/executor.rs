@@ -1,0 +1,363 @@
+//! What an executor, its workers and its futures share, and its pools: one per process.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use flask_delay_engine::{Bound as Places, Config, Mutex, Pool, Rank};
+use once_cell::race::OnceBox;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+use super::held::Afar;
+use super::keys::Table;
+use super::metrics::Figures;
+use super::registry::Registry;
+use super::strays::Strays;
+use super::task::FutureCell;
+use super::worker_slot::Desk;
+use crate::bindings::api::executor::Inner;
+use crate::bindings::ffi::fork::generation;
+use crate::bindings::host::signals::Signals;
+use crate::bindings::process::exit;
+use crate::bindings::run::inline::Mode;
+use crate::bindings::run::worker;
+use crate::bindings::sched::backpressure::Backpressure;
+
+/// A future in the queue, which owns a reference to it.
+pub(crate) struct Task(pub(crate) Py<FutureCell>);
+
+/// What each worker calls first, and with what.
+pub(crate) type Initializer = (Py<PyAny>, Py<PyTuple>);
+
+/// From when on a task's time limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// The call of its function.
+    Call,
+    /// When that says so: see `deadlines::begin`.
+    Told,
+}
+
+/// How an executor was asked to be.
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) initializer: Option<Initializer>,
+    /// Context variables that are not carried to tasks.
+    pub(crate) hidden: Vec<Py<PyAny>>,
+    pub(crate) log_failures: bool,
+    /// How long tasks may go on at exit.
+    pub(crate) shutdown_timeout: Option<Duration>,
+    pub(crate) result_limit: usize,
+    /// How often Python switches threads while a task computes; `None`: as ever.
+    pub(crate) switch_interval: Option<Duration>,
+    /// Serves other executors: not drained, and closed last.
+    pub(crate) service: bool,
+    pub(crate) mode: Mode,
+    pub(crate) signals: Option<Signals>,
+    pub(crate) backpressure: Backpressure,
+    /// What becomes of its tasks is counted.
+    pub(crate) counted: bool,
+    pub(crate) beginning: Beginning,
+    /// What futures have is an object, which makes their surroundings by its method of this name.
+    pub(crate) scope_method: Option<Py<PyString>>,
+}
+
+/// Outlives the Python executor for as long as a future or a worker needs it.
+pub(crate) struct Core {
+    pub(crate) initializer: Mutex<Option<Initializer>>,
+    pub(crate) hidden: Vec<Py<PyAny>>,
+    pub(crate) log_failures: bool,
+    pub(crate) shutdown_timeout: Option<Duration>,
+    pub(crate) registry: Registry,
+    pub(crate) service: bool,
+    pub(crate) switch_interval: Option<Duration>,
+    pub(crate) mode: Mode,
+    /// Who is told what happens to tasks; None for an executor without an app.
+    pub(crate) signals: Option<Signals>,
+    pub(crate) backpressure: Backpressure,
+    counted: bool,
+    pub(crate) beginning: Beginning,
+    pub(crate) scope_method: Option<Py<PyString>>,
+    /// Where tasks are submitted, as long as there is somebody who may.
+    executor: OnceLock<Weak<Inner>>,
+    /// The initializer has raised.
+    broken: AtomicBool,
+    /// `shutdown` was called; a forked child's pool is then closed as well.
+    closed: AtomicBool,
+    /// `shutdown` was told to cancel what has not started, which no attempt may any more.
+    cancelling: AtomicBool,
+    /// Its time at exit is over: nobody waits for its threads any more.
+    given_up: AtomicBool,
+    config: Config,
+    first: Era,
+}
+
+/// The pool of one process.
+struct Era {
+    generation: u32,
+    pool: Arc<Pool<Task>>,
+    desks: Arc<Desks>,
+    /// Tasks that are with the event loop.
+    afar: Afar,
+    /// Tasks that wait for their turn, for another attempt, or for other tasks.
+    held: Afar,
+    dead: Count,
+    stuck: Strays,
+    errands: Count,
+    /// The places of its queue, if they are counted.
+    places: Option<Places>,
+    /// The keys of tasks by which they are limited, and those of which there is one alone.
+    lanes: OnceBox<Arc<Table>>,
+    claims: OnceBox<Table>,
+    figures: Figures,
+    /// The pool of a process forked from this one.
+    next: OnceBox<Era>,
+}
+
+/// A number of tasks.
+#[derive(Default)]
+pub(crate) struct Count(AtomicUsize);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        // Relaxed, here and below: a number for `stats`, which nothing is decided by.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) type Desks = Mutex<Vec<Weak<Desk>>>;
+
+impl Core {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Arc::new_cyclic(|core| Self {
+            first: Era::new(&settings.config, settings.backpressure, core),
+            initializer: Mutex::new(settings.initializer),
+            hidden: settings.hidden,
+            log_failures: settings.log_failures,
+            shutdown_timeout: settings.shutdown_timeout,
+            registry: Registry::new(settings.result_limit),
+            service: settings.service,
+            switch_interval: settings.switch_interval,
+            mode: settings.mode,
+            signals: settings.signals,
+            backpressure: settings.backpressure,
+            counted: settings.counted,
+            beginning: settings.beginning,
+            scope_method: settings.scope_method,
+            executor: OnceLock::new(),
+            broken: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            cancelling: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            config: settings.config,
+        })
+    }
+
+    fn era(self: &Arc<Self>) -> &Era {
+        let generation = generation();
+        let mut era = &self.first;
+        // One step per fork between the executor's birth and this process. The pools of
+        // other processes are never touched again: their locks may be held for ever by
+        // threads that this process does not have. `OnceBox` has no state in between
+        // that a fork could freeze.
+        while era.generation != generation {
+            let mut made = false;
+            era = era.next.get_or_init(|| {
+                made = true;
+                let fresh = Era::new(&self.config, self.backpressure, &Arc::downgrade(self));
+                if self.closed.load(Ordering::Relaxed) {
+                    fresh.pool.close();
+                }
+                Box::new(fresh)
+            });
+            if made {
+                exit::add(self);
+            }
+        }
+        era
+    }
+
+    /// Where tasks are submitted; None if nobody can do so any more.
+    pub(crate) fn executor(&self) -> Option<Arc<Inner>> {
+        self.executor.get().and_then(Weak::upgrade)
+    }
+
+    /// By the executor that is made, once.
+    pub(crate) fn set_executor(&self, executor: &Arc<Inner>) {
+        let _ = self.executor.set(Arc::downgrade(executor));
+    }
+
+    /// This process's pool.
+    pub(crate) fn pool(self: &Arc<Self>) -> &Pool<Task> {
+        &self.era().pool
+    }
+
+    /// Whether this process's pool has something left to do; `None` if its lock is taken.
+    /// Makes no pool, and touches no other process's.
+    pub(crate) fn is_busy(&self) -> Option<bool> {
+        let mut era = Some(&self.first);
+        while let Some(it) = era {
+            if it.generation == generation() {
+                return it.pool.try_is_quiet().map(|quiet| !quiet);
+            }
+            era = it.next.get();
+        }
+        Some(false)
+    }
+
+    /// What this process's workers do.
+    pub(crate) fn desks(self: &Arc<Self>) -> &Arc<Desks> {
+        &self.era().desks
+    }
+
+    /// Shows what a thread does to those who look.
+    pub(crate) fn add_desk(self: &Arc<Self>, desk: &Arc<Desk>) {
+        let mut desks = self.desks().lock();
+        desks.retain(|desk| desk.strong_count() > 0);
+        desks.push(Arc::downgrade(desk));
+    }
+
+    /// How many of this process's tasks were cancelled in the queue: they hold a place in
+    /// memory until a worker comes by them, but none that counts.
+    pub(crate) fn dead(self: &Arc<Self>) -> &Count {
+        &self.era().dead
+    }
+
+    /// How many jobs in this process's queue are the library's own.
+    pub(crate) fn errands(self: &Arc<Self>) -> &Count {
+        &self.era().errands
+    }
+
+    /// How many of this process's tasks have ended while their code goes on.
+    pub(crate) fn stuck(self: &Arc<Self>) -> &Strays {
+        &self.era().stuck
+    }
+
+    /// This process's tasks that wait for their turn, for another attempt, or for other tasks.
+    pub(crate) fn held(self: &Arc<Self>) -> &Afar {
+        &self.era().held
+    }
+
+    /// The places of this process's queue, if they are counted.
+    pub(crate) fn places(self: &Arc<Self>) -> Option<&Places> {
+        self.era().places.as_ref()
+    }
+
+    /// This process's keys by which tasks are limited.
+    pub(crate) fn lanes(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Arc<Table>> {
+        let lanes = &self.era().lanes;
+        lanes.get_or_try_init(|| Ok(Box::new(Arc::new(Table::new(py, self)?))))
+    }
+
+    /// This process's keys of which there is to be one task alone.
+    pub(crate) fn claims(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Table> {
+        let claims = &self.era().claims;
+        claims.get_or_try_init(|| Table::new(py, self).map(Box::new))
+    }
+
+    /// What has become of this process's tasks, if that is counted.
+    pub(crate) fn figures(self: &Arc<Self>) -> Option<&Figures> {
+        self.counted.then(|| &self.era().figures)
+    }
+
+    /// This process's tasks that are with the event loop.
+    pub(crate) fn afar(self: &Arc<Self>) -> &Afar {
+        &self.era().afar
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// How many workers that are stuck are replaced.
+    pub(crate) fn most_stuck(&self) -> usize {
+        Strays::limit(self.config.max_workers)
+    }
+
+    pub(crate) fn max_workers(&self) -> usize {
+        self.config.max_workers
+    }
+
+    pub(crate) fn close(self: &Arc<Self>) {
+        // Relaxed: read by forked children, to which a fork publishes everything.
+        self.closed.store(true, Ordering::Relaxed);
+        self.pool().close();
+    }
+
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.cancelling.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_cancelling(&self) {
+        // Relaxed: a task that is about to fail may or may not count as one that has not started.
+        self.cancelling.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_given_up(&self) {
+        // Relaxed: set and read by the thread that ends the interpreter.
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_broken(self: &Arc<Self>) {
+        self.broken.store(true, Ordering::Release);
+        self.close();
+    }
+}
+
+impl Era {
+    fn new(config: &Config, backpressure: Backpressure, core: &Weak<Core>) -> Self {
+        let core = Weak::clone(core);
+        Self {
+            generation: generation(),
+            pool: Arc::new(Pool::with_birth(config.clone(), birth, move |worker| {
+                worker::main(&core, worker);
+            })),
+            desks: Arc::default(),
+            afar: Afar::default(),
+            held: Afar::default(),
+            dead: Count::default(),
+            stuck: Strays::default(),
+            errands: Count::default(),
+            places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
+            lanes: OnceBox::new(),
+            claims: OnceBox::new(),
+            figures: Figures::default(),
+            next: OnceBox::new(),
+        }
+    }
+}
+
+/// When a task in the queue was made.
+fn birth(task: &Task) -> Rank {
+    task.0.get().born()
+}
+
+impl Drop for Era {
+    fn drop(&mut self) {
+        if self.generation != generation() {
+            // Another process's pool: its locks may be held by threads that are not here.
+            std::mem::forget(Arc::clone(&self.pool));
+            std::mem::forget(std::mem::take(&mut self.afar));
+            std::mem::forget(std::mem::take(&mut self.held));
+            // A thread that is not here may have left them half changed.
+            std::mem::forget(std::mem::take(&mut self.figures));
+        }
+    }
+}

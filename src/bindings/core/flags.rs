@@ -1,0 +1,123 @@
+//! Marks of a task, beside its phase in one word: what is asked of it that few tasks have.
+
+use flask_delay_engine::State;
+
+use super::task::FutureCell;
+
+/// The task was told to stop.
+const STOP: u32 = State::MARK;
+/// What is in the queue is there for callbacks alone, and is not to be cancelled: a coroutine's
+/// task that is done, or an errand for one that has ended without a worker.
+const RETURNED: u32 = State::MARK << 1;
+/// The task is a coroutine.
+const COROUTINE: u32 = State::MARK << 2;
+/// A teardown function has submitted the task, after another task.
+const OF_TEARDOWN: u32 = State::MARK << 3;
+/// The task's arguments are packed.
+pub(crate) const PACKED: u32 = State::MARK << 4;
+/// The task has taken a place in a queue where places are counted.
+const PLACED: u32 = State::MARK << 5;
+/// The task has rules, see [`super::policies`].
+const RULED: u32 = State::MARK << 6;
+/// The task has surroundings that are not those of its callbacks.
+const OWN_SCOPE: u32 = State::MARK << 7;
+/// The code of a coroutine's task has begun and has not ended, whatever the task has come to:
+/// after a cancellation it cleans up.
+const GOES_ON: u32 = State::MARK << 8;
+
+impl FutureCell {
+    pub(crate) fn told_to_stop(&self) -> bool {
+        self.state.has(STOP)
+    }
+
+    pub(crate) fn is_coroutine(&self) -> bool {
+        self.state.has(COROUTINE)
+    }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        self.state.has(PACKED)
+    }
+
+    pub(crate) fn is_of_teardown(&self) -> bool {
+        self.state.has(OF_TEARDOWN)
+    }
+
+    pub(crate) fn is_placed(&self) -> bool {
+        self.state.has(PLACED)
+    }
+
+    pub(crate) fn is_ruled(&self) -> bool {
+        self.state.has(RULED)
+    }
+
+    pub(crate) fn is_placed_or_ruled(&self) -> bool {
+        self.state.has(PLACED | RULED)
+    }
+
+    pub(crate) fn has_own_scope(&self) -> bool {
+        self.state.has(OWN_SCOPE)
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
+        self.state.has(GOES_ON)
+    }
+
+    /// By the event loop: an attempt begins.
+    pub(crate) fn begin_code(&self) {
+        self.state.mark(GOES_ON);
+    }
+
+    /// By the event loop: the attempt has ended, if one had begun.
+    pub(crate) fn end_code(&self) {
+        let _ = self.state.unmark(GOES_ON);
+    }
+
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_own_scope(&self) {
+        self.state.mark(OWN_SCOPE);
+    }
+
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_placed(&self) {
+        self.state.mark(PLACED);
+    }
+
+    /// By whoever has the task: its submitter, or who runs it.
+    pub(crate) fn mark_ruled(&self) {
+        self.state.mark(RULED);
+    }
+
+    /// Gives back the place in the queue, if the task has one.
+    pub(crate) fn give_place(&self) {
+        if self.is_placed()
+            && self.state.unmark(PLACED)
+            && let Some(places) = self.core().and_then(|core| core.places())
+        {
+            places.give();
+        }
+    }
+
+    pub(crate) fn tell_to_stop(&self) {
+        // A request, looked at when the task likes.
+        self.state.mark(STOP);
+    }
+
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_coroutine(&self) {
+        self.state.mark(COROUTINE);
+    }
+
+    /// For a future that nobody else has yet.
+    pub(crate) fn mark_of_teardown(&self) {
+        self.state.mark(OF_TEARDOWN);
+    }
+
+    /// By whoever queues it, which hands the mark to the worker.
+    pub(crate) fn mark_returned(&self) {
+        self.state.mark(RETURNED);
+    }
+
+    pub(crate) fn has_returned(&self) -> bool {
+        self.state.has(RETURNED)
+    }
+}

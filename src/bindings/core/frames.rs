@@ -1,0 +1,309 @@
+//! Where a thread may be interrupted, as the frames of its stack say.
+//!
+//! The standard library takes locks in Python code: `logging` its handlers' in `acquire`, a
+//! `Condition` its own in `__enter__`. An exception that comes between the instruction which
+//! takes such a lock and the block that lets go of it leaves the lock taken, and everybody who
+//! logs waits from then on. So none is set while a frame of such a module is on the stack of
+//! the call, however deep: a handler that calls a formatter of the user's has its lock too.
+//!
+//! What is set is raised at the next instruction at which the interpreter looks: in a frame
+//! that was on the stack when we looked, or at the first instruction of a function that one of
+//! those calls, before that has taken anything. With the GIL nobody moves between our look and
+//! the setting. Without a GIL the frames of a thread that runs cannot be read, so there nothing
+//! is looked at, and the exception may come anywhere.
+//!
+//! There are places in these modules where threads spend their time asleep, and which are
+//! written for an exception to come: [`BEDS`]. They are no obstacle.
+
+use std::ops::Range;
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyString};
+
+use crate::bindings::ffi::interrupt::ThreadId;
+use crate::bindings::names;
+
+/// Modules, with all that is inside of them, whose code takes locks and lets go of them in
+/// separate steps.
+const LOCKING: [&str; 11] = [
+    "_frozen_importlib",
+    "_frozen_importlib_external",
+    "_weakrefset",
+    "concurrent",
+    "importlib",
+    "logging",
+    "multiprocessing",
+    "queue",
+    "tempfile",
+    "threading",
+    "weakref",
+];
+
+/// The like, of which the parent is no such module.
+const LOCKING_TOO: [&str; 2] = ["http.cookiejar", "zipimport"];
+
+/// Our own code; but not what merely calls the user's, or is an example.
+const OURS: &str = "flask_delay";
+const EXAMPLES: &str = "flask_delay.demo";
+/// And not what waits for a worker process, which is written for an exception to come.
+const WAITING: &str = "flask_delay.backends.processes.children";
+
+/// Functions of the standard library in which a thread sleeps, up to 3.12 the second, from 3.13
+/// on the third.
+const BEDS: [(&str, &str); 3] = [
+    ("threading", "Condition.wait"),
+    ("threading", "Thread._wait_for_tstate_lock"),
+    ("threading", "Thread.join"),
+];
+
+/// What these are called by, where all who sleep are woken at once: so none takes a wake-up with
+/// it that was meant for another, as in a queue.
+const SLEEPERS: [(&str, &str); 6] = [
+    ("threading", "Thread.join"),
+    ("threading", "Event.wait"),
+    ("concurrent.futures._base", "Future.result"),
+    ("concurrent.futures._base", "Future.exception"),
+    ("concurrent.futures._base", "wait"),
+    ("concurrent.futures._base", "as_completed"),
+];
+
+struct Bed {
+    code: Py<PyAny>,
+    /// The body of its first `try`; where there is none, all of it.
+    body: Option<Vec<Range<usize>>>,
+}
+
+struct Tools {
+    beds: Vec<Bed>,
+    sleepers: Vec<Py<PyAny>>,
+    current_frames: Py<PyAny>,
+    get_frame: Py<PyAny>,
+    gc: Gc,
+}
+
+static TOOLS: PyOnceLock<Tools> = PyOnceLock::new();
+
+/// Looks up what is needed; called once, when the module is loaded.
+pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
+    TOOLS.get_or_try_init(py, || Tools::new(py)).map(drop)
+}
+
+impl Tools {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let mut beds = Vec::new();
+        for (module, path) in BEDS {
+            if let Some(code) = code_of(py, module, path)? {
+                let table = code.getattr("co_exceptiontable")?;
+                beds.push(Bed {
+                    body: body_of_first_try(table.cast::<PyBytes>()?.as_bytes()),
+                    code: code.unbind(),
+                });
+            }
+        }
+        let mut sleepers = Vec::new();
+        for (module, path) in SLEEPERS {
+            sleepers.extend(code_of(py, module, path)?.map(Bound::unbind));
+        }
+        let sys = py.import(names::sys(py))?;
+        Ok(Self {
+            beds,
+            sleepers,
+            current_frames: sys.getattr("_current_frames")?.unbind(),
+            get_frame: sys.getattr("_getframe")?.unbind(),
+            gc: Gc::new(py)?,
+        })
+    }
+}
+
+/// None where there is no such function, or something else: gevent may have patched it.
+fn code_of<'py>(py: Python<'py>, module: &str, path: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let mut found = Some(py.import(module)?.into_any());
+    for name in path.split('.').chain(["__code__"]) {
+        found = match found {
+            Some(found) => found.getattr_opt(name)?,
+            None => None,
+        };
+    }
+    Ok(found)
+}
+
+/// Where the handler of a code's first `try` is in force, by the offsets of instructions, as
+/// CPython's `Objects/exception_handling_notes.txt` says: entries of start, length, handler and
+/// depth, each a number of groups of six bits, the highest first.
+fn body_of_first_try(table: &[u8]) -> Option<Vec<Range<usize>>> {
+    let mut bytes = table.iter().copied();
+    let mut number = || {
+        let mut byte = bytes.next()?;
+        let mut value = usize::from(byte & 63);
+        while byte & 64 != 0 {
+            byte = bytes.next()?;
+            value = value << 6 | usize::from(byte & 63);
+        }
+        Some(value)
+    };
+    let mut first = None;
+    let mut body = Vec::new();
+    while let (Some(start), Some(length), Some(handler), Some(_)) =
+        (number(), number(), number(), number())
+    {
+        if *first.get_or_insert(handler) == handler {
+            // In units of two bytes.
+            body.push(2 * start..2 * (start + length));
+        }
+    }
+    first.map(|_| body)
+}
+
+/// The frame that calls us, as an address; 0 if there is none.
+pub(crate) fn caller(py: Python<'_>) -> usize {
+    let tools = TOOLS.get(py);
+    let frame = tools.and_then(|tools| tools.get_frame.bind(py).call0().ok());
+    frame.map_or(0, |frame| frame.as_ptr() as usize)
+}
+
+/// Whether an exception may be set for `thread` here and now, for a call that was made by the
+/// frame at the address `floor`, or by none. Whoever asks lets go of the GIL only after it has
+/// set it.
+///
+/// Nothing that this does runs code of Python's, but for audit hooks, and those before the look.
+pub(crate) fn may_interrupt(py: Python<'_>, thread: ThreadId, floor: usize) -> bool {
+    if cfg!(Py_GIL_DISABLED) {
+        return true;
+    }
+    let Some(tools) = TOOLS.get(py) else {
+        return true;
+    };
+    // Up to 3.11 the collector may run at any allocation, and with it code of users.
+    let _off = tools.gc.off(py);
+    is_free(py, tools, thread, floor).unwrap_or(false)
+}
+
+fn is_free(py: Python<'_>, tools: &Tools, thread: ThreadId, floor: usize) -> PyResult<bool> {
+    let frames = tools
+        .current_frames
+        .bind(py)
+        .call0()?
+        .cast_into::<PyDict>()?;
+    let mut next = frames.get_item(thread.ident())?;
+    let mut innermost = true;
+    let mut asleep = false;
+    while let Some(frame) = next.filter(|frame| !frame.is_none()) {
+        if frame.as_ptr() as usize == floor {
+            break;
+        }
+        let globals = frame.getattr(names::f_globals(py))?;
+        let module = globals
+            .cast::<PyDict>()?
+            .get_item(names::__name__(py))?
+            .and_then(|name| name.cast_into::<PyString>().ok());
+        match module.as_ref().and_then(|name| name.to_str().ok()) {
+            Some(module) if is_locking(module) => {
+                let code = frame.getattr(names::f_code(py))?;
+                asleep = if innermost {
+                    tools.is_in_bed(&frame, &code)?
+                } else {
+                    asleep && tools.is_sleeper(&code)
+                };
+                if !asleep {
+                    return Ok(false);
+                }
+            }
+            Some(module) if innermost && is_ours(module) => return Ok(false),
+            _ => asleep = false,
+        }
+        innermost = false;
+        next = Some(frame.getattr(names::f_back(py))?);
+    }
+    Ok(true)
+}
+
+impl Tools {
+    fn is_in_bed(&self, frame: &Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Some(bed) = self.beds.iter().find(|bed| code.is(&bed.code)) else {
+            return Ok(false);
+        };
+        let Some(body) = &bed.body else {
+            return Ok(true);
+        };
+        let at: usize = frame.getattr(names::f_lasti(frame.py()))?.extract()?;
+        Ok(body.iter().any(|range| range.contains(&at)))
+    }
+
+    fn is_sleeper(&self, code: &Bound<'_, PyAny>) -> bool {
+        self.sleepers.iter().any(|sleeper| code.is(sleeper))
+    }
+}
+
+fn is_locking(module: &str) -> bool {
+    let top = module.split('.').next().unwrap_or(module);
+    LOCKING.contains(&top) || LOCKING_TOO.contains(&module)
+}
+
+fn is_ours(module: &str) -> bool {
+    let is_in = |package: &str| {
+        let rest = module.strip_prefix(package);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    is_in(OURS) && !is_in(EXAMPLES) && !is_in(WAITING)
+}
+
+/// The garbage collector, where it may run in the middle of C.
+#[cfg(not(Py_3_12))]
+struct Gc {
+    is_enabled: Py<PyAny>,
+    disable: Py<PyAny>,
+    enable: Py<PyAny>,
+}
+
+#[cfg(not(Py_3_12))]
+impl Gc {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let gc = py.import("gc")?;
+        Ok(Self {
+            is_enabled: gc.getattr("isenabled")?.unbind(),
+            disable: gc.getattr("disable")?.unbind(),
+            enable: gc.getattr("enable")?.unbind(),
+        })
+    }
+
+    /// Switches it off until the answer is dropped, if it is on.
+    fn off<'a>(&'a self, py: Python<'a>) -> Option<GcIsOff<'a>> {
+        let enabled = self.is_enabled.bind(py).call0();
+        if !enabled.and_then(|it| it.is_truthy()).unwrap_or(false) {
+            return None;
+        }
+        self.disable.bind(py).call0().ok()?;
+        Some(GcIsOff(self.enable.bind(py)))
+    }
+}
+
+#[cfg(not(Py_3_12))]
+struct GcIsOff<'a>(&'a Bound<'a, PyAny>);
+
+#[cfg(not(Py_3_12))]
+impl Drop for GcIsOff<'_> {
+    fn drop(&mut self) {
+        // It takes nothing and cannot fail.
+        let _ = self.0.call0();
+    }
+}
+
+#[cfg(Py_3_12)]
+struct Gc;
+
+#[cfg(Py_3_12)]
+impl Gc {
+    #[expect(clippy::unnecessary_wraps, reason = "as the other one")]
+    fn new(_py: Python<'_>) -> PyResult<Self> {
+        Ok(Self)
+    }
+
+    #[expect(clippy::unused_self, reason = "as the other one")]
+    fn off(&self, _py: Python<'_>) -> GcIsOff {
+        GcIsOff
+    }
+}
+
+#[cfg(Py_3_12)]
+struct GcIsOff;

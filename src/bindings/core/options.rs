@@ -1,0 +1,240 @@
+//! What was asked for with `using` or `task`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use flask_delay_engine::{Rate, Terms};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::id::Id;
+use crate::bindings::ffi::slot::Slot;
+use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::sched::delays::Start;
+
+/// A task that waits gains one level of priority in this time, so that none waits for ever.
+pub(crate) const AGEING: i64 = 10_000_000_000;
+
+/// What a second task of a key that is not done yet gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Twin {
+    /// The first one's future.
+    TheFirst,
+    AnError,
+}
+
+/// See `_native.pyi`. Its values have been checked by whoever made it; what is out of range
+/// all the same is refused, but with less to say.
+#[pyclass(frozen, name = "_Policy", module = "flask_delay._native")]
+pub(crate) struct Policy {
+    pub(crate) priority: i32,
+    /// Never emptied while somebody has the policy, and so `retry`.
+    key: Slot,
+    limit: Option<usize>,
+    rate: Option<Rate>,
+    pub(crate) unique: Option<Twin>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) expires: Option<Duration>,
+    pub(crate) start: Option<Start>,
+    retry: Slot,
+    pub(crate) id: Option<Id>,
+}
+
+fn duration(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    let Some(seconds) = seconds else {
+        return Ok(None);
+    };
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .map(Some)
+        .ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "the option {name:?} is {seconds}, but must be a number of seconds above 0"
+            ))
+        })
+}
+
+fn time(name: &str, seconds: f64) -> PyResult<SystemTime> {
+    // What is before 1970 is past, which is all that matters.
+    Duration::try_from_secs_f64(seconds.max(0.0))
+        .ok()
+        .and_then(|since| UNIX_EPOCH.checked_add(since))
+        .ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "the option {name:?} is {seconds}, but must be a time"
+            ))
+        })
+}
+
+#[pymethods]
+impl Policy {
+    #[new]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None))]
+    #[expect(clippy::too_many_arguments, reason = "all of them named")]
+    fn new(
+        priority: i32,
+        key: Option<Bound<'_, PyAny>>,
+        limit: Option<usize>,
+        rate: Option<(usize, f64)>,
+        unique: Option<&str>,
+        timeout: Option<f64>,
+        expires: Option<f64>,
+        retry: Option<Bound<'_, PyAny>>,
+        countdown: Option<f64>,
+        eta: Option<f64>,
+        id: Option<&str>,
+    ) -> PyResult<Self> {
+        if limit == Some(0) {
+            return Err(PyValueError::new_err("the option 'limit' must be above 0"));
+        }
+        let rate = match rate {
+            Some((count, seconds)) if count > 0 => {
+                duration("rate", Some(seconds))?.map(|per| Rate { count, per })
+            }
+            Some(_) => return Err(PyValueError::new_err("the option 'rate' must be above 0")),
+            None => None,
+        };
+        let unique = match unique {
+            None => None,
+            Some("return") => Some(Twin::TheFirst),
+            Some("raise") => Some(Twin::AnError),
+            Some(other) => {
+                return Err(PyValueError::new_err(format!(
+                    "the option 'unique' is {other:?}, but must be \"return\" or \"raise\""
+                )));
+            }
+        };
+        let start = match (duration("countdown", countdown)?, eta) {
+            (Some(_), Some(_)) => {
+                return Err(PyValueError::new_err(
+                    "the options 'countdown' and 'eta' exclude each other",
+                ));
+            }
+            (Some(countdown), None) => Some(Start::After(countdown)),
+            (None, Some(eta)) => Some(Start::At(time("eta", eta)?)),
+            (None, None) => None,
+        };
+        Ok(Self {
+            priority,
+            key: key.map_or_else(Slot::default, Slot::new),
+            limit,
+            rate,
+            unique,
+            timeout: duration("timeout", timeout)?,
+            expires: duration("expires", expires)?,
+            retry: retry.map_or_else(Slot::default, Slot::new),
+            start,
+            id: id.map(Id::new),
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.key.visit(&visit)?;
+        self.retry.visit(&visit)
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        // Nobody can reach this policy any more.
+        drop((self.key.take(py), self.retry.take(py)));
+    }
+}
+
+impl Policy {
+    /// The `Retry` that was asked for.
+    pub(crate) fn retry<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.retry.get(py)
+    }
+
+    /// Whether something that it asks for is done by the process's timer.
+    pub(crate) fn needs_timer(&self) -> bool {
+        self.rate.is_some() || self.timeout.is_some() || !self.retry.is_empty()
+    }
+
+    /// What tasks of one key share a lane for, if they do.
+    pub(crate) fn terms(&self, born: i64) -> Option<Terms> {
+        (self.limit.is_some() || self.rate.is_some()).then(|| Terms {
+            limit: self.limit,
+            rate: self.rate,
+            rank: self.rank(born),
+        })
+    }
+
+    /// The option that goes by a task's arguments, if one does.
+    pub(crate) fn by_arguments(&self, py: Python<'_>) -> Option<&'static str> {
+        match self.key.get(py) {
+            Some(key) => key.is_callable().then_some("key"),
+            None => self.unique.map(|_| "unique"),
+        }
+    }
+
+    /// Where a task stands that was made at `born`, in nanoseconds: those of a smaller rank
+    /// go first.
+    pub(crate) fn rank(&self, born: i64) -> i64 {
+        born.saturating_sub(i64::from(self.priority).saturating_mul(AGEING))
+    }
+
+    /// The key that the limit and the rate are counted by: by default the function.
+    pub(crate) fn lane_key<'py>(
+        &self,
+        arguments: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match self.key(arguments)? {
+            Some(key) => Ok(key),
+            None => hashable(arguments.function.to_owned(), "the function"),
+        }
+    }
+
+    /// The key of which there is to be one task: by default the function and its arguments.
+    pub(crate) fn claim_key<'py>(
+        &self,
+        arguments: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(key) = self.key(arguments)? {
+            return Ok(key);
+        }
+        let py = arguments.function.py();
+        let (positional, named) = arguments.to_python()?;
+        let named = match named {
+            Some(named) => PyFrozenSet::new(py, named.items())
+                .map_err(|error| unhashable(py, "an argument", &error))?
+                .into_any(),
+            None => py.None().into_bound(py),
+        };
+        let key = PyTuple::new(
+            py,
+            [arguments.function.as_any(), positional.as_any(), &named],
+        )?;
+        hashable(key.into_any(), "an argument")
+    }
+
+    fn key<'py>(&self, arguments: &Arguments<'_, 'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = arguments.function.py();
+        let Some(key) = self.key.get(py) else {
+            return Ok(None);
+        };
+        let key = if key.is_callable() {
+            let (positional, named): (_, Option<Bound<'py, PyDict>>) = arguments.to_python()?;
+            key.call(positional, named.as_ref())?
+        } else {
+            key
+        };
+        hashable(key, "the key").map(Some)
+    }
+}
+
+fn hashable<'py>(key: Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, PyAny>> {
+    match key.hash() {
+        Ok(_) => Ok(key),
+        Err(error) => Err(unhashable(key.py(), what, &error)),
+    }
+}
+
+fn unhashable(py: Python<'_>, what: &str, error: &PyErr) -> PyErr {
+    PyTypeError::new_err(format!(
+        "{what} cannot be told from others of its kind, because it is not hashable ({}); give \
+         the option 'key' something that is, such as a string",
+        error.value(py)
+    ))
+}

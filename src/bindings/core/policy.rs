@@ -1,0 +1,408 @@
+//! What one task keeps of its policy, and what is done at its start, after each attempt, and
+//! at its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::Ticket;
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::claims;
+use super::executor::Core;
+use super::interrupt::Why;
+use super::leftovers;
+use super::options::Policy;
+use super::task::FutureCell;
+use super::transition::Phase;
+use crate::bindings::clock::now;
+use crate::bindings::errors::id_is_taken;
+use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::run::inline::Mode;
+use crate::bindings::sched::delays::Start;
+use crate::bindings::sched::dependents::Sequel;
+use crate::bindings::sched::lanes::{self, Lane};
+use crate::bindings::sched::timer::{self, Alarm};
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Rules {
+    /// None for a task that has asked to run again and has no other rules.
+    pub(crate) policy: Option<Py<Policy>>,
+    pub(crate) lane: Option<Py<Lane>>,
+    /// The lane, if the task has ended and its code goes on in there.
+    pub(crate) behind: Option<Py<Lane>>,
+    /// The key that this task has claimed.
+    pub(crate) claim: Option<Py<PyAny>>,
+    pub(crate) attempts: u32,
+    /// When the first of several attempts was started, in nanoseconds since 1970.
+    pub(crate) first_start: Option<u64>,
+    /// What the last attempts have raised, oldest first.
+    pub(crate) previous: Vec<Py<PyAny>>,
+    /// While it has not started: when it expires, or runs again.
+    pub(crate) alarm: Option<Ticket>,
+    /// From when on it may start.
+    pub(crate) start: Option<Start>,
+    /// That moment, if it is known by a clock that nobody sets.
+    pub(crate) from: Option<Instant>,
+    /// While it is held until then.
+    pub(crate) begin: Option<Ticket>,
+    /// When it is too late to start.
+    pub(crate) expires: Option<Instant>,
+    /// It has been put into the queue and has not been taken up.
+    pub(crate) queued: bool,
+    /// Why its coroutine was cancelled.
+    pub(crate) why: Option<Why>,
+    /// What it waits for before it may start, if it still does.
+    pub(crate) sequel: Option<Sequel>,
+    /// Not ours to decide is whether it runs again.
+    pub(crate) elsewhere: bool,
+}
+
+impl Rules {
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.policy)?;
+        visit.call(&self.lane)?;
+        visit.call(&self.behind)?;
+        visit.call(&self.claim)?;
+        if let Some(sequel) = &self.sequel {
+            sequel.visit(visit)?;
+        }
+        self.previous.iter().try_for_each(|it| visit.call(it))
+    }
+}
+
+/// Reads or changes the rules of a task, if it has any. Nothing is dropped inside.
+pub(crate) fn with<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> Option<R> {
+    if !this.is_ruled() {
+        return None;
+    }
+    let extra = this.known_extra()?;
+    extra.lock().rules.as_mut().map(|rules| step(rules))
+}
+
+/// As [`with`], for a task that need not have had any.
+pub(crate) fn with_new<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> R {
+    let done = {
+        let mut extra = this.extra().lock();
+        step(extra.rules.get_or_insert_with(Box::default))
+    };
+    this.mark_ruled();
+    done
+}
+
+/// Says of a task that runs here for another process how often it has been begun in all.
+pub(crate) fn adopt(this: &FutureCell, attempts: u32) {
+    with_new(this, |rules| rules.attempts = attempts);
+}
+
+/// Gives a task that runs elsewhere, or comes from there, its rules: others see to the rest.
+pub(crate) fn runs_elsewhere(this: &FutureCell, attempts: u32) {
+    with_new(this, |rules| {
+        rules.attempts = attempts;
+        rules.elsewhere = true;
+    });
+}
+
+/// Whether others decide if the task runs again.
+pub(crate) fn is_elsewhere(this: &FutureCell) -> bool {
+    with(this, |rules| rules.elsewhere).unwrap_or(false)
+}
+
+/// There will be another attempt.
+pub(crate) fn begins_again(this: &FutureCell) {
+    with(this, |rules| {
+        rules.first_start.get_or_insert_with(|| this.last_start());
+    });
+}
+
+pub(crate) fn policy<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Policy>> {
+    let py = this.py();
+    with(this.get(), |rules| {
+        rules.policy.as_ref().map(|policy| policy.bind(py).clone())
+    })
+    .flatten()
+}
+
+pub(crate) fn lane<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Lane>> {
+    let py = this.py();
+    with(this.get(), |rules| {
+        rules.lane.as_ref().map(|lane| lane.bind(py).clone())
+    })
+    .flatten()
+}
+
+/// Where the task stands among those that wait: its priority, and its rank. None for a plain
+/// one, which goes by its age; one that had to wait for its time is younger than that.
+pub(crate) fn level_and_rank(this: &Bound<'_, FutureCell>) -> Option<(i32, i64)> {
+    let policy = policy(this)?;
+    let asked = policy.get();
+    let is_plain = asked.priority == 0 && asked.start.is_none();
+    (!is_plain).then(|| (asked.priority, asked.rank(ready(this.get()))))
+}
+
+/// Since when a task has waited, in nanoseconds since 1970: from when on it might start.
+pub(crate) fn ready(this: &FutureCell) -> i64 {
+    let start = with(this, |rules| rules.start).flatten();
+    start.map_or(this.born(), |start| start.ready(this.born()))
+}
+
+/// Whether the task is one of those of a key.
+pub(crate) fn has_lane(this: &FutureCell) -> bool {
+    with(this, |rules| rules.lane.is_some()).unwrap_or(false)
+}
+
+/// Whether something else may keep the task from starting.
+pub(crate) fn may_be_held(this: &FutureCell) -> bool {
+    with(this, |rules| rules.lane.is_some() || rules.sequel.is_some()).unwrap_or(false)
+}
+
+/// What holds up a task that has not started, by its key: some addresses of tasks that run,
+/// and how many of them have to end.
+pub(crate) fn held_up(this: &Bound<'_, FutureCell>) -> Option<(Vec<usize>, usize)> {
+    // One that has failed has left its lane, but may be about to tell.
+    if this.get().phase() != Phase::Pending {
+        return None;
+    }
+    let lane = lane(this)?;
+    let terms = policy(this)?.get().terms(ready(this.get()))?;
+    lanes::held_up(&lane, this, terms.limit)
+}
+
+/// The time limit of one attempt.
+pub(crate) fn timeout(this: &Bound<'_, FutureCell>) -> Option<Duration> {
+    policy(this)?.get().timeout
+}
+
+/// How often the task has been begun.
+pub(crate) fn attempts(this: &FutureCell) -> Option<u32> {
+    with(this, |rules| rules.attempts)
+}
+
+/// When the first attempt was started, in nanoseconds since 1970, if another one followed.
+pub(crate) fn first_start(this: &FutureCell) -> Option<u64> {
+    with(this, |rules| rules.first_start).flatten()
+}
+
+/// Gives a task that nobody else has yet its rules. The future of the task that is there
+/// already, if there is to be one alone.
+///
+/// # Errors
+///
+/// What the user's key raises, `TypeError` for one that is not hashable, `DuplicateTask`.
+pub(crate) fn give<'py>(
+    this: &Bound<'py, FutureCell>,
+    policy: &Bound<'py, Policy>,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    let asked = policy.get();
+    if core.mode == Mode::Threads && asked.needs_timer() {
+        // While there is somebody to tell that it cannot be started.
+        timer::ready()?;
+    }
+    with_new(this.get(), |rules| {
+        rules.policy = Some(policy.clone().unbind());
+        // Beyond what the clock can tell: never.
+        rules.expires = asked
+            .expires
+            .and_then(|time| Instant::now().checked_add(time));
+        rules.start = asked.start;
+        rules.from = asked.start.and_then(|start| start.from(this.get().born()));
+    });
+    if let Some(id) = &asked.id
+        && !this.get().take_id(this, id)
+    {
+        return Err(id_is_taken(id));
+    }
+    let given = claim_and_enter(this, asked, arguments, core);
+    if given.is_err() {
+        ended(this);
+        this.get().forget_id(this);
+    }
+    given
+}
+
+/// Takes what is shared with other tasks: as [`give`].
+fn claim_and_enter<'py>(
+    this: &Bound<'py, FutureCell>,
+    asked: &Policy,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    let py = this.py();
+    if let Some(twin) = asked.unique {
+        let key = asked.claim_key(arguments)?;
+        let first = claims::claim(core.claims(py)?, &key, this, twin)?;
+        if first.is_some() {
+            return Ok(first);
+        }
+        with(this.get(), |rules| rules.claim = Some(key.unbind()));
+    }
+    if asked.terms(0).is_some() {
+        let lane = asked
+            .lane_key(arguments)
+            .and_then(|key| lanes::enter(core.lanes(py)?, &key))?;
+        with(this.get(), |rules| rules.lane = Some(lane.unbind()));
+    }
+    Ok(None)
+}
+
+/// Counts the time before which the task is not to start from now on.
+pub(crate) fn wait_from_now(this: &FutureCell) {
+    let age = now().cast_signed().saturating_sub(this.born());
+    let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
+    with(this, |rules| {
+        if let Some(Start::After(time)) = rules.start {
+            rules.from = Instant::now().checked_add(time);
+            rules.start = Some(Start::After(age.saturating_add(time)));
+        }
+    });
+}
+
+/// Whether it is the one task of its key.
+pub(crate) fn has_claim(this: &FutureCell) -> bool {
+    with(this, |rules| rules.claim.is_some()).unwrap_or(false)
+}
+
+/// Sets the alarm for the task's expiry; before it is queued.
+pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    let Some(at) = with(this.get(), |rules| rules.expires).flatten() else {
+        return Ok(());
+    };
+    let alarm = timer::set(at, Alarm::Expire(this.clone().unbind()))?;
+    with(this.get(), |rules| rules.alarm = Some(alarm));
+    Ok(())
+}
+
+/// Whether it is too late to start the task for the first time.
+pub(crate) fn is_late(this: &FutureCell) -> bool {
+    let expires = with(this, |rules| rules.expires.filter(|_| rules.attempts == 0));
+    expires.flatten().is_some_and(|at| at <= Instant::now())
+}
+
+/// The task is about to be put into the queue.
+pub(crate) fn queued(this: &FutureCell) {
+    with(this, |rules| rules.queued = true);
+}
+
+/// An attempt begins.
+pub(crate) fn started(this: &Bound<'_, FutureCell>) {
+    let alarm = with(this.get(), |rules| {
+        rules.attempts += 1;
+        rules.queued = false;
+        rules.why = None;
+        rules.alarm.take()
+    });
+    if let Some(alarm) = alarm.flatten() {
+        timer::unset(this.py(), alarm);
+    }
+}
+
+/// Why a coroutine was cancelled, if that was for its rules.
+pub(crate) fn why(this: &FutureCell) -> Option<Why> {
+    with(this, |rules| rules.why).flatten()
+}
+
+/// An attempt is over, and there is to be no other; but its outcome has not been told.
+pub(crate) fn attempted(this: &Bound<'_, FutureCell>) {
+    stop_clock(this);
+    leave_lane(this);
+}
+
+/// An attempt is over; for a coroutine, which has its time limit here.
+pub(crate) fn stop_clock(this: &Bound<'_, FutureCell>) {
+    let alarm = with(this.get(), |rules| rules.alarm.take()).flatten();
+    if let Some(alarm) = alarm {
+        timer::unset(this.py(), alarm);
+    }
+}
+
+/// Others of its key may start.
+pub(crate) fn leave_lane(this: &Bound<'_, FutureCell>) {
+    if let Some(lane) = lane(this) {
+        lanes::leave(&lane, this, rank(this));
+    }
+}
+
+/// Where a task that has not ended stands in its lane.
+pub(crate) fn rank(this: &Bound<'_, FutureCell>) -> i64 {
+    policy(this).map_or(0, |it| it.get().rank(ready(this.get())))
+}
+
+/// The task is done, or was never taken.
+#[cold]
+pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
+    let py = this.py();
+    let taken = with(this.get(), |rules| {
+        (
+            rules.alarm.take(),
+            rules.begin.take(),
+            rules.lane.take(),
+            rules.claim.take(),
+            std::mem::take(&mut rules.previous),
+            rules.sequel.take(),
+        )
+    });
+    let Some((alarm, begin, lane, claim, previous, sequel)) = taken else {
+        return;
+    };
+    for previous in previous {
+        leftovers::let_go(Some(previous.into_bound(py)));
+    }
+    if let Some(sequel) = sequel {
+        sequel.forget(this);
+    }
+    for alarm in [alarm, begin].into_iter().flatten() {
+        timer::unset(py, alarm);
+    }
+    let Some(core) = this.get().core() else {
+        return;
+    };
+    if let Some(lane) = lane {
+        let lane = lane.into_bound(py);
+        lanes::leave(&lane, this, rank(this));
+        lanes::leave_for_good(&lane);
+    }
+    // Not before: where it stands in its lane is known by it.
+    let policy = with(this.get(), |rules| rules.policy.take()).flatten();
+    leftovers::let_go(policy.map(|policy| policy.into_bound(py)));
+    if let Some(claim) = claim {
+        // Its time does not matter: a task that is done keeps nobody from its key.
+        let (core, this) = (Arc::clone(core), this.clone().unbind());
+        leftovers::work(py, move |py| {
+            let this = this.bind(py);
+            let released = core
+                .claims(py)
+                .and_then(|table| claims::release(table, claim.bind(py), this));
+            or_unraisable(released, this);
+        });
+    }
+    core.held().remove(this);
+}
+
+/// The task is about to end without its code, which keeps its turn until it ends too.
+pub(crate) fn keep_turn(this: &FutureCell) {
+    with(this, |rules| rules.behind = rules.lane.take());
+}
+
+/// The code of such a task has ended.
+pub(crate) fn give_up_turn(this: &Bound<'_, FutureCell>) {
+    let lane = with(this.get(), |rules| rules.behind.take()).flatten();
+    if let Some(lane) = lane {
+        let lane = lane.bind(this.py());
+        lanes::leave(lane, this, rank(this));
+        lanes::leave_for_good(lane);
+    }
+}
+
+/// Whether a task that was cancelled lies in the queue, from which nobody takes it.
+pub(crate) fn lies_in_queue(this: &FutureCell) -> bool {
+    with(this, |rules| std::mem::take(&mut rules.queued)).unwrap_or(true)
+}
+
+fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
+    if let Err(error) = result {
+        error.write_unraisable(this.py(), Some(this.as_any()));
+    }
+}

@@ -1,0 +1,515 @@
+//! What a future is made of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flask_delay_engine::{Mutex, Phase, State};
+use once_cell::race::OnceBox;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
+use pyo3::types::PyList;
+use smallvec::SmallVec;
+
+use super::call::{Call, Held, TakenCall};
+use super::executor::Core;
+use super::flags::PACKED;
+use super::id::Id;
+use super::policy::Rules;
+use super::progress::Progress;
+use super::task_name::{label_of, name_of};
+use super::traces;
+use super::waiter::Bell;
+use crate::bindings::clock::now;
+use crate::bindings::errors::forked;
+use crate::bindings::ffi::call::Shape;
+use crate::bindings::ffi::fork::generation;
+use crate::bindings::ffi::object::new_future;
+use crate::bindings::ffi::slot::Slot;
+
+/// Most futures that have callbacks have one.
+pub(crate) type Callbacks = SmallVec<[Py<PyAny>; 1]>;
+
+/// What few futures need; made when first used.
+#[derive(Default)]
+pub(crate) struct Extra {
+    /// To be called after the one that lies in the future itself.
+    pub(crate) callbacks: Callbacks,
+    /// One for each thread that waits in `result`.
+    pub(crate) waiters: Vec<Arc<Bell>>,
+    /// Called as soon as the task is done, before the callbacks and without a scope: what
+    /// awaits the future.
+    pub(crate) wakers: Vec<Py<PyAny>>,
+    /// Tasks that wait for this one, see [`crate::bindings::sched::dependents`].
+    pub(crate) sequels: Vec<Py<FutureCell>>,
+    /// Stops a task that runs as a coroutine.
+    pub(crate) canceller: Option<Py<PyAny>>,
+    /// Called, with whether to end it there, if a task that runs elsewhere is cancelled.
+    pub(crate) recall: Option<Py<PyAny>>,
+    /// Called with the progress of a task that was sent here.
+    pub(crate) report: Option<Py<PyAny>>,
+    /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
+    pub(crate) condition: Option<Py<PyAny>>,
+    pub(crate) listeners: Option<Py<PyList>>,
+    pub(crate) id: Option<Id>,
+    /// That of the task's exception, before anybody raised it again.
+    pub(crate) traceback: Option<Py<PyAny>>,
+    /// The executor has been told the id.
+    pub(crate) known: bool,
+    pub(crate) progress: Option<Progress>,
+    /// What surrounds the task, where that is not what surrounds its callbacks.
+    pub(crate) scope: Option<Py<PyAny>>,
+    /// What is asked of this task beyond a plain one.
+    pub(crate) rules: Option<Box<Rules>>,
+}
+
+/// One task and its outcome. See `_native.pyi` for what its methods promise.
+///
+/// Many may be queued, so it is small (at most 128 bytes, checked below): function,
+/// up to two arguments and one callback lie inside, and what is rarely needed is made on
+/// demand.
+#[pyclass(frozen, subclass, name = "_FutureBase", module = "flask_delay._native")]
+pub(crate) struct FutureCell {
+    /// The phase, and marks; see [`super::transition`].
+    pub(crate) state: State,
+    /// The process that runs the task; see [`crate::bindings::ffi::fork`].
+    pub(crate) generation: u32,
+    /// None for a future that was not made by an executor.
+    pub(crate) core: Option<Arc<Core>>,
+    /// What makes what surrounds the task and its callbacks, under `Delay`, or has a method that
+    /// does; see [`crate::bindings::host::app_context::Scope`].
+    pub(crate) scope: Slot,
+    pub(crate) call: Held,
+    /// The first callback, unless `extra` was there before it. Filled and taken, never read.
+    pub(crate) callback: Slot,
+    /// The submitter's context variables, if there were any.
+    pub(crate) context: Slot,
+    /// The result or the exception; never emptied once it is set.
+    pub(crate) outcome: Slot,
+    pub(crate) extra: OnceBox<Mutex<Extra>>,
+    // Nanoseconds since 1970, 0 for not yet.
+    pub(crate) enqueued: u64,
+    pub(crate) started: AtomicU64,
+    pub(crate) finished: AtomicU64,
+}
+
+const _: () = assert!(size_of::<FutureCell>() <= 128);
+
+impl FutureCell {
+    /// A future for a task that is about to be queued.
+    pub(crate) fn for_task(
+        core: Arc<Core>,
+        scope: Slot,
+        call: Call,
+        context: Slot,
+        now: u64,
+    ) -> Self {
+        let state = State::new();
+        if call.shape == Shape::Packed {
+            state.mark(PACKED);
+        }
+        Self {
+            state,
+            generation: generation(),
+            core: Some(core),
+            scope,
+            call: call.held,
+            callback: Slot::default(),
+            context,
+            outcome: Slot::default(),
+            extra: OnceBox::new(),
+            enqueued: now,
+            started: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+        }
+    }
+
+    /// A future that no executor has made.
+    pub(crate) fn by_hand() -> Self {
+        Self {
+            state: State::new(),
+            generation: generation(),
+            core: None,
+            scope: Slot::default(),
+            call: Held {
+                function: Slot::default(),
+                first: Slot::default(),
+                second: Slot::default(),
+            },
+            callback: Slot::default(),
+            context: Slot::default(),
+            outcome: Slot::default(),
+            extra: OnceBox::new(),
+            enqueued: 0,
+            started: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn core(&self) -> Option<&Arc<Core>> {
+        self.core.as_ref()
+    }
+
+    pub(crate) fn set_started(&self, now: u64) {
+        self.started.store(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.started.load(Ordering::Relaxed) != 0
+    }
+
+    /// When the last attempt was started, in nanoseconds since 1970, 0 for not yet.
+    pub(crate) fn last_start(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Nanoseconds since 1970, 0 for not yet.
+    pub(crate) fn ended(&self) -> u64 {
+        // Who ends a task notes the time once it has: one that is refused has none. Who comes
+        // in between, without a GIL, does that for it.
+        if self.phase().is_done() {
+            self.note_end();
+        }
+        self.finished.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the task has ended by now, for the first who does.
+    pub(crate) fn note_end(&self) {
+        // Relaxed: the number says nothing of anything else.
+        if self.finished.load(Ordering::Relaxed) == 0 {
+            let (relaxed, now) = (Ordering::Relaxed, now());
+            let _ = self.finished.compare_exchange(0, now, relaxed, relaxed);
+        }
+    }
+
+    /// What makes what surrounds the callbacks.
+    pub(crate) fn scope<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        // Never emptied while the future lives.
+        let scope = self.scope.get(py);
+        let method = self.core().and_then(|core| core.scope_method.as_ref());
+        match (scope, method) {
+            (Some(owner), Some(method)) => owner.getattr(method.bind(py)).map(Some),
+            (scope, _) => Ok(scope),
+        }
+    }
+
+    pub(crate) fn has_scope(&self) -> bool {
+        !self.scope.is_empty()
+    }
+
+    /// What makes what surrounds the task.
+    pub(crate) fn task_scope<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if !self.has_own_scope() {
+            return self.scope(py);
+        }
+        let own = |extra: &Mutex<Extra>| Some(extra.lock().scope.as_ref()?.bind(py).clone());
+        Ok(self.known_extra().and_then(own))
+    }
+
+    /// Gives a future that nobody else has yet surroundings for its task alone.
+    pub(crate) fn put_own_scope(&self, scope: Bound<'_, PyAny>) {
+        self.extra().lock().scope = Some(scope.unbind());
+        self.mark_own_scope();
+    }
+
+    /// Takes what surrounds the task alone, which will not run any more.
+    pub(crate) fn take_own_scope(&self) -> Option<Py<PyAny>> {
+        if !self.has_own_scope() {
+            return None;
+        }
+        self.known_extra()?.lock().scope.take()
+    }
+
+    /// Whether this process was forked after the submit.
+    pub(crate) fn is_of_another_process(&self) -> bool {
+        self.core.is_some() && self.generation != generation()
+    }
+
+    /// Whether only another process can settle this future.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.is_of_another_process() && !self.phase().is_done()
+    }
+
+    pub(crate) fn refuse_foreign(&self, this: &Bound<'_, Self>) -> PyResult<()> {
+        if self.is_foreign() {
+            return Err(forked(&name_of(this)));
+        }
+        Ok(())
+    }
+
+    /// The rarely needed part, made now if need be. Work for the end of the task is put
+    /// there by [`FutureCell::leave`] or [`State::watch_with`], so that the end looks there.
+    pub(crate) fn extra(&self) -> &Mutex<Extra> {
+        self.extra.get_or_init(Box::default)
+    }
+
+    pub(crate) fn known_extra(&self) -> Option<&Mutex<Extra>> {
+        self.extra.get()
+    }
+
+    /// Keeps the context that the callbacks of a coroutine are to run in.
+    pub(crate) fn put_context(&self, context: Bound<'_, PyAny>) {
+        drop(self.context.put(context));
+    }
+
+    /// Leaves the context where it was for another attempt, and for what runs after a call
+    /// that nobody waits for any more.
+    pub(crate) fn keep_context(&self, context: Option<&Bound<'_, PyAny>>) {
+        if let Some(context) = context {
+            self.put_context(context.clone());
+        }
+    }
+
+    /// Lets go of what was kept for another attempt.
+    pub(crate) fn let_go(&self) {
+        drop(self.take_own_scope());
+        if self.is_ruled() {
+            Python::attach(|py| drop(self.take_context(py)));
+        }
+    }
+
+    pub(crate) fn has_context(&self) -> bool {
+        !self.context.is_empty()
+    }
+
+    pub(crate) fn take_context<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.context.take(py)
+    }
+
+    /// Takes function, arguments and context out for the one thread that may have them:
+    /// the one that moved the future out of `Pending`. Leaves behind what the name is
+    /// read from.
+    pub(crate) fn take_call<'py>(&self, this: &Bound<'py, Self>) -> TakenCall<'py> {
+        let py = this.py();
+        let call = &self.call;
+        // Others may look at them meanwhile, see `super::call`.
+        let taken = with_critical_section(this.as_any(), || {
+            let (first, second) = (call.first.take(py), call.second.take(py));
+            let shape = if self.is_packed() {
+                Shape::Packed
+            } else {
+                Shape::Inline(u8::from(first.is_some()) + u8::from(second.is_some()))
+            };
+            TakenCall {
+                function: call.function.get(py),
+                first,
+                second,
+                context: self.context.take(py),
+                shape,
+            }
+        });
+        if let Some(function) = &taken.function {
+            let label = label_of(function);
+            // Dropped after the section: that may run Python code.
+            let function = with_critical_section(this.as_any(), || call.function.put(label));
+            drop(function);
+        }
+        taken
+    }
+
+    /// Puts back what [`FutureCell::take_call`] has taken, for another attempt. By the one
+    /// thread that has it.
+    pub(crate) fn put_call<'py>(&self, this: &Bound<'py, Self>, mut taken: TakenCall<'py>) {
+        let call = &self.call;
+        let label = with_critical_section(this.as_any(), || {
+            let label = taken
+                .function
+                .take()
+                .and_then(|function| call.function.put(function));
+            for (slot, object) in [
+                (&call.first, &mut taken.first),
+                (&call.second, &mut taken.second),
+            ] {
+                if let Some(object) = object.take() {
+                    // Empty since it was taken.
+                    drop(slot.put(object));
+                }
+            }
+            label
+        });
+        drop(label);
+        if let Some(context) = taken.context.take() {
+            self.put_context(context);
+        }
+    }
+
+    /// Gives a task that has not started another argument for its only one.
+    pub(crate) fn put_argument<'py>(&self, this: &Bound<'py, Self>, argument: Bound<'py, PyAny>) {
+        // Who starts or cancels the task takes it in this section, after the phase has changed.
+        let left = with_critical_section(this.as_any(), || match self.phase() {
+            Phase::Pending => self.call.first.put(argument),
+            _ => Some(argument),
+        });
+        drop(left);
+    }
+
+    /// Takes those who would be told of the end.
+    pub(crate) fn take_sequels(&self) -> Vec<Py<Self>> {
+        let taken = |extra: &Mutex<Extra>| std::mem::take(&mut extra.lock().sequels);
+        self.known_extra().map(taken).unwrap_or_default()
+    }
+
+    /// A task of the library's own, to run `function()` on a worker: without a context,
+    /// without surroundings.
+    pub(crate) fn errand<'py>(
+        core: &Arc<Core>,
+        function: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = function.py();
+        let none = Slot::default;
+        let call = Call::new(Slot::new(function), Shape::Inline(0), none(), none());
+        let cell = Self::for_task(Arc::clone(core), none(), call, none(), now());
+        new_future(py, cell)
+    }
+
+    /// When it was made, in nanoseconds since 1970.
+    pub(crate) fn born(&self) -> i64 {
+        self.enqueued.cast_signed()
+    }
+
+    /// The task's id, for the log.
+    pub(crate) fn quiet_id(&self) -> Id {
+        let mut extra = self.extra().lock();
+        extra.id.get_or_insert_with(Id::random).clone()
+    }
+
+    /// The task's id; its executor will find the future by it from now on.
+    pub(crate) fn public_id(&self, this: &Bound<'_, Self>) -> Id {
+        let id = self.quiet_id();
+        let Some(core) = &self.core else {
+            return id;
+        };
+        // Under one lock, so that whoever has the id is found by it. If the task ends in
+        // between, one of the two sees that it is done.
+        let first = self.state.watch_with(self.extra(), |extra| {
+            let first = !extra.known && core.registry.add(id.clone(), this);
+            // Not so, if a task that was sent here comes a second time.
+            extra.known |= first;
+            first
+        });
+        if first && self.phase().is_done() {
+            core.registry.finished(this.py(), &id);
+        }
+        id
+    }
+
+    /// The task's exception, to be raised once more: by whoever asks for the result, each of
+    /// whom would add to its traceback, and keep its own frames in there.
+    pub(crate) fn raised(&self, exception: Bound<'_, PyAny>) -> PyErr {
+        let py = exception.py();
+        let name = intern!(py, "__traceback__");
+        let first = self
+            .extra()
+            .lock()
+            .traceback
+            .as_ref()
+            .map(|it| it.clone_ref(py));
+        let restored = match first {
+            Some(traceback) => exception.setattr(name, traceback),
+            None => exception.getattr(name).map(|traceback| {
+                let mut extra = self.extra().lock();
+                extra
+                    .traceback
+                    .get_or_insert_with(|| traceback.clone().unbind());
+                drop(extra);
+                drop(traceback);
+            }),
+        };
+        if let Err(error) = restored {
+            // Set by hand, and no exception.
+            drop(error);
+        }
+        PyErr::from_value(exception)
+    }
+
+    /// Lets go of what the frames of the task's exception hold.
+    pub(crate) fn let_go_of_frames(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(Err(exception)) = self.done_outcome(py) else {
+            return Ok(());
+        };
+        // Those of who has raised it again are not the task's, and may still be at work.
+        let first = self.known_extra().and_then(|extra| {
+            let extra = extra.lock();
+            extra.traceback.as_ref().map(|it| it.clone_ref(py))
+        });
+        if let Some(traceback) = first {
+            exception.setattr(intern!(py, "__traceback__"), traceback)?;
+        }
+        traces::let_go_of_frames(&exception)
+    }
+
+    /// Gives a task that nobody else has yet the id that was chosen for it, by which its
+    /// executor finds it from now on; `false` if it finds another one by it.
+    pub(crate) fn take_id(&self, this: &Bound<'_, Self>, id: &Id) -> bool {
+        let Some(core) = &self.core else {
+            return true;
+        };
+        // As in `public_id`.
+        self.state.watch_with(self.extra(), |extra| {
+            let taken = core.registry.add(id.clone(), this);
+            if taken {
+                extra.id = Some(id.clone());
+                extra.known = true;
+            }
+            taken
+        })
+    }
+
+    /// Has nobody find a task by its id that was not taken.
+    pub(crate) fn forget_id(&self, this: &Bound<'_, Self>) {
+        let known = |extra: &Mutex<Extra>| {
+            let extra = extra.lock();
+            extra.id.clone().filter(|_| extra.known)
+        };
+        if let (Some(id), Some(core)) = (self.known_extra().and_then(known), &self.core) {
+            core.registry.remove(&id, this);
+        }
+    }
+
+    /// Keeps `callback` for the end of the task; gives it back if that has come.
+    pub(crate) fn keep<'py>(&self, callback: Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        let py = callback.py();
+        let mut callback = callback;
+        // Later ones go where the others are, and are called after this one.
+        if self.known_extra().is_none() {
+            match self.callback.fill(callback) {
+                Ok(()) if self.state.look_after_putting().is_done() => {
+                    // Unless the end has found it.
+                    return self.callback.take(py);
+                }
+                Ok(()) => return None,
+                Err(refused) => callback = refused,
+            }
+        }
+        let mut callback = Some(callback.unbind());
+        self.leave(|extra| extra.callbacks.extend(callback.take()));
+        callback.map(|callback| callback.into_bound(py))
+    }
+
+    /// Whether a callback was kept that nobody has taken.
+    pub(crate) fn has_callbacks(&self) -> bool {
+        let more = || Some(!self.known_extra()?.lock().callbacks.is_empty());
+        self.has_lone_callback() || more().unwrap_or(false)
+    }
+
+    /// Whether the first callback is there, in the future itself.
+    pub(crate) fn has_lone_callback(&self) -> bool {
+        !self.callback.is_empty()
+    }
+
+    /// Takes out the callbacks, in order; for who has `extra`, if there is one.
+    pub(crate) fn take_callbacks(&self, py: Python<'_>, extra: Option<&mut Extra>) -> Callbacks {
+        let mut callbacks = Callbacks::new();
+        callbacks.extend(self.callback.take(py).map(Bound::unbind));
+        if let Some(extra) = extra {
+            callbacks.append(&mut extra.callbacks);
+        }
+        callbacks
+    }
+
+    /// Puts something where the end of the task will look; `false`, without having put it
+    /// there, if the task is done.
+    pub(crate) fn leave(&self, put: impl FnOnce(&mut Extra)) -> bool {
+        self.state.leave(self.extra(), put)
+    }
+}

@@ -1,0 +1,186 @@
+//! Where a thread's task lies while it runs, and what its pool is told of its waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flask_delay_engine::{self as engine, Handle, Mutex, Summoned};
+use pyo3::prelude::*;
+
+use super::executor::Task;
+use super::interrupt::{self, Ended, Target};
+use super::task::FutureCell;
+
+/// Where a thread's task lies while it runs. The lock is a leaf, and nothing is dropped
+/// under it; only the report at exit and who stops a task come from another thread.
+pub(crate) struct Desk {
+    task: Mutex<Option<Py<FutureCell>>>,
+    turns: AtomicU64,
+    /// The call of the task's function, while that runs.
+    call: AtomicU64,
+    target: Arc<Target>,
+    /// The frame that its calls are made by, as an address; 0 for a worker, whose first they are.
+    floor: usize,
+    /// A worker's.
+    waits: Option<Arc<Waits>>,
+}
+
+impl Desk {
+    /// A worker's, by its thread.
+    pub(crate) fn of_worker(waits: Arc<Waits>) -> Self {
+        Self::new(Some(waits), 0)
+    }
+
+    /// That of the calling thread, which runs a task inside of other code.
+    pub(crate) fn of_caller(py: Python<'_>) -> Self {
+        Self::new(None, interrupt::floor(py))
+    }
+
+    fn new(waits: Option<Arc<Waits>>, floor: usize) -> Self {
+        Self {
+            task: Mutex::default(),
+            turns: AtomicU64::new(0),
+            call: AtomicU64::new(interrupt::NONE),
+            target: Target::own(),
+            floor,
+            waits,
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    pub(crate) fn waits(&self) -> Option<&Arc<Waits>> {
+        self.waits.as_ref()
+    }
+
+    /// The call of the task's function, while that runs.
+    pub(crate) fn call(&self) -> Option<interrupt::Call> {
+        Some(self.call.load(Ordering::Relaxed)).filter(|call| *call != interrupt::NONE)
+    }
+
+    /// The task's function is about to be called.
+    pub(crate) fn begin(&self) -> interrupt::Call {
+        let call = self.target.begin(self.floor);
+        self.call.store(call, Ordering::Relaxed);
+        // Who stops a task looks for its call after it has told it to stop.
+        interrupt::order();
+        call
+    }
+
+    /// It has returned.
+    pub(crate) fn end(&self, py: Python<'_>, call: interrupt::Call) -> Ended {
+        self.call.store(interrupt::NONE, Ordering::Relaxed);
+        self.target.leave(py, call)
+    }
+
+    pub(crate) fn put(&self, task: &Bound<'_, FutureCell>) {
+        let previous = self.task.lock().replace(task.clone().unbind());
+        // Outside of the lock; there is none, unless a defect ended a task half-way.
+        drop(previous);
+        // Written by the worker alone, so no read-modify-write is needed; read as a hint.
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns + 1, Ordering::Relaxed);
+    }
+
+    /// How many tasks have lain here.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn clear(&self) {
+        let task = self.task.lock().take();
+        drop(task);
+    }
+
+    pub(crate) fn task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, FutureCell>> {
+        self.task.lock().as_ref().map(|task| task.bind(py).clone())
+    }
+}
+
+/// A worker's waits. A task may be in several at once, as when it waits for one future
+/// between two steps of `as_completed`; to the pool they are one.
+pub(crate) struct Waits {
+    handle: Handle<Task>,
+    // Held while the pool is told, so that it is told in order; the pool's own locks are taken
+    // under it, and nothing of Python's.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    waits: usize,
+    /// There while `waits` is not zero.
+    waiting: Option<engine::Waiting<Task>>,
+    /// For each call that nobody waits for any more.
+    stuck: Vec<engine::Stuck<Task>>,
+}
+
+impl Inner {
+    fn begin(&mut self, handle: &Handle<Task>) -> Option<Summoned> {
+        self.waits += 1;
+        if self.waiting.is_some() {
+            return None;
+        }
+        let (waiting, summoned) = handle.waiting();
+        self.waiting = Some(waiting);
+        Some(summoned)
+    }
+
+    fn end(&mut self) {
+        self.waits -= 1;
+        if self.waits == 0 {
+            self.waiting = None;
+        }
+    }
+}
+
+impl Waits {
+    pub(crate) fn new(handle: Handle<Task>) -> Self {
+        Self {
+            handle,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Nobody waits any more for a call that this worker runs, until [`Waits::come_back`].
+    /// If it is `replaced`, that counts as a wait; what is to be logged then.
+    #[must_use]
+    pub(crate) fn give_up(&self, replaced: bool) -> Option<Summoned> {
+        let mut inner = self.inner.lock();
+        let stuck = self.handle.stuck();
+        inner.stuck.push(stuck);
+        replaced.then(|| inner.begin(&self.handle)).flatten()
+    }
+
+    /// As [`Waits::begin`], for a call that was not replaced at first.
+    #[must_use]
+    pub(crate) fn replace(&self) -> Option<Summoned> {
+        self.inner.lock().begin(&self.handle)
+    }
+
+    /// Such a call has ended.
+    pub(crate) fn come_back(&self, replaced: bool) {
+        let mut inner = self.inner.lock();
+        inner.stuck.pop();
+        if replaced {
+            inner.end();
+        }
+    }
+
+    pub(crate) fn begin(&self) {
+        let summoned = self.inner.lock().begin(&self.handle);
+        if let Some(summoned) = summoned {
+            summoned.log();
+        }
+    }
+
+    pub(crate) fn end(&self) {
+        self.inner.lock().end();
+    }
+
+    /// Has the pool try again to start a thread, if jobs wait because it could not.
+    pub(crate) fn look_after(&self) {
+        self.handle.look_after();
+    }
+}

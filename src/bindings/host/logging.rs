@@ -1,0 +1,155 @@
+//! Into Python's `logging`: the engine's own lines through `log`, and what users must see.
+
+use std::time::Duration;
+
+use log::{LevelFilter, Log, Metadata, Record};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use pyo3_log::{Caching, Logger};
+
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task_name::name_of;
+use crate::bindings::errors::into_exception;
+use crate::bindings::ffi::attach::attach;
+use crate::bindings::ffi::call::call_named;
+use crate::bindings::names;
+
+/// Sends the engine's lines (threads that start and leave, at DEBUG) to Python's logging.
+///
+/// Only loggers are cached, not levels, so that a level set later counts at once; the
+/// lines are few.
+pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
+    let logger = Bridge(Logger::new(py, Caching::Loggers)?.filter(LevelFilter::Debug));
+    // An error means that a logger is set already: the module was loaded before.
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(LevelFilter::Debug);
+    }
+    Ok(())
+}
+
+/// The way into Python's logging, which leaves the error of a handler that raises as the
+/// current one; that would become an error of whatever C calls next.
+struct Bridge(Logger);
+
+impl Log for Bridge {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // None when the interpreter is gone, and with it those who read the log.
+        attach(|py| {
+            let current = PyErr::take(py);
+            self.0.log(record);
+            if let Some(error) = PyErr::take(py) {
+                error.write_unraisable(py, None);
+            }
+            if let Some(current) = current {
+                current.restore(py);
+            }
+        });
+    }
+
+    fn flush(&self) {}
+}
+
+/// Logs an exception that nobody else may ever see; `template` takes the task's name and id.
+pub(crate) fn failure(py: Python<'_>, template: &str, this: &Bound<'_, FutureCell>, error: PyErr) {
+    let exception = into_exception(py, error);
+    exception_of(template, this, &exception);
+}
+
+/// As [`failure`], for an exception that is kept elsewhere too.
+pub(crate) fn exception_of(
+    template: &str,
+    this: &Bound<'_, FutureCell>,
+    exception: &Bound<'_, PyAny>,
+) {
+    let py = this.py();
+    let id = this.get().quiet_id().to_string();
+    or_unraisable(
+        py,
+        log(
+            py,
+            "error",
+            template,
+            &[&name_of(this), &id],
+            Some(exception),
+        ),
+    );
+}
+
+/// Logs why the pool `name` cannot run anything.
+pub(crate) fn initializer_failed(py: Python<'_>, name: &str, exception: &Bound<'_, PyAny>) {
+    let template = "the initializer of pool %s raised";
+    or_unraisable(py, log(py, "critical", template, &[name], Some(exception)));
+}
+
+/// Logs that an attempt has failed and another one follows.
+pub(crate) fn runs_again(
+    this: &Bound<'_, FutureCell>,
+    after: Duration,
+    exception: Option<&Bound<'_, PyAny>>,
+) {
+    let py = this.py();
+    let id = this.get().quiet_id().to_string();
+    let after = format!("{:.3}", after.as_secs_f64());
+    let (level, template) = if exception.is_some() {
+        ("warning", "task %s (%s) failed and runs again in %s s")
+    } else {
+        ("info", "task %s (%s) asked to run again in %s s")
+    };
+    let arguments: [&str; 3] = [&name_of(this), &id, &after];
+    or_unraisable(py, log(py, level, template, &arguments, exception));
+}
+
+/// Logs a warning about a task; `template` takes its name and id.
+pub(crate) fn warning_of(template: &str, this: &Bound<'_, FutureCell>) {
+    let id = this.get().quiet_id().to_string();
+    warning(this.py(), template, &[&name_of(this), &id]);
+}
+
+/// Logs a warning.
+pub(crate) fn warning(py: Python<'_>, template: &str, arguments: &[&str]) {
+    or_unraisable(py, log(py, "warning", template, arguments, None));
+}
+
+fn log(
+    py: Python<'_>,
+    level: &str,
+    template: &str,
+    arguments: &[&str],
+    exception: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let method = logger(py)?.getattr(level)?;
+    let texts: Vec<_> = [template]
+        .iter()
+        .chain(arguments)
+        .map(|text| PyString::new(py, text).into_any())
+        .collect();
+    let texts: Vec<_> = texts.iter().collect();
+    let none = py.None().into_bound(py);
+    let exception = exception.unwrap_or(&none);
+    call_named(&method, &texts, names::exc_info(py), exception).map(drop)
+}
+
+/// The logger of the package, switched on; see `_native.pyi`.
+#[pyfunction(name = "_logger")]
+pub(crate) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let logger = py
+        .import(names::logging(py))?
+        .call_method1("getLogger", (names::flask_delay(py),))?;
+    // A configuration that does not name it has switched it off in passing, unless it says
+    // otherwise. Whoever wants silence has a level, filters and a setting.
+    if logger.getattr("disabled")?.is_truthy()? {
+        logger.setattr("disabled", false)?;
+    }
+    Ok(logger)
+}
+
+/// A logger that fails must not take the task or the worker with it.
+fn or_unraisable(py: Python<'_>, logged: PyResult<()>) {
+    if let Err(error) = logged {
+        error.write_unraisable(py, None);
+    }
+}

@@ -1,0 +1,347 @@
+//! Kind to requests: a short switch interval while tasks burn processor time.
+//!
+//! A thread that wants the GIL waits a whole switch interval, 5 ms by default, for one that
+//! computes in Python; a request wants it many times. So one thread of the process, the
+//! governor, looks at the processor time of all workers every few milliseconds, has
+//! Python switch more often while some task computes, and puts the user's own interval back
+//! when none does. Tasks that wait, and swarms of tiny tasks, change nothing. Without a
+//! GIL there is no governor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::Mutex;
+use log::debug;
+use once_cell::race::OnceBox;
+use pyo3::prelude::*;
+
+use crate::bindings::core::worker_slot::Desk;
+use crate::bindings::ffi::attach::attach;
+use crate::bindings::ffi::clock::ThreadClock;
+use crate::bindings::ffi::fork::generation;
+
+/// How often Python switches while a task computes, unless it is told otherwise. At a
+/// tenth of a millisecond the switches themselves cost about a tenth of the time.
+pub(crate) const DEFAULT: Duration = Duration::from_micros(100);
+
+/// How often the governor looks while a task computes or may begin to.
+const TICK: Duration = Duration::from_millis(5);
+/// And while the tasks that run only wait.
+const SLOW_TICK: Duration = Duration::from_millis(20);
+/// After so long without a worker awake it sleeps, until a worker wakes it.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// After so many ticks of rest a task that goes on is taken to wait. On a busy machine one
+/// that computes may be without a processor for some.
+const PATIENCE: u32 = 10;
+
+/// Shares of a tick that the workers have computed, in percent: above the first they burn,
+/// below the second they rest; in between stays what was.
+const BURNS: u32 = 40;
+const RESTS: u32 = 10;
+/// What one worker has computed counts from this share on.
+const COUNTS: u32 = 5;
+/// Tasks shorter than this on average give the GIL back soon enough by themselves.
+const LONG_TASK: Duration = Duration::from_micros(500);
+
+/// A worker, as the governor sees it.
+pub(crate) struct Watched {
+    clock: ThreadClock,
+    desk: Arc<Desk>,
+    interval: Duration,
+    awake: AtomicBool,
+}
+
+struct Governor {
+    generation: u32,
+    // A leaf: nothing is called while it is held.
+    inner: Mutex<Inner>,
+    /// The governor sleeps until it is woken.
+    asleep: AtomicBool,
+    /// The user's own interval as the bits of a float, while a shorter one is set; else 0.
+    shortened: AtomicU64,
+    /// That of a process forked from this one.
+    next: OnceBox<Governor>,
+}
+
+#[derive(Default)]
+struct Inner {
+    workers: Vec<Arc<Watched>>,
+    thread: Option<Thread>,
+    stopping: bool,
+}
+
+static FIRST: OnceBox<Governor> = OnceBox::new();
+
+impl Governor {
+    fn new() -> Self {
+        Self {
+            generation: generation(),
+            inner: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            shortened: AtomicU64::new(0),
+            next: OnceBox::new(),
+        }
+    }
+}
+
+/// This process's governor. Those of other processes are left alone, as their pools are.
+fn governor() -> &'static Governor {
+    let mut governor = FIRST.get_or_init(|| Box::new(Governor::new()));
+    while governor.generation != generation() {
+        governor = governor.next.get_or_init(|| Box::new(Governor::new()));
+    }
+    governor
+}
+
+/// Has the calling thread, a worker, watched; `None` where that is of no use.
+pub(crate) fn watch(
+    py: Python<'_>,
+    desk: &Arc<Desk>,
+    interval: Option<Duration>,
+) -> Option<Arc<Watched>> {
+    if cfg!(Py_GIL_DISABLED) {
+        return None;
+    }
+    restore_after_fork(py);
+    let worker = Arc::new(Watched {
+        clock: ThreadClock::of_this_thread()?,
+        desk: Arc::clone(desk),
+        interval: interval?,
+        awake: AtomicBool::new(true),
+    });
+    let governor = governor();
+    let start = {
+        let mut inner = governor.inner.lock();
+        if inner.stopping {
+            return None;
+        }
+        inner.workers.push(Arc::clone(&worker));
+        inner.thread.is_none()
+    };
+    if start {
+        let spawned = thread::Builder::new()
+            .name("delay-governor".to_owned())
+            .spawn(move || governor.govern());
+        match spawned {
+            Ok(handle) => governor.inner.lock().thread = Some(handle.thread().clone()),
+            Err(error) => {
+                debug!(target: "flask_delay::governor", "the governor could not be started: {error}");
+            }
+        }
+    }
+    worker.wakes();
+    Some(worker)
+}
+
+impl Watched {
+    /// The worker goes to sleep.
+    pub(crate) fn sleeps(&self) {
+        self.awake.store(false, Ordering::Relaxed);
+    }
+
+    /// The worker has work.
+    pub(crate) fn wakes(&self) {
+        self.awake.store(true, Ordering::Relaxed);
+        // Pairs with the fence before the governor sleeps: either it sees this worker
+        // awake, or this worker sees it asleep.
+        fence(Ordering::SeqCst);
+        governor().wake();
+    }
+
+    /// The worker leaves.
+    pub(crate) fn forget(self: &Arc<Self>) {
+        let mut inner = governor().inner.lock();
+        inner.workers.retain(|worker| !Arc::ptr_eq(worker, self));
+    }
+}
+
+/// What was last seen of a worker.
+struct Seen {
+    worker: Arc<Watched>,
+    used: Duration,
+    turns: u64,
+}
+
+impl Governor {
+    fn wake(&self) {
+        // The load keeps the usual case, awake, free of a write that all workers share.
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+            let thread = self.inner.lock().thread.clone();
+            if let Some(thread) = thread {
+                thread.unpark();
+            }
+        }
+    }
+
+    fn govern(&self) {
+        let mut seen: Vec<Seen> = Vec::new();
+        let mut looked = Instant::now();
+        let mut last_awake = looked;
+        let mut burning = None;
+        let mut tick = TICK;
+        let mut rested = 0;
+        loop {
+            thread::park_timeout(tick);
+            let workers = {
+                let inner = self.inner.lock();
+                if inner.stopping {
+                    return;
+                }
+                inner.workers.clone()
+            };
+            let now = Instant::now();
+            let window = now - looked;
+            looked = now;
+            let share = look(&workers, &mut seen, window);
+            let wanted = workers.iter().map(|worker| worker.interval).min();
+            let awake = workers
+                .iter()
+                .any(|worker| worker.awake.load(Ordering::Relaxed));
+            if awake {
+                last_awake = now;
+            }
+            if share >= RESTS {
+                rested = 0;
+            } else {
+                rested += 1;
+            }
+            burning = if share >= BURNS {
+                wanted
+            } else if awake && rested < PATIENCE {
+                burning.and(wanted)
+            } else {
+                None
+            };
+            self.apply(burning);
+            tick = if burning.is_some() || rested == 0 {
+                TICK
+            } else {
+                (tick * 2).min(SLOW_TICK)
+            };
+            if now - last_awake >= LINGER {
+                self.asleep.store(true, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                let awake = |worker: &Arc<Watched>| worker.awake.load(Ordering::Relaxed);
+                if !self.inner.lock().workers.iter().any(awake) {
+                    while self.asleep.load(Ordering::Relaxed) {
+                        thread::park();
+                    }
+                }
+                self.asleep.store(false, Ordering::Relaxed);
+                looked = Instant::now();
+                last_awake = looked;
+                tick = TICK;
+                seen.clear();
+            }
+        }
+    }
+
+    /// Sets a short interval, or the user's own again.
+    fn apply(&self, burning: Option<Duration>) {
+        if burning.is_some() == (self.shortened.load(Ordering::Relaxed) != 0) {
+            return;
+        }
+        // None once the interpreter is gone, when there is nothing to set.
+        let set = attach(|py| match burning {
+            Some(interval) => self.shorten(py, interval.as_secs_f64()),
+            None => self.restore(py),
+        });
+        if let Some(Err(error)) = set {
+            debug!(target: "flask_delay::governor", "the switch interval could not be set: {error}");
+        }
+    }
+
+    fn shorten(&self, py: Python<'_>, interval: f64) -> PyResult<()> {
+        let sys = py.import("sys")?;
+        let own: f64 = sys.call_method0("getswitchinterval")?.extract()?;
+        if own > interval {
+            sys.call_method1("setswitchinterval", (interval,))?;
+            self.shortened.store(own.to_bits(), Ordering::Relaxed);
+            SHORT.store(interval.to_bits(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn restore(&self, py: Python<'_>) -> PyResult<()> {
+        let own = self.shortened.swap(0, Ordering::Relaxed);
+        if own == 0 {
+            return Ok(());
+        }
+        let sys = py.import("sys")?;
+        let now: f64 = sys.call_method0("getswitchinterval")?.extract()?;
+        // Someone else has set it since: then that is the user's own.
+        let short = f64::from_bits(SHORT.load(Ordering::Relaxed));
+        if (now - short).abs() < short / 2.0 {
+            sys.call_method1("setswitchinterval", (f64::from_bits(own),))?;
+        }
+        Ok(())
+    }
+}
+
+/// The short interval that was set last, as the bits of a float.
+static SHORT: AtomicU64 = AtomicU64::new(0);
+
+/// The share of `window`, in percent, that the workers' long tasks have computed.
+fn look(workers: &[Arc<Watched>], seen: &mut Vec<Seen>, window: Duration) -> u32 {
+    let mut share = 0;
+    let mut next = Vec::with_capacity(workers.len());
+    for worker in workers {
+        let Some(used) = worker.clock.read() else {
+            continue;
+        };
+        let turns = worker.desk.turns();
+        if let Some(before) = seen.iter().find(|seen| Arc::ptr_eq(&seen.worker, worker)) {
+            let burnt = used.saturating_sub(before.used);
+            let tasks = u32::try_from(turns - before.turns).unwrap_or(u32::MAX);
+            let percent = percent(burnt, window);
+            if percent >= COUNTS && burnt / tasks.max(1) >= LONG_TASK {
+                share += percent;
+            }
+        }
+        next.push(Seen {
+            worker: Arc::clone(worker),
+            used,
+            turns,
+        });
+    }
+    *seen = next;
+    share
+}
+
+fn percent(part: Duration, whole: Duration) -> u32 {
+    let percent = part.as_micros() * 100 / whole.as_micros().max(1);
+    u32::try_from(percent).unwrap_or(u32::MAX)
+}
+
+/// Puts the user's interval back in a process forked while a shorter one was set.
+pub(crate) fn restore_after_fork(py: Python<'_>) {
+    let mut governor = FIRST.get();
+    while let Some(it) = governor {
+        if it.generation != generation()
+            && let Err(error) = it.restore(py)
+        {
+            error.write_unraisable(py, None);
+        }
+        governor = it.next.get();
+    }
+}
+
+/// Ends the governor, at exit; whatever it has set is undone.
+pub(crate) fn stop(py: Python<'_>) {
+    let governor = governor();
+    let thread = {
+        let mut inner = governor.inner.lock();
+        inner.stopping = true;
+        inner.thread.take()
+    };
+    governor.asleep.store(false, Ordering::Relaxed);
+    if let Some(thread) = thread {
+        thread.unpark();
+    }
+    if let Err(error) = governor.restore(py) {
+        error.write_unraisable(py, None);
+    }
+}

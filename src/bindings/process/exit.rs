@@ -1,0 +1,457 @@
+//! The process's life: what happens at interpreter exit, and what a fork leaves behind.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::Mutex;
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::types::{PyCFunction, PyDict};
+
+use crate::bindings::api::periodic;
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::per_process::PerProcess;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::transition::{Phase, cancel};
+use crate::bindings::host::logging;
+use crate::bindings::host::switch_interval;
+use crate::bindings::run::event_loop::send_back;
+use crate::bindings::run::inline::Mode;
+use crate::bindings::sched::delays;
+use crate::bindings::sched::dependents;
+use crate::bindings::sched::timer;
+
+/// Every executor that has a pool in this process. The lock is a leaf.
+static CORES: PerProcess<Mutex<Cores>> = PerProcess::new();
+
+#[derive(Default)]
+struct Cores {
+    all: Vec<Weak<Core>>,
+    /// They have been closed for good. Under the lock, so that no executor is made between
+    /// the last look at them and that.
+    exited: bool,
+}
+
+/// How often a blocked wait looks for Ctrl-C. A native condition variable goes on after a
+/// signal, so nothing else would.
+const SIGNALS: Duration = Duration::from_millis(50);
+
+/// What tasks that were told to stop have left, to notice it.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Has this executor drained at exit of this process.
+pub(crate) fn add(core: &Arc<Core>) {
+    let exited = {
+        let mut cores = CORES.get().lock();
+        cores.all.retain(|core| core.strong_count() > 0);
+        cores.all.push(Arc::downgrade(core));
+        cores.exited
+    };
+    if exited {
+        // Nobody would wait for its tasks.
+        core.close();
+    }
+}
+
+fn cores() -> Vec<Arc<Core>> {
+    let cores = CORES.get().lock();
+    cores.all.iter().filter_map(Weak::upgrade).collect()
+}
+
+/// Registers what is done at exit; called once, when the module is loaded.
+///
+/// `threading`'s own hook runs first, while threads can still be used freely: there the
+/// tasks end, those that tasks submit included. `atexit` runs after the last other thread
+/// has ended: there, before any other function, the pools are closed and their
+/// threads joined, and last those that serve them.
+pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
+    // Its own hook must be registered first, so that it runs after ours: our tasks may
+    // still use such an executor.
+    py.import("concurrent.futures.thread")?;
+    let close = PyCFunction::new_closure(py, Some(c"_close_at_exit"), None, |args, _| {
+        close_at_exit(args.py());
+    })?;
+    let register = py.import("atexit")?.getattr("register")?;
+    register.call1((close,))?;
+    let refuse = PyCFunction::new_closure(py, Some(c"_refuse_at_exit"), None, |args, _| {
+        let py = args.py();
+        let lost = close_pools(py);
+        report(py, &lost);
+    })?;
+    let (register, refuse) = (register.unbind(), refuse.unbind());
+    let drain = PyCFunction::new_closure(py, Some(c"_drain_at_exit"), None, move |args, _| {
+        let py = args.py();
+        // Relaxed: read by signal handlers, which run on this thread, the main one.
+        EXITING.store(true, Ordering::Relaxed);
+        drain_at_exit(py);
+        // Last, so it is called first: before functions that would have something accepted
+        // which nobody waits for any more.
+        register.call1(py, (&refuse,)).map(drop)
+    })?;
+    py.import("threading")?
+        .call_method1("_register_atexit", (drain,))?;
+    let forked = PyCFunction::new_closure(py, Some(c"_after_fork"), None, |args, _| {
+        switch_interval::restore_after_fork(args.py());
+    })?;
+    let hooks = PyDict::new(py);
+    hooks.set_item("after_in_child", forked)?;
+    py.import("os")?
+        .call_method("register_at_fork", (), Some(&hooks))?;
+    Ok(())
+}
+
+/// The interpreter has begun to exit.
+static EXITING: AtomicBool = AtomicBool::new(false);
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _is_exiting() -> bool {
+    EXITING.load(Ordering::Relaxed)
+}
+
+/// Calls `reached` with deadlines until it says yes (`true`) or `deadline` has passed.
+/// Ctrl-C is noticed in between and ends the wait with its error.
+pub(crate) fn wait_with_signals(
+    py: Python<'_>,
+    deadline: Option<Instant>,
+    reached: impl Fn(Instant) -> bool + Sync,
+) -> PyResult<bool> {
+    loop {
+        let now = Instant::now();
+        let slice = deadline.map_or(now + SIGNALS, |deadline| deadline.min(now + SIGNALS));
+        if py.detach(|| reached(slice)) {
+            return Ok(true);
+        }
+        py.check_signals()?;
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(false);
+        }
+    }
+}
+
+/// When the interpreter began to exit: one time limit for all that is done then.
+fn exit_began() -> Instant {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    *BEGAN.get_or_init(Instant::now)
+}
+
+/// Signals' handlers may raise on the way out. Only Ctrl-C then means "do not wait"; what
+/// others raise is shown, and an exit is under way already.
+fn ignore_exit(py: Python<'_>, waited: PyResult<bool>) {
+    if let Err(error) = waited
+        && !error.is_instance_of::<PySystemExit>(py)
+    {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Waits for the threads of a closed pool to leave; `false` if time or patience is over.
+fn join_at_exit(py: Python<'_>, core: &Arc<Core>) -> bool {
+    let deadline = deadline_of(core, exit_began());
+    loop {
+        match wait_with_signals(py, deadline, |slice| core.pool().join(Some(slice))) {
+            Ok(joined) => return joined,
+            Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => return false,
+            error => ignore_exit(py, error),
+        }
+    }
+}
+
+fn drain_at_exit(py: Python<'_>) {
+    // Before: jobs that never end would keep a pool from ever being done.
+    periodic::end();
+    let lost = drain_all(py);
+    report(py, &lost);
+}
+
+/// Lets all accepted tasks end, those that tasks submit included. The names of those whose
+/// time was over.
+fn drain_all(py: Python<'_>) -> Vec<String> {
+    let start = exit_began();
+    let mut lost = Vec::new();
+    let mut impatient = false;
+    let mut quiet_before = false;
+    loop {
+        let now = Instant::now();
+        let mut busy = None;
+        for core in cores() {
+            if core.service || core.is_given_up() || core.pool().wait_quiet(Some(now)) {
+                continue;
+            }
+            let deadline = deadline_of(&core, start);
+            if let Some(deadline) = deadline {
+                give_up_late(py, &core, deadline, &mut lost);
+            }
+            // Nobody runs the tasks of a manual one.
+            let hopeless = core.mode == Mode::Manual;
+            if hopeless || impatient || deadline.is_some_and(|deadline| now >= deadline) {
+                give_up(py, &core, &mut lost);
+            } else {
+                busy = Some(core);
+            }
+        }
+        let Some(core) = busy else {
+            // A task of one pool may submit to another, so twice.
+            if quiet_before {
+                return lost;
+            }
+            quiet_before = true;
+            continue;
+        };
+        quiet_before = false;
+        let slice = now + SIGNALS;
+        match wait_with_signals(py, Some(slice), |slice| core.pool().wait_quiet(Some(slice))) {
+            Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => impatient = true,
+            waited => ignore_exit(py, waited),
+        }
+    }
+}
+
+fn deadline_of(core: &Core, start: Instant) -> Option<Instant> {
+    // A limit beyond what the clock can tell is none.
+    let own = core
+        .shutdown_timeout
+        .and_then(|timeout| start.checked_add(timeout));
+    let until = *UNTIL.lock();
+    match (own, until) {
+        (Some(own), Some(until)) => Some(own.min(until)),
+        (own, until) => own.or(until),
+    }
+}
+
+/// When whatever runs this process will kill it, if it has been said. The lock is a leaf.
+static UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _end_within(seconds: f64) {
+    let time = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+    let Some(until) = Instant::now().checked_add(time) else {
+        return;
+    };
+    let mut earliest = UNTIL.lock();
+    *earliest = Some(earliest.map_or(until, |earliest| earliest.min(until)));
+}
+
+/// What is done at the interpreter's end, where that is left out; see `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _end(py: Python<'_>) {
+    drain_at_exit(py);
+    close_at_exit(py);
+}
+
+/// Whether a pool of this process has something left to do, and has not been given up;
+/// `None` if a lock that this thread may itself hold is in the way.
+pub(crate) fn is_busy() -> Option<bool> {
+    let cores: Vec<_> = {
+        let cores = CORES.get().try_lock()?;
+        if cores.exited {
+            return Some(false);
+        }
+        cores.all.iter().filter_map(Weak::upgrade).collect()
+    };
+    let mut busy = false;
+    for core in cores.iter().filter(|core| !core.service) {
+        busy |= core.is_busy()?;
+    }
+    Some(busy)
+}
+
+/// Closes all pools but those that serve them, and waits for their threads. The names of tasks
+/// whose time was over.
+fn close_pools(py: Python<'_>) -> Vec<String> {
+    // Other threads may have submitted since the first time.
+    let mut lost = drain_all(py);
+    CORES.get().lock().exited = true;
+    for core in cores().iter().filter(|core| !core.service) {
+        core.close();
+        let joined = core.is_given_up() || join_at_exit(py, core);
+        if !joined {
+            give_up(py, core, &mut lost);
+        }
+    }
+    lost
+}
+
+fn close_at_exit(py: Python<'_>) {
+    let lost = close_pools(py);
+    // Nobody's task is lost with them.
+    for core in cores().iter().filter(|core| core.service) {
+        core.close();
+    }
+    switch_interval::stop(py);
+    timer::stop(py);
+    report(py, &lost);
+}
+
+/// Ends a process that a task has forked and whose task has returned: its thread, the only
+/// one that came along, is no main thread, so nothing else would.
+pub(crate) fn end_child(py: Python<'_>, failed: bool) {
+    drain_at_exit(py);
+    close_at_exit(py);
+    let ended = (|| -> PyResult<()> {
+        let sys = py.import("sys")?;
+        for stream in ["stdout", "stderr"] {
+            let stream = sys.getattr(stream)?;
+            if !stream.is_none() {
+                stream.call_method0("flush")?;
+            }
+        }
+        Ok(())
+    })();
+    if let Err(error) = ended {
+        error.write_unraisable(py, None);
+    }
+    if let Err(error) = py
+        .import("os")
+        .and_then(|os| os.call_method1("_exit", (i32::from(failed),)))
+    {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Cancels what an executor holds until a time at which it is too late, and notes the names:
+/// to wait until then would be in vain.
+fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut Vec<String>) {
+    // Those that follow others are cancelled with them.
+    let (followers, held): (Vec<_>, Vec<_>) = core
+        .held()
+        .tasks(py)
+        .into_iter()
+        .partition(|task| dependents::followed(task).is_some());
+    for task in held {
+        if delays::starts_after(task.get(), deadline) && cancel(&task) {
+            lost.push(label(&task));
+        }
+    }
+    for task in followers {
+        if task.get().phase().is_cancelled() {
+            lost.push(label(&task));
+        }
+    }
+}
+
+/// Cancels what an executor has not started, tells what runs to stop, and notes the names.
+fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
+    core.set_given_up();
+    core.close();
+    let desks: Vec<_> = core
+        .desks()
+        .lock()
+        .iter()
+        .filter_map(Weak::upgrade)
+        .collect();
+    let mut running = Vec::new();
+    for desk in desks {
+        if let Some(task) = desk.task(py) {
+            task.get().tell_to_stop();
+            running.push((desk, task));
+        }
+    }
+    cancel_queued(py, core, |task| lost.push(label(task)));
+    for task in core.afar().tasks(py) {
+        if !task.get().phase().is_done() {
+            lost.push(label(&task));
+            task.get().tell_to_stop();
+            cancel(&task);
+        }
+    }
+    let grace = Instant::now() + GRACE;
+    py.detach(|| {
+        let _ = core.pool().join(Some(grace));
+    });
+    // Still there: it runs, or its callbacks do. First in the list, of which only the beginning
+    // may be shown: these are what kept the process.
+    let kept = running
+        .iter()
+        .filter(|(desk, task)| desk.task(py).is_some_and(|now| now.is(task)))
+        .map(|(_, task)| label(task));
+    lost.splice(0..0, kept);
+}
+
+/// Cancels every task that has not started; `each` is told of those that it cancelled.
+pub(crate) fn cancel_queued(
+    py: Python<'_>,
+    core: &Arc<Core>,
+    mut each: impl FnMut(&Bound<'_, FutureCell>),
+) {
+    let mut returned = Vec::new();
+    // Noted before those that they follow are cancelled, and they with them.
+    let mut held = core.held().tasks(py);
+    held.retain(|task| dependents::followed(task).is_some());
+    // What is taken out and has to go back must find that the pool has not ended.
+    let hold = core.pool().hold();
+    while let Some(task) = core.pool().steal() {
+        let task = task.0.into_bound(py);
+        if task.get().has_returned() {
+            returned.push(task);
+            continue;
+        }
+        if !task.get().phase().is_done() && cancel(&task) {
+            each(&task);
+        }
+        if task.get().phase().is_done() {
+            // Now or before it was counted as one that lies in the queue.
+            core.dead().remove();
+        }
+    }
+    // Coroutines that have ended; their callbacks are to run all the same.
+    for task in returned {
+        send_back(&task, core);
+    }
+    drop(hold);
+    for task in held {
+        if cancel(&task) {
+            each(&task);
+        }
+    }
+    for task in core
+        .afar()
+        .tasks(py)
+        .into_iter()
+        .chain(core.held().tasks(py))
+    {
+        if task.get().phase() == Phase::Pending && cancel(&task) {
+            each(&task);
+        }
+    }
+}
+
+fn label(task: &Bound<'_, FutureCell>) -> String {
+    format!("{} ({})", name_of(task), task.get().quiet_id())
+}
+
+/// How many tasks the warning at exit names: one line that can be read, however many are lost.
+const NAMED: usize = 20;
+
+/// With commas between thousands.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn report(py: Python<'_>, lost: &[String]) {
+    if lost.is_empty() {
+        return;
+    }
+    let count = lost.len().to_string();
+    let mut names = lost[..lost.len().min(NAMED)].join(", ");
+    if let Some(more) = lost.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        names = format!("{names} and {} more", grouped(more));
+    }
+    let template = if lost.len() == 1 {
+        "%s task did not finish before exit and was cancelled: %s"
+    } else {
+        "%s tasks did not finish before exit and were cancelled: %s"
+    };
+    logging::warning(py, template, &[&count, &names]);
+}

@@ -1,0 +1,59 @@
+//! Everything that is made at first use is made when the module is loaded.
+//!
+//! PyO3's once-cells let go of the GIL while they are filled. A process forked by another
+//! thread at that moment has a cell that stays half made, and whoever needs it there waits
+//! for ever. When the module is loaded there is nothing yet that could meet that.
+
+use pyo3::panic::PanicException;
+use pyo3::prelude::*;
+use pyo3::type_object::PyTypeInfo;
+use pyo3::types::PyCFunction;
+
+use crate::bindings::api::map::Map;
+use crate::bindings::clock::to_datetime;
+use crate::bindings::core::async_check::is_coroutine_function;
+use crate::bindings::core::frames;
+use crate::bindings::core::progress;
+use crate::bindings::errors::{
+    BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
+};
+use crate::bindings::ffi::variables;
+use crate::bindings::names;
+use crate::bindings::run::event_loop::{self, CoroutineTask};
+use crate::bindings::run::worker;
+use crate::bindings::wait::condition;
+use crate::bindings::wait::stdlib::{self, Event};
+
+/// Fills every once-cell of this module, and those of PyO3 that it comes by.
+pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
+    names::init(py);
+    // Fails at interpreter exit, where PyO3 would panic.
+    py.import("concurrent.futures.thread")?;
+    for error in [
+        BrokenThreadPool::new_err(()),
+        CancelledError::new_err(()),
+        ForkedFutureError::new_err(()),
+        InvalidStateError::new_err(()),
+        WaitCycleError::new_err(()),
+    ] {
+        error.value(py);
+    }
+    PanicException::type_object(py);
+    py.get_type::<CoroutineTask>();
+    py.get_type::<Map>();
+    py.get_type::<Event>();
+    condition::new(py)?;
+    condition::of_done(py)?;
+    stdlib::telling(py, None)?;
+    event_loop::current_task(py);
+    progress::class(py)?;
+    to_datetime(py, 1)?;
+    worker::breathe(py)?;
+    variables::init(py)?;
+    frames::init(py)?;
+    let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
+    is_coroutine_function(&any)?;
+    // Neither a function nor a class, so that it is looked at in every way.
+    is_coroutine_function(py.None().bind(py))?;
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! The process's beginning and end.
+
+pub(crate) mod exit;
+pub(crate) mod init;
+pub(crate) mod last_exit;

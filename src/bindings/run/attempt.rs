@@ -1,0 +1,238 @@
+//! Running one task: its context, its surroundings, its outcome, its callbacks.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use super::event_loop::come_back;
+use super::retry::{self, Verdict};
+use super::timeout;
+use crate::bindings::clock::now;
+use crate::bindings::core::async_check::refuse_result;
+use crate::bindings::core::call::TakenCall;
+use crate::bindings::core::executor::{Beginning, Core};
+use crate::bindings::core::policy;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::transition::{Phase, Place, abandon, finish, start};
+use crate::bindings::core::worker_slot::Desk;
+use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
+use crate::bindings::ffi::call::call;
+use crate::bindings::ffi::context::{for_attempt, within};
+use crate::bindings::host::app_context::Surroundings;
+use crate::bindings::host::logging;
+use crate::bindings::host::signals::{self, Event};
+use crate::bindings::sched::timer;
+use crate::bindings::wait::current;
+
+/// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
+pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
+    if !start(this) {
+        if this.get().has_returned() {
+            come_back(this);
+        } else if let Some(core) = this.get().core() {
+            core.dead().remove();
+        }
+        return;
+    }
+    let cell = this.get();
+    cell.set_started(now());
+    let mut taken = cell.take_call(this);
+    let mut context = taken.context.take();
+    if cell.is_ruled() {
+        cell.keep_context(context.as_ref());
+        context = match context.map(for_attempt).transpose() {
+            Ok(context) => context,
+            Err(error) => {
+                drop(taken);
+                fail(this, error);
+                return;
+            }
+        };
+    }
+    // To let go of it is to run what its variables' ends run.
+    let carried = context.is_some();
+    let ran = within(this.py(), context, || {
+        end(this, core, desk, taken);
+        if carried {
+            current::ring();
+        }
+    });
+    if let Err(error) = ran {
+        fail(this, error);
+    }
+}
+
+/// Ends a task that cannot be run.
+pub(crate) fn fail(this: &Bound<'_, FutureCell>, error: PyErr) {
+    let exception = into_exception(this.py(), error);
+    logging::exception_of("task %s (%s) could not be run", this, &exception);
+    let _ = finish(this, Phase::Failed, exception, Place::Worker);
+}
+
+/// Runs one attempt, and sees to what follows from it.
+fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken: TakenCall<'py>) {
+    let cell = this.get();
+    let ended = attempt(this, desk, &taken);
+    if cell.is_of_another_process() {
+        // The task has forked: its outcome is the parent's to tell.
+        return;
+    }
+    let ended = match ended {
+        Attempt::Raised(exception) => match retry::judge(this, exception) {
+            Verdict::Again(after, exception) => {
+                retry::again(this, core, Some(taken), after, exception);
+                return;
+            }
+            Verdict::Fail(exception) => Attempt::Raised(exception),
+        },
+        // What it was to do is done, and is not to be done again.
+        Attempt::Spoilt(exception) => Attempt::Raised(exception),
+        Attempt::Returned(_) | Attempt::GivenUp => ended,
+    };
+    if cell.is_ruled() {
+        policy::attempted(this);
+    }
+    let (phase, outcome) = match ended {
+        Attempt::Returned(result) => (Phase::Finished, result),
+        Attempt::Raised(exception) | Attempt::Spoilt(exception) => {
+            if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
+                drop(taken);
+                cell.let_go();
+                // It did as it was told: neither a failure nor an outcome.
+                let _ = abandon(this, Place::Worker);
+                return;
+            }
+            if core.log_failures {
+                logging::exception_of("task %s (%s) failed", this, &exception);
+            }
+            (Phase::Failed, exception)
+        }
+        // Its outcome has been told.
+        Attempt::GivenUp => {
+            drop(taken);
+            cell.let_go();
+            timeout::came_back(this, desk);
+            return;
+        }
+    };
+    // What was called goes before anyone learns that the task is done.
+    drop(taken);
+    cell.let_go();
+    // Someone may have set an outcome by hand meanwhile; then that one stands.
+    let _ = finish(this, phase, outcome, Place::Worker);
+}
+
+/// What has become of one attempt.
+enum Attempt<'py> {
+    Returned(Bound<'py, PyAny>),
+    Raised(Bound<'py, PyAny>),
+    /// The function returned, and then something went wrong.
+    Spoilt(Bound<'py, PyAny>),
+    /// It took too long to end, and nobody waits for it any more.
+    GivenUp,
+}
+
+/// Calls the function inside its surroundings.
+fn attempt<'py>(
+    this: &Bound<'py, FutureCell>,
+    desk: &Desk,
+    taken: &TakenCall<'py>,
+) -> Attempt<'py> {
+    let py = this.py();
+    let scope = this.get().task_scope(py);
+    let entered = scope.and_then(|it| it.map(|it| Surroundings::enter(&it)).transpose());
+    let surroundings = match entered {
+        Ok(Some(surroundings)) => surroundings,
+        Ok(None) => return bare_attempt(this, desk, taken),
+        Err(error) => return Attempt::Raised(into_exception(py, error)),
+    };
+    signals::emit(this, Event::Started);
+    let ended = bare_attempt(this, desk, taken);
+    let raised = match &ended {
+        Attempt::Raised(exception) | Attempt::Spoilt(exception) => Some(exception),
+        Attempt::Returned(_) | Attempt::GivenUp => None,
+    };
+    match (surroundings.leave(this, raised), ended) {
+        (Ok(()), ended) => ended,
+        // Unless a teardown function asks for it, the task does not run again.
+        (Err(error), Attempt::Returned(_)) if error.is_instance_of::<TaskRetry>(py) => {
+            Attempt::Raised(into_exception(py, error))
+        }
+        (Err(error), Attempt::Returned(_)) => Attempt::Spoilt(into_exception(py, error)),
+        (Err(error), ended) => {
+            // The teardown's failure must not hide the task's own.
+            logging::failure(py, "teardown after task %s (%s) raised", this, error);
+            ended
+        }
+    }
+}
+
+fn bare_attempt<'py>(
+    this: &Bound<'py, FutureCell>,
+    desk: &Desk,
+    taken: &TakenCall<'py>,
+) -> Attempt<'py> {
+    let py = this.py();
+    let Some(function) = &taken.function else {
+        return Attempt::Raised(into_exception(py, lost()));
+    };
+    let call_number = desk.begin();
+    let mut limit = None;
+    // Its code may set one later.
+    let is_late = this.get().is_ruled()
+        && this
+            .get()
+            .core()
+            .is_some_and(|core| core.beginning == Beginning::Told);
+    if this.get().is_ruled()
+        && !is_late
+        && let Some(timeout) = policy::timeout(this)
+    {
+        match timeout::watch(this, desk, call_number, timeout) {
+            Ok(alarm) => limit = alarm,
+            Err(error) => {
+                desk.end(py, call_number);
+                return Attempt::Raised(into_exception(py, error));
+            }
+        }
+    }
+    let result = if this.get().told_to_stop() {
+        Err(CancelledError::new_err("the task was told to stop"))
+    } else {
+        call(
+            function,
+            taken.shape,
+            taken.first.as_ref(),
+            taken.second.as_ref(),
+        )
+    };
+    // Nothing of Python's may run in between.
+    let ended = desk.end(py, call_number);
+    if let Some(limit) = limit {
+        timer::unset(py, limit);
+    }
+    if is_late {
+        policy::stop_clock(this);
+    }
+    if ended.given_up {
+        return Attempt::GivenUp;
+    }
+    match result {
+        Ok(result) => match refuse_result(function, result, "the task") {
+            Ok(result) => Attempt::Returned(result),
+            Err(error) => Attempt::Spoilt(into_exception(py, error)),
+        },
+        Err(error) => {
+            let exception = into_exception(py, error);
+            if ended.shot.is_some() {
+                timeout::explain(this, &exception);
+            }
+            Attempt::Raised(exception)
+        }
+    }
+}
+
+#[cold]
+fn lost() -> PyErr {
+    pyo3::exceptions::PySystemError::new_err("the task has lost its function")
+}

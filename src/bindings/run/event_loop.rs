@@ -1,0 +1,329 @@
+//! Tasks that are coroutines: run by one event loop, which lives in Python.
+//!
+//! The Python side (`aio.py`) gives its functions to [`_set_hooks`]. An executor hands each
+//! `async def` task over as a [`CoroutineTask`] and holds its pool until that has ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::inline::Mode;
+use super::retry::{self, Verdict};
+use super::timeout;
+use crate::bindings::clock::now;
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::interrupt::{self, Why};
+use crate::bindings::core::policy;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::transition::{self, Phase, Place};
+use crate::bindings::errors::{TaskRetry, into_exception};
+use crate::bindings::ffi::call::call;
+use crate::bindings::ffi::context::{copy, copy_current, for_attempt, value_of, within};
+use crate::bindings::host::app_context;
+use crate::bindings::host::logging;
+use crate::bindings::host::signals::{self, Event};
+use crate::bindings::sched::dispatch;
+
+/// What `aio.py` does for the native side.
+pub(crate) struct Hooks {
+    /// Takes a [`CoroutineTask`] to the event loop.
+    start: Py<PyAny>,
+    /// Gives the iterator that awaits a future.
+    pub(crate) wait: Py<PyAny>,
+}
+
+static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
+/// The future of the coroutine that a context belongs to.
+static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (*, start, wait))]
+pub(crate) fn _set_hooks(py: Python<'_>, start: Py<PyAny>, wait: Py<PyAny>) {
+    let _ = HOOKS.set(py, Hooks { start, wait });
+}
+
+pub(crate) fn hooks(py: Python<'_>) -> PyResult<&Hooks> {
+    HOOKS
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err("flask_delay has not been imported as a whole"))
+}
+
+fn current(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    CURRENT
+        .get_or_try_init(py, || {
+            let class = py.import("contextvars")?.getattr("ContextVar")?;
+            Ok(class.call1(("flask_delay.current_task",))?.unbind())
+        })
+        .map(|variable| variable.bind(py))
+}
+
+/// The coroutine's task that this context belongs to.
+pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
+    let none = py.None().into_bound(py);
+    let task = value_of(current(py).ok()?.as_borrowed(), &none).ok()?;
+    task.cast_into::<FutureCell>().ok()
+}
+
+/// Hands `task` over to the event loop.
+pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    let py = task.py();
+    core.afar().add(task, core.pool().hold());
+    let handle = CoroutineTask(task.clone().unbind());
+    // If a task submits it, the end of that one's time must not leave the loop's books half
+    // written.
+    let _covered = interrupt::cover(py);
+    hooks(py)?
+        .start
+        .bind(py)
+        .call1((handle,))
+        .map(drop)
+        .inspect_err(|_| {
+            core.afar().remove(task);
+        })
+}
+
+/// Gives a task that has ended, and is marked as returned, to a worker, for its callbacks.
+pub(crate) fn send_back(task: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+    if core.mode == Mode::Threads {
+        dispatch::resubmit(task, core);
+    } else {
+        // There are no workers, and whoever runs the task waits until it has left.
+        come_back(task);
+    }
+}
+
+/// Runs the callbacks of such a task here, for want of workers.
+pub(crate) fn end_here(task: &Bound<'_, FutureCell>) {
+    transition::run_callbacks(task, Place::Elsewhere);
+    leave(task);
+}
+
+/// Runs the callbacks of a coroutine's task that came back to a worker for them, in the
+/// coroutine's context.
+pub(crate) fn come_back(task: &Bound<'_, FutureCell>) {
+    let py = task.py();
+    let context = task.get().take_context(py);
+    if let Err(error) = within(py, context, || {
+        transition::run_callbacks(task, Place::Worker)
+    }) {
+        logging::failure(py, "callbacks of task %s (%s): no context", task, error);
+    }
+    leave(task);
+}
+
+/// The task has ended: its executor need not wait for it any more.
+fn leave(task: &Bound<'_, FutureCell>) {
+    let_go_of_coroutine(task);
+    if let Some(core) = task.get().core() {
+        core.afar().remove(task);
+    }
+}
+
+fn let_go_of_coroutine(task: &Bound<'_, FutureCell>) {
+    let extra = task.get().known_extra();
+    // It refers to the coroutine, and so to all that its context holds.
+    let canceller = extra.and_then(|extra| extra.lock().canceller.take());
+    drop(canceller);
+}
+
+/// An attempt of a coroutine is over.
+fn attempted(task: &Bound<'_, FutureCell>) {
+    if task.get().is_ruled() {
+        policy::attempted(task);
+    }
+}
+
+/// The task will not be called any more.
+fn let_go_of_call(task: &Bound<'_, FutureCell>) {
+    drop(task.get().take_call(task));
+    task.get().let_go();
+}
+
+/// Has a coroutine's task called once more.
+fn run_again(task: &Bound<'_, FutureCell>, after: Duration, exception: Option<Bound<'_, PyAny>>) {
+    let Some(core) = task.get().core() else {
+        return;
+    };
+    if core.mode == Mode::Immediate {
+        // Whoever waits until it has left does so for all its attempts.
+        let_go_of_coroutine(task);
+        retry::again(task, core, None, after, exception);
+        if task.get().phase().is_done() {
+            leave(task);
+        } else if let Err(error) = hand_over(task, core) {
+            dispatch::give_up(task, error);
+        }
+        return;
+    }
+    let hold = core.pool().hold();
+    // Not after: the next attempt may have been handed over then.
+    leave(task);
+    retry::again(task, core, None, after, exception);
+    drop(hold);
+}
+
+/// What the event loop gets of a task. Used by the loop's thread alone.
+#[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
+pub(crate) struct CoroutineTask(Py<FutureCell>);
+
+impl CoroutineTask {
+    fn end(&self, py: Python<'_>, to: Phase, outcome: Bound<'_, PyAny>) -> PyResult<()> {
+        let task = self.0.bind(py);
+        let_go_of_call(task);
+        // In vain if it was cancelled and has ended all the same.
+        let settled = transition::finish(task, to, outcome, Place::Loop).is_ok();
+        Self::go_back(task, settled)
+    }
+
+    /// Has a worker run the callbacks, which may block. Whoever waits for the task has been
+    /// woken before: the workers may all be busy.
+    fn go_back(task: &Bound<'_, FutureCell>, settled: bool) -> PyResult<()> {
+        let cell = task.get();
+        if !settled {
+            policy::give_up_turn(task);
+        }
+        if let Some(core) = cell.core()
+            && settled
+            && (cell.has_callbacks() || signals::wanted(task, Event::of(cell.phase())))
+        {
+            cell.put_context(copy_current(task.py())?);
+            task.get().mark_returned();
+            send_back(task, core);
+        } else {
+            leave(task);
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl CoroutineTask {
+    #[getter]
+    fn future<'py>(&self, py: Python<'py>) -> Bound<'py, FutureCell> {
+        self.0.bind(py).clone()
+    }
+
+    /// Starts the task: its context and its scope, either may be None. None if the task
+    /// was cancelled before.
+    #[expect(clippy::type_complexity, reason = "a pair for Python")]
+    fn begin<'py>(
+        &self,
+        py: Python<'py>,
+        canceller: Py<PyAny>,
+    ) -> PyResult<Option<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)>> {
+        let task = self.0.bind(py);
+        // Before it runs, so that a task which runs can be cancelled.
+        task.get().extra().lock().canceller = Some(canceller);
+        if !transition::start(task) {
+            leave(task);
+            return Ok(None);
+        }
+        task.get().set_started(now());
+        if let Some(timeout) = policy::timeout(task)
+            && let Err(error) = timeout::watch_coroutine(task, timeout)
+        {
+            // It runs without a limit rather than not at all.
+            error.write_unraisable(py, Some(task));
+        }
+        let mut context = task.get().take_context(py);
+        if task.get().is_ruled() {
+            task.get().keep_context(context.as_ref());
+            context = context.map(for_attempt).transpose()?;
+        }
+        let context = context.as_ref().map(copy).transpose()?;
+        Ok(Some((context, task.get().task_scope(py)?)))
+    }
+
+    /// Makes the task the current one of this context, and calls its function.
+    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let task = self.0.bind(py);
+        current(py)?.call_method1("set", (task,))?;
+        task.get().begin_code();
+        signals::emit(task, Event::Started);
+        let taken = task.get().take_call(task);
+        let function = taken
+            .function
+            .as_ref()
+            .ok_or_else(|| PyRuntimeError::new_err("the task was called already"))?;
+        let coroutine = call(
+            function,
+            taken.shape,
+            taken.first.as_ref(),
+            taken.second.as_ref(),
+        );
+        // It may be called for another attempt; the coroutine has them anyway.
+        task.get().put_call(task, taken);
+        coroutine
+    }
+
+    /// Leaves the task's surroundings, with what it has raised.
+    #[pyo3(signature = (surroundings, exception = None))]
+    fn leave<'py>(
+        &self,
+        surroundings: Bound<'py, PyAny>,
+        exception: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let task = self.0.bind(surroundings.py());
+        app_context::leave(&surroundings, task, exception.as_ref())
+    }
+
+    fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> PyResult<()> {
+        self.0.get().end_code();
+        attempted(self.0.bind(py));
+        self.end(py, Phase::Finished, result)
+    }
+
+    #[pyo3(signature = (exception, *, returned = false))]
+    fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>, returned: bool) -> PyResult<()> {
+        let task = self.0.bind(py);
+        task.get().end_code();
+        policy::stop_clock(task);
+        let verdict = if returned && !exception.is_instance_of::<TaskRetry>() {
+            // What it was to do is done, and is not to be done again.
+            Verdict::Fail(exception)
+        } else {
+            retry::judge(task, exception)
+        };
+        let exception = match verdict {
+            Verdict::Fail(exception) => exception,
+            Verdict::Again(after, exception) => {
+                run_again(task, after, exception);
+                return Ok(());
+            }
+        };
+        attempted(task);
+        if task.get().core().is_some_and(|core| core.log_failures) {
+            logging::exception_of("task %s (%s) failed", task, &exception);
+        }
+        self.end(py, Phase::Failed, exception)
+    }
+
+    /// The coroutine was cancelled, or has cancelled itself.
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        let task = self.0.bind(py);
+        if policy::why(task.get()) == Some(Why::Timeout) {
+            return self.fail(py, into_exception(py, timeout::timed_out(task)), false);
+        }
+        task.get().end_code();
+        attempted(task);
+        let_go_of_call(task);
+        let settled = transition::abandon(task, Place::Loop);
+        Self::go_back(task, settled)
+    }
+
+    /// The coroutine could not even be started.
+    fn refuse(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        transition::start(self.0.bind(py));
+        let exception = into_exception(py, PyErr::from_value(exception));
+        self.fail(py, exception, false)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0)
+    }
+}

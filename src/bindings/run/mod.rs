@@ -1,0 +1,10 @@
+//! How an attempt is run: on a worker, as a coroutine, inline, or in another process.
+
+pub(crate) mod attempt;
+pub(crate) mod event_loop;
+pub(crate) mod inline;
+pub(crate) mod remote;
+pub(crate) mod retry;
+pub(crate) mod submit;
+pub(crate) mod timeout;
+pub(crate) mod worker;

@@ -1,0 +1,254 @@
+//! Futures of tasks that run elsewhere, in another process or on another machine; and, there,
+//! tasks that whoever has got them runs in its own thread.
+//!
+//! They are in no queue and hold up no pool: what was handed over is not this process's to end.
+//! Their callbacks run on the pool's workers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use flask_delay_engine::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyBool;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::event_loop::send_back;
+use super::inline;
+use super::submit::{announce, closed};
+use crate::bindings::api::executor::ExecutorCell;
+use crate::bindings::clock::now;
+use crate::bindings::core::async_check::is_coroutine_function;
+use crate::bindings::core::call::Call;
+use crate::bindings::core::id::Id;
+use crate::bindings::core::metrics;
+use crate::bindings::core::policy;
+use crate::bindings::core::progress::{self, Progress};
+use crate::bindings::core::task::{Extra, FutureCell};
+use crate::bindings::core::transition::{self, Phase, Place};
+use crate::bindings::errors::id_is_taken;
+use crate::bindings::ffi::call::{Shape, call_with};
+use crate::bindings::ffi::context::carry;
+use crate::bindings::ffi::object::new_future;
+use crate::bindings::ffi::slot::Slot;
+use crate::bindings::host::app_context::may_submit;
+use crate::bindings::host::signals::{self, Event};
+use crate::bindings::sched::completion;
+
+/// See `_native.pyi`.
+#[pyclass(frozen, name = "_Elsewhere", module = "flask_delay._native")]
+pub(crate) struct Elsewhere(Py<FutureCell>);
+
+impl Elsewhere {
+    /// Ends the task, unless it has ended; a worker runs the callbacks.
+    fn end(&self, py: Python<'_>, settle: impl FnOnce(&Bound<'_, FutureCell>) -> bool) -> bool {
+        let task = self.0.bind(py);
+        let cell = task.get();
+        if !begin(task) && cell.phase() != Phase::Running {
+            return false;
+        }
+        let_go_of_call(task);
+        let settled = settle(task);
+        if let Some(core) = cell.core()
+            && settled
+            && (cell.has_callbacks() || signals::wanted(task, Event::of(cell.phase())))
+        {
+            cell.mark_returned();
+            send_back(task, core);
+        }
+        forget(task);
+        settled
+    }
+}
+
+/// The first attempt begins, if none has.
+fn begin(task: &Bound<'_, FutureCell>) -> bool {
+    let began = transition::start(task);
+    if began {
+        task.get().set_started(now());
+    }
+    began
+}
+
+/// Lets go of what was to be called; the context is for the callbacks.
+fn let_go_of_call(task: &Bound<'_, FutureCell>) {
+    let mut taken = task.get().take_call(task);
+    if let Some(context) = taken.context.take() {
+        task.get().put_context(context);
+    }
+}
+
+/// Lets go of what the task is called back and reported by.
+fn forget(task: &Bound<'_, FutureCell>) {
+    if let Some(extra) = task.get().known_extra() {
+        let taken = {
+            let mut extra = extra.lock();
+            (extra.recall.take(), extra.report.take())
+        };
+        drop(taken);
+    }
+}
+
+/// Has a task that was cancelled not run where it is, or be ended there, if it runs elsewhere.
+pub(crate) fn recall(task: &Bound<'_, FutureCell>, terminate: bool) {
+    let py = task.py();
+    let recall = task
+        .get()
+        .known_extra()
+        .and_then(|extra| extra.lock().recall.take());
+    let Some(recall) = recall else {
+        return;
+    };
+    let terminate = PyBool::new(py, terminate);
+    if let Err(error) = call_with(recall.bind(py), [terminate.as_any()]) {
+        error.write_unraisable(py, Some(task.as_any()));
+    }
+    forget(task);
+}
+
+/// Cancels a task that has begun elsewhere, and has it ended there; `false` if it is not one.
+pub(crate) fn stop(task: &Bound<'_, FutureCell>) -> bool {
+    let is_there = |extra: &Mutex<Extra>| extra.lock().recall.is_some();
+    let stopped = task.get().known_extra().is_some_and(is_there)
+        && transition::abandon(task, Place::Elsewhere);
+    if stopped {
+        recall(task, true);
+        drop(task.get().take_call(task));
+    }
+    stopped
+}
+
+#[pymethods]
+impl Elsewhere {
+    #[new]
+    #[pyo3(signature = (executor, r#fn, *, id, is_chosen = false, attempts = 0, recall = None, report = None))]
+    fn new(
+        executor: &Bound<'_, ExecutorCell>,
+        r#fn: Bound<'_, PyAny>,
+        id: &str,
+        is_chosen: bool,
+        attempts: u32,
+        recall: Option<Py<PyAny>>,
+        report: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let py = executor.py();
+        let inner = executor.get().inner()?;
+        let core = &inner.core;
+        if core.pool().is_closed() {
+            return Err(closed());
+        }
+        let (scope, of_teardown) = match &inner.scoped {
+            None => (Slot::default(), false),
+            Some(scoped) => (Slot::new(scoped.scope.get(py)?), may_submit()?),
+        };
+        let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
+        let none = Slot::default;
+        let call = Call::new(Slot::new(r#fn), Shape::Inline(0), none(), none());
+        let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
+        let future = new_future(py, cell)?;
+        // Relaxed: as in a submit.
+        if inner.has_defaults.load(Ordering::Relaxed) && recall.is_some() {
+            let defaults = inner.defaults.lock();
+            let defaults = defaults.iter().map(|it| it.clone_ref(py)).collect();
+            completion::add_defaults(&future, defaults);
+        }
+        if of_teardown {
+            future.get().mark_of_teardown();
+        }
+        policy::runs_elsewhere(future.get(), attempts);
+        let id = Id::new(id);
+        if is_chosen && !future.get().take_id(&future, &id) {
+            return Err(id_is_taken(&id));
+        }
+        {
+            let mut extra = future.get().extra().lock();
+            extra.id = Some(id);
+            extra.recall = recall;
+            extra.report = report;
+        }
+        Ok(Self(future.unbind()))
+    }
+
+    #[getter]
+    fn future<'py>(&self, py: Python<'py>) -> Bound<'py, FutureCell> {
+        self.0.bind(py).clone()
+    }
+
+    fn announce(&self, py: Python<'_>) -> PyResult<()> {
+        let task = self.0.bind(py);
+        task.get()
+            .core()
+            .map_or(Ok(()), |core| announce(task, core))
+    }
+
+    fn start(&self, py: Python<'_>) {
+        begin(self.0.bind(py));
+    }
+
+    fn again(&self, py: Python<'_>) {
+        let task = self.0.bind(py);
+        // What tells of it may come late, or twice.
+        if !task.get().has_begun() {
+            begin(task);
+        }
+        policy::begins_again(task.get());
+        if task.get().run_again() {
+            metrics::retried(task);
+        }
+    }
+
+    #[pyo3(
+        signature = (done, total, note = String::new()),
+        text_signature = "($self, done, total, note='')"
+    )]
+    fn progress(
+        &self,
+        py: Python<'_>,
+        done: &Bound<'_, PyAny>,
+        total: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = progress::note)] note: String,
+    ) -> PyResult<()> {
+        let progress = Progress::new(done, total, note)?;
+        self.0.bind(py).get().extra().lock().progress = Some(progress);
+        Ok(())
+    }
+
+    fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> bool {
+        self.end(py, |task| {
+            transition::finish(task, Phase::Finished, result, Place::Loop).is_ok()
+        })
+    }
+
+    fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> bool {
+        self.end(py, |task| {
+            transition::finish(task, Phase::Failed, exception, Place::Loop).is_ok()
+        })
+    }
+
+    fn withdraw(&self, py: Python<'_>) {
+        let task = self.0.bind(py);
+        task.get().forget_id(task);
+        forget(task);
+    }
+
+    fn abandon(&self, py: Python<'_>) -> bool {
+        self.end(py, |task| transition::abandon(task, Place::Loop))
+    }
+
+    fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {
+        let task = self.0.bind(py);
+        if let Some((function, ..)) = crate::bindings::core::call::call_of(task)?
+            && is_coroutine_function(&function)?
+        {
+            task.get().mark_coroutine();
+        }
+        if let Some(core) = task.get().core() {
+            inline::run(task, core)?;
+        }
+        forget(task);
+        Ok(task.clone())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0)
+    }
+}

@@ -1,0 +1,292 @@
+//! `retry=` and `current_task.retry`: whether a task that failed runs again, and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use super::attempt;
+use super::inline::Mode;
+use crate::bindings::core::call::TakenCall;
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::metrics;
+use crate::bindings::core::policy;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::traces;
+use crate::bindings::core::transition::Phase;
+use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
+use crate::bindings::ffi::context::copy_current;
+use crate::bindings::host::logging;
+use crate::bindings::sched::dispatch;
+use crate::bindings::sched::timer::{self, Alarm};
+
+/// What is to be done about an attempt that has raised.
+pub(crate) enum Verdict<'py> {
+    /// It is the task's end, with this.
+    Fail(Bound<'py, PyAny>),
+    /// It runs again after some time; this is what was raised, if anything was.
+    Again(Duration, Option<Bound<'py, PyAny>>),
+}
+
+/// What is to be done about an attempt of `this` that has raised `exception`.
+pub(crate) fn judge<'py>(
+    this: &Bound<'py, FutureCell>,
+    exception: Bound<'py, PyAny>,
+) -> Verdict<'py> {
+    let asked = exception.is_instance_of::<TaskRetry>();
+    let over = || this.get().core().is_some_and(|core| core.is_cancelling());
+    if !asked && !this.get().is_ruled() {
+        return Verdict::Fail(exception);
+    }
+    if policy::is_elsewhere(this.get()) {
+        return Verdict::Fail(exception);
+    }
+    let ends = this.get().told_to_stop() || over();
+    if ends && !asked {
+        return Verdict::Fail(exception);
+    }
+    let judged = if asked {
+        judge_request(this, &exception)
+    } else {
+        judge_failure(this, &exception)
+    };
+    if ends && !matches!(judged, Ok(Verdict::Fail(_))) {
+        // What would come next is cancelled.
+        this.get().tell_to_stop();
+        let error = CancelledError::new_err("the task was told to stop");
+        return Verdict::Fail(into_exception(this.py(), error));
+    }
+    judged.unwrap_or_else(|error| {
+        // Of the user's policy; the task's own error must not be hidden by it.
+        logging::failure(
+            this.py(),
+            "the retry policy of task %s (%s) raised",
+            this,
+            error,
+        );
+        Verdict::Fail(exception)
+    })
+}
+
+fn retry_of<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, PyAny>> {
+    let policy = policy::policy(this)?;
+    policy.get().retry(this.py())
+}
+
+fn judge_failure<'py>(
+    this: &Bound<'py, FutureCell>,
+    exception: &Bound<'py, PyAny>,
+) -> PyResult<Verdict<'py>> {
+    let after: Option<f64> = match retry_of(this) {
+        Some(retry) => {
+            let attempts = policy::attempts(this.get()).unwrap_or(1);
+            retry
+                .call_method1("_after", (exception, attempts))?
+                .extract()?
+        }
+        None => None,
+    };
+    if let Some(after) = after {
+        return Ok(Verdict::Again(duration(after), Some(exception.clone())));
+    }
+    link(this, exception)?;
+    Ok(Verdict::Fail(exception.clone()))
+}
+
+/// The task's own code has asked for another attempt.
+fn judge_request<'py>(
+    this: &Bound<'py, FutureCell>,
+    request: &Bound<'py, PyAny>,
+) -> PyResult<Verdict<'py>> {
+    let py = this.py();
+    // What was being handled at that moment.
+    let cause = request.getattr("__context__")?;
+    let cause = (!cause.is_none()).then_some(cause);
+    let after: Option<f64> = request.getattr("args")?.get_item(0)?.extract()?;
+    // Without rules, this is the first attempt there is.
+    let attempts = policy::with_new(this.get(), |rules| {
+        rules.attempts = rules.attempts.max(1);
+        rules.attempts
+    });
+    let Some(retry) = retry_of(this) else {
+        return Ok(Verdict::Again(duration(after.unwrap_or(0.0)), cause));
+    };
+    let times: Option<u64> = retry.getattr("times")?.extract()?;
+    if let Some(times) = times
+        && u64::from(attempts) > times
+    {
+        let exception = cause.unwrap_or_else(|| {
+            let error = PyRuntimeError::new_err(format!(
+                "task {:?} asked to run again, but its {times} retries are used up",
+                name_of(this)
+            ));
+            into_exception(py, error)
+        });
+        link(this, &exception)?;
+        return Ok(Verdict::Fail(exception));
+    }
+    let after = match after {
+        Some(after) => after,
+        None => retry.call_method1("_delay", (attempts,))?.extract()?,
+    };
+    Ok(Verdict::Again(duration(after), cause))
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+/// Keeps what an attempt has raised, as one of the last that did, without what its frames hold:
+/// there may be thousands of attempts.
+fn keep(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+    let (seen, oldest) = policy::with_new(this.get(), |rules| {
+        let previous = &mut rules.previous;
+        let seen = previous.iter().position(|it| it.is(exception));
+        let seen = seen.map(|place| previous.remove(place));
+        let oldest = (previous.len() >= KEPT).then(|| previous.remove(0));
+        previous.push(exception.clone().unbind());
+        (seen, oldest)
+    });
+    drop(oldest);
+    if seen.is_some() {
+        // One object for all attempts: each raise would add to its traceback.
+        exception.setattr("__traceback__", this.py().None())?;
+    }
+    traces::let_go_of_frames(exception)
+}
+
+/// So many of the last attempts are told of at the task's end.
+const KEPT: usize = 5;
+
+/// Makes what the attempts before have raised the context of `exception`, at the end of the
+/// chain that it has already.
+fn link(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+    let previous = policy::with(this.get(), |rules| std::mem::take(&mut rules.previous));
+    for previous in previous.into_iter().flatten().rev() {
+        join(exception, previous.into_bound(this.py()))?;
+    }
+    Ok(())
+}
+
+fn join<'py>(exception: &Bound<'py, PyAny>, previous: Bound<'py, PyAny>) -> PyResult<()> {
+    let py = exception.py();
+    let chain = chain(exception)?;
+    let met = |it: &Bound<'_, PyAny>| chain.iter().any(|known| known.is(it));
+    if met(&previous) {
+        return Ok(());
+    }
+    // The same object may be raised twice. Its place is the later one, for there is to be no
+    // circle.
+    let before = self::chain(&previous)?;
+    if let Some([last, _]) = before.windows(2).find(|pair| met(&pair[1])) {
+        last.setattr("__context__", py.None())?;
+    }
+    match chain.last() {
+        Some(last) => last.setattr("__context__", previous),
+        None => Ok(()),
+    }
+}
+
+/// An exception and those it came after.
+fn chain<'py>(exception: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let mut chain = vec![exception.clone()];
+    let mut last = exception.clone();
+    while chain.len() < LONGEST {
+        last = last.getattr("__context__")?;
+        if last.is_none() {
+            break;
+        }
+        chain.push(last.clone());
+    }
+    Ok(chain)
+}
+
+/// Of longer chains no more is looked at.
+const LONGEST: usize = 1_000;
+
+/// Has the task run once more after some time. In its context, on its worker or the event
+/// loop, with its call as it was; whoever has ended it meanwhile goes first.
+pub(crate) fn again<'py>(
+    this: &Bound<'py, FutureCell>,
+    core: &Arc<Core>,
+    taken: Option<TakenCall<'py>>,
+    after: Duration,
+    exception: Option<Bound<'py, PyAny>>,
+) {
+    if let Err(error) = try_again(this, core, taken, after, exception) {
+        attempt::fail(this, error);
+    }
+}
+
+fn try_again<'py>(
+    this: &Bound<'py, FutureCell>,
+    core: &Arc<Core>,
+    taken: Option<TakenCall<'py>>,
+    after: Duration,
+    exception: Option<Bound<'py, PyAny>>,
+) -> PyResult<()> {
+    let cell = this.get();
+    if core.log_failures {
+        logging::runs_again(this, after, exception.as_ref());
+    }
+    if !cell.has_context() {
+        // It had no rules when it began, so its context was not kept as it was.
+        cell.put_context(copy_current(this.py())?);
+    }
+    if let Some(taken) = taken {
+        cell.put_call(this, taken);
+    }
+    if let Some(exception) = exception
+        && let Err(error) = keep(this, &exception)
+    {
+        error.write_unraisable(this.py(), Some(this));
+    }
+    let attempts = policy::with_new(cell, |rules| {
+        rules.first_start.get_or_insert_with(|| cell.last_start());
+        rules.attempts
+    });
+    if core.mode == Mode::Threads {
+        core.held().add(this, core.pool().hold());
+    }
+    if !cell.run_again() {
+        // Nobody takes it any more.
+        drop(cell.take_call(this));
+        core.held().remove(this);
+        return Ok(());
+    }
+    metrics::retried(this);
+    // Not before: one of its key that starts now, and waits for it, must find that it has not
+    // started.
+    policy::leave_lane(this);
+    match core.mode {
+        Mode::Threads => {}
+        // Whoever runs it goes on with it.
+        Mode::Immediate => return Ok(()),
+        Mode::Manual => {
+            dispatch::shelve(this, core);
+            return Ok(());
+        }
+    }
+    let alarm = timer::set_in(after, Alarm::Again(this.clone().unbind()))?;
+    policy::with(cell, |rules| {
+        // It may have rung, and the next attempt have an alarm of its own.
+        if rules.attempts == attempts {
+            rules.alarm = alarm;
+        }
+    });
+    if let Some(alarm) = alarm
+        && cell.phase().is_done()
+    {
+        timer::unset(this.py(), alarm);
+    }
+    Ok(())
+}
+
+/// It is time for a task's next attempt.
+pub(crate) fn wake(this: &Bound<'_, FutureCell>) {
+    if this.get().phase() == Phase::Pending {
+        dispatch::again(this);
+    }
+}

@@ -1,0 +1,233 @@
+//! Taking a task: from the arguments of a submit to the queue.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFunction, PyList, PyTuple, PyType};
+
+use super::inline::{self, Mode};
+use super::worker::broken;
+use crate::bindings::api::executor::{ExecutorCell, Inner, Scoped};
+use crate::bindings::clock::now;
+use crate::bindings::core::async_check::check_function;
+use crate::bindings::core::call::Call;
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::options::Policy;
+use crate::bindings::core::policy;
+use crate::bindings::core::signature;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task_name::inner_of;
+use crate::bindings::core::transition;
+use crate::bindings::ffi::context::carry;
+use crate::bindings::ffi::object::{is_really_a, new_future};
+use crate::bindings::ffi::slot::Slot;
+use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::host::app_context::may_submit;
+use crate::bindings::host::signals::Event;
+use crate::bindings::names;
+use crate::bindings::sched::backpressure::{self, Entry};
+use crate::bindings::sched::completion;
+use crate::bindings::sched::dispatch;
+
+impl ExecutorCell {
+    /// `submit`, as [`crate::bindings::ffi::submit`] has it called. The task, but not its callbacks,
+    /// runs inside `task_scope()` if that is given.
+    pub(crate) fn submit<'py>(
+        &self,
+        arguments: &Arguments<'_, 'py>,
+        policy: Option<&Bound<'py, Policy>>,
+        task_scope: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, FutureCell>> {
+        let function = &arguments.function;
+        let inner = self.inner()?;
+        let core = &inner.core;
+        let is_coroutine = check_function(function, "task")?;
+        if let Some(scoped) = &inner.scoped {
+            refuse_values(arguments, scoped)?;
+        }
+        signature::check(arguments)?;
+        let call = arguments.to_call()?;
+        let future = inner.make(function.py(), call, is_coroutine, task_scope)?;
+        if policy.is_some() || core.backpressure.queue_size > 0 {
+            return submit_ruled(future, policy, arguments, core);
+        }
+        announce(&future, core)?;
+        match core.mode {
+            Mode::Threads => dispatch::take_plain(&future, core).map(|()| future),
+            Mode::Immediate | Mode::Manual => inline::take(future, core),
+        }
+    }
+}
+
+impl Inner {
+    /// A future that has all that its submitter gives it, for a task that is about to be taken.
+    #[expect(
+        clippy::inline_always,
+        reason = "a call would cost every submit what one may save"
+    )]
+    #[inline(always)]
+    pub(crate) fn make<'py>(
+        &self,
+        py: Python<'py>,
+        call: Call,
+        is_coroutine: bool,
+        task_scope: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, FutureCell>> {
+        let Self {
+            core,
+            scoped,
+            defaults,
+            has_defaults,
+        } = self;
+        if core.is_broken() {
+            return Err(broken());
+        }
+        let (scope, of_teardown) = match scoped {
+            None => (Slot::default(), false),
+            Some(scoped) => (Slot::new(scoped.scope.get(py)?), may_submit()?),
+        };
+        let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
+        let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
+        let future = new_future(py, cell)?;
+        // Relaxed: a callback added while this submit runs may or may not count for it.
+        if has_defaults.load(Ordering::Relaxed) {
+            let defaults = defaults.lock().iter().map(|it| it.clone_ref(py)).collect();
+            completion::add_defaults(&future, defaults);
+        }
+        if let Some(scope) = task_scope {
+            future.get().put_own_scope(scope);
+        }
+        if is_coroutine {
+            future.get().mark_coroutine();
+        }
+        if of_teardown {
+            future.get().mark_of_teardown();
+        }
+        Ok(future)
+    }
+}
+
+/// Submits a task that has rules, or that needs a place in the queue.
+fn submit_ruled<'py>(
+    future: Bound<'py, FutureCell>,
+    policy: Option<&Bound<'py, Policy>>,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Bound<'py, FutureCell>> {
+    if let Some(policy) = policy
+        && let Some(first) = policy::give(&future, policy, arguments, core)?
+    {
+        return Ok(first);
+    }
+    let submitted = (|| {
+        let entry = match core.places() {
+            // A coroutine waits in no queue, and in immediate mode nothing does.
+            Some(places) if core.mode != Mode::Immediate && !future.get().is_coroutine() => {
+                backpressure::take(&future, core, places)?
+            }
+            _ => Entry::Worker,
+        };
+        announce(&future, core)?;
+        match core.mode {
+            Mode::Threads => dispatch::take(&future, core, entry).map(|()| future.clone()),
+            Mode::Immediate | Mode::Manual => inline::take(future.clone(), core),
+        }
+    })();
+    if submitted.is_err() {
+        withdraw(&future);
+    }
+    submitted
+}
+
+/// Lets go of what a task has taken that has rules and was not accepted.
+pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
+    future.get().give_place();
+    future.get().forget_id(future);
+    if policy::has_claim(future.get()) {
+        // Others may have this future for the same key.
+        transition::cancel(future);
+    } else {
+        policy::ended(future);
+    }
+}
+
+/// Tells those who listen that a task is about to be taken.
+pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    if let Some(signals) = &core.signals
+        && signals.wanted(future.py(), Event::Submitted)
+    {
+        if core.pool().is_closed() {
+            return Err(closed());
+        }
+        signals.emit(future, Event::Submitted);
+    }
+    Ok(())
+}
+
+/// The error of a submit that came too late.
+#[cold]
+pub(crate) fn closed() -> PyErr {
+    PyRuntimeError::new_err("cannot schedule new futures after shutdown")
+}
+
+/// Refuses arguments that would not outlive the request.
+fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()> {
+    refuse_function(&arguments.function, scoped)?;
+    arguments
+        .values()
+        .try_for_each(|value| refuse_value(&value, scoped, DEPTH))
+}
+
+/// Refuses a function that has such arguments with it: a method of one, or a
+/// `functools.partial`.
+pub(crate) fn refuse_function(function: &Bound<'_, PyAny>, scoped: &Scoped) -> PyResult<()> {
+    // As nearly always.
+    if function.is_instance_of::<PyFunction>() {
+        return Ok(());
+    }
+    let py = function.py();
+    let mut function = function.clone();
+    while let Some(inner) = inner_of(&function) {
+        for name in [names::__self__(py), names::args(py), names::keywords(py)] {
+            if let Some(value) = function.getattr_opt(name)? {
+                refuse_value(&value, scoped, DEPTH)?;
+            }
+        }
+        function = inner;
+    }
+    Ok(())
+}
+
+fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResult<()> {
+    let py = value.py();
+    for refused in scoped.reject_types.bind(py).iter_borrowed() {
+        let refused = refused.cast::<PyType>()?;
+        // A proxy would answer for what it stands for.
+        if is_really_a(value, &refused) {
+            scoped.reject.bind(py).call1((value,))?;
+        }
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    let refuse = |item: Bound<'_, PyAny>| refuse_value(&item, scoped, depth - 1);
+    if let Ok(list) = value.cast_exact::<PyList>() {
+        list.iter().take(LOOK).try_for_each(refuse)
+    } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+        tuple.iter().take(LOOK).try_for_each(refuse)
+    } else if let Ok(dict) = value.cast::<PyDict>()
+        && dict.len() <= LOOK
+    {
+        // A copy, since another thread may change the dict.
+        dict.values().iter().try_for_each(refuse)
+    } else {
+        Ok(())
+    }
+}
+
+/// How deep and how far a look is taken into arguments that contain others: enough for the
+/// uploads of a form (a dict of lists), and little enough to cost nothing.
+const DEPTH: u8 = 2;
+const LOOK: usize = 16;

@@ -1,0 +1,481 @@
+//! `timeout=`, `expires=` and `stop`: tasks that are ended before they end.
+//!
+//! A call whose time is over gets an exception (see [`crate::bindings::core::interrupt`]). If it has not ended a
+//! moment later, it is stuck in C, or has swallowed the exception: then its future is ended
+//! without it, and its worker counts as one that waits, so that another takes its place.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use flask_delay_engine::Ticket;
+use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
+use pyo3::types::PyType;
+
+use super::remote;
+use crate::bindings::clock::now;
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
+use crate::bindings::core::leftovers;
+use crate::bindings::core::policy;
+use crate::bindings::core::strays::Added;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::transition::{self, Phase, Place};
+use crate::bindings::core::worker_slot::{Desk, Waits};
+use crate::bindings::errors::{CancelledError, TaskExpired, TaskTimeout, into_exception};
+use crate::bindings::ffi::call::call_with;
+use crate::bindings::host::gevent;
+use crate::bindings::host::logging;
+use crate::bindings::sched::errands;
+use crate::bindings::sched::timer::{self, Alarm};
+
+/// What a call that was interrupted has left, to end.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How soon a call that must not be interrupted where it is, is looked at again; each time
+/// after twice as long, up to the latter.
+const GLANCE: Duration = Duration::from_millis(1);
+const LONGEST_GLANCE: Duration = Duration::from_millis(32);
+
+/// A call that is to be ended.
+pub(crate) struct Shot {
+    task: Py<FutureCell>,
+    at: At,
+    why: Why,
+    /// Its future has ended without it already.
+    late: bool,
+    /// Since when it has been tried in vain, and how soon it is tried again.
+    tried: Option<(Instant, Duration)>,
+}
+
+impl Shot {
+    pub(crate) fn task(&self) -> &Py<FutureCell> {
+        &self.task
+    }
+}
+
+enum At {
+    /// This call, on a worker if there are waits.
+    Call {
+        target: Arc<Target>,
+        call: Call,
+        waits: Option<Arc<Waits>>,
+    },
+    /// Whatever call of the task runs when it is time.
+    AnyCall,
+    /// The coroutine of this attempt.
+    Coroutine(u32),
+}
+
+/// What is raised in a task.
+pub(crate) fn exception_class(py: Python<'_>, why: Why) -> Bound<'_, PyType> {
+    match why {
+        Why::Timeout => py.get_type::<TaskTimeout>(),
+        Why::Stop => py.get_type::<CancelledError>(),
+    }
+}
+
+/// Sets the alarm for the time limit of a call that has just begun at `desk`.
+pub(crate) fn watch(
+    this: &Bound<'_, FutureCell>,
+    desk: &Desk,
+    call: Call,
+    limit: Duration,
+) -> PyResult<Option<Ticket>> {
+    let shot = Shot {
+        task: this.clone().unbind(),
+        at: At::Call {
+            target: Arc::clone(desk.target()),
+            call,
+            waits: desk.waits().cloned(),
+        },
+        why: Why::Timeout,
+        late: false,
+        tried: None,
+    };
+    timer::set_in(limit, Alarm::Interrupt(shot))
+}
+
+/// The work of a task begins now, if its executor leaves it to the task to say so: what came
+/// before counts neither for its time limit nor as its run.
+pub(crate) fn begin(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    this.get().set_started(now());
+    let Some(limit) = policy::timeout(this) else {
+        return Ok(());
+    };
+    let Some(at) = find(this) else {
+        return Ok(());
+    };
+    let shot = Shot {
+        task: this.clone().unbind(),
+        at,
+        why: Why::Timeout,
+        late: false,
+        tried: None,
+    };
+    let alarm = timer::set_in(limit, Alarm::Interrupt(shot))?;
+    // Taken back when the call has ended.
+    policy::with(this.get(), |rules| rules.alarm = alarm);
+    Ok(())
+}
+
+/// As [`watch`], for a coroutine.
+pub(crate) fn watch_coroutine(this: &Bound<'_, FutureCell>, limit: Duration) -> PyResult<()> {
+    let shot = Shot {
+        task: this.clone().unbind(),
+        at: At::Coroutine(policy::attempts(this.get()).unwrap_or(0)),
+        why: Why::Timeout,
+        late: false,
+        tried: None,
+    };
+    let alarm = timer::set_in(limit, Alarm::Interrupt(shot))?;
+    policy::with(this.get(), |rules| rules.alarm = alarm);
+    Ok(())
+}
+
+/// Stops a task, as `Future.stop` says; `false` if it was done.
+pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyResult<bool> {
+    let cell = this.get();
+    if cell.phase().is_done() {
+        return Ok(false);
+    }
+    // Before anything else: a task that is about to start, or to run again, looks.
+    cell.tell_to_stop();
+    if transition::cancel(this) || (after.is_some() && remote::stop(this)) {
+        return Ok(true);
+    }
+    let (Some(after), Phase::Running) = (after, cell.phase()) else {
+        return Ok(!cell.phase().is_done());
+    };
+    let shot = Shot {
+        task: this.clone().unbind(),
+        at: At::AnyCall,
+        why: Why::Stop,
+        late: false,
+        tried: None,
+    };
+    if after.is_zero() {
+        interrupt(this.py(), shot);
+    } else {
+        timer::set_in(after, Alarm::Interrupt(shot))?;
+    }
+    Ok(true)
+}
+
+/// It is time to end a call.
+pub(crate) fn interrupt(py: Python<'_>, shot: Shot) {
+    let Shot {
+        task,
+        at,
+        why,
+        late,
+        tried,
+    } = shot;
+    let this = task.bind(py);
+    if this.get().phase() != Phase::Running && !late {
+        return;
+    }
+    let at = match at {
+        At::AnyCall => match find(this) {
+            Some(at) => at,
+            // It has not begun, and will see that it must not, or has returned.
+            None => return,
+        },
+        at => at,
+    };
+    match &at {
+        At::Call { target, call, .. } => {
+            // It would be raised in whatever greenlet the thread runs just then.
+            if !gevent::are_there(py) && target.shoot(py, *call, why) == Shooting::Later {
+                let shot = Shot {
+                    task,
+                    at,
+                    why,
+                    late,
+                    tried,
+                };
+                return try_soon(py, shot);
+            }
+        }
+        At::Coroutine(attempt) => {
+            if !is_at(this, *attempt) {
+                return;
+            }
+            policy::with(this.get(), |rules| rules.why = Some(why));
+            or_unraisable(cancel_coroutine(this), this);
+        }
+        At::AnyCall => return,
+    }
+    let shot = Shot {
+        task,
+        at,
+        why,
+        late,
+        tried: None,
+    };
+    if let Err(error) = timer::set_in(GRACE, Alarm::GiveUp(shot)) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Has a call interrupted that must not be where it is now. If it has not been for as long as
+/// a call has to end, its future ends without it, and it is still tried.
+fn try_soon(py: Python<'_>, mut shot: Shot) {
+    let now = Instant::now();
+    let (since, glance) = shot.tried.unwrap_or((now, GLANCE));
+    if !shot.late && now.duration_since(since) >= GRACE {
+        give_up(py, &shot);
+        shot.late = true;
+    }
+    let At::Call { target, call, .. } = &shot.at else {
+        return;
+    };
+    if !target.still_runs(*call) {
+        return;
+    }
+    shot.tried = Some((since, LONGEST_GLANCE.min(2 * glance)));
+    if let Err(error) = timer::set_in(glance, Alarm::Interrupt(shot)) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Whether this attempt of a task runs.
+fn is_at(this: &Bound<'_, FutureCell>, attempt: u32) -> bool {
+    this.get().phase() == Phase::Running && policy::attempts(this.get()) == Some(attempt)
+}
+
+fn cancel_coroutine(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    match transition::canceller(this) {
+        Some(canceller) => call_with(&canceller, []).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The call of the task that runs, if one does.
+fn find(this: &Bound<'_, FutureCell>) -> Option<At> {
+    let py = this.py();
+    let core = this.get().core()?;
+    let desks: Vec<_> = {
+        let desks = core.desks().lock();
+        desks.iter().filter_map(std::sync::Weak::upgrade).collect()
+    };
+    let desk = desks
+        .iter()
+        .find(|desk| desk.task(py).is_some_and(|task| task.is(this)))?;
+    loop {
+        let call = desk.call()?;
+        if !desk.task(py).is_some_and(|task| task.is(this)) {
+            return None;
+        }
+        // The same before and after: so it is this task's.
+        if desk.call() == Some(call) {
+            return Some(At::Call {
+                target: Arc::clone(desk.target()),
+                call,
+                waits: desk.waits().cloned(),
+            });
+        }
+    }
+}
+
+/// What was interrupted has had time to end: if it has not, its future ends without it.
+pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
+    let this = shot.task.bind(py);
+    let Some(core) = this.get().core() else {
+        return;
+    };
+    match &shot.at {
+        At::Call {
+            target,
+            call,
+            waits,
+        } => {
+            if !shot.late {
+                // In one section, which `came_back` waits for: the books are balanced there.
+                let astray = with_critical_section(this.as_any(), || {
+                    target.give_up(*call).then(|| {
+                        policy::keep_turn(this.get());
+                        core.stuck().add(waits.as_ref(), core.most_stuck())
+                    })
+                });
+                let Some(astray) = astray else {
+                    return;
+                };
+                look_after(py, core, astray);
+            }
+            // It is tried anyway while it has only been in vain.
+            if cfg!(not(Py_3_12)) && shot.tried.is_none() {
+                target.take_back(py, *call);
+                try_later(py, shot);
+            }
+            if shot.late {
+                return;
+            }
+        }
+        At::Coroutine(attempt) => {
+            if !is_at(this, *attempt) {
+                return;
+            }
+            policy::keep_turn(this.get());
+        }
+        At::AnyCall => return,
+    }
+    let settled = match shot.why {
+        Why::Timeout => {
+            let exception = into_exception(py, timed_out(this));
+            transition::finish(this, Phase::Failed, exception, Place::Loop).is_ok()
+        }
+        Why::Stop => transition::abandon(this, Place::Loop),
+    };
+    if settled {
+        let template = match shot.why {
+            Why::Timeout => {
+                "task %s (%s) did not end after its timeout: it has failed, its code goes on"
+            }
+            Why::Stop => {
+                "task %s (%s) did not end when it was stopped: it is cancelled, its code goes on"
+            }
+        };
+        or_unraisable(errands::tell(this, core, Some(template)), this);
+    }
+}
+
+/// Has a call that is stuck interrupted once more, for it may come back to Python code.
+fn try_later(py: Python<'_>, shot: &Shot) {
+    let At::Call {
+        target,
+        call,
+        waits,
+    } = &shot.at
+    else {
+        return;
+    };
+    if !target.still_runs(*call) {
+        return;
+    }
+    let again = Shot {
+        task: shot.task.clone_ref(py),
+        at: At::Call {
+            target: Arc::clone(target),
+            call: *call,
+            waits: waits.clone(),
+        },
+        why: shot.why,
+        late: true,
+        tried: None,
+    };
+    if let Err(error) = timer::set_in(PAUSE, Alarm::Interrupt(again)) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Between two tries to interrupt a call that is stuck, or to replace it.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The code of a task whose future has ended without it has ended.
+pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
+    // See `give_up`.
+    with_critical_section(this.as_any(), || ());
+    if let Some(core) = this.get().core()
+        && let Some(summoned) = core.stuck().remove(desk.waits(), core.most_stuck())
+    {
+        summoned.log();
+    }
+    policy::give_up_turn(this);
+}
+
+/// Sees to a pool of which a worker is stuck.
+fn look_after(py: Python<'_>, core: &Arc<Core>, astray: Added) {
+    if astray.first {
+        look_again(py, core);
+    }
+    if let Some(summoned) = astray.summoned {
+        summoned.log();
+    }
+    if astray.full {
+        let core = Arc::clone(core);
+        leftovers::work(py, move |py| {
+            logging::warning(
+                py,
+                "pool %s: %s workers are stuck in tasks whose time is over and have been \
+                 replaced; no further ones are, so tasks wait until some of those end",
+                &[core.name(), &core.most_stuck().to_string()],
+            );
+        });
+    }
+}
+
+/// If no thread can be started in place of one that is stuck, nobody else would try again.
+fn look_again(py: Python<'_>, core: &Arc<Core>) {
+    if let Err(error) = timer::set_in(PAUSE, Alarm::Stuck(Arc::downgrade(core))) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Some workers of a pool were stuck a moment ago.
+pub(crate) fn look_after_stuck(py: Python<'_>, core: &Weak<Core>) {
+    if let Some(core) = core.upgrade()
+        && core.stuck().count() > 0
+    {
+        core.pool().look_after();
+        look_again(py, &core);
+    }
+}
+
+/// Ends a task that has not started in time.
+pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
+    let py = this.py();
+    let cell = this.get();
+    let Some(core) = cell.core() else {
+        return;
+    };
+    if !errands::take_over(this) {
+        return;
+    }
+    let limit = policy::policy(this).and_then(|policy| policy.get().expires);
+    let error = TaskExpired::new_err(format!(
+        "task {:?} was not started within {} s",
+        name_of(this),
+        limit.unwrap_or_default().as_secs_f64()
+    ));
+    let exception = into_exception(py, error);
+    if transition::finish(this, Phase::Failed, exception, Place::Loop).is_ok() {
+        let template = "task %s (%s) was not started before it expired";
+        or_unraisable(errands::tell(this, core, Some(template)), this);
+    }
+}
+
+/// The error of a task whose time is over.
+pub(crate) fn timed_out(this: &Bound<'_, FutureCell>) -> PyErr {
+    TaskTimeout::new_err(message(this))
+}
+
+fn message(this: &Bound<'_, FutureCell>) -> String {
+    format!(
+        "task {:?} took longer than its timeout of {} s",
+        name_of(this),
+        policy::timeout(this).unwrap_or_default().as_secs_f64()
+    )
+}
+
+/// Says in `exception`, if it is what a call was interrupted with, why.
+pub(crate) fn explain(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) {
+    if !exception.is_instance_of::<TaskTimeout>() {
+        return;
+    }
+    // CPython raises a class, so without a word.
+    let explained = exception.getattr("args").and_then(|args| {
+        if args.len()? == 0 {
+            exception.setattr("args", (message(this),))?;
+        }
+        Ok(())
+    });
+    or_unraisable(explained, this);
+}
+
+fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
+    if let Err(error) = result {
+        error.write_unraisable(this.py(), Some(this.as_any()));
+    }
+}

@@ -1,0 +1,242 @@
+//! A worker thread: attached to Python once, for its life; detached only to sleep.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use flask_delay_engine::{Worker, spin};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::attempt;
+use crate::bindings::clock::now;
+use crate::bindings::core::executor::{Core, Task};
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::transition::Phase;
+use crate::bindings::core::waiter::Deferred;
+use crate::bindings::core::worker_slot::{Desk, Waits};
+use crate::bindings::errors::{BrokenThreadPool, panic_message};
+use crate::bindings::ffi::attach::attach;
+use crate::bindings::ffi::call::{Shape, call};
+use crate::bindings::ffi::fork::generation;
+use crate::bindings::host::gevent;
+use crate::bindings::host::logging;
+use crate::bindings::host::switch_interval::{self, Watched};
+use crate::bindings::names;
+use crate::bindings::process::exit::end_child;
+use crate::bindings::wait::current::{self, Local};
+
+/// A task that is a builtin never looks whether another thread wants the GIL; after this
+/// many nanoseconds of such tasks the worker does.
+const BREATH: u64 = 1_000_000;
+
+/// Who submits holds the GIL, and often lets go of it right away to wait for the result. A
+/// worker that asks for it too soon goes to sleep over it and has to be woken.
+const GRACE: Duration = Duration::from_nanos(1_500);
+
+/// The main function of each thread of a pool.
+pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
+    let generation = generation();
+    // None only if the interpreter has been finalized; then nothing can run any more.
+    let finished = attach(|py| {
+        let Some(core) = core.upgrade() else {
+            return;
+        };
+        let thread = Thread::enter(py, worker.name());
+        let waits = Arc::new(Waits::new(worker.handle()));
+        let desk = Arc::new(Desk::of_worker(Arc::clone(&waits)));
+        let deferred = Rc::new(Deferred::default());
+        core.add_desk(&desk);
+        current::set_local(Local {
+            desk: Arc::clone(&desk),
+            core: Arc::downgrade(&core),
+            service: core.service,
+            generation,
+            waits,
+            deferred: Rc::clone(&deferred),
+        });
+        if !core.is_broken() {
+            initialize(py, &core);
+        }
+        let watched = switch_interval::watch(py, &desk, core.switch_interval);
+        // Held by the futures from here on, so that an idle worker keeps nothing alive.
+        drop(core);
+        let watched_by = watched.as_deref();
+        work(py, &mut worker, &desk, &deferred, watched_by, generation);
+        if let Some(watched) = watched
+            && generation == self::generation()
+        {
+            watched.forget();
+        }
+        gevent::leave(py);
+        if let Some(thread) = thread {
+            thread.leave(py);
+        }
+    });
+    if generation != self::generation() {
+        // The task forked, and this is the child, where its thread is all there is. The
+        // books of the parent's pool are not ours to keep.
+        std::mem::forget(worker);
+    }
+    let _ = finished;
+}
+
+fn work(
+    py: Python<'_>,
+    worker: &mut Worker<Task>,
+    desk: &Desk,
+    deferred: &Deferred,
+    watched: Option<&Watched>,
+    generation: u32,
+) {
+    let mut breathed = now();
+    let sleep = |sleep: &mut (dyn FnMut() -> bool + Send)| {
+        if let Some(watched) = watched {
+            watched.sleeps();
+        }
+        // Detached, so that who is woken finds the GIL free.
+        let bells = deferred.take();
+        py.detach(|| {
+            drop(bells);
+            if sleep() {
+                spin(GRACE, || false);
+            }
+        });
+        if let Some(watched) = watched {
+            watched.wakes();
+        }
+    };
+    while let Some(task) = worker.next(sleep) {
+        drop(deferred.take());
+        let task = task.0.into_bound(py);
+        run(&task, desk);
+        if self::generation() != generation {
+            // A child of the task's: this thread is all there is of it.
+            end_child(py, task.get().phase() == Phase::Failed);
+            return;
+        }
+        let finished = task.get().ended();
+        // The last reference, often: dropped here, before the worker sleeps.
+        drop(task);
+        if finished.saturating_sub(breathed) > BREATH {
+            breathed = finished;
+            drop(deferred.take());
+            // It cannot fail, and if it did, the next breath would come.
+            let _ = breathe(py);
+        }
+    }
+}
+
+/// Lets another thread have the GIL if it wants it: entering a Python function makes the
+/// interpreter look.
+pub(crate) fn breathe(py: Python<'_>) -> PyResult<()> {
+    static BREATHE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let function = BREATHE.get_or_try_init(py, || {
+        py.eval(c"lambda: None", None, None).map(Bound::unbind)
+    })?;
+    function.call0(py).map(drop)
+}
+
+/// Runs one task; whatever happens in it, the worker goes on.
+fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
+    let Some(core) = task.get().core() else {
+        return;
+    };
+    desk.put(task);
+    run_guarded(task, core, desk);
+    desk.clear();
+}
+
+/// Runs one task; a panic fails that task alone.
+pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        // What has returned has run, or never will; its callbacks have no part in that.
+        if core.is_broken() && !task.get().has_returned() {
+            attempt::fail(task, broken());
+        } else {
+            attempt::run(task, core, desk);
+        }
+    }));
+    if let Err(payload) = ran {
+        let message = format!("a defect in flask_delay: {}", panic_message(&*payload));
+        attempt::fail(task, PyRuntimeError::new_err(message));
+    }
+}
+
+/// The error of tasks that a pool without initialised workers cannot run.
+pub(crate) fn broken() -> PyErr {
+    BrokenThreadPool::new_err(
+        "the pool's initializer raised an exception (see the log); no task can run in it",
+    )
+}
+
+fn initialize(py: Python<'_>, core: &Arc<Core>) {
+    let initializer = core
+        .initializer
+        .lock()
+        .as_ref()
+        .map(|(initializer, arguments)| {
+            (
+                initializer.bind(py).clone(),
+                arguments.bind(py).as_any().clone(),
+            )
+        });
+    let Some((initializer, arguments)) = initializer else {
+        return;
+    };
+    // Packed arguments lie as a task's do.
+    if let Err(error) = call(&initializer, Shape::Packed, Some(&arguments), None) {
+        core.set_broken();
+        let exception = error.into_value(py);
+        logging::initializer_failed(py, core.name(), exception.bind(py).as_any());
+    }
+}
+
+/// This thread as Python's `threading` module sees it.
+struct Thread(Py<PyAny>);
+
+impl Thread {
+    /// Gives the thread its name there and the hooks that a Python thread starts with.
+    fn enter(py: Python<'_>, name: &str) -> Option<Self> {
+        let entered = (|| -> PyResult<Self> {
+            let threading = py.import(names::threading(py))?;
+            let thread = threading.call_method0(names::current_thread(py))?;
+            thread.setattr(names::name(py), name)?;
+            // Up to 3.12, `threading` asserts in a forked child that the thread which forked
+            // has this lock; only threads that it started do. Without it, a process that a
+            // task starts with `multiprocessing` would end with an error.
+            if let Some(set) = thread.getattr_opt(names::_set_tstate_lock(py))? {
+                set.call0()?;
+            }
+            let sys = py.import(names::sys(py))?;
+            for (get, set) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
+                let hook = threading.call_method0(get)?;
+                if !hook.is_none() {
+                    sys.call_method1(set, (hook,))?;
+                }
+            }
+            Ok(Self(thread.unbind()))
+        })();
+        entered
+            .inspect_err(|error| error.clone_ref(py).write_unraisable(py, None))
+            .ok()
+    }
+
+    /// Takes the thread off the list of `threading.enumerate`, where Python 3.11 would
+    /// keep one that it did not start.
+    fn leave(self, py: Python<'_>) {
+        let left = (|| -> PyResult<()> {
+            let threading = py.import(names::threading(py))?;
+            let ident = self.0.bind(py).getattr(names::ident(py))?;
+            threading
+                .getattr(names::_active(py))?
+                .call_method1(names::pop(py), (ident, py.None()))?;
+            Ok(())
+        })();
+        if let Err(error) = left {
+            error.write_unraisable(py, None);
+        }
+    }
+}

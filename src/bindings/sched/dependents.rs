@@ -1,0 +1,343 @@
+//! Tasks that are held until others are done.
+//!
+//! Those others know them, and call [`go_on`] when they end, from any thread. What follows one
+//! that has succeeded goes on its way to a worker. What has nothing to run, because it is the
+//! others' results or because one of them has failed, ends right there; its callbacks are a
+//! worker's to run.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use flask_delay_engine::Hold;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::delays;
+use super::dispatch;
+use super::errands;
+use crate::bindings::core::executor::{Core, Task};
+use crate::bindings::core::leftovers;
+use crate::bindings::core::policy;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::transition::{self, Phase, Place};
+use crate::bindings::errors::{CancelledError, into_exception};
+use crate::bindings::host::signals::{self, Event};
+use crate::bindings::run::inline::{self, Mode};
+use crate::bindings::run::submit::{announce, closed, withdraw};
+
+/// What a task waits for before it may start.
+pub(crate) struct Sequel {
+    kind: Kind,
+    futures: Vec<Py<FutureCell>>,
+    /// How many of them have not told that they are done.
+    left: usize,
+}
+
+/// What becomes of the others' results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It is called with the one result.
+    Then,
+    /// It is the list of the results.
+    Gather,
+    /// The same, with the exceptions of those that failed.
+    GatherAll,
+}
+
+impl Sequel {
+    /// The task has ended without them.
+    pub(crate) fn forget(self, this: &Bound<'_, FutureCell>) {
+        let futures = self.futures.into_iter();
+        let futures: Vec<_> = futures.map(|it| it.into_bound(this.py())).collect();
+        forget(this, &futures);
+        for future in futures {
+            leftovers::let_go(Some(future));
+        }
+    }
+
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.futures.iter().try_for_each(|it| visit.call(it))
+    }
+}
+
+/// Takes a task that follows others.
+pub(crate) fn hold(
+    this: &Bound<'_, FutureCell>,
+    core: &Arc<Core>,
+    kind: Kind,
+    futures: &[Bound<'_, FutureCell>],
+) -> PyResult<()> {
+    begin(this, core, kind, futures).inspect_err(|_| withdraw(this))?;
+    let (mut told, mut turns) = (VecDeque::new(), Turns::default());
+    if futures.is_empty() {
+        turns.end(
+            this,
+            End::Result(PyList::empty(this.py()).into_any()),
+            &mut told,
+        );
+    }
+    for future in futures {
+        if this.get().phase().is_done() {
+            break;
+        }
+        let tell = this.clone().unbind();
+        if !future.get().leave(|extra| extra.sequels.push(tell)) {
+            told.push_back((future.clone(), this.clone()));
+        }
+    }
+    turns.hear(told);
+    if this.get().phase().is_done() {
+        // It has ended while they came to know it.
+        forget(this, futures);
+    }
+    turns.take()
+}
+
+fn begin(
+    this: &Bound<'_, FutureCell>,
+    core: &Arc<Core>,
+    kind: Kind,
+    futures: &[Bound<'_, FutureCell>],
+) -> PyResult<()> {
+    // Before the look: a pool that is closed after that waits for the task.
+    let hold = hold_pool(core);
+    if core.pool().is_closed() {
+        return Err(closed());
+    }
+    let sequel = Sequel {
+        kind,
+        futures: futures.iter().map(|it| it.clone().unbind()).collect(),
+        left: futures.len(),
+    };
+    policy::with_new(this.get(), |rules| rules.sequel = Some(sequel));
+    core.held().add(this, hold);
+    policy::set_expiry(this)?;
+    announce(this, core)
+}
+
+/// Keeps a pool from its end. Not one without threads, which is held only by a coroutine that
+/// somebody waits for; see [`inline::run`].
+fn hold_pool(core: &Arc<Core>) -> Option<Hold<Task>> {
+    (core.mode == Mode::Threads).then(|| core.pool().hold())
+}
+
+/// `this` does not wait for these any more.
+fn forget(this: &Bound<'_, FutureCell>, futures: &[Bound<'_, FutureCell>]) {
+    for future in futures {
+        let Some(extra) = future.get().known_extra() else {
+            continue;
+        };
+        let mut extra = extra.lock();
+        let left: Vec<_> = extra.sequels.extract_if(.., |it| it.is(this)).collect();
+        drop(extra);
+        drop(left);
+    }
+}
+
+/// `future` is done: those that follow it start, or end as it did.
+pub(crate) fn go_on(future: &Bound<'_, FutureCell>, followed: Vec<Py<FutureCell>>) -> PyResult<()> {
+    let py = future.py();
+    let told = followed
+        .into_iter()
+        .map(|this| (future.clone(), this.into_bound(py)));
+    let mut turns = Turns::default();
+    turns.hear(told.collect());
+    turns.take()
+}
+
+/// A future that is done, and a task that waits for it.
+type Told<'py> = VecDeque<(Bound<'py, FutureCell>, Bound<'py, FutureCell>)>;
+
+/// What a task that follows others has come to.
+enum End<'py> {
+    Result(Bound<'py, PyAny>),
+    Error(Bound<'py, PyAny>),
+    Cancelled,
+}
+
+/// What is to be done once all have been told, since it may run code of users.
+#[derive(Default)]
+struct Turns<'py> {
+    /// To be called with this.
+    ready: Vec<(Bound<'py, FutureCell>, Bound<'py, PyAny>)>,
+    /// Those whose callbacks are to run. Their pools are held until a worker has them.
+    ended: Vec<(Bound<'py, FutureCell>, Option<Hold<Task>>)>,
+}
+
+impl<'py> Turns<'py> {
+    /// Tells all of them, and those that wait for who ends by that. One by one, so that a long
+    /// row of them is no deep recursion.
+    fn hear(&mut self, mut told: Told<'py>) {
+        while let Some((future, this)) = told.pop_front() {
+            let end = match count(&this, &future) {
+                Counted::Waits => continue,
+                Counted::Failed => outcome(&future),
+                Counted::Last(Sequel {
+                    kind: Kind::Then, ..
+                }) => match outcome(&future) {
+                    End::Result(result) => {
+                        self.ready.push((this, result));
+                        continue;
+                    }
+                    end => end,
+                },
+                Counted::Last(sequel) => match collect(this.py(), &sequel) {
+                    Ok(results) => End::Result(results.into_any()),
+                    Err(error) => End::Error(into_exception(this.py(), error)),
+                },
+            };
+            self.end(&this, end, &mut told);
+        }
+    }
+
+    /// Ends a task that has nothing to run.
+    fn end(&mut self, this: &Bound<'py, FutureCell>, end: End<'py>, told: &mut Told<'py>) {
+        let cell = this.get();
+        let Some(core) = cell.core() else {
+            return;
+        };
+        let hold = hold_pool(core);
+        // Taken before its end would tell them itself, inside of this one's.
+        let next = cell.take_sequels();
+        let ended = errands::take_over(this)
+            && match end {
+                End::Result(it) => {
+                    transition::finish(this, Phase::Finished, it, Place::Loop).is_ok()
+                }
+                End::Error(it) => transition::finish(this, Phase::Failed, it, Place::Loop).is_ok(),
+                End::Cancelled => transition::abandon(this, Place::Loop),
+            };
+        for next in next {
+            // Somebody else may be about to end it.
+            if !cell.leave(|extra| extra.sequels.push(next.clone_ref(this.py()))) {
+                told.push_back((this.clone(), next.into_bound(this.py())));
+            }
+        }
+        if !ended {
+            return;
+        }
+        if cell.has_callbacks() || signals::wanted(this, Event::of(cell.phase())) {
+            self.ended.push((this.clone(), hold));
+        } else {
+            leftovers::let_go(cell.take_context(this.py()));
+        }
+    }
+
+    /// Does what is to be done.
+    fn take(self) -> PyResult<()> {
+        let mut done = Ok(());
+        for (this, result) in self.ready {
+            done = done.and(start(&this, result));
+        }
+        for (this, hold) in self.ended {
+            if let Some(core) = this.get().core() {
+                done = done.and(errands::tell(&this, core, None));
+            }
+            drop(hold);
+        }
+        done
+    }
+}
+
+/// What it means for a task that another one is done.
+enum Counted {
+    /// Nothing yet, or nothing any more.
+    Waits,
+    Failed,
+    Last(Sequel),
+}
+
+/// Notes that `future` is done.
+fn count(this: &Bound<'_, FutureCell>, future: &Bound<'_, FutureCell>) -> Counted {
+    let succeeded = future.get().phase() == Phase::Finished;
+    let counted = policy::with(this.get(), |rules| {
+        let sequel = rules.sequel.as_mut()?;
+        if !succeeded && sequel.kind != Kind::GatherAll {
+            // Not counted, so there is no last one.
+            return Some(Counted::Failed);
+        }
+        sequel.left -= 1;
+        rules.sequel.take_if(|it| it.left == 0).map(Counted::Last)
+    });
+    counted.flatten().unwrap_or(Counted::Waits)
+}
+
+fn outcome<'py>(future: &Bound<'py, FutureCell>) -> End<'py> {
+    match future.get().done_outcome(future.py()) {
+        Some(Ok(result)) => End::Result(result),
+        Some(Err(exception)) => End::Error(exception),
+        None => End::Cancelled,
+    }
+}
+
+/// The outcomes of all that a task has waited for.
+fn collect<'py>(py: Python<'py>, sequel: &Sequel) -> PyResult<Bound<'py, PyList>> {
+    let results = PyList::empty(py);
+    for future in &sequel.futures {
+        match outcome(future.bind(py)) {
+            End::Result(outcome) | End::Error(outcome) => results.append(outcome)?,
+            End::Cancelled => {
+                results.append(into_exception(py, CancelledError::new_err(())))?;
+            }
+        }
+    }
+    Ok(results)
+}
+
+/// Sends a task to whoever runs it, with its argument.
+fn start<'py>(this: &Bound<'py, FutureCell>, argument: Bound<'py, PyAny>) -> PyResult<()> {
+    let cell = this.get();
+    cell.put_argument(this, argument);
+    let Some(core) = cell.core() else {
+        return Ok(());
+    };
+    match core.mode {
+        Mode::Threads => {
+            policy::wait_from_now(this.get());
+            delays::ring(this);
+            return Ok(());
+        }
+        Mode::Manual => dispatch::shelve(this, core),
+        Mode::Immediate => {}
+    }
+    core.held().remove(this);
+    if core.mode == Mode::Immediate && cell.phase() == Phase::Pending {
+        return inline::run(this, core);
+    }
+    Ok(())
+}
+
+/// Those that a task waits for before it may start, as far as they are not done; None if it
+/// waits for none.
+pub(crate) fn followed<'py>(this: &Bound<'py, FutureCell>) -> Option<Vec<Bound<'py, FutureCell>>> {
+    let py = this.py();
+    policy::with(this.get(), |rules| {
+        let sequel = rules.sequel.as_ref()?;
+        let open = sequel.futures.iter().map(|it| it.bind(py).clone());
+        Some(open.collect::<Vec<_>>())
+    })?
+    .map(|mut futures| {
+        futures.retain(|it| !it.get().phase().is_done());
+        futures
+    })
+}
+
+/// Whether a task, or one that it has to wait for before it may start, `is` one of a kind.
+pub(crate) fn needs(this: &Bound<'_, FutureCell>, is: impl Fn(&FutureCell) -> bool) -> bool {
+    // As nearly always.
+    if !this.get().is_ruled() {
+        return is(this.get());
+    }
+    let mut seen = HashSet::new();
+    let mut open = vec![this.clone()];
+    while let Some(task) = open.pop() {
+        if is(task.get()) {
+            return true;
+        }
+        if seen.insert(task.as_ptr() as usize) {
+            open.extend(followed(&task).into_iter().flatten());
+        }
+    }
+    false
+}

@@ -1,0 +1,11 @@
+//! What runs when: the timer, dispatch, limits, dependents, and what follows an end.
+
+pub(crate) mod backpressure;
+pub(crate) mod completion;
+pub(crate) mod delays;
+pub(crate) mod dependents;
+pub(crate) mod dispatch;
+pub(crate) mod errands;
+pub(crate) mod lanes;
+pub(crate) mod others;
+pub(crate) mod timer;

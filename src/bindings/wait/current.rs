@@ -1,0 +1,274 @@
+//! What each worker does now: for `current_task`, for waits, and for the report at exit.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::interrupt::{self, Covered};
+use crate::bindings::core::progress::{self, Progress};
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::transition::Phase;
+use crate::bindings::core::waiter::{Bell, Deferred};
+use crate::bindings::core::worker_slot::{Desk, Waits};
+use crate::bindings::errors::{CancelledError, TaskRetry};
+use crate::bindings::ffi::fork::generation;
+use crate::bindings::run::event_loop::current_task as current_coroutine;
+
+/// A worker, as code on its thread finds it.
+pub(crate) struct Local {
+    pub(crate) desk: Arc<Desk>,
+    /// The executor whose worker this is.
+    pub(crate) core: Weak<Core>,
+    /// The executor's only task is the event loop.
+    pub(crate) service: bool,
+    /// The process that the worker is one of; a fork may have taken its thread elsewhere.
+    pub(crate) generation: u32,
+    pub(crate) waits: Arc<Waits>,
+    pub(crate) deferred: Rc<Deferred>,
+}
+
+thread_local! {
+    static LOCAL: OnceCell<Local> = const { OnceCell::new() };
+    /// The process that this thread is a worker of. Apart from `LOCAL`, which is gone by the
+    /// time that an exit handler runs on its thread.
+    static WORKER: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+thread_local! {
+    /// The tasks that this thread runs itself for want of workers, innermost last.
+    static OWN: RefCell<Vec<Arc<Desk>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This thread runs a task itself until the guard is dropped.
+pub(crate) struct Seat {
+    pub(crate) desk: Arc<Desk>,
+    /// Of a task that this one runs inside of.
+    _covered: Option<Covered>,
+}
+
+impl Seat {
+    pub(crate) fn take(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> Self {
+        let covered = interrupt::cover(task.py());
+        let desk = Arc::new(Desk::of_caller(task.py()));
+        desk.put(task);
+        core.add_desk(&desk);
+        OWN.with(|own| own.borrow_mut().push(Arc::clone(&desk)));
+        Self {
+            desk,
+            _covered: covered,
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let desk = OWN.with(|own| own.borrow_mut().pop());
+        self.desk.clear();
+        drop(desk);
+    }
+}
+
+/// Notes that this thread is a worker, for its life.
+pub(crate) fn set_local(local: Local) {
+    WORKER.set(Some(local.generation));
+    LOCAL.with(|cell| drop(cell.set(local)));
+}
+
+/// Runs `with` if this thread is a worker.
+pub(crate) fn with_local<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
+    // An error where a thread that ends has taken its locals apart already.
+    LOCAL
+        .try_with(|cell| cell.get().map(with))
+        .unwrap_or_default()
+}
+
+/// As [`with_local`], if the thread is still a worker of its pool.
+fn with_worker<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
+    with_local(|local| (local.generation == generation()).then(|| with(local))).flatten()
+}
+
+/// Leaves it to this worker to ring `bells` as soon as it lets go of the GIL. Gives back
+/// those that are to be rung now: all, if `may` is not set or this is no worker at work.
+pub(crate) fn defer(bells: Vec<Arc<Bell>>, may: bool) -> Vec<Arc<Bell>> {
+    let own = || OWN.try_with(|own| !own.borrow().is_empty());
+    if bells.is_empty() || !may || own().unwrap_or_default() {
+        return bells;
+    }
+    let mut bells = Some(bells);
+    with_worker(|local| local.deferred.add(bells.take().unwrap_or_default()));
+    bells.unwrap_or_default()
+}
+
+/// Has this worker ring the bells that were left to it, now.
+pub(crate) fn ring() {
+    drop(with_worker(|local| local.deferred.take()));
+}
+
+/// Whether this thread is a worker.
+pub(crate) fn is_worker() -> bool {
+    WORKER.get() == Some(generation())
+}
+
+/// Whether this thread runs the event loop.
+pub(crate) fn is_loop() -> bool {
+    with_worker(|local| local.service).unwrap_or(false)
+}
+
+/// Whether this thread is a worker, or runs a task itself.
+pub(crate) fn is_at_work() -> bool {
+    is_worker()
+        || OWN
+            .try_with(|own| !own.borrow().is_empty())
+            .unwrap_or_default()
+}
+
+/// Notes that this thread's task waits, if it is a worker: another may be active in its
+/// place until the guard is dropped.
+pub(crate) fn waiting() -> Option<Waiting> {
+    let waits = with_worker(|local| Arc::clone(&local.waits))?;
+    waits.begin();
+    Some(Waiting {
+        waits,
+        generation: generation(),
+    })
+}
+
+/// Has the pool of this worker, which waits, see to jobs that no thread could be started for.
+pub(crate) fn look_after_pool() {
+    if let Some(waits) = with_worker(|local| Arc::clone(&local.waits)) {
+        waits.look_after();
+    }
+}
+
+/// See [`waiting`]. May be dropped by any thread.
+pub(crate) struct Waiting {
+    waits: Arc<Waits>,
+    generation: u32,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // In a process forked meanwhile, the books of the pool are not ours.
+        if self.generation == generation() {
+            self.waits.end();
+        }
+    }
+}
+
+/// Whether the executor has tasks that need this thread: it is one of its workers, or runs
+/// the event loop and one of its coroutines.
+pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
+    with_worker(|local| {
+        local.core.as_ptr() == Arc::as_ptr(core) || (local.service && !core.afar().is_empty())
+    })
+    .unwrap_or(false)
+}
+
+/// The task that this thread runs, or whose coroutine this context belongs to.
+pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
+    let runs = |task: &Bound<'_, FutureCell>| task.get().phase() == Phase::Running;
+    let own = OWN
+        .try_with(|own| own.borrow().last().and_then(|desk| desk.task(py)))
+        .unwrap_or_default();
+    if let Some(own) = own.filter(runs) {
+        return Some(own);
+    }
+    // The event loop's thread runs coroutines, not the task that its desk shows.
+    with_local(|local| (!local.service).then(|| local.desk.task(py)).flatten())
+        .flatten()
+        .filter(runs)
+        .or_else(|| current_coroutine(py).filter(|task| task.get().goes_on()))
+}
+
+/// The handle of the task that runs on this thread.
+#[pyclass(frozen, module = "flask_delay")]
+pub(crate) struct CurrentTask;
+
+fn required(py: Python<'_>) -> PyResult<Bound<'_, FutureCell>> {
+    task(py).ok_or_else(|| {
+        PyRuntimeError::new_err(
+            "no task runs on this thread: current_task can be used inside a function that \
+             was given to delay() or submit()",
+        )
+    })
+}
+
+#[pymethods]
+#[expect(
+    clippy::unused_self,
+    reason = "the instance stands for the thread's task"
+)]
+impl CurrentTask {
+    #[getter]
+    fn id(&self, py: Python<'_>) -> PyResult<String> {
+        let task = required(py)?;
+        Ok(task.get().public_id(&task).to_string())
+    }
+
+    #[getter]
+    fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {
+        required(py)
+    }
+
+    #[getter]
+    fn attempt<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        required(py)?.getattr("attempts")
+    }
+
+    #[getter]
+    fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(required(py)?.get().told_to_stop())
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        if required(py)?.get().told_to_stop() {
+            return Err(CancelledError::new_err("the task was told to stop"));
+        }
+        Ok(())
+    }
+
+    #[pyo3(signature = (after = None))]
+    fn retry(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = super::result::after)] after: Option<f64>,
+    ) -> PyResult<()> {
+        required(py)?;
+        Err(TaskRetry::new_err((after,)))
+    }
+
+    #[pyo3(
+        signature = (done, total, note = String::new()),
+        text_signature = "($self, done, total, note='')"
+    )]
+    fn progress(
+        &self,
+        py: Python<'_>,
+        done: &Bound<'_, PyAny>,
+        total: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = progress::note)] note: String,
+    ) -> PyResult<()> {
+        let progress = Progress::new(done, total, note)?;
+        let task = required(py)?;
+        let report = {
+            let mut extra = task.get().extra().lock();
+            extra.progress = Some(progress);
+            extra.report.as_ref().map(|report| report.clone_ref(py))
+        };
+        if let Some(report) = report {
+            report.call1(py, (task.getattr("progress")?,))?;
+        }
+        Ok(())
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        match task(py) {
+            Some(task) => Ok(format!("<current_task {}>", task.repr()?)),
+            None => Ok("<current_task: none on this thread>".to_owned()),
+        }
+    }
+}

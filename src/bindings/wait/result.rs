@@ -1,0 +1,326 @@
+//! Waiting for a future: with the GIL released, interruptible, and never in a circle.
+
+use std::slice::from_ref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flask_delay_engine::{self as engine, Key, Link, Mutex, Obstacle, Target, Wait, Waits};
+use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBool;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::current;
+use crate::bindings::core::interrupt;
+use crate::bindings::core::per_process::PerProcess;
+use crate::bindings::core::policy;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::waiter::Bell;
+use crate::bindings::errors::WaitCycleError;
+use crate::bindings::ffi::fork::generation;
+use crate::bindings::host::gevent;
+use crate::bindings::run::inline;
+use crate::bindings::sched::dependents;
+
+/// Which task waits for which, by address: both futures live as long as the wait. With those
+/// tasks that a key may hold up.
+static WAITS: PerProcess<Waits<String, Held>> = PerProcess::new();
+
+/// A task's wait, for as long as it lasts.
+pub(crate) struct Entered {
+    inner: Option<engine::Entered<'static, String, Held>>,
+    generation: u32,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if self.generation != generation() {
+            // In a process forked meanwhile: the waits of the parent are not touched.
+            std::mem::forget(self.inner.take());
+        }
+    }
+}
+
+/// Whom to ask what holds up a task.
+#[derive(Clone)]
+pub(crate) enum Held {
+    Task(Arc<Py<FutureCell>>),
+    /// The turn that its key will give a task which has yet to wait for others.
+    Turn(Arc<Py<FutureCell>>),
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Task(one), Self::Task(two)) | (Self::Turn(one), Self::Turn(two)) => {
+                one.as_ptr() == two.as_ptr()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `threading.TIMEOUT_MAX` is a little more.
+const LONGEST: f64 = 9e9;
+
+fn key(future: &Bound<'_, FutureCell>) -> Key {
+    future.as_ptr() as Key
+}
+
+/// Blocks until the future is done, at most `timeout` seconds.
+pub(crate) fn until_done(
+    this: &Bound<'_, FutureCell>,
+    timeout: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let cell = this.get();
+    if cell.phase().is_done() {
+        return Ok(());
+    }
+    cell.refuse_foreign(this)?;
+    let limit = match timeout {
+        Some(timeout) if !timeout.is_none() => Some(Duration::from_secs_f64(seconds(timeout)?)),
+        _ => None,
+    };
+    if limit.is_none() {
+        inline::refuse_endless_wait(this)?;
+    }
+    refuse_on_loop(from_ref(this), 1)?;
+    let circle = enter_own(from_ref(this), 1)?;
+    let rung = sleep(this, limit);
+    drop(circle);
+    rung?;
+    if cell.phase().is_done() {
+        return Ok(());
+    }
+    Err(PyTimeoutError::new_err(()))
+}
+
+/// Sleeps until the future is done or the time is over.
+fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> {
+    let py = this.py();
+    let cell = this.get();
+    // While a worker waits, another may be active in its place.
+    let waiting = current::waiting();
+    if gevent::wait(this, limit)?.is_some() {
+        return Ok(());
+    }
+    let bell = Bell::new();
+    if !cell.leave(|extra| extra.waiters.push(Arc::clone(&bell))) {
+        return Ok(());
+    }
+    let awake = interrupt::awake_on(&bell);
+    let rung = bell.wait(py, limit);
+    drop(waiting);
+    let ended = awake.filter(|_| !cell.phase().is_done());
+    let ended = ended.and_then(|awake| awake.error(py));
+    if !matches!(rung, Ok(true)) || ended.is_some() {
+        let mut extra = cell.extra().lock();
+        extra.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &bell));
+    }
+    match ended {
+        Some(error) => Err(error),
+        None => rung.map(drop),
+    }
+}
+
+/// Refuses to block the event loop until so many of these are done, if that takes a coroutine
+/// which needs it.
+pub(crate) fn refuse_on_loop(targets: &[Bound<'_, FutureCell>], need: usize) -> PyResult<()> {
+    let needs_loop =
+        |target: &&Bound<'_, FutureCell>| dependents::needs(target, FutureCell::is_coroutine);
+    let Some(target) = targets.iter().find(needs_loop) else {
+        return Ok(());
+    };
+    let others = targets.iter().filter(|target| !needs_loop(target)).count();
+    if others >= need || !current::is_loop() {
+        return Ok(());
+    }
+    Err(WaitCycleError::new_err(format!(
+        "waiting for task {:?} would never end: it needs the event loop that this \
+         coroutine blocks; write `await future`",
+        name_of(target)
+    )))
+}
+
+/// Notes that this thread's task waits, if it runs one, until so many of these are done;
+/// refuses that if it would never end.
+pub(crate) fn enter_own(
+    targets: &[Bound<'_, FutureCell>],
+    need: usize,
+) -> PyResult<Option<Entered>> {
+    let Some(target) = targets.first() else {
+        return Ok(None);
+    };
+    current::task(target.py())
+        .map(|waiter| enter(&waiter, targets.iter().map(target_of).collect(), need))
+        .transpose()
+}
+
+/// Notes that the task `waiter` waits until so many of these are done; refuses that if it
+/// would never end.
+fn enter(
+    waiter: &Bound<'_, FutureCell>,
+    targets: Vec<Target<Held>>,
+    need: usize,
+) -> PyResult<Entered> {
+    let wait = Wait {
+        name: name_of(waiter),
+        targets,
+        need,
+    };
+    let entered = WAITS
+        .get()
+        .enter(key(waiter), wait, |held| ask(waiter.py(), held));
+    entered
+        .map(|entered| Entered {
+            inner: Some(entered),
+            generation: generation(),
+        })
+        .map_err(|circle| endless(&circle))
+}
+
+fn target_of(future: &Bound<'_, FutureCell>) -> Target<Held> {
+    let may_be_held = policy::may_be_held(future.get());
+    Target {
+        job: key(future),
+        held: may_be_held.then(|| Held::Task(Arc::new(future.clone().unbind()))),
+    }
+}
+
+/// What holds up a task now, if anything does.
+fn ask(py: Python<'_>, held: &Held) -> Option<Obstacle<String, Held>> {
+    let task = match held {
+        Held::Task(task) => task,
+        Held::Turn(task) => return turn(task.bind(py), "its turn".to_owned()),
+    };
+    let this = task.bind(py);
+    let Some(followed) = dependents::followed(this) else {
+        return turn(this, name_of(this));
+    };
+    let mut jobs: Vec<_> = followed.iter().map(target_of).collect();
+    if policy::has_lane(this.get()) {
+        jobs.push(Target {
+            // No future has this address.
+            job: key(this) + 1,
+            held: Some(Held::Turn(Arc::clone(task))),
+        });
+    }
+    Some(Obstacle {
+        name: name_of(this),
+        how: ", which comes after ",
+        need: jobs.len(),
+        jobs,
+    })
+}
+
+/// What its key has before a task.
+fn turn(task: &Bound<'_, FutureCell>, name: String) -> Option<Obstacle<String, Held>> {
+    let (jobs, need) = policy::held_up(task)?;
+    let jobs = jobs.into_iter().map(|job| Target { job, held: None });
+    Some(Obstacle {
+        name,
+        how: ", whose key is held by ",
+        jobs: jobs.collect(),
+        need,
+    })
+}
+
+#[cold]
+fn endless(circle: &[Link<String>]) -> PyErr {
+    let mut chain = String::new();
+    let mut was_held = false;
+    for link in circle {
+        chain.push_str(&link.name);
+        chain.push_str(match (was_held, link.held) {
+            (_, Some(how)) => how,
+            (true, None) => ", which waits for ",
+            (false, None) => " waits for ",
+        });
+        was_held = link.held.is_some();
+    }
+    let names = || circle.iter().map(|link| link.name.as_str()).cycle();
+    let first = names().next().unwrap_or_default();
+    let target = names().nth(1).unwrap_or_default();
+    WaitCycleError::new_err(format!(
+        "waiting for task {target:?} would never end: {chain}{first}"
+    ))
+}
+
+/// A coroutine's wait, for as long as it lasts: see `_native.pyi`.
+#[pyclass(frozen, name = "_Waiting", module = "flask_delay._native")]
+pub(crate) struct Waiting {
+    entered: Mutex<Option<Entered>>,
+    /// What the wait itself keeps of the task that is waited for.
+    held: Option<Held>,
+}
+
+#[pymethods]
+impl Waiting {
+    #[new]
+    fn new(waiter: &Bound<'_, FutureCell>, target: &Bound<'_, FutureCell>) -> PyResult<Self> {
+        let target = target_of(target);
+        let held = target.held.clone();
+        let entered = enter(waiter, vec![target], 1)?;
+        Ok(Self {
+            entered: Mutex::new(Some(entered)),
+            held,
+        })
+    }
+
+    fn end(&self) {
+        let entered = self.entered.lock().take();
+        drop(entered);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // While nobody but this wait has it. Who looks at waits is attached, so the count is
+        // the same in all of one collection.
+        if let Some(Held::Task(task) | Held::Turn(task)) = &self.held
+            && Arc::strong_count(task) <= 2
+        {
+            visit.call(&**task)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.end();
+    }
+}
+
+/// The argument `after`, in seconds; None for none.
+pub(crate) fn after(given: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+    if given.is_none() {
+        return Ok(None);
+    }
+    let message = format!(
+        "after must be a number of seconds, 0 or more, or None, got {}",
+        given.repr()?
+    );
+    match given.extract::<f64>() {
+        // A bool would do for a number.
+        Ok(_) | Err(_) if given.is_instance_of::<PyBool>() => Err(PyTypeError::new_err(message)),
+        Err(_) => Err(PyTypeError::new_err(message)),
+        Ok(seconds) if (0.0..f64::INFINITY).contains(&seconds) => Ok(Some(seconds)),
+        Ok(_) => Err(PyValueError::new_err(message)),
+    }
+}
+
+/// A time limit in seconds; a negative one is over at once, as in `concurrent.futures`.
+pub(crate) fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let seconds: f64 = timeout.extract().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "timeout must be a number of seconds or None, got {}",
+            timeout
+                .repr()
+                .map_or_else(|_| "?".to_owned(), |text| text.to_string())
+        ))
+    })?;
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err(
+            "timeout must be a number of seconds or None, got nan",
+        ));
+    }
+    Ok(seconds.clamp(0.0, LONGEST))
+}
