@@ -158,6 +158,145 @@ def check_engine_manifest(manifest: dict[str, Any]) -> list[str]:
     ]
 
 
+# The floors of src/bindings are written down once, at the head of its mod.rs, highest first.
+BINDINGS = ROOT / "src/bindings"
+FLOOR = re.compile(r"^//! \d+\. ((?:`\w+`(?:, )?)+):", re.MULTILINE)
+
+# Imports that still point up, or across to another folder of the same floor.
+UPWARD: frozenset[str] = frozenset(
+    {
+        "clock -> ffi::clock",
+        "core::executor -> api::executor",
+        "core::executor -> host::signals",
+        "core::executor -> process::exit",
+        "core::executor -> run::inline",
+        "core::executor -> run::worker",
+        "core::executor -> sched::backpressure",
+        "core::interrupt -> run::timeout",
+        "core::interrupt -> run::worker",
+        "core::leftovers -> sched::timer",
+        "core::options -> sched::delays",
+        "core::policy -> run::inline",
+        "core::policy -> sched::delays",
+        "core::policy -> sched::dependents",
+        "core::policy -> sched::lanes",
+        "core::policy -> sched::timer",
+        "core::settings -> api::executor",
+        "core::settings -> host::app_context",
+        "core::settings -> host::signals",
+        "core::settings -> host::switch_interval",
+        "core::settings -> run::inline",
+        "core::settings -> sched::backpressure",
+        "core::transition -> host::signals",
+        "core::transition -> run::remote",
+        "core::transition -> run::timeout",
+        "core::transition -> sched::completion",
+        "core::transition -> sched::others",
+        "core::transition -> wait::condition",
+        "core::transition -> wait::current",
+        "core::transition -> wait::stdlib",
+        "core::waiter -> wait::current",
+        "errors -> core::id",
+        "ffi::object -> core::task",
+        "ffi::submit -> api::executor",
+        "ffi::submit -> core::call",
+        "ffi::submit -> core::options",
+        "process::exit -> api::periodic",
+        "process::init -> api::map",
+        "run::remote -> api::executor",
+        "run::submit -> api::executor",
+        "run::worker -> process::exit",
+        "sched::backpressure -> process::exit",
+        "sched::backpressure -> run::inline",
+        "sched::backpressure -> run::submit",
+        "sched::delays -> run::submit",
+        "sched::dependents -> run::inline",
+        "sched::dependents -> run::submit",
+        "sched::dispatch -> run::attempt",
+        "sched::dispatch -> run::event_loop",
+        "sched::dispatch -> run::inline",
+        "sched::dispatch -> run::submit",
+        "sched::errands -> run::inline",
+        "sched::errands -> run::submit",
+        "sched::timer -> api::periodic",
+        "sched::timer -> run::retry",
+        "sched::timer -> run::timeout",
+        "wait::current -> run::event_loop",
+        "wait::result -> run::inline",
+        "wait::result -> sched::dependents",
+    }
+)
+
+RUST_USE = re.compile(r"\buse\s+((?:super|self|crate)\b[^;]*);")
+RUST_PATH = re.compile(r"(?<![\w:])(?:super|self|crate)(?:::\w+)+")
+
+Module = tuple[str, ...]
+
+
+def floors() -> dict[str, int]:
+    """The floor of each folder and file directly below src/bindings; 0 is the lowest."""
+    names = [
+        re.findall(r"\w+", found) for found in FLOOR.findall((BINDINGS / "mod.rs").read_text())
+    ]
+    return {name: floor for floor, line in enumerate(reversed(names)) for name in line}
+
+
+def flattened(tree: str) -> Iterator[str]:
+    """The paths in what follows `use`: `a::{b, c::d}` is `a::b` and `a::c::d`."""
+    if "{" not in tree:
+        yield tree.strip()
+        return
+    prefix, _, rest = tree.partition("{")
+    depth, start, inner = 0, 0, rest.rpartition("}")[0]
+    for i, char in enumerate(inner + ","):
+        depth += {"{": 1, "}": -1}.get(char, 0)
+        if char == "," and depth == 0:
+            if inner[start:i].strip():
+                yield from flattened(prefix.strip() + inner[start:i].strip())
+            start = i + 1
+
+
+def rust_imports(module: Module, source: str, known: Iterable[Module]) -> set[Module]:
+    """The modules of src/bindings that `module` names, by `use` or by a path in the code."""
+    known = set(known)
+    code = rust_code(source)
+    paths = [p for m in RUST_USE.finditer(code) for p in flattened(m[1])]
+    found = set()
+    for path in [*paths, *RUST_PATH.findall(RUST_USE.sub("", code))]:
+        names = path.split(" as ")[0].split("::")
+        here = list(module)
+        if names[0] == "crate":
+            here, names = [], names[2:]
+        while names and names[0] in {"super", "self"}:
+            here, names = here[:-1] if names[0] == "super" else here, names[1:]
+        full = (*here, *names)
+        while full and full not in known:
+            full = full[:-1]
+        if full and full != module:
+            found.add(full)
+    return found
+
+
+def bindings_graph() -> dict[Module, set[Module]]:
+    """Which modules of src/bindings each of them imports."""
+    sources = {
+        path.relative_to(BINDINGS).with_suffix("").parts: path.read_text()
+        for path in BINDINGS.rglob("*.rs")
+        if path.name != "mod.rs"
+    }
+    return {module: rust_imports(module, source, sources) for module, source in sources.items()}
+
+
+def upward(graph: dict[Module, set[Module]], floor: dict[str, int]) -> set[str]:
+    """The imports that do not point down, as text; those within a folder are its own affair."""
+    return {
+        f"{'::'.join(here)} -> {'::'.join(there)}"
+        for here, needs in graph.items()
+        for there in needs
+        if here[0] != there[0] and floor[there[0]] >= floor[here[0]]
+    }
+
+
 # --- Python -------------------------------------------------------------------------
 
 
@@ -276,6 +415,15 @@ def test_rust_file_keeps_to_its_layer(path):
     assert check_rust(path, (ROOT / path).read_text()) == []
 
 
+def test_every_part_of_the_bindings_has_a_floor():
+    assert floors().keys() == {module[0] for module in bindings_graph()}
+
+
+def test_the_bindings_import_from_lower_floors_only():
+    # Strictly lower: so no circle, of folders or of modules, leaves its folder.
+    assert upward(bindings_graph(), floors()) == UPWARD
+
+
 def test_the_engine_needs_no_python():
     manifest = tomllib.loads((ROOT / "src/engine/Cargo.toml").read_text())
     assert check_engine_manifest(manifest) == []
@@ -333,6 +481,40 @@ def test_a_rust_violation_is_caught(path, source):
 )
 def test_good_rust_passes(path, source):
     assert check_rust(path, source) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("use super::task::{self, Task};", {"core::task"}),
+        (
+            "use crate::bindings::{ffi::{call, fork::generation}, names};",
+            {"ffi::call", "ffi::fork", "names"},
+        ),
+        ("fn f() { crate::bindings::run::worker::main() }", {"run::worker"}),
+        ("use crate::bindings::core::flags as other;", {"core::flags"}),
+        ("// use crate::bindings::run::worker;\nuse std::sync::Arc;", set()),
+    ],
+)
+def test_imports_of_the_bindings_are_found(source, found):
+    known = [
+        "core::task",
+        "core::flags",
+        "core::x",
+        "ffi::call",
+        "ffi::fork",
+        "names",
+        "run::worker",
+    ]
+    modules = [tuple(name.split("::")) for name in known]
+    named = rust_imports(("core", "x"), source, modules)
+    assert {"::".join(module) for module in named} == found
+
+
+def test_an_import_that_points_up_or_across_is_caught():
+    floor = {"run": 2, "core": 1, "host": 1, "ffi": 0}
+    graph = {("core", "a"): {("run", "b"), ("host", "c"), ("core", "d"), ("ffi", "e")}}
+    assert upward(graph, floor) == {"core::a -> run::b", "core::a -> host::c"}
 
 
 @pytest.mark.parametrize(
