@@ -19,7 +19,8 @@ mod _native {
 
     #[pymodule_export]
     use crate::bindings::api::compose::{_check_step, _gather};
-    use crate::bindings::api::executor::ExecutorCell;
+    #[pymodule_export]
+    use crate::bindings::api::executor::{_scoped_executor, _service_executor};
     #[pymodule_export]
     use crate::bindings::api::map::_map;
     #[pymodule_export]
@@ -28,36 +29,34 @@ mod _native {
     use crate::bindings::core::async_check::{_check_callback, _check_function};
     #[pymodule_export]
     use crate::bindings::core::options::Policy;
-    use crate::bindings::core::progress;
-    use crate::bindings::core::settings;
-    #[pymodule_export]
-    use crate::bindings::core::settings::{_scoped_executor, _service_executor};
     #[pymodule_export]
     use crate::bindings::core::signature::_check_call;
-    use crate::bindings::core::task::FutureCell;
     #[pymodule_export]
     use crate::bindings::errors::{
         DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskRetry, TaskTimeout,
         WaitCycleError,
     };
-    use crate::bindings::ffi;
     #[pymodule_export]
     use crate::bindings::host::gevent::_set_greenlet_hooks;
-    use crate::bindings::host::logging;
     #[pymodule_export]
     use crate::bindings::host::logging::logger;
-    use crate::bindings::process::exit;
     #[pymodule_export]
     use crate::bindings::process::exit::{_end, _end_within, _is_exiting};
-    use crate::bindings::process::init;
-    use crate::bindings::process::last_exit;
     #[pymodule_export]
     use crate::bindings::run::event_loop::{_set_hooks, CoroutineTask};
     #[pymodule_export]
     use crate::bindings::run::remote::Elsewhere;
-    use crate::bindings::wait::current::CurrentTask as CurrentTaskCell;
     #[pymodule_export]
     use crate::bindings::wait::result::Waiting;
+
+    use crate::bindings::api::current_task::CurrentTask as CurrentTaskCell;
+    use crate::bindings::api::executor;
+    use crate::bindings::core::executor::ExecutorCell;
+    use crate::bindings::core::progress;
+    use crate::bindings::core::task::FutureCell;
+    use crate::bindings::ffi;
+    use crate::bindings::host::logging;
+    use crate::bindings::process::{exit, init, last_exit};
 
     /// A class of the native one and the standard library's, for whom it is the real thing.
     fn derive<'py>(
@@ -113,7 +112,7 @@ mod _native {
         let native = py.get_type::<ExecutorCell>();
         ffi::submit::add_to(&native)?;
         let executor = derive("Executor", native, "Executor")?;
-        settings::set_class(&executor);
+        executor::set_class(&executor);
         init::up(py)?;
         exit::register(py)?;
         last_exit::register()?;

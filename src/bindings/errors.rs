@@ -99,3 +99,16 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
 pub(crate) fn into_exception(py: Python<'_>, error: PyErr) -> Bound<'_, PyAny> {
     error.into_value(py).into_bound(py).into_any()
 }
+
+/// The error of a submit that came too late.
+#[cold]
+pub(crate) fn closed() -> PyErr {
+    PyRuntimeError::new_err("cannot schedule new futures after shutdown")
+}
+
+/// The error of tasks that a pool without initialised workers cannot run.
+pub(crate) fn broken() -> PyErr {
+    BrokenThreadPool::new_err(
+        "the pool's initializer raised an exception (see the log); no task can run in it",
+    )
+}

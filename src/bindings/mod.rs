@@ -11,14 +11,14 @@
 //! 3. `host`: what Flask and the process lend us: contexts, loggers, signals, gevent.
 //! 2. `core`: what a task and an executor are: data and leaf locks, no code of users.
 //! 1. `ffi`: the only `unsafe`.
-//! 0. `errors`, `names`, `clock`: what every floor uses.
+//! 0. `errors`, `names`, `convert`: what every floor uses.
 //!
 //! A submit goes `api::executor -> run::submit -> sched::dispatch -> ` the engine's pool
 //! ` -> run::worker -> run::attempt -> core::transition -> sched::completion`. A policy is data in
 //! `core::options` and `core::policy`, and an act in `sched` or `run`.
 
 pub(crate) mod api;
-pub(crate) mod clock;
+pub(crate) mod convert;
 pub(crate) mod core;
 pub(crate) mod errors;
 pub(crate) mod ffi;

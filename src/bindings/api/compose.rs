@@ -8,20 +8,20 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::executor::{ExecutorCell, Inner};
 use crate::bindings::core::async_check::{check_function, is_coroutine_function};
 use crate::bindings::core::call::Call;
-use crate::bindings::core::executor::Core;
+use crate::bindings::core::executor::{Core, ExecutorCell, Inner};
 use crate::bindings::core::options::Policy;
-use crate::bindings::core::policy;
+use crate::bindings::core::policy::{self, Kind};
 use crate::bindings::core::signature;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::read_name;
+use crate::bindings::errors::closed;
 use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::ffi::submit::Arguments;
-use crate::bindings::run::submit::{closed, refuse_function};
-use crate::bindings::sched::dependents::{self, Kind};
+use crate::bindings::run::submit::refuse_function;
+use crate::bindings::sched::dependents;
 
 /// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
 fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {

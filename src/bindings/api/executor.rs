@@ -1,44 +1,32 @@
 //! The native half of `Executor`. How it takes tasks is in [`crate::bindings::run::submit`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::map::{Map, Submit};
+use crate::bindings::convert::seconds;
 use crate::bindings::core::async_check::{check_callback, refuse_unrun};
-use crate::bindings::core::executor::{Beginning, Core, Settings};
-use crate::bindings::core::settings::{backpressure, config, places as queue_places, workers};
+use crate::bindings::core::events::Signals;
+use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
+use crate::bindings::core::settings::{
+    Backpressure, Beginning, Mode, Settings, backpressure, config, places as queue_places, workers,
+};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::errors::WaitCycleError;
+use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::host::app_context::Scope;
 use crate::bindings::host::switch_interval;
-use crate::bindings::process::exit::{self, cancel_queued, wait_with_signals};
-use crate::bindings::run::inline::{self, Mode};
+use crate::bindings::process::exit::{self, cancel_queued};
+use crate::bindings::run::inline;
 use crate::bindings::wait::current;
-use crate::bindings::wait::result::seconds;
-
-/// What `Delay` asks of its executor beyond a plain one.
-pub(crate) struct Scoped {
-    pub(crate) scope: Scope,
-    pub(crate) reject_types: Py<PyTuple>,
-    pub(crate) reject: Py<PyAny>,
-    /// Makes of a function that is to follow a task what is called in its place.
-    pub(crate) step: Option<Py<PyAny>>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) core: Arc<Core>,
-    pub(crate) scoped: Option<Scoped>,
-    pub(crate) defaults: Mutex<Vec<Py<PyAny>>>,
-    /// So that a submit need not lock `defaults` to see that there are none.
-    pub(crate) has_defaults: AtomicBool,
-}
 
 impl Drop for Inner {
     fn drop(&mut self) {
@@ -52,29 +40,7 @@ impl Drop for Inner {
     }
 }
 
-/// See `_native.pyi`.
-#[pyclass(
-    frozen,
-    subclass,
-    name = "_ExecutorBase",
-    module = "flask_delay._native"
-)]
-#[derive(Default)]
-pub(crate) struct ExecutorCell(OnceLock<Arc<Inner>>);
-
 impl ExecutorCell {
-    pub(crate) fn inner(&self) -> PyResult<&Arc<Inner>> {
-        self.0.get().ok_or_else(|| {
-            PyRuntimeError::new_err(
-                "this executor was not initialised: its class must call super().__init__()",
-            )
-        })
-    }
-
-    pub(crate) fn core(&self) -> PyResult<&Arc<Core>> {
-        self.inner().map(|inner| &inner.core)
-    }
-
     pub(crate) fn set(&self, settings: Settings, scoped: Option<Scoped>) -> PyResult<()> {
         let core = Core::new(settings);
         exit::add(&core);
@@ -376,3 +342,112 @@ fn let_begin(py: Python<'_>, core: &Arc<Core>) {
 /// looks. A slow initializer may take longer: then the tasks have not started indeed.
 const BEGIN: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_micros(500);
+
+/// An executor of `Delay` lets those workers go that were idle for so long.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The class that executors are made of here.
+static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub(crate) fn _service_executor<'py>(
+    py: Python<'py>,
+    thread_name_prefix: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let settings = Settings {
+        config: config(py, Some(1), thread_name_prefix, IDLE_TIMEOUT)?,
+        backpressure: Backpressure::default(),
+        initializer: None,
+        hidden: Vec::new(),
+        log_failures: true,
+        shutdown_timeout: None,
+        result_limit: 0,
+        switch_interval: Some(switch_interval::DEFAULT),
+        service: true,
+        mode: Mode::Threads,
+        signals: None,
+        counted: false,
+        beginning: Beginning::Call,
+        scope_method: None,
+    };
+    make(py, settings, None)
+}
+
+fn make(py: Python<'_>, settings: Settings, scoped: Option<Scoped>) -> PyResult<Bound<'_, PyAny>> {
+    let class = CLASS
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))?
+        .bind(py);
+    let executor = class.call_method1("__new__", (class,))?;
+    executor
+        .cast::<ExecutorCell>()?
+        .get()
+        .set(settings, scoped)?;
+    Ok(executor)
+}
+
+/// Notes the class that scoped executors are made of.
+pub(crate) fn set_class(class: &Bound<'_, PyType>) {
+    let _ = CLASS.set(class.py(), class.clone().unbind());
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None, step = None, late_start = false))]
+#[expect(clippy::too_many_arguments, reason = "all of them named")]
+pub(crate) fn _scoped_executor<'py>(
+    py: Python<'py>,
+    max_workers: Option<i64>,
+    thread_name_prefix: &str,
+    scope: Bound<'py, PyAny>,
+    hidden: Bound<'py, PyAny>,
+    reject_types: Py<PyTuple>,
+    reject: Py<PyAny>,
+    log_failures: bool,
+    shutdown_timeout: Option<f64>,
+    result_limit: usize,
+    switch_interval: Option<f64>,
+    mode: &str,
+    signals: Option<Bound<'py, PyTuple>>,
+    queue_size: usize,
+    when_full: &str,
+    block_timeout: Option<f64>,
+    step: Option<Py<PyAny>>,
+    late_start: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let hidden = hidden
+        .try_iter()?
+        .map(|variable| variable.map(Bound::unbind))
+        .collect::<PyResult<_>>()?;
+    let (scope, scope_method) = Scope::new(&scope)?;
+    let settings = Settings {
+        config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
+        initializer: None,
+        hidden,
+        log_failures,
+        shutdown_timeout: shutdown_timeout
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        result_limit,
+        switch_interval: switch_interval
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        service: false,
+        mode: Mode::parse(mode)?,
+        backpressure: backpressure(queue_size, when_full, block_timeout)?,
+        signals: signals.map(|signals| Signals::new(&signals)).transpose()?,
+        counted: true,
+        beginning: if late_start {
+            Beginning::Told
+        } else {
+            Beginning::Call
+        },
+        scope_method,
+    };
+    let scoped = Scoped {
+        scope,
+        reject_types,
+        reject,
+        step,
+    };
+    make(py, settings, Some(scoped))
+}

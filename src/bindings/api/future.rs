@@ -12,10 +12,10 @@ use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::compose;
-use super::executor::ExecutorCell;
-use crate::bindings::clock::to_datetime;
+use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::check_callback;
 use crate::bindings::core::call;
+use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::id::Id;
 use crate::bindings::core::metrics;
 use crate::bindings::core::options::Policy;
@@ -49,7 +49,7 @@ impl FutureCell {
     #[pyo3(signature = (after = Some(1.0)), text_signature = "($self, after=1.0)")]
     fn stop(
         slf: &Bound<'_, Self>,
-        #[pyo3(from_py_with = crate::bindings::wait::result::after)] after: Option<f64>,
+        #[pyo3(from_py_with = crate::bindings::convert::after)] after: Option<f64>,
     ) -> PyResult<bool> {
         slf.get().refuse_foreign(slf)?;
         let after = after.map(|after| Duration::try_from_secs_f64(after).unwrap_or(Duration::MAX));

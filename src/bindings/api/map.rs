@@ -1,7 +1,6 @@
 //! `Executor.map`, and `map` by way of a function: the results of many calls, in order.
 
 use std::collections::VecDeque;
-
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::Mutex;
@@ -10,8 +9,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyTuple, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::bindings::convert::seconds;
 use crate::bindings::names;
-use crate::bindings::wait::result::seconds;
 
 /// The iterator that `map` returns. What it has not given out is cancelled when one of
 /// the calls raises, and when it is closed or dropped; not if it was never asked for a

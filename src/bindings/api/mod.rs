@@ -1,6 +1,7 @@
 //! What Python sees: classes and functions, each a thin layer over the floors below.
 
 pub(crate) mod compose;
+pub(crate) mod current_task;
 pub(crate) mod executor;
 pub(crate) mod future;
 pub(crate) mod map;

@@ -10,11 +10,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::executor::ExecutorCell;
-use crate::bindings::core::executor::Core;
+use crate::bindings::core::executor::{Core, ExecutorCell};
+use crate::bindings::errors::closed;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::ffi::slot::Slot;
-use crate::bindings::run::submit::closed;
 use crate::bindings::sched::delays::GLANCE;
 use crate::bindings::sched::errands;
 use crate::bindings::sched::timer::{self, Alarm};

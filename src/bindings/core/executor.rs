@@ -6,62 +6,26 @@ use std::time::Duration;
 
 use flask_delay_engine::{Bound as Places, Config, Mutex, Pool, Rank};
 use once_cell::race::OnceBox;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use super::events::Signals;
 use super::held::Afar;
 use super::keys::Table;
 use super::metrics::Figures;
 use super::registry::Registry;
+use super::settings::{Backpressure, Beginning, Initializer, Mode, Settings};
 use super::strays::Strays;
 use super::task::FutureCell;
 use super::worker_slot::Desk;
-use crate::bindings::api::executor::Inner;
 use crate::bindings::ffi::fork::generation;
-use crate::bindings::host::signals::Signals;
+use crate::bindings::host::app_context::Scope;
 use crate::bindings::process::exit;
-use crate::bindings::run::inline::Mode;
 use crate::bindings::run::worker;
-use crate::bindings::sched::backpressure::Backpressure;
 
 /// A future in the queue, which owns a reference to it.
 pub(crate) struct Task(pub(crate) Py<FutureCell>);
-
-/// What each worker calls first, and with what.
-pub(crate) type Initializer = (Py<PyAny>, Py<PyTuple>);
-
-/// From when on a task's time limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beginning {
-    /// The call of its function.
-    Call,
-    /// When that says so: see `deadlines::begin`.
-    Told,
-}
-
-/// How an executor was asked to be.
-pub(crate) struct Settings {
-    pub(crate) config: Config,
-    pub(crate) initializer: Option<Initializer>,
-    /// Context variables that are not carried to tasks.
-    pub(crate) hidden: Vec<Py<PyAny>>,
-    pub(crate) log_failures: bool,
-    /// How long tasks may go on at exit.
-    pub(crate) shutdown_timeout: Option<Duration>,
-    pub(crate) result_limit: usize,
-    /// How often Python switches threads while a task computes; `None`: as ever.
-    pub(crate) switch_interval: Option<Duration>,
-    /// Serves other executors: not drained, and closed last.
-    pub(crate) service: bool,
-    pub(crate) mode: Mode,
-    pub(crate) signals: Option<Signals>,
-    pub(crate) backpressure: Backpressure,
-    /// What becomes of its tasks is counted.
-    pub(crate) counted: bool,
-    pub(crate) beginning: Beginning,
-    /// What futures have is an object, which makes their surroundings by its method of this name.
-    pub(crate) scope_method: Option<Py<PyString>>,
-}
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
 pub(crate) struct Core {
@@ -359,5 +323,46 @@ impl Drop for Era {
             // A thread that is not here may have left them half changed.
             std::mem::forget(std::mem::take(&mut self.figures));
         }
+    }
+}
+
+/// What `Delay` asks of its executor beyond a plain one.
+pub(crate) struct Scoped {
+    pub(crate) scope: Scope,
+    pub(crate) reject_types: Py<PyTuple>,
+    pub(crate) reject: Py<PyAny>,
+    /// Makes of a function that is to follow a task what is called in its place.
+    pub(crate) step: Option<Py<PyAny>>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    pub(crate) scoped: Option<Scoped>,
+    pub(crate) defaults: Mutex<Vec<Py<PyAny>>>,
+    /// So that a submit need not lock `defaults` to see that there are none.
+    pub(crate) has_defaults: AtomicBool,
+}
+
+/// See `_native.pyi`.
+#[pyclass(
+    frozen,
+    subclass,
+    name = "_ExecutorBase",
+    module = "flask_delay._native"
+)]
+#[derive(Default)]
+pub(crate) struct ExecutorCell(pub(crate) OnceLock<Arc<Inner>>);
+
+impl ExecutorCell {
+    pub(crate) fn inner(&self) -> PyResult<&Arc<Inner>> {
+        self.0.get().ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "this executor was not initialised: its class must call super().__init__()",
+            )
+        })
+    }
+
+    pub(crate) fn core(&self) -> PyResult<&Arc<Core>> {
+        self.inner().map(|inner| &inner.core)
     }
 }

@@ -19,9 +19,8 @@ use pyo3::types::PyType;
 use super::frames;
 use super::waiter::Bell;
 use crate::bindings::errors::{CancelledError, TaskTimeout};
+use crate::bindings::ffi::gil::breathe;
 use crate::bindings::ffi::interrupt::{self, ThreadId};
-use crate::bindings::run::timeout::exception_class;
-use crate::bindings::run::worker::breathe;
 
 /// Why a call is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -337,5 +336,13 @@ impl Drop for Awake {
     fn drop(&mut self) {
         let bell = with_own(|own| own.aim.lock().bell.take());
         drop(bell);
+    }
+}
+
+/// What is raised in a task.
+pub(crate) fn exception_class(py: Python<'_>, why: Why) -> Bound<'_, PyType> {
+    match why {
+        Why::Timeout => py.get_type::<TaskTimeout>(),
+        Why::Stop => py.get_type::<CancelledError>(),
     }
 }

@@ -1,8 +1,9 @@
 //! What one task keeps of its policy, and what is done at its start, after each attempt, and
 //! at its end.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
@@ -13,14 +14,12 @@ use super::executor::Core;
 use super::interrupt::Why;
 use super::leftovers;
 use super::options::Policy;
+use super::settings::Mode;
 use super::task::FutureCell;
 use super::transition::Phase;
-use crate::bindings::clock::now;
 use crate::bindings::errors::id_is_taken;
+use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::submit::Arguments;
-use crate::bindings::run::inline::Mode;
-use crate::bindings::sched::delays::Start;
-use crate::bindings::sched::dependents::Sequel;
 use crate::bindings::sched::lanes::{self, Lane};
 use crate::bindings::sched::timer::{self, Alarm};
 
@@ -405,4 +404,128 @@ fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
     if let Err(error) = result {
         error.write_unraisable(this.py(), Some(this.as_any()));
     }
+}
+
+/// From when on a task may start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    /// So long after its submit, whatever becomes of the clocks.
+    After(Duration),
+    /// As soon as it is that late by the system's clock, which may be set meanwhile.
+    At(SystemTime),
+}
+
+/// More than a submit takes, even where its thread has to wait for a processor.
+const LAG: Duration = Duration::from_secs(1);
+
+impl Start {
+    /// That moment by a clock that nobody sets, if it is known, for a task that was made at
+    /// `born`.
+    pub(crate) fn from(self, born: i64) -> Option<Instant> {
+        let Self::After(time) = self else {
+            return None;
+        };
+        // From then on, and not from now: tasks are to come in the order of their times.
+        let age = now().cast_signed().saturating_sub(born);
+        let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
+        // A clock that was set just now makes no task old.
+        Instant::now().checked_add(time.saturating_sub(age.min(LAG)))
+    }
+
+    /// In nanoseconds since 1970, for a task that was made at `born`.
+    pub(crate) fn ready(self, born: i64) -> i64 {
+        match self {
+            Self::After(time) => {
+                let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+                born.saturating_add(nanos)
+            }
+            Self::At(time) => {
+                let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+                let nanos = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+                nanos.max(born)
+            }
+        }
+    }
+}
+
+/// What a task waits for before it may start.
+pub(crate) struct Sequel {
+    pub(crate) kind: Kind,
+    pub(crate) futures: Vec<Py<FutureCell>>,
+    /// How many of them have not told that they are done.
+    pub(crate) left: usize,
+}
+
+/// What becomes of the others' results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It is called with the one result.
+    Then,
+    /// It is the list of the results.
+    Gather,
+    /// The same, with the exceptions of those that failed.
+    GatherAll,
+}
+
+impl Sequel {
+    /// The task has ended without them.
+    pub(crate) fn forget(self, this: &Bound<'_, FutureCell>) {
+        let futures = self.futures.into_iter();
+        let futures: Vec<_> = futures.map(|it| it.into_bound(this.py())).collect();
+        forget(this, &futures);
+        for future in futures {
+            leftovers::let_go(Some(future));
+        }
+    }
+
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.futures.iter().try_for_each(|it| visit.call(it))
+    }
+}
+
+/// `this` does not wait for these any more.
+pub(crate) fn forget(this: &Bound<'_, FutureCell>, futures: &[Bound<'_, FutureCell>]) {
+    for future in futures {
+        let Some(extra) = future.get().known_extra() else {
+            continue;
+        };
+        let mut extra = extra.lock();
+        let left: Vec<_> = extra.sequels.extract_if(.., |it| it.is(this)).collect();
+        drop(extra);
+        drop(left);
+    }
+}
+
+/// Those that a task waits for before it may start, as far as they are not done; None if it
+/// waits for none.
+pub(crate) fn followed<'py>(this: &Bound<'py, FutureCell>) -> Option<Vec<Bound<'py, FutureCell>>> {
+    let py = this.py();
+    with(this.get(), |rules| {
+        let sequel = rules.sequel.as_ref()?;
+        let open = sequel.futures.iter().map(|it| it.bind(py).clone());
+        Some(open.collect::<Vec<_>>())
+    })?
+    .map(|mut futures| {
+        futures.retain(|it| !it.get().phase().is_done());
+        futures
+    })
+}
+
+/// Whether a task, or one that it has to wait for before it may start, `is` one of a kind.
+pub(crate) fn needs(this: &Bound<'_, FutureCell>, is: impl Fn(&FutureCell) -> bool) -> bool {
+    // As nearly always.
+    if !this.get().is_ruled() {
+        return is(this.get());
+    }
+    let mut seen = HashSet::new();
+    let mut open = vec![this.clone()];
+    while let Some(task) = open.pop() {
+        if is(task.get()) {
+            return true;
+        }
+        if seen.insert(task.as_ptr() as usize) {
+            open.extend(followed(&task).into_iter().flatten());
+        }
+    }
+    false
 }

@@ -4,29 +4,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flask_delay_engine::Config;
-use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyString, PyTuple};
 
-use super::executor::{Beginning, Settings};
+use super::events::Signals;
 use super::waiter::look_on;
-use crate::bindings::api::executor::{ExecutorCell, Scoped};
-use crate::bindings::host::app_context::Scope;
-use crate::bindings::host::signals::Signals;
-use crate::bindings::host::switch_interval;
-use crate::bindings::run::inline::Mode;
-use crate::bindings::sched::backpressure::{Backpressure, WhenFull};
 
 const MEBIBYTE: usize = 1 << 20;
 /// What a main thread has on Linux; deep recursion must not depend on the thread.
 const STACK: usize = 8 * MEBIBYTE;
-
-/// An executor of `Delay` lets those workers go that were idle for so long.
-const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// The class that executors are made of here.
-static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 /// What Python's own pool has by default: some more threads than processors.
 fn default_workers(py: Python<'_>) -> PyResult<usize> {
@@ -129,105 +116,104 @@ pub(crate) fn backpressure(
     })
 }
 
-/// See `_native.pyi`.
-#[pyfunction]
-pub(crate) fn _service_executor<'py>(
-    py: Python<'py>,
-    thread_name_prefix: &str,
-) -> PyResult<Bound<'py, PyAny>> {
-    let settings = Settings {
-        config: config(py, Some(1), thread_name_prefix, IDLE_TIMEOUT)?,
-        backpressure: Backpressure::default(),
-        initializer: None,
-        hidden: Vec::new(),
-        log_failures: true,
-        shutdown_timeout: None,
-        result_limit: 0,
-        switch_interval: Some(switch_interval::DEFAULT),
-        service: true,
-        mode: Mode::Threads,
-        signals: None,
-        counted: false,
-        beginning: Beginning::Call,
-        scope_method: None,
-    };
-    make(py, settings, None)
-}
+/// What each worker calls first, and with what.
+pub(crate) type Initializer = (Py<PyAny>, Py<PyTuple>);
 
-fn make(py: Python<'_>, settings: Settings, scoped: Option<Scoped>) -> PyResult<Bound<'_, PyAny>> {
-    let class = CLASS
-        .get(py)
-        .ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))?
-        .bind(py);
-    let executor = class.call_method1("__new__", (class,))?;
-    executor
-        .cast::<ExecutorCell>()?
-        .get()
-        .set(settings, scoped)?;
-    Ok(executor)
-}
-
-/// Notes the class that scoped executors are made of.
-pub(crate) fn set_class(class: &Bound<'_, PyType>) {
-    let _ = CLASS.set(class.py(), class.clone().unbind());
+/// How an executor was asked to be.
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) initializer: Option<Initializer>,
+    /// Context variables that are not carried to tasks.
+    pub(crate) hidden: Vec<Py<PyAny>>,
+    pub(crate) log_failures: bool,
+    /// How long tasks may go on at exit.
+    pub(crate) shutdown_timeout: Option<Duration>,
+    pub(crate) result_limit: usize,
+    /// How often Python switches threads while a task computes; `None`: as ever.
+    pub(crate) switch_interval: Option<Duration>,
+    /// Serves other executors: not drained, and closed last.
+    pub(crate) service: bool,
+    pub(crate) mode: Mode,
+    pub(crate) signals: Option<Signals>,
+    pub(crate) backpressure: Backpressure,
+    /// What becomes of its tasks is counted.
+    pub(crate) counted: bool,
+    pub(crate) beginning: Beginning,
+    /// What futures have is an object, which makes their surroundings by its method of this name.
+    pub(crate) scope_method: Option<Py<PyString>>,
 }
 
 /// See `_native.pyi`.
-#[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None, step = None, late_start = false))]
-#[expect(clippy::too_many_arguments, reason = "all of them named")]
-pub(crate) fn _scoped_executor<'py>(
-    py: Python<'py>,
-    max_workers: Option<i64>,
-    thread_name_prefix: &str,
-    scope: Bound<'py, PyAny>,
-    hidden: Bound<'py, PyAny>,
-    reject_types: Py<PyTuple>,
-    reject: Py<PyAny>,
-    log_failures: bool,
-    shutdown_timeout: Option<f64>,
-    result_limit: usize,
-    switch_interval: Option<f64>,
-    mode: &str,
-    signals: Option<Bound<'py, PyTuple>>,
-    queue_size: usize,
-    when_full: &str,
-    block_timeout: Option<f64>,
-    step: Option<Py<PyAny>>,
-    late_start: bool,
-) -> PyResult<Bound<'py, PyAny>> {
-    let hidden = hidden
-        .try_iter()?
-        .map(|variable| variable.map(Bound::unbind))
-        .collect::<PyResult<_>>()?;
-    let (scope, scope_method) = Scope::new(&scope)?;
-    let settings = Settings {
-        config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
-        initializer: None,
-        hidden,
-        log_failures,
-        shutdown_timeout: shutdown_timeout
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        result_limit,
-        switch_interval: switch_interval
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        service: false,
-        mode: Mode::parse(mode)?,
-        backpressure: backpressure(queue_size, when_full, block_timeout)?,
-        signals: signals.map(|signals| Signals::new(&signals)).transpose()?,
-        counted: true,
-        beginning: if late_start {
-            Beginning::Told
-        } else {
-            Beginning::Call
-        },
-        scope_method,
-    };
-    let scoped = Scoped {
-        scope,
-        reject_types,
-        reject,
-        step,
-    };
-    make(py, settings, Some(scoped))
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Threads,
+    /// The submitter runs its task before it goes on.
+    Immediate,
+    /// Tasks wait for [`run_pending`].
+    Manual,
+}
+
+impl Mode {
+    pub(crate) fn parse(mode: &str) -> PyResult<Self> {
+        match mode {
+            "threads" => Ok(Self::Threads),
+            "immediate" => Ok(Self::Immediate),
+            "manual" => Ok(Self::Manual),
+            _ => Err(PyValueError::new_err(format!(
+                "mode must be \"threads\", \"immediate\" or \"manual\", got {mode:?}"
+            ))),
+        }
+    }
+}
+
+/// What is done when the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    Block,
+    Raise,
+    CallerRuns,
+    DropOldest,
+}
+
+impl WhenFull {
+    pub(crate) fn parse(name: &str) -> PyResult<Self> {
+        match name {
+            "block" => Ok(Self::Block),
+            "raise" => Ok(Self::Raise),
+            "caller_runs" => Ok(Self::CallerRuns),
+            "drop_oldest" => Ok(Self::DropOldest),
+            _ => Err(PyValueError::new_err(format!(
+                "when_full must be \"block\", \"raise\", \"caller_runs\" or \"drop_oldest\", got \
+                 {name:?}"
+            ))),
+        }
+    }
+}
+
+/// How an executor's queue was asked to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backpressure {
+    /// Zero: no limit.
+    pub(crate) queue_size: usize,
+    pub(crate) when_full: WhenFull,
+    pub(crate) block_timeout: Option<Duration>,
+}
+
+impl Default for Backpressure {
+    fn default() -> Self {
+        Self {
+            queue_size: 0,
+            when_full: WhenFull::Block,
+            block_timeout: None,
+        }
+    }
+}
+
+/// From when on a task's time limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// The call of its function.
+    Call,
+    /// When that says so: see `deadlines::begin`.
+    Told,
 }

@@ -10,11 +10,11 @@
 //! for why that matters most where there is no GIL.
 
 use flask_delay_engine::Advance;
-pub(crate) use flask_delay_engine::Phase;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
+use super::events::Event;
 use super::leftovers;
 use super::metrics;
 use super::policy;
@@ -22,7 +22,7 @@ use super::task::{Callbacks, Extra, FutureCell};
 use crate::bindings::errors::CancelledError;
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::object::track;
-use crate::bindings::host::signals::{self, Event};
+use crate::bindings::host::signals;
 use crate::bindings::names;
 use crate::bindings::run::remote;
 use crate::bindings::run::timeout;
@@ -31,6 +31,8 @@ use crate::bindings::sched::others::Others;
 use crate::bindings::wait::condition;
 use crate::bindings::wait::current;
 use crate::bindings::wait::stdlib;
+
+pub(crate) use flask_delay_engine::Phase;
 
 /// What `concurrent.futures` calls a phase.
 pub(crate) fn standard_name(py: Python<'_>, phase: Phase) -> &Bound<'_, PyString> {

@@ -3,11 +3,10 @@
 use std::panic::catch_unwind;
 use std::ptr;
 
-use pyo3::Borrowed;
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
+use pyo3::{Borrowed, ffi};
 
 use crate::bindings::errors::panic_message;
 use crate::bindings::names;

@@ -1,18 +1,20 @@
 //! The only module with `unsafe`: what PyO3 has no safe call for, behind safe functions.
 #![allow(unsafe_code)]
 
-pub(crate) mod attach;
-pub(crate) mod call;
-pub(crate) mod clock;
 #[cfg(target_vendor = "apple")]
 mod clock_apple;
 #[cfg(not(target_vendor = "apple"))]
 mod clock_posix;
-pub(crate) mod context;
 #[cfg(threads_unwind)]
 mod ending;
+
+pub(crate) mod attach;
+pub(crate) mod call;
+pub(crate) mod clock;
+pub(crate) mod context;
 pub(crate) mod exit;
 pub(crate) mod fork;
+pub(crate) mod gil;
 pub(crate) mod interrupt;
 pub(crate) mod lock;
 pub(crate) mod object;

@@ -2,8 +2,7 @@
 //! the parent go whatever the tasks do, in C and with the GIL too.
 
 use std::ffi::c_int;
-use std::io;
-use std::thread;
+use std::{io, thread};
 
 use super::fork;
 

@@ -12,8 +12,8 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::call::Shape;
 use super::slot::Slot;
-use crate::bindings::api::executor::ExecutorCell;
 use crate::bindings::core::call::Call;
+use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::errors::panic_message;
 

@@ -9,46 +9,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::logging;
+use crate::bindings::core::events::{EVENTS, Event, Signal, Signals};
 use crate::bindings::core::task::FutureCell;
-use crate::bindings::core::transition::Phase;
 use crate::bindings::ffi::call::{call_named, call_with};
 use crate::bindings::names;
-
-/// What may happen to a task, in the order in which the signals are given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    Submitted = 0,
-    Started = 1,
-    Succeeded = 2,
-    Failed = 3,
-    Cancelled = 4,
-}
-
-const EVENTS: usize = 5;
-
-impl Event {
-    /// The end that a phase is, if it is one.
-    pub(crate) fn of(phase: Phase) -> Option<Self> {
-        match phase {
-            Phase::Pending | Phase::Running => None,
-            Phase::Cancelled | Phase::Notified => Some(Self::Cancelled),
-            Phase::Finished => Some(Self::Succeeded),
-            Phase::Failed => Some(Self::Failed),
-        }
-    }
-}
-
-struct Signal {
-    receivers: Py<PyDict>,
-    /// Called if there are receivers: some may listen to other apps alone.
-    listens: Py<PyAny>,
-    /// Called as `send(future=future)`.
-    send: Py<PyAny>,
-}
-
-/// An executor's signals. Not shown to the garbage collector, so they may refer to nothing
-/// that refers to the executor.
-pub(crate) struct Signals([Signal; EVENTS]);
 
 impl Signals {
     /// From triples as [`Signal`] has them, one for each [`Event`].

@@ -12,15 +12,16 @@ use pyo3::types::{PyCFunction, PyDict};
 use crate::bindings::api::periodic;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::per_process::PerProcess;
+use crate::bindings::core::policy;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::{Phase, cancel};
+use crate::bindings::ffi::gil::{SIGNALS, wait_with_signals};
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval;
 use crate::bindings::run::event_loop::send_back;
-use crate::bindings::run::inline::Mode;
 use crate::bindings::sched::delays;
-use crate::bindings::sched::dependents;
 use crate::bindings::sched::timer;
 
 /// Every executor that has a pool in this process. The lock is a leaf.
@@ -33,10 +34,6 @@ struct Cores {
     /// the last look at them and that.
     exited: bool,
 }
-
-/// How often a blocked wait looks for Ctrl-C. A native condition variable goes on after a
-/// signal, so nothing else would.
-const SIGNALS: Duration = Duration::from_millis(50);
 
 /// What tasks that were told to stop have left, to notice it.
 const GRACE: Duration = Duration::from_millis(200);
@@ -109,26 +106,6 @@ static EXITING: AtomicBool = AtomicBool::new(false);
 #[pyfunction]
 pub(crate) fn _is_exiting() -> bool {
     EXITING.load(Ordering::Relaxed)
-}
-
-/// Calls `reached` with deadlines until it says yes (`true`) or `deadline` has passed.
-/// Ctrl-C is noticed in between and ends the wait with its error.
-pub(crate) fn wait_with_signals(
-    py: Python<'_>,
-    deadline: Option<Instant>,
-    reached: impl Fn(Instant) -> bool + Sync,
-) -> PyResult<bool> {
-    loop {
-        let now = Instant::now();
-        let slice = deadline.map_or(now + SIGNALS, |deadline| deadline.min(now + SIGNALS));
-        if py.detach(|| reached(slice)) {
-            return Ok(true);
-        }
-        py.check_signals()?;
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(false);
-        }
-    }
 }
 
 /// When the interpreter began to exit: one time limit for all that is done then.
@@ -320,7 +297,7 @@ fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut 
         .held()
         .tasks(py)
         .into_iter()
-        .partition(|task| dependents::followed(task).is_some());
+        .partition(|task| policy::followed(task).is_some());
     for task in held {
         if delays::starts_after(task.get(), deadline) && cancel(&task) {
             lost.push(label(&task));
@@ -380,7 +357,7 @@ pub(crate) fn cancel_queued(
     let mut returned = Vec::new();
     // Noted before those that they follow are cancelled, and they with them.
     let mut held = core.held().tasks(py);
-    held.retain(|task| dependents::followed(task).is_some());
+    held.retain(|task| policy::followed(task).is_some());
     // What is taken out and has to go back must find that the pool has not ended.
     let hold = core.pool().hold();
     while let Some(task) = core.pool().steal() {

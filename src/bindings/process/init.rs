@@ -10,17 +10,17 @@ use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyCFunction;
 
 use crate::bindings::api::map::Map;
-use crate::bindings::clock::to_datetime;
+use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::is_coroutine_function;
 use crate::bindings::core::frames;
 use crate::bindings::core::progress;
 use crate::bindings::errors::{
     BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
 };
+use crate::bindings::ffi::gil;
 use crate::bindings::ffi::variables;
 use crate::bindings::names;
 use crate::bindings::run::event_loop::{self, CoroutineTask};
-use crate::bindings::run::worker;
 use crate::bindings::wait::condition;
 use crate::bindings::wait::stdlib::{self, Event};
 
@@ -48,7 +48,7 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     event_loop::current_task(py);
     progress::class(py)?;
     to_datetime(py, 1)?;
-    worker::breathe(py)?;
+    gil::breathe(py)?;
     variables::init(py)?;
     frames::init(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;

@@ -11,21 +11,22 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::inline::Mode;
 use super::retry::{self, Verdict};
 use super::timeout;
-use crate::bindings::clock::now;
+use crate::bindings::core::events::Event;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt::{self, Why};
 use crate::bindings::core::policy;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::{self, Phase, Place};
 use crate::bindings::errors::{TaskRetry, into_exception};
 use crate::bindings::ffi::call::call;
+use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::{copy, copy_current, for_attempt, value_of, within};
 use crate::bindings::host::app_context;
 use crate::bindings::host::logging;
-use crate::bindings::host::signals::{self, Event};
+use crate::bindings::host::signals;
 use crate::bindings::sched::dispatch;
 
 /// What `aio.py` does for the native side.

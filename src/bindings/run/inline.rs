@@ -3,43 +3,19 @@
 use std::slice::from_ref;
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::event_loop::hand_over;
-use super::submit::closed;
 use super::worker::run_guarded;
 use crate::bindings::core::executor::Core;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
-use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::Phase;
-use crate::bindings::sched::dependents;
+use crate::bindings::errors::closed;
 use crate::bindings::sched::dispatch;
 use crate::bindings::wait::current::{self, Seat};
 use crate::bindings::wait::result;
-
-/// See `_native.pyi`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    Threads,
-    /// The submitter runs its task before it goes on.
-    Immediate,
-    /// Tasks wait for [`run_pending`].
-    Manual,
-}
-
-impl Mode {
-    pub(crate) fn parse(mode: &str) -> PyResult<Self> {
-        match mode {
-            "threads" => Ok(Self::Threads),
-            "immediate" => Ok(Self::Immediate),
-            "manual" => Ok(Self::Manual),
-            _ => Err(PyValueError::new_err(format!(
-                "mode must be \"threads\", \"immediate\" or \"manual\", got {mode:?}"
-            ))),
-        }
-    }
-}
 
 /// Takes a task of an executor without threads.
 pub(crate) fn take<'py>(
@@ -113,20 +89,4 @@ pub(crate) fn run_here(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResu
         run_guarded(task, core, &seat.desk);
     }
     Ok(())
-}
-
-/// Refuses to wait for ever for a task that nobody runs.
-pub(crate) fn refuse_endless_wait(this: &Bound<'_, FutureCell>) -> PyResult<()> {
-    let waits = |cell: &FutureCell| {
-        let manual = |core: &Arc<Core>| core.mode == Mode::Manual;
-        cell.core().is_some_and(manual) && cell.phase() == Phase::Pending
-    };
-    if !dependents::needs(this, waits) {
-        return Ok(());
-    }
-    Err(PyRuntimeError::new_err(format!(
-        "task {:?} waits for run_pending(), as DELAY_MODE is \"manual\": call that first, or \
-         wait with a timeout if another thread does",
-        name_of(this)
-    )))
 }

@@ -14,25 +14,26 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::event_loop::send_back;
 use super::inline;
-use super::submit::{announce, closed};
-use crate::bindings::api::executor::ExecutorCell;
-use crate::bindings::clock::now;
 use crate::bindings::core::async_check::is_coroutine_function;
 use crate::bindings::core::call::Call;
+use crate::bindings::core::events::Event;
+use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::id::Id;
 use crate::bindings::core::metrics;
 use crate::bindings::core::policy;
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::{Extra, FutureCell};
 use crate::bindings::core::transition::{self, Phase, Place};
-use crate::bindings::errors::id_is_taken;
+use crate::bindings::errors::{closed, id_is_taken};
 use crate::bindings::ffi::call::{Shape, call_with};
+use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::carry;
 use crate::bindings::ffi::object::new_future;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::host::app_context::may_submit;
-use crate::bindings::host::signals::{self, Event};
+use crate::bindings::host::signals;
 use crate::bindings::sched::completion;
+use crate::bindings::sched::dispatch::announce;
 
 /// See `_native.pyi`.
 #[pyclass(frozen, name = "_Elsewhere", module = "flask_delay._native")]

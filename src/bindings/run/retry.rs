@@ -7,11 +7,11 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::attempt;
-use super::inline::Mode;
 use crate::bindings::core::call::TakenCall;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::metrics;
 use crate::bindings::core::policy;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::traces;

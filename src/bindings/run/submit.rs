@@ -3,33 +3,30 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFunction, PyList, PyTuple, PyType};
 
-use super::inline::{self, Mode};
-use super::worker::broken;
-use crate::bindings::api::executor::{ExecutorCell, Inner, Scoped};
-use crate::bindings::clock::now;
+use super::inline;
 use crate::bindings::core::async_check::check_function;
 use crate::bindings::core::call::Call;
-use crate::bindings::core::executor::Core;
+use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::signature;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::inner_of;
-use crate::bindings::core::transition;
+use crate::bindings::errors::broken;
+use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::carry;
 use crate::bindings::ffi::object::{is_really_a, new_future};
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::host::app_context::may_submit;
-use crate::bindings::host::signals::Event;
 use crate::bindings::names;
 use crate::bindings::sched::backpressure::{self, Entry};
 use crate::bindings::sched::completion;
-use crate::bindings::sched::dispatch;
+use crate::bindings::sched::dispatch::{self, announce, withdraw};
 
 impl ExecutorCell {
     /// `submit`, as [`crate::bindings::ffi::submit`] has it called. The task, but not its callbacks,
@@ -139,37 +136,6 @@ fn submit_ruled<'py>(
         withdraw(&future);
     }
     submitted
-}
-
-/// Lets go of what a task has taken that has rules and was not accepted.
-pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
-    future.get().give_place();
-    future.get().forget_id(future);
-    if policy::has_claim(future.get()) {
-        // Others may have this future for the same key.
-        transition::cancel(future);
-    } else {
-        policy::ended(future);
-    }
-}
-
-/// Tells those who listen that a task is about to be taken.
-pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
-    if let Some(signals) = &core.signals
-        && signals.wanted(future.py(), Event::Submitted)
-    {
-        if core.pool().is_closed() {
-            return Err(closed());
-        }
-        signals.emit(future, Event::Submitted);
-    }
-    Ok(())
-}
-
-/// The error of a submit that came too late.
-#[cold]
-pub(crate) fn closed() -> PyErr {
-    PyRuntimeError::new_err("cannot schedule new futures after shutdown")
 }
 
 /// Refuses arguments that would not outlive the request.

@@ -10,10 +10,8 @@ use std::time::{Duration, Instant};
 use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::PyType;
 
 use super::remote;
-use crate::bindings::clock::now;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
 use crate::bindings::core::leftovers;
@@ -23,8 +21,9 @@ use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::{self, Phase, Place};
 use crate::bindings::core::worker_slot::{Desk, Waits};
-use crate::bindings::errors::{CancelledError, TaskExpired, TaskTimeout, into_exception};
+use crate::bindings::errors::{TaskExpired, TaskTimeout, into_exception};
 use crate::bindings::ffi::call::call_with;
+use crate::bindings::ffi::clock::now;
 use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
 use crate::bindings::sched::errands;
@@ -66,14 +65,6 @@ enum At {
     AnyCall,
     /// The coroutine of this attempt.
     Coroutine(u32),
-}
-
-/// What is raised in a task.
-pub(crate) fn exception_class(py: Python<'_>, why: Why) -> Bound<'_, PyType> {
-    match why {
-        Why::Timeout => py.get_type::<TaskTimeout>(),
-        Why::Stop => py.get_type::<CancelledError>(),
-    }
 }
 
 /// Sets the alarm for the time limit of a call that has just begun at `desk`.

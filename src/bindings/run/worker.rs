@@ -8,19 +8,19 @@ use std::time::Duration;
 use flask_delay_engine::{Worker, spin};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use super::attempt;
-use crate::bindings::clock::now;
 use crate::bindings::core::executor::{Core, Task};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::Deferred;
 use crate::bindings::core::worker_slot::{Desk, Waits};
-use crate::bindings::errors::{BrokenThreadPool, panic_message};
+use crate::bindings::errors::{broken, panic_message};
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::call::{Shape, call};
+use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::fork::generation;
+use crate::bindings::ffi::gil::breathe;
 use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval::{self, Watched};
@@ -129,16 +129,6 @@ fn work(
     }
 }
 
-/// Lets another thread have the GIL if it wants it: entering a Python function makes the
-/// interpreter look.
-pub(crate) fn breathe(py: Python<'_>) -> PyResult<()> {
-    static BREATHE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let function = BREATHE.get_or_try_init(py, || {
-        py.eval(c"lambda: None", None, None).map(Bound::unbind)
-    })?;
-    function.call0(py).map(drop)
-}
-
 /// Runs one task; whatever happens in it, the worker goes on.
 fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
     let Some(core) = task.get().core() else {
@@ -163,13 +153,6 @@ pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: 
         let message = format!("a defect in flask_delay: {}", panic_message(&*payload));
         attempt::fail(task, PyRuntimeError::new_err(message));
     }
-}
-
-/// The error of tasks that a pool without initialised workers cannot run.
-pub(crate) fn broken() -> PyErr {
-    BrokenThreadPool::new_err(
-        "the pool's initializer raised an exception (see the log); no task can run in it",
-    )
 }
 
 fn initialize(py: Python<'_>, core: &Arc<Core>) {

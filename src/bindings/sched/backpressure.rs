@@ -5,63 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::Bound as Places;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::dispatch;
 use crate::bindings::core::executor::Core;
+use crate::bindings::core::settings::{Mode, WhenFull};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::{Phase, cancel};
-use crate::bindings::errors::QueueFull;
+use crate::bindings::errors::{QueueFull, closed};
+use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::host::logging;
-use crate::bindings::process::exit::wait_with_signals;
-use crate::bindings::run::inline::Mode;
-use crate::bindings::run::submit::closed;
 use crate::bindings::wait::current;
-
-/// What is done when the queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WhenFull {
-    Block,
-    Raise,
-    CallerRuns,
-    DropOldest,
-}
-
-impl WhenFull {
-    pub(crate) fn parse(name: &str) -> PyResult<Self> {
-        match name {
-            "block" => Ok(Self::Block),
-            "raise" => Ok(Self::Raise),
-            "caller_runs" => Ok(Self::CallerRuns),
-            "drop_oldest" => Ok(Self::DropOldest),
-            _ => Err(PyValueError::new_err(format!(
-                "when_full must be \"block\", \"raise\", \"caller_runs\" or \"drop_oldest\", got \
-                 {name:?}"
-            ))),
-        }
-    }
-}
-
-/// How an executor's queue was asked to be.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Backpressure {
-    /// Zero: no limit.
-    pub(crate) queue_size: usize,
-    pub(crate) when_full: WhenFull,
-    pub(crate) block_timeout: Option<Duration>,
-}
-
-impl Default for Backpressure {
-    fn default() -> Self {
-        Self {
-            queue_size: 0,
-            when_full: WhenFull::Block,
-            block_timeout: None,
-        }
-    }
-}
 
 /// Who is to run a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

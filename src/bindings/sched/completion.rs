@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 use crate::bindings::core::async_check::refuse_result;
+use crate::bindings::core::events::Event;
 use crate::bindings::core::interrupt;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::Place;
@@ -10,7 +11,7 @@ use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::context::{carry, within};
 use crate::bindings::host::app_context::Surroundings;
 use crate::bindings::host::logging;
-use crate::bindings::host::signals::{self, Event};
+use crate::bindings::host::signals;
 
 /// Keeps `callback` for the end of the task, or runs it now if that has come.
 pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {

@@ -1,63 +1,20 @@
 //! `countdown=` and `eta=`: a task that is not to start before its time.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use pyo3::prelude::*;
 
 use super::dispatch;
 use super::timer::{self, Alarm};
-use crate::bindings::clock::now;
 use crate::bindings::core::executor::Core;
-use crate::bindings::core::policy;
+use crate::bindings::core::policy::{self, Start};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::Phase;
-use crate::bindings::run::submit::closed;
-
-/// From when on a task may start.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Start {
-    /// So long after its submit, whatever becomes of the clocks.
-    After(Duration),
-    /// As soon as it is that late by the system's clock, which may be set meanwhile.
-    At(SystemTime),
-}
-
-/// More than a submit takes, even where its thread has to wait for a processor.
-const LAG: Duration = Duration::from_secs(1);
+use crate::bindings::errors::closed;
 
 /// A set clock is noticed after so long.
 pub(crate) const GLANCE: Duration = Duration::from_mins(1);
-
-impl Start {
-    /// That moment by a clock that nobody sets, if it is known, for a task that was made at
-    /// `born`.
-    pub(crate) fn from(self, born: i64) -> Option<Instant> {
-        let Self::After(time) = self else {
-            return None;
-        };
-        // From then on, and not from now: tasks are to come in the order of their times.
-        let age = now().cast_signed().saturating_sub(born);
-        let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
-        // A clock that was set just now makes no task old.
-        Instant::now().checked_add(time.saturating_sub(age.min(LAG)))
-    }
-
-    /// In nanoseconds since 1970, for a task that was made at `born`.
-    pub(crate) fn ready(self, born: i64) -> i64 {
-        match self {
-            Self::After(time) => {
-                let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-                born.saturating_add(nanos)
-            }
-            Self::At(time) => {
-                let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-                let nanos = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
-                nanos.max(born)
-            }
-        }
-    }
-}
 
 /// When to look at a task that is not to start yet; None if it may.
 fn next_look(this: &FutureCell) -> Option<Instant> {

@@ -5,61 +5,26 @@
 //! others' results or because one of them has failed, ends right there; its callbacks are a
 //! worker's to run.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use flask_delay_engine::Hold;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use pyo3::{PyTraverseError, PyVisit};
 
 use super::delays;
-use super::dispatch;
+use super::dispatch::{self, announce, withdraw};
 use super::errands;
+use crate::bindings::core::events::Event;
 use crate::bindings::core::executor::{Core, Task};
 use crate::bindings::core::leftovers;
-use crate::bindings::core::policy;
+use crate::bindings::core::policy::{self, Kind, Sequel, forget};
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::{self, Phase, Place};
-use crate::bindings::errors::{CancelledError, into_exception};
-use crate::bindings::host::signals::{self, Event};
-use crate::bindings::run::inline::{self, Mode};
-use crate::bindings::run::submit::{announce, closed, withdraw};
-
-/// What a task waits for before it may start.
-pub(crate) struct Sequel {
-    kind: Kind,
-    futures: Vec<Py<FutureCell>>,
-    /// How many of them have not told that they are done.
-    left: usize,
-}
-
-/// What becomes of the others' results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// It is called with the one result.
-    Then,
-    /// It is the list of the results.
-    Gather,
-    /// The same, with the exceptions of those that failed.
-    GatherAll,
-}
-
-impl Sequel {
-    /// The task has ended without them.
-    pub(crate) fn forget(self, this: &Bound<'_, FutureCell>) {
-        let futures = self.futures.into_iter();
-        let futures: Vec<_> = futures.map(|it| it.into_bound(this.py())).collect();
-        forget(this, &futures);
-        for future in futures {
-            leftovers::let_go(Some(future));
-        }
-    }
-
-    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.futures.iter().try_for_each(|it| visit.call(it))
-    }
-}
+use crate::bindings::errors::{CancelledError, closed, into_exception};
+use crate::bindings::host::signals;
+use crate::bindings::run::inline;
 
 /// Takes a task that follows others.
 pub(crate) fn hold(
@@ -120,19 +85,6 @@ fn begin(
 /// somebody waits for; see [`inline::run`].
 fn hold_pool(core: &Arc<Core>) -> Option<Hold<Task>> {
     (core.mode == Mode::Threads).then(|| core.pool().hold())
-}
-
-/// `this` does not wait for these any more.
-fn forget(this: &Bound<'_, FutureCell>, futures: &[Bound<'_, FutureCell>]) {
-    for future in futures {
-        let Some(extra) = future.get().known_extra() else {
-            continue;
-        };
-        let mut extra = extra.lock();
-        let left: Vec<_> = extra.sequels.extract_if(.., |it| it.is(this)).collect();
-        drop(extra);
-        drop(left);
-    }
 }
 
 /// `future` is done: those that follow it start, or end as it did.
@@ -272,7 +224,7 @@ fn outcome<'py>(future: &Bound<'py, FutureCell>) -> End<'py> {
 }
 
 /// The outcomes of all that a task has waited for.
-fn collect<'py>(py: Python<'py>, sequel: &Sequel) -> PyResult<Bound<'py, PyList>> {
+pub(crate) fn collect<'py>(py: Python<'py>, sequel: &Sequel) -> PyResult<Bound<'py, PyList>> {
     let results = PyList::empty(py);
     for future in &sequel.futures {
         match outcome(future.bind(py)) {
@@ -306,38 +258,4 @@ fn start<'py>(this: &Bound<'py, FutureCell>, argument: Bound<'py, PyAny>) -> PyR
         return inline::run(this, core);
     }
     Ok(())
-}
-
-/// Those that a task waits for before it may start, as far as they are not done; None if it
-/// waits for none.
-pub(crate) fn followed<'py>(this: &Bound<'py, FutureCell>) -> Option<Vec<Bound<'py, FutureCell>>> {
-    let py = this.py();
-    policy::with(this.get(), |rules| {
-        let sequel = rules.sequel.as_ref()?;
-        let open = sequel.futures.iter().map(|it| it.bind(py).clone());
-        Some(open.collect::<Vec<_>>())
-    })?
-    .map(|mut futures| {
-        futures.retain(|it| !it.get().phase().is_done());
-        futures
-    })
-}
-
-/// Whether a task, or one that it has to wait for before it may start, `is` one of a kind.
-pub(crate) fn needs(this: &Bound<'_, FutureCell>, is: impl Fn(&FutureCell) -> bool) -> bool {
-    // As nearly always.
-    if !this.get().is_ruled() {
-        return is(this.get());
-    }
-    let mut seen = HashSet::new();
-    let mut open = vec![this.clone()];
-    while let Some(task) = open.pop() {
-        if is(task.get()) {
-            return true;
-        }
-        if seen.insert(task.as_ptr() as usize) {
-            open.extend(followed(&task).into_iter().flatten());
-        }
-    }
-    false
 }

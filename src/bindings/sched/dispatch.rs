@@ -10,15 +10,17 @@ use pyo3::prelude::*;
 use super::backpressure::Entry;
 use super::delays;
 use super::lanes;
+use crate::bindings::core::events::Event;
 use crate::bindings::core::executor::{Core, Task};
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::{self, Phase};
+use crate::bindings::errors::closed;
 use crate::bindings::run::attempt;
 use crate::bindings::run::event_loop::{end_here, hand_over};
-use crate::bindings::run::inline::{self, Mode};
-use crate::bindings::run::submit::closed;
+use crate::bindings::run::inline;
 
 /// Takes a task of an executor with threads that has no rules, and needs no place.
 pub(crate) fn take_plain(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
@@ -242,4 +244,29 @@ pub(crate) fn oldest_held<'py>(
     let held = core.held().tasks(py).into_iter();
     held.filter(|task| task.get().is_placed() && task.get().phase() == Phase::Pending)
         .min_by_key(|task| task.get().born())
+}
+
+/// Lets go of what a task has taken that has rules and was not accepted.
+pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
+    future.get().give_place();
+    future.get().forget_id(future);
+    if policy::has_claim(future.get()) {
+        // Others may have this future for the same key.
+        transition::cancel(future);
+    } else {
+        policy::ended(future);
+    }
+}
+
+/// Tells those who listen that a task is about to be taken.
+pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    if let Some(signals) = &core.signals
+        && signals.wanted(future.py(), Event::Submitted)
+    {
+        if core.pool().is_closed() {
+            return Err(closed());
+        }
+        signals.emit(future, Event::Submitted);
+    }
+    Ok(())
 }

@@ -10,12 +10,12 @@ use super::dispatch;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::{self, Place};
+use crate::bindings::errors::closed;
 use crate::bindings::ffi::context::within;
 use crate::bindings::host::logging;
-use crate::bindings::run::inline::Mode;
-use crate::bindings::run::submit::closed;
 
 /// Takes a task that has not started from whoever would run it, to be ended; `false` if
 /// somebody else did. Its context is kept for the callbacks.

@@ -5,23 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flask_delay_engine::{self as engine, Key, Link, Mutex, Obstacle, Target, Wait, Waits};
-use pyo3::exceptions::{PyTimeoutError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::current;
+use crate::bindings::convert::seconds;
+use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt;
 use crate::bindings::core::per_process::PerProcess;
 use crate::bindings::core::policy;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::Bell;
 use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::host::gevent;
-use crate::bindings::run::inline;
-use crate::bindings::sched::dependents;
 
 /// Which task waits for which, by address: both futures live as long as the wait. With those
 /// tasks that a key may hold up.
@@ -61,9 +62,6 @@ impl PartialEq for Held {
     }
 }
 
-/// `threading.TIMEOUT_MAX` is a little more.
-const LONGEST: f64 = 9e9;
-
 fn key(future: &Bound<'_, FutureCell>) -> Key {
     future.as_ptr() as Key
 }
@@ -83,7 +81,7 @@ pub(crate) fn until_done(
         _ => None,
     };
     if limit.is_none() {
-        inline::refuse_endless_wait(this)?;
+        refuse_endless_wait(this)?;
     }
     refuse_on_loop(from_ref(this), 1)?;
     let circle = enter_own(from_ref(this), 1)?;
@@ -128,7 +126,7 @@ fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> 
 /// which needs it.
 pub(crate) fn refuse_on_loop(targets: &[Bound<'_, FutureCell>], need: usize) -> PyResult<()> {
     let needs_loop =
-        |target: &&Bound<'_, FutureCell>| dependents::needs(target, FutureCell::is_coroutine);
+        |target: &&Bound<'_, FutureCell>| policy::needs(target, FutureCell::is_coroutine);
     let Some(target) = targets.iter().find(needs_loop) else {
         return Ok(());
     };
@@ -195,7 +193,7 @@ fn ask(py: Python<'_>, held: &Held) -> Option<Obstacle<String, Held>> {
         Held::Turn(task) => return turn(task.bind(py), "its turn".to_owned()),
     };
     let this = task.bind(py);
-    let Some(followed) = dependents::followed(this) else {
+    let Some(followed) = policy::followed(this) else {
         return turn(this, name_of(this));
     };
     let mut jobs: Vec<_> = followed.iter().map(target_of).collect();
@@ -289,38 +287,18 @@ impl Waiting {
     }
 }
 
-/// The argument `after`, in seconds; None for none.
-pub(crate) fn after(given: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
-    if given.is_none() {
-        return Ok(None);
+/// Refuses to wait for ever for a task that nobody runs.
+pub(crate) fn refuse_endless_wait(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    let waits = |cell: &FutureCell| {
+        let manual = |core: &Arc<Core>| core.mode == Mode::Manual;
+        cell.core().is_some_and(manual) && cell.phase() == Phase::Pending
+    };
+    if !policy::needs(this, waits) {
+        return Ok(());
     }
-    let message = format!(
-        "after must be a number of seconds, 0 or more, or None, got {}",
-        given.repr()?
-    );
-    match given.extract::<f64>() {
-        // A bool would do for a number.
-        Ok(_) | Err(_) if given.is_instance_of::<PyBool>() => Err(PyTypeError::new_err(message)),
-        Err(_) => Err(PyTypeError::new_err(message)),
-        Ok(seconds) if (0.0..f64::INFINITY).contains(&seconds) => Ok(Some(seconds)),
-        Ok(_) => Err(PyValueError::new_err(message)),
-    }
-}
-
-/// A time limit in seconds; a negative one is over at once, as in `concurrent.futures`.
-pub(crate) fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
-    let seconds: f64 = timeout.extract().map_err(|_| {
-        PyTypeError::new_err(format!(
-            "timeout must be a number of seconds or None, got {}",
-            timeout
-                .repr()
-                .map_or_else(|_| "?".to_owned(), |text| text.to_string())
-        ))
-    })?;
-    if seconds.is_nan() {
-        return Err(PyValueError::new_err(
-            "timeout must be a number of seconds or None, got nan",
-        ));
-    }
-    Ok(seconds.clamp(0.0, LONGEST))
+    Err(PyRuntimeError::new_err(format!(
+        "task {:?} waits for run_pending(), as DELAY_MODE is \"manual\": call that first, or \
+         wait with a timeout if another thread does",
+        name_of(this)
+    )))
 }

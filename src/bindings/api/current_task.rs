@@ -1,0 +1,98 @@
+//! `current_task`: a running task's own handle.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::bindings::core::progress::{self, Progress};
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::errors::{CancelledError, TaskRetry};
+use crate::bindings::wait::current::task;
+
+/// The handle of the task that runs on this thread.
+#[pyclass(frozen, module = "flask_delay")]
+pub(crate) struct CurrentTask;
+
+fn required(py: Python<'_>) -> PyResult<Bound<'_, FutureCell>> {
+    task(py).ok_or_else(|| {
+        PyRuntimeError::new_err(
+            "no task runs on this thread: current_task can be used inside a function that \
+             was given to delay() or submit()",
+        )
+    })
+}
+
+#[pymethods]
+#[expect(
+    clippy::unused_self,
+    reason = "the instance stands for the thread's task"
+)]
+impl CurrentTask {
+    #[getter]
+    fn id(&self, py: Python<'_>) -> PyResult<String> {
+        let task = required(py)?;
+        Ok(task.get().public_id(&task).to_string())
+    }
+
+    #[getter]
+    fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {
+        required(py)
+    }
+
+    #[getter]
+    fn attempt<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        required(py)?.getattr("attempts")
+    }
+
+    #[getter]
+    fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(required(py)?.get().told_to_stop())
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        if required(py)?.get().told_to_stop() {
+            return Err(CancelledError::new_err("the task was told to stop"));
+        }
+        Ok(())
+    }
+
+    #[pyo3(signature = (after = None))]
+    fn retry(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = crate::bindings::convert::after)] after: Option<f64>,
+    ) -> PyResult<()> {
+        required(py)?;
+        Err(TaskRetry::new_err((after,)))
+    }
+
+    #[pyo3(
+        signature = (done, total, note = String::new()),
+        text_signature = "($self, done, total, note='')"
+    )]
+    fn progress(
+        &self,
+        py: Python<'_>,
+        done: &Bound<'_, PyAny>,
+        total: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = progress::note)] note: String,
+    ) -> PyResult<()> {
+        let progress = Progress::new(done, total, note)?;
+        let task = required(py)?;
+        let report = {
+            let mut extra = task.get().extra().lock();
+            extra.progress = Some(progress);
+            extra.report.as_ref().map(|report| report.clone_ref(py))
+        };
+        if let Some(report) = report {
+            report.call1(py, (task.getattr("progress")?,))?;
+        }
+        Ok(())
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        match task(py) {
+            Some(task) => Ok(format!("<current_task {}>", task.repr()?)),
+            None => Ok("<current_task: none on this thread>".to_owned()),
+        }
+    }
+}

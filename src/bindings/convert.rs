@@ -1,0 +1,61 @@
+//! Between what Python gives and takes and what is used here.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDateTime, PyTzInfo};
+
+/// `threading.TIMEOUT_MAX` is a little more.
+const LONGEST: f64 = 9e9;
+
+/// The argument `after`, in seconds; None for none.
+pub(crate) fn after(given: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+    if given.is_none() {
+        return Ok(None);
+    }
+    let message = format!(
+        "after must be a number of seconds, 0 or more, or None, got {}",
+        given.repr()?
+    );
+    match given.extract::<f64>() {
+        // A bool would do for a number.
+        Ok(_) | Err(_) if given.is_instance_of::<PyBool>() => Err(PyTypeError::new_err(message)),
+        Err(_) => Err(PyTypeError::new_err(message)),
+        Ok(seconds) if (0.0..f64::INFINITY).contains(&seconds) => Ok(Some(seconds)),
+        Ok(_) => Err(PyValueError::new_err(message)),
+    }
+}
+
+/// A time limit in seconds; a negative one is over at once, as in `concurrent.futures`.
+pub(crate) fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let seconds: f64 = timeout.extract().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "timeout must be a number of seconds or None, got {}",
+            timeout
+                .repr()
+                .map_or_else(|_| "?".to_owned(), |text| text.to_string())
+        ))
+    })?;
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err(
+            "timeout must be a number of seconds or None, got nan",
+        ));
+    }
+    Ok(seconds.clamp(0.0, LONGEST))
+}
+
+/// A time as Python has it; `None` for not yet.
+pub(crate) fn to_datetime(
+    py: Python<'_>,
+    nanoseconds: u64,
+) -> PyResult<Option<Bound<'_, PyDateTime>>> {
+    if nanoseconds == 0 {
+        return Ok(None);
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a microsecond is exact until 2255"
+    )]
+    let seconds = (nanoseconds / 1_000) as f64 / 1e6;
+    let utc = PyTzInfo::utc(py)?.to_owned();
+    PyDateTime::from_timestamp(py, seconds, Some(&utc)).map(Some)
+}
