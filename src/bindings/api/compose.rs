@@ -12,7 +12,7 @@ use crate::bindings::core::async_check::{check_function, is_coroutine_function};
 use crate::bindings::core::call::Call;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner};
 use crate::bindings::core::options::Policy;
-use crate::bindings::core::policy::{self, Kind};
+use crate::bindings::core::policy::Kind;
 use crate::bindings::core::signature;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::read_name;
@@ -22,6 +22,7 @@ use crate::bindings::ffi::slot::Slot;
 use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::run::submit::refuse_function;
 use crate::bindings::sched::dependents;
+use crate::bindings::sched::limits;
 
 /// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
 fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -86,7 +87,7 @@ pub(crate) fn follow<'py>(
     let this = inner.make(future.py(), call, is_coroutine, scope)?;
     if let Some(policy) = policy {
         let arguments = Arguments::none(function.as_borrowed());
-        if let Some(first) = policy::give(&this, policy, &arguments, &inner.core)? {
+        if let Some(first) = limits::give(&this, policy, &arguments, &inner.core)? {
             return Ok(first);
         }
     }

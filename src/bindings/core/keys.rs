@@ -4,11 +4,18 @@
 //! has it: a signal's handler may submit too.
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
+use flask_delay_engine::{self as engine, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::executor::Core;
+use super::options::Twin;
+use super::task::FutureCell;
+use super::task_name::name_of;
+use crate::bindings::errors::DuplicateTask;
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::names;
 
@@ -57,4 +64,140 @@ impl Drop for Taken<'_> {
             error.write_unraisable(self.0.py(), None);
         }
     }
+}
+
+/// The tasks of one key.
+#[pyclass(frozen, name = "_Lane", module = "flask_delay._native")]
+pub(crate) struct Lane {
+    pub(crate) key: Py<PyAny>,
+    pub(crate) table: Arc<Table>,
+    /// A leaf; nothing is dropped under it.
+    pub(crate) inner: Mutex<Inner>,
+}
+
+#[pymethods]
+impl Lane {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.key)?;
+        // Held by another thread: not traversed this time, so nothing is freed too early.
+        if let Some(inner) = self.inner.try_lock() {
+            for task in inner.lane.jobs() {
+                visit.call(task)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let held = self.inner.lock().lane.drain();
+        drop(held);
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) lane: engine::Lane<Py<FutureCell>>,
+    /// Those that run, or have been let go to, by their addresses; they live meanwhile.
+    pub(crate) running: Vec<usize>,
+    /// Tasks that are not done, each of which keeps the lane in its table.
+    pub(crate) tasks: usize,
+    /// When it will be looked at again because of its rate.
+    pub(crate) alarm: Option<Instant>,
+}
+
+pub(crate) fn address(task: &Bound<'_, FutureCell>) -> usize {
+    task.as_ptr() as usize
+}
+
+/// The executor whose tasks these are, if it is still there.
+pub(crate) fn core_of(lane: &Lane) -> Option<Arc<Core>> {
+    lane.table.core()
+}
+
+/// What holds up a task that has not started: the addresses of those of its lane that run, and
+/// how many of them have to end.
+pub(crate) fn held_up(
+    lane: &Bound<'_, Lane>,
+    task: &Bound<'_, FutureCell>,
+    limit: Option<usize>,
+) -> Option<(Vec<usize>, usize)> {
+    let inner = lane.get().inner.lock();
+    if inner.running.contains(&address(task)) {
+        return None;
+    }
+    let is_task = |it: &Py<FutureCell>| it.as_ptr() as usize == address(task);
+    let must_end = inner.lane.must_end(limit, is_task);
+    (must_end > 0).then(|| (inner.running.clone(), must_end))
+}
+
+impl Inner {
+    pub(crate) fn release(&mut self, now: Instant) -> Vec<Py<FutureCell>> {
+        let go = self.lane.release(now);
+        self.running
+            .extend(go.iter().map(|it| it.as_ptr() as usize));
+        go
+    }
+
+    /// When nothing but a rate's memory keeps the lane, until when it does, if no alarm is set.
+    pub(crate) fn end_of_memory(&mut self, now: Instant) -> Option<Instant> {
+        if self.tasks > 0 || self.alarm.is_some() {
+            return None;
+        }
+        self.alarm = self.lane.idle_at(now).filter(|at| *at > now);
+        self.alarm
+    }
+
+    /// When the lane has to be looked at, if no alarm is set for so early.
+    pub(crate) fn next_alarm(&mut self, now: Instant) -> Option<Instant> {
+        let next = self.lane.next(now)?;
+        if self.alarm.is_some_and(|alarm| alarm <= next) {
+            return None;
+        }
+        self.alarm = Some(next);
+        Some(next)
+    }
+}
+
+/// Claims `key` for `this`; the future of the task that has it, if one does.
+///
+/// # Errors
+///
+/// `DuplicateTask`, if that is what was asked for instead.
+pub(crate) fn claim<'py>(
+    table: &Table,
+    key: &Bound<'py, PyAny>,
+    this: &Bound<'py, FutureCell>,
+    twin: Twin,
+) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    let first = table.with(this.py(), |claims| {
+        if let Some(first) = claims.get_item(key)? {
+            let first = first.cast_into::<FutureCell>()?;
+            if !first.get().phase().is_done() {
+                return Ok(Some(first));
+            }
+        }
+        claims.set_item(key, this)?;
+        Ok(None)
+    })?;
+    match (&first, twin) {
+        // Neither the key nor the id, by which the first one can be asked about: the message
+        // may get to whoever sent the request.
+        (Some(first), Twin::AnError) => Err(DuplicateTask::new_err(format!(
+            "task {:?} was not accepted: the task {:?}, which has the same key, is not done yet",
+            name_of(this),
+            name_of(first),
+        ))),
+        _ => Ok(first),
+    }
+}
+
+/// `this` is done.
+pub(crate) fn release(
+    table: &Table,
+    key: &Bound<'_, PyAny>,
+    this: &Bound<'_, FutureCell>,
+) -> PyResult<()> {
+    table.with(this.py(), |claims| match claims.get_item(key)? {
+        Some(first) if first.is(this) => claims.del_item(key),
+        _ => Ok(()),
+    })
 }

@@ -2,7 +2,6 @@
 
 pub(crate) mod async_check;
 pub(crate) mod call;
-pub(crate) mod claims;
 pub(crate) mod events;
 pub(crate) mod executor;
 pub(crate) mod flags;

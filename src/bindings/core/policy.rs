@@ -2,26 +2,19 @@
 //! at its end.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::claims;
-use super::executor::Core;
 use super::interrupt::Why;
+use super::keys::{self, Lane};
 use super::leftovers;
 use super::options::Policy;
-use super::settings::Mode;
 use super::task::FutureCell;
 use super::transition::Phase;
-use crate::bindings::errors::id_is_taken;
 use crate::bindings::ffi::clock::now;
-use crate::bindings::ffi::submit::Arguments;
-use crate::bindings::sched::lanes::{self, Lane};
-use crate::bindings::sched::timer::{self, Alarm};
 
 /// See the module.
 #[derive(Default)]
@@ -165,7 +158,7 @@ pub(crate) fn held_up(this: &Bound<'_, FutureCell>) -> Option<(Vec<usize>, usize
     }
     let lane = lane(this)?;
     let terms = policy(this)?.get().terms(ready(this.get()))?;
-    lanes::held_up(&lane, this, terms.limit)
+    keys::held_up(&lane, this, terms.limit)
 }
 
 /// The time limit of one attempt.
@@ -181,70 +174,6 @@ pub(crate) fn attempts(this: &FutureCell) -> Option<u32> {
 /// When the first attempt was started, in nanoseconds since 1970, if another one followed.
 pub(crate) fn first_start(this: &FutureCell) -> Option<u64> {
     with(this, |rules| rules.first_start).flatten()
-}
-
-/// Gives a task that nobody else has yet its rules. The future of the task that is there
-/// already, if there is to be one alone.
-///
-/// # Errors
-///
-/// What the user's key raises, `TypeError` for one that is not hashable, `DuplicateTask`.
-pub(crate) fn give<'py>(
-    this: &Bound<'py, FutureCell>,
-    policy: &Bound<'py, Policy>,
-    arguments: &Arguments<'_, 'py>,
-    core: &Arc<Core>,
-) -> PyResult<Option<Bound<'py, FutureCell>>> {
-    let asked = policy.get();
-    if core.mode == Mode::Threads && asked.needs_timer() {
-        // While there is somebody to tell that it cannot be started.
-        timer::ready()?;
-    }
-    with_new(this.get(), |rules| {
-        rules.policy = Some(policy.clone().unbind());
-        // Beyond what the clock can tell: never.
-        rules.expires = asked
-            .expires
-            .and_then(|time| Instant::now().checked_add(time));
-        rules.start = asked.start;
-        rules.from = asked.start.and_then(|start| start.from(this.get().born()));
-    });
-    if let Some(id) = &asked.id
-        && !this.get().take_id(this, id)
-    {
-        return Err(id_is_taken(id));
-    }
-    let given = claim_and_enter(this, asked, arguments, core);
-    if given.is_err() {
-        ended(this);
-        this.get().forget_id(this);
-    }
-    given
-}
-
-/// Takes what is shared with other tasks: as [`give`].
-fn claim_and_enter<'py>(
-    this: &Bound<'py, FutureCell>,
-    asked: &Policy,
-    arguments: &Arguments<'_, 'py>,
-    core: &Arc<Core>,
-) -> PyResult<Option<Bound<'py, FutureCell>>> {
-    let py = this.py();
-    if let Some(twin) = asked.unique {
-        let key = asked.claim_key(arguments)?;
-        let first = claims::claim(core.claims(py)?, &key, this, twin)?;
-        if first.is_some() {
-            return Ok(first);
-        }
-        with(this.get(), |rules| rules.claim = Some(key.unbind()));
-    }
-    if asked.terms(0).is_some() {
-        let lane = asked
-            .lane_key(arguments)
-            .and_then(|key| lanes::enter(core.lanes(py)?, &key))?;
-        with(this.get(), |rules| rules.lane = Some(lane.unbind()));
-    }
-    Ok(None)
 }
 
 /// Counts the time before which the task is not to start from now on.
@@ -264,16 +193,6 @@ pub(crate) fn has_claim(this: &FutureCell) -> bool {
     with(this, |rules| rules.claim.is_some()).unwrap_or(false)
 }
 
-/// Sets the alarm for the task's expiry; before it is queued.
-pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
-    let Some(at) = with(this.get(), |rules| rules.expires).flatten() else {
-        return Ok(());
-    };
-    let alarm = timer::set(at, Alarm::Expire(this.clone().unbind()))?;
-    with(this.get(), |rules| rules.alarm = Some(alarm));
-    Ok(())
-}
-
 /// Whether it is too late to start the task for the first time.
 pub(crate) fn is_late(this: &FutureCell) -> bool {
     let expires = with(this, |rules| rules.expires.filter(|_| rules.attempts == 0));
@@ -285,43 +204,9 @@ pub(crate) fn queued(this: &FutureCell) {
     with(this, |rules| rules.queued = true);
 }
 
-/// An attempt begins.
-pub(crate) fn started(this: &Bound<'_, FutureCell>) {
-    let alarm = with(this.get(), |rules| {
-        rules.attempts += 1;
-        rules.queued = false;
-        rules.why = None;
-        rules.alarm.take()
-    });
-    if let Some(alarm) = alarm.flatten() {
-        timer::unset(this.py(), alarm);
-    }
-}
-
 /// Why a coroutine was cancelled, if that was for its rules.
 pub(crate) fn why(this: &FutureCell) -> Option<Why> {
     with(this, |rules| rules.why).flatten()
-}
-
-/// An attempt is over, and there is to be no other; but its outcome has not been told.
-pub(crate) fn attempted(this: &Bound<'_, FutureCell>) {
-    stop_clock(this);
-    leave_lane(this);
-}
-
-/// An attempt is over; for a coroutine, which has its time limit here.
-pub(crate) fn stop_clock(this: &Bound<'_, FutureCell>) {
-    let alarm = with(this.get(), |rules| rules.alarm.take()).flatten();
-    if let Some(alarm) = alarm {
-        timer::unset(this.py(), alarm);
-    }
-}
-
-/// Others of its key may start.
-pub(crate) fn leave_lane(this: &Bound<'_, FutureCell>) {
-    if let Some(lane) = lane(this) {
-        lanes::leave(&lane, this, rank(this));
-    }
 }
 
 /// Where a task that has not ended stands in its lane.
@@ -329,70 +214,9 @@ pub(crate) fn rank(this: &Bound<'_, FutureCell>) -> i64 {
     policy(this).map_or(0, |it| it.get().rank(ready(this.get())))
 }
 
-/// The task is done, or was never taken.
-#[cold]
-pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
-    let py = this.py();
-    let taken = with(this.get(), |rules| {
-        (
-            rules.alarm.take(),
-            rules.begin.take(),
-            rules.lane.take(),
-            rules.claim.take(),
-            std::mem::take(&mut rules.previous),
-            rules.sequel.take(),
-        )
-    });
-    let Some((alarm, begin, lane, claim, previous, sequel)) = taken else {
-        return;
-    };
-    for previous in previous {
-        leftovers::let_go(Some(previous.into_bound(py)));
-    }
-    if let Some(sequel) = sequel {
-        sequel.forget(this);
-    }
-    for alarm in [alarm, begin].into_iter().flatten() {
-        timer::unset(py, alarm);
-    }
-    let Some(core) = this.get().core() else {
-        return;
-    };
-    if let Some(lane) = lane {
-        let lane = lane.into_bound(py);
-        lanes::leave(&lane, this, rank(this));
-        lanes::leave_for_good(&lane);
-    }
-    // Not before: where it stands in its lane is known by it.
-    let policy = with(this.get(), |rules| rules.policy.take()).flatten();
-    leftovers::let_go(policy.map(|policy| policy.into_bound(py)));
-    if let Some(claim) = claim {
-        // Its time does not matter: a task that is done keeps nobody from its key.
-        let (core, this) = (Arc::clone(core), this.clone().unbind());
-        leftovers::work(py, move |py| {
-            let this = this.bind(py);
-            let released = core
-                .claims(py)
-                .and_then(|table| claims::release(table, claim.bind(py), this));
-            or_unraisable(released, this);
-        });
-    }
-    core.held().remove(this);
-}
-
 /// The task is about to end without its code, which keeps its turn until it ends too.
 pub(crate) fn keep_turn(this: &FutureCell) {
     with(this, |rules| rules.behind = rules.lane.take());
-}
-
-/// The code of such a task has ended.
-pub(crate) fn give_up_turn(this: &Bound<'_, FutureCell>) {
-    let lane = with(this.get(), |rules| rules.behind.take()).flatten();
-    if let Some(lane) = lane {
-        let lane = lane.bind(this.py());
-        lanes::leave(lane, this, rank(this));
-        lanes::leave_for_good(lane);
-    }
 }
 
 /// Whether a task that was cancelled lies in the queue, from which nobody takes it.
@@ -400,7 +224,7 @@ pub(crate) fn lies_in_queue(this: &FutureCell) -> bool {
     with(this, |rules| std::mem::take(&mut rules.queued)).unwrap_or(true)
 }
 
-fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
+pub(crate) fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
     if let Err(error) = result {
         error.write_unraisable(this.py(), Some(this.as_any()));
     }

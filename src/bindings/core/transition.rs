@@ -27,6 +27,7 @@ use crate::bindings::names;
 use crate::bindings::run::remote;
 use crate::bindings::run::timeout;
 use crate::bindings::sched::completion;
+use crate::bindings::sched::limits;
 use crate::bindings::sched::others::Others;
 use crate::bindings::wait::condition;
 use crate::bindings::wait::current;
@@ -109,7 +110,7 @@ pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
     }
     if cell.is_placed_or_ruled() {
         cell.give_place();
-        policy::started(this);
+        limits::started(this);
     }
     true
 }
@@ -230,7 +231,7 @@ fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) ->
     // Before anybody is told who waits in `result`, and before the callbacks.
     metrics::ended(this);
     if cell.is_ruled() {
-        policy::ended(this);
+        limits::ended(this);
     }
     if watched || cell.has_lone_callback() || signals::wanted(this, Event::of(to)) {
         tell(this, place);

@@ -23,6 +23,7 @@ use crate::bindings::ffi::context::{for_attempt, within};
 use crate::bindings::host::app_context::Surroundings;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
+use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
 use crate::bindings::wait::current;
 
@@ -92,7 +93,7 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
         Attempt::Returned(_) | Attempt::GivenUp => ended,
     };
     if cell.is_ruled() {
-        policy::attempted(this);
+        limits::attempted(this);
     }
     let (phase, outcome) = match ended {
         Attempt::Returned(result) => (Phase::Finished, result),
@@ -214,7 +215,7 @@ fn bare_attempt<'py>(
         timer::unset(py, limit);
     }
     if is_late {
-        policy::stop_clock(this);
+        limits::stop_clock(this);
     }
     if ended.given_up {
         return Attempt::GivenUp;

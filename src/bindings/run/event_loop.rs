@@ -28,6 +28,7 @@ use crate::bindings::host::app_context;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
 use crate::bindings::sched::dispatch;
+use crate::bindings::sched::limits;
 
 /// What `aio.py` does for the native side.
 pub(crate) struct Hooks {
@@ -135,7 +136,7 @@ fn let_go_of_coroutine(task: &Bound<'_, FutureCell>) {
 /// An attempt of a coroutine is over.
 fn attempted(task: &Bound<'_, FutureCell>) {
     if task.get().is_ruled() {
-        policy::attempted(task);
+        limits::attempted(task);
     }
 }
 
@@ -186,7 +187,7 @@ impl CoroutineTask {
     fn go_back(task: &Bound<'_, FutureCell>, settled: bool) -> PyResult<()> {
         let cell = task.get();
         if !settled {
-            policy::give_up_turn(task);
+            limits::give_up_turn(task);
         }
         if let Some(core) = cell.core()
             && settled
@@ -283,7 +284,7 @@ impl CoroutineTask {
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>, returned: bool) -> PyResult<()> {
         let task = self.0.bind(py);
         task.get().end_code();
-        policy::stop_clock(task);
+        limits::stop_clock(task);
         let verdict = if returned && !exception.is_instance_of::<TaskRetry>() {
             // What it was to do is done, and is not to be done again.
             Verdict::Fail(exception)

@@ -20,6 +20,7 @@ use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::context::copy_current;
 use crate::bindings::host::logging;
 use crate::bindings::sched::dispatch;
+use crate::bindings::sched::limits;
 use crate::bindings::sched::timer::{self, Alarm};
 
 /// What is to be done about an attempt that has raised.
@@ -259,7 +260,7 @@ fn try_again<'py>(
     metrics::retried(this);
     // Not before: one of its key that starts now, and waits for it, must find that it has not
     // started.
-    policy::leave_lane(this);
+    limits::leave_lane(this);
     match core.mode {
         Mode::Threads => {}
         // Whoever runs it goes on with it.

@@ -11,7 +11,6 @@ use crate::bindings::core::async_check::check_function;
 use crate::bindings::core::call::Call;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
 use crate::bindings::core::options::Policy;
-use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::signature;
 use crate::bindings::core::task::FutureCell;
@@ -27,6 +26,7 @@ use crate::bindings::names;
 use crate::bindings::sched::backpressure::{self, Entry};
 use crate::bindings::sched::completion;
 use crate::bindings::sched::dispatch::{self, announce, withdraw};
+use crate::bindings::sched::limits;
 
 impl ExecutorCell {
     /// `submit`, as [`crate::bindings::ffi::submit`] has it called. The task, but not its callbacks,
@@ -114,7 +114,7 @@ fn submit_ruled<'py>(
     core: &Arc<Core>,
 ) -> PyResult<Bound<'py, FutureCell>> {
     if let Some(policy) = policy
-        && let Some(first) = policy::give(&future, policy, arguments, core)?
+        && let Some(first) = limits::give(&future, policy, arguments, core)?
     {
         return Ok(first);
     }

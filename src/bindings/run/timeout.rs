@@ -27,6 +27,7 @@ use crate::bindings::ffi::clock::now;
 use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
 use crate::bindings::sched::errands;
+use crate::bindings::sched::limits;
 use crate::bindings::sched::timer::{self, Alarm};
 
 /// What a call that was interrupted has left, to end.
@@ -373,7 +374,7 @@ pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
     {
         summoned.log();
     }
-    policy::give_up_turn(this);
+    limits::give_up_turn(this);
 }
 
 /// Sees to a pool of which a worker is stuck.

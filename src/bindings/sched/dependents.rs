@@ -15,6 +15,7 @@ use pyo3::types::PyList;
 use super::delays;
 use super::dispatch::{self, announce, withdraw};
 use super::errands;
+use super::limits;
 use crate::bindings::core::events::Event;
 use crate::bindings::core::executor::{Core, Task};
 use crate::bindings::core::leftovers;
@@ -77,7 +78,7 @@ fn begin(
     };
     policy::with_new(this.get(), |rules| rules.sequel = Some(sequel));
     core.held().add(this, hold);
-    policy::set_expiry(this)?;
+    limits::set_expiry(this)?;
     announce(this, core)
 }
 

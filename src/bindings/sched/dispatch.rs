@@ -9,9 +9,10 @@ use pyo3::prelude::*;
 
 use super::backpressure::Entry;
 use super::delays;
-use super::lanes;
+use super::limits;
 use crate::bindings::core::events::Event;
 use crate::bindings::core::executor::{Core, Task};
+use crate::bindings::core::keys;
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
@@ -40,7 +41,7 @@ fn take_coroutine(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()
 
 /// Takes a task of an executor with threads that has rules, or places to wait for.
 pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
-    policy::set_expiry(this)?;
+    limits::set_expiry(this)?;
     if delays::hold(this, core)? {
         return Ok(());
     }
@@ -64,10 +65,10 @@ pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry)
     taken
 }
 
-fn offer(this: &Bound<'_, FutureCell>, lane: &Bound<'_, lanes::Lane>) -> PyResult<bool> {
+fn offer(this: &Bound<'_, FutureCell>, lane: &Bound<'_, keys::Lane>) -> PyResult<bool> {
     let ready = policy::ready(this.get());
     match policy::policy(this).and_then(|policy| policy.get().terms(ready)) {
-        Some(terms) => lanes::offer(lane, this, terms),
+        Some(terms) => limits::offer(lane, this, terms),
         None => Ok(true),
     }
 }
@@ -232,7 +233,7 @@ pub(crate) fn again(this: &Bound<'_, FutureCell>) {
     }
     if this.get().phase().is_done() {
         // It may have left the lane, because it was cancelled, before it was offered.
-        lanes::leave(&lane, this, rank);
+        limits::leave(&lane, this, rank);
     }
 }
 
@@ -254,7 +255,7 @@ pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
         // Others may have this future for the same key.
         transition::cancel(future);
     } else {
-        policy::ended(future);
+        limits::ended(future);
     }
 }
 

@@ -6,6 +6,6 @@ pub(crate) mod delays;
 pub(crate) mod dependents;
 pub(crate) mod dispatch;
 pub(crate) mod errands;
-pub(crate) mod lanes;
+pub(crate) mod limits;
 pub(crate) mod others;
 pub(crate) mod timer;

@@ -15,9 +15,10 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::delays;
-use super::lanes::{self, Lane};
+use super::limits;
 use crate::bindings::api::periodic::{self, Ticker};
 use crate::bindings::core::executor::Core;
+use crate::bindings::core::keys::{self, Lane};
 use crate::bindings::core::leftovers;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::ffi::attach::attach;
@@ -180,7 +181,7 @@ impl Alarm {
             }
             Self::Stuck(core) => core.upgrade(),
             Self::Tick(ticker) => periodic::core_of(ticker.bind(py).get()),
-            Self::Lane(lane) => lanes::core_of(lane.bind(py).get()),
+            Self::Lane(lane) => keys::core_of(lane.bind(py).get()),
         }
     }
 }
@@ -194,6 +195,6 @@ fn ring(py: Python<'_>, alarm: Alarm) {
         Alarm::Begin(task) => delays::ring(task.bind(py)),
         Alarm::Stuck(core) => timeout::look_after_stuck(py, &core),
         Alarm::Tick(ticker) => periodic::ring(ticker.bind(py)),
-        Alarm::Lane(lane) => lanes::advance(lane.bind(py)),
+        Alarm::Lane(lane) => limits::advance(lane.bind(py)),
     }
 }

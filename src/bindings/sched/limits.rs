@@ -1,0 +1,341 @@
+//! `limit=`, `rate=`, `unique=` and `expires=`: when a task takes what they count, and gives it
+//! back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use flask_delay_engine::{self as engine, Mutex, Terms};
+use pyo3::prelude::*;
+
+use super::dispatch;
+use super::timer::{self, Alarm};
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::keys::{self, Inner, Lane, Table, address};
+use crate::bindings::core::leftovers;
+use crate::bindings::core::options::Policy;
+use crate::bindings::core::policy::{self, or_unraisable, rank};
+use crate::bindings::core::settings::Mode;
+use crate::bindings::core::task::FutureCell;
+use crate::bindings::errors::id_is_taken;
+use crate::bindings::ffi::submit::Arguments;
+
+/// Gives a task that nobody else has yet its rules. The future of the task that is there
+/// already, if there is to be one alone.
+///
+/// # Errors
+///
+/// What the user's key raises, `TypeError` for one that is not hashable, `DuplicateTask`.
+pub(crate) fn give<'py>(
+    this: &Bound<'py, FutureCell>,
+    policy: &Bound<'py, Policy>,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    let asked = policy.get();
+    if core.mode == Mode::Threads && asked.needs_timer() {
+        // While there is somebody to tell that it cannot be started.
+        timer::ready()?;
+    }
+    policy::with_new(this.get(), |rules| {
+        rules.policy = Some(policy.clone().unbind());
+        // Beyond what the clock can tell: never.
+        rules.expires = asked
+            .expires
+            .and_then(|time| Instant::now().checked_add(time));
+        rules.start = asked.start;
+        rules.from = asked.start.and_then(|start| start.from(this.get().born()));
+    });
+    if let Some(id) = &asked.id
+        && !this.get().take_id(this, id)
+    {
+        return Err(id_is_taken(id));
+    }
+    let given = claim_and_enter(this, asked, arguments, core);
+    if given.is_err() {
+        ended(this);
+        this.get().forget_id(this);
+    }
+    given
+}
+
+/// Takes what is shared with other tasks: as [`give`].
+fn claim_and_enter<'py>(
+    this: &Bound<'py, FutureCell>,
+    asked: &Policy,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    let py = this.py();
+    if let Some(twin) = asked.unique {
+        let key = asked.claim_key(arguments)?;
+        let first = keys::claim(core.claims(py)?, &key, this, twin)?;
+        if first.is_some() {
+            return Ok(first);
+        }
+        policy::with(this.get(), |rules| rules.claim = Some(key.unbind()));
+    }
+    if asked.terms(0).is_some() {
+        let lane = asked
+            .lane_key(arguments)
+            .and_then(|key| enter(core.lanes(py)?, &key))?;
+        policy::with(this.get(), |rules| rules.lane = Some(lane.unbind()));
+    }
+    Ok(None)
+}
+
+/// Sets the alarm for the task's expiry; before it is queued.
+pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    let Some(at) = policy::with(this.get(), |rules| rules.expires).flatten() else {
+        return Ok(());
+    };
+    let alarm = timer::set(at, Alarm::Expire(this.clone().unbind()))?;
+    policy::with(this.get(), |rules| rules.alarm = Some(alarm));
+    Ok(())
+}
+
+/// An attempt begins.
+pub(crate) fn started(this: &Bound<'_, FutureCell>) {
+    let alarm = policy::with(this.get(), |rules| {
+        rules.attempts += 1;
+        rules.queued = false;
+        rules.why = None;
+        rules.alarm.take()
+    });
+    if let Some(alarm) = alarm.flatten() {
+        timer::unset(this.py(), alarm);
+    }
+}
+
+/// An attempt is over, and there is to be no other; but its outcome has not been told.
+pub(crate) fn attempted(this: &Bound<'_, FutureCell>) {
+    stop_clock(this);
+    leave_lane(this);
+}
+
+/// An attempt is over; for a coroutine, which has its time limit here.
+pub(crate) fn stop_clock(this: &Bound<'_, FutureCell>) {
+    let alarm = policy::with(this.get(), |rules| rules.alarm.take()).flatten();
+    if let Some(alarm) = alarm {
+        timer::unset(this.py(), alarm);
+    }
+}
+
+/// Others of its key may start.
+pub(crate) fn leave_lane(this: &Bound<'_, FutureCell>) {
+    if let Some(lane) = policy::lane(this) {
+        leave(&lane, this, rank(this));
+    }
+}
+
+/// The task is done, or was never taken.
+#[cold]
+pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
+    let py = this.py();
+    let taken = policy::with(this.get(), |rules| {
+        (
+            rules.alarm.take(),
+            rules.begin.take(),
+            rules.lane.take(),
+            rules.claim.take(),
+            std::mem::take(&mut rules.previous),
+            rules.sequel.take(),
+        )
+    });
+    let Some((alarm, begin, lane, claim, previous, sequel)) = taken else {
+        return;
+    };
+    for previous in previous {
+        leftovers::let_go(Some(previous.into_bound(py)));
+    }
+    if let Some(sequel) = sequel {
+        sequel.forget(this);
+    }
+    for alarm in [alarm, begin].into_iter().flatten() {
+        timer::unset(py, alarm);
+    }
+    let Some(core) = this.get().core() else {
+        return;
+    };
+    if let Some(lane) = lane {
+        let lane = lane.into_bound(py);
+        leave(&lane, this, rank(this));
+        leave_for_good(&lane);
+    }
+    // Not before: where it stands in its lane is known by it.
+    let policy = policy::with(this.get(), |rules| rules.policy.take()).flatten();
+    leftovers::let_go(policy.map(|policy| policy.into_bound(py)));
+    if let Some(claim) = claim {
+        // Its time does not matter: a task that is done keeps nobody from its key.
+        let (core, this) = (Arc::clone(core), this.clone().unbind());
+        leftovers::work(py, move |py| {
+            let this = this.bind(py);
+            let released = core
+                .claims(py)
+                .and_then(|table| keys::release(table, claim.bind(py), this));
+            or_unraisable(released, this);
+        });
+    }
+    core.held().remove(this);
+}
+
+/// The code of such a task has ended.
+pub(crate) fn give_up_turn(this: &Bound<'_, FutureCell>) {
+    let lane = policy::with(this.get(), |rules| rules.behind.take()).flatten();
+    if let Some(lane) = lane {
+        let lane = lane.bind(this.py());
+        leave(lane, this, rank(this));
+        leave_for_good(lane);
+    }
+}
+
+/// The lane of `key`, which stays there until [`leave_for_good`].
+pub(crate) fn enter<'py>(
+    table: &Arc<Table>,
+    key: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, Lane>> {
+    let py = key.py();
+    table.with(py, |lanes| {
+        let lane = if let Some(lane) = lanes.get_item(key)? {
+            lane.cast_into::<Lane>()?
+        } else {
+            let lane = Lane {
+                key: key.clone().unbind(),
+                table: Arc::clone(table),
+                inner: Mutex::new(Inner {
+                    lane: engine::Lane::new(),
+                    running: Vec::new(),
+                    tasks: 0,
+                    alarm: None,
+                }),
+            };
+            let lane = Bound::new(py, lane)?;
+            lanes.set_item(key, &lane)?;
+            lane
+        };
+        lane.get().inner.lock().tasks += 1;
+        Ok(lane)
+    })
+}
+
+/// Whether `task` may start now; otherwise the lane keeps it, and lets it go when it may.
+pub(crate) fn offer(
+    lane: &Bound<'_, Lane>,
+    task: &Bound<'_, FutureCell>,
+    terms: Terms,
+) -> PyResult<bool> {
+    let job = task.clone().unbind();
+    let (mut go, alarm) = {
+        let mut inner = lane.get().inner.lock();
+        let now = Instant::now();
+        let go = inner.lane.offer(job, terms, now);
+        if go.is_some() {
+            inner.running.push(address(task));
+        }
+        (go, inner.next_alarm(now))
+    };
+    let set = set_alarm(lane, alarm);
+    let goes = go.take().is_some();
+    match set {
+        Err(error) if !goes => return Err(error),
+        // It is for those that wait, for whom somebody looks again.
+        Err(error) => error.write_unraisable(lane.py(), Some(task)),
+        Ok(()) => {}
+    }
+    Ok(goes)
+}
+
+/// This task, which stands at `rank` if it waits, has had its turn, or does not want one any
+/// more; others may start.
+pub(crate) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>, rank: i64) {
+    let (left, go, alarm) = {
+        let mut inner = lane.get().inner.lock();
+        let now = Instant::now();
+        let mut left = None;
+        let place = inner.running.iter().position(|it| *it == address(task));
+        if let Some(place) = place {
+            inner.running.swap_remove(place);
+            inner.lane.finished();
+        } else {
+            left = inner
+                .lane
+                .remove(rank, |it| it.as_ptr() as usize == address(task));
+        }
+        let go = inner.release(now);
+        (left, go, inner.next_alarm(now))
+    };
+    drop(left);
+    let_go(lane, go, alarm);
+}
+
+/// It may be time for further tasks.
+pub(crate) fn advance(lane: &Bound<'_, Lane>) {
+    let (go, alarm) = {
+        let mut inner = lane.get().inner.lock();
+        let now = Instant::now();
+        inner.alarm = None;
+        let go = inner.release(now);
+        (go, inner.next_alarm(now))
+    };
+    let_go(lane, go, alarm);
+    sweep_up(lane);
+}
+
+/// One task less that needs the lane.
+pub(crate) fn leave_for_good(lane: &Bound<'_, Lane>) {
+    lane.get().inner.lock().tasks -= 1;
+    sweep_up(lane);
+}
+
+fn sweep_up(lane: &Bound<'_, Lane>) {
+    let mine = lane.clone().unbind();
+    leftovers::work(lane.py(), move |py| {
+        let lane = mine.bind(py);
+        if let Err(error) = sweep(lane) {
+            error.write_unraisable(py, Some(lane));
+        }
+    });
+}
+
+/// Takes the lane out of its table, if nobody needs it and no rate has to remember what
+/// started last; else in time.
+fn sweep(lane: &Bound<'_, Lane>) -> PyResult<()> {
+    let py = lane.py();
+    let cell = lane.get();
+    let is_unused = || {
+        let inner = cell.inner.lock();
+        inner.tasks == 0 && inner.lane.is_idle(Instant::now())
+    };
+    let alarm = cell.inner.lock().end_of_memory(Instant::now());
+    set_alarm(lane, alarm)?;
+    if !is_unused() {
+        return Ok(());
+    }
+    let key = cell.key.bind(py);
+    cell.table.with(py, |lanes| match lanes.get_item(key)? {
+        // Looked at once more: tasks enter under the table's lock.
+        Some(found) if found.is(lane) && is_unused() => lanes.del_item(key),
+        _ => Ok(()),
+    })
+}
+
+fn let_go(lane: &Bound<'_, Lane>, go: Vec<Py<FutureCell>>, alarm: Option<Instant>) {
+    let py = lane.py();
+    if let Err(error) = set_alarm(lane, alarm) {
+        error.write_unraisable(py, None);
+    }
+    for task in go {
+        dispatch::let_go(task.bind(py));
+    }
+}
+
+fn set_alarm(lane: &Bound<'_, Lane>, at: Option<Instant>) -> PyResult<()> {
+    let Some(at) = at else {
+        return Ok(());
+    };
+    let set = timer::set(at, Alarm::Lane(lane.clone().unbind()));
+    if set.is_err() {
+        // None is: whoever comes by sets it again.
+        lane.get().inner.lock().alarm.take_if(|alarm| *alarm == at);
+    }
+    set.map(drop)
+}
