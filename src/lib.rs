@@ -51,6 +51,7 @@ mod _native {
 
     use crate::bindings::api::current_task::CurrentTask as CurrentTaskCell;
     use crate::bindings::api::executor;
+    use crate::bindings::api::map::Map;
     use crate::bindings::core::executor::ExecutorCell;
     use crate::bindings::core::progress;
     use crate::bindings::core::task::FutureCell;
@@ -113,6 +114,7 @@ mod _native {
         ffi::submit::add_to(&native)?;
         let executor = derive("Executor", native, "Executor")?;
         executor::set_class(&executor);
+        py.get_type::<Map>();
         init::up(py)?;
         exit::register(py)?;
         last_exit::register()?;

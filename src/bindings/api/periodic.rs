@@ -1,6 +1,5 @@
 //! What comes again and again: a function that a worker calls at each tick of a rhythm.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,9 +13,10 @@ use crate::bindings::core::executor::{Core, ExecutorCell};
 use crate::bindings::errors::closed;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::ffi::slot::Slot;
+use crate::bindings::process::exit;
 use crate::bindings::sched::delays::GLANCE;
 use crate::bindings::sched::errands;
-use crate::bindings::sched::timer::{self, Alarm};
+use crate::bindings::sched::timer::{self, OfExecutor};
 
 /// See `_native.pyi`.
 #[pyclass(frozen, name = "_Rhythm", module = "flask_delay._native")]
@@ -108,15 +108,6 @@ impl Run {
     }
 }
 
-/// The process ends: there are no ticks any more.
-static ENDING: AtomicBool = AtomicBool::new(false);
-
-/// There are no ticks from now on, in this process.
-pub(crate) fn end() {
-    // Relaxed: a tick that comes meanwhile is one that came before.
-    ENDING.store(true, Ordering::Relaxed);
-}
-
 #[pymethods]
 impl Ticker {
     #[new]
@@ -190,7 +181,7 @@ fn set(this: &Bound<'_, Ticker>, look: Option<Instant>) -> PyResult<()> {
     let Some(look) = look else {
         return Ok(());
     };
-    let ticket = timer::set(look, Alarm::Tick(this.clone().unbind()))?;
+    let ticket = timer::set(look, this, ring)?;
     let stopped = match &mut this.get().state.lock().run {
         Some(run) => {
             run.ticket = Some(ticket);
@@ -205,9 +196,10 @@ fn set(this: &Bound<'_, Ticker>, look: Option<Instant>) -> PyResult<()> {
     Ok(())
 }
 
-/// The executor whose ticks these are, if it is still there.
-pub(crate) fn core_of(ticker: &Ticker) -> Option<Arc<Core>> {
-    ticker.core.upgrade()
+impl OfExecutor for Ticker {
+    fn executor(&self) -> Option<Arc<Core>> {
+        self.core.upgrade()
+    }
 }
 
 /// A tick may be due.
@@ -219,7 +211,7 @@ pub(crate) fn ring(this: &Bound<'_, Ticker>) {
         ticker.state.lock().run = None;
         return;
     };
-    if ENDING.load(Ordering::Relaxed) {
+    if exit::has_begun() {
         return;
     }
     let now = SystemTime::now();

@@ -108,11 +108,6 @@ pub(crate) fn address(task: &Bound<'_, FutureCell>) -> usize {
     task.as_ptr() as usize
 }
 
-/// The executor whose tasks these are, if it is still there.
-pub(crate) fn core_of(lane: &Lane) -> Option<Arc<Core>> {
-    lane.table.core()
-}
-
 /// What holds up a task that has not started: the addresses of those of its lane that run, and
 /// how many of them have to end.
 pub(crate) fn held_up(

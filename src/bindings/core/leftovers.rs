@@ -20,7 +20,9 @@ use super::call::TakenCall;
 use super::executor::{Core, Task};
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::object::is_shared;
-use crate::bindings::sched::timer::STACK;
+
+/// Of threads that may run Python code.
+pub(crate) const STACK: usize = 8 << 20;
 
 /// Work that is left to do.
 type Work = Box<dyn FnOnce(Python<'_>) + Send>;

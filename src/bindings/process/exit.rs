@@ -9,7 +9,6 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
-use crate::bindings::api::periodic;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::per_process::PerProcess;
 use crate::bindings::core::policy;
@@ -108,6 +107,14 @@ pub(crate) fn _is_exiting() -> bool {
     EXITING.load(Ordering::Relaxed)
 }
 
+/// The process ends, and nothing new begins by itself.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process has begun to end.
+pub(crate) fn has_begun() -> bool {
+    BEGUN.load(Ordering::Relaxed)
+}
+
 /// When the interpreter began to exit: one time limit for all that is done then.
 fn exit_began() -> Instant {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
@@ -137,8 +144,9 @@ fn join_at_exit(py: Python<'_>, core: &Arc<Core>) -> bool {
 }
 
 fn drain_at_exit(py: Python<'_>) {
-    // Before: jobs that never end would keep a pool from ever being done.
-    periodic::end();
+    // Before: what comes again and again would keep a pool from ever being done.
+    // Relaxed: a tick that comes meanwhile is one that came before.
+    BEGUN.store(true, Ordering::Relaxed);
     let lost = drain_all(py);
     report(py, &lost);
 }

@@ -9,7 +9,6 @@ use pyo3::prelude::*;
 use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyCFunction;
 
-use crate::bindings::api::map::Map;
 use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::is_coroutine_function;
 use crate::bindings::core::frames;
@@ -40,7 +39,6 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     }
     PanicException::type_object(py);
     py.get_type::<CoroutineTask>();
-    py.get_type::<Map>();
     py.get_type::<Event>();
     condition::new(py)?;
     condition::of_done(py)?;

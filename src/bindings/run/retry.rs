@@ -21,7 +21,7 @@ use crate::bindings::ffi::context::copy_current;
 use crate::bindings::host::logging;
 use crate::bindings::sched::dispatch;
 use crate::bindings::sched::limits;
-use crate::bindings::sched::timer::{self, Alarm};
+use crate::bindings::sched::timer;
 
 /// What is to be done about an attempt that has raised.
 pub(crate) enum Verdict<'py> {
@@ -270,7 +270,7 @@ fn try_again<'py>(
             return Ok(());
         }
     }
-    let alarm = timer::set_in(after, Alarm::Again(this.clone().unbind()))?;
+    let alarm = timer::set_in(after, this, wake)?;
     policy::with(cell, |rules| {
         // It may have rung, and the next attempt have an alarm of its own.
         if rules.attempts == attempts {

@@ -4,7 +4,7 @@
 //! moment later, it is stuck in C, or has swallowed the exception: then its future is ended
 //! without it, and its worker counts as one that waits, so that another takes its place.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::Ticket;
@@ -28,7 +28,7 @@ use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
 use crate::bindings::sched::errands;
 use crate::bindings::sched::limits;
-use crate::bindings::sched::timer::{self, Alarm};
+use crate::bindings::sched::timer;
 
 /// What a call that was interrupted has left, to end.
 const GRACE: Duration = Duration::from_millis(100);
@@ -49,12 +49,6 @@ pub(crate) struct Shot {
     tried: Option<(Instant, Duration)>,
 }
 
-impl Shot {
-    pub(crate) fn task(&self) -> &Py<FutureCell> {
-        &self.task
-    }
-}
-
 enum At {
     /// This call, on a worker if there are waits.
     Call {
@@ -66,6 +60,17 @@ enum At {
     AnyCall,
     /// The coroutine of this attempt.
     Coroutine(u32),
+}
+
+/// Has `act` called with a shot after some time.
+fn set(
+    py: Python<'_>,
+    time: Duration,
+    shot: Shot,
+    act: impl FnOnce(Python<'_>, Shot) + Send + 'static,
+) -> PyResult<Option<Ticket>> {
+    let task = shot.task.bind(py).clone();
+    timer::set_in(time, &task, move |this| act(this.py(), shot))
 }
 
 /// Sets the alarm for the time limit of a call that has just begun at `desk`.
@@ -86,7 +91,7 @@ pub(crate) fn watch(
         late: false,
         tried: None,
     };
-    timer::set_in(limit, Alarm::Interrupt(shot))
+    set(this.py(), limit, shot, interrupt)
 }
 
 /// The work of a task begins now, if its executor leaves it to the task to say so: what came
@@ -106,7 +111,7 @@ pub(crate) fn begin(this: &Bound<'_, FutureCell>) -> PyResult<()> {
         late: false,
         tried: None,
     };
-    let alarm = timer::set_in(limit, Alarm::Interrupt(shot))?;
+    let alarm = set(this.py(), limit, shot, interrupt)?;
     // Taken back when the call has ended.
     policy::with(this.get(), |rules| rules.alarm = alarm);
     Ok(())
@@ -121,7 +126,7 @@ pub(crate) fn watch_coroutine(this: &Bound<'_, FutureCell>, limit: Duration) -> 
         late: false,
         tried: None,
     };
-    let alarm = timer::set_in(limit, Alarm::Interrupt(shot))?;
+    let alarm = set(this.py(), limit, shot, interrupt)?;
     policy::with(this.get(), |rules| rules.alarm = alarm);
     Ok(())
 }
@@ -150,7 +155,7 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
     if after.is_zero() {
         interrupt(this.py(), shot);
     } else {
-        timer::set_in(after, Alarm::Interrupt(shot))?;
+        set(this.py(), after, shot, interrupt)?;
     }
     Ok(true)
 }
@@ -206,7 +211,7 @@ pub(crate) fn interrupt(py: Python<'_>, shot: Shot) {
         late,
         tried: None,
     };
-    if let Err(error) = timer::set_in(GRACE, Alarm::GiveUp(shot)) {
+    if let Err(error) = set(py, GRACE, shot, |py, shot| give_up(py, &shot)) {
         error.write_unraisable(py, None);
     }
 }
@@ -227,7 +232,7 @@ fn try_soon(py: Python<'_>, mut shot: Shot) {
         return;
     }
     shot.tried = Some((since, LONGEST_GLANCE.min(2 * glance)));
-    if let Err(error) = timer::set_in(glance, Alarm::Interrupt(shot)) {
+    if let Err(error) = set(py, glance, shot, interrupt) {
         error.write_unraisable(py, None);
     }
 }
@@ -357,7 +362,7 @@ fn try_later(py: Python<'_>, shot: &Shot) {
         late: true,
         tried: None,
     };
-    if let Err(error) = timer::set_in(PAUSE, Alarm::Interrupt(again)) {
+    if let Err(error) = set(py, PAUSE, again, interrupt) {
         error.write_unraisable(py, None);
     }
 }
@@ -400,18 +405,16 @@ fn look_after(py: Python<'_>, core: &Arc<Core>, astray: Added) {
 
 /// If no thread can be started in place of one that is stuck, nobody else would try again.
 fn look_again(py: Python<'_>, core: &Arc<Core>) {
-    if let Err(error) = timer::set_in(PAUSE, Alarm::Stuck(Arc::downgrade(core))) {
+    if let Err(error) = timer::set_in_for(PAUSE, core, look_after_stuck) {
         error.write_unraisable(py, None);
     }
 }
 
 /// Some workers of a pool were stuck a moment ago.
-pub(crate) fn look_after_stuck(py: Python<'_>, core: &Weak<Core>) {
-    if let Some(core) = core.upgrade()
-        && core.stuck().count() > 0
-    {
+fn look_after_stuck(py: Python<'_>, core: &Arc<Core>) {
+    if core.stuck().count() > 0 {
         core.pool().look_after();
-        look_again(py, &core);
+        look_again(py, core);
     }
 }
 

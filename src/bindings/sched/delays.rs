@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use pyo3::prelude::*;
 
 use super::dispatch;
-use super::timer::{self, Alarm};
+use super::timer;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::policy::{self, Start};
 use crate::bindings::core::task::FutureCell;
@@ -70,7 +70,7 @@ pub(crate) fn hold(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<b
 
 fn set(this: &Bound<'_, FutureCell>, at: Instant) -> PyResult<()> {
     let cell = this.get();
-    let alarm = timer::set(at, Alarm::Begin(this.clone().unbind()))?;
+    let alarm = timer::set(at, this, ring)?;
     policy::with(cell, |rules| rules.begin = Some(alarm));
     if cell.phase().is_done() {
         // By somebody who has not seen the alarm.

@@ -8,7 +8,7 @@ use flask_delay_engine::{self as engine, Mutex, Terms};
 use pyo3::prelude::*;
 
 use super::dispatch;
-use super::timer::{self, Alarm};
+use super::timer::{self, OfExecutor};
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::keys::{self, Inner, Lane, Table, address};
 use crate::bindings::core::leftovers;
@@ -18,6 +18,13 @@ use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::errors::id_is_taken;
 use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::run::timeout;
+
+impl OfExecutor for Lane {
+    fn executor(&self) -> Option<Arc<Core>> {
+        self.table.core()
+    }
+}
 
 /// Gives a task that nobody else has yet its rules. The future of the task that is there
 /// already, if there is to be one alone.
@@ -88,7 +95,7 @@ pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
     let Some(at) = policy::with(this.get(), |rules| rules.expires).flatten() else {
         return Ok(());
     };
-    let alarm = timer::set(at, Alarm::Expire(this.clone().unbind()))?;
+    let alarm = timer::set(at, this, timeout::expire)?;
     policy::with(this.get(), |rules| rules.alarm = Some(alarm));
     Ok(())
 }
@@ -332,7 +339,7 @@ fn set_alarm(lane: &Bound<'_, Lane>, at: Option<Instant>) -> PyResult<()> {
     let Some(at) = at else {
         return Ok(());
     };
-    let set = timer::set(at, Alarm::Lane(lane.clone().unbind()));
+    let set = timer::set(at, lane, advance);
     if set.is_err() {
         // None is: whoever comes by sets it again.
         lane.get().inner.lock().alarm.take_if(|alarm| *alarm == at);

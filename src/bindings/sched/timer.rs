@@ -1,4 +1,4 @@
-//! The one timer of the process, and what it is set for.
+//! The one timer of the process. What it is set for, it is given to call.
 //!
 //! Its thread is no worker: what it does is short. It ends futures in time and wakes those who
 //! wait for them; what may take long, callbacks above all, it gives to workers. Whatever is about
@@ -11,53 +11,98 @@ use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Ticket, Timer};
 use once_cell::race::OnceBox;
+use pyo3::PyClass;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::pyclass::boolean_struct::True;
 
-use super::delays;
-use super::limits;
-use crate::bindings::api::periodic::{self, Ticker};
 use crate::bindings::core::executor::Core;
-use crate::bindings::core::keys::{self, Lane};
-use crate::bindings::core::leftovers;
+use crate::bindings::core::leftovers::{self, STACK};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::fork::generation;
-use crate::bindings::run::retry;
-use crate::bindings::run::timeout::{self, Shot};
 
-/// What happens when it is time.
-pub(crate) enum Alarm {
-    /// The time of a call is over.
-    Interrupt(Shot),
-    /// What was interrupted has had time to end.
-    GiveUp(Shot),
-    /// A task that has not started is not to start any more.
-    Expire(Py<FutureCell>),
-    /// A task that failed runs again.
-    Again(Py<FutureCell>),
-    /// A task's time may have come.
-    Begin(Py<FutureCell>),
-    /// Some of a pool's workers are stuck.
-    Stuck(Weak<Core>),
-    /// A rate lets further tasks of a key start.
-    Lane(Py<Lane>),
-    /// What comes again and again may be due.
-    Tick(Py<Ticker>),
+/// What is to be done when it is time.
+trait Alarm: Send {
+    /// The executor that it is for, if that is still there.
+    fn core(&self) -> Option<Arc<Core>>;
+
+    /// What it is about, if that is anything of Python's.
+    fn object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>>;
+
+    fn ring(self: Box<Self>, py: Python<'_>);
+}
+
+/// Something of Python's, an executor's, that alarms may be about.
+pub(crate) trait OfExecutor: PyClass<Frozen = True> + Sync {
+    /// The executor, if it is still there.
+    fn executor(&self) -> Option<Arc<Core>>;
+}
+
+impl OfExecutor for FutureCell {
+    fn executor(&self) -> Option<Arc<Core>> {
+        self.core().cloned()
+    }
+}
+
+/// An act on an object.
+struct On<T, A> {
+    object: Py<T>,
+    act: A,
+}
+
+impl<T, A> Alarm for On<T, A>
+where
+    T: OfExecutor,
+    A: FnOnce(&Bound<'_, T>) + Send,
+{
+    fn core(&self) -> Option<Arc<Core>> {
+        self.object.get().executor()
+    }
+
+    fn object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        Some(self.object.bind(py).as_any().clone())
+    }
+
+    fn ring(self: Box<Self>, py: Python<'_>) {
+        (self.act)(self.object.bind(py));
+    }
+}
+
+/// An act for a pool.
+struct For<A> {
+    core: Weak<Core>,
+    act: A,
+}
+
+impl<A> Alarm for For<A>
+where
+    A: FnOnce(Python<'_>, &Arc<Core>) + Send,
+{
+    fn core(&self) -> Option<Arc<Core>> {
+        self.core.upgrade()
+    }
+
+    fn object<'py>(&self, _py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        None
+    }
+
+    fn ring(self: Box<Self>, py: Python<'_>) {
+        if let Some(core) = self.core.upgrade() {
+            (self.act)(py, &core);
+        }
+    }
 }
 
 /// The timer of one process.
 struct Era {
     generation: u32,
-    timer: Timer<Alarm>,
+    timer: Timer<Box<dyn Alarm>>,
     /// That of a process forked from this one.
     next: OnceBox<Era>,
 }
 
 static FIRST: OnceBox<Era> = OnceBox::new();
-
-/// Deep enough for Python code: what awaits a future is called here.
-pub(crate) const STACK: usize = 8 << 20;
 
 impl Era {
     fn new() -> Self {
@@ -69,7 +114,7 @@ impl Era {
     }
 }
 
-fn timer() -> &'static Timer<Alarm> {
+fn timer() -> &'static Timer<Box<dyn Alarm>> {
     // Another process's timer is not touched, as in `core`.
     let mut era = FIRST.get_or_init(|| Box::new(Era::new()));
     while era.generation != generation() {
@@ -78,12 +123,21 @@ fn timer() -> &'static Timer<Alarm> {
     &era.timer
 }
 
-/// Has `alarm` ring at a time, past or to come.
+/// Has `act(object)` called at a time, past or to come.
 ///
 /// # Errors
 ///
 /// `RuntimeError` if the timer's thread, which the first alarm starts, cannot be started.
-pub(crate) fn set(at: Instant, alarm: Alarm) -> PyResult<Ticket> {
+pub(crate) fn set<T: OfExecutor>(
+    at: Instant,
+    object: &Bound<'_, T>,
+    act: impl FnOnce(&Bound<'_, T>) + Send + 'static,
+) -> PyResult<Ticket> {
+    let object = object.clone().unbind();
+    add(at, Box::new(On { object, act }))
+}
+
+fn add(at: Instant, alarm: Box<dyn Alarm>) -> PyResult<Ticket> {
     timer().add(at, alarm).map_err(|(alarm, error)| {
         drop(alarm);
         not_started(error)
@@ -105,11 +159,26 @@ fn not_started(error: io::Error) -> PyErr {
     ))
 }
 
-/// As [`set`], after some time.
-pub(crate) fn set_in(time: Duration, alarm: Alarm) -> PyResult<Option<Ticket>> {
-    // Beyond what the clock can tell: never.
+/// As [`set`], after some time. None, if that is beyond what the clock can tell: never.
+pub(crate) fn set_in<T: OfExecutor>(
+    time: Duration,
+    object: &Bound<'_, T>,
+    act: impl FnOnce(&Bound<'_, T>) + Send + 'static,
+) -> PyResult<Option<Ticket>> {
     let at = Instant::now().checked_add(time);
-    at.map(|at| set(at, alarm)).transpose()
+    at.map(|at| set(at, object, act)).transpose()
+}
+
+/// Has `act` called for a pool after some time, if that is still there.
+pub(crate) fn set_in_for(
+    time: Duration,
+    core: &Arc<Core>,
+    act: impl FnOnce(Python<'_>, &Arc<Core>) + Send + 'static,
+) -> PyResult<Option<Ticket>> {
+    let core = Arc::downgrade(core);
+    let at = Instant::now().checked_add(time);
+    at.map(|at| add(at, Box::new(For { core, act })))
+        .transpose()
 }
 
 /// Has an alarm not ring, if it has not yet.
@@ -137,16 +206,16 @@ pub(crate) fn stop(py: Python<'_>) {
 /// More than any alarm takes.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-fn ring_all(due: Vec<Alarm>) {
+fn ring_all(due: Vec<Box<dyn Alarm>>) {
     let mut due = Some(due);
     // None if the interpreter has gone.
     attach(|py| {
         for alarm in due.take().into_iter().flatten() {
-            let (core, object) = (alarm.core(py), alarm.object(py));
+            let (core, object) = (alarm.core(), alarm.object(py));
             let mut rung = Ok(());
             leftovers::gather(py, core.as_ref(), || {
                 // A defect in one must not stop the clock for all others.
-                rung = catch_unwind(AssertUnwindSafe(|| ring(py, alarm)));
+                rung = catch_unwind(AssertUnwindSafe(|| alarm.ring(py)));
                 // The last reference, perhaps: to a task that has ended meanwhile.
                 leftovers::let_go(object);
             });
@@ -157,44 +226,4 @@ fn ring_all(due: Vec<Alarm>) {
         }
     });
     std::mem::forget(due);
-}
-
-impl Alarm {
-    /// What it is about, if that is anything of Python's.
-    fn object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        let object = match self {
-            Self::Interrupt(shot) | Self::GiveUp(shot) => shot.task().bind(py).as_any(),
-            Self::Expire(task) | Self::Again(task) | Self::Begin(task) => task.bind(py).as_any(),
-            Self::Tick(ticker) => ticker.bind(py).as_any(),
-            Self::Lane(lane) => lane.bind(py).as_any(),
-            Self::Stuck(_) => return None,
-        };
-        Some(object.clone())
-    }
-
-    /// The executor that it is for, if that is still there.
-    fn core(&self, py: Python<'_>) -> Option<Arc<Core>> {
-        match self {
-            Self::Interrupt(shot) | Self::GiveUp(shot) => shot.task().get().core().cloned(),
-            Self::Expire(task) | Self::Again(task) | Self::Begin(task) => {
-                task.get().core().cloned()
-            }
-            Self::Stuck(core) => core.upgrade(),
-            Self::Tick(ticker) => periodic::core_of(ticker.bind(py).get()),
-            Self::Lane(lane) => keys::core_of(lane.bind(py).get()),
-        }
-    }
-}
-
-fn ring(py: Python<'_>, alarm: Alarm) {
-    match alarm {
-        Alarm::Interrupt(shot) => timeout::interrupt(py, shot),
-        Alarm::GiveUp(shot) => timeout::give_up(py, &shot),
-        Alarm::Expire(task) => timeout::expire(task.bind(py)),
-        Alarm::Again(task) => retry::wake(task.bind(py)),
-        Alarm::Begin(task) => delays::ring(task.bind(py)),
-        Alarm::Stuck(core) => timeout::look_after_stuck(py, &core),
-        Alarm::Tick(ticker) => periodic::ring(ticker.bind(py)),
-        Alarm::Lane(lane) => limits::advance(lane.bind(py)),
-    }
 }
