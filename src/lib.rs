@@ -32,18 +32,21 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::core::signature::_check_call;
     #[pymodule_export]
+    use crate::bindings::core::task::CoroutineTask;
+
+    #[pymodule_export]
     use crate::bindings::errors::{
         DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskRetry, TaskTimeout,
         WaitCycleError,
     };
+    #[pymodule_export]
+    use crate::bindings::host::event_loop::_set_hooks;
     #[pymodule_export]
     use crate::bindings::host::gevent::_set_greenlet_hooks;
     #[pymodule_export]
     use crate::bindings::host::logging::logger;
     #[pymodule_export]
     use crate::bindings::process::exit::{_end, _end_within, _is_exiting};
-    #[pymodule_export]
-    use crate::bindings::run::event_loop::{_set_hooks, CoroutineTask};
     #[pymodule_export]
     use crate::bindings::run::remote::Elsewhere;
     #[pymodule_export]

@@ -112,3 +112,10 @@ pub(crate) fn broken() -> PyErr {
         "the pool's initializer raised an exception (see the log); no task can run in it",
     )
 }
+
+/// Shows an error that nobody is there to handle, as Python shows those of destructors.
+pub(crate) fn or_unraisable<T>(result: PyResult<()>, of: &Bound<'_, T>) {
+    if let Err(error) = result {
+        error.write_unraisable(of.py(), Some(of.as_any()));
+    }
+}

@@ -168,15 +168,6 @@ UPWARD: frozenset[str] = frozenset(
         "core::executor -> host::app_context",
         "core::executor -> process::exit",
         "core::executor -> run::worker",
-        "core::transition -> host::signals",
-        "core::transition -> run::remote",
-        "core::transition -> run::timeout",
-        "core::transition -> sched::completion",
-        "core::transition -> sched::limits",
-        "core::transition -> sched::others",
-        "core::transition -> wait::condition",
-        "core::transition -> wait::current",
-        "core::transition -> wait::stdlib",
         "core::waiter -> wait::current",
         "errors -> core::id",
         "ffi::object -> core::task",
@@ -185,11 +176,7 @@ UPWARD: frozenset[str] = frozenset(
         "ffi::submit -> core::options",
         "run::worker -> process::exit",
         "sched::dependents -> run::inline",
-        "sched::dispatch -> run::attempt",
-        "sched::dispatch -> run::event_loop",
         "sched::dispatch -> run::inline",
-        "sched::limits -> run::timeout",
-        "wait::current -> run::event_loop",
     }
 )
 

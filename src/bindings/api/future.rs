@@ -22,12 +22,12 @@ use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::{inner_of, name_of};
-use crate::bindings::core::transition::{Phase, Place, standard_name};
+use crate::bindings::core::transition::{Phase, standard_name};
 use crate::bindings::errors::InvalidStateError;
+use crate::bindings::host::event_loop::hooks;
 use crate::bindings::names;
-use crate::bindings::run::event_loop::hooks;
 use crate::bindings::run::timeout;
-use crate::bindings::sched::completion;
+use crate::bindings::sched::completion::{self, Place};
 
 #[pymethods]
 impl FutureCell {
@@ -43,7 +43,7 @@ impl FutureCell {
 
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         slf.get().refuse_foreign(slf)?;
-        Ok(crate::bindings::core::transition::cancel(slf))
+        Ok(completion::cancel(slf))
     }
 
     #[pyo3(signature = (after = Some(1.0)), text_signature = "($self, after=1.0)")]
@@ -167,11 +167,11 @@ impl FutureCell {
     }
 
     fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        crate::bindings::core::transition::run_or_notify(slf)
+        completion::run_or_notify(slf)
     }
 
     fn set_result(slf: &Bound<'_, Self>, result: Bound<'_, PyAny>) -> PyResult<()> {
-        crate::bindings::core::transition::finish(slf, Phase::Finished, result, Place::Elsewhere)
+        completion::finish(slf, Phase::Finished, result, Place::Elsewhere)
             .map_err(|phase| invalid(slf, phase))
     }
 
@@ -182,7 +182,7 @@ impl FutureCell {
         } else {
             Phase::Failed
         };
-        crate::bindings::core::transition::finish(slf, phase, exception, Place::Elsewhere)
+        completion::finish(slf, phase, exception, Place::Elsewhere)
             .map_err(|phase| invalid(slf, phase))
     }
 
@@ -264,13 +264,13 @@ impl FutureCell {
     #[getter]
     fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().refuse_foreign(slf)?;
-        crate::bindings::core::transition::condition(slf)
+        crate::bindings::wait::condition::of(slf)
     }
 
     #[getter]
     fn _waiters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         slf.get().refuse_foreign(slf)?;
-        crate::bindings::core::transition::listeners(slf)
+        crate::bindings::wait::stdlib::listeners(slf)
     }
 
     #[getter]

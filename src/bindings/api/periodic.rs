@@ -14,8 +14,8 @@ use crate::bindings::errors::closed;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::process::exit;
+use crate::bindings::sched::completion;
 use crate::bindings::sched::delays::GLANCE;
-use crate::bindings::sched::errands;
 use crate::bindings::sched::timer::{self, OfExecutor};
 
 /// See `_native.pyi`.
@@ -249,7 +249,7 @@ fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>) -> PyResult<()> {
             None => Ok(()),
         }
     })?;
-    errands::send(core, errand.as_any())
+    completion::send(core, errand.as_any())
 }
 
 fn take_asked(ticker: &Ticker) -> Option<u64> {

@@ -224,12 +224,6 @@ pub(crate) fn lies_in_queue(this: &FutureCell) -> bool {
     with(this, |rules| std::mem::take(&mut rules.queued)).unwrap_or(true)
 }
 
-pub(crate) fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
-    if let Err(error) = result {
-        error.write_unraisable(this.py(), Some(this.as_any()));
-    }
-}
-
 /// From when on a task may start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Start {

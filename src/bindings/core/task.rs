@@ -513,3 +513,7 @@ impl FutureCell {
         self.state.leave(self.extra(), put)
     }
 }
+
+/// What the event loop gets of a task. Used by the loop's thread alone.
+#[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
+pub(crate) struct CoroutineTask(pub(crate) Py<FutureCell>);

@@ -1,9 +1,10 @@
-//! How a future changes state, and who is told.
+//! The only place where a future changes its phase.
 //!
-//! The word that holds the phase, and the order in which the end of a task and those who
-//! want to be told of it look at each other, are the engine's `State`. Here is what Python
-//! adds: what is told, and the condition, which is a lock of Python's, because
-//! `concurrent.futures.wait` looks at the state and adds itself while it holds that.
+//! The engine's `State` holds the phase, and orders the end of a task against those who want to
+//! be told of it. Here is what Python adds: the outcome, and the condition, which is a lock of
+//! Python's, because `concurrent.futures.wait` looks at the state and adds itself while it holds
+//! that. What follows the end of a task is in `sched::completion`, which takes the [`Completed`]
+//! that each change to a done phase returns.
 //!
 //! Lock order: the condition, then the rarely needed part (ours), then the registry's. No
 //! Python code runs and nothing is dropped under the latter two; see [`crate::bindings::ffi::slot`]
@@ -12,26 +13,12 @@
 use flask_delay_engine::Advance;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString};
+use pyo3::types::PyString;
 
-use super::events::Event;
-use super::leftovers;
-use super::metrics;
-use super::policy;
-use super::task::{Callbacks, Extra, FutureCell};
-use crate::bindings::errors::CancelledError;
+use super::task::FutureCell;
+use crate::bindings::errors::{CancelledError, or_unraisable};
 use crate::bindings::ffi::call::call_with;
-use crate::bindings::ffi::object::track;
-use crate::bindings::host::signals;
 use crate::bindings::names;
-use crate::bindings::run::remote;
-use crate::bindings::run::timeout;
-use crate::bindings::sched::completion;
-use crate::bindings::sched::limits;
-use crate::bindings::sched::others::Others;
-use crate::bindings::wait::condition;
-use crate::bindings::wait::current;
-use crate::bindings::wait::stdlib;
 
 pub(crate) use flask_delay_engine::Phase;
 
@@ -44,16 +31,6 @@ pub(crate) fn standard_name(py: Python<'_>, phase: Phase) -> &Bound<'_, PyString
         Phase::Notified => names::CANCELLED_AND_NOTIFIED(py),
         Phase::Finished | Phase::Failed => names::FINISHED(py),
     }
-}
-
-/// The thread that settles a future.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The task's worker, in the task's context.
-    Worker,
-    /// The event loop, which must not be held up: the callbacks are left where they are.
-    Loop,
-    Elsewhere,
 }
 
 impl FutureCell {
@@ -98,84 +75,6 @@ impl FutureCell {
     }
 }
 
-/// Marks the task as running; `false` if it was cancelled.
-pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
-    let cell = this.get();
-    if cell.is_ruled() && policy::is_late(cell) {
-        timeout::expire(this);
-        return false;
-    }
-    if !cell.claim_start() {
-        return false;
-    }
-    if cell.is_placed_or_ruled() {
-        cell.give_place();
-        limits::started(this);
-    }
-    true
-}
-
-/// Ends the future from `Pending` or `Running`. The phase it had instead, if it was done.
-///
-/// Those who wait are woken and the callbacks run before this returns.
-pub(crate) fn finish(
-    this: &Bound<'_, FutureCell>,
-    to: Phase,
-    outcome: Bound<'_, PyAny>,
-    place: Place,
-) -> Result<(), Phase> {
-    let cell = this.get();
-    if cell.phase().is_done() {
-        return Err(cell.phase());
-    }
-    // Whoever fills the slot, and nobody else, goes on to say so: outcome and phase are of
-    // one thread. It is never filled again, so those who see the phase may read it.
-    if cell.outcome.fill(outcome).is_err() {
-        let phase = cell.phase();
-        // It is about to be, if it is not.
-        return Err(if phase.is_done() { phase } else { to });
-    }
-    if cell.state.end(|from| change(this, from, to, place)) {
-        return Ok(());
-    }
-    Err(cell.phase())
-}
-
-/// Runs the callbacks that [`Place::Loop`] has left.
-pub(crate) fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
-    // None are added to a future that is done.
-    let cell = this.get();
-    let callbacks = match cell.known_extra() {
-        Some(extra) => cell.take_callbacks(this.py(), Some(&mut extra.lock())),
-        None => cell.take_callbacks(this.py(), None),
-    };
-    let event = Event::of(cell.phase());
-    let event = event.filter(|_| signals::wanted(this, event));
-    completion::run(this, event, &callbacks, place);
-}
-
-/// Cancels the future if its task has not started, or runs as a coroutine, which is then
-/// told; whether it is cancelled.
-pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
-    // Nobody need notice the cancellation of an executor's task: its place in the queue
-    // is free from now on. A future made by hand waits for its maker to notice.
-    let to = if this.get().core().is_some() {
-        Phase::Notified
-    } else {
-        Phase::Cancelled
-    };
-    if change(this, Phase::Pending, to, Place::Elsewhere) {
-        remote::recall(this, this.get().told_to_stop());
-        return true;
-    }
-    if let Some(canceller) = canceller(this)
-        && change(this, Phase::Running, to, Place::Elsewhere)
-    {
-        or_unraisable(call_with(&canceller, []).map(drop), this);
-    }
-    this.get().phase().is_cancelled()
-}
-
 /// What stops the task's coroutine, if it runs as one.
 pub(crate) fn canceller<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, PyAny>> {
     let extra = this.get().known_extra()?.lock();
@@ -183,60 +82,91 @@ pub(crate) fn canceller<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py,
     canceller.map(|canceller| canceller.bind(this.py()).clone())
 }
 
-/// Marks a task that has ended with a cancellation as cancelled.
+/// A future that has just ended; what follows from that is `sched::completion`'s to do, once.
+#[must_use = "those who wait for the task have not been told"]
+pub(crate) struct Completed<'a, 'py> {
+    pub(crate) future: &'a Bound<'py, FutureCell>,
+    /// The task had not started.
+    pub(crate) was_pending: bool,
+    /// Somebody may have to be told beside the first callback.
+    pub(crate) watched: bool,
+}
+
+/// Ends the future from `Pending` or `Running`, with a result or an exception.
 ///
-/// `false` if it was done already.
-pub(crate) fn abandon(this: &Bound<'_, FutureCell>, place: Place) -> bool {
-    change(this, Phase::Running, Phase::Notified, place)
+/// # Errors
+///
+/// The phase it had instead, if it was done.
+pub(crate) fn finish<'a, 'py>(
+    this: &'a Bound<'py, FutureCell>,
+    to: Phase,
+    outcome: Bound<'py, PyAny>,
+) -> Result<Completed<'a, 'py>, Phase> {
+    let cell = this.get();
+    if cell.phase().is_done() {
+        return Err(cell.phase());
+    }
+    // Only the thread that fills the slot goes on to change the phase. The slot is never filled
+    // again, so whoever sees the phase may read it.
+    if cell.outcome.fill(outcome).is_err() {
+        let phase = cell.phase();
+        // It is about to be, if it is not.
+        return Err(if phase.is_done() { phase } else { to });
+    }
+    let mut completed = None;
+    cell.state.end(|from| {
+        completed = change(this, from, to);
+        completed.is_some()
+    });
+    completed.ok_or_else(|| cell.phase())
 }
 
-/// `concurrent.futures`' own step for futures that were made by hand.
-pub(crate) fn run_or_notify(this: &Bound<'_, FutureCell>) -> PyResult<bool> {
-    if start(this) {
-        return Ok(true);
-    }
-    change(this, Phase::Cancelled, Phase::Notified, Place::Elsewhere);
-    if this.get().phase() == Phase::Notified {
-        return Ok(false);
-    }
-    Err(PyRuntimeError::new_err("Future in unexpected state"))
+/// Cancels a future that is in the phase `from`; None if it is in another one.
+pub(crate) fn cancel<'a, 'py>(
+    this: &'a Bound<'py, FutureCell>,
+    from: Phase,
+) -> Option<Completed<'a, 'py>> {
+    // Nobody need notice the cancellation of an executor's task: its place in the queue
+    // is free from now on. A future made by hand waits for its maker to notice.
+    let to = if this.get().core().is_some() {
+        Phase::Notified
+    } else {
+        Phase::Cancelled
+    };
+    change(this, from, to)
 }
 
-/// Changes the phase, and tells everybody whom it concerns; `false` if it was not `from`.
-fn change(this: &Bound<'_, FutureCell>, from: Phase, to: Phase, place: Place) -> bool {
+/// Ends a task that runs, and that has ended with a cancellation.
+pub(crate) fn abandon<'a, 'py>(this: &'a Bound<'py, FutureCell>) -> Option<Completed<'a, 'py>> {
+    change(this, Phase::Running, Phase::Notified)
+}
+
+/// The maker of a future has noticed that it was cancelled.
+pub(crate) fn notice<'a, 'py>(this: &'a Bound<'py, FutureCell>) -> Option<Completed<'a, 'py>> {
+    change(this, Phase::Cancelled, Phase::Notified)
+}
+
+/// Changes the phase; None if it was not `from`.
+fn change<'a, 'py>(
+    this: &'a Bound<'py, FutureCell>,
+    from: Phase,
+    to: Phase,
+) -> Option<Completed<'a, 'py>> {
     let cell = this.get();
     if cell.phase() != from {
-        return false;
+        return None;
     }
     let watched = match cell.state.advance(from, to) {
         Advance::Done => false,
         Advance::Watched if change_watched(this, from, to) => true,
-        Advance::Watched | Advance::Refused => return false,
+        Advance::Watched | Advance::Refused => return None,
     };
     cell.note_end();
-    if from == Phase::Pending {
-        // Never to be called: function and arguments go now, and the surroundings.
-        let scope = cell.take_own_scope();
-        leftovers::let_go_of_call(cell.take_call(this));
-        leftovers::let_go(scope.map(|scope| scope.into_bound(this.py())));
-        cell.give_place();
-        if let Some(core) = cell.core()
-            && !cell.is_coroutine()
-            && policy::lies_in_queue(cell)
-        {
-            core.dead().add();
-        }
-    }
-    track(this);
-    // Before anybody is told who waits in `result`, and before the callbacks.
-    metrics::ended(this);
-    if cell.is_ruled() {
-        limits::ended(this);
-    }
-    if watched || cell.has_lone_callback() || signals::wanted(this, Event::of(to)) {
-        tell(this, place);
-    }
-    true
+    Some(Completed {
+        future: this,
+        was_pending: from == Phase::Pending,
+        watched,
+    })
 }
 
 /// The change while somebody watches; with the condition held, if there is one.
@@ -249,14 +179,14 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
         to,
         |extra| extra.condition.as_ref().map(|it| it.bind(py).clone()),
         |condition, advance| {
-            let held = condition::acquire(&condition);
+            let held = acquire(&condition);
             let changed = advance();
             if changed {
                 cell.note_end();
                 or_unraisable(announce(this, to), this);
             }
             if held.is_ok() {
-                or_unraisable(condition::release(&condition), this);
+                or_unraisable(release(&condition), this);
             }
             // A KeyboardInterrupt while the condition was acquired: the phase had to change
             // all the same.
@@ -285,108 +215,14 @@ fn announce(this: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
     Ok(())
 }
 
-/// Wakes those who wait in `result`, and runs the callbacks.
-fn tell(this: &Bound<'_, FutureCell>, place: Place) {
-    let py = this.py();
-    let cell = this.get();
-    let callbacks = |extra: Option<&mut Extra>| match place {
-        Place::Loop => Callbacks::new(),
-        Place::Worker | Place::Elsewhere => cell.take_callbacks(py, extra),
-    };
-    let (callbacks, others) = if let Some(extra) = cell.known_extra() {
-        let mut extra = extra.lock();
-        (callbacks(Some(&mut extra)), Some(Others::take(&mut extra)))
-    } else {
-        (callbacks(None), None)
-    };
-    let event = match place {
-        Place::Loop => None,
-        Place::Worker | Place::Elsewhere => Event::of(cell.phase()),
-    };
-    let event = event.filter(|_| signals::wanted(this, event));
-    if let Some(others) = others {
-        let alone = callbacks.is_empty() && event.is_none();
-        others.tell(this, place == Place::Worker && alone);
-    }
-    completion::run(this, event, &callbacks, place);
+/// Locks a condition. That may take its time, so it is called as code of users is.
+pub(crate) fn acquire(condition: &Bound<'_, PyAny>) -> PyResult<()> {
+    let acquire = condition.getattr(names::acquire(condition.py()))?;
+    call_with(&acquire, []).map(drop)
 }
 
-fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
-    if let Err(error) = result {
-        error.write_unraisable(this.py(), Some(this.as_any()));
-    }
-}
-
-/// The condition that `concurrent.futures.wait` holds while it looks at the state.
-///
-/// Each future that is not done has its own: `wait` holds those of all its futures at
-/// once, and two such threads would lock each other out over a shared one.
-pub(crate) fn condition<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyAny>> {
-    let py = this.py();
-    let cell = this.get();
-    let done = cell.phase().is_settled();
-    if let Some(extra) = cell.known_extra()
-        && let Some(condition) = extra.lock().condition.as_ref()
-    {
-        return Ok(condition.bind(py).clone());
-    }
-    if done {
-        return condition::of_done(py);
-    }
-    let fresh = condition::new(py)?;
-    // The loser of a race for it is dropped after the lock is let go.
-    Ok(cell.state.watch_with(cell.extra(), |extra| {
-        let condition = extra
-            .condition
-            .get_or_insert_with(|| fresh.clone().unbind());
-        condition.bind(py).clone()
-    }))
-}
-
-/// The list that `concurrent.futures.wait` puts itself into.
-///
-/// A plain one, until a task asks for it.
-pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyList>> {
-    let py = this.py();
-    let known = || {
-        let extra = this.get().known_extra()?.lock();
-        extra.listeners.as_ref().map(|list| list.bind(py).clone())
-    };
-    let tells = current::is_at_work();
-    if let Some(list) = known()
-        && (!tells || stdlib::is_telling(&list))
-    {
-        return Ok(list);
-    }
-    if !tells {
-        return Ok(put_listeners(this, &PyList::empty(py), false));
-    }
-    // Whoever enters itself or leaves holds the condition meanwhile, so the lists may be
-    // exchanged under it. That of a future that is done locks nobody out, and it needs no
-    // other list: nobody waits for it.
-    let condition = condition(this)?;
-    condition::acquire(&condition)?;
-    let list = stdlib::telling(py, known().as_ref())
-        .map(|fresh| put_listeners(this, &fresh, !this.get().phase().is_settled()));
-    condition::release(&condition)?;
-    list
-}
-
-/// Puts a list in, instead of another one or only if there is none; the one that is there
-/// afterwards.
-fn put_listeners<'py>(
-    this: &Bound<'py, FutureCell>,
-    fresh: &Bound<'py, PyList>,
-    instead: bool,
-) -> Bound<'py, PyList> {
-    let mut extra = this.get().extra().lock();
-    let previous = extra.listeners.take_if(|_| instead);
-    let list = extra
-        .listeners
-        .get_or_insert_with(|| fresh.clone().unbind())
-        .bind(this.py())
-        .clone();
-    drop(extra);
-    drop(previous);
-    list
+pub(crate) fn release(condition: &Bound<'_, PyAny>) -> PyResult<()> {
+    condition
+        .call_method0(names::release(condition.py()))
+        .map(drop)
 }

@@ -15,11 +15,11 @@ use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
-use crate::bindings::core::transition::{Phase, cancel};
+use crate::bindings::core::transition::Phase;
 use crate::bindings::ffi::gil::{SIGNALS, wait_with_signals};
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval;
-use crate::bindings::run::event_loop::send_back;
+use crate::bindings::sched::completion::{cancel, send_back};
 use crate::bindings::sched::delays;
 use crate::bindings::sched::timer;
 

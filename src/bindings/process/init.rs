@@ -13,14 +13,15 @@ use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::is_coroutine_function;
 use crate::bindings::core::frames;
 use crate::bindings::core::progress;
+use crate::bindings::core::task::CoroutineTask;
 use crate::bindings::errors::{
     BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
 };
 use crate::bindings::ffi::gil;
 use crate::bindings::ffi::variables;
 use crate::bindings::names;
-use crate::bindings::run::event_loop::{self, CoroutineTask};
 use crate::bindings::wait::condition;
+use crate::bindings::wait::current;
 use crate::bindings::wait::stdlib::{self, Event};
 
 /// Fills every once-cell of this module, and those of PyO3 that it comes by.
@@ -43,7 +44,7 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     condition::new(py)?;
     condition::of_done(py)?;
     stdlib::telling(py, None)?;
-    event_loop::current_task(py);
+    current::current_coroutine(py);
     progress::class(py)?;
     to_datetime(py, 1)?;
     gil::breathe(py)?;

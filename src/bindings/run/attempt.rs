@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::event_loop::come_back;
 use super::retry::{self, Verdict};
 use super::timeout;
 use crate::bindings::core::async_check::refuse_result;
@@ -14,7 +13,7 @@ use crate::bindings::core::executor::Core;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Beginning;
 use crate::bindings::core::task::FutureCell;
-use crate::bindings::core::transition::{Phase, Place, abandon, finish, start};
+use crate::bindings::core::transition::Phase;
 use crate::bindings::core::worker_slot::Desk;
 use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::call::call;
@@ -23,6 +22,8 @@ use crate::bindings::ffi::context::{for_attempt, within};
 use crate::bindings::host::app_context::Surroundings;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
+use crate::bindings::sched::completion::{Place, abandon, come_back, fail, finish};
+use crate::bindings::sched::dispatch::start;
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
 use crate::bindings::wait::current;
@@ -63,13 +64,6 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     if let Err(error) = ran {
         fail(this, error);
     }
-}
-
-/// Ends a task that cannot be run.
-pub(crate) fn fail(this: &Bound<'_, FutureCell>, error: PyErr) {
-    let exception = into_exception(this.py(), error);
-    logging::exception_of("task %s (%s) could not be run", this, &exception);
-    let _ = finish(this, Phase::Failed, exception, Place::Worker);
 }
 
 /// Runs one attempt, and sees to what follows from it.

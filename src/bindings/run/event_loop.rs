@@ -3,135 +3,31 @@
 //! The Python side (`aio.py`) gives its functions to [`_set_hooks`]. An executor hands each
 //! `async def` task over as a [`CoroutineTask`] and holds its pool until that has ended.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::retry::{self, Verdict};
 use super::timeout;
 use crate::bindings::core::events::Event;
-use crate::bindings::core::executor::Core;
-use crate::bindings::core::interrupt::{self, Why};
+use crate::bindings::core::interrupt::Why;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::FutureCell;
-use crate::bindings::core::transition::{self, Phase, Place};
+use crate::bindings::core::task::{CoroutineTask, FutureCell};
+use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{TaskRetry, into_exception};
 use crate::bindings::ffi::call::call;
 use crate::bindings::ffi::clock::now;
-use crate::bindings::ffi::context::{copy, copy_current, for_attempt, value_of, within};
+use crate::bindings::ffi::context::{copy, copy_current, for_attempt};
 use crate::bindings::host::app_context;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
-use crate::bindings::sched::dispatch;
+use crate::bindings::sched::completion::{self, Place, leave, let_go_of_coroutine, send_back};
+use crate::bindings::sched::dispatch::{self, hand_over};
 use crate::bindings::sched::limits;
-
-/// What `aio.py` does for the native side.
-pub(crate) struct Hooks {
-    /// Takes a [`CoroutineTask`] to the event loop.
-    start: Py<PyAny>,
-    /// Gives the iterator that awaits a future.
-    pub(crate) wait: Py<PyAny>,
-}
-
-static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
-/// The future of the coroutine that a context belongs to.
-static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-
-/// See `_native.pyi`.
-#[pyfunction]
-#[pyo3(signature = (*, start, wait))]
-pub(crate) fn _set_hooks(py: Python<'_>, start: Py<PyAny>, wait: Py<PyAny>) {
-    let _ = HOOKS.set(py, Hooks { start, wait });
-}
-
-pub(crate) fn hooks(py: Python<'_>) -> PyResult<&Hooks> {
-    HOOKS
-        .get(py)
-        .ok_or_else(|| PyRuntimeError::new_err("flask_delay has not been imported as a whole"))
-}
-
-fn current(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    CURRENT
-        .get_or_try_init(py, || {
-            let class = py.import("contextvars")?.getattr("ContextVar")?;
-            Ok(class.call1(("flask_delay.current_task",))?.unbind())
-        })
-        .map(|variable| variable.bind(py))
-}
-
-/// The coroutine's task that this context belongs to.
-pub(crate) fn current_task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
-    let none = py.None().into_bound(py);
-    let task = value_of(current(py).ok()?.as_borrowed(), &none).ok()?;
-    task.cast_into::<FutureCell>().ok()
-}
-
-/// Hands `task` over to the event loop.
-pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
-    let py = task.py();
-    core.afar().add(task, core.pool().hold());
-    let handle = CoroutineTask(task.clone().unbind());
-    // If a task submits it, the end of that one's time must not leave the loop's books half
-    // written.
-    let _covered = interrupt::cover(py);
-    hooks(py)?
-        .start
-        .bind(py)
-        .call1((handle,))
-        .map(drop)
-        .inspect_err(|_| {
-            core.afar().remove(task);
-        })
-}
-
-/// Gives a task that has ended, and is marked as returned, to a worker, for its callbacks.
-pub(crate) fn send_back(task: &Bound<'_, FutureCell>, core: &Arc<Core>) {
-    if core.mode == Mode::Threads {
-        dispatch::resubmit(task, core);
-    } else {
-        // There are no workers, and whoever runs the task waits until it has left.
-        come_back(task);
-    }
-}
-
-/// Runs the callbacks of such a task here, for want of workers.
-pub(crate) fn end_here(task: &Bound<'_, FutureCell>) {
-    transition::run_callbacks(task, Place::Elsewhere);
-    leave(task);
-}
-
-/// Runs the callbacks of a coroutine's task that came back to a worker for them, in the
-/// coroutine's context.
-pub(crate) fn come_back(task: &Bound<'_, FutureCell>) {
-    let py = task.py();
-    let context = task.get().take_context(py);
-    if let Err(error) = within(py, context, || {
-        transition::run_callbacks(task, Place::Worker)
-    }) {
-        logging::failure(py, "callbacks of task %s (%s): no context", task, error);
-    }
-    leave(task);
-}
-
-/// The task has ended: its executor need not wait for it any more.
-fn leave(task: &Bound<'_, FutureCell>) {
-    let_go_of_coroutine(task);
-    if let Some(core) = task.get().core() {
-        core.afar().remove(task);
-    }
-}
-
-fn let_go_of_coroutine(task: &Bound<'_, FutureCell>) {
-    let extra = task.get().known_extra();
-    // It refers to the coroutine, and so to all that its context holds.
-    let canceller = extra.and_then(|extra| extra.lock().canceller.take());
-    drop(canceller);
-}
+use crate::bindings::wait::current;
 
 /// An attempt of a coroutine is over.
 fn attempted(task: &Bound<'_, FutureCell>) {
@@ -169,16 +65,12 @@ fn run_again(task: &Bound<'_, FutureCell>, after: Duration, exception: Option<Bo
     drop(hold);
 }
 
-/// What the event loop gets of a task. Used by the loop's thread alone.
-#[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
-pub(crate) struct CoroutineTask(Py<FutureCell>);
-
 impl CoroutineTask {
     fn end(&self, py: Python<'_>, to: Phase, outcome: Bound<'_, PyAny>) -> PyResult<()> {
         let task = self.0.bind(py);
         let_go_of_call(task);
         // In vain if it was cancelled and has ended all the same.
-        let settled = transition::finish(task, to, outcome, Place::Loop).is_ok();
+        let settled = completion::finish(task, to, outcome, Place::Loop).is_ok();
         Self::go_back(task, settled)
     }
 
@@ -221,7 +113,7 @@ impl CoroutineTask {
         let task = self.0.bind(py);
         // Before it runs, so that a task which runs can be cancelled.
         task.get().extra().lock().canceller = Some(canceller);
-        if !transition::start(task) {
+        if !dispatch::start(task) {
             leave(task);
             return Ok(None);
         }
@@ -244,7 +136,7 @@ impl CoroutineTask {
     /// Makes the task the current one of this context, and calls its function.
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let task = self.0.bind(py);
-        current(py)?.call_method1("set", (task,))?;
+        current::set_coroutine(task)?;
         task.get().begin_code();
         signals::emit(task, Event::Started);
         let taken = task.get().take_call(task);
@@ -314,13 +206,13 @@ impl CoroutineTask {
         task.get().end_code();
         attempted(task);
         let_go_of_call(task);
-        let settled = transition::abandon(task, Place::Loop);
+        let settled = completion::abandon(task, Place::Loop);
         Self::go_back(task, settled)
     }
 
     /// The coroutine could not even be started.
     fn refuse(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
-        transition::start(self.0.bind(py));
+        dispatch::start(self.0.bind(py));
         let exception = into_exception(py, PyErr::from_value(exception));
         self.fail(py, exception, false)
     }

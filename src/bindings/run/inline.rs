@@ -6,14 +6,13 @@ use std::sync::Arc;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::event_loop::hand_over;
 use super::worker::run_guarded;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::closed;
-use crate::bindings::sched::dispatch;
+use crate::bindings::sched::dispatch::{self, hand_over};
 use crate::bindings::wait::current::{self, Seat};
 use crate::bindings::wait::result;
 

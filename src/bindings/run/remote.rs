@@ -9,10 +9,8 @@ use std::sync::atomic::Ordering;
 
 use flask_delay_engine::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::event_loop::send_back;
 use super::inline;
 use crate::bindings::core::async_check::is_coroutine_function;
 use crate::bindings::core::call::Call;
@@ -23,17 +21,17 @@ use crate::bindings::core::metrics;
 use crate::bindings::core::policy;
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::{Extra, FutureCell};
-use crate::bindings::core::transition::{self, Phase, Place};
+use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{closed, id_is_taken};
-use crate::bindings::ffi::call::{Shape, call_with};
+use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::carry;
 use crate::bindings::ffi::object::new_future;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::host::app_context::may_submit;
 use crate::bindings::host::signals;
-use crate::bindings::sched::completion;
-use crate::bindings::sched::dispatch::announce;
+use crate::bindings::sched::completion::{self, Place, forget, recall, send_back};
+use crate::bindings::sched::dispatch::{self, announce};
 
 /// See `_native.pyi`.
 #[pyclass(frozen, name = "_Elsewhere", module = "flask_delay._native")]
@@ -63,7 +61,7 @@ impl Elsewhere {
 
 /// The first attempt begins, if none has.
 fn begin(task: &Bound<'_, FutureCell>) -> bool {
-    let began = transition::start(task);
+    let began = dispatch::start(task);
     if began {
         task.get().set_started(now());
     }
@@ -78,39 +76,11 @@ fn let_go_of_call(task: &Bound<'_, FutureCell>) {
     }
 }
 
-/// Lets go of what the task is called back and reported by.
-fn forget(task: &Bound<'_, FutureCell>) {
-    if let Some(extra) = task.get().known_extra() {
-        let taken = {
-            let mut extra = extra.lock();
-            (extra.recall.take(), extra.report.take())
-        };
-        drop(taken);
-    }
-}
-
-/// Has a task that was cancelled not run where it is, or be ended there, if it runs elsewhere.
-pub(crate) fn recall(task: &Bound<'_, FutureCell>, terminate: bool) {
-    let py = task.py();
-    let recall = task
-        .get()
-        .known_extra()
-        .and_then(|extra| extra.lock().recall.take());
-    let Some(recall) = recall else {
-        return;
-    };
-    let terminate = PyBool::new(py, terminate);
-    if let Err(error) = call_with(recall.bind(py), [terminate.as_any()]) {
-        error.write_unraisable(py, Some(task.as_any()));
-    }
-    forget(task);
-}
-
 /// Cancels a task that has begun elsewhere, and has it ended there; `false` if it is not one.
 pub(crate) fn stop(task: &Bound<'_, FutureCell>) -> bool {
     let is_there = |extra: &Mutex<Extra>| extra.lock().recall.is_some();
     let stopped = task.get().known_extra().is_some_and(is_there)
-        && transition::abandon(task, Place::Elsewhere);
+        && completion::abandon(task, Place::Elsewhere);
     if stopped {
         recall(task, true);
         drop(task.get().take_call(task));
@@ -215,13 +185,13 @@ impl Elsewhere {
 
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> bool {
         self.end(py, |task| {
-            transition::finish(task, Phase::Finished, result, Place::Loop).is_ok()
+            completion::finish(task, Phase::Finished, result, Place::Loop).is_ok()
         })
     }
 
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> bool {
         self.end(py, |task| {
-            transition::finish(task, Phase::Failed, exception, Place::Loop).is_ok()
+            completion::finish(task, Phase::Failed, exception, Place::Loop).is_ok()
         })
     }
 
@@ -232,7 +202,7 @@ impl Elsewhere {
     }
 
     fn abandon(&self, py: Python<'_>) -> bool {
-        self.end(py, |task| transition::abandon(task, Place::Loop))
+        self.end(py, |task| completion::abandon(task, Place::Loop))
     }
 
     fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::attempt;
 use crate::bindings::core::call::TakenCall;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::metrics;
@@ -19,6 +18,7 @@ use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::context::copy_current;
 use crate::bindings::host::logging;
+use crate::bindings::sched::completion;
 use crate::bindings::sched::dispatch;
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
@@ -217,7 +217,7 @@ pub(crate) fn again<'py>(
     exception: Option<Bound<'py, PyAny>>,
 ) {
     if let Err(error) = try_again(this, core, taken, after, exception) {
-        attempt::fail(this, error);
+        completion::fail(this, error);
     }
 }
 

@@ -19,14 +19,14 @@ use crate::bindings::core::policy;
 use crate::bindings::core::strays::Added;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
-use crate::bindings::core::transition::{self, Phase, Place};
+use crate::bindings::core::transition::{self, Phase};
 use crate::bindings::core::worker_slot::{Desk, Waits};
-use crate::bindings::errors::{TaskExpired, TaskTimeout, into_exception};
+use crate::bindings::errors::{TaskTimeout, into_exception, or_unraisable};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
-use crate::bindings::sched::errands;
+use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
 
@@ -139,7 +139,7 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
     }
     // Before anything else: a task that is about to start, or to run again, looks.
     cell.tell_to_stop();
-    if transition::cancel(this) || (after.is_some() && remote::stop(this)) {
+    if completion::cancel(this) || (after.is_some() && remote::stop(this)) {
         return Ok(true);
     }
     let (Some(after), Phase::Running) = (after, cell.phase()) else {
@@ -321,9 +321,9 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
     let settled = match shot.why {
         Why::Timeout => {
             let exception = into_exception(py, timed_out(this));
-            transition::finish(this, Phase::Failed, exception, Place::Loop).is_ok()
+            completion::finish(this, Phase::Failed, exception, Place::Loop).is_ok()
         }
-        Why::Stop => transition::abandon(this, Place::Loop),
+        Why::Stop => completion::abandon(this, Place::Loop),
     };
     if settled {
         let template = match shot.why {
@@ -334,7 +334,7 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
                 "task %s (%s) did not end when it was stopped: it is cancelled, its code goes on"
             }
         };
-        or_unraisable(errands::tell(this, core, Some(template)), this);
+        or_unraisable(completion::tell(this, core, Some(template)), this);
     }
 }
 
@@ -418,29 +418,6 @@ fn look_after_stuck(py: Python<'_>, core: &Arc<Core>) {
     }
 }
 
-/// Ends a task that has not started in time.
-pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
-    let py = this.py();
-    let cell = this.get();
-    let Some(core) = cell.core() else {
-        return;
-    };
-    if !errands::take_over(this) {
-        return;
-    }
-    let limit = policy::policy(this).and_then(|policy| policy.get().expires);
-    let error = TaskExpired::new_err(format!(
-        "task {:?} was not started within {} s",
-        name_of(this),
-        limit.unwrap_or_default().as_secs_f64()
-    ));
-    let exception = into_exception(py, error);
-    if transition::finish(this, Phase::Failed, exception, Place::Loop).is_ok() {
-        let template = "task %s (%s) was not started before it expired";
-        or_unraisable(errands::tell(this, core, Some(template)), this);
-    }
-}
-
 /// The error of a task whose time is over.
 pub(crate) fn timed_out(this: &Bound<'_, FutureCell>) -> PyErr {
     TaskTimeout::new_err(message(this))
@@ -467,10 +444,4 @@ pub(crate) fn explain(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>
         Ok(())
     });
     or_unraisable(explained, this);
-}
-
-fn or_unraisable(result: PyResult<()>, this: &Bound<'_, FutureCell>) {
-    if let Err(error) = result {
-        error.write_unraisable(this.py(), Some(this.as_any()));
-    }
 }

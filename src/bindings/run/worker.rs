@@ -26,6 +26,7 @@ use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval::{self, Watched};
 use crate::bindings::names;
 use crate::bindings::process::exit::end_child;
+use crate::bindings::sched::completion;
 use crate::bindings::wait::current::{self, Local};
 
 /// A task that is a builtin never looks whether another thread wants the GIL; after this
@@ -144,14 +145,14 @@ pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: 
     let ran = catch_unwind(AssertUnwindSafe(|| {
         // What has returned has run, or never will; its callbacks have no part in that.
         if core.is_broken() && !task.get().has_returned() {
-            attempt::fail(task, broken());
+            completion::fail(task, broken());
         } else {
             attempt::run(task, core, desk);
         }
     }));
     if let Err(payload) = ran {
         let message = format!("a defect in flask_delay: {}", panic_message(&*payload));
-        attempt::fail(task, PyRuntimeError::new_err(message));
+        completion::fail(task, PyRuntimeError::new_err(message));
     }
 }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use flask_delay_engine::Bound as Places;
 use pyo3::prelude::*;
 
+use super::completion::cancel;
 use super::dispatch;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::settings::{Mode, WhenFull};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
-use crate::bindings::core::transition::{Phase, cancel};
+use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{QueueFull, closed};
 use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::host::logging;

@@ -1,17 +1,173 @@
-//! Done callbacks: run in order, once, with what surrounds a task but without a request.
+//! What follows the end of a task, in one order: its place in the queue, figures, limits, those who
+//! wait for it or await it, the registry, the tasks that follow it, signals, done callbacks.
+//!
+//! The callbacks run in order, once, with what surrounds a task but without a request.
 
+use std::mem::take;
+use std::sync::Arc;
+
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyCFunction};
 
+use super::dependents;
+use super::dispatch;
+use super::limits;
 use crate::bindings::core::async_check::refuse_result;
 use crate::bindings::core::events::Event;
+use crate::bindings::core::executor::Core;
+use crate::bindings::core::id::Id;
 use crate::bindings::core::interrupt;
-use crate::bindings::core::task::FutureCell;
-use crate::bindings::core::transition::Place;
+use crate::bindings::core::leftovers;
+use crate::bindings::core::metrics;
+use crate::bindings::core::policy;
+use crate::bindings::core::settings::Mode;
+use crate::bindings::core::task::{Callbacks, Extra, FutureCell};
+use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::transition::{self, Completed, Phase};
+use crate::bindings::core::waiter::Bell;
+use crate::bindings::errors::{TaskExpired, closed, into_exception, or_unraisable};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::context::{carry, within};
+use crate::bindings::ffi::object::track;
 use crate::bindings::host::app_context::Surroundings;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
+use crate::bindings::wait::current;
+
+/// The thread that completes a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The task's worker, in the task's context.
+    Worker,
+    /// The event loop, which must not be held up: the callbacks are left where they are.
+    Loop,
+    Elsewhere,
+}
+
+/// Ends the future from `Pending` or `Running`. Those who wait are woken and the callbacks run
+/// before this returns.
+///
+/// # Errors
+///
+/// The phase it had instead, if it was done.
+pub(crate) fn finish<'py>(
+    this: &Bound<'py, FutureCell>,
+    to: Phase,
+    outcome: Bound<'py, PyAny>,
+    place: Place,
+) -> Result<(), Phase> {
+    transition::finish(this, to, outcome).map(|completed| complete(completed, place))
+}
+
+/// Marks a task that has ended with a cancellation as cancelled; `false` if it was done already.
+pub(crate) fn abandon(this: &Bound<'_, FutureCell>, place: Place) -> bool {
+    complete_if(transition::abandon(this), place)
+}
+
+/// Cancels the future if its task has not started, or runs as a coroutine, which is then
+/// told; whether it is cancelled.
+pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
+    if complete_if(transition::cancel(this, Phase::Pending), Place::Elsewhere) {
+        recall(this, this.get().told_to_stop());
+        return true;
+    }
+    if let Some(canceller) = transition::canceller(this)
+        && complete_if(transition::cancel(this, Phase::Running), Place::Elsewhere)
+    {
+        or_unraisable(call_with(&canceller, []).map(drop), this);
+    }
+    this.get().phase().is_cancelled()
+}
+
+/// `concurrent.futures`' own step for futures that were made by hand.
+pub(crate) fn run_or_notify(this: &Bound<'_, FutureCell>) -> PyResult<bool> {
+    if dispatch::start(this) {
+        return Ok(true);
+    }
+    complete_if(transition::notice(this), Place::Elsewhere);
+    if this.get().phase() == Phase::Notified {
+        return Ok(false);
+    }
+    Err(PyRuntimeError::new_err("Future in unexpected state"))
+}
+
+fn complete_if(completed: Option<Completed<'_, '_>>, place: Place) -> bool {
+    completed
+        .map(|completed| complete(completed, place))
+        .is_some()
+}
+
+/// Does all that follows the end of a task.
+fn complete(completed: Completed<'_, '_>, place: Place) {
+    let Completed {
+        future: this,
+        was_pending,
+        watched,
+    } = completed;
+    let cell = this.get();
+    if was_pending {
+        // Never to be called: function and arguments go now, and the surroundings.
+        let scope = cell.take_own_scope();
+        leftovers::let_go_of_call(cell.take_call(this));
+        leftovers::let_go(scope.map(|scope| scope.into_bound(this.py())));
+        cell.give_place();
+        if let Some(core) = cell.core()
+            && !cell.is_coroutine()
+            && policy::lies_in_queue(cell)
+        {
+            core.dead().add();
+        }
+    }
+    track(this);
+    // Before anybody is told who waits in `result`, and before the callbacks.
+    metrics::ended(this);
+    if cell.is_ruled() {
+        limits::ended(this);
+    }
+    if watched || cell.has_lone_callback() || signals::wanted(this, Event::of(cell.phase())) {
+        tell_all(this, place);
+    }
+}
+
+/// Wakes those who wait in `result`, and runs the callbacks.
+fn tell_all(this: &Bound<'_, FutureCell>, place: Place) {
+    let py = this.py();
+    let cell = this.get();
+    let callbacks = |extra: Option<&mut Extra>| match place {
+        Place::Loop => Callbacks::new(),
+        Place::Worker | Place::Elsewhere => cell.take_callbacks(py, extra),
+    };
+    let (callbacks, others) = if let Some(extra) = cell.known_extra() {
+        let mut extra = extra.lock();
+        (callbacks(Some(&mut extra)), Some(Others::take(&mut extra)))
+    } else {
+        (callbacks(None), None)
+    };
+    let event = match place {
+        Place::Loop => None,
+        Place::Worker | Place::Elsewhere => Event::of(cell.phase()),
+    };
+    let event = event.filter(|_| signals::wanted(this, event));
+    if let Some(others) = others {
+        let alone = callbacks.is_empty() && event.is_none();
+        others.tell(this, place == Place::Worker && alone);
+    }
+    run(this, event, &callbacks, place);
+}
+
+/// Runs the callbacks that [`Place::Loop`] has left.
+pub(crate) fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
+    // None are added to a future that is done.
+    let cell = this.get();
+    let callbacks = match cell.known_extra() {
+        Some(extra) => cell.take_callbacks(this.py(), Some(&mut extra.lock())),
+        None => cell.take_callbacks(this.py(), None),
+    };
+    let event = Event::of(cell.phase());
+    let event = event.filter(|_| signals::wanted(this, event));
+    run(this, event, &callbacks, place);
+}
 
 /// Keeps `callback` for the end of the task, or runs it now if that has come.
 pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {
@@ -91,4 +247,227 @@ pub(crate) fn add_defaults(this: &Bound<'_, FutureCell>, callbacks: Vec<Py<PyAny
         let kept = this.get().keep(callback.into_bound(this.py()));
         debug_assert!(kept.is_none(), "it has not ended");
     }
+}
+
+/// Ends a task that cannot be run.
+pub(crate) fn fail(this: &Bound<'_, FutureCell>, error: PyErr) {
+    let exception = into_exception(this.py(), error);
+    logging::exception_of("task %s (%s) could not be run", this, &exception);
+    let _ = finish(this, Phase::Failed, exception, Place::Worker);
+}
+
+/// Ends a task that has not started in time.
+pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
+    let py = this.py();
+    let cell = this.get();
+    let Some(core) = cell.core() else {
+        return;
+    };
+    if !take_over(this) {
+        return;
+    }
+    let limit = policy::policy(this).and_then(|policy| policy.get().expires);
+    let error = TaskExpired::new_err(format!(
+        "task {:?} was not started within {} s",
+        name_of(this),
+        limit.unwrap_or_default().as_secs_f64()
+    ));
+    let exception = into_exception(py, error);
+    if finish(this, Phase::Failed, exception, Place::Loop).is_ok() {
+        let template = "task %s (%s) was not started before it expired";
+        or_unraisable(tell(this, core, Some(template)), this);
+    }
+}
+
+/// Lets go of what the task is called back and reported by.
+pub(crate) fn forget(task: &Bound<'_, FutureCell>) {
+    if let Some(extra) = task.get().known_extra() {
+        let taken = {
+            let mut extra = extra.lock();
+            (extra.recall.take(), extra.report.take())
+        };
+        drop(taken);
+    }
+}
+
+/// Has a task that was cancelled not run where it is, or be ended there, if it runs elsewhere.
+pub(crate) fn recall(task: &Bound<'_, FutureCell>, terminate: bool) {
+    let py = task.py();
+    let recall = task
+        .get()
+        .known_extra()
+        .and_then(|extra| extra.lock().recall.take());
+    let Some(recall) = recall else {
+        return;
+    };
+    let terminate = PyBool::new(py, terminate);
+    if let Err(error) = call_with(recall.bind(py), [terminate.as_any()]) {
+        error.write_unraisable(py, Some(task.as_any()));
+    }
+    forget(task);
+}
+
+/// See the module. Taken out of the future, so that each is told once.
+pub(crate) struct Others {
+    waiters: Vec<Arc<Bell>>,
+    wakers: Vec<Py<PyAny>>,
+    followed: Vec<Py<FutureCell>>,
+    known: Option<Id>,
+}
+
+impl Others {
+    pub(crate) fn take(extra: &mut Extra) -> Self {
+        Self {
+            waiters: take(&mut extra.waiters),
+            wakers: take(&mut extra.wakers),
+            followed: take(&mut extra.sequels),
+            known: extra.id.clone().filter(|_| extra.known),
+        }
+    }
+
+    /// Tells all of them. `may_defer`: nothing else is to be done at the task's end.
+    pub(crate) fn tell(self, this: &Bound<'_, FutureCell>, may_defer: bool) {
+        let py = this.py();
+        // Nothing of the user's runs before the worker comes to ring them.
+        let may_defer =
+            may_defer && self.wakers.is_empty() && self.followed.is_empty() && self.known.is_none();
+        for bell in current::defer(self.waiters, may_defer) {
+            bell.ring();
+        }
+        for waker in self.wakers {
+            or_unraisable(call_with(waker.bind(py), [this.as_any()]).map(drop), this);
+        }
+        if let (Some(id), Some(core)) = (&self.known, this.get().core()) {
+            core.registry.finished(py, id);
+            let (core, id) = (Arc::clone(core), id.clone());
+            leftovers::work(py, move |py| core.registry.let_go_of_frames(py, &id));
+        }
+        if !self.followed.is_empty() {
+            or_unraisable(dependents::go_on(this, self.followed), this);
+        }
+    }
+}
+
+/// Takes a task that has not started from whoever would run it, to be ended; `false` if
+/// somebody else did. Its context is kept for the callbacks.
+pub(crate) fn take_over(this: &Bound<'_, FutureCell>) -> bool {
+    let cell = this.get();
+    // From here on nobody else starts or cancels it.
+    if !cell.claim_start() {
+        return false;
+    }
+    cell.give_place();
+    if !cell.is_coroutine()
+        && policy::lies_in_queue(cell)
+        && let Some(core) = cell.core()
+    {
+        core.dead().add();
+    }
+    let mut taken = cell.take_call(this);
+    if let Some(context) = taken.context.take() {
+        cell.put_context(context);
+    }
+    leftovers::let_go(
+        cell.take_own_scope()
+            .map(|scope| scope.into_bound(this.py())),
+    );
+    leftovers::let_go_of_call(taken);
+    true
+}
+
+/// Has a worker log `template`, if there is one, which takes the task's name and id, and run the
+/// callbacks, in the task's context if that was kept; where there are no workers, does so now, but
+/// for the timer's thread.
+pub(crate) fn tell(
+    this: &Bound<'_, FutureCell>,
+    core: &Arc<Core>,
+    template: Option<&'static str>,
+) -> PyResult<()> {
+    let task = this.clone().unbind();
+    let errand = PyCFunction::new_closure(this.py(), Some(c"callbacks"), None, move |args, _| {
+        let py = args.py();
+        let this = task.bind(py);
+        if let Some(template) = template {
+            logging::warning_of(template, this);
+        }
+        within(py, this.get().take_context(py), || {
+            run_callbacks(this, Place::Worker);
+        })
+    })?;
+    if core.mode == Mode::Threads && send(core, errand.as_any()).is_ok() {
+        return Ok(());
+    }
+    let py = this.py();
+    let (errand, this) = (errand.unbind(), this.clone().unbind());
+    leftovers::work(py, move |py| {
+        if let Err(error) = errand.call0(py) {
+            error.write_unraisable(py, Some(this.bind(py)));
+        }
+    });
+    Ok(())
+}
+
+/// Has a worker call `errand`. It belongs to what was accepted, so also in a closed pool.
+pub(crate) fn send(core: &Arc<Core>, errand: &Bound<'_, PyAny>) -> PyResult<()> {
+    let function = errand.clone().unbind();
+    let counted = Arc::clone(core);
+    let errand = PyCFunction::new_closure(errand.py(), None, None, move |args, _| {
+        counted.errands().remove();
+        function.bind(args.py()).call0().map(drop)
+    })?;
+    let job = FutureCell::errand(core, errand.into_any())?;
+    // So that it is not cancelled as tasks are that have not started.
+    job.get().mark_returned();
+    core.errands().add();
+    match dispatch::try_resubmit(&job, core) {
+        Some(own) if own.is(&job) => {
+            core.errands().remove();
+            return Err(closed());
+        }
+        Some(other) => dispatch::do_here(&other),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Gives a task that has ended, and is marked as returned, to a worker, for its callbacks.
+pub(crate) fn send_back(task: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+    if core.mode == Mode::Threads {
+        dispatch::resubmit(task, core);
+    } else {
+        // There are no workers, and whoever runs the task waits until it has left.
+        come_back(task);
+    }
+}
+
+/// Runs the callbacks of such a task here, for want of workers.
+pub(crate) fn end_here(task: &Bound<'_, FutureCell>) {
+    run_callbacks(task, Place::Elsewhere);
+    leave(task);
+}
+
+/// Runs the callbacks of a coroutine's task that came back to a worker for them, in the
+/// coroutine's context.
+pub(crate) fn come_back(task: &Bound<'_, FutureCell>) {
+    let py = task.py();
+    let context = task.get().take_context(py);
+    if let Err(error) = within(py, context, || run_callbacks(task, Place::Worker)) {
+        logging::failure(py, "callbacks of task %s (%s): no context", task, error);
+    }
+    leave(task);
+}
+
+/// The task has ended: its executor need not wait for it any more.
+pub(crate) fn leave(task: &Bound<'_, FutureCell>) {
+    let_go_of_coroutine(task);
+    if let Some(core) = task.get().core() {
+        core.afar().remove(task);
+    }
+}
+
+pub(crate) fn let_go_of_coroutine(task: &Bound<'_, FutureCell>) {
+    let extra = task.get().known_extra();
+    // It refers to the coroutine, and so to all that its context holds.
+    let canceller = extra.and_then(|extra| extra.lock().canceller.take());
+    drop(canceller);
 }

@@ -12,9 +12,9 @@ use flask_delay_engine::Hold;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use super::completion::{self, Place};
 use super::delays;
 use super::dispatch::{self, announce, withdraw};
-use super::errands;
 use super::limits;
 use crate::bindings::core::events::Event;
 use crate::bindings::core::executor::{Core, Task};
@@ -22,7 +22,7 @@ use crate::bindings::core::leftovers;
 use crate::bindings::core::policy::{self, Kind, Sequel, forget};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
-use crate::bindings::core::transition::{self, Phase, Place};
+use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{CancelledError, closed, into_exception};
 use crate::bindings::host::signals;
 use crate::bindings::run::inline;
@@ -153,13 +153,13 @@ impl<'py> Turns<'py> {
         let hold = hold_pool(core);
         // Taken before its end would tell them itself, inside of this one's.
         let next = cell.take_sequels();
-        let ended = errands::take_over(this)
+        let ended = completion::take_over(this)
             && match end {
                 End::Result(it) => {
-                    transition::finish(this, Phase::Finished, it, Place::Loop).is_ok()
+                    completion::finish(this, Phase::Finished, it, Place::Loop).is_ok()
                 }
-                End::Error(it) => transition::finish(this, Phase::Failed, it, Place::Loop).is_ok(),
-                End::Cancelled => transition::abandon(this, Place::Loop),
+                End::Error(it) => completion::finish(this, Phase::Failed, it, Place::Loop).is_ok(),
+                End::Cancelled => completion::abandon(this, Place::Loop),
             };
         for next in next {
             // Somebody else may be about to end it.
@@ -185,7 +185,7 @@ impl<'py> Turns<'py> {
         }
         for (this, hold) in self.ended {
             if let Some(core) = this.get().core() {
-                done = done.and(errands::tell(&this, core, None));
+                done = done.and(completion::tell(&this, core, None));
             }
             drop(hold);
         }

@@ -8,20 +8,38 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::backpressure::Entry;
+use super::completion::{self, end_here};
 use super::delays;
 use super::limits;
 use crate::bindings::core::events::Event;
 use crate::bindings::core::executor::{Core, Task};
+use crate::bindings::core::interrupt;
 use crate::bindings::core::keys;
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::FutureCell;
-use crate::bindings::core::transition::{self, Phase};
+use crate::bindings::core::task::{CoroutineTask, FutureCell};
+use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::closed;
-use crate::bindings::run::attempt;
-use crate::bindings::run::event_loop::{end_here, hand_over};
+use crate::bindings::host::event_loop::hooks;
 use crate::bindings::run::inline;
+
+/// Marks the task as running; `false` if it was cancelled, or has expired just now.
+pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
+    let cell = this.get();
+    if cell.is_ruled() && policy::is_late(cell) {
+        completion::expire(this);
+        return false;
+    }
+    if !cell.claim_start() {
+        return false;
+    }
+    if cell.is_placed_or_ruled() {
+        cell.give_place();
+        limits::started(this);
+    }
+    true
+}
 
 /// Takes a task of an executor with threads that has no rules, and needs no place.
 pub(crate) fn take_plain(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
@@ -188,7 +206,7 @@ pub(crate) fn refused(this: &Bound<'_, FutureCell>, error: SubmitError<Task>) ->
             // It may be another thread's, which has the same to hear.
             let task = task.0.into_bound(py);
             policy::queued(task.get());
-            if transition::cancel(&task)
+            if completion::cancel(&task)
                 && let Some(core) = task.get().core()
             {
                 // It is not in the queue any more.
@@ -214,8 +232,8 @@ pub(crate) fn let_go(this: &Bound<'_, FutureCell>) {
 
 /// Ends a task that nobody would run. Nobody is there to hear why but who waits for it.
 pub(crate) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
-    transition::start(this);
-    attempt::fail(this, error);
+    start(this);
+    completion::fail(this, error);
 }
 
 /// Has a task that has been accepted before start once more, when its key lets it.
@@ -253,7 +271,7 @@ pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
     future.get().forget_id(future);
     if policy::has_claim(future.get()) {
         // Others may have this future for the same key.
-        transition::cancel(future);
+        completion::cancel(future);
     } else {
         limits::ended(future);
     }
@@ -270,4 +288,22 @@ pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyRe
         signals.emit(future, Event::Submitted);
     }
     Ok(())
+}
+
+/// Hands `task` over to the event loop.
+pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+    let py = task.py();
+    core.afar().add(task, core.pool().hold());
+    let handle = CoroutineTask(task.clone().unbind());
+    // If a task submits it, the end of that one's time must not leave the loop's books half
+    // written.
+    let _covered = interrupt::cover(py);
+    hooks(py)?
+        .start
+        .bind(py)
+        .call1((handle,))
+        .map(drop)
+        .inspect_err(|_| {
+            core.afar().remove(task);
+        })
 }

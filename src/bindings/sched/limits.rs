@@ -7,18 +7,18 @@ use std::time::Instant;
 use flask_delay_engine::{self as engine, Mutex, Terms};
 use pyo3::prelude::*;
 
+use super::completion;
 use super::dispatch;
 use super::timer::{self, OfExecutor};
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::keys::{self, Inner, Lane, Table, address};
 use crate::bindings::core::leftovers;
 use crate::bindings::core::options::Policy;
-use crate::bindings::core::policy::{self, or_unraisable, rank};
+use crate::bindings::core::policy::{self, rank};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
-use crate::bindings::errors::id_is_taken;
+use crate::bindings::errors::{id_is_taken, or_unraisable};
 use crate::bindings::ffi::submit::Arguments;
-use crate::bindings::run::timeout;
 
 impl OfExecutor for Lane {
     fn executor(&self) -> Option<Arc<Core>> {
@@ -95,7 +95,7 @@ pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
     let Some(at) = policy::with(this.get(), |rules| rules.expires).flatten() else {
         return Ok(());
     };
-    let alarm = timer::set(at, this, timeout::expire)?;
+    let alarm = timer::set(at, this, completion::expire)?;
     policy::with(this.get(), |rules| rules.alarm = Some(alarm));
     Ok(())
 }

@@ -5,7 +5,5 @@ pub(crate) mod completion;
 pub(crate) mod delays;
 pub(crate) mod dependents;
 pub(crate) mod dispatch;
-pub(crate) mod errands;
 pub(crate) mod limits;
-pub(crate) mod others;
 pub(crate) mod timer;

@@ -9,8 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
-use crate::bindings::ffi::call::call_with;
-use crate::bindings::names;
+use crate::bindings::core::task::FutureCell;
 
 /// The condition of a future that is not done.
 pub(crate) fn new(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
@@ -40,18 +39,6 @@ pub(crate) fn of_done(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok(condition.bind(py).clone())
 }
 
-/// Locks a condition. That may take its time, so it is called as code of users is.
-pub(crate) fn acquire(condition: &Bound<'_, PyAny>) -> PyResult<()> {
-    let acquire = condition.getattr(names::acquire(condition.py()))?;
-    call_with(&acquire, []).map(drop)
-}
-
-pub(crate) fn release(condition: &Bound<'_, PyAny>) -> PyResult<()> {
-    condition
-        .call_method0(names::release(condition.py()))
-        .map(drop)
-}
-
 /// Nobody waits on the condition itself.
 #[pyfunction]
 fn notify_all() {}
@@ -75,4 +62,30 @@ impl OfDone {
     fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {}
 
     fn notify_all(&self) {}
+}
+
+/// The condition that `concurrent.futures.wait` holds while it looks at the state.
+///
+/// Each future that is not done has its own: `wait` holds those of all its futures at
+/// once, and two such threads would lock each other out over a shared one.
+pub(crate) fn of<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
+    let cell = this.get();
+    let done = cell.phase().is_settled();
+    if let Some(extra) = cell.known_extra()
+        && let Some(condition) = extra.lock().condition.as_ref()
+    {
+        return Ok(condition.bind(py).clone());
+    }
+    if done {
+        return of_done(py);
+    }
+    let fresh = new(py)?;
+    // The loser of a race for it is dropped after the lock is let go.
+    Ok(cell.state.watch_with(cell.extra(), |extra| {
+        let condition = extra
+            .condition
+            .get_or_insert_with(|| fresh.clone().unbind());
+        condition.bind(py).clone()
+    }))
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt::{self, Covered};
@@ -12,8 +13,8 @@ use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::{Bell, Deferred};
 use crate::bindings::core::worker_slot::{Desk, Waits};
+use crate::bindings::ffi::context::value_of;
 use crate::bindings::ffi::fork::generation;
-use crate::bindings::run::event_loop::current_task as current_coroutine;
 
 /// A worker, as code on its thread finds it.
 pub(crate) struct Local {
@@ -179,4 +180,29 @@ pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
         .flatten()
         .filter(runs)
         .or_else(|| current_coroutine(py).filter(|task| task.get().goes_on()))
+}
+
+/// The future of the coroutine that a context belongs to.
+static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+fn coroutine_variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    CURRENT
+        .get_or_try_init(py, || {
+            let class = py.import("contextvars")?.getattr("ContextVar")?;
+            Ok(class.call1(("flask_delay.current_task",))?.unbind())
+        })
+        .map(|variable| variable.bind(py))
+}
+
+/// The coroutine's task that this context belongs to.
+pub(crate) fn current_coroutine(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
+    let none = py.None().into_bound(py);
+    let task = value_of(coroutine_variable(py).ok()?.as_borrowed(), &none).ok()?;
+    task.cast_into::<FutureCell>().ok()
+}
+
+/// Makes the coroutine's task the current one of this context.
+pub(crate) fn set_coroutine(task: &Bound<'_, FutureCell>) -> PyResult<()> {
+    let variable = coroutine_variable(task.py())?;
+    variable.call_method1("set", (task,)).map(drop)
 }

@@ -14,9 +14,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::condition;
 use super::current;
 use super::result::{self, Entered};
 use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::transition;
 use crate::bindings::core::waiter::SLICE;
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::names;
@@ -233,4 +235,52 @@ impl<'py> Caller<'py> {
             }
         }
     }
+}
+
+/// The list that `concurrent.futures.wait` puts itself into.
+///
+/// A plain one, until a task asks for it.
+pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyList>> {
+    let py = this.py();
+    let known = || {
+        let extra = this.get().known_extra()?.lock();
+        extra.listeners.as_ref().map(|list| list.bind(py).clone())
+    };
+    let tells = current::is_at_work();
+    if let Some(list) = known()
+        && (!tells || is_telling(&list))
+    {
+        return Ok(list);
+    }
+    if !tells {
+        return Ok(put_listeners(this, &PyList::empty(py), false));
+    }
+    // Whoever enters itself or leaves holds the condition meanwhile, so the lists may be
+    // exchanged under it. That of a future that is done locks nobody out, and it needs no
+    // other list: nobody waits for it.
+    let condition = condition::of(this)?;
+    transition::acquire(&condition)?;
+    let list = telling(py, known().as_ref())
+        .map(|fresh| put_listeners(this, &fresh, !this.get().phase().is_settled()));
+    transition::release(&condition)?;
+    list
+}
+
+/// Puts a list in, instead of another one or only if there is none; the one that is there
+/// afterwards.
+fn put_listeners<'py>(
+    this: &Bound<'py, FutureCell>,
+    fresh: &Bound<'py, PyList>,
+    instead: bool,
+) -> Bound<'py, PyList> {
+    let mut extra = this.get().extra().lock();
+    let previous = extra.listeners.take_if(|_| instead);
+    let list = extra
+        .listeners
+        .get_or_insert_with(|| fresh.clone().unbind())
+        .bind(this.py())
+        .clone();
+    drop(extra);
+    drop(previous);
+    list
 }

@@ -1,0 +1,28 @@
+//! What `aio.py` does for the native side: running coroutines, and awaiting futures.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+/// What `aio.py` does for the native side.
+pub(crate) struct Hooks {
+    /// Takes a [`CoroutineTask`] to the event loop.
+    pub(crate) start: Py<PyAny>,
+    /// Gives the iterator that awaits a future.
+    pub(crate) wait: Py<PyAny>,
+}
+
+static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
+
+/// See `_native.pyi`.
+#[pyfunction]
+#[pyo3(signature = (*, start, wait))]
+pub(crate) fn _set_hooks(py: Python<'_>, start: Py<PyAny>, wait: Py<PyAny>) {
+    let _ = HOOKS.set(py, Hooks { start, wait });
+}
+
+pub(crate) fn hooks(py: Python<'_>) -> PyResult<&Hooks> {
+    HOOKS
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err("flask_delay has not been imported as a whole"))
+}
