@@ -1,12 +1,11 @@
 //! The exceptions of the module, and those of `concurrent.futures` that it raises.
 
 use std::any::Any;
+use std::fmt::Display;
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::{create_exception, import_exception};
-
-use crate::bindings::core::id::Id;
 
 import_exception!(concurrent.futures, CancelledError);
 import_exception!(concurrent.futures, InvalidStateError);
@@ -78,7 +77,7 @@ pub(crate) fn forked(name: &str) -> PyErr {
 
 /// The error of a submit with the id of another task.
 #[cold]
-pub(crate) fn id_is_taken(id: &Id) -> PyErr {
+pub(crate) fn id_is_taken(id: &impl Display) -> PyErr {
     DuplicateTask::new_err(format!(
         "there is a task with the id {:?} already: each needs one of its own, until the task has \
          been forgotten",

@@ -15,14 +15,13 @@ use super::map::{Map, Submit};
 use crate::bindings::convert::seconds;
 use crate::bindings::core::async_check::{check_callback, refuse_unrun};
 use crate::bindings::core::events::Signals;
-use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
+use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Runner, Scope, Scoped};
 use crate::bindings::core::settings::{
     Backpressure, Beginning, Mode, Settings, backpressure, config, places as queue_places, workers,
 };
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::gil::wait_with_signals;
-use crate::bindings::host::app_context::Scope;
 use crate::bindings::host::switch_interval;
 use crate::bindings::process::exit::{self, cancel_queued};
 use crate::bindings::run::inline;
@@ -40,10 +39,16 @@ impl Drop for Inner {
     }
 }
 
+/// How tasks are run, for the floors below that have them run.
+static RUNNER: Runner = Runner {
+    begin: exit::add,
+    work: exit::work,
+    run_here: inline::run,
+};
+
 impl ExecutorCell {
     pub(crate) fn set(&self, settings: Settings, scoped: Option<Scoped>) -> PyResult<()> {
-        let core = Core::new(settings);
-        exit::add(&core);
+        let core = Core::new(settings, &RUNNER);
         let inner = Arc::new(Inner {
             core,
             scoped,

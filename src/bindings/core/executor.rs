@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use flask_delay_engine::{Bound as Places, Config, Mutex, Pool, Rank};
+use flask_delay_engine::{Bound as Places, Config, Mutex, Pool, Rank, Worker};
 use once_cell::race::OnceBox;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::events::Signals;
 use super::held::Afar;
@@ -20,12 +21,19 @@ use super::strays::Strays;
 use super::task::FutureCell;
 use super::worker_slot::Desk;
 use crate::bindings::ffi::fork::generation;
-use crate::bindings::host::app_context::Scope;
-use crate::bindings::process::exit;
-use crate::bindings::run::worker;
 
 /// A future in the queue, which owns a reference to it.
 pub(crate) struct Task(pub(crate) Py<FutureCell>);
+
+/// What the floors above do for an executor, which knows nothing of them.
+pub(crate) struct Runner {
+    /// Takes note of a pool that this process has made.
+    pub(crate) begin: fn(&Arc<Core>),
+    /// The main function of each thread of a pool.
+    pub(crate) work: fn(&Weak<Core>, Worker<Task>),
+    /// Runs a task in the calling thread, or has the event loop run it and waits for that.
+    pub(crate) run_here: fn(&Bound<'_, FutureCell>, &Arc<Core>) -> PyResult<()>,
+}
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
 pub(crate) struct Core {
@@ -54,6 +62,7 @@ pub(crate) struct Core {
     /// Its time at exit is over: nobody waits for its threads any more.
     given_up: AtomicBool,
     config: Config,
+    pub(crate) runner: &'static Runner,
     first: Era,
 }
 
@@ -101,9 +110,9 @@ impl Count {
 pub(crate) type Desks = Mutex<Vec<Weak<Desk>>>;
 
 impl Core {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        Arc::new_cyclic(|core| Self {
-            first: Era::new(&settings.config, settings.backpressure, core),
+    pub(crate) fn new(settings: Settings, runner: &'static Runner) -> Arc<Self> {
+        let core = Arc::new_cyclic(|core| Self {
+            first: Era::new(&settings.config, settings.backpressure, runner, core),
             initializer: Mutex::new(settings.initializer),
             hidden: settings.hidden,
             log_failures: settings.log_failures,
@@ -123,7 +132,10 @@ impl Core {
             cancelling: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             config: settings.config,
-        })
+            runner,
+        });
+        (runner.begin)(&core);
+        core
     }
 
     fn era(self: &Arc<Self>) -> &Era {
@@ -137,14 +149,15 @@ impl Core {
             let mut made = false;
             era = era.next.get_or_init(|| {
                 made = true;
-                let fresh = Era::new(&self.config, self.backpressure, &Arc::downgrade(self));
+                let core = Arc::downgrade(self);
+                let fresh = Era::new(&self.config, self.backpressure, self.runner, &core);
                 if self.closed.load(Ordering::Relaxed) {
                     fresh.pool.close();
                 }
                 Box::new(fresh)
             });
             if made {
-                exit::add(self);
+                (self.runner.begin)(self);
             }
         }
         era
@@ -286,12 +299,17 @@ impl Core {
 }
 
 impl Era {
-    fn new(config: &Config, backpressure: Backpressure, core: &Weak<Core>) -> Self {
+    fn new(
+        config: &Config,
+        backpressure: Backpressure,
+        runner: &'static Runner,
+        core: &Weak<Core>,
+    ) -> Self {
         let core = Weak::clone(core);
         Self {
             generation: generation(),
             pool: Arc::new(Pool::with_birth(config.clone(), birth, move |worker| {
-                worker::main(&core, worker);
+                (runner.work)(&core, worker);
             })),
             desks: Arc::default(),
             afar: Afar::default(),
@@ -364,5 +382,49 @@ impl ExecutorCell {
 
     pub(crate) fn core(&self) -> PyResult<&Arc<Core>> {
         self.inner().map(|inner| &inner.core)
+    }
+}
+
+/// What an executor's futures get, to make what surrounds their tasks and callbacks.
+pub(crate) enum Scope {
+    /// Called for it.
+    Maker(Py<PyAny>),
+    /// A weak reference to what has a method that is: it has the executor, and is to go with its
+    /// last reference. Each future has a strong one.
+    Owner(Py<PyAny>),
+}
+
+impl Scope {
+    /// From a callable, or a `weakref.WeakMethod`; then also the method's name.
+    pub(crate) fn new(scope: &Bound<'_, PyAny>) -> PyResult<(Self, Option<Py<PyString>>)> {
+        if scope.cast::<PyWeakrefReference>().is_err() {
+            return Ok((Self::Maker(scope.clone().unbind()), None));
+        }
+        let method = scope.call0()?;
+        let name = method.getattr("__name__")?.cast_into::<PyString>()?;
+        Ok((Self::Owner(scope.clone().unbind()), Some(name.unbind())))
+    }
+
+    /// # Errors
+    ///
+    /// `RuntimeError` if what has the executor has gone.
+    pub(crate) fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Maker(scope) => Ok(scope.bind(py).clone()),
+            Self::Owner(owner) => {
+                let owner = owner.bind(py).cast::<PyWeakrefReference>()?.upgrade();
+                owner.ok_or_else(|| {
+                    PyRuntimeError::new_err(
+                        "the app of this pool is gone, so its tasks would have no app context: \
+                         keep a reference to the app for as long as the pool is used",
+                    )
+                })
+            }
+        }
+    }
+
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let (Self::Maker(scope) | Self::Owner(scope)) = self;
+        visit.call(scope)
     }
 }

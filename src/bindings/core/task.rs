@@ -77,7 +77,7 @@ pub(crate) struct FutureCell {
     /// None for a future that was not made by an executor.
     pub(crate) core: Option<Arc<Core>>,
     /// What makes what surrounds the task and its callbacks, under `Delay`, or has a method that
-    /// does; see [`crate::bindings::host::app_context::Scope`].
+    /// does; see [`crate::bindings::core::executor::Scope`].
     pub(crate) scope: Slot,
     pub(crate) call: Held,
     /// The first callback, unless `extra` was there before it. Filled and taken, never read.

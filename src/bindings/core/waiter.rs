@@ -15,7 +15,6 @@ use flask_delay_engine::spin;
 use pyo3::prelude::*;
 
 use crate::bindings::ffi::lock::{Acquired, Lock};
-use crate::bindings::wait::current;
 
 /// What is worth looking on for instead of going to sleep: sleeping and being woken takes
 /// two threads about a tenth of it each.
@@ -74,12 +73,18 @@ impl Bell {
         self.state.load(Ordering::Acquire) == RUNG
     }
 
-    /// Waits for the bell without the GIL, at most `limit` (None: for ever); whether it rang.
+    /// Waits for the bell without the GIL, at most `limit` (None: without one), and calls `meanwhile`
+    /// once a second; whether it rang.
     ///
     /// # Errors
     ///
     /// What a signal's handler raises.
-    pub(crate) fn wait(&self, py: Python<'_>, limit: Option<Duration>) -> PyResult<bool> {
+    pub(crate) fn wait(
+        &self,
+        py: Python<'_>,
+        limit: Option<Duration>,
+        meanwhile: fn(),
+    ) -> PyResult<bool> {
         let began = Instant::now();
         let rung = if KEEN.get() {
             let most = look_on().min(limit.unwrap_or(Duration::MAX));
@@ -87,12 +92,18 @@ impl Bell {
         } else {
             false
         };
-        let rung = rung || self.sleep(py, began, limit)?;
+        let rung = rung || self.sleep(py, began, limit, meanwhile)?;
         KEEN.set(rung && began.elapsed() < look_on());
         Ok(rung)
     }
 
-    fn sleep(&self, py: Python<'_>, began: Instant, limit: Option<Duration>) -> PyResult<bool> {
+    fn sleep(
+        &self,
+        py: Python<'_>,
+        began: Instant,
+        limit: Option<Duration>,
+        meanwhile: fn(),
+    ) -> PyResult<bool> {
         let lock = Lock::new()?;
         let lock = self.lock.get_or_init(|| lock);
         // AcqRel, as in `ring`.
@@ -113,7 +124,7 @@ impl Bell {
             if acquired == Acquired::No && left.is_some_and(|left| left <= SLICE) {
                 return Ok(false);
             }
-            current::look_after_pool();
+            meanwhile();
         }
     }
 }

@@ -7,8 +7,6 @@ use std::cell::Cell;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
-use pyo3::{PyTraverseError, PyVisit};
 
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::ffi::call::call_with;
@@ -57,50 +55,6 @@ pub(crate) fn may_submit() -> PyResult<bool> {
              on without end, since the app's teardown functions run after tasks too: submit \
              only if there is something to do, or only after requests",
         )),
-    }
-}
-
-/// What an executor's futures get, to make what surrounds their tasks and callbacks.
-pub(crate) enum Scope {
-    /// Called for it.
-    Maker(Py<PyAny>),
-    /// A weak reference to what has a method that is: it has the executor, and is to go with its
-    /// last reference. Each future has a strong one.
-    Owner(Py<PyAny>),
-}
-
-impl Scope {
-    /// From a callable, or a `weakref.WeakMethod`; then also the method's name.
-    pub(crate) fn new(scope: &Bound<'_, PyAny>) -> PyResult<(Self, Option<Py<PyString>>)> {
-        if scope.cast::<PyWeakrefReference>().is_err() {
-            return Ok((Self::Maker(scope.clone().unbind()), None));
-        }
-        let method = scope.call0()?;
-        let name = method.getattr("__name__")?.cast_into::<PyString>()?;
-        Ok((Self::Owner(scope.clone().unbind()), Some(name.unbind())))
-    }
-
-    /// # Errors
-    ///
-    /// `RuntimeError` if what has the executor has gone.
-    pub(crate) fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Self::Maker(scope) => Ok(scope.bind(py).clone()),
-            Self::Owner(owner) => {
-                let owner = owner.bind(py).cast::<PyWeakrefReference>()?.upgrade();
-                owner.ok_or_else(|| {
-                    PyRuntimeError::new_err(
-                        "the app of this pool is gone, so its tasks would have no app context: \
-                         keep a reference to the app for as long as the pool is used",
-                    )
-                })
-            }
-        }
-    }
-
-    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let (Self::Maker(scope) | Self::Owner(scope)) = self;
-        visit.call(scope)
     }
 }
 

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::Mutex;
+use flask_delay_engine::{Mutex, Worker};
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
-use crate::bindings::core::executor::Core;
+use crate::bindings::core::executor::{Core, Task};
 use crate::bindings::core::per_process::PerProcess;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
@@ -19,6 +19,7 @@ use crate::bindings::core::transition::Phase;
 use crate::bindings::ffi::gil::{SIGNALS, wait_with_signals};
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval;
+use crate::bindings::run::worker;
 use crate::bindings::sched::completion::{cancel, send_back};
 use crate::bindings::sched::delays;
 use crate::bindings::sched::timer;
@@ -271,9 +272,14 @@ fn close_at_exit(py: Python<'_>) {
     report(py, &lost);
 }
 
+/// The main function of each worker's thread.
+pub(crate) fn work(core: &Weak<Core>, worker: Worker<Task>) {
+    worker::main(core, worker, end_child);
+}
+
 /// Ends a process that a task has forked and whose task has returned: its thread, the only
 /// one that came along, is no main thread, so nothing else would.
-pub(crate) fn end_child(py: Python<'_>, failed: bool) {
+fn end_child(py: Python<'_>, failed: bool) {
     drain_at_exit(py);
     close_at_exit(py);
     let ended = (|| -> PyResult<()> {

@@ -70,7 +70,9 @@ pub(crate) fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()
     let _inside = result::enter_own(from_ref(task), 1)?;
     // Until it has left, since its callbacks run before that.
     match core.afar().bell(task) {
-        Some(bell) => bell.wait(task.py(), None).map(drop),
+        Some(bell) => bell
+            .wait(task.py(), None, current::look_after_pool)
+            .map(drop),
         None => Ok(()),
     }
 }

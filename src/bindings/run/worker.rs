@@ -25,7 +25,6 @@ use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval::{self, Watched};
 use crate::bindings::names;
-use crate::bindings::process::exit::end_child;
 use crate::bindings::sched::completion;
 use crate::bindings::wait::current::{self, Local};
 
@@ -37,8 +36,9 @@ const BREATH: u64 = 1_000_000;
 /// worker that asks for it too soon goes to sleep over it and has to be woken.
 const GRACE: Duration = Duration::from_nanos(1_500);
 
-/// The main function of each thread of a pool.
-pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
+/// The main function of each thread of a pool. `end_child` ends a process that a task has forked
+/// and whose task has returned; it is told whether that has failed.
+pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>, end_child: fn(Python<'_>, bool)) {
     let generation = generation();
     // None only if the interpreter has been finalized; then nothing can run any more.
     let finished = attach(|py| {
@@ -65,7 +65,10 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
         // Held by the futures from here on, so that an idle worker keeps nothing alive.
         drop(core);
         let watched_by = watched.as_deref();
-        work(py, &mut worker, &desk, &deferred, watched_by, generation);
+        let failed = work(py, &mut worker, &desk, &deferred, watched_by, generation);
+        if let Some(failed) = failed {
+            end_child(py, failed);
+        }
         if let Some(watched) = watched
             && generation == self::generation()
         {
@@ -84,6 +87,8 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>) {
     let _ = finished;
 }
 
+/// Runs tasks until there are none for this thread. In a child that a task has forked, returns
+/// when the task has ended there, with whether it failed.
 fn work(
     py: Python<'_>,
     worker: &mut Worker<Task>,
@@ -91,7 +96,7 @@ fn work(
     deferred: &Deferred,
     watched: Option<&Watched>,
     generation: u32,
-) {
+) -> Option<bool> {
     let mut breathed = now();
     let sleep = |sleep: &mut (dyn FnMut() -> bool + Send)| {
         if let Some(watched) = watched {
@@ -115,8 +120,7 @@ fn work(
         run(&task, desk);
         if self::generation() != generation {
             // A child of the task's: this thread is all there is of it.
-            end_child(py, task.get().phase() == Phase::Failed);
-            return;
+            return Some(task.get().phase() == Phase::Failed);
         }
         let finished = task.get().ended();
         // The last reference, often: dropped here, before the worker sleeps.
@@ -128,6 +132,7 @@ fn work(
             let _ = breathe(py);
         }
     }
+    None
 }
 
 /// Runs one task; whatever happens in it, the worker goes on.

@@ -25,7 +25,6 @@ use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{CancelledError, closed, into_exception};
 use crate::bindings::host::signals;
-use crate::bindings::run::inline;
 
 /// Takes a task that follows others.
 pub(crate) fn hold(
@@ -83,7 +82,7 @@ fn begin(
 }
 
 /// Keeps a pool from its end. Not one without threads, which is held only by a coroutine that
-/// somebody waits for; see [`inline::run`].
+/// somebody waits for.
 fn hold_pool(core: &Arc<Core>) -> Option<Hold<Task>> {
     (core.mode == Mode::Threads).then(|| core.pool().hold())
 }
@@ -256,7 +255,7 @@ fn start<'py>(this: &Bound<'py, FutureCell>, argument: Bound<'py, PyAny>) -> PyR
     }
     core.held().remove(this);
     if core.mode == Mode::Immediate && cell.phase() == Phase::Pending {
-        return inline::run(this, core);
+        return (core.runner.run_here)(this, core);
     }
     Ok(())
 }

@@ -22,7 +22,6 @@ use crate::bindings::core::task::{CoroutineTask, FutureCell};
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::closed;
 use crate::bindings::host::event_loop::hooks;
-use crate::bindings::run::inline;
 
 /// Marks the task as running; `false` if it was cancelled, or has expired just now.
 pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
@@ -76,7 +75,7 @@ pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry)
         }
     }
     let taken = match entry {
-        Entry::Caller if !this.get().is_coroutine() => inline::run_here(this, core),
+        Entry::Caller if !this.get().is_coroutine() => (core.runner.run_here)(this, core),
         _ => go(this, core, Call::First),
     };
     core.held().remove(this);
@@ -174,7 +173,7 @@ fn do_now(job: &Bound<'_, FutureCell>) {
     match cell.core() {
         Some(core) if cell.has_returned() && cell.phase() == Phase::Pending => {
             // An errand.
-            if let Err(error) = inline::run_here(job, core) {
+            if let Err(error) = (core.runner.run_here)(job, core) {
                 error.write_unraisable(job.py(), Some(job));
             }
         }

@@ -108,7 +108,7 @@ fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> 
         return Ok(());
     }
     let awake = interrupt::awake_on(&bell);
-    let rung = bell.wait(py, limit);
+    let rung = bell.wait(py, limit, current::look_after_pool);
     drop(waiting);
     let ended = awake.filter(|_| !cell.phase().is_done());
     let ended = ended.and_then(|awake| awake.error(py));
