@@ -55,8 +55,10 @@ mod _native {
     use crate::bindings::api::current_task::CurrentTask as CurrentTaskCell;
     use crate::bindings::api::executor;
     use crate::bindings::api::map::Map;
+    use crate::bindings::api::submit_method;
     use crate::bindings::core::executor::ExecutorCell;
     use crate::bindings::core::progress;
+    use crate::bindings::core::task;
     use crate::bindings::core::task::FutureCell;
     use crate::bindings::ffi;
     use crate::bindings::host::logging;
@@ -112,9 +114,9 @@ mod _native {
         ffi::fork::watch(py)?;
         logging::init(py)?;
         let future = derive("Future", py.get_type::<FutureCell>(), "Future")?;
-        ffi::object::set_class(&future)?;
+        task::set_class(&future)?;
         let native = py.get_type::<ExecutorCell>();
-        ffi::submit::add_to(&native)?;
+        submit_method::add(py)?;
         let executor = derive("Executor", native, "Executor")?;
         executor::set_class(&executor);
         py.get_type::<Map>();

@@ -163,22 +163,7 @@ BINDINGS = ROOT / "src/bindings"
 FLOOR = re.compile(r"^//! \d+\. ((?:`\w+`(?:, )?)+):", re.MULTILINE)
 
 # Imports that still point up, or across to another folder of the same floor.
-UPWARD: frozenset[str] = frozenset(
-    {
-        "core::executor -> host::app_context",
-        "core::executor -> process::exit",
-        "core::executor -> run::worker",
-        "core::waiter -> wait::current",
-        "errors -> core::id",
-        "ffi::object -> core::task",
-        "ffi::submit -> core::call",
-        "ffi::submit -> core::executor",
-        "ffi::submit -> core::options",
-        "run::worker -> process::exit",
-        "sched::dependents -> run::inline",
-        "sched::dispatch -> run::inline",
-    }
-)
+UPWARD: frozenset[str] = frozenset()
 
 RUST_USE = re.compile(r"\buse\s+((?:super|self|crate)\b[^;]*);")
 RUST_PATH = re.compile(r"(?<![\w:])(?:super|self|crate)(?:::\w+)+")

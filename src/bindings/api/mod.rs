@@ -6,3 +6,4 @@ pub(crate) mod executor;
 pub(crate) mod future;
 pub(crate) mod map;
 pub(crate) mod periodic;
+pub(crate) mod submit_method;

@@ -7,6 +7,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::task::FutureCell;
 use super::transition::Phase;
+use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::slot::Slot;
 
@@ -26,6 +27,12 @@ pub(crate) struct Held {
 }
 
 impl Call {
+    /// Takes new references to a function and its arguments.
+    pub(crate) fn of(arguments: &Arguments<'_, '_>) -> PyResult<Self> {
+        let (function, shape, first, second) = arguments.to_slots()?;
+        Ok(Self::new(function, shape, first, second))
+    }
+
     pub(crate) fn new(function: Slot, shape: Shape, first: Slot, second: Slot) -> Self {
         let held = Held {
             function,

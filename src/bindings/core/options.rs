@@ -10,8 +10,8 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::id::Id;
 use super::policy::Start;
+use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::slot::Slot;
-use crate::bindings::ffi::submit::Arguments;
 
 /// A task that waits gains one level of priority in this time, so that none waits for ever.
 pub(crate) const AGEING: i64 = 10_000_000_000;

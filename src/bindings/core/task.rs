@@ -1,14 +1,15 @@
 //! What a future is made of.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use flask_delay_engine::{Mutex, Phase, State};
 use once_cell::race::OnceBox;
+use pyo3::exceptions::PySystemError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyType};
 use smallvec::SmallVec;
 
 use super::call::{Call, Held, TakenCall};
@@ -24,7 +25,7 @@ use crate::bindings::errors::forked;
 use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::fork::generation;
-use crate::bindings::ffi::object::new_future;
+use crate::bindings::ffi::object::Allocator;
 use crate::bindings::ffi::slot::Slot;
 
 /// Most futures that have callbacks have one.
@@ -517,3 +518,23 @@ impl FutureCell {
 /// What the event loop gets of a task. Used by the loop's thread alone.
 #[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
 pub(crate) struct CoroutineTask(pub(crate) Py<FutureCell>);
+
+// Not PyOnceLock: that one lets go of the GIL when it is set, and this one is only read.
+static FUTURES: OnceLock<Allocator<FutureCell>> = OnceLock::new();
+
+/// Notes the class that futures are made of: `Future`, a Python class over the native one and
+/// `concurrent.futures.Future`. Called once, when the module is loaded.
+pub(crate) fn set_class(future: &Bound<'_, PyType>) -> PyResult<()> {
+    FUTURES
+        .set(Allocator::new(future)?)
+        .map_err(|_| PySystemError::new_err("the future class is set already"))
+}
+
+/// A new future around `cell`. The garbage collector does not see it while it is queued: the one
+/// thread that completes its task shows it to that.
+pub(crate) fn new_future(py: Python<'_>, cell: FutureCell) -> PyResult<Bound<'_, FutureCell>> {
+    FUTURES
+        .get()
+        .ok_or_else(|| PySystemError::new_err("the future class is not set"))?
+        .make(py, cell)
+}

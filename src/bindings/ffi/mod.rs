@@ -8,6 +8,7 @@ mod clock_posix;
 #[cfg(threads_unwind)]
 mod ending;
 
+pub(crate) mod arguments;
 pub(crate) mod attach;
 pub(crate) mod call;
 pub(crate) mod clock;
@@ -20,5 +21,4 @@ pub(crate) mod lock;
 pub(crate) mod object;
 pub(crate) mod parent;
 pub(crate) mod slot;
-pub(crate) mod submit;
 pub(crate) mod variables;

@@ -1,28 +1,69 @@
-//! What objects really are, and making futures.
-//!
-//! A future is an instance of `Future`, a Python class over the native [`FutureCell`], which
-//! has two bases, the native class and `concurrent.futures.Future`, and no code of its own.
-//! Making one the ordinary way would call `__new__` and `__init__` and have the garbage
-//! collector look at it while it is queued; here it is allocated and filled in.
+//! What objects really are, and making many of one class at little cost.
 
+use std::marker::PhantomData;
 use std::mem::size_of;
-use std::sync::OnceLock;
 
 use pyo3::exceptions::PySystemError;
-use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyString, PyType};
+use pyo3::{PyClass, ffi};
 
-use crate::bindings::core::task::FutureCell;
-
-struct Class {
-    future: Py<PyType>,
-    /// Where an instance keeps its `FutureCell`.
+/// Makes instances of a Python class over the native class `T`, which has `T` for its first base
+/// and no code of its own.
+///
+/// Making one the ordinary way would call `__new__` and `__init__` and have the garbage
+/// collector look at it from then on; here it is allocated and filled in.
+pub(crate) struct Allocator<T> {
+    class: Py<PyType>,
+    /// Where an instance keeps its `T`.
     offset: usize,
+    of: PhantomData<fn() -> T>,
 }
 
-// Not PyOnceLock: that one lets go of the GIL when it is set, and this one is only read.
-static CLASS: OnceLock<Class> = OnceLock::new();
+impl<T: PyClass<Frozen = True> + Sync> Allocator<T> {
+    /// For a class that can be called without arguments.
+    pub(crate) fn new(class: &Bound<'_, PyType>) -> PyResult<Self> {
+        let py = class.py();
+        let sample = class.call0()?.cast_into::<T>()?;
+        let offset = std::ptr::from_ref(sample.get()) as usize - sample.as_ptr() as usize;
+        let size: usize = py.get_type::<T>().getattr("__basicsize__")?.extract()?;
+        if size != offset + size_of::<T>() {
+            return Err(PySystemError::new_err(format!(
+                "a native {} has {size} bytes, {offset} + {} were expected",
+                class.name()?,
+                size_of::<T>()
+            )));
+        }
+        Ok(Self {
+            class: class.clone().unbind(),
+            offset,
+            of: PhantomData,
+        })
+    }
+
+    /// A new instance around `value`, not yet known to the garbage collector.
+    pub(crate) fn make<'py>(&self, py: Python<'py>, value: T) -> PyResult<Bound<'py, T>> {
+        // SAFETY: `class` is a heap type with garbage collection, so its instances come from
+        // `PyObject_GC_New`, which also zeroes what stands before and initialises the header.
+        // Every byte of an instance belongs to the header, to the value (`new` checked
+        // offset and size; the memory there is not initialised, so it is written, not
+        // assigned) or to the tail that the subclass adds (the weak reference list on
+        // Python 3.11), which is zeroed here.
+        unsafe {
+            let type_object = self.class.as_ptr().cast::<ffi::PyTypeObject>();
+            let object = ffi::PyObject_GC_New::<ffi::PyObject>(type_object);
+            if object.is_null() {
+                return Err(PyErr::fetch(py));
+            }
+            let end = self.offset + size_of::<T>();
+            let size = usize::try_from((*type_object).tp_basicsize).unwrap_or(end);
+            object.cast::<u8>().add(end).write_bytes(0, size - end);
+            object.byte_add(self.offset).cast::<T>().write(value);
+            Ok(Bound::from_owned_ptr(py, object).cast_into_unchecked::<T>())
+        }
+    }
+}
 
 /// A module that was imported already, or is being imported.
 pub(crate) fn loaded<'py>(
@@ -38,28 +79,6 @@ pub(crate) fn loaded<'py>(
         // Imported by others as None: that it must not be.
         (module, _) => Ok(module.filter(|it| !it.is_none())),
     }
-}
-
-/// Notes the class that futures are made of; called once, when the module is loaded.
-pub(crate) fn set_class(future: &Bound<'_, PyType>) -> PyResult<()> {
-    let py = future.py();
-    let sample = future.call0()?.cast_into::<FutureCell>()?;
-    let offset = std::ptr::from_ref(sample.get()) as usize - sample.as_ptr() as usize;
-    let base = py.get_type::<FutureCell>();
-    let size: usize = base.getattr("__basicsize__")?.extract()?;
-    if size != offset + size_of::<FutureCell>() {
-        return Err(PySystemError::new_err(format!(
-            "a native future has {size} bytes, {offset} + {} were expected",
-            size_of::<FutureCell>()
-        )));
-    }
-    let class = Class {
-        future: future.clone().unbind(),
-        offset,
-    };
-    CLASS
-        .set(class)
-        .map_err(|_| PySystemError::new_err("the future class is set already"))
 }
 
 /// Whether the value's real type is `class` or derived from it, without asking the value or
@@ -84,42 +103,12 @@ pub(crate) fn is_shared(object: &Bound<'_, PyAny>) -> bool {
     references(object) > 1
 }
 
-/// A new future around `cell`, not yet known to the garbage collector.
-pub(crate) fn new_future(py: Python<'_>, cell: FutureCell) -> PyResult<Bound<'_, FutureCell>> {
-    let class = CLASS
-        .get()
-        .ok_or_else(|| PySystemError::new_err("the future class is not set"))?;
-    // SAFETY: `future` is a heap type with garbage collection, so its instances come from
-    // `PyObject_GC_New`, which also zeroes what stands before and initialises the header.
-    // Every byte of an instance belongs to the header, to the cell (`set_class` checked
-    // offset and size; the memory there is not initialised, so it is written, not
-    // assigned) or to the tail that the subclass adds (the weak reference list on
-    // Python 3.11), which is zeroed here.
-    unsafe {
-        let type_object = class.future.as_ptr().cast::<ffi::PyTypeObject>();
-        let object = ffi::PyObject_GC_New::<ffi::PyObject>(type_object);
-        if object.is_null() {
-            return Err(PyErr::fetch(py));
-        }
-        let end = class.offset + size_of::<FutureCell>();
-        let size = usize::try_from((*type_object).tp_basicsize).unwrap_or(end);
-        object.cast::<u8>().add(end).write_bytes(0, size - end);
-        object
-            .byte_add(class.offset)
-            .cast::<FutureCell>()
-            .write(cell);
-        Ok(Bound::from_owned_ptr(py, object).cast_into_unchecked::<FutureCell>())
-    }
-}
-
-/// Shows a future to the garbage collector: it is not queued any more, and may be part of
-/// a cycle.
-pub(crate) fn track(future: &Bound<'_, FutureCell>) {
-    let object = future.as_ptr();
-    // SAFETY: attached; the object is fully initialised. Only who has changed the phase to
-    // a done one gets here: once for a future that `new_future` made, which has an executor
-    // and so is never `Cancelled` first. The others are tracked from birth, which is all
-    // that the look finds out, so no two threads do this at once.
+/// Shows an object that an [`Allocator`] made to the garbage collector, since it may be part of a
+/// cycle from now on. By one thread at a time.
+pub(crate) fn track<T>(object: &Bound<'_, T>) {
+    let object = object.as_ptr();
+    // SAFETY: attached; the object is fully initialised. Its owner calls this once for an object
+    // that `make` made; others are tracked from birth, which is all that the look finds out.
     unsafe {
         if ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());

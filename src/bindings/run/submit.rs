@@ -13,14 +13,14 @@ use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::signature;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::{FutureCell, new_future};
 use crate::bindings::core::task_name::inner_of;
 use crate::bindings::errors::broken;
+use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::carry;
-use crate::bindings::ffi::object::{is_really_a, new_future};
+use crate::bindings::ffi::object::is_really_a;
 use crate::bindings::ffi::slot::Slot;
-use crate::bindings::ffi::submit::Arguments;
 use crate::bindings::host::app_context::may_submit;
 use crate::bindings::names;
 use crate::bindings::sched::backpressure::{self, Entry};
@@ -29,7 +29,7 @@ use crate::bindings::sched::dispatch::{self, announce, withdraw};
 use crate::bindings::sched::limits;
 
 impl ExecutorCell {
-    /// `submit`, as [`crate::bindings::ffi::submit`] has it called. The task, but not its callbacks,
+    /// `submit`, as [`crate::bindings::ffi::arguments`] has it called. The task, but not its callbacks,
     /// runs inside `task_scope()` if that is given.
     pub(crate) fn submit<'py>(
         &self,
@@ -45,7 +45,7 @@ impl ExecutorCell {
             refuse_values(arguments, scoped)?;
         }
         signature::check(arguments)?;
-        let call = arguments.to_call()?;
+        let call = Call::of(arguments)?;
         let future = inner.make(function.py(), call, is_coroutine, task_scope)?;
         if policy.is_some() || core.backpressure.queue_size > 0 {
             return submit_ruled(future, policy, arguments, core);

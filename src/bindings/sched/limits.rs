@@ -18,7 +18,7 @@ use crate::bindings::core::policy::{self, rank};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::errors::{id_is_taken, or_unraisable};
-use crate::bindings::ffi::submit::Arguments;
+use crate::bindings::ffi::arguments::Arguments;
 
 impl OfExecutor for Lane {
     fn executor(&self) -> Option<Arc<Core>> {

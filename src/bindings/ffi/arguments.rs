@@ -1,23 +1,22 @@
-//! `Executor.submit`: a C method that takes its arguments as CPython's stack holds them,
-//! so that a call with two arguments builds no tuple and no dict.
+//! Methods that take a function with its arguments as CPython's stack holds them.
 
+use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::ffi;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use pyo3::pyclass::boolean_struct::True;
+use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::{PyClass, ffi};
+use smallvec::SmallVec;
 
 use super::call::Shape;
 use super::slot::Slot;
-use crate::bindings::core::call::Call;
-use crate::bindings::core::executor::ExecutorCell;
-use crate::bindings::core::options::Policy;
 use crate::bindings::errors::panic_message;
 
-/// The arguments of one call to `submit`, still on the caller's stack.
+/// A function and its arguments, still on the stack of who called a method with them.
 pub(crate) struct Arguments<'a, 'py> {
     pub(crate) function: Borrowed<'a, 'py, PyAny>,
     /// Values of positional, then of keyword arguments.
@@ -85,7 +84,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 
     /// Takes new references to function and arguments.
-    pub(crate) fn to_call(&self) -> PyResult<Call> {
+    pub(crate) fn to_slots(&self) -> PyResult<(Slot, Shape, Slot, Slot)> {
         // SAFETY: the pointers are live arguments of the running call (see `values`), and
         // the thread is attached.
         unsafe {
@@ -104,85 +103,51 @@ impl<'a, 'py> Arguments<'a, 'py> {
                     (Shape::Packed, Slot::new(values.into_any()), names)
                 }
             };
-            Ok(Call::new(function, shape, first, second))
+            Ok((function, shape, first, second))
         }
     }
 }
 
-const DOC: &std::ffi::CStr = c"submit($self, fn, /, *args, **kwargs)
---
+/// A method of a native class that takes some arguments of its own and then a function with that
+/// function's arguments, as CPython's stack holds them: so a call builds no tuple and no dict.
+pub(crate) trait CallMethod {
+    type Class: PyClass<Frozen = True> + Sync;
 
-Run fn(*args, **kwargs) in the background and return its future at once.
+    const NAME: &CStr;
+    /// The signature and the docstring, as CPython wants them.
+    const DOC: &CStr;
+    /// How many arguments stand before the function.
+    const BEFORE: usize;
 
-A plain function runs on a worker; an async def one on the event loop that the
-coroutines of the whole process share. The task sees the submitter's contextvars.
-An exception it raises is logged (logger flask_delay) and kept in the future.
-Raises TypeError if fn is not callable or is a generator function,
-RuntimeError after shutdown, QueueFull if there is no place in the queue.";
-
-const DOC_WITH: &std::ffi::CStr = c"_submit_with($self, policy, scope, fn, /, *args, **kwargs)
---
-
-As submit, by the rules of a _Policy, and with the task, but not its callbacks, inside
-`with scope():`. Either may be None.";
-
-/// Adds `submit` and `_submit_with` to the executor class.
-pub(crate) fn add_to(class: &Bound<'_, PyType>) -> PyResult<()> {
-    // CPython keeps a pointer to the definition for ever.
-    for (name, function, doc) in [
-        (c"submit", submit as ffi::PyCFunctionFastWithKeywords, DOC),
-        (c"_submit_with", submit_with, DOC_WITH),
-    ] {
-        let method = Box::leak(Box::new(ffi::PyMethodDef {
-            ml_name: name.as_ptr(),
-            ml_meth: ffi::PyMethodDefPointer {
-                PyCFunctionFastWithKeywords: function,
-            },
-            ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
-            ml_doc: doc.as_ptr(),
-        }));
-        // SAFETY: `class` is a type, the definition is valid for ever, and its flags are
-        // those of the function's signature. The descriptor checks that `self` is a `class`.
-        let descriptor = unsafe {
-            Bound::from_owned_ptr_or_err(
-                class.py(),
-                ffi::PyDescr_NewMethod(class.as_ptr().cast(), method),
-            )?
-        };
-        let name = PyString::new(class.py(), &name.to_string_lossy());
-        class.setattr(name, descriptor)?;
-    }
-    Ok(())
+    /// `before` are as many as [`CallMethod::BEFORE`] says.
+    fn call<'py>(
+        this: &Self::Class,
+        before: &[Borrowed<'_, 'py, PyAny>],
+        arguments: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>>;
 }
 
-unsafe extern "C" fn submit(
-    this: *mut ffi::PyObject,
-    arguments: *const *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-    names: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    // SAFETY: the calling convention is the same.
-    unsafe { submit_after(0, this, arguments, count, names) }
+/// Adds a method to its class.
+pub(crate) fn add<M: CallMethod>(py: Python<'_>) -> PyResult<()> {
+    let class = py.get_type::<M::Class>();
+    // CPython keeps a pointer to the definition as long as the class lives.
+    let method = Box::leak(Box::new(ffi::PyMethodDef {
+        ml_name: M::NAME.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunctionFastWithKeywords: trampoline::<M>,
+        },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: M::DOC.as_ptr(),
+    }));
+    // SAFETY: `class` is a type, the definition is never freed, and its flags are those of the
+    // function's signature. The descriptor checks that `self` is a `class`.
+    let descriptor = unsafe {
+        Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(class.as_ptr().cast(), method))?
+    };
+    class.setattr(PyString::new(py, &M::NAME.to_string_lossy()), descriptor)
 }
 
-unsafe extern "C" fn submit_with(
-    this: *mut ffi::PyObject,
-    arguments: *const *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-    names: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    // SAFETY: the calling convention is the same.
-    unsafe { submit_after(2, this, arguments, count, names) }
-}
-
-/// Submits the function that stands after so many `before` it: none, or its policy and its
-/// scope.
-///
-/// # Safety
-///
-/// Called by CPython as a fastcall method with keywords.
-unsafe fn submit_after(
-    before: usize,
+unsafe extern "C" fn trampoline<M: CallMethod>(
     this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -194,9 +159,9 @@ unsafe fn submit_after(
     let result = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: the method descriptor has checked the type of `this`; both live until
         // the call returns.
-        let this = unsafe { Borrowed::from_ptr(py, this).cast_unchecked::<ExecutorCell>() };
+        let this = unsafe { Borrowed::from_ptr(py, this).cast_unchecked::<M::Class>() };
         let positional = usize::try_from(count).unwrap_or(0);
-        if positional <= before {
+        if positional <= M::BEFORE {
             return Err(PyTypeError::new_err(
                 "submit() needs the function to run as its first argument",
             ));
@@ -211,26 +176,19 @@ unsafe fn submit_after(
             };
             slice::from_raw_parts(arguments, positional + named)
         };
-        // SAFETY: this cell is a positional argument, alive as the others.
-        let function = unsafe { Borrowed::from_ptr(py, values[before]) };
-        let given = |place: usize| {
-            // SAFETY: as above.
-            let given =
-                (place < before).then(|| unsafe { Bound::from_borrowed_ptr(py, values[place]) });
-            given.filter(|given| !given.is_none())
-        };
-        let policy = given(0).map(Bound::cast_into::<Policy>).transpose()?;
-        let scope = given(1);
+        // SAFETY: these cells are positional arguments, alive until the call returns.
+        let given = |place: usize| unsafe { Borrowed::from_ptr(py, values[place]) };
+        let before: SmallVec<[_; 2]> = (0..M::BEFORE).map(given).collect();
         let arguments = Arguments {
-            function,
-            values: &values[before + 1..],
+            function: given(M::BEFORE),
+            values: &values[M::BEFORE + 1..],
             names,
             py,
         };
-        this.get().submit(&arguments, policy.as_ref(), scope)
+        M::call(this.get(), &before, &arguments)
     }));
     match result {
-        Ok(Ok(future)) => future.into_ptr(),
+        Ok(Ok(returned)) => returned.into_ptr(),
         Ok(Err(error)) => {
             error.restore(py);
             std::ptr::null_mut()
