@@ -3,6 +3,9 @@
 //! Exports only. What Python sees is described in `python/flask_delay/_native.pyi`.
 #![deny(unsafe_code)]
 
+// `doc!`: what the stub says of a name. Made by build.rs; before the modules that use it.
+include!(concat!(env!("OUT_DIR"), "/docs.rs"));
+
 mod bindings;
 
 use pyo3::prelude::*;
@@ -33,7 +36,6 @@ mod _native {
     use crate::bindings::core::signature::_check_call;
     #[pymodule_export]
     use crate::bindings::core::task::CoroutineTask;
-
     #[pymodule_export]
     use crate::bindings::errors::{
         DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskRetry, TaskTimeout,
@@ -53,13 +55,11 @@ mod _native {
     use crate::bindings::wait::result::Waiting;
 
     use crate::bindings::api::current_task::CurrentTask as CurrentTaskCell;
-    use crate::bindings::api::executor;
     use crate::bindings::api::map::Map;
-    use crate::bindings::api::submit_method;
+    use crate::bindings::api::{executor, submit_method};
     use crate::bindings::core::executor::ExecutorCell;
     use crate::bindings::core::progress;
-    use crate::bindings::core::task;
-    use crate::bindings::core::task::FutureCell;
+    use crate::bindings::core::task::{self, FutureCell};
     use crate::bindings::ffi;
     use crate::bindings::host::logging;
     use crate::bindings::process::{exit, init, last_exit};
@@ -82,7 +82,7 @@ mod _native {
             .cast_into::<PyType>()?)
     }
 
-    /// How many forks lie between the first process and this one.
+    #[doc = doc!("_generation")]
     #[pyfunction]
     fn _generation() -> u32 {
         ffi::fork::generation()
@@ -101,7 +101,7 @@ mod _native {
         ))
     }
 
-    /// See `_native.pyi`.
+    #[doc = doc!("_tie")]
     #[pyfunction]
     fn _tie(parent: i32, lifeline: i32, connection: i32) -> PyResult<()> {
         Ok(ffi::parent::tie(parent, lifeline, connection)?)

@@ -15,56 +15,40 @@ create_exception!(
     flask_delay,
     WaitCycleError,
     PyRuntimeError,
-    "Waiting for this task would never end: it waits, directly or not, for the waiter.\n\n\
-     Or it cannot start because the waiter, or who waits for that, holds the last place of\n\
-     its key. The message names the tasks of the circle in order."
+    doc!("WaitCycleError")
 );
 
 create_exception!(
     flask_delay,
     ForkedFutureError,
     PyRuntimeError,
-    "This future belongs to a task of the process that this one was forked from.\n\n\
-     The task runs there and only there, so here it would be waited for in vain."
+    doc!("ForkedFutureError")
 );
 
-create_exception!(
-    flask_delay,
-    QueueFull,
-    PyRuntimeError,
-    "The task was not accepted, because the queue of its executor has no place for it."
-);
+create_exception!(flask_delay, QueueFull, PyRuntimeError, doc!("QueueFull"));
 
 create_exception!(
     flask_delay,
     DuplicateTask,
     PyRuntimeError,
-    "The task was not accepted, because there is one with the same id, or one with the same\n\
-     key that is not done yet."
+    doc!("DuplicateTask")
 );
 
 create_exception!(
     flask_delay,
     TaskTimeout,
     PyTimeoutError,
-    "The task took longer than its option `timeout` allows.\n\n\
-     Raised inside the running code, and kept in the future."
+    doc!("TaskTimeout")
 );
 
 create_exception!(
     flask_delay,
     TaskExpired,
     PyTimeoutError,
-    "The task was not started within the time that its option `expires` allows, and never is."
+    doc!("TaskExpired")
 );
 
-create_exception!(
-    flask_delay,
-    TaskRetry,
-    PyBaseException,
-    "Ends an attempt that is to be followed by another; raised by `current_task.retry`.\n\n\
-     Not an Exception, as code that catches all of those means errors."
-);
+create_exception!(flask_delay, TaskRetry, PyBaseException, doc!("TaskRetry"));
 
 /// The error of any use of a future that only its own process can settle.
 #[cold]

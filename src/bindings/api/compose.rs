@@ -38,7 +38,7 @@ fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyR
     Ok(is_coroutine)
 }
 
-/// See `_native.pyi`.
+#[doc = doc!("_check_step")]
 #[pyfunction]
 #[pyo3(signature = (policy, r#fn, *, is_first = false))]
 pub(crate) fn _check_step(
@@ -95,7 +95,7 @@ pub(crate) fn follow<'py>(
     Ok(this)
 }
 
-/// See `_native.pyi`.
+#[doc = doc!("_gather")]
 #[pyfunction]
 pub(crate) fn _gather<'py>(
     function: Bound<'py, PyAny>,

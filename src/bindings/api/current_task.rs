@@ -8,7 +8,7 @@ use crate::bindings::core::task::FutureCell;
 use crate::bindings::errors::{CancelledError, TaskRetry};
 use crate::bindings::wait::current::task;
 
-/// The handle of the task that runs on this thread.
+#[doc = doc!("CurrentTask")]
 #[pyclass(frozen, module = "flask_delay")]
 pub(crate) struct CurrentTask;
 
@@ -27,27 +27,32 @@ fn required(py: Python<'_>) -> PyResult<Bound<'_, FutureCell>> {
     reason = "the instance stands for the thread's task"
 )]
 impl CurrentTask {
+    #[doc = doc!("CurrentTask.id")]
     #[getter]
     fn id(&self, py: Python<'_>) -> PyResult<String> {
         let task = required(py)?;
         Ok(task.get().public_id(&task).to_string())
     }
 
+    #[doc = doc!("CurrentTask.future")]
     #[getter]
     fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {
         required(py)
     }
 
+    #[doc = doc!("CurrentTask.attempt")]
     #[getter]
     fn attempt<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         required(py)?.getattr("attempts")
     }
 
+    #[doc = doc!("CurrentTask.cancelled")]
     #[getter]
     fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(required(py)?.get().told_to_stop())
     }
 
+    #[doc = doc!("CurrentTask.check")]
     fn check(&self, py: Python<'_>) -> PyResult<()> {
         if required(py)?.get().told_to_stop() {
             return Err(CancelledError::new_err("the task was told to stop"));
@@ -55,6 +60,7 @@ impl CurrentTask {
         Ok(())
     }
 
+    #[doc = doc!("CurrentTask.retry")]
     #[pyo3(signature = (after = None))]
     fn retry(
         &self,
@@ -69,6 +75,7 @@ impl CurrentTask {
         signature = (done, total, note = String::new()),
         text_signature = "($self, done, total, note='')"
     )]
+    #[doc = doc!("CurrentTask.progress")]
     fn progress(
         &self,
         py: Python<'_>,

@@ -65,7 +65,10 @@ impl ExecutorCell {
 #[pymethods]
 impl ExecutorCell {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        text_signature = "(max_workers=None, thread_name_prefix='', initializer=None, initargs=(), *, queue_size=0, when_full='block', block_timeout=None, idle_timeout=60.0)"
+    )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         // Set up in `__init__`, so that a subclass may have a signature of its own.
         Self::default()
@@ -138,6 +141,7 @@ impl ExecutorCell {
         )
     }
 
+    #[doc = doc!("Executor.map")]
     #[pyo3(signature = (r#fn, *iterables, timeout = None, chunksize = None, buffersize = None))]
     fn map<'py>(
         slf: &Bound<'py, Self>,
@@ -153,6 +157,7 @@ impl ExecutorCell {
         Map::start(submit, r#fn, &iterables, timeout, buffersize)
     }
 
+    #[doc = doc!("Executor.shutdown")]
     #[pyo3(signature = (wait = true, *, cancel_futures = false))]
     fn shutdown(&self, py: Python<'_>, wait: bool, cancel_futures: bool) -> PyResult<()> {
         let core = self.core()?;
@@ -176,6 +181,7 @@ impl ExecutorCell {
         wait_with_signals(py, None, |slice| core.pool().join(Some(slice))).map(drop)
     }
 
+    #[doc = doc!("Executor.drain")]
     #[pyo3(signature = (timeout = None))]
     fn drain(&self, py: Python<'_>, timeout: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
         let core = self.core()?;
@@ -197,11 +203,13 @@ impl ExecutorCell {
         wait_with_signals(py, deadline, |slice| core.pool().wait_quiet(Some(slice)))
     }
 
+    #[doc = doc!("Executor.run_pending")]
     #[pyo3(signature = (n = None))]
     fn run_pending(&self, py: Python<'_>, n: Option<usize>) -> PyResult<usize> {
         inline::run_pending(py, self.core()?, n.unwrap_or(usize::MAX))
     }
 
+    #[doc = doc!("Executor.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let core = self.core()?;
         let dict = counts(py, core)?;
@@ -211,10 +219,12 @@ impl ExecutorCell {
         Ok(dict)
     }
 
+    #[doc = doc!("Executor._now")]
     fn _now<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         counts(py, self.core()?)
     }
 
+    #[doc = doc!("Executor.add_default_done_callback")]
     fn add_default_done_callback(&self, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
         check_callback(&r#fn)?;
         let inner = self.inner()?;
@@ -223,6 +233,7 @@ impl ExecutorCell {
         Ok(())
     }
 
+    #[doc = doc!("Executor._get")]
     fn _get<'py>(
         &self,
         py: Python<'py>,
@@ -232,7 +243,7 @@ impl ExecutorCell {
         Ok(id.to_str().ok().and_then(|id| core.registry.get(py, id)))
     }
 
-    /// Whether the task with this id ended so long ago that it has been forgotten.
+    #[doc = doc!("Executor._is_gone")]
     fn _is_gone(&self, id: &Bound<'_, PyString>) -> PyResult<bool> {
         let core = self.core()?;
         Ok(id.to_str().is_ok_and(|id| core.registry.is_gone(id)))
@@ -354,7 +365,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// The class that executors are made of here.
 static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
-/// See `_native.pyi`.
+#[doc = doc!("_service_executor")]
 #[pyfunction]
 pub(crate) fn _service_executor<'py>(
     py: Python<'py>,
@@ -397,7 +408,7 @@ pub(crate) fn set_class(class: &Bound<'_, PyType>) {
     let _ = CLASS.set(class.py(), class.clone().unbind());
 }
 
-/// See `_native.pyi`.
+#[doc = doc!("_scoped_executor")]
 #[pyfunction]
 #[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None, step = None, late_start = false))]
 #[expect(clippy::too_many_arguments, reason = "all of them named")]

@@ -32,7 +32,7 @@ use crate::bindings::sched::completion::{self, Place};
 #[pymethods]
 impl FutureCell {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "()")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>) -> Self {
         Self::by_hand()
     }
@@ -41,11 +41,13 @@ impl FutureCell {
     #[expect(clippy::unused_self, reason = "Python calls it with self")]
     fn __init__(&self) {}
 
+    #[doc = doc!("Future.cancel")]
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         slf.get().refuse_foreign(slf)?;
         Ok(completion::cancel(slf))
     }
 
+    #[doc = doc!("Future.stop")]
     #[pyo3(signature = (after = Some(1.0)), text_signature = "($self, after=1.0)")]
     fn stop(
         slf: &Bound<'_, Self>,
@@ -56,18 +58,22 @@ impl FutureCell {
         timeout::stop(slf, after)
     }
 
+    #[doc = doc!("Future.cancelled")]
     fn cancelled(&self) -> bool {
         self.phase().is_cancelled()
     }
 
+    #[doc = doc!("Future.running")]
     fn running(&self) -> bool {
         self.phase() == Phase::Running
     }
 
+    #[doc = doc!("Future.done")]
     fn done(&self) -> bool {
         self.phase().is_done()
     }
 
+    #[doc = doc!("Future.result")]
     #[pyo3(signature = (timeout = None))]
     fn result<'py>(
         slf: &Bound<'py, Self>,
@@ -80,6 +86,7 @@ impl FutureCell {
         }
     }
 
+    #[doc = doc!("Future.exception")]
     #[pyo3(signature = (timeout = None))]
     fn exception<'py>(
         slf: &Bound<'py, Self>,
@@ -89,6 +96,7 @@ impl FutureCell {
         Ok(slf.get().outcome(slf.py())?.err())
     }
 
+    #[doc = doc!("Future.add_done_callback")]
     fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
         slf.get().refuse_foreign(slf)?;
         check_callback(&r#fn)?;
@@ -96,6 +104,7 @@ impl FutureCell {
         Ok(())
     }
 
+    #[doc = doc!("Future.then")]
     fn then<'py>(slf: &Bound<'py, Self>, r#fn: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         // A `Task`, which has options. Of the type alone: mocks have attributes of any name.
         let follow = names::_flask_delay_follow(slf.py());
@@ -111,7 +120,7 @@ impl FutureCell {
         Ok(compose::follow(slf, None, None, r#fn, None)?.into_any())
     }
 
-    /// See `_native.pyi`.
+    #[doc = doc!("Future._then_with")]
     #[pyo3(signature = (policy, scope, r#fn, *, executor = None))]
     fn _then_with<'py>(
         slf: &Bound<'py, Self>,
@@ -127,13 +136,13 @@ impl FutureCell {
         hooks(slf.py())?.wait.bind(slf.py()).call1((slf,))
     }
 
-    /// Has `waker(future)` called once the task is done; `False` if it is done already.
+    #[doc = doc!("Future._add_waker")]
     fn _add_waker(slf: &Bound<'_, Self>, waker: Py<PyAny>) -> PyResult<bool> {
         slf.get().refuse_foreign(slf)?;
         Ok(slf.get().leave(|extra| extra.wakers.push(waker)))
     }
 
-    /// Has `waker` not called after all, if it has not been yet.
+    #[doc = doc!("Future._drop_waker")]
     fn _drop_waker(&self, waker: &Bound<'_, PyAny>) {
         let Some(extra) = self.known_extra() else {
             return;
@@ -145,23 +154,23 @@ impl FutureCell {
         drop(waker);
     }
 
-    /// See `_native.pyi`.
+    #[doc = doc!("Future._spent")]
     fn _spent(&self) -> Option<(f64, f64)> {
         metrics::spent(self)
     }
 
-    /// See `_native.pyi`.
+    #[doc = doc!("Future._adopt")]
     fn _adopt(&self, id: &str, attempts: u32) {
         self.extra().lock().id = Some(Id::new(id));
         policy::adopt(self, attempts);
     }
 
-    /// See `_native.pyi`.
+    #[doc = doc!("Future._begin")]
     fn _begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         timeout::begin(slf)
     }
 
-    /// What the task is going to call, until it starts.
+    #[doc = doc!("Future._call")]
     fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<call::Shown<'py>>> {
         call::call_of(slf)
     }
@@ -186,16 +195,19 @@ impl FutureCell {
             .map_err(|phase| invalid(slf, phase))
     }
 
+    #[doc = doc!("Future.id")]
     #[getter]
     fn id(slf: &Bound<'_, Self>) -> String {
         slf.get().public_id(slf).to_string()
     }
 
+    #[doc = doc!("Future.name")]
     #[getter]
     fn name(slf: &Bound<'_, Self>) -> String {
         name_of(slf)
     }
 
+    #[doc = doc!("Future.state")]
     #[getter(state)]
     fn state_name(&self) -> &'static str {
         match self.phase() {
@@ -206,12 +218,14 @@ impl FutureCell {
         }
     }
 
+    #[doc = doc!("Future.progress")]
     #[getter]
     fn progress<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let last = self.known_extra().and_then(|it| it.lock().progress.clone());
         last.map(|progress| progress.into_tuple(py)).transpose()
     }
 
+    #[doc = doc!("Future.attempts")]
     #[getter]
     fn attempts(&self) -> u32 {
         if let Some(attempts) = policy::attempts(self) {
@@ -220,16 +234,19 @@ impl FutureCell {
         u32::from(self.has_begun())
     }
 
+    #[doc = doc!("Future.enqueued_at")]
     #[getter]
     fn enqueued_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
         to_datetime(py, self.enqueued)
     }
 
+    #[doc = doc!("Future.started_at")]
     #[getter]
     fn started_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
         to_datetime(py, self.started.load(Ordering::Relaxed))
     }
 
+    #[doc = doc!("Future.finished_at")]
     #[getter]
     fn finished_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
         to_datetime(py, self.ended())

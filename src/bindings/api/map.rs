@@ -101,7 +101,7 @@ impl Kept {
     }
 }
 
-/// See `_native.pyi`.
+#[doc = doc!("_map")]
 #[pyfunction]
 #[pyo3(signature = (submit, r#fn, *iterables, timeout = None, chunksize = None, buffersize = None))]
 pub(crate) fn _map<'py>(

@@ -18,7 +18,7 @@ use crate::bindings::sched::completion;
 use crate::bindings::sched::delays::GLANCE;
 use crate::bindings::sched::timer::{self, OfExecutor};
 
-/// See `_native.pyi`.
+#[doc = doc!("_Rhythm")]
 #[pyclass(frozen, name = "_Rhythm", module = "flask_delay._native")]
 pub(crate) struct Rhythm(Beat);
 
@@ -54,10 +54,12 @@ impl Rhythm {
         Ok(Self(beat))
     }
 
+    #[doc = doc!("_Rhythm.after")]
     fn after(&self, time: u64) -> Option<u64> {
         self.0.after(from_nanos(time)).and_then(to_nanos)
     }
 
+    #[doc = doc!("_Rhythm.has_come")]
     fn has_come(&self, tick: u64, last: u64, now: u64) -> bool {
         let [tick, last, now] = [tick, last, now].map(from_nanos);
         has_come(&self.0, tick, last, now)
@@ -74,7 +76,7 @@ fn to_nanos(time: SystemTime) -> Option<u64> {
     u64::try_from(since.as_nanos()).ok()
 }
 
-/// See `_native.pyi`.
+#[doc = doc!("_Ticker")]
 #[pyclass(frozen, name = "_Ticker", module = "flask_delay._native")]
 pub(crate) struct Ticker {
     /// Not kept alive: with the executor its ticks end.
@@ -124,6 +126,7 @@ impl Ticker {
         })
     }
 
+    #[doc = doc!("_Ticker.start")]
     fn start(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.over() {
@@ -142,17 +145,20 @@ impl Ticker {
         set(slf, look)
     }
 
+    #[doc = doc!("_Ticker.stop")]
     fn stop(&self, py: Python<'_>) {
         let run = self.state.lock().run.take();
         unset(py, run);
     }
 
+    #[doc = doc!("_Ticker.over")]
     #[getter]
     fn over(&self) -> bool {
         let core = self.core.upgrade();
         core.is_none_or(|core| core.pool().is_closed())
     }
 
+    #[doc = doc!("_Ticker.next")]
     #[getter]
     fn next(&self) -> Option<u64> {
         let state = self.state.lock();

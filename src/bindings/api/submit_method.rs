@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 
 use crate::bindings::core::executor::ExecutorCell;
@@ -14,16 +15,10 @@ impl CallMethod for Submit {
     type Class = ExecutorCell;
 
     const NAME: &CStr = c"submit";
-    const DOC: &CStr = c"submit($self, fn, /, *args, **kwargs)
---
-
-Run fn(*args, **kwargs) in the background and return its future at once.
-
-A plain function runs on a worker; an async def one on the event loop that the
-coroutines of the whole process share. The task sees the submitter's contextvars.
-An exception it raises is logged (logger flask_delay) and kept in the future.
-Raises TypeError if fn is not callable or is a generator function,
-RuntimeError after shutdown, QueueFull if there is no place in the queue.";
+    const DOC: &CStr = c_str!(concat!(
+        "submit($self, fn, /, *args, **kwargs)\n--\n\n",
+        doc!("Executor.submit")
+    ));
     const BEFORE: usize = 0;
 
     fn call<'py>(
@@ -41,11 +36,10 @@ impl CallMethod for SubmitWith {
     type Class = ExecutorCell;
 
     const NAME: &CStr = c"_submit_with";
-    const DOC: &CStr = c"_submit_with($self, policy, scope, fn, /, *args, **kwargs)
---
-
-As submit, by the rules of a _Policy, and with the task, but not its callbacks, inside
-`with scope():`. Either may be None.";
+    const DOC: &CStr = c_str!(concat!(
+        "_submit_with($self, policy, scope, fn, /, *args, **kwargs)\n--\n\n",
+        doc!("Executor._submit_with")
+    ));
     const BEFORE: usize = 2;
 
     fn call<'py>(

@@ -50,14 +50,14 @@ pub(crate) fn check_function(function: &Bound<'_, PyAny>, role: &str) -> PyResul
     is_coroutine_function(function)
 }
 
-/// See `_native.pyi`.
+#[doc = doc!("_check_function")]
 #[pyfunction]
 #[pyo3(signature = (r#fn, role, /))]
 pub(crate) fn _check_function(r#fn: &Bound<'_, PyAny>, role: &str) -> PyResult<()> {
     check_function(r#fn, role).map(drop)
 }
 
-/// See `_native.pyi`.
+#[doc = doc!("_check_callback")]
 #[pyfunction]
 #[pyo3(signature = (r#fn, /))]
 pub(crate) fn _check_callback(r#fn: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -60,7 +60,7 @@ pub(crate) type Shown<'py> = (
     Option<Bound<'py, PyAny>>,
 );
 
-/// See `_native.pyi`.
+/// What a task is going to call, until it starts.
 pub(crate) fn call_of<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Option<Shown<'py>>> {
     let py = this.py();
     let cell = this.get();

@@ -361,13 +361,8 @@ pub(crate) struct Inner {
     pub(crate) has_defaults: AtomicBool,
 }
 
-/// See `_native.pyi`.
-#[pyclass(
-    frozen,
-    subclass,
-    name = "_ExecutorBase",
-    module = "flask_delay._native"
-)]
+#[doc = doc!("Executor")]
+#[pyclass(frozen, subclass, name = "Executor", module = "flask_delay._native")]
 #[derive(Default)]
 pub(crate) struct ExecutorCell(pub(crate) OnceLock<Arc<Inner>>);
 

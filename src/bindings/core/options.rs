@@ -24,8 +24,9 @@ pub(crate) enum Twin {
     AnError,
 }
 
-/// See `_native.pyi`. Its values have been checked by whoever made it; what is out of range
-/// all the same is refused, but with less to say.
+// `options.py` has checked the values; one that is out of range all the same is refused, with
+// less to say.
+#[doc = doc!("_Policy")]
 #[pyclass(frozen, name = "_Policy", module = "flask_delay._native")]
 pub(crate) struct Policy {
     pub(crate) priority: i32,

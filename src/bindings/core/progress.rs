@@ -94,11 +94,7 @@ pub(crate) fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
                 ("Progress", "done total note"),
                 Some(&options),
             )?;
-            class.setattr(
-                "__doc__",
-                "How far a task has come, as it said last.\n\n\
-                 `total` is None if that is not known.",
-            )?;
+            class.setattr("__doc__", doc!("Progress"))?;
             Ok(class.cast_into::<PyType>()?.unbind())
         })
         .map(|class| class.bind(py))

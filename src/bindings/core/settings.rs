@@ -143,7 +143,7 @@ pub(crate) struct Settings {
     pub(crate) scope_method: Option<Py<PyString>>,
 }
 
-/// See `_native.pyi`.
+/// Who runs an executor's tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Threads,

@@ -300,7 +300,7 @@ fn refused(function: &Bound<'_, PyAny>, why: &str) -> PyErr {
     PyTypeError::new_err(format!("{}() {why}", read_name(function)))
 }
 
-/// See `_native.pyi`.
+#[doc = doc!("_check_call")]
 #[pyfunction]
 #[pyo3(signature = (r#fn, /, *args, **kwargs))]
 pub(crate) fn _check_call<'py>(

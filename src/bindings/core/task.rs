@@ -64,12 +64,11 @@ pub(crate) struct Extra {
     pub(crate) rules: Option<Box<Rules>>,
 }
 
-/// One task and its outcome. See `_native.pyi` for what its methods promise.
-///
-/// Many may be queued, so it is small (at most 128 bytes, checked below): function,
-/// up to two arguments and one callback lie inside, and what is rarely needed is made on
-/// demand.
-#[pyclass(frozen, subclass, name = "_FutureBase", module = "flask_delay._native")]
+// Many may be queued, so a future is small (at most 128 bytes, checked below): function,
+// up to two arguments and one callback lie inside, and what is rarely needed is made on
+// demand.
+#[doc = doc!("Future")]
+#[pyclass(frozen, subclass, name = "Future", module = "flask_delay._native")]
 pub(crate) struct FutureCell {
     /// The phase, and marks; see [`super::transition`].
     pub(crate) state: State,
@@ -515,7 +514,7 @@ impl FutureCell {
     }
 }
 
-/// What the event loop gets of a task. Used by the loop's thread alone.
+#[doc = doc!("_CoroutineTask")]
 #[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
 pub(crate) struct CoroutineTask(pub(crate) Py<FutureCell>);
 

@@ -14,7 +14,7 @@ pub(crate) struct Hooks {
 
 static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
 
-/// See `_native.pyi`.
+#[doc = doc!("_set_hooks")]
 #[pyfunction]
 #[pyo3(signature = (*, start, wait))]
 pub(crate) fn _set_hooks(py: Python<'_>, start: Py<PyAny>, wait: Py<PyAny>) {

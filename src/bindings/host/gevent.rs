@@ -21,7 +21,7 @@ struct Hooks {
 
 static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
 
-/// See `_native.pyi`.
+#[doc = doc!("_set_greenlet_hooks")]
 #[pyfunction]
 #[pyo3(signature = (*, wait, leave))]
 pub(crate) fn _set_greenlet_hooks(

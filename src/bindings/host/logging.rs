@@ -133,7 +133,7 @@ fn log(
     call_named(&method, &texts, names::exc_info(py), exception).map(drop)
 }
 
-/// The logger of the package, switched on; see `_native.pyi`.
+#[doc = doc!("_logger")]
 #[pyfunction(name = "_logger")]
 pub(crate) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let logger = py

@@ -102,7 +102,7 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
 /// The interpreter has begun to exit.
 static EXITING: AtomicBool = AtomicBool::new(false);
 
-/// See `_native.pyi`.
+#[doc = doc!("_is_exiting")]
 #[pyfunction]
 pub(crate) fn _is_exiting() -> bool {
     EXITING.load(Ordering::Relaxed)
@@ -210,7 +210,7 @@ fn deadline_of(core: &Core, start: Instant) -> Option<Instant> {
 /// When whatever runs this process will kill it, if it has been said. The lock is a leaf.
 static UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// See `_native.pyi`.
+#[doc = doc!("_end_within")]
 #[pyfunction]
 pub(crate) fn _end_within(seconds: f64) {
     let time = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
@@ -221,7 +221,7 @@ pub(crate) fn _end_within(seconds: f64) {
     *earliest = Some(earliest.map_or(until, |earliest| earliest.min(until)));
 }
 
-/// What is done at the interpreter's end, where that is left out; see `_native.pyi`.
+#[doc = doc!("_end")]
 #[pyfunction]
 pub(crate) fn _end(py: Python<'_>) {
     drain_at_exit(py);

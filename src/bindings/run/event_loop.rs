@@ -102,8 +102,7 @@ impl CoroutineTask {
         self.0.bind(py).clone()
     }
 
-    /// Starts the task: its context and its scope, either may be None. None if the task
-    /// was cancelled before.
+    #[doc = doc!("_CoroutineTask.begin")]
     #[expect(clippy::type_complexity, reason = "a pair for Python")]
     fn begin<'py>(
         &self,
@@ -133,7 +132,7 @@ impl CoroutineTask {
         Ok(Some((context, task.get().task_scope(py)?)))
     }
 
-    /// Makes the task the current one of this context, and calls its function.
+    #[doc = doc!("_CoroutineTask.call")]
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let task = self.0.bind(py);
         current::set_coroutine(task)?;
@@ -155,7 +154,7 @@ impl CoroutineTask {
         coroutine
     }
 
-    /// Leaves the task's surroundings, with what it has raised.
+    #[doc = doc!("_CoroutineTask.leave")]
     #[pyo3(signature = (surroundings, exception = None))]
     fn leave<'py>(
         &self,
@@ -166,12 +165,14 @@ impl CoroutineTask {
         app_context::leave(&surroundings, task, exception.as_ref())
     }
 
+    #[doc = doc!("_CoroutineTask.finish")]
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> PyResult<()> {
         self.0.get().end_code();
         attempted(self.0.bind(py));
         self.end(py, Phase::Finished, result)
     }
 
+    #[doc = doc!("_CoroutineTask.fail")]
     #[pyo3(signature = (exception, *, returned = false))]
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>, returned: bool) -> PyResult<()> {
         let task = self.0.bind(py);
@@ -197,7 +198,7 @@ impl CoroutineTask {
         self.end(py, Phase::Failed, exception)
     }
 
-    /// The coroutine was cancelled, or has cancelled itself.
+    #[doc = doc!("_CoroutineTask.abandon")]
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
         if policy::why(task.get()) == Some(Why::Timeout) {
@@ -210,7 +211,7 @@ impl CoroutineTask {
         Self::go_back(task, settled)
     }
 
-    /// The coroutine could not even be started.
+    #[doc = doc!("_CoroutineTask.refuse")]
     fn refuse(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
         dispatch::start(self.0.bind(py));
         let exception = into_exception(py, PyErr::from_value(exception));

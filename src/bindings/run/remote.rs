@@ -32,7 +32,7 @@ use crate::bindings::host::signals;
 use crate::bindings::sched::completion::{self, Place, forget, recall, send_back};
 use crate::bindings::sched::dispatch::{self, announce};
 
-/// See `_native.pyi`.
+#[doc = doc!("_Elsewhere")]
 #[pyclass(frozen, name = "_Elsewhere", module = "flask_delay._native")]
 pub(crate) struct Elsewhere(Py<FutureCell>);
 
@@ -143,6 +143,7 @@ impl Elsewhere {
         self.0.bind(py).clone()
     }
 
+    #[doc = doc!("_Elsewhere.announce")]
     fn announce(&self, py: Python<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
         task.get()
@@ -150,10 +151,12 @@ impl Elsewhere {
             .map_or(Ok(()), |core| announce(task, core))
     }
 
+    #[doc = doc!("_Elsewhere.start")]
     fn start(&self, py: Python<'_>) {
         begin(self.0.bind(py));
     }
 
+    #[doc = doc!("_Elsewhere.again")]
     fn again(&self, py: Python<'_>) {
         let task = self.0.bind(py);
         // What tells of it may come late, or twice.
@@ -170,6 +173,7 @@ impl Elsewhere {
         signature = (done, total, note = String::new()),
         text_signature = "($self, done, total, note='')"
     )]
+    #[doc = doc!("_Elsewhere.progress")]
     fn progress(
         &self,
         py: Python<'_>,
@@ -182,28 +186,33 @@ impl Elsewhere {
         Ok(())
     }
 
+    #[doc = doc!("_Elsewhere.finish")]
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> bool {
         self.end(py, |task| {
             completion::finish(task, Phase::Finished, result, Place::Loop).is_ok()
         })
     }
 
+    #[doc = doc!("_Elsewhere.fail")]
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> bool {
         self.end(py, |task| {
             completion::finish(task, Phase::Failed, exception, Place::Loop).is_ok()
         })
     }
 
+    #[doc = doc!("_Elsewhere.withdraw")]
     fn withdraw(&self, py: Python<'_>) {
         let task = self.0.bind(py);
         task.get().forget_id(task);
         forget(task);
     }
 
+    #[doc = doc!("_Elsewhere.abandon")]
     fn abandon(&self, py: Python<'_>) -> bool {
         self.end(py, |task| completion::abandon(task, Place::Loop))
     }
 
+    #[doc = doc!("_Elsewhere.run")]
     fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {
         let task = self.0.bind(py);
         if let Some((function, ..)) = crate::bindings::core::call::call_of(task)?

@@ -245,7 +245,7 @@ fn endless(circle: &[Link<String>]) -> PyErr {
     ))
 }
 
-/// A coroutine's wait, for as long as it lasts: see `_native.pyi`.
+#[doc = doc!("_Waiting")]
 #[pyclass(frozen, name = "_Waiting", module = "flask_delay._native")]
 pub(crate) struct Waiting {
     entered: Mutex<Option<Entered>>,
