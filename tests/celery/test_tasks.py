@@ -308,9 +308,9 @@ def test_what_is_no_task_is_refused(app: Flask):
         celery.delay(local)
     with pytest.raises(TypeError, match="it is a method"):
         work.Thing().method.delay()
-    for task in (work.plain, work.for_threads):
+    for task, *args in ((work.plain, 1), (work.for_threads,)):
         with pytest.raises(TypeError, match="it is not meant for them; decorate a function"):
-            celery.delay(task)
+            celery.delay(task, *args)
     assert celery.delay(work.echo, 5).result(DEADLINE) == 5
 
 
@@ -511,11 +511,11 @@ def test_arguments_are_looked_at(app: Flask):
         work.add.delay(1, c=2)
 
 
-def test_waits_go_with_the_message():
+def test_waits_go_with_the_message(app: Flask):
     from flask_delay.backends.celery import messages
 
     for retry in (Retry(waits=[1, 5], jitter=False), Retry(None)):
-        headers = messages.made({"retry": retry}, is_redis=True)["headers"]["flask_delay"]
-        found = messages.retry_of(headers)
+        made = messages.made({"retry": retry}, app, is_redis=True)
+        found = messages.retry_of(made["headers"]["flask_delay"], ValueError(), app)
         assert found is not None
         assert (found.times, found.waits, found.jitter) == (retry.times, retry.waits, retry.jitter)
