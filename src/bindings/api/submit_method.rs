@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
-use crate::bindings::ffi::arguments::{self, Arguments, CallMethod};
+use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
 
 struct Submit;
 
@@ -23,7 +23,7 @@ impl CallMethod for Submit {
 
     fn call<'py>(
         this: &ExecutorCell,
-        _before: &[Borrowed<'_, 'py, PyAny>],
+        _before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         this.submit(arguments, None, None).map(Bound::into_any)
@@ -44,15 +44,11 @@ impl CallMethod for SubmitWith {
 
     fn call<'py>(
         this: &ExecutorCell,
-        before: &[Borrowed<'_, 'py, PyAny>],
+        before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let given = |place: usize| {
-            let given = before.get(place).filter(|given| !given.is_none());
-            given.map(|given| Bound::clone(given))
-        };
-        let policy = given(0).map(Bound::cast_into::<Policy>).transpose()?;
-        this.submit(arguments, policy.as_ref(), given(1))
+        let policy = before.get(0).map(Bound::cast_into::<Policy>).transpose()?;
+        this.submit(arguments, policy.as_ref(), before.get(1))
             .map(Bound::into_any)
     }
 }

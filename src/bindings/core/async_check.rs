@@ -5,18 +5,11 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyType};
 
-use super::signature::not_callable;
+use super::signature::{ASYNC_GENERATOR, COROUTINE, GENERATOR, not_callable};
 use super::task_name::inner_of;
 use crate::bindings::ffi::call::{Unrun, call_with, code_of, is_code, unrun};
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::names;
-
-/// `CO_GENERATOR`
-const GENERATOR: u32 = 0x20;
-/// `CO_COROUTINE`
-const COROUTINE: u32 = 0x80;
-/// `CO_ASYNC_GENERATOR`
-const ASYNC_GENERATOR: u32 = 0x200;
 
 /// Code objects last found to be of plain functions. They are kept, so that an address cannot come
 /// back for another one.

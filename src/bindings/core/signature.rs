@@ -16,6 +16,13 @@ use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::call::code_of;
 use crate::bindings::names;
 
+/// `CO_GENERATOR`
+pub(crate) const GENERATOR: u32 = 0x20;
+/// `CO_COROUTINE`
+pub(crate) const COROUTINE: u32 = 0x80;
+/// `CO_ASYNC_GENERATOR`
+pub(crate) const ASYNC_GENERATOR: u32 = 0x200;
+
 const VARARGS: u32 = 0x4;
 const VARKEYWORDS: u32 = 0x8;
 
@@ -26,6 +33,8 @@ struct Parameters {
     /// How many may be given by position, and how many of these only so.
     positional: usize,
     positional_only: usize,
+    /// How many arguments a call takes, if it takes them by position alone and runs the code.
+    plain: Option<usize>,
     takes_more: bool,
     takes_any_keyword: bool,
     /// First the positional ones, then those that are keywords only.
@@ -39,10 +48,12 @@ impl Parameters {
         let keyword_only = count("co_kwonlyargcount")?;
         let flags: u32 = code.getattr(names::co_flags(code.py()))?.extract()?;
         let names = code.getattr("co_varnames")?.cast_into::<PyTuple>()?;
+        let is_plain = keyword_only == 0 && flags & (GENERATOR | COROUTINE | ASYNC_GENERATOR) == 0;
         Ok(Self {
             code: code.clone().unbind(),
             positional,
             positional_only: count("co_posonlyargcount")?,
+            plain: is_plain.then_some(positional),
             takes_more: flags & VARARGS != 0,
             takes_any_keyword: flags & VARKEYWORDS != 0,
             names: names.get_slice(0, positional + keyword_only).unbind(),
@@ -73,6 +84,16 @@ fn with<R>(code: &Bound<'_, PyAny>, look: impl FnOnce(&Parameters) -> R) -> PyRe
         Ok(()) => with(code, look),
         Err(fresh) => Ok(look(&fresh)),
     }
+}
+
+/// Whether the call is, as nearly always, one of a function written in Python which runs its
+/// code, and takes so many arguments by position.
+pub(crate) fn is_plain(arguments: &Arguments<'_, '_>) -> PyResult<bool> {
+    if !arguments.has_no_names() {
+        return Ok(false);
+    }
+    let given = Some(arguments.values().len());
+    code_of(&arguments.function).map_or(Ok(false), |code| with(&code, |it| it.plain == given))
 }
 
 /// Refuses arguments with which the function cannot be called.

@@ -97,6 +97,11 @@ pub(crate) struct Completed<'a, 'py> {
 /// # Errors
 ///
 /// The phase it had instead, if it was done.
+#[expect(
+    clippy::inline_always,
+    reason = "every task ends by it, and what it returns would go through memory"
+)]
+#[inline(always)]
 pub(crate) fn finish<'a, 'py>(
     this: &'a Bound<'py, FutureCell>,
     to: Phase,
@@ -147,6 +152,11 @@ pub(crate) fn notice<'a, 'py>(this: &'a Bound<'py, FutureCell>) -> Option<Comple
 }
 
 /// Changes the phase; None if it was not `from`.
+#[expect(
+    clippy::inline_always,
+    reason = "every task ends by it, and what it returns would go through memory"
+)]
+#[inline(always)]
 fn change<'a, 'py>(
     this: &'a Bound<'py, FutureCell>,
     from: Phase,

@@ -10,7 +10,6 @@ use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{PyClass, ffi};
-use smallvec::SmallVec;
 
 use super::call::Shape;
 use super::slot::Slot;
@@ -108,6 +107,21 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 }
 
+/// The arguments that stand before the function.
+pub(crate) struct Before<'a, 'py> {
+    values: &'a [*mut ffi::PyObject],
+    py: Python<'py>,
+}
+
+impl<'py> Before<'_, 'py> {
+    /// The one at a place, if it is there and not None.
+    pub(crate) fn get(&self, place: usize) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: CPython keeps the arguments of a call alive until it returns.
+        let value = unsafe { Bound::from_borrowed_ptr(self.py, *self.values.get(place)?) };
+        (!value.is_none()).then_some(value)
+    }
+}
+
 /// A method of a native class that takes some arguments of its own and then a function with that
 /// function's arguments, as CPython's stack holds them: so a call builds no tuple and no dict.
 pub(crate) trait CallMethod {
@@ -119,10 +133,9 @@ pub(crate) trait CallMethod {
     /// How many arguments stand before the function.
     const BEFORE: usize;
 
-    /// `before` are as many as [`CallMethod::BEFORE`] says.
     fn call<'py>(
         this: &Self::Class,
-        before: &[Borrowed<'_, 'py, PyAny>],
+        before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>>;
 }
@@ -176,11 +189,14 @@ unsafe extern "C" fn trampoline<M: CallMethod>(
             };
             slice::from_raw_parts(arguments, positional + named)
         };
-        // SAFETY: these cells are positional arguments, alive until the call returns.
-        let given = |place: usize| unsafe { Borrowed::from_ptr(py, values[place]) };
-        let before: SmallVec<[_; 2]> = (0..M::BEFORE).map(given).collect();
+        // SAFETY: this cell is a positional argument, alive until the call returns.
+        let function = unsafe { Borrowed::from_ptr(py, values[M::BEFORE]) };
+        let before = Before {
+            values: &values[..M::BEFORE],
+            py,
+        };
         let arguments = Arguments {
-            function: given(M::BEFORE),
+            function,
             values: &values[M::BEFORE + 1..],
             names,
             py,

@@ -40,11 +40,14 @@ impl ExecutorCell {
         let function = &arguments.function;
         let inner = self.inner()?;
         let core = &inner.core;
-        let is_coroutine = check_function(function, "task")?;
+        let is_plain = signature::is_plain(arguments)?;
+        let is_coroutine = !is_plain && check_function(function, "task")?;
         if let Some(scoped) = &inner.scoped {
             refuse_values(arguments, scoped)?;
         }
-        signature::check(arguments)?;
+        if !is_plain {
+            signature::check(arguments)?;
+        }
         let call = Call::of(arguments)?;
         let future = inner.make(function.py(), call, is_coroutine, task_scope)?;
         if policy.is_some() || core.backpressure.queue_size > 0 {
