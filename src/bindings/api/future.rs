@@ -1,7 +1,7 @@
 //! The native half of `Future`: what Python may ask it.
 //!
-//! What it is made of is in [`crate::bindings::core::task`], how it changes state in [`crate::bindings::core::transition`], how it is
-//! waited for in [`crate::bindings::wait::result`].
+//! What it is made of is in `core::task`, how it changes state in `core::transition`, how it is
+//! waited for in `wait::result`.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -292,7 +292,7 @@ pub(crate) fn cover(py: Python<'_>) -> Option<Covered> {
         Some((call, floor, aim.take_shot(call)))
     })??;
     if shot.is_some() {
-        // It has been raised already, or is lost: who set it looks again, see `deadlines`.
+        // It has been raised already, or is lost: who set it looks again, see `run::timeout`.
         receive(py);
     }
     Some(Covered(call, floor))

@@ -214,6 +214,6 @@ impl Default for Backpressure {
 pub(crate) enum Beginning {
     /// The call of its function.
     Call,
-    /// When that says so: see `deadlines::begin`.
+    /// When that says so: see `run::timeout::begin`.
     Told,
 }

@@ -7,8 +7,8 @@
 //! that each change to a done phase returns.
 //!
 //! Lock order: the condition, then the rarely needed part (ours), then the registry's. No
-//! Python code runs and nothing is dropped under the latter two; see [`crate::bindings::ffi::slot`]
-//! for why that matters most where there is no GIL.
+//! Python code runs and nothing is dropped under the latter two; see `ffi::slot` for
+//! why that matters most where there is no GIL.
 
 use flask_delay_engine::Advance;
 use pyo3::exceptions::PyRuntimeError;

@@ -37,7 +37,7 @@ pub(crate) fn set(thread: ThreadId, class: &Bound<'_, PyType>) {
 }
 
 /// Takes back what was set for `thread` and has not been raised. Before 3.13 that alone leaves
-/// every thread looking for it for ever: see `take_back` in `policies::target`.
+/// every thread looking for it for ever: see `take_back` in `core::interrupt`.
 pub(crate) fn unset(_py: Python<'_>, thread: ThreadId) {
     // SAFETY: attached; a thread that is not there is not found.
     unsafe { ffi::PyThreadState_SetAsyncExc(thread.0, ptr::null_mut()) };

@@ -29,8 +29,8 @@ use crate::bindings::sched::dispatch::{self, announce, withdraw};
 use crate::bindings::sched::limits;
 
 impl ExecutorCell {
-    /// `submit`, as [`crate::bindings::ffi::arguments`] has it called. The task, but not its callbacks,
-    /// runs inside `task_scope()` if that is given.
+    /// `submit`, as `api::submit_method` calls it. The task, but not its callbacks, runs inside
+    /// `task_scope()` if that is given.
     pub(crate) fn submit<'py>(
         &self,
         arguments: &Arguments<'_, 'py>,

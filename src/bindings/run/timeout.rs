@@ -1,6 +1,6 @@
 //! `timeout=`, `expires=` and `stop`: tasks that are ended before they end.
 //!
-//! A call whose time is over gets an exception (see [`crate::bindings::core::interrupt`]). If it has not ended a
+//! A call whose time is over gets an exception (see `core::interrupt`). If it has not ended a
 //! moment later, it is stuck in C, or has swallowed the exception: then its future is ended
 //! without it, and its worker counts as one that waits, so that another takes its place.
 
