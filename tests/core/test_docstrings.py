@@ -5,8 +5,9 @@ import inspect
 import pydoc
 from pathlib import Path
 
-import flask_delay
 import pytest
+
+import flask_delay
 from flask_delay import _native
 
 STUB = Path(_native.__file__ or "").with_name("_native.pyi")
