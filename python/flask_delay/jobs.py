@@ -418,7 +418,7 @@ class Jobs:
             job.cancel()
 
     def _clean(self) -> None:
-        # Whoever serves: a shell's user may be another one.
+        # Only in a process that serves: a shell may run as another user.
         if self.folder is not None and not self._cleaned and not _is_bystander():
             self._cleaned = True
             leader.clean(self.folder)

@@ -30,7 +30,7 @@ _NAME = 200
 _LAST_TICK = 2**63
 _BEGINNING = b'{"job": "'
 
-# Seconds in which whoever looks at a note is done with it, unless he hangs.
+# Seconds in which a process that reads a note is done with it, unless it hangs.
 _PATIENCE = 1.0
 _PAUSE = 0.001
 
@@ -42,7 +42,7 @@ _FORMER = re.compile(r"[\w.]*-[0-9a-f]{16}\.lock")
 
 
 class Answer(NamedTuple):
-    """What becomes of a tick here."""
+    """What this process does with a tick."""
 
     runs: bool
     """Whether it is for the caller to run, which then calls `hold` or `end`."""
@@ -266,7 +266,7 @@ class _FileLead(Lead):
         os.ftruncate(file, len(text))
 
     def _begin(self) -> bool:
-        # Each time: whoever in this process has read the file, and closed it, has let go.
+        # Each time: reading and closing the file anywhere in this process releases the lock.
         return _lock(self._file or 0, _RUN) and super()._begin()
 
     def _finish(self) -> None:

@@ -71,7 +71,7 @@ _changeable: Any = SecureCookieSession
 class CopiedSession(NullSession):
     """A session as it was at submit, which is the task's own.
 
-    It can be changed, as whoever looks for the current user or renders a template may do, and
+    It can be changed, as code that looks up the user or renders a template may do, and
     is never saved. The first change of something that is meant for the visitor is logged.
     """
 

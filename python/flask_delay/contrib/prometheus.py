@@ -1,4 +1,4 @@
-"""What becomes of tasks, for Prometheus, by its own client library.
+"""Metrics of tasks, for Prometheus, by its own client library.
 
     from flask_delay.contrib import prometheus
 
@@ -66,7 +66,7 @@ _GAUGES: dict[_Key, tuple[str, str]] = {
 def export(
     background: Delay, *, registry: CollectorRegistry | None = None, namespace: str | None = None
 ) -> None:
-    """Keep metrics of what becomes of the tasks of `background`, on all of its apps.
+    """Keep metrics of the tasks of `background`, on all of its apps.
 
     Of those submitted from now on: `delay_tasks_total` by `task` and `outcome` (done, failed,
     cancelled), `delay_task_retries_total`, `delay_task_wait_seconds` and
@@ -118,7 +118,7 @@ class _Writers:
     def __init__(self) -> None:
         self._mine = threading.local()
         self._all: weakref.WeakSet[_Writer] = weakref.WeakSet()
-        # Held for a moment when a thread writes for the first time, and by whoever forks.
+        # Held for a moment when a thread writes for the first time, and while the process forks.
         self._lock = threading.Lock()
         self._stopped: list[_Writer] = []
         os.register_at_fork(

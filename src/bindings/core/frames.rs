@@ -163,7 +163,7 @@ pub(crate) fn caller(py: Python<'_>) -> usize {
 }
 
 /// Whether an exception may be set for `thread` here and now, for a call that was made by the
-/// frame at the address `floor`, or by none. Whoever asks lets go of the GIL only after it has
+/// frame at the address `floor`, or by none. The caller releases the GIL only after it has
 /// set it.
 ///
 /// Nothing that this does runs code of Python's, but for audit hooks, and those before the look.

@@ -271,7 +271,7 @@ impl Drop for Covered {
         });
         if let Some(why) = due.flatten() {
             // Attached already: the call that goes on is of Python's. If it must not be
-            // interrupted here, whoever has aimed at it tries again.
+            // interrupted here, the thread that aimed at it tries again.
             Python::attach(|py| with_own(|own| own.shoot(py, self.0, why)));
         }
     }

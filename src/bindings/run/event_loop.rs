@@ -48,7 +48,7 @@ fn run_again(task: &Bound<'_, FutureCell>, after: Duration, exception: Option<Bo
         return;
     };
     if core.mode == Mode::Immediate {
-        // Whoever waits until it has left does so for all its attempts.
+        // A waiter waits until all its attempts have left.
         let_go_of_coroutine(task);
         retry::again(task, core, None, after, exception);
         if task.get().phase().is_done() {

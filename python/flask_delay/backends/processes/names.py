@@ -169,7 +169,7 @@ class Names:
 
 
 def _find(*_: Any) -> Any:
-    """Stands for `Names.find` of whoever unpickles it, as the next ones for theirs."""
+    """Stands in a pickle for `Names.find`; the two below stand for its other methods."""
     raise pickle.UnpicklingError("only a process of flask_delay's can say what is meant")
 
 
