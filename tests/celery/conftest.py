@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from tests.celery import site
+from tests.celery import site, work
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 20.0
@@ -213,3 +213,15 @@ def app(make_site: Callable[..., Flask], shared_redis: Redis, worker: Worker) ->
     app = make_site(shared_redis.url)
     with app.app_context():
         yield app
+
+
+def entered(url, name):
+    client, key = work.gate(url, name)
+    found = client.blpop(f"{key}-in", timeout=DEADLINE)
+    assert found, "the task has not begun"
+    return int(found[1])
+
+
+def let_go(url, name):
+    client, key = work.gate(url, name)
+    client.rpush(f"{key}-out", "")

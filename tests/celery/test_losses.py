@@ -6,8 +6,7 @@ import time
 
 import pytest
 from tests.celery import work
-from tests.celery.conftest import DEADLINE, ROOT
-from tests.celery.test_tasks import entered, let_go
+from tests.celery.conftest import DEADLINE, ROOT, entered, let_go
 
 from flask_delay import BrokerUnavailable, ForkedFutureError, ProcessDied, TaskExpired
 from flask_delay.backends.celery import buffer, wire

@@ -13,7 +13,7 @@ from celery.exceptions import NotRegistered
 from celery.result import AsyncResult
 from flask import Flask, current_app, has_request_context
 from tests.celery import work
-from tests.celery.conftest import DEADLINE, Redis, Worker
+from tests.celery.conftest import DEADLINE, Redis, Worker, entered, let_go
 
 from flask_delay import (
     Delay,
@@ -32,18 +32,6 @@ from flask_delay import (
 from flask_delay.backends.celery import celery_app, check
 
 pytestmark = pytest.mark.servers
-
-
-def entered(url, name):
-    client, key = work.gate(url, name)
-    found = client.blpop(f"{key}-in", timeout=DEADLINE)
-    assert found, "the task has not begun"
-    return int(found[1])
-
-
-def let_go(url, name):
-    client, key = work.gate(url, name)
-    client.rpush(f"{key}-out", "")
 
 
 def args_of(future):

@@ -1,5 +1,7 @@
 """What the tests of the native module share."""
 
+import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -9,8 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from flask_delay import Executor, Future
+from flask_delay._native import _scoped_executor
 from flask_delay.jobs import Jobs
-from flask_delay.options import AllOptions, Chosen, submitter
+from flask_delay.options import AllOptions, Chosen, follower, submitter
 
 # Far more than anything here takes: it turns a hang into a failure.
 DEADLINE = 20.0
@@ -21,6 +24,15 @@ ENGINE_LOGGER = logging.getLogger("flask_delay.engine")
 
 def fail(*_: object) -> None:
     raise ValueError("made to fail")
+
+
+def double(value: Any) -> Any:
+    return value * 2
+
+
+async def double_async(value: Any) -> Any:
+    await asyncio.sleep(0)
+    return value * 2
 
 
 class Thing:
@@ -42,14 +54,26 @@ def submit(
     return using(executor, **options)(fn, *args)
 
 
-# The same for scripts in processes of their own.
-SUBMIT = """
-from flask_delay.jobs import Jobs
-from flask_delay.options import Chosen, submitter
+def then(future: Future[Any], fn: Callable[..., Any], **options: Any) -> Future[Any]:
+    """`future.then(task)`, with the options of such a task."""
+    return follower(Chosen(cast("AllOptions", options)), future, None)(fn)
 
-def submit(executor, fn, *args, **options):
-    return submitter(Chosen(options), Jobs(executor), None)(fn, *args)
-"""
+
+def make(mode: str = "threads", **options: Any) -> Executor:
+    """An executor as a `Delay` has it, with these options instead of its own."""
+    given: dict[str, Any] = {
+        "max_workers": 2,
+        "thread_name_prefix": "modes",
+        "scope": contextlib.nullcontext,
+        "hidden": (),
+        "reject_types": (),
+        "reject": fail,
+        "log_failures": True,
+        "shutdown_timeout": None,
+        "result_limit": 2,
+        "mode": mode,
+    }
+    return _scoped_executor(**(given | options))
 
 
 class Gate:

@@ -17,11 +17,18 @@ import pytest
 
 from flask_delay import Executor, QueueFull, current_task
 
-from .helpers import DEADLINE, Gate, Thing, fail, occupied, started, submit, together
-from .test_exit import PRELUDE as EXIT_PRELUDE
-from .test_fork import PRELUDE as FORK_PRELUDE
-from .test_modes import make
-from .test_signals import PRELUDE as SIGNAL_PRELUDE
+from .helpers import (
+    DEADLINE,
+    Gate,
+    Thing,
+    fail,
+    make,
+    occupied,
+    started,
+    submit,
+    together,
+)
+from .scripts import EXIT, FORK, SIGNALS
 
 MODES = ["block", "raise", "caller_runs", "drop_oldest"]
 
@@ -315,7 +322,7 @@ def test_map_waits_for_places():
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupt_ends_the_wait_for_a_place(run_script):
     done = run_script(
-        SIGNAL_PRELUDE
+        SIGNALS
         + textwrap.dedent("""
             full = Executor(1, queue_size=1)
             full.submit(gate.wait, 20)
@@ -381,7 +388,7 @@ def test_shutdown_races_with_submitters_nothing_accepted_is_lost():
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX exit codes")
 def test_submitters_that_wait_at_exit(run_script):
     done = run_script(
-        EXIT_PRELUDE
+        EXIT
         + textwrap.dedent("""
             executor = Executor(1, queue_size=1)
 
@@ -401,7 +408,7 @@ def test_submitters_that_wait_at_exit(run_script):
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_child_has_all_places(run_script):
     done = run_script(
-        FORK_PRELUDE
+        FORK
         + textwrap.dedent("""
             from flask_delay import QueueFull
 

@@ -1,6 +1,5 @@
 """`then`, `gather` and `chain`: tasks that follow others."""
 
-import asyncio
 import concurrent.futures
 import contextvars
 import gc
@@ -20,25 +19,10 @@ from flask_delay import (
     current_task,
     gather,
 )
-from flask_delay.options import Chosen, follower
 
-from .helpers import DEADLINE, Gate, fail, occupied, spin, submit
+from .helpers import DEADLINE, Gate, double, double_async, fail, occupied, spin, submit, then
 
 variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
-
-
-def then(future, fn, **options):
-    """`future.then(task)`, with the options of such a task."""
-    return follower(Chosen(options), future, None)(fn)
-
-
-def double(value):
-    return value * 2
-
-
-async def double_async(value):
-    await asyncio.sleep(0)
-    return value * 2
 
 
 async def generate(value):

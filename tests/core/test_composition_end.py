@@ -12,8 +12,17 @@ import pytest
 
 from flask_delay import Executor, gather
 
-from .helpers import DEADLINE, Gate, Thing, fail, occupied, started, together
-from .test_composition import double, double_async
+from .helpers import (
+    DEADLINE,
+    Gate,
+    Thing,
+    double,
+    double_async,
+    fail,
+    occupied,
+    started,
+    together,
+)
 
 variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
 

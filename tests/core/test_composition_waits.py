@@ -8,8 +8,15 @@ import pytest
 
 from flask_delay import Executor, WaitCycleError, current_task, gather
 
-from .helpers import DEADLINE, Gate, occupied, submit
-from .test_composition import double, double_async, then
+from .helpers import (
+    DEADLINE,
+    Gate,
+    double,
+    double_async,
+    occupied,
+    submit,
+    then,
+)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from .helpers import (
     Gate,
     Thing,
     fail,
+    make,
     native_threads,
     occupied,
     spin,
@@ -30,7 +31,6 @@ from .helpers import (
     together,
     using,
 )
-from .test_modes import make
 
 # A task that never ends by itself is ended this soon.
 SOON = 0.05

@@ -14,11 +14,15 @@ from tests.conftest import TASKS
 
 from flask_delay import Executor, QueueFull, Retry, TaskExpired, current_task
 
-from .helpers import DEADLINE, SUBMIT, Gate, Thing, occupied, submit
-from .test_exit import PRELUDE as EXIT_PRELUDE
-from .test_exit import unfinished
-from .test_fork import PRELUDE as FORK_PRELUDE
-from .test_modes import make
+from .helpers import (
+    DEADLINE,
+    Gate,
+    Thing,
+    make,
+    occupied,
+    submit,
+)
+from .scripts import EXIT, FORK, SUBMIT, unfinished
 
 SOON = 0.05
 # Longer than any test lasts.
@@ -283,7 +287,7 @@ def test_without_threads_there_is_no_time():
 @pytest.mark.parametrize("kind", ["countdown", "eta"])
 class TestAtExit:
     PRELUDE = (
-        EXIT_PRELUDE
+        EXIT
         + SUBMIT
         + textwrap.dedent("""
             from datetime import UTC, datetime, timedelta
@@ -324,7 +328,7 @@ class TestAtExit:
 
 def test_a_forked_child_has_its_own(run_script):
     done = run_script(
-        FORK_PRELUDE
+        FORK
         + SUBMIT
         + textwrap.dedent("""
             executor = Executor(1)

@@ -8,61 +8,17 @@ import time
 
 import pytest
 
+from .scripts import EXIT, NAME, WARNING, unfinished
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX exit codes")
-
-# `leaving` is set when the exit begins, before tasks are waited for; `drained` when they
-# have been waited for. `threading` calls what is registered last first.
-PRELUDE = """
-import threading
-leaving, drained = threading.Event(), threading.Event()
-threading._register_atexit(drained.set)
-
-import atexit, os, sys, time
-from contextlib import nullcontext
-from flask_delay import Executor, current_task, delay
-from flask_delay._native import _scoped_executor
-
-threading._register_atexit(leaving.set)
-
-def write(text):
-    os.write(1, f"{text}\\n".encode())
-
-def after(event, text):
-    assert event.wait(20)
-    write(text)
-
-def limited(timeout, workers=8):
-    return _scoped_executor(
-        max_workers=workers, thread_name_prefix="limited", scope=nullcontext, hidden=(),
-        reject_types=(), reject=repr, log_failures=True, shutdown_timeout=timeout,
-        result_limit=8,
-    )
-"""
-
-WARNING = re.compile(
-    r"(\d+) (?:task did not finish before exit and was|tasks did not finish before exit and were)"
-    r" cancelled: (.+)\n"
-)
-# As in process/exit.rs.
-NAMED = 20
-NAME = re.compile(r"([\w.<>]+) \([0-9a-f-]{36}\)")
 
 
 @pytest.fixture
 def run(run_script):
     def run(script, *args, **kwargs):
-        return run_script(PRELUDE + textwrap.dedent(script), *args, **kwargs)
+        return run_script(EXIT + textwrap.dedent(script), *args, **kwargs)
 
     return run
-
-
-def unfinished(err):
-    """The tasks that the warning names; there is nothing else on stderr."""
-    match = WARNING.fullmatch(err)
-    assert match, err
-    names = NAME.findall(match[2])
-    assert len(names) == min(int(match[1]), NAMED), err
-    return sorted(names)
 
 
 class TestAcceptedTasksFinish:
@@ -610,7 +566,7 @@ class TestLateSubmit:
         # What is registered before the import is called after the pools were closed.
         done = run_script(
             "import atexit\natexit.register(lambda: late())\n"
-            + PRELUDE
+            + EXIT
             + textwrap.dedent(self.LATE).format(submit=submit)
             + "executor = Executor(1)\nexecutor.submit(int).result()",
         )
@@ -619,7 +575,7 @@ class TestLateSubmit:
     def test_first_use_after_the_pools_were_closed(self, run_script):
         done = run_script(
             "import atexit\natexit.register(lambda: late())\n"
-            + PRELUDE
+            + EXIT
             + textwrap.dedent(self.LATE).format(submit="delay")
         )
         assert (done.rc, done.out, done.err) == (0, self.REFUSED, "")
@@ -743,7 +699,7 @@ class TestRaces:
     @pytest.fixture
     def repeat(self, run_script):
         def repeat(script):
-            done = run_script(REPEAT, PRELUDE + textwrap.dedent(script), timeout=50.0)
+            done = run_script(REPEAT, EXIT + textwrap.dedent(script), timeout=50.0)
             assert (done.rc, done.err) == (0, "")
             ended = ast.literal_eval(done.out)
             assert len(ended) == 20

@@ -6,6 +6,8 @@ import textwrap
 
 import pytest
 
+from .scripts import FORK
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 
 # Why the hooks of the child cannot be called alone; empty where they can.
@@ -16,86 +18,6 @@ CHILD_HOOKS_NEED_THE_OTHERS = (
     else ""
 )
 
-PRELUDE = """
-import concurrent.futures, os, sys, threading, time, traceback
-from contextlib import nullcontext
-from flask_delay import Executor, current_task, delay
-from flask_delay._native import ForkedFutureError, _scoped_executor
-
-def write(text):
-    os.write(1, f"{text}\\n".encode())
-
-def limited(timeout, workers=8):
-    return _scoped_executor(
-        max_workers=workers, thread_name_prefix="limited", scope=nullcontext, hidden=(),
-        reject_types=(), reject=repr, log_failures=True, shutdown_timeout=timeout,
-        result_limit=8,
-    )
-
-def reap(pid, deadline=10.0):
-    # The exit code of a child, which must end in time.
-    end = time.monotonic() + deadline
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
-            return "a child hangs"
-        time.sleep(0.002)
-
-def forked(task, *args):
-    # Runs `task` in a child that leaves without more ado.
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            task(*args)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return pid
-
-def settle():
-    # Returns when all other threads sleep: forked in C, a child finds Python's own locks as
-    # they were. Only the operating system knows.
-    tasks, seen = "/proc/self/task", 0
-    if not os.path.exists(tasks):
-        time.sleep(0.2)
-        return
-    while seen < 5:
-        states = set()
-        for task in set(os.listdir(tasks)) - {str(threading.get_native_id())}:
-            with open(f"{tasks}/{task}/stat") as stat:
-                states.add(stat.read().rpartition(")")[2].split()[0])
-        seen = seen + 1 if states <= {"S"} else 0
-        time.sleep(0.002)
-
-def nested(executor, n):
-    # Every pool must be able to do that, with a single worker too.
-    return executor.submit(lambda: executor.submit(pow, n, 2).result(20)).result(20)
-
-def try_all(future):
-    # What the uses of a future raise.
-    uses = {
-        "result": future.result,
-        "timed": lambda: future.result(20),
-        "exception": future.exception,
-        "cancel": future.cancel,
-        "callback": lambda: future.add_done_callback(print),
-        "wait": lambda: concurrent.futures.wait([future], 20),
-        "as_completed": lambda: list(concurrent.futures.as_completed([future], 20)),
-    }
-    for name, use in uses.items():
-        try:
-            write(f"{name}: {use()}")
-        except Exception as error:
-            write(f"{name}: {type(error).__name__}")
-"""
 
 # What `try_all` writes of a future that another process has to settle.
 FOREIGN = [
@@ -107,7 +29,7 @@ FOREIGN = [
 @pytest.fixture
 def run(run_script):
     def run(script, *args, **kwargs):
-        return run_script(PRELUDE + textwrap.dedent(script), *args, **kwargs)
+        return run_script(FORK + textwrap.dedent(script), *args, **kwargs)
 
     return run
 

@@ -13,8 +13,13 @@ import pytest
 
 from flask_delay import Executor, TaskTimeout
 
-from .helpers import DEADLINE, SUBMIT, spin, submit
-from .test_modes import make
+from .helpers import (
+    DEADLINE,
+    make,
+    spin,
+    submit,
+)
+from .scripts import SUBMIT
 
 SOON = 0.03
 # More than a call has to end before its future ends without it.

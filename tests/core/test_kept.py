@@ -14,8 +14,7 @@ import pytest
 from flask_delay import Executor, Retry, current_task
 from flask_delay._native import _Elsewhere, _Policy, _Rhythm, _Ticker, _Waiting
 
-from .helpers import DEADLINE, Gate, Thing, submit, unlogged
-from .test_modes import make
+from .helpers import DEADLINE, Gate, Thing, make, submit, unlogged
 
 
 @pytest.fixture

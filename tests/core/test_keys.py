@@ -15,11 +15,19 @@ import pytest
 
 from flask_delay import DuplicateTask, Executor, current_task
 
-from .helpers import DEADLINE, SUBMIT, Gate, Peak, Thing, fail, occupied, submit, together, using
-from .test_exit import PRELUDE as EXIT_PRELUDE
-from .test_exit import unfinished
-from .test_fork import PRELUDE as FORK_PRELUDE
-from .test_modes import make
+from .helpers import (
+    DEADLINE,
+    Gate,
+    Peak,
+    Thing,
+    fail,
+    make,
+    occupied,
+    submit,
+    together,
+    using,
+)
+from .scripts import EXIT, FORK, SUBMIT, unfinished
 
 # No second one starts while a test lasts.
 HOURLY = "1/h"
@@ -763,7 +771,7 @@ def test_ten_thousand_keys_leave_nothing(executor, options, wait_until):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX exit codes")
 class TestAtExit:
-    PRELUDE = EXIT_PRELUDE + SUBMIT
+    PRELUDE = EXIT + SUBMIT
 
     def test_held_tasks_run(self, run_script):
         done = run_script(
@@ -807,7 +815,7 @@ class TestAtExit:
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_fork_while_keys_are_held(run_script):
     done = run_script(
-        FORK_PRELUDE
+        FORK
         + SUBMIT
         + textwrap.dedent("""
             executor, gate = Executor(2), threading.Event()

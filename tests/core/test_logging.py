@@ -9,8 +9,15 @@ import pytest
 
 from flask_delay import Executor, current_task, logs
 
-from .helpers import DEADLINE, ENGINE_LOGGER, LOGGER, fail, occupied, together
-from .test_modes import make
+from .helpers import (
+    DEADLINE,
+    ENGINE_LOGGER,
+    LOGGER,
+    fail,
+    make,
+    occupied,
+    together,
+)
 
 
 @pytest.fixture

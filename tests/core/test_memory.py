@@ -10,8 +10,7 @@ import pytest
 
 from flask_delay import Executor, Future, current_task
 
-from .helpers import DEADLINE, Thing, occupied, unlogged
-from .test_modes import make
+from .helpers import DEADLINE, Thing, make, occupied, unlogged
 
 variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
 

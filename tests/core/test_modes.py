@@ -8,26 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.core.helpers import DEADLINE, LOGGER, fail, submit
+from tests.core.helpers import DEADLINE, LOGGER, fail, make, submit
 
 from flask_delay import Executor, Future, Retry, WaitCycleError, current_task
-from flask_delay._native import _scoped_executor
-
-
-def make(mode: str = "threads", **options: Any) -> Executor:
-    given: dict[str, Any] = {
-        "max_workers": 2,
-        "thread_name_prefix": "modes",
-        "scope": contextlib.nullcontext,
-        "hidden": (),
-        "reject_types": (),
-        "reject": fail,
-        "log_failures": True,
-        "shutdown_timeout": None,
-        "result_limit": 2,
-        "mode": mode,
-    }
-    return _scoped_executor(**(given | options))
 
 
 def test_immediate_runs_in_the_caller_before_submit_returns():

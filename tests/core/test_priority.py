@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from flask_delay import Executor
 
-from .helpers import DEADLINE, Gate, occupied, submit, together
-from .test_modes import make
+from .helpers import DEADLINE, Gate, make, occupied, submit, together
 
 
 def order_of(priorities):

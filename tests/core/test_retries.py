@@ -17,10 +17,18 @@ import pytest
 from flask_delay import Executor, QueueFull, Retry, TaskTimeout, current_task
 from flask_delay._native import _Policy
 
-from .helpers import DEADLINE, SUBMIT, Gate, Thing, fail, occupied, spin, submit, unlogged
-from .test_exit import PRELUDE as EXIT_PRELUDE
-from .test_exit import unfinished
-from .test_modes import make
+from .helpers import (
+    DEADLINE,
+    Gate,
+    Thing,
+    fail,
+    make,
+    occupied,
+    spin,
+    submit,
+    unlogged,
+)
+from .scripts import EXIT, SUBMIT, unfinished
 
 # Long enough that no second attempt is made while a test lasts.
 LATER = Retry(backoff=3600, max_delay=3600, jitter=False)
@@ -422,7 +430,7 @@ def test_drain_waits_for_it(executor):
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX exit codes")
 class TestAtExit:
     PRELUDE = (
-        EXIT_PRELUDE
+        EXIT
         + SUBMIT
         + textwrap.dedent("""
             import logging

@@ -7,7 +7,12 @@ import pytest
 
 from flask_delay import Executor, TaskTimeout
 
-from .helpers import DEADLINE, SUBMIT, Gate, submit
+from .helpers import (
+    DEADLINE,
+    Gate,
+    submit,
+)
+from .scripts import SUBMIT
 
 # Sets how many threads this process may have more: none, or as many as it likes. The limit does
 # not count for root, who becomes nobody.

@@ -6,58 +6,10 @@ import textwrap
 
 import pytest
 
+from .scripts import SIGNALS
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
-PRELUDE = """
-import concurrent.futures, os, signal, sys, threading, time
-from contextlib import nullcontext
-from flask_delay import Executor, current_task, delay
-from flask_delay._native import _scoped_executor
-
-def write(text):
-    os.write(1, f"{text}\\n".encode())
-
-main = threading.main_thread().ident
-sent = []
-
-def asleep():
-    # Only the operating system knows whether the main thread has begun to wait.
-    path = f"/proc/self/task/{os.getpid()}/stat"
-    if not os.path.exists(path):
-        time.sleep(0.2)
-        return True
-    with open(path) as stat:
-        return stat.read().rpartition(")")[2].split()[0] == "S"
-
-def send(number, *, inside, times=1):
-    # Sends the signal once the main thread sleeps in the function `inside`.
-    def watch():
-        for _ in range(times):
-            end = time.monotonic() + 20
-            seen = 0
-            # Several times in a row, lest it only waited for the interpreter lock.
-            while seen < 5 and time.monotonic() < end:
-                frame, names = sys._current_frames().get(main), set()
-                while frame is not None:
-                    names.add(frame.f_code.co_name)
-                    frame = frame.f_back
-                seen = seen + 1 if inside in names and asleep() else 0
-                time.sleep(0.005)
-            sent.append(time.monotonic())
-            os.kill(os.getpid(), number)
-            if times > 1:
-                assert handled.acquire(timeout=20)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
-
-handled = threading.Semaphore(0)
-gate = threading.Event()
-executor, other = Executor(1), Executor(1)
-future = executor.submit(gate.wait, 20)
-last = other.submit(gate.wait, 20)
-"""
 
 WAITS = {
     "result": "future.result()",
@@ -75,7 +27,7 @@ WAITS = {
 @pytest.fixture
 def run(run_script):
     def run(script, *args, **kwargs):
-        return run_script(PRELUDE + textwrap.dedent(script), *args, **kwargs)
+        return run_script(SIGNALS + textwrap.dedent(script), *args, **kwargs)
 
     return run
 

@@ -7,8 +7,7 @@ import pytest
 
 from flask_delay import Executor, TaskExpired, TaskTimeout, current_task
 
-from .helpers import DEADLINE, Gate, spin, submit
-from .test_modes import make
+from .helpers import DEADLINE, Gate, make, spin, submit
 
 SOON = 0.02
 

@@ -3,8 +3,10 @@
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import time
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,20 @@ def is_gone(pid):
     except ProcessLookupError:
         return True
     return False
+
+
+def ended(future):
+    """The future, once it is done."""
+    assert future in wait([future], DEADLINE).done
+    return future
+
+
+def python(script, *arguments, check=True):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE * 2,
+        check=check,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )

@@ -7,8 +7,7 @@ from functools import partial
 
 import pytest
 from flask import Flask, current_app, g
-from tests.processes.conftest import DEADLINE
-from tests.processes.test_processes import ended
+from tests.processes.conftest import DEADLINE, ended
 from werkzeug.local import LocalProxy
 
 from flask_delay import current_task, delay

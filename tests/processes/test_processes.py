@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError
 from functools import partial
 
 import pytest
 from flask import Flask, current_app, request
-from tests.processes.conftest import DEADLINE, HERE, is_gone, read, until
+from tests.processes.conftest import DEADLINE, ended, is_gone, python, read, until
 
 from flask_delay import (
     Delay,
@@ -34,12 +34,6 @@ from flask_delay import (
 
 # Those of the app that most tests share.
 pytestmark = [pytest.mark.keeps_threads, pytest.mark.servers]
-
-
-def ended(future):
-    """The future, once it is done."""
-    assert future in wait([future], DEADLINE).done
-    return future
 
 
 @pytest.fixture
@@ -503,17 +497,6 @@ def test_shutdown_ends_the_children(make_app):
     assert is_gone(pid)
     with app.app_context(), pytest.raises(RuntimeError, match="after shutdown"):
         delay(int)
-
-
-def python(script, *arguments, check=True):
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE * 2,
-        check=check,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
-    )
 
 
 EXIT = """

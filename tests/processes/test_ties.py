@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.processes.conftest import DEADLINE, HERE, close, is_gone, read, until
-from tests.processes.test_processes import ended, python
+from tests.processes.conftest import DEADLINE, HERE, close, ended, is_gone, python, read, until
 
 from flask_delay import ProcessDied, TaskTimeout, delay, using
 from flask_delay.backends.processes import children
