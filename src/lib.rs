@@ -23,9 +23,7 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::compose::{_check_step, _gather};
     #[pymodule_export]
-    use crate::bindings::api::executor::{_scoped_executor, _service_executor};
-    #[pymodule_export]
-    use crate::bindings::api::map::_map;
+    use crate::bindings::api::executor::{_scoped_executor, _service_executor, _set_map};
     #[pymodule_export]
     use crate::bindings::api::periodic::{Rhythm, Ticker};
     #[pymodule_export]
@@ -55,7 +53,6 @@ mod _native {
     use crate::bindings::wait::result::Waiting;
 
     use crate::bindings::api::current_task::CurrentTask as CurrentTaskCell;
-    use crate::bindings::api::map::Map;
     use crate::bindings::api::{executor, submit_method};
     use crate::bindings::core::executor::ExecutorCell;
     use crate::bindings::core::progress;
@@ -119,7 +116,6 @@ mod _native {
         submit_method::add(py)?;
         let executor = derive("Executor", native, "Executor")?;
         executor::set_class(&executor);
-        py.get_type::<Map>();
         init::up(py)?;
         exit::register(py)?;
         last_exit::register()?;

@@ -60,11 +60,11 @@ __all__ = [
     "_generation",
     "_is_exiting",
     "_logger",
-    "_map",
     "_scoped_executor",
     "_service_executor",
     "_set_greenlet_hooks",
     "_set_hooks",
+    "_set_map",
     "_tie",
     "current_task",
 ]
@@ -586,15 +586,8 @@ def _scoped_executor(
     `late_start` a task's `timeout` counts from when its code calls `Future._begin`.
     """
 
-def _map(
-    submit: Callable[..., Future[_T]],
-    fn: Callable[..., Any],
-    *iterables: Iterable[Any],
-    timeout: float | None = None,
-    chunksize: int | None = None,
-    buffersize: int | None = None,
-) -> Iterator[_T]:
-    """As `Executor.map`, with `submit(fn, *args)` in the place of the executor's own."""
+def _set_map(function: Callable[..., Iterator[Any]]) -> None:
+    """Make the function the `map` of `Executor`, with the docstring that is written there."""
 
 def _service_executor(thread_name_prefix: str) -> Executor:
     """Make an executor with one worker that serves others.

@@ -21,10 +21,11 @@ from flask_delay import (
     termination,
     uwsgi,
 )
-from flask_delay._native import Executor, Future, _check_callback, _map
+from flask_delay._native import Executor, Future, _check_callback
 from flask_delay.figures import Stats
 from flask_delay.jobs import Job
 from flask_delay.logs import log as _log
+from flask_delay.mapping import map_with
 from flask_delay.options import NONE, AllOptions, Chosen, Options
 from flask_delay.tasks import Decorator
 from flask_delay.verbs import OPTIONED, Periodic, Using, made, submitting
@@ -170,7 +171,7 @@ class Delay:
         """
         if issubclass(type(fn), OPTIONED):
             submit, fn = submitting(self._find, NONE, fn, many=True)
-            return _map(
+            return map_with(
                 submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
             )
         return self._state().map(

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from flask import Flask
 
 from flask_delay import config, context, elsewhere, signals, supervision
-from flask_delay._native import DuplicateTask, Executor, Future, _map, _scoped_executor
+from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executor
 from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs
+from flask_delay.mapping import map_with
 from flask_delay.options import NONE, Chosen, follower, submitter
 
 DEFAULT_NAME = "delay"
@@ -136,7 +137,7 @@ class State:
     def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **how: Any) -> Iterator[Any]:
         """Run `fn` for the items. See `Delay.map`."""
         if self._is_elsewhere(self.config.backend):
-            return _map(self.submit, fn, *iterables, **how)
+            return map_with(self.submit, fn, *iterables, **how)
         return self.executor.map(fn, *iterables, **how)
 
     def backend(self, name: str) -> Backend:

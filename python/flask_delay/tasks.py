@@ -18,8 +18,9 @@ from typing import (
 )
 
 from flask_delay import pools
-from flask_delay._native import Future, _check_function, _check_step, _map
+from flask_delay._native import Future, _check_function, _check_step
 from flask_delay.jobs import Job
+from flask_delay.mapping import map_with
 from flask_delay.options import AllOptions, Chosen, Options, follower
 from flask_delay.verbs import Decorated, Find, refuse_many
 
@@ -113,7 +114,7 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
         Raises as `delay`, and ValueError with the option `id`.
         """
         refuse_many(self._chosen)
-        return _map(
+        return map_with(
             self._find(self._chosen),
             self.__wrapped__,
             *iterables,

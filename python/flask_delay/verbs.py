@@ -5,8 +5,9 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from flask_delay import pools
-from flask_delay._native import Future, _map
+from flask_delay._native import Future
 from flask_delay.jobs import Job
+from flask_delay.mapping import map_with
 from flask_delay.options import AllOptions, Chosen, Options
 
 _P = ParamSpec("_P")
@@ -165,7 +166,7 @@ class Using(_Using):
         Raises as `delay`, and ValueError with the option `id`.
         """
         submit, fn = submitting(self._find, self._chosen, fn, many=True)
-        return _map(
+        return map_with(
             submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
         )
 

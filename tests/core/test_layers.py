@@ -44,6 +44,7 @@ PYTHON_LAYERS = (
         "figures",
         "leader",
         "logs",
+        "mapping",
         "masking",
         "progress",
         "reloader",

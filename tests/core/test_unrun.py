@@ -13,7 +13,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from flask_delay import Executor, Future, chain, task
-from flask_delay._native import _map
+from flask_delay.mapping import map_with
 from flask_delay.retry import Retry
 
 from .helpers import DEADLINE, submit, using
@@ -276,7 +276,7 @@ def test_map_whose_key_raises_stop_iteration_is_no_short_list(executor):
             raise StopIteration
         return "key"
 
-    results = _map(using(executor, key=key, limit=1), abs, range(4), buffersize=1)
+    results = map_with(using(executor, key=key, limit=1), abs, range(4), buffersize=1)
     seen = []
     with pytest.raises(RuntimeError, match="raised StopIteration"):
         seen.extend(results)

@@ -11,7 +11,6 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::map::{Map, Submit};
 use crate::bindings::convert::seconds;
 use crate::bindings::core::async_check::{check_callback, refuse_unrun};
 use crate::bindings::core::events::Signals;
@@ -139,22 +138,6 @@ impl ExecutorCell {
             },
             None,
         )
-    }
-
-    #[doc = doc!("Executor.map")]
-    #[pyo3(signature = (r#fn, *iterables, timeout = None, chunksize = None, buffersize = None))]
-    fn map<'py>(
-        slf: &Bound<'py, Self>,
-        r#fn: Bound<'py, PyAny>,
-        iterables: Bound<'py, PyTuple>,
-        timeout: Option<Bound<'py, PyAny>>,
-        chunksize: Option<Bound<'py, PyAny>>,
-        buffersize: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, Map>> {
-        // For processes, where it saves messages; a thread has none.
-        let _ = chunksize;
-        let submit = Submit::Executor(slf.clone().into_any());
-        Map::start(submit, r#fn, &iterables, timeout, buffersize)
     }
 
     #[doc = doc!("Executor.shutdown")]
@@ -391,10 +374,7 @@ pub(crate) fn _service_executor<'py>(
 }
 
 fn make(py: Python<'_>, settings: Settings, scoped: Option<Scoped>) -> PyResult<Bound<'_, PyAny>> {
-    let class = CLASS
-        .get(py)
-        .ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))?
-        .bind(py);
+    let class = class(py)?;
     let executor = class.call_method1("__new__", (class,))?;
     executor
         .cast::<ExecutorCell>()?
@@ -403,9 +383,28 @@ fn make(py: Python<'_>, settings: Settings, scoped: Option<Scoped>) -> PyResult<
     Ok(executor)
 }
 
+fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    let class = CLASS.get(py).map(|class| class.bind(py));
+    class.ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))
+}
+
 /// Notes the class that scoped executors are made of.
 pub(crate) fn set_class(class: &Bound<'_, PyType>) {
     let _ = CLASS.set(class.py(), class.clone().unbind());
+}
+
+#[doc = doc!("_set_map")]
+#[pyfunction]
+pub(crate) fn _set_map(function: &Bound<'_, PyAny>) -> PyResult<()> {
+    for (name, text) in [
+        ("__doc__", doc!("Executor.map")),
+        ("__module__", "flask_delay"),
+        ("__name__", "map"),
+        ("__qualname__", "Executor.map"),
+    ] {
+        function.setattr(name, text)?;
+    }
+    class(function.py())?.setattr("map", function)
 }
 
 #[doc = doc!("_scoped_executor")]

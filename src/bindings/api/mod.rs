@@ -4,6 +4,5 @@ pub(crate) mod compose;
 pub(crate) mod current_task;
 pub(crate) mod executor;
 pub(crate) mod future;
-pub(crate) mod map;
 pub(crate) mod periodic;
 pub(crate) mod submit_method;
