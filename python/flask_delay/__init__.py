@@ -14,8 +14,8 @@ from flask_delay._native import (
     __version__,
     current_task,
 )
+from flask_delay.backends.base import BrokerUnavailable, ProcessDied, RemoteError
 from flask_delay.composition import Chain, chain, gather
-from flask_delay.elsewhere import BrokerUnavailable, ProcessDied, RemoteError
 from flask_delay.extension import Delay, delay
 from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
 from flask_delay.jobs import Job

@@ -16,10 +16,11 @@ from uuid import UUID
 
 from flask import Flask
 
-from flask_delay import context, elsewhere, parsing
+from flask_delay import context, parsing
 from flask_delay._native import Executor, Future, _check_call, _Policy, _Rhythm
+from flask_delay.backends import base
+from flask_delay.backends.base import Backend
 from flask_delay.config import BACKENDS
-from flask_delay.elsewhere import Backend
 from flask_delay.jobs import Jobs, Plan
 from flask_delay.retry import Retry
 
@@ -240,7 +241,7 @@ class Chosen:
         self.backend = cast("str | None", values.pop("backend", None))
         if self.backend is not None and self.backend != BACKENDS[0]:
             # Here and not at the submit: it is known where the task is defined.
-            _refuse(elsewhere.kind(self.backend), self.given)
+            _refuse(base.kind(self.backend), self.given)
         # One for all submits: the native module has nothing left to look up or to check.
         self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
 

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from flask import Flask
 
-from flask_delay import config, context, elsewhere, signals, supervision
+from flask_delay import config, context, signals, supervision
 from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executor
-from flask_delay.elsewhere import Backend
+from flask_delay.backends import base
+from flask_delay.backends.base import Backend
 from flask_delay.jobs import Jobs
 from flask_delay.mapping import map_with
 from flask_delay.options import NONE, Chosen, follower, submitter
@@ -102,7 +103,7 @@ class State:
         if self._is_elsewhere(settings.backend):
             self.submit = self._submit_elsewhere
             # What is missing for it is said where the app is made.
-            elsewhere.kind(settings.backend)
+            base.kind(settings.backend)
         _states.add(self)
 
     @property
@@ -144,7 +145,7 @@ class State:
         """The backend of this name, made at first use. Raises as its class."""
         found = self._backends.get(name)
         if found is None:
-            made = elsewhere.kind(name)(self.owner.name, self.config, self.app)
+            made = base.kind(name)(self.owner.name, self.config, self.app)
             if made.executor is not None:
                 for callback in self.owner._default_callbacks():
                     made.executor.add_default_done_callback(callback)

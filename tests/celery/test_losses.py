@@ -9,7 +9,7 @@ from tests.celery import work
 from tests.celery.conftest import DEADLINE, ROOT, entered, let_go
 
 from flask_delay import BrokerUnavailable, ForkedFutureError, ProcessDied, TaskExpired
-from flask_delay.backends.celery import buffer, wire
+from flask_delay.backends.celery import buffer, client
 
 pytestmark = pytest.mark.servers
 
@@ -162,13 +162,13 @@ def test_a_task_that_kills_its_worker_each_time(app, tmp_path):
 
 
 def test_a_lost_message_of_a_task_that_expires(make_site, own_redis, monkeypatch):
-    monkeypatch.setattr(wire, "_GRACE", 0.1)
+    monkeypatch.setattr(client, "_GRACE", 0.1)
     app = make_site(own_redis.url)
     with app.app_context():
         lost = work.add.using(expires=0.2).delay(1)
         kept = work.add.delay(1)
-        client, _ = work.gate(own_redis.url, "")
-        client.delete("celery")
+        broker, _ = work.gate(own_redis.url, "")
+        broker.delete("celery")
         with pytest.raises(TaskExpired, match="'add' was not started before it expired"):
             lost.result(DEADLINE)
         assert kept.state == "pending"
@@ -234,7 +234,7 @@ def test_who_waits_is_not_forgotten(make_site, own_redis, start_worker):
         future = work.add.delay(1)
         other = work.add.delay(2)
         # The listener's connection is cut, and the results come before it is back.
-        client, _ = work.gate(own_redis.url, "")
-        client.client_kill_filter(_type="pubsub")
+        broker, _ = work.gate(own_redis.url, "")
+        broker.client_kill_filter(_type="pubsub")
         start_worker(own_redis.url, "-c", "1")
         assert (future.result(DEADLINE), other.result(DEADLINE)) == (1, 2)

@@ -24,7 +24,8 @@ from markupsafe import Markup
 
 from flask_delay import Delay, ProcessDied, RemoteError, Retry, TaskTimeout, task
 from flask_delay.backends import celery as backend
-from flask_delay.backends.celery import carried, celery_app, errors, messages, names, worker
+from flask_delay.backends.celery import celery_app, errors, messages, names, worker
+from flask_delay.backends.serializer import json_values
 from flask_delay.commands import delay as group
 
 URL = "redis://127.0.0.1:1/0"
@@ -76,7 +77,7 @@ class Point(NamedTuple):
     ],
 )
 def test_json_carries(value):
-    assert carried.fault({"x": [value, (value,)]}, "args") is None
+    assert json_values.fault({"x": [value, (value,)]}, "args") is None
     arrived = kombus.loads(kombus.dumps([value]))[0]
     assert (type(arrived), repr(arrived)) == (type(value), repr(value)) or arrived == value
 

@@ -24,10 +24,10 @@ PYTHON_LAYERS = (
     {"extension"},
     {
         "aio",
+        "backends.base",
         "composition",
         "config",
         "context",
-        "elsewhere",
         "greenlets",
         "options",
         "parsing",
@@ -262,11 +262,15 @@ def own_part(module: str, name: str | None) -> str | None:
     if package != PACKAGE:
         return None
     part = rest.partition(".")[0] or name or "__init__"
+    if part == "backends" and "base" in (*rest.split("."), name):
+        return "backends.base"
     return part if rest or layer(part) is not None else "__init__"
 
 
 def module_of(path: str) -> str:
     """`backends` for `backends/celery/worker.py`, `cli` for `cli.py`."""
+    if path == "backends/base.py":
+        return "backends.base"
     return Path(path).parts[0].removesuffix(".py")
 
 

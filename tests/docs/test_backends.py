@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_delay import elsewhere
+from flask_delay.backends import base
 from flask_delay.options import KNOWN
 
 PAGE = (Path(__file__).parents[2] / "docs/backends.md").read_text()
@@ -22,7 +22,7 @@ def row(name: str) -> list[str]:
 def test_options(place: int, name: str) -> None:
     pytest.importorskip({"processes": "cloudpickle", "celery": "celery"}[name])
     told = re.findall(r"`(\w+)`", row("options")[place])
-    assert sorted(told) == sorted(elsewhere.kind(name).cannot)
+    assert sorted(told) == sorted(base.kind(name).cannot)
     assert set(told) <= KNOWN.keys()
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.processes.conftest import DEADLINE, HERE, close, ended, is_gone, python, read, until
 
 from flask_delay import ProcessDied, TaskTimeout, delay, using
-from flask_delay.backends.processes import children
+from flask_delay.backends.processes import child
 from flask_delay.backends.processes.frames import Frame, Kind
 
 pytestmark = pytest.mark.keeps_threads
@@ -160,7 +160,7 @@ def test_a_child_that_loads_ends_with_shutdown(make_app, tmp_path):
 
 
 def test_an_app_that_takes_long_to_load_is_named(make_app, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(children, "_LONG", 0.01)
+    monkeypatch.setattr(child, "_LONG", 0.01)
     path = tmp_path / "loads"
     with make_app(DELAY_APP=f"crunch:create_slow_app({str(path)!r})").app_context():
         future = delay(os.getpid)

@@ -1,1 +1,1 @@
-"""Where tasks run, if not on threads of this process: a package each, see `elsewhere`."""
+"""Where tasks run, if not on threads of this process: a package each, see `base`."""

@@ -47,7 +47,7 @@ const LOCKING_TOO: [&str; 2] = ["http.cookiejar", "zipimport"];
 const OURS: &str = "flask_delay";
 const EXAMPLES: &str = "flask_delay.demo";
 /// And not what waits for a worker process, which is written for an exception to come.
-const WAITING: &str = "flask_delay.backends.processes.children";
+const WAITING: &str = "flask_delay.backends.processes.child";
 
 /// Functions of the standard library in which a thread sleeps, up to 3.12 the second, from 3.13
 /// on the third.

@@ -89,7 +89,7 @@ extern "C" fn in_child() {
         let descriptor = place.swap(-1, Ordering::Relaxed);
         if descriptor >= 0 {
             // SAFETY: allowed between fork and exec. Nobody here uses it: the thread that runs
-            // this is all there is, and `inside.py` looks whether it is in the process it was in.
+            // this is all there is, and `worker.py` looks whether it is in the process it was in.
             unsafe { libc::close(descriptor) };
         }
     }

@@ -1,7 +1,7 @@
 """Tasks that run in Celery workers.
 
 In this process a task is a message to the broker and a future that the result backend feeds,
-see `wire`; in a worker it is run by `worker`.
+see `client`; in a worker it is run by `worker`.
 """
 
 import inspect
@@ -27,9 +27,9 @@ except ImportError as error:
         " pip install 'flask-delay[celery]'"
     ) from error
 
-from flask_delay.backends.celery import links, messages, names, worker
+from flask_delay.backends.celery import connections, messages, names, worker
 from flask_delay.backends.celery import settings as celery_settings
-from flask_delay.backends.celery.wire import Message, Wire
+from flask_delay.backends.celery.client import Message, Wire
 
 _NOT_THERE = "Celery has no such thing; leave it out, or use the backend 'threads'"
 
@@ -80,7 +80,7 @@ class Backend:
         *args: Any,
         **kwargs: Any,
     ) -> Future[Any]:
-        """Publish the task; see `elsewhere.Backend`.
+        """Publish the task; see `base.Backend`.
 
         Raises TypeError for what is no `@task` function, and for an argument that is not
         JSON; BrokerUnavailable if it cannot be published; RuntimeError after shutdown.
@@ -142,13 +142,13 @@ class Backend:
         # Without its password.
         where = self.celery.connection_for_write().as_uri()
         try:
-            with links.to_broker(self.celery) as connection:
-                connection.ensure_connection(**links.ONCE_MORE)
+            with connections.to_broker(self.celery) as connection:
+                connection.ensure_connection(**connections.ONCE_MORE)
         except Exception as error:
             found.append(f"the broker {where} cannot be reached: {error}")
         results: Any = self.celery.backend
         try:
-            links.to_results(results.client).ping()
+            connections.to_results(results.client).ping()
         except (redis.RedisError, OSError) as error:
             found.append(f"the results' Redis {results.as_uri()} cannot be reached: {error}")
         return found

@@ -11,8 +11,9 @@ from flask import Flask
 from kombu.utils import json
 
 from flask_delay._native import TaskTimeout
-from flask_delay.backends.celery import carried, names
-from flask_delay.elsewhere import ProcessDied, RemoteError
+from flask_delay.backends.base import ProcessDied, RemoteError
+from flask_delay.backends.celery import names
+from flask_delay.backends.serializer import json_values
 
 KEY = "flask_delay"
 """Of Flask-Delay's record in what Celery stores of a failure."""
@@ -44,7 +45,7 @@ def packed(exception: BaseException, app: Flask) -> dict[str, Any]:
         "state": {
             name: value
             for name, value in getattr(exception, "__dict__", {}).items()
-            if carried.fault(value, name) is None and len(_dumps(value)) <= _MOST
+            if json_values.fault(value, name) is None and len(_dumps(value)) <= _MOST
         },
         "text": _text(exception)[:_MOST],
     }
@@ -113,7 +114,7 @@ def _own_of_python(kind: type[BaseException]) -> type[BaseException]:
 
 
 def _carried(values: list[Any]) -> list[Any] | None:
-    return values if carried.fault(values, "args") is None else None
+    return values if json_values.fault(values, "args") is None else None
 
 
 def _text(exception: BaseException) -> str:

@@ -9,7 +9,8 @@ from typing import Any, cast
 from flask import Flask
 
 from flask_delay import parsing
-from flask_delay.backends.celery import carried, names
+from flask_delay.backends.celery import names
+from flask_delay.backends.serializer import json_values
 from flask_delay.retry import Retry
 
 HEADER = "flask_delay"
@@ -74,7 +75,7 @@ def made(options: Mapping[str, Any], app: Flask, *, is_redis: bool) -> dict[str,
 def require_json(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raise TypeError for the first argument of a task that would not arrive as it is."""
     for what, values in (("args", list(args)), ("kwargs", dict(kwargs))):
-        if fault := carried.fault(values, what):
+        if fault := json_values.fault(values, what):
             raise TypeError(f"the arguments of task {name!r} cannot be sent: {fault}")
 
 

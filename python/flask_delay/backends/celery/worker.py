@@ -30,9 +30,10 @@ from flask_delay._native import (
     _Elsewhere,
     _scoped_executor,
 )
-from flask_delay.backends.celery import carried, errors, messages
-from flask_delay.backends.celery.wire import PROGRESS
-from flask_delay.elsewhere import ProcessDied
+from flask_delay.backends.base import ProcessDied
+from flask_delay.backends.celery import errors, messages
+from flask_delay.backends.celery.client import PROGRESS
+from flask_delay.backends.serializer import json_values
 from flask_delay.logs import log as _log
 from flask_delay.retry import Retry
 
@@ -179,7 +180,7 @@ class _Attempt:
         self.function.__name__ = self.function.__qualname__ = type(call).function.__qualname__
 
     def _checked(self, result: object) -> object:
-        fault = carried.fault(result, "result")
+        fault = json_values.fault(result, "result")
         if fault is None:
             return result
         self.final = TypeError(

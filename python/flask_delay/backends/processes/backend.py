@@ -38,12 +38,12 @@ from flask import Flask
 
 from flask_delay import context, pools
 from flask_delay._native import Future, _check_function, _generation, _Policy, current_task
-from flask_delay.backends.processes.children import Child
+from flask_delay.backends.base import ProcessDied
+from flask_delay.backends.processes.child import Child
 from flask_delay.backends.processes.frames import Frame, Kind
-from flask_delay.backends.processes.names import Names, main_module
-from flask_delay.backends.processes.parcels import Parcels
+from flask_delay.backends.serializer.pickles import Parcels
+from flask_delay.backends.serializer.references import Names, main_module
 from flask_delay.config import Config
-from flask_delay.elsewhere import ProcessDied
 
 
 def problem(name: str, settings: Config) -> str | None:
@@ -100,7 +100,7 @@ class Backend:
         *args: Any,
         **kwargs: Any,
     ) -> Future[Any]:
-        """Have `fn(*args, **kwargs)` run in a child; see `flask_delay.elsewhere`.
+        """Have `fn(*args, **kwargs)` run in a child; see `flask_delay.backends.base`.
 
         The arguments are those of now. Raises TypeError for what cannot be pickled.
         """
@@ -158,11 +158,11 @@ class Backend:
         return _conclude(self._parcels, name, answer)
 
     def drain(self, timeout: float | None) -> bool:
-        """See `flask_delay.elsewhere`."""
+        """See `flask_delay.backends.base`."""
         return self.executor.drain(timeout)
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
-        """See `flask_delay.elsewhere`. The children end when they have nothing left to do."""
+        """See `flask_delay.backends.base`. The children end when they have nothing left to do."""
         self._closed = True
         self.executor.shutdown(wait, cancel_futures=cancel_futures)
         children = self._mine()

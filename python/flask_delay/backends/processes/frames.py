@@ -38,7 +38,7 @@ _WITH_DATA = ANSWERS | {Kind.RUN, Kind.BROKEN, Kind.PROGRESS}
 # Quicker than to ask the class.
 _KINDS = {kind.value: kind for kind in Kind}
 _HEADER = struct.Struct("!BQIQ")
-# No text of ours comes near: see `parcels`.
+# No text of ours comes near: see `pickles`.
 _MOST_JSON = 4 << 20
 
 CHUNK = 256 << 10

@@ -22,9 +22,9 @@ from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
 from flask_delay._native import TaskExpired, _Elsewhere
-from flask_delay.backends.celery import errors, links, messages
+from flask_delay.backends.base import BrokerUnavailable
+from flask_delay.backends.celery import connections, errors, messages
 from flask_delay.backends.celery.buffer import Buffer
-from flask_delay.elsewhere import BrokerUnavailable
 from flask_delay.logs import log as _log
 
 PROGRESS = "PROGRESS"
@@ -54,8 +54,8 @@ class Wire:
         self._celery = celery
         self._app = app
         self._results = celery.backend
-        self._client = links.to_results(self._results.client)
-        connection = links.to_broker(celery)
+        self._client = connections.to_results(self._results.client)
+        connection = connections.to_broker(celery)
         self.is_redis: bool = connection.transport.driver_type == "redis"
         pool: Any = ProducerPool
         # Without a pool, 0 or None, one connection is kept all the same.
@@ -171,7 +171,7 @@ class Wire:
                 headers=headers,
                 serializer="json",
                 retry=True,
-                retry_policy=links.ONCE_MORE,
+                retry_policy=connections.ONCE_MORE,
                 **options,
             )
 

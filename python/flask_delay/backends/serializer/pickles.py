@@ -8,8 +8,8 @@ from functools import partial
 from io import BytesIO
 from typing import Any
 
-from flask_delay.backends.processes import names
-from flask_delay.backends.processes.names import Names
+from flask_delay.backends.serializer import references
+from flask_delay.backends.serializer.references import Names
 
 try:
     import cloudpickle
@@ -21,7 +21,7 @@ except ImportError as error:
 
 
 _SHOWN = 100
-_MARK = names.__name__.encode()
+_MARK = references.__name__.encode()
 _OWN = f"{__name__.partition('.')[0]}."
 # What is shown of a traceback, from both its ends, and of an exception's words.
 _LONGEST = 100_000
@@ -189,8 +189,8 @@ class _Unpickler(pickle.Unpickler):
         self._names = names
 
     def find_class(self, module: str, name: str, /) -> Any:
-        if module == names.__name__ and name in names.MARKS:
-            return getattr(self._names, names.MARKS[name])
+        if module == references.__name__ and name in references.MARKS:
+            return getattr(self._names, references.MARKS[name])
         return super().find_class(self._names.translate(module), name)
 
 

@@ -1,4 +1,4 @@
-"""One worker process, as its parent has it. What runs in there is in the module `inside`.
+"""One worker process, as its parent has it. What runs in there is in the module `worker`.
 
 It is started with `subprocess`, which executes a new Python at once, so it shares no lock, no
 thread and no memory with the server that asked for it, and does not import its `__main__`.
@@ -19,10 +19,10 @@ from typing import Any
 
 from flask_delay import greenlets
 from flask_delay._native import TaskTimeout
+from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import BadFrameError, Frame, Kind
-from flask_delay.backends.processes.parcels import Parcels
-from flask_delay.elsewhere import ProcessDied
+from flask_delay.backends.serializer.pickles import Parcels
 from flask_delay.logs import log as _log
 
 greenlets.refuse_processes()
@@ -42,7 +42,7 @@ import sys
 _, parent, lifeline, connection, *path = sys.argv
 sys.path[:] = path
 del sys.argv[1:], path
-from flask_delay.backends.processes.inside import main
+from flask_delay.backends.processes.worker import main
 main(int(parent), int(lifeline), int(connection))
 """
 

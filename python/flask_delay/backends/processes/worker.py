@@ -35,8 +35,8 @@ from flask_delay._native import (
 )
 from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import Frame, Kind
-from flask_delay.backends.processes.names import Names
-from flask_delay.backends.processes.parcels import Parcels
+from flask_delay.backends.serializer.pickles import Parcels
+from flask_delay.backends.serializer.references import Names
 
 # How often the parent is told how far a task has come.
 _INTERVAL = 0.05
