@@ -15,6 +15,7 @@ from flask_delay import (
     context,
     figures,
     greenlets,
+    jobs,
     pools,
     status,
     tasks,
@@ -103,7 +104,7 @@ class Delay:
         if settings.drain_on_sigterm:
             termination.drain_on_sigterm()
         greenlets.check()
-        uwsgi.check()
+        uwsgi.check(forked=jobs.restart, ended=jobs.end)
         # Once it serves, all that starts jobs has been imported.
         request_started.connect(_tell_unstarted, sender=app)
 

@@ -7,9 +7,9 @@ for requests, and it may end without Python's own end.
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-from flask_delay import jobs
 from flask_delay._native import _end
 
 _THREADS = (
@@ -38,20 +38,23 @@ def problems() -> list[str]:
     return found
 
 
-def check() -> None:
-    """Say once what of uWSGI's settings tasks cannot live with, if this is uWSGI."""
+def check(*, forked: Callable[[], object], ended: Callable[[], object]) -> None:
+    """Say once what of uWSGI's settings tasks cannot live with, if this is uWSGI.
+
+    `forked` is called in each worker that uWSGI forks, which it does without Python's hooks;
+    `ended` in a uWSGI that leaves out Python's own end, before tasks are waited for.
+    """
     for problem in problems():
         _say(problem)
     names = _options() or set()
     if "skip-atexit-teardown" in names and "skip-atexit" not in names:
         server = sys.modules["uwsgi"]
         if not hasattr(server, "flask_delay_ends"):
-            _end_with(server)
-    _go_on_after_fork()
+            _end_with(server, ended)
+    _after_fork(forked)
 
 
-def _go_on_after_fork() -> None:
-    """Have jobs go on in uWSGI's workers, which it forks without Python's hooks."""
+def _after_fork(forked: Callable[[], object]) -> None:
     server: Any = sys.modules.get("uwsgi")
     if _options() is None or hasattr(server, "flask_delay_goes_on"):
         return
@@ -66,11 +69,11 @@ def _go_on_after_fork() -> None:
         def go_on() -> None:
             if existing is not None:
                 existing()
-            jobs.restart()
+            forked()
 
         server.post_fork_hook = go_on
     else:
-        postfork(jobs.restart)
+        postfork(forked)
 
 
 def _options() -> set[str] | None:
@@ -83,7 +86,7 @@ def _options() -> set[str] | None:
     return {name.decode() if isinstance(name, bytes) else name for name in options}
 
 
-def _end_with(uwsgi: Any) -> None:
+def _end_with(uwsgi: Any, ended: Callable[[], object]) -> None:
     """Have tasks waited for in a uWSGI that leaves out Python's own end."""
     existing = getattr(uwsgi, "atexit", None)
 
@@ -92,7 +95,7 @@ def _end_with(uwsgi: Any) -> None:
             if existing is not None:
                 existing()
         finally:
-            jobs.end()
+            ended()
             _end()
 
     uwsgi.atexit = end

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 from flask import Flask
 
-from flask_delay import Delay, uwsgi
+from flask_delay import Delay, jobs, uwsgi
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_without_pythons_end(server, monkeypatch, existing):
     done = []
     monkeypatch.setattr(uwsgi, "_end", lambda: done.append("tasks"))
     # Which would be for good, in this process.
-    monkeypatch.setattr(uwsgi.jobs, "end", lambda: None)
+    monkeypatch.setattr(jobs, "end", lambda: None)
     server.opt = {"threads": b"2", "skip-atexit-teardown": True}
     if existing:
         server.atexit = lambda: done.append("theirs")
