@@ -15,8 +15,8 @@ from array import array
 from pathlib import Path
 
 from flask_delay import Executor
-from flask_delay.jobs import Jobs
 from flask_delay.options import Chosen, submitter
+from flask_delay.periodic.job import Jobs
 
 SPAN = 10.0
 LEAD = 3.0

@@ -30,8 +30,8 @@ from flask_delay import (
     TaskTimeout,
     current_task,
 )
-from flask_delay.jobs import Jobs
 from flask_delay.options import Chosen, Submit, submitter
+from flask_delay.periodic.job import Jobs
 
 LIMIT = 60.0
 AGAIN = Retry(2, backoff=0.0005)

@@ -15,21 +15,21 @@ from flask_delay._native import (
     current_task,
 )
 from flask_delay.backends.base import BrokerUnavailable, ProcessDied, RemoteError
-from flask_delay.composition import Chain, chain, gather
+from flask_delay.compose import Chain, chain, gather
 from flask_delay.extension import Delay, delay
-from flask_delay.figures import Histogram, PoolStats, Stats, TaskStats
-from flask_delay.jobs import Job
-from flask_delay.progress import track
-from flask_delay.retry import Retry
-from flask_delay.signals import (
+from flask_delay.observe.signals import (
     task_cancelled,
     task_failed,
     task_started,
     task_submitted,
     task_succeeded,
 )
+from flask_delay.observe.stats import Histogram, PoolStats, Stats, TaskStats
+from flask_delay.periodic.job import Job
+from flask_delay.progress import track
+from flask_delay.retry import Retry
+from flask_delay.submit import using
 from flask_delay.tasks import Task, task
-from flask_delay.verbs import using
 
 __all__ = [
     "BrokerUnavailable",

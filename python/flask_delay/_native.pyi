@@ -24,7 +24,7 @@ from typing import (
 )
 from weakref import WeakMethod
 
-from flask_delay.figures import PoolStats
+from flask_delay.observe.stats import PoolStats
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -10,26 +10,18 @@ from uuid import UUID
 
 from flask import Blueprint, Flask, request_started
 
-from flask_delay import (
-    config,
-    context,
-    figures,
-    greenlets,
-    jobs,
-    pools,
-    status,
-    tasks,
-    termination,
-    uwsgi,
-)
+from flask_delay import config, context, state, tasks
 from flask_delay._native import Executor, Future, _check_callback
-from flask_delay.figures import Stats
-from flask_delay.jobs import Job
 from flask_delay.logs import log as _log
 from flask_delay.mapping import map_with
+from flask_delay.observe import stats, status
+from flask_delay.observe.stats import Stats
 from flask_delay.options import NONE, AllOptions, Chosen, Options
+from flask_delay.periodic import job as jobs
+from flask_delay.periodic.job import Job
+from flask_delay.servers import gevent, sigterm, uwsgi
+from flask_delay.submit import OPTIONED, Periodic, Using, made, submitting
 from flask_delay.tasks import Decorator
-from flask_delay.verbs import OPTIONED, Periodic, Using, made, submitting
 
 _current_app = context.current
 
@@ -53,7 +45,7 @@ class Delay:
     # The settings there are. Whoever puts another interface on a Delay may have more.
     _kind: type[config.Config] = config.Config
 
-    def __init__(self, app: Flask | None = None, *, name: str = pools.DEFAULT_NAME) -> None:
+    def __init__(self, app: Flask | None = None, *, name: str = state.DEFAULT_NAME) -> None:
         """Make a Delay, and initialise `app` if there is one.
 
         Raises ValueError if `name` is not an ASCII identifier, else as `init_app`.
@@ -85,25 +77,25 @@ class Delay:
         settings = config.load(app.config, self.prefix, self._kind)
         with self._lock:
             if self.name in app.extensions:
-                if isinstance(app.extensions[self.name], pools.State):
+                if isinstance(app.extensions[self.name], state.State):
                     message = (
                         f"app {app.name!r} has an extension named {self.name!r} already;"
                         f" call init_app once, or give this Delay another name"
                     )
                 else:
-                    message = pools.not_initialised(app, self.name)
+                    message = state.not_initialised(app, self.name)
                 raise RuntimeError(message)
-            executor = pools.make_executor(
+            executor = state.make_executor(
                 app, settings, max_workers=settings.max_workers, name=self.name
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
-            app.extensions[self.name] = pools.State(self, settings, executor, app)
+            app.extensions[self.name] = state.State(self, settings, executor, app)
             alive = tuple(ref for ref in self._apps if ref() is not None)
             self._apps = (*alive, weakref.ref(app))
         if settings.drain_on_sigterm:
-            termination.drain_on_sigterm()
-        greenlets.check()
+            sigterm.drain_on_sigterm()
+        gevent.check()
         uwsgi.check(forked=jobs.restart, ended=jobs.end)
         # Once it serves, all that starts jobs has been imported.
         request_started.connect(_tell_unstarted, sender=app)
@@ -274,7 +266,7 @@ class Delay:
         """
         # Those of a Delay's executors.
         all_of = (cast("Stats", executor.stats()) for executor in self._state().executors())
-        return functools.reduce(figures.added, all_of)
+        return functools.reduce(stats.added, all_of)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing accepted is left to do, tasks that tasks submit included.
@@ -325,26 +317,26 @@ class Delay:
         return self._callbacks
 
     def _find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
-        app = pools.app_or_none() or self._only_app()
+        app = state.app_or_none() or self._only_app()
         return self._state_of(app).find(chosen, future)
 
     def _is_gone(self, id: str) -> bool:
         return self._state().is_gone(id)
 
-    def _state(self) -> pools.State:
-        return self._state_of(pools.app_or_none() or self._only_app())
+    def _state(self) -> state.State:
+        return self._state_of(state.app_or_none() or self._only_app())
 
-    def _state_of(self, app: Flask) -> pools.State:
-        state = app.extensions.get(self.name)
-        if isinstance(state, pools.State) and state.owner is self:
-            return state
-        if isinstance(state, pools.State):
+    def _state_of(self, app: Flask) -> state.State:
+        found = app.extensions.get(self.name)
+        if isinstance(found, state.State) and found.owner is self:
+            return found
+        if isinstance(found, state.State):
             message = (
                 f"app {app.name!r} has another Delay named {self.name!r}; use that one,"
                 f" or give this one another name and call init_app(app)"
             )
         else:
-            message = pools.not_initialised(app, self.name)
+            message = state.not_initialised(app, self.name)
         raise RuntimeError(message)
 
     def _only_app(self) -> Flask:
@@ -367,9 +359,9 @@ class Delay:
 def _tell_unstarted(app: Flask, **_: object) -> None:
     """Name the jobs that somebody has declared and nobody has started. Once in a process."""
     request_started.disconnect(_tell_unstarted, sender=app)
-    state = app.extensions.get(pools.DEFAULT_NAME)
+    found = app.extensions.get(state.DEFAULT_NAME)
     # In a test, what starts them may be left out on purpose.
-    if app.testing or (isinstance(state, pools.State) and not state.jobs.active):
+    if app.testing or (isinstance(found, state.State) and not found.jobs.active):
         return
     for name, job in sorted(tasks.unstarted.items()):
         tasks.unstarted.pop(name, None)
@@ -400,21 +392,21 @@ def delay(fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Futu
     name, or if none is current and several have one; else as `Delay.delay`.
     """
     if type(fn) is not FunctionType and issubclass(type(fn), OPTIONED):
-        submit, fn = submitting(pools.find, NONE, fn)
+        submit, fn = submitting(state.find, NONE, fn)
         future: Future[Any] = submit(fn, *args, **kwargs)
         return future
-    # As `pools.find`, in as few steps as can be: a call in Python costs half a submit.
+    # As `state.find`, in as few steps as can be: a call in Python costs half a submit.
     try:
         app = _current_app()
     except RuntimeError:
         app = None
     if app is None:
-        only = pools.only_state()
-        submit = pools.shared_executor().submit if only is None else only.submit
+        only = state.only_state()
+        submit = state.shared_executor().submit if only is None else only.submit
     else:
-        state = app.extensions.get(pools.DEFAULT_NAME)
-        if type(state) is not pools.State:
-            state = pools.default_state(app)
-        submit = state.submit
+        found = app.extensions.get(state.DEFAULT_NAME)
+        if type(found) is not state.State:
+            found = state.default_state(app)
+        submit = found.submit
     # Not where the error of the look-up would be its own error's context.
     return submit(fn, *args, **kwargs)

@@ -16,12 +16,12 @@ from uuid import UUID
 
 from flask import Flask
 
-from flask_delay import context, parsing
+from flask_delay import context, validators
 from flask_delay._native import Executor, Future, _check_call, _Policy, _Rhythm
 from flask_delay.backends import base
 from flask_delay.backends.base import Backend
 from flask_delay.config import BACKENDS
-from flask_delay.jobs import Jobs, Plan
+from flask_delay.periodic.job import Jobs, Plan
 from flask_delay.retry import Retry
 
 Submit = Callable[..., Future[Any]]
@@ -46,7 +46,7 @@ class Options(TypedDict, total=False):
     priority: Annotated[
         int,
         Option(
-            parsing.integer(-1000, 1000),
+            validators.integer(-1000, 1000),
             "an integer between -1000 and 1000",
             "Tasks of a higher one start first; the default is 0. One that waits gains a level"
             " every 10 seconds.",
@@ -55,7 +55,7 @@ class Options(TypedDict, total=False):
     key: Annotated[
         Hashable | Callable[..., Hashable],
         Option(
-            parsing.key,
+            validators.key,
             "hashable, or a plain function that is called with the task's arguments and returns"
             " what is",
             "What `limit`, `rate` and `unique` go by; all functions of a pool share the keys.",
@@ -64,7 +64,7 @@ class Options(TypedDict, total=False):
     limit: Annotated[
         int,
         Option(
-            parsing.integer(1, sys.maxsize),
+            validators.integer(1, sys.maxsize),
             "an integer of at least 1",
             "How many tasks of the key, or without one of the function, may run at once.",
         ),
@@ -72,7 +72,7 @@ class Options(TypedDict, total=False):
     rate: Annotated[
         str,
         Option(
-            parsing.rate,
+            validators.rate,
             'a number of tasks per second, minute, hour or day: "10/s", "100/m", "5/h", "1/d"',
             "How many tasks of the key, or without one of the function, may start in any second,"
             " minute, hour or day.",
@@ -81,7 +81,7 @@ class Options(TypedDict, total=False):
     unique: Annotated[
         bool | Literal["raise"],
         Option(
-            parsing.unique,
+            validators.unique,
             'True, False or "raise"',
             "Whether a submit returns the future of a task of the same key, or without one of"
             ' the same function and arguments, that is not done yet; "raise" for a DuplicateTask.',
@@ -90,7 +90,7 @@ class Options(TypedDict, total=False):
     timeout: Annotated[
         float,
         Option(
-            parsing.seconds,
+            validators.seconds,
             "a number of seconds above 0",
             "How long an attempt may take before TaskTimeout is raised in it.",
         ),
@@ -98,7 +98,7 @@ class Options(TypedDict, total=False):
     expires: Annotated[
         float,
         Option(
-            parsing.seconds,
+            validators.seconds,
             "a number of seconds above 0",
             "How long after its submit a task may still start; later it fails with TaskExpired.",
         ),
@@ -106,7 +106,7 @@ class Options(TypedDict, total=False):
     retry: Annotated[
         Retry | int,
         Option(
-            parsing.retry,
+            validators.retry,
             "a Retry, or an integer, 0 or more: how many times",
             "When a task that failed is run again.",
         ),
@@ -114,7 +114,7 @@ class Options(TypedDict, total=False):
     countdown: Annotated[
         float,
         Option(
-            parsing.countdown,
+            validators.countdown,
             "a number of seconds, 0 or more",
             "How long after its submit a task may start at the earliest.",
         ),
@@ -122,7 +122,7 @@ class Options(TypedDict, total=False):
     eta: Annotated[
         datetime,
         Option(
-            parsing.eta,
+            validators.eta,
             "a datetime with a time zone, such as datetime(2026, 12, 24, 18, tzinfo=UTC)",
             "When a task may start at the earliest.",
         ),
@@ -130,7 +130,7 @@ class Options(TypedDict, total=False):
     backend: Annotated[
         Literal["threads", "processes", "celery"],
         Option(
-            parsing.backend,
+            validators.backend,
             ", ".join(f'"{name}"' for name in BACKENDS),
             "Where the task runs; by default as the setting `BACKEND` says.",
         ),
@@ -138,7 +138,7 @@ class Options(TypedDict, total=False):
     request: Annotated[
         bool,
         Option(
-            parsing.flag,
+            validators.flag,
             "True or False",
             "Whether the task gets a copy of the current request, made at submit.",
         ),
@@ -146,7 +146,7 @@ class Options(TypedDict, total=False):
     id: Annotated[
         str | UUID,
         Option(
-            parsing.identity,
+            validators.identity,
             'a UUID, or a string of 1 to 100 printable characters without "/"',
             "The task's id, instead of a random one. A submit with the id of a task that `get`"
             " would find raises DuplicateTask.",
@@ -160,15 +160,15 @@ class Repetition(TypedDict, total=False):
     every: Annotated[
         float | timedelta,
         Option(
-            parsing.every,
-            f"a number of seconds or a timedelta, at least {parsing.SHORTEST_PERIOD} s",
+            validators.every,
+            f"a number of seconds or a timedelta, at least {validators.SHORTEST_PERIOD} s",
             "How often the job runs, counted from 1970 (UTC): with 900 at every full quarter hour.",
         ),
     ]
     cron: Annotated[
         str,
         Option(
-            parsing.cron,
+            validators.cron,
             'a line as in a crontab, with five fields: "*/5 * * * *"',
             "When the job runs: minute, hour, day of the month, month, day of the week.",
         ),
@@ -176,7 +176,7 @@ class Repetition(TypedDict, total=False):
     timezone: Annotated[
         str | tzinfo,
         Option(
-            parsing.timezone,
+            validators.timezone,
             'the name of a time zone, such as "Europe/Berlin", or a ZoneInfo',
             "Whose clocks `cron` goes by; the default is UTC.",
         ),
@@ -184,7 +184,7 @@ class Repetition(TypedDict, total=False):
     overlap: Annotated[
         bool,
         Option(
-            parsing.flag,
+            validators.flag,
             "True or False",
             "Whether a run may begin while the one before goes on.",
         ),

@@ -17,12 +17,12 @@ from typing import (
     overload,
 )
 
-from flask_delay import pools
+from flask_delay import state
 from flask_delay._native import Future, _check_function, _check_step
-from flask_delay.jobs import Job
 from flask_delay.mapping import map_with
 from flask_delay.options import AllOptions, Chosen, Options, follower
-from flask_delay.verbs import Decorated, Find, refuse_many
+from flask_delay.periodic.job import Job
+from flask_delay.submit import Decorated, Find, refuse_many
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -132,7 +132,7 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
             step = functools.partial(step, *fn.args, **fn.keywords)
         if self._chosen.backend is None:
             # It runs where that did, which another Delay or none may be of.
-            submit: Any = follower(self._chosen, future, pools.app_or_none())
+            submit: Any = follower(self._chosen, future, state.app_or_none())
         else:
             submit = self._find(self._chosen, future)
         followed: Future[_T] = submit(step)
@@ -327,4 +327,4 @@ class PeriodicDecorator(Protocol):
         """Make `fn` a periodic task."""
 
 
-task = Decorator(pools.find)
+task = Decorator(state.find)

@@ -14,7 +14,7 @@ from typing import Any, Self, overload
 from flask import Flask
 
 from flask_delay import Delay, Executor, Future, options
-from flask_delay.signals import task_submitted
+from flask_delay.observe.signals import task_submitted
 from flask_delay.tasks import Task
 
 

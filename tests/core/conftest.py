@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flask_delay import Executor
-from flask_delay.jobs import Jobs
+from flask_delay.periodic.job import Jobs
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def jobs(executor: Executor) -> Iterator[Jobs]:
 _TAKE = """
 import sys
 from pathlib import Path
-from flask_delay.leader import lead
+from flask_delay.periodic.leader import lead
 for line in sys.stdin:
     folder, tick, id = line.split()
     tick = int(tick)

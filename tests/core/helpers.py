@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from flask_delay import Executor, Future
 from flask_delay._native import _scoped_executor
-from flask_delay.jobs import Jobs
 from flask_delay.options import AllOptions, Chosen, follower, submitter
+from flask_delay.periodic.job import Jobs
 
 # Far more than anything here takes: it turns a hang into a failure.
 DEADLINE = 20.0

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from flask_delay.jobs import Job, Jobs
-from flask_delay.leader import Answer, Lead
 from flask_delay.options import AllOptions, Chosen, submitter
+from flask_delay.periodic.job import Job, Jobs
+from flask_delay.periodic.leader import Answer, Lead
 
 from .helpers import DEADLINE
 

@@ -161,7 +161,7 @@ last = other.submit(gate.wait, 20)
 
 # As `submit` of `helpers`.
 SUBMIT = """
-from flask_delay.jobs import Jobs
+from flask_delay.periodic.job import Jobs
 from flask_delay.options import Chosen, submitter
 
 def submit(executor, fn, *args, **options):

@@ -123,7 +123,7 @@ KINDS = {
         executor.submit(work)
     """,
     "argument of one that has expired": """
-        from flask_delay.jobs import Jobs
+        from flask_delay.periodic.job import Jobs
         from flask_delay.options import Chosen, submitter
         executor = make()
         executor.submit(gate.wait, 20)

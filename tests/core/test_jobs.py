@@ -14,7 +14,7 @@ import pytest
 
 from flask_delay import Executor, Job
 from flask_delay._native import _Rhythm, _Ticker
-from flask_delay.jobs import Jobs
+from flask_delay.periodic.job import Jobs
 
 from .helpers import DEADLINE, Gate, Thing
 from .jobs import OFTEN, RARELY, Count, start

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from flask_delay import supervision
-from flask_delay.jobs import Jobs
-from flask_delay.leader import clean, lead
+from flask_delay.periodic.job import Jobs
+from flask_delay.periodic.leader import clean, lead
+from flask_delay.servers import role
 
 from .helpers import DEADLINE
 from .jobs import RARELY, Run, note, start, take
@@ -223,9 +223,11 @@ def test_a_folder_that_is_none(tmp_path, executor):
 
 def test_root_that_only_starts_others_makes_no_file(tmp_path, executor, monkeypatch):
     """gunicorn's arbiter with `--preload` and `--user`: its file would be nobody else's."""
-    monkeypatch.setattr(supervision, "watches_only", lambda: True)
+    monkeypatch.setattr(role, "watches_only", lambda: True)
     prepared = []
-    monkeypatch.setattr("flask_delay.leader._FileLead.prepare", lambda _: prepared.append(1))
+    monkeypatch.setattr(
+        "flask_delay.periodic.leader._FileLead.prepare", lambda _: prepared.append(1)
+    )
     for user, made in [(0, 0), (os.geteuid() or 1000, 1)]:
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
         prepared.clear()
@@ -266,7 +268,7 @@ def test_files_that_nobody_needs_are_removed(tmp_path, executor, run_script):
     os.utime(tmp_path / f"{3:032x}.lock")
     # In another process, whose are none of the locks.
     done = run_script(
-        "import sys; from pathlib import Path; from flask_delay.leader import clean;"
+        "import sys; from pathlib import Path; from flask_delay.periodic.leader import clean;"
         f" clean(Path({str(tmp_path)!r}))"
     )
     assert (done.rc, done.err) == (0, "")

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from flask_delay import DuplicateTask, supervision
-from flask_delay.jobs import Jobs
-from flask_delay.leader import lead
+from flask_delay import DuplicateTask
+from flask_delay.periodic.job import Jobs
+from flask_delay.periodic.leader import lead
+from flask_delay.servers import role
 
 from .helpers import DEADLINE, Gate
 from .jobs import OFTEN, RARELY, Count, Run, note, start, take
@@ -118,7 +119,7 @@ PROCESS = """
 import os, sys, time
 from pathlib import Path
 from flask_delay import Executor
-from flask_delay.jobs import Jobs
+from flask_delay.periodic.job import Jobs
 from flask_delay.options import Chosen, submitter
 
 def run():
@@ -239,7 +240,7 @@ def test_cancelled_when_it_is_about_to_run(executor, tmp_path, run_script, monke
     folder = tmp_path / "delay"
     job = start(Jobs(executor, folder=folder), int, every=RARELY)
     # Called on the way to the lock.
-    monkeypatch.setattr(supervision, "watches_only", lambda: not job.cancel())
+    monkeypatch.setattr(role, "watches_only", lambda: not job.cancel())
     job._tick(time.time_ns())
     assert job.cancelled
     assert executor.drain(DEADLINE)
@@ -254,7 +255,7 @@ def test_a_forked_child_has_the_jobs_too(run_script, tmp_path):
             import os, time
             from pathlib import Path
             from flask_delay import Executor
-            from flask_delay.jobs import Jobs
+            from flask_delay.periodic.job import Jobs
             from flask_delay.options import Chosen, submitter
 
             def run():
@@ -291,7 +292,7 @@ def test_a_closed_executor_keeps_no_jobs_from_a_forked_child(run_script):
         textwrap.dedent("""
             import os, threading
             from flask_delay import Executor
-            from flask_delay.jobs import Jobs
+            from flask_delay.periodic.job import Jobs
             from flask_delay.options import Chosen, submitter
 
             ran = [threading.Event() for _ in range(4)]
@@ -342,7 +343,7 @@ def test_what_multiprocessing_forks_has_other_things_to_do(run_script):
 
 
 def test_who_only_watches_has_none(jobs, tmp_path, monkeypatch):
-    monkeypatch.setattr(supervision, "watches_only", lambda: True)
+    monkeypatch.setattr(role, "watches_only", lambda: True)
     one = Jobs(jobs.executor, folder=tmp_path)
     count = Count()
     job = start(one, count, every=OFTEN, key="count")
@@ -360,7 +361,7 @@ BUSY = """
 import os, sys, threading, time
 from pathlib import Path
 from flask_delay import Executor
-from flask_delay.jobs import Jobs
+from flask_delay.periodic.job import Jobs
 from flask_delay.options import Chosen, submitter
 
 def run():
@@ -448,7 +449,7 @@ def test_a_run_that_hangs_is_said_by_others(tmp_path, executor, caplog, run_scri
         import logging
         from pathlib import Path
         from flask_delay import Executor
-        from flask_delay.jobs import Jobs
+        from flask_delay.periodic.job import Jobs
         from tests.core.helpers import Gate
         from tests.core.jobs import start
 

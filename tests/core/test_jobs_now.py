@@ -11,8 +11,8 @@ import pytest
 
 from flask_delay import DuplicateTask
 from flask_delay._native import _Elsewhere
-from flask_delay.jobs import Jobs
 from flask_delay.options import Chosen, submitter
+from flask_delay.periodic.job import Jobs
 
 from .helpers import DEADLINE, Gate
 from .jobs import OFTEN, RARELY, Count, start

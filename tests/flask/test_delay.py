@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, current_app
 
 import flask_delay
-from flask_delay import Delay, Executor, Future, delay, pools
+from flask_delay import Delay, Executor, Future, delay, state
 
 
 def test_everything_public_is_there():
@@ -152,9 +152,9 @@ class TestModuleLevel:
             dedent("""
             import threading
             from flask import has_app_context
-            from flask_delay import delay, pools
+            from flask_delay import delay, state
 
-            assert not pools._shared
+            assert not state._shared
             together = threading.Barrier(8, timeout=20)
             futures = []
 
@@ -169,14 +169,14 @@ class TestModuleLevel:
             names = {future.result(20) for future in futures}
             assert len(futures) == 8 and all(n.startswith("delay") for n in names), names
             assert delay(has_app_context).result(20) is False
-            assert len(pools._shared) == 1
+            assert len(state._shared) == 1
             delay(print, "at exit")
         """)
         )
         assert (done.rc, done.out, done.err) == (0, "at exit\n", "")
 
     def test_without_an_app_an_error_has_no_other_behind_it(self, monkeypatch):
-        monkeypatch.setattr(pools, "only_state", lambda: None)
+        monkeypatch.setattr(state, "only_state", lambda: None)
         # The pool refuses it before a thread would start.
         with pytest.raises(TypeError) as info:
             delay(None)

@@ -19,7 +19,7 @@ from flask.cli import ScriptInfo
 from tests.core.helpers import occupied, together
 from werkzeug.datastructures import FileStorage
 
-from flask_delay import Delay, Future, commands, current_task, pools
+from flask_delay import Delay, Future, commands, current_task, state
 from flask_delay.compat.flask_executor import Executor, ExecutorJob, FutureCollection, FutureProxy
 from flask_delay.testing import Delayed, call
 
@@ -565,7 +565,7 @@ class TestTools:
 
     def test_key_of_the_time_at_exit(self, app, executor):
         assert executor.extension.prefix == "EXECUTOR_"
-        assert pools.limits()["EXECUTOR_SHUTDOWN_TIMEOUT"] == 25
+        assert state.limits()["EXECUTOR_SHUTDOWN_TIMEOUT"] == 25
 
     def test_of_tests(self, make):
         app, executor = make(EXECUTOR_MODE="manual")

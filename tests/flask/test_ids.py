@@ -14,11 +14,11 @@ from flask_delay import (
     chain,
     current_task,
     delay,
-    pools,
+    state,
     task,
     using,
 )
-from flask_delay.jobs import Jobs
+from flask_delay.periodic.job import Jobs
 
 
 @pytest.fixture
@@ -207,9 +207,9 @@ def test_in_the_modes_for_tests(make_app, mode):
 
 
 def test_without_flask(monkeypatch):
-    monkeypatch.setattr(pools, "only_state", lambda: None)
+    monkeypatch.setattr(state, "only_state", lambda: None)
     with Executor(1) as executor:
-        monkeypatch.setattr(pools, "shared_jobs", lambda: Jobs(executor))
+        monkeypatch.setattr(state, "shared_jobs", lambda: Jobs(executor))
         future = using(id="it").delay(lambda: current_task.id)
         assert (future.result(20), future.id) == ("it", "it")
 

@@ -12,8 +12,8 @@ from flask import Flask, current_app, g, has_request_context, request
 from flask.cli import FlaskGroup
 
 from flask_delay import Delay, Job, task, using
+from flask_delay.submit import Periodic
 from flask_delay.tasks import PeriodicTask
-from flask_delay.verbs import Periodic
 
 from .conftest import DEADLINE, close
 

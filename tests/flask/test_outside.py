@@ -8,14 +8,14 @@ from textwrap import dedent
 import pytest
 from flask import Flask, current_app, has_app_context
 
-from flask_delay import Delay, Executor, delay, gather, pools, task, using
-from flask_delay.jobs import Jobs
+from flask_delay import Delay, Executor, delay, gather, state, task, using
+from flask_delay.periodic.job import Jobs
 
 
 @pytest.fixture(autouse=True)
 def _no_other_apps(monkeypatch):
     # Those of other tests live on until they are collected.
-    monkeypatch.setattr(pools, "_states", weakref.WeakSet())
+    monkeypatch.setattr(state, "_states", weakref.WeakSet())
 
 
 @task
@@ -74,7 +74,7 @@ class TestNone:
 
     def test_other_tasks_are_the_processs(self, monkeypatch, deadline):
         with Executor(1) as executor:
-            monkeypatch.setattr(pools, "shared_jobs", lambda: Jobs(executor))
+            monkeypatch.setattr(state, "shared_jobs", lambda: Jobs(executor))
             assert delay(has_app_context).result(deadline) is False
             assert using(priority=1).delay(has_app_context).result(deadline) is False
 

@@ -12,13 +12,13 @@ from flask import Flask, g, has_app_context, has_request_context
 from flask_delay import (
     Delay,
     delay,
-    signals,
     task_cancelled,
     task_failed,
     task_started,
     task_submitted,
     task_succeeded,
 )
+from flask_delay.observe import signals
 
 ALL = (task_submitted, task_started, task_succeeded, task_failed, task_cancelled)
 

@@ -19,8 +19,8 @@ from tests.flask.tasks_module import (
     reports,
 )
 
-from flask_delay import Delay, Executor, Task, delay, pools, task
-from flask_delay.jobs import Jobs
+from flask_delay import Delay, Executor, Task, delay, state, task
+from flask_delay.periodic.job import Jobs
 
 
 def test_call_is_the_function_here_and_now(app):
@@ -62,9 +62,9 @@ def test_of_a_blueprint_in_a_factory(make_app, deadline):
 
 
 def test_without_an_app_it_runs_in_the_pool_of_the_process(monkeypatch, deadline):
-    monkeypatch.setattr(pools, "only_state", lambda: None)
+    monkeypatch.setattr(state, "only_state", lambda: None)
     with Executor(1) as executor:
-        monkeypatch.setattr(pools, "shared_jobs", lambda: Jobs(executor))
+        monkeypatch.setattr(state, "shared_jobs", lambda: Jobs(executor))
         assert task(pow).delay(2, 3).result(deadline) == 8
 
 

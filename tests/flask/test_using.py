@@ -103,12 +103,12 @@ def test_map_without_options(app):
 
 
 def test_without_an_app_the_process_has_a_pool(deadline, monkeypatch):
-    from flask_delay import Executor, pools
-    from flask_delay.jobs import Jobs
+    from flask_delay import Executor, state
+    from flask_delay.periodic.job import Jobs
 
-    monkeypatch.setattr(pools, "only_state", lambda: None)
+    monkeypatch.setattr(state, "only_state", lambda: None)
     with Executor(1) as executor:
-        monkeypatch.setattr(pools, "shared_jobs", lambda: Jobs(executor))
+        monkeypatch.setattr(state, "shared_jobs", lambda: Jobs(executor))
         assert using().delay(pow, 2, 3).result(deadline) == 8
         assert using(request=False).delay(pow, 2, 3).result(deadline) == 8
         with pytest.raises(RuntimeError, match="current request.*there is none"):

@@ -6,7 +6,9 @@ from types import ModuleType
 import pytest
 from flask import Flask
 
-from flask_delay import Delay, jobs, uwsgi
+from flask_delay import Delay
+from flask_delay.periodic import job as jobs
+from flask_delay.servers import uwsgi
 
 
 @pytest.fixture

@@ -9,19 +9,11 @@ import time
 
 import click
 
-from flask_delay import (
-    Executor,
-    Future,
-    __version__,
-    context,
-    current_task,
-    greenlets,
-    tasks,
-    uwsgi,
-)
+from flask_delay import Executor, Future, __version__, context, current_task, tasks
 from flask_delay.commands import settings
 from flask_delay.commands.target import Target
 from flask_delay.masking import masked
+from flask_delay.servers import gevent, uwsgi
 
 # Seconds; a pool that is well needs a thousandth of that.
 _PATIENCE = 10.0
@@ -175,8 +167,8 @@ def _look_around(report: _Report) -> None:
             "eventlet has patched Python's threads; tasks run on native threads, but a greenlet"
             " that waits for a future stops all others: serve with threads, or with gevent",
         )
-    if greenlets.is_patched():
-        report.note("process", greenlets.MESSAGE)
+    if gevent.is_patched():
+        report.note("process", gevent.MESSAGE)
 
 
 def _look_at_celery(target: Target, report: _Report) -> None:

@@ -9,7 +9,7 @@ from flask.cli import ScriptInfo
 
 from flask_delay import Delay, Executor
 from flask_delay.config import Config
-from flask_delay.pools import State
+from flask_delay.state import State
 
 
 class Target(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from flask import Flask
 
-from flask_delay import Delay, config, context, pools
+from flask_delay import Delay, config, context, state
 from flask_delay._native import _check_function
 from flask_delay.compat.futures import FutureCollection, FutureProxy
 
@@ -141,7 +141,7 @@ class _Pool(Delay):
     def settings(self, app: Flask) -> Settings:
         return cast("Settings", self._state_of(app).config)
 
-    def _state_of(self, app: Flask) -> pools.State:
+    def _state_of(self, app: Flask) -> state.State:
         if app.extensions.get(self.name) is None:
             raise RuntimeError(
                 f"the {_named(self._given)} is not initialised on app {app.name!r}; call its"

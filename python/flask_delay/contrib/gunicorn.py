@@ -26,8 +26,9 @@ import time
 from types import FrameType
 from typing import Any
 
-from flask_delay import greenlets, pools
+from flask_delay import state
 from flask_delay._native import _end_within, _service_executor
+from flask_delay.servers import gevent
 
 __all__ = ["post_worker_init", "worker_abort", "worker_exit", "worker_int"]
 
@@ -56,9 +57,9 @@ def post_worker_init(worker: Any) -> None:
 
     Called in the worker, once the app is loaded.
     """
-    greenlets.check()
+    gevent.check()
     graceful = worker.cfg.graceful_timeout
-    for key, seconds in pools.limits().items():
+    for key, seconds in state.limits().items():
         if seconds is None or seconds + _MARGIN > graceful:
             worker.log.warning(
                 "%s is %s, but gunicorn kills a worker %s s after telling it to end"
@@ -104,7 +105,7 @@ def worker_exit(_server: Any, worker: Any) -> None:
 
     Called in the worker on its way out, before the interpreter waits for tasks.
     """
-    longest = max((seconds or 0.0 for seconds in pools.limits().values()), default=0.0)
+    longest = max((seconds or 0.0 for seconds in state.limits().values()), default=0.0)
     if _Life.told is not None:
         left = _Life.told + worker.cfg.graceful_timeout - _MARGIN - time.monotonic()
         _end_within(left)

@@ -1,6 +1,6 @@
 //! gevent, if it is there: waits that let other greenlets run, and threads that end.
 //!
-//! What there is to do is Python's (`greenlets.py`). Without gevent it costs one look into
+//! What there is to do is Python's (`servers/gevent.py`). Without gevent it costs one look into
 //! `sys.modules` for each wait, and for each thread that ends.
 
 use std::time::Duration;

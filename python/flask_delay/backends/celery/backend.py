@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from flask import Flask
 
-from flask_delay import context, pools, tasks
+from flask_delay import context, state, tasks
 from flask_delay._native import Executor, Future, _Elsewhere, _generation, _Policy
 from flask_delay.config import Config
 
@@ -66,7 +66,7 @@ class Backend:
             )
         for problem in celery_settings.without_effect(self.celery):
             warnings.warn(problem, stacklevel=2)
-        # One for each process that is forked from this one. No lock: see `pools.State`.
+        # One for each process that is forked from this one. No lock: see `state.State`.
         self._wires: dict[int, Wire] = {}
         self._buffers = settings.celery_when_down == "buffer"
         self._closed = False
@@ -199,8 +199,8 @@ class Backend:
     def _is_of_ours(self, task: Any) -> bool:
         """Whether a task without a backend of its own goes to this Delay: as its `delay` does."""
         find = task._find  # noqa: SLF001
-        if find is pools.find:
-            return self._name == pools.DEFAULT_NAME
+        if find is state.find:
+            return self._name == state.DEFAULT_NAME
         return getattr(find, "__self__", None) is self._app.extensions[self._name].owner
 
     def _decorator(self) -> str:
@@ -210,16 +210,16 @@ class Backend:
         return f"{names.module_of(fn, self._app)}.{fn.__qualname__}"
 
 
-def celery_app(app: Flask, *, name: str = pools.DEFAULT_NAME) -> Celery:
+def celery_app(app: Flask, *, name: str = state.DEFAULT_NAME) -> Celery:
     """The Celery app that the tasks of an app's `Delay` go to, for `celery -A module:celery`.
 
     Raises RuntimeError if the app has no `Delay` of this name, ValueError for settings that
     are missing or wrong.
     """
-    state = app.extensions.get(name)
-    if not isinstance(state, pools.State):
-        raise RuntimeError(pools.not_initialised(app, name))  # noqa: TRY004 (as everywhere)
-    return cast("Backend", state.backend("celery")).celery
+    found = app.extensions.get(name)
+    if not isinstance(found, state.State):
+        raise RuntimeError(state.not_initialised(app, name))  # noqa: TRY004 (as everywhere)
+    return cast("Backend", found.backend("celery")).celery
 
 
 def _imported(path: str, key: str) -> Celery:
@@ -231,19 +231,19 @@ def _imported(path: str, key: str) -> Celery:
     return found
 
 
-def check(app: Flask, *, name: str = pools.DEFAULT_NAME) -> tuple[list[str], int] | None:
+def check(app: Flask, *, name: str = state.DEFAULT_NAME) -> tuple[list[str], int] | None:
     """What is wrong with Celery for the `Delay` of this name, and how many workers answer.
 
     Workers are only asked if nothing is wrong. None if the app has nothing to do with Celery.
     Takes a few seconds if nobody is there.
     """
-    state: pools.State = app.extensions[name]
-    if state.config.mode != "threads":
+    found: state.State = app.extensions[name]
+    if found.config.mode != "threads":
         return None
     try:
-        backend = cast("Backend", state.backend("celery"))
+        backend = cast("Backend", found.backend("celery"))
     except ValueError as error:
-        return ([str(error)], 0) if state.config.backend == "celery" else None
+        return ([str(error)], 0) if found.config.backend == "celery" else None
     problems = backend.problems()
     return problems, 0 if problems else backend.workers()
 
@@ -251,13 +251,13 @@ def check(app: Flask, *, name: str = pools.DEFAULT_NAME) -> tuple[list[str], int
 @signals.import_modules.connect(weak=False)  # type: ignore[untyped-decorator]
 def _register(sender: object, **_: object) -> None:
     """Celery wants to know the tasks of an app, as it does in every worker."""
-    for state in pools.states():
-        if state.config.mode != "threads":
+    for found in state.states():
+        if found.config.mode != "threads":
             continue
         try:
-            backend = state.backend("celery")
+            backend = found.backend("celery")
         except ValueError:
-            if state.config.backend == "celery":
+            if found.config.backend == "celery":
                 raise
             # A Delay that has nothing to do with Celery.
             continue

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from flask import Flask
 
-from flask_delay import parsing
+from flask_delay import validators
 from flask_delay.backends.celery import names
 from flask_delay.backends.serializer import json_values
 from flask_delay.retry import Retry
@@ -36,7 +36,7 @@ def check(options: Mapping[str, object]) -> None:
             f" lower one"
         )
     if "retry" in options:
-        retry = parsing.retry(options["retry"])
+        retry = validators.retry(options["retry"])
         for name in _KINDS:
             for kind in _kinds(getattr(retry, name)):
                 if not _is_in_module(kind):
@@ -67,7 +67,7 @@ def made(options: Mapping[str, Any], app: Flask, *, is_redis: bool) -> dict[str,
         message["soft_time_limit"] = options["timeout"]
         message["time_limit"] = options["timeout"] + _GRACE
     if "retry" in options:
-        headers["retry"] = _packed(parsing.retry(options["retry"]), app)
+        headers["retry"] = _packed(validators.retry(options["retry"]), app)
     message["headers"] = {HEADER: headers}
     return message
 

@@ -20,7 +20,7 @@ from celery import signals as celerys
 from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 from flask import Flask
 
-from flask_delay import config, context, parsing, pools, signals
+from flask_delay import config, context, state, validators
 from flask_delay._native import (
     Executor,
     Future,
@@ -35,6 +35,7 @@ from flask_delay.backends.celery import errors, messages
 from flask_delay.backends.celery.client import PROGRESS
 from flask_delay.backends.serializer import json_values
 from flask_delay.logs import log as _log
+from flask_delay.observe import signals
 from flask_delay.retry import Retry
 
 # Seconds between two messages about one task's progress.
@@ -56,7 +57,7 @@ class Place:
 
     @property
     def executor(self) -> Executor:
-        """Made at first use, which is after the worker has forked. No lock: see `pools.State`."""
+        """Made at first use, which is after the worker has forked. No lock: see `state.State`."""
         found = self._executors.get(self.delay)
         if found is None:
             found = self._executors.setdefault(self.delay, _made(self.app, self.delay))
@@ -198,7 +199,7 @@ class _Attempt:
 
 def _run(call: _Call, function: Callable[[], Any], lost: int) -> Any:
     app, delay = call.place.app, call.place.delay
-    state: pools.State = app.extensions[delay]
+    found: state.State = app.extensions[delay]
     request = call.request
     report = _Report(call)
     attempt = _Attempt(call, function, lost)
@@ -236,9 +237,9 @@ def _run(call: _Call, function: Callable[[], Any], lost: int) -> Any:
         retry = messages.retry_of(asked, exception, app)
         exception, after = _judge(future, exception, retry)
         if after is not None:
-            _say_again(state.config, future, exception, after)
+            _say_again(found.config, future, exception, after)
             raise call.retry(exc=exception, countdown=after, throw=False)
-    if state.config.log_failures:
+    if found.config.log_failures:
         _log.error("task %s (%s) failed", future.name, future.id, exc_info=exception)
     _emit(signals.task_failed, app, future)
     if not isinstance(exception, Exception):
@@ -262,7 +263,7 @@ def _is_celerys(exception: BaseException) -> bool:
 
 def _identity(id: str) -> str:
     try:
-        return parsing.identity(id)
+        return validators.identity(id)
     except ValueError:
         # Others than we may have sent it.
         return str(uuid.uuid5(uuid.NAMESPACE_OID, id))
@@ -387,6 +388,6 @@ def _made(app: Flask, delay: str) -> Executor:
 @celerys.worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
 def _drain(**_: object) -> None:
     """Such a process ends without Python's exit, where accepted tasks would end."""
-    for state in pools.states():
-        if state.config.mode == "threads":
-            state.executor.drain(state.config.shutdown_timeout)
+    for found in state.states():
+        if found.config.mode == "threads":
+            found.executor.drain(found.config.shutdown_timeout)

@@ -36,7 +36,7 @@ from typing import Any, NoReturn
 
 from flask import Flask
 
-from flask_delay import context, pools
+from flask_delay import context, state
 from flask_delay._native import Future, _check_function, _generation, _Policy, current_task
 from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.processes.child import Child
@@ -72,7 +72,7 @@ class Backend:
         missing = problem(name, settings)
         if settings.app is None or missing:
             raise ValueError(missing)
-        self.executor = pools.make_executor(
+        self.executor = state.make_executor(
             app,
             settings,
             max_workers=settings.processes or _processors(),

@@ -17,15 +17,15 @@ from multiprocessing.spawn import get_executable
 from pathlib import Path
 from typing import Any
 
-from flask_delay import greenlets
 from flask_delay._native import TaskTimeout
 from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import BadFrameError, Frame, Kind
 from flask_delay.backends.serializer.pickles import Parcels
 from flask_delay.logs import log as _log
+from flask_delay.servers import gevent
 
-greenlets.refuse_processes()
+gevent.refuse_processes()
 
 # An exception from another thread, as that of `timeout`, arrives between two steps of Python
 # code: so long a step takes at most.
@@ -53,7 +53,7 @@ class Child:
     def __init__(self, app: str, name: str, parcels: Parcels) -> None:
         """Start it; `app` is what it loads, written as FLASK_APP."""
         # It may have come since the module was loaded.
-        greenlets.refuse_processes()
+        gevent.refuse_processes()
         here, there = Pipe()
         # It ends when nobody has the other end of this any more.
         leash, lifeline = Pipe(duplex=False)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 from flask import Flask
 from flask.cli import ScriptInfo
 
-from flask_delay import context, supervision
+from flask_delay import context
 from flask_delay._native import (
     Executor,
     Future,
@@ -37,6 +37,7 @@ from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import Frame, Kind
 from flask_delay.backends.serializer.pickles import Parcels
 from flask_delay.backends.serializer.references import Names
+from flask_delay.servers import role
 
 # How often the parent is told how far a task has come.
 _INTERVAL = 0.05
@@ -290,7 +291,7 @@ def main(parent: int, lifeline: int, connection: int) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _leave_to_parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    supervision.work_for_another()
+    role.work_for_another()
     inside = _Inside(connection)
     try:
         setup = inside.receive().text

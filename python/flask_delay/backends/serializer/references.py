@@ -13,7 +13,7 @@ from werkzeug.local import LocalProxy
 
 from flask_delay import context
 from flask_delay._native import CurrentTask
-from flask_delay.pools import State
+from flask_delay.state import State
 
 _MAIN = "__main__"
 _CODE = (FunctionType, type)

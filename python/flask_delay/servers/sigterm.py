@@ -10,8 +10,8 @@ import sys
 import threading
 from types import FrameType
 
-from flask_delay import reloader, uvicorn
 from flask_delay._native import _is_exiting
+from flask_delay.servers import uvicorn, werkzeug
 
 
 def drain_on_sigterm() -> None:
@@ -38,7 +38,7 @@ def drain_on_sigterm() -> None:
         # The main thread of an interpreter that is not the main one.
         return
     _Told.listened = True
-    reloader.pass_sigterm_on()
+    werkzeug.pass_sigterm_on()
 
 
 class _Told:

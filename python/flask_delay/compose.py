@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from flask_delay import pools
+from flask_delay import state
 from flask_delay._native import Executor, Future, _check_step, _gather
 from flask_delay.options import NONE
+from flask_delay.submit import submitting
 from flask_delay.tasks import PeriodicTask, Task
-from flask_delay.verbs import submitting
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -67,8 +67,8 @@ def gather(*futures: Future[Any], return_exceptions: bool = False) -> Future[Any
 
 
 def _executor() -> Executor:
-    state = pools.meant_state()
-    return pools.shared_executor() if state is None else state.executor
+    found = state.meant_state()
+    return state.shared_executor() if found is None else found.executor
 
 
 class Chain(Generic[_P]):
@@ -94,7 +94,7 @@ class Chain(Generic[_P]):
         In the current app, as `delay` and `Future.then`; if the first is a `Task`, where that
         is run. Raises as those, and cancels the first one then if it has not started.
         """
-        submit, first = submitting(pools.find, NONE, self._first)
+        submit, first = submitting(state.find, NONE, self._first)
         future: Future[Any] = submit(first, *args, **kwargs)
         last = future
         try:

@@ -4,11 +4,11 @@ import functools
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from flask_delay import pools
+from flask_delay import state
 from flask_delay._native import Future
-from flask_delay.jobs import Job
 from flask_delay.mapping import map_with
 from flask_delay.options import AllOptions, Chosen, Options
+from flask_delay.periodic.job import Job
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -42,13 +42,13 @@ def submitting(
     """What submits `fn` with these options, and what to give to that in its place.
 
     For a `Task`, or a partial of one, its own options stand below these. It goes where `find`
-    says; but for `pools.find`, which stands for no Delay in particular, where the task's own
+    says; but for `state.find`, which stands for no Delay in particular, where the task's own
     says. Raises as both, and ValueError if there are to be `many` tasks and cannot be.
     """
     kind = type(fn)
     if issubclass(kind, Decorated):
         task: Decorated = fn
-        if find is pools.find:
+        if find is state.find:
             find = task._find  # noqa: SLF001
         chosen = chosen.above(task._chosen)  # noqa: SLF001
         fn = task.__wrapped__
@@ -219,4 +219,4 @@ def using(**options: Unpack[AllOptions]) -> Any:
     an option that is not known or of the wrong type, ValueError for a value that is not
     allowed and for options that make no sense together.
     """
-    return made(pools.find, options)
+    return made(state.find, options)

@@ -8,13 +8,15 @@ from typing import Any, Protocol
 
 from flask import Flask
 
-from flask_delay import config, context, signals, supervision
+from flask_delay import config, context
 from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executor
 from flask_delay.backends import base
 from flask_delay.backends.base import Backend
-from flask_delay.jobs import Jobs
 from flask_delay.mapping import map_with
+from flask_delay.observe import signals
 from flask_delay.options import NONE, Chosen, follower, submitter
+from flask_delay.periodic.job import Jobs
+from flask_delay.servers import role
 
 DEFAULT_NAME = "delay"
 """Of the `Delay` that the functions of the package use."""
@@ -186,7 +188,7 @@ class State:
 
     def _is_elsewhere(self, name: str) -> bool:
         # In tests who submits runs the task, wherever it would run otherwise.
-        if name == "processes" and supervision.works_for_another():
+        if name == "processes" and role.works_for_another():
             return False
         return name != config.BACKENDS[0] and self.config.mode == "threads"
 

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flask_delay import leader, supervision
 from flask_delay._native import (
     DuplicateTask,
     Executor,
@@ -24,6 +23,8 @@ from flask_delay._native import (
     _Ticker,
 )
 from flask_delay.logs import log as _log
+from flask_delay.periodic import leader
+from flask_delay.servers import role
 
 # Seconds.
 _SHORTEST_PATIENCE = 60.0
@@ -98,7 +99,7 @@ class Job:
         self._inherited = False
         self._failures, self._misses = _Seldom(), _Seldom()
         # A shell or a migration ends when its user likes, and may have another code.
-        self._active = jobs.active and not supervision.loads_for_a_command()
+        self._active = jobs.active and not role.loads_for_a_command()
         self._lead = jobs.lead(self.id, str(self))
         # Who starts and watches others may be root, and they not.
         if self._active and (os.geteuid() != 0 or not _is_bystander()):
@@ -300,7 +301,7 @@ class Job:
 
 def _is_bystander() -> bool:
     """Whether this process leaves jobs to others."""
-    return supervision.watches_only() or supervision.works_for_another()
+    return role.watches_only() or role.works_for_another()
 
 
 def _is_child() -> bool:

@@ -1,0 +1,1 @@
+"""What there is to see of tasks: figures, signals, the status page."""

@@ -1,0 +1,1 @@
+"""What runs again and again, and which of several processes has it run."""
