@@ -11,7 +11,7 @@ from tests.core.helpers import Gate, occupied, unlogged
 
 from flask_delay import Delay, Retry, task_submitted
 from flask_delay.contrib import prometheus
-from flask_delay.contrib.prometheus import _NAMES
+from flask_delay.observe.prometheus import _NAMES
 
 NOW = ("delay_tasks_queued", "delay_tasks_held", "delay_tasks_running", "delay_threads")
 
