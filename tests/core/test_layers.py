@@ -1,4 +1,4 @@
-"""Dependencies point down only; what each part of the source may know is in the tables."""
+"""Dependencies point down only: by the floors at the head of each package, and the tables here."""
 
 import ast
 import re
@@ -11,34 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "flask_delay"
-
-# Highest first. A module may import what is below it, and its own layer without a circle.
-# Imports for types alone (`if TYPE_CHECKING`) count too: who names a type knows it.
-PYTHON_LAYERS = (
-    {"__main__"},
-    {"cli", "commands"},
-    {"demo"},
-    {"testing", "backends", "compat", "contrib"},
-    # What is above uses the public names as users do; what is below makes them.
-    {"__init__"},
-    {"extension"},
-    {
-        "aio",
-        "backends.base",
-        "compose",
-        "config",
-        "context",
-        "observe",
-        "options",
-        "state",
-        "submit",
-        "tasks",
-        "validators",
-    },
-    {"periodic"},
-    {"logs", "mapping", "masking", "progress", "retry", "servers"},
-    {"_native"},
-)
+PYTHON = ROOT / "python" / PACKAGE
 
 # These alone may touch Flask's contexts: `context` for the package; `demo` is an app,
 # and its views use what every app's views use.
@@ -90,6 +63,56 @@ RUST_STRING_RULES = (
     ),
 )
 ENGINE_MAY_NOT_NEED = re.compile(r"^(pyo3|libc$|flask-delay$)")
+
+
+# --- Floors -------------------------------------------------------------------------
+
+# They are written down once for each package, at the head of its `mod.rs` or `__init__.py`,
+# highest first. What a floor names is a module or a folder; a name within that folder stands
+# for itself.
+FLOOR = re.compile(r"^(?://!|#) +\d+\. ((?:`[\w.]+`(?:, )?)+):", re.MULTILINE)
+
+# Imports that still point up, or across to another part of the same floor.
+UPWARD: frozenset[str] = frozenset()
+
+Module = tuple[str, ...]
+Graph = dict[Module, set[Module]]
+
+
+def floors(head: str) -> dict[Module, int]:
+    """The floor of each part that is named in the text; 0 is the lowest."""
+    lines = [re.findall(r"[\w.]+", found) for found in FLOOR.findall(head)]
+    return {
+        tuple(name.split(".")): floor for floor, line in enumerate(reversed(lines)) for name in line
+    }
+
+
+def part(module: Module, floor: dict[Module, int]) -> Module:
+    """What has a floor of its own: the module, or the folder around it; () if nothing has."""
+    while module and module not in floor:
+        module = module[:-1]
+    return module
+
+
+def upward(graph: Graph, floor: dict[Module, int]) -> set[str]:
+    """The imports that do not point down, as text; those within a part are its own affair."""
+    return {
+        f"{'.'.join(here)} -> {'.'.join(there)}"
+        for here, needs in graph.items()
+        for there in needs
+        if part(here, floor) != part(there, floor)
+        and floor[part(there, floor)] >= floor[part(here, floor)]
+    }
+
+
+def circles(graph: Graph) -> list[str]:
+    """The modules that import each other, and those that need them, as text."""
+    left = dict(graph)
+    # What is left when modules that need nothing more are taken away, again and again.
+    while free := [module for module, needs in left.items() if not needs & left.keys()]:
+        for module in free:
+            del left[module]
+    return sorted(map(".".join, left))
 
 
 # --- Rust ---------------------------------------------------------------------------
@@ -144,25 +167,10 @@ def check_engine_manifest(manifest: dict[str, Any]) -> list[str]:
     ]
 
 
-# The floors of src/bindings are written down once, at the head of its mod.rs, highest first.
 BINDINGS = ROOT / "src/bindings"
-FLOOR = re.compile(r"^//! \d+\. ((?:`\w+`(?:, )?)+):", re.MULTILINE)
-
-# Imports that still point up, or across to another folder of the same floor.
-UPWARD: frozenset[str] = frozenset()
 
 RUST_USE = re.compile(r"\buse\s+((?:super|self|crate)\b[^;]*);")
 RUST_PATH = re.compile(r"(?<![\w:])(?:super|self|crate)(?:::\w+)+")
-
-Module = tuple[str, ...]
-
-
-def floors() -> dict[str, int]:
-    """The floor of each folder and file directly below src/bindings; 0 is the lowest."""
-    names = [
-        re.findall(r"\w+", found) for found in FLOOR.findall((BINDINGS / "mod.rs").read_text())
-    ]
-    return {name: floor for floor, line in enumerate(reversed(names)) for name in line}
 
 
 def flattened(tree: str) -> Iterator[str]:
@@ -201,7 +209,7 @@ def rust_imports(module: Module, source: str, known: Iterable[Module]) -> set[Mo
     return found
 
 
-def bindings_graph() -> dict[Module, set[Module]]:
+def bindings_graph() -> Graph:
     """Which modules of src/bindings each of them imports."""
     sources = {
         path.relative_to(BINDINGS).with_suffix("").parts: path.read_text()
@@ -211,21 +219,7 @@ def bindings_graph() -> dict[Module, set[Module]]:
     return {module: rust_imports(module, source, sources) for module, source in sources.items()}
 
 
-def upward(graph: dict[Module, set[Module]], floor: dict[str, int]) -> set[str]:
-    """The imports that do not point down, as text; those within a folder are its own affair."""
-    return {
-        f"{'::'.join(here)} -> {'::'.join(there)}"
-        for here, needs in graph.items()
-        for there in needs
-        if here[0] != there[0] and floor[there[0]] >= floor[here[0]]
-    }
-
-
 # --- Python -------------------------------------------------------------------------
-
-
-def layer(module: str) -> int | None:
-    return next((i for i, layer in enumerate(PYTHON_LAYERS) if module in layer), None)
 
 
 def imports(tree: ast.AST, path: str) -> Iterator[tuple[str, str | None]]:
@@ -241,42 +235,43 @@ def imports(tree: ast.AST, path: str) -> Iterator[tuple[str, str | None]]:
             yield from ((module, alias.name) for alias in node.names)
 
 
-def own_part(module: str, name: str | None) -> str | None:
-    """The module of this package that an import names; "__init__" for the package."""
-    package, _, rest = module.partition(".")
-    if package != PACKAGE:
-        return None
-    part = rest.partition(".")[0] or name or "__init__"
-    if part == "backends" and "base" in (*rest.split("."), name):
-        return "backends.base"
-    return part if rest or layer(part) is not None else "__init__"
+def python_graph(files: Iterable[tuple[str, str]]) -> Graph:
+    """Which modules of the package each of them imports; files are (path, source).
+
+    An import for types alone counts too: to name a type is to know it. The package itself, with
+    the public names, is the module `__init__`.
+    """
+    sources = {module_of(path): (path, source) for path, source in files}
+    known = {*sources, ("_native",)}
+    graph: Graph = {}
+    for module, (path, source) in sources.items():
+        needs = graph[module] = set()
+        for target, name in imports(ast.parse(source), path):
+            package, *names = target.split(".")
+            if package == PACKAGE:
+                found = (*names, name) if name else tuple(names)
+                while found and found not in known:
+                    found = found[:-1]
+                needs.add(found or ("__init__",))
+        needs.discard(module)
+    return graph
 
 
-def module_of(path: str) -> str:
-    """`backends` for `backends/celery/worker.py`, `cli` for `cli.py`."""
-    if path == "backends/base.py":
-        return "backends.base"
-    return Path(path).parts[0].removesuffix(".py")
+def module_of(path: str) -> Module:
+    """`context.body` for `context/body.py`, `context` for `context/__init__.py`."""
+    names = Path(path).with_suffix("").parts
+    return names[:-1] if len(names) > 1 and names[-1] == "__init__" else names
 
 
 def check_python(path: str, source: str) -> list[str]:
-    """What is wrong with the file at `path`, relative to the package."""
+    """What is wrong with the file at `path`, relative to the package, but for its floor."""
     tree = ast.parse(source)
-    module = module_of(path)
-    if module == "__init__":
+    first = module_of(path)[0]
+    if first == "__init__":
         return check_init(tree)
-    here = layer(module)
-    if here is None:
-        return [f"{path}: in no layer; give {module!r} a place in PYTHON_LAYERS"]
-    found = []
-    for target, name in imports(tree, path):
-        part = own_part(target, name)
-        there = None if part is None else layer(part)
-        if there is not None and there < here:
-            found.append(f"{path}: imports {part!r}, which is above it")
-    if module not in CONTEXT_USERS:
-        found += [f"{path}: touches Flask's contexts: {what}" for what in contexts(tree, path)]
-    return found
+    if first in CONTEXT_USERS:
+        return []
+    return [f"{path}: touches Flask's contexts: {what}" for what in contexts(tree, path)]
 
 
 def contexts(tree: ast.AST, path: str) -> Iterator[str]:
@@ -303,27 +298,14 @@ def check_init(tree: ast.Module) -> list[str]:
         match node:
             case ast.Expr(value=ast.Constant()):
                 continue
-            case ast.ImportFrom(level=level, module=module) if level or own_part(module or "", ""):
+            case ast.ImportFrom(level=level, module=module) if level or f"{module}.".startswith(
+                f"{PACKAGE}."
+            ):
                 continue
             case ast.Assign(targets=[ast.Name(id="__all__")]):
                 continue
         found.append(f"__init__.py:{node.lineno}: is not a re-export")
     return found
-
-
-def circles(files: Iterable[tuple[str, str]]) -> list[str]:
-    """The modules that import each other, as text; files are (path, source)."""
-    graph: dict[str, set[str]] = {}
-    for path, source in files:
-        module = module_of(path)
-        parts = {own_part(*found) for found in imports(ast.parse(source), path)}
-        graph.setdefault(module, set()).update(p for p in parts if p and p != module)
-    # What is left when modules that need nothing more are taken away, again and again.
-    graph.pop("__init__", None)
-    while free := [m for m, needs in graph.items() if not needs & graph.keys()]:
-        for module in free:
-            del graph[module]
-    return sorted(graph)
 
 
 # --- The source ---------------------------------------------------------------------
@@ -334,8 +316,7 @@ def rust_files() -> list[str]:
 
 
 def python_files() -> list[str]:
-    package = ROOT / "python" / PACKAGE
-    return sorted(p.relative_to(package).as_posix() for p in package.rglob("*.py"))
+    return sorted(p.relative_to(PYTHON).as_posix() for p in PYTHON.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", rust_files())
@@ -343,13 +324,30 @@ def test_rust_file_keeps_to_its_layer(path):
     assert check_rust(path, (ROOT / path).read_text()) == []
 
 
-def test_every_part_of_the_bindings_has_a_floor():
-    assert floors().keys() == {module[0] for module in bindings_graph()}
+def bindings() -> tuple[Graph, dict[Module, int]]:
+    return bindings_graph(), floors((BINDINGS / "mod.rs").read_text())
 
 
-def test_the_bindings_import_from_lower_floors_only():
+def package() -> tuple[Graph, dict[Module, int]]:
+    graph = python_graph((path, (PYTHON / path).read_text()) for path in python_files())
+    return graph, floors((PYTHON / "__init__.py").read_text())
+
+
+@pytest.mark.parametrize("source", [bindings, package])
+def test_every_part_has_a_floor(source):
+    graph, floor = source()
+    # What has none is (); what is not there any more has nothing in the graph.
+    assert {part(module, floor) for module in graph} == floor.keys() - {("_native",)}
+
+
+@pytest.mark.parametrize("source", [bindings, package])
+def test_parts_import_from_lower_floors_only(source):
     # Strictly lower: so no circle, of folders or of modules, leaves its folder.
-    assert upward(bindings_graph(), floors()) == UPWARD
+    assert upward(*source()) == UPWARD
+
+
+def test_no_modules_of_the_package_import_each_other():
+    assert circles(package()[0]) == []
 
 
 def test_the_engine_needs_no_python():
@@ -358,13 +356,8 @@ def test_the_engine_needs_no_python():
 
 
 @pytest.mark.parametrize("path", python_files())
-def test_python_file_keeps_to_its_layer(path):
-    assert check_python(path, (ROOT / "python" / PACKAGE / path).read_text()) == []
-
-
-def test_no_modules_import_each_other():
-    package = ROOT / "python" / PACKAGE
-    assert circles((path, (package / path).read_text()) for path in python_files()) == []
+def test_python_file_leaves_contexts_alone(path):
+    assert check_python(path, (PYTHON / path).read_text()) == []
 
 
 def test_the_source_was_found():
@@ -439,10 +432,25 @@ def test_imports_of_the_bindings_are_found(source, found):
     assert {"::".join(module) for module in named} == found
 
 
+FLOORS = """
+//! 2. `run`: ...
+# 1. `core`, `host.base`: ...
+# 0. `ffi`, `host`: ...
+"""
+
+
 def test_an_import_that_points_up_or_across_is_caught():
-    floor = {"run": 2, "core": 1, "host": 1, "ffi": 0}
-    graph = {("core", "a"): {("run", "b"), ("host", "c"), ("core", "d"), ("ffi", "e")}}
-    assert upward(graph, floor) == {"core::a -> run::b", "core::a -> host::c"}
+    graph = {
+        ("core", "a"): {("run", "b"), ("host", "base"), ("host", "x"), ("core", "d"), ("ffi",)},
+        ("host", "x"): {("host", "base"), ("ffi", "e"), ("host", "y")},
+        ("run",): {("core", "a"), ("host", "base"), ("host", "x")},
+    }
+    assert upward(graph, floors(FLOORS)) == {
+        "core.a -> run.b",
+        "core.a -> host.base",
+        "host.x -> host.base",
+        "host.x -> ffi.e",
+    }
 
 
 @pytest.mark.parametrize(
@@ -460,19 +468,7 @@ def test_a_python_dependency_of_the_engine_is_caught(manifest):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("config.py", "from flask_delay.extension import Delay"),
-        ("config.py", "import flask_delay.extension"),
-        ("config.py", "from . import extension"),
-        ("config.py", "from .extension import Delay"),
-        ("config.py", "def f():\n    from flask_delay import cli"),
-        ("config.py", "from flask_delay import Delay"),
-        ("extension.py", "import flask_delay"),
-        ("extension.py", "from flask_delay import backends"),
-        ("backends/celery/worker.py", "from ...cli import command"),
-        ("compat/flask_executor.py", "from flask_delay import cli"),
         ("compat/flask_executor.py", "from flask import has_request_context"),
-        ("extension.py", "from flask_delay.compat import futures"),
-        ("unheard_of.py", ""),
         ("extension.py", "from flask import Flask, current_app"),
         ("extension.py", "from flask.globals import app_ctx"),
         ("extension.py", "import flask\nflask.g.user = 1"),
@@ -491,18 +487,36 @@ def test_a_python_violation_is_caught(path, source):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("__main__.py", "from flask_delay.cli import main"),
-        ("cli.py", "from flask_delay import Delay, demo, extension"),
         ("extension.py", "from flask import Flask\nfrom flask_delay import config, context"),
         ("extension.py", "def f(request): return request.g.session"),
-        ("backends/celery/worker.py", "from . import wire\nfrom ...extension import Delay"),
-        ("compat/flask_executor.py", "from flask_delay import Delay, context"),
         ("context.py", "from flask import current_app, g\nfrom ._native import Future"),
         ("__init__.py", '"""Text."""\nfrom ._native import Future\n__all__ = ["Future"]'),
     ],
 )
 def test_good_python_passes(path, source):
     assert check_python(path, source) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from flask_delay.extension import Delay", {"extension"}),
+        ("import flask_delay.extension", {"extension"}),
+        ("from flask_delay import Delay, extension", {"__init__", "extension"}),
+        ("import flask_delay", {"__init__"}),
+        (
+            "def f():\n    from flask_delay.context import body, current",
+            {"context.body", "context"},
+        ),
+        ("from . import body\nfrom .. import extension", {"context.body", "extension"}),
+        ("from .._native import Future\nfrom ..extension import Delay", {"_native", "extension"}),
+        ("import flask\nfrom flask_delays import extension", set()),
+    ],
+)
+def test_imports_of_the_package_are_found(source, found):
+    others = ["__init__.py", "extension.py", "context/__init__.py", "context/body.py"]
+    graph = python_graph([*((path, "") for path in others), ("context/sessions.py", source)])
+    assert {".".join(module) for module in graph["context", "sessions"]} == found
 
 
 def test_a_circle_is_caught():
@@ -512,5 +526,5 @@ def test_a_circle_is_caught():
         ("config.py", "from flask_delay.tasks import task"),
         ("context.py", "import flask"),
     ]
-    assert circles(files) == ["config", "submit", "tasks"]
-    assert circles([*files[:1], *files[2:]]) == []
+    assert circles(python_graph(files)) == ["config", "submit", "tasks"]
+    assert circles(python_graph([*files[:1], *files[2:]])) == []
