@@ -145,7 +145,7 @@ bench-pins: ## Pin the newest versions of the peers
 
 .PHONY: instructions
 instructions: $(VENV)/.installed ## Count instructions per task, compare with the kept figure; UPDATE=1 keeps it
-	$(BIN)/python -m benchmarks.instructions $(if $(UPDATE),--update)
+	$(BIN)/python -m benchmarks --instructions $(if $(UPDATE),keep,compare)
 
 .PHONY: ecosystem
 ecosystem: $(VENV)/.installed $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers

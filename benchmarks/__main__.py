@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, plot, report
+from benchmarks import kept, machine, plot, report
 from benchmarks.model import Noise, Results, Run
 from benchmarks.peers import PEERS
 from benchmarks.run import run
@@ -26,50 +26,78 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes, for a quick look")
+    parser.add_argument("--before", metavar="PYTHON", help="the interpreter of an earlier package")
     parser.add_argument("--raw", type=Path, default=RAW, help="where measurements are kept")
     parser.add_argument("--again", action="store_true", help="report what is kept there")
+    parser.add_argument(
+        "--instructions", choices=("compare", "keep"), help="count them alone; no page"
+    )
     options = parser.parse_args(given)
+    if options.instructions:
+        options.cases, options.peers, options.rounds = ["instructions"], ["ours"], 1
     for what, all_of_them in (("cases", names), ("peers", list(PEERS))):
         chosen = getattr(options, what) or all_of_them
         if unknown := sorted(set(chosen) - set(all_of_them)):
             parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(all_of_them)}")
         setattr(options, what, chosen)
+    if not options.before:
+        options.peers = [name for name in options.peers if name != "before"]
     if options.rounds < 1 or not 0 < options.scale <= 1:
         parser.error("--rounds must be at least 1, --scale more than 0 and at most 1")
     return options
 
 
 def _load(path: Path) -> Results:
-    kept: dict[str, Any] = json.loads(path.read_text())
+    raw: dict[str, Any] = json.loads(path.read_text())
     runs = [
         Run(**each | {"noise": Noise(**each["noise"]) if each["noise"] else None})
-        for each in kept["runs"]
+        for each in raw["runs"]
     ]
-    return Results(kept["head"], runs, kept["skipped"])
+    return Results(raw["head"], runs, raw["skipped"])
 
 
 def _measure(options: argparse.Namespace) -> Results:
     cases = [case for case in CASES if case.name in options.cases]
-    whole = len(cases) == len(CASES) and len(options.peers) == len(PEERS) and options.scale == 1
+    whole = len(cases) == len(CASES) and len(options.peers) == len(PEERS) - 1 and options.scale == 1
     command = "make bench" if whole else "part of make bench"
     head = machine.head(PEERS.values(), f"{command} ROUNDS={options.rounds}")
+    if options.before:
+        head["before"] = Path(options.before).parents[1].name
     runs, skipped = run(
         cases,
         options.peers,
         options.rounds,
-        options.scale,
         lambda line: print(line, file=sys.stderr, flush=True),
+        scale=options.scale,
+        before=options.before,
     )
-    results = Results(head, runs, skipped)
-    options.raw.parent.mkdir(parents=True, exist_ok=True)
-    options.raw.write_text(json.dumps(dataclasses.asdict(results)))
-    return results
+    return Results(head, runs, skipped)
+
+
+def _instructions(results: Results, *, keep: bool) -> int:
+    """Compare the figure with the one that is kept, or keep it; prints one line."""
+    found = report.figures(results.runs, "instructions")
+    if not found:
+        print(*results.skipped.values(), *(each.error for each in results.runs), file=sys.stderr)
+        return 2
+    figure, name, known = found[report.OURS]["each"].median, kept.interpreter(), kept.load()
+    if keep:
+        kept.save(known | {name: figure})
+        print(f"kept: {figure:,.0f} instructions per task for {name}")
+        return 0
+    said, failed = kept.judge(figure, known.get(name), name)
+    print(f"instructions: {said}")
+    return failed
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the command; the page goes to results.md only if all was measured."""
     options = _arguments(given)
     results = _load(options.raw) if options.again else _measure(options)
+    if options.instructions:
+        return _instructions(results, keep=options.instructions == "keep")
+    options.raw.parent.mkdir(parents=True, exist_ok=True)
+    options.raw.write_text(json.dumps(dataclasses.asdict(results)))
     cases = [case for case in CASES if case.name in options.cases]
     if results.head["command"].startswith("`make bench"):
         try:

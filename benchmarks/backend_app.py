@@ -1,4 +1,4 @@
-"""The app that `benchmarks.backends` measures, in all of its processes."""
+"""The app of the case `backends`, in all of its processes."""
 
 import os
 import time
@@ -6,14 +6,17 @@ from pathlib import Path
 
 from flask import Flask
 
+from benchmarks import BACKEND, REDIS
 from flask_delay import Delay, task
 
 app = Flask(__name__, static_folder=None)
 app.config.update(DELAY_APP="benchmarks.backend_app:app", DELAY_PROCESSES=2)
-app.config.from_prefixed_env()
+app.config["DELAY_BACKEND"] = os.environ[BACKEND]
+if os.environ[BACKEND] == "celery":
+    app.config["DELAY_CELERY_BROKER_URL"] = os.environ[REDIS]
 Delay(app)
 
-if app.config.get("DELAY_BACKEND") == "celery":
+if os.environ[BACKEND] == "celery":
     from flask_delay.backends.celery import celery_app
 
     celery = celery_app(app)
@@ -36,7 +39,7 @@ def compute(steps: int) -> float:
 
 @task
 def memory() -> tuple[int, float]:
-    """The worker's process id, and its share of the memory in megabytes (Linux)."""
+    """The worker's process id, and its share of the memory in bytes (Linux)."""
     with Path("/proc/self/smaps_rollup").open() as lines:
         pss = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return os.getpid(), pss / 1024
+    return os.getpid(), pss * 1024

@@ -61,8 +61,9 @@ class Metric:
 
     name: str
     title: str
-    unit: Literal["s", "tasks/s", "requests/s", "B", "x"]
-    better: Literal["less", "more"]
+    unit: Literal["s", "tasks/s", "requests/s", "B", "x", "", "yes or no"]
+    # None: the figures of two peers are not compared.
+    better: Literal["less", "more"] | None
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ class Target:
     """What one figure of ours should be.
 
     `better`: at least `value` times better than the peer's; `share`: at most `value` times
-    the peer's; `most` and `least`: the figure itself.
+    the peer's; `kept`: at most `value` times the one that is kept; `most` and `least`: the
+    figure itself.
     """
 
-    kind: Literal["better", "share", "most", "least"]
+    kind: Literal["better", "share", "kept", "most", "least"]
     value: float
     metric: str
     peer: str | None = None
@@ -117,6 +119,13 @@ class Case:
     rounds: int = 100
     # Why it cannot run here, or None.
     needs: Callable[[], str | None] = lambda: None
+    # Whether it measures the installed package, so that an earlier one can be compared.
+    package: bool = True
+
+    @property
+    def everyone(self) -> tuple[str, ...]:
+        """The peers, and beside ours the earlier one."""
+        return (*self.peers, "before") if self.package and "ours" in self.peers else self.peers
 
     def metric(self, name: str) -> Metric:
         """The metric of this name."""

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import machine
+from benchmarks import kept, machine
 from benchmarks.model import Case, Metric, Noise, Results, Run, Target
 from benchmarks.peers import PEERS
 
@@ -75,6 +75,9 @@ def judge(case: Case, target: Target, found: Figures) -> Verdict:
     ours = found.get(OURS, {}).get(target.metric)
     if ours is None:
         return Verdict(target, None)
+    if target.kind == "kept":
+        figure = kept.load().get(kept.interpreter())
+        return Verdict(target, ours.median / figure if figure else None)
     if target.peer is None:
         return Verdict(target, ours.median)
     theirs = found.get(target.peer, {}).get(target.metric)
@@ -95,8 +98,10 @@ def quantity(metric: Metric, value: float) -> str:
         return f"{_digits(value)} s"
     if metric.unit == "x":
         return f"{value:.2f}x"
+    if metric.unit == "yes or no":
+        return "yes" if value else "no"
     if metric.unit == "B":
-        return f"{value:,.0f} B"
+        return f"{value:,.0f} B" if value < 1e6 else f"{value / 1e6:.0f} MB"  # noqa: PLR2004
     return f"{value:,.0f}" if value >= 100 else _digits(value)  # noqa: PLR2004
 
 
@@ -117,6 +122,8 @@ def _title(peer: str) -> str:
 
 def _wish(case: Case, target: Target) -> str:
     metric = case.metric(target.metric)
+    if target.kind == "kept":
+        return f"at most {target.value:g}x of the one kept"
     if target.peer is None:
         limit = "at least" if target.kind == "least" else "at most"
         return f"{limit} {quantity(metric, target.value)}"
@@ -144,7 +151,7 @@ def _targets(cases: Sequence[Case], results: Results) -> list[str]:
                 cells += ["", "", "", verdict.word]
             else:
                 measured = verdict.measured
-                absolute = target.peer is None
+                absolute = target.kind in {"most", "least"}
                 cells.append(quantity(metric, measured) if absolute else _ratio(measured))
                 cells.append(quantity(metric, found[OURS][metric.name].median))
                 theirs = found[target.peer][metric.name].median if target.peer else None
@@ -156,10 +163,12 @@ def _targets(cases: Sequence[Case], results: Results) -> list[str]:
 
 def _table(case: Case, found: Figures) -> list[str]:
     """One case: a row for each peer; beside each figure how many times better ours is."""
-    titles = [title for metric in case.metrics for title in (metric.title, "ours is better by")]
+    titles = []
+    for metric in case.metrics:
+        titles += [metric.title, "ours is better by"] if metric.better else [metric.title]
     lines = [f"| | {' | '.join(titles)} |", "| --- |" + " --- |" * len(titles)]
     ours = found.get(OURS, {})
-    for peer in case.peers:
+    for peer in case.everyone:
         if peer not in found:
             continue
         cells = []
@@ -167,6 +176,8 @@ def _table(case: Case, found: Figures) -> list[str]:
             figure = found[peer][metric.name]
             wide = f" ±{figure.spread / 2:.0%}" if figure.spread > WIDE else ""
             cells.append(f"{quantity(metric, figure.median)}{wide}")
+            if not metric.better:
+                continue
             compared = peer != OURS and metric.name in ours
             cells.append(
                 _ratio(times_better(metric, ours[metric.name].median, figure.median))

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import machine
-from benchmarks.cases.servers import WRK_CPUS
+from benchmarks import WRK_CPUS, machine
 from benchmarks.model import Case, Peer, Run, Values
 from benchmarks.peers import PEERS
 
@@ -51,7 +50,7 @@ def plan(
         for case in cases:
             if number >= case.rounds:
                 continue
-            names = [name for name in case.peers if name in peers]
+            names = [name for name in case.everyone if name in peers]
             for name in names if number % 2 == 0 else reversed(names):
                 yield number, case, name
 
@@ -60,28 +59,32 @@ def run(
     cases: Sequence[Case],
     peers: Sequence[str],
     rounds: int,
-    scale: float,
     tell: Callable[[str], object],
+    *,
+    scale: float,
+    before: str | None,
 ) -> tuple[list[Run], dict[str, str]]:
     """Measure all; returns the runs, and what could not be run with the reason.
 
-    `scale` makes all sizes smaller. `tell` is given a line for each measurement.
+    `scale` makes all sizes smaller. `before` is the interpreter of the peer of that name.
+    `tell` is given a line for each measurement.
     """
     skipped = {case.name: reason for case in cases if (reason := case.needs())}
     can_run = [case for case in cases if case.name not in skipped]
-    wanted = {name for case in can_run for name in case.peers if name in peers}
+    wanted = {name for case in can_run for name in case.everyone if name in peers}
     skipped |= {name: reason for name in sorted(wanted) if (reason := missing(PEERS[name]))}
     here = [name for name in peers if name not in skipped]
     runs = []
     for number, case, name in plan(can_run, here, rounds):
         size = max(1, round(case.sizes.get(name, case.size) * scale))
-        run = _measure(number, case, name, size)
+        python = before if before and name == "before" else sys.executable
+        run = _measure(python, number, case, name, size)
         tell(_line(run))
         runs.append(run)
     return runs, skipped
 
 
-def _measure(number: int, case: Case, peer: str, size: int) -> Run:
+def _measure(python: str, number: int, case: Case, peer: str, size: int) -> Run:
     watch, parts = machine.Watch(), machine.halves()
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -89,7 +92,7 @@ def _measure(number: int, case: Case, peer: str, size: int) -> Run:
             # Before the child starts: it and all its threads inherit the CPUs.
             stack.enter_context(machine.pinned_to(parts[0]))
         output, errors = Path(directory) / "values.json", Path(directory) / "stderr"
-        command = [sys.executable, "-m", "benchmarks.child", case.name, peer, str(size)]
+        command = [python, "-m", "benchmarks.child", case.name, peer, str(size)]
         cpus = ",".join(map(str, parts[1])) if parts else ""
         with errors.open("w") as stderr:
             child = subprocess.Popen(

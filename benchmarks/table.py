@@ -1,7 +1,20 @@
 """The cases: what is measured for whom, and what ours has to reach."""
 
-from benchmarks.cases import free, memory, pools, progress, queues, servers, views, waits
-from benchmarks.model import Case, Metric, at_least, at_most, better, share
+from benchmarks import kept
+from benchmarks.cases import (
+    backends,
+    free,
+    instructions,
+    memory,
+    pools,
+    processes,
+    progress,
+    queues,
+    servers,
+    views,
+    waits,
+)
+from benchmarks.model import Case, Metric, Target, at_least, at_most, better, share
 
 _P50 = Metric("p50", "p50", "s", "less")
 _P99 = Metric("p99", "p99", "s", "less")
@@ -188,6 +201,51 @@ CASES = (
         needs=servers.needs_wrk,
     ),
     Case(
+        "server-processes",
+        "gunicorn with 4 threads, 4 connections, a plain view while one task computes",
+        servers.few_views_beside_computing,
+        3,
+        ("nothing", "burner", "ours", "ours-processes"),
+        (_P50, _P99),
+        needs=servers.needs_wrk,
+    ),
+    Case(
+        "processes",
+        "pools of one worker process",
+        processes.pool,
+        1,
+        ("ours-processes", "loky", "pebble", "spawn"),
+        (
+            Metric("start", "start", "s", None),
+            Metric("small", "a call", "s", None),
+            Metric("large", "with 1 MB", "s", None),
+            Metric("killed", "killed, until the task fails", "s", None),
+            Metric("heals", "heals", "yes or no", None),
+            Metric("late", "runs what is queued at exit", "yes or no", None),
+            Metric("outlives", "outlives a killed parent", "yes or no", None),
+            Metric("harm", "a forked process's exit fails a task", "yes or no", None),
+            Metric("noisy", "and itself", "yes or no", None),
+        ),
+        rounds=1,
+    ),
+    Case(
+        "backends",
+        "the same tasks on threads, in worker processes and in Celery's",
+        backends.backend,
+        5_000_000,
+        ("ours", "ours-processes", "ours-celery"),
+        (
+            Metric("first", "the first task of a process", "s", None),
+            Metric("submit", "`delay`, for its caller", "s", None),
+            Metric("trip", "from `delay` to the result", "s", None),
+            Metric("rate", "submitted at once", "tasks/s", None),
+            Metric("large", "100 kB there and back", "s", None),
+            Metric("pair", "two tasks that compute, to one", "x", None),
+            Metric("memory", "memory of a further worker", "B", None),
+        ),
+        rounds=3,
+    ),
+    Case(
         "queue",
         "queues that store tasks: submit, result, a batch of no-ops",
         queues.queue,
@@ -240,5 +298,17 @@ CASES = (
         ),
         (at_least(0.7, "ratio"),),
         needs=free.needs_handover,
+        package=False,
+    ),
+    Case(
+        "instructions",
+        "instructions of submit, run and done callback",
+        instructions.per_task,
+        20_000,
+        ("ours",),
+        (Metric("each", "per task", "", "less"),),
+        (Target("kept", kept.LIMIT, "each"),),
+        rounds=1,
+        needs=instructions.needs_valgrind,
     ),
 )

@@ -1,17 +1,41 @@
 """How each case is measured; `benchmarks.table` says for whom and with which targets."""
 
 import contextlib
+import os
 import statistics
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import now, percentiles
 from benchmarks.model import Pool, Values
 from benchmarks.work import block, nop
 
 WORKERS = 8
 """How many workers every pool has, unless the case is about their number."""
+
+now = time.perf_counter
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The sample below which `share` of all lie (nearest rank)."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def percentiles(samples: Sequence[float], clock: float = 0.0) -> Values:
+    """p50 and p99; `clock` is what the readings of the clock have added to each sample."""
+    return {
+        "p50": max(0.0, percentile(samples, 0.50) - clock),
+        "p99": max(0.0, percentile(samples, 0.99) - clock),
+    }
+
+
+def resident() -> int:
+    """Bytes of memory that this process occupies."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def warm_up(pool: Pool, rounds: int = 2000) -> None:

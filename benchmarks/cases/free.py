@@ -5,8 +5,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from benchmarks.cases import warm_up
-from benchmarks.measure import now
+from benchmarks.cases import now, warm_up
 from benchmarks.model import Peer, Values
 from benchmarks.work import nop, spin
 

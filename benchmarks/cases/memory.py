@@ -4,8 +4,7 @@ import contextlib
 import operator
 from typing import Any
 
-from benchmarks.cases import blocked
-from benchmarks.measure import resident
+from benchmarks.cases import blocked, resident
 from benchmarks.model import Peer, Values
 
 _open: list[contextlib.ExitStack] = []

@@ -5,8 +5,7 @@ import threading
 import time
 from typing import Any
 
-from benchmarks.cases import WORKERS, awaken, blocked, time_submits, warm_up
-from benchmarks.measure import now, percentiles
+from benchmarks.cases import WORKERS, awaken, blocked, now, percentiles, time_submits, warm_up
 from benchmarks.model import Peer, Values
 from benchmarks.work import nap, nop
 

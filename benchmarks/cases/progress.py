@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.cases import WORKERS
-from benchmarks.measure import now
+from benchmarks.cases import WORKERS, now
 from benchmarks.model import Peer, Values
 from flask_delay import current_task, track
 

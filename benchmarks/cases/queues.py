@@ -3,8 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from benchmarks.cases import WORKERS, warm_up
-from benchmarks.measure import now, percentile
+from benchmarks.cases import WORKERS, now, percentile, warm_up
 from benchmarks.model import Peer, Values
 from benchmarks.work import nop
 

@@ -15,13 +15,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import machine
+from benchmarks import WRK_CPUS, machine
+from benchmarks.cases import WORKERS
 from benchmarks.model import Peer, Values
 
 CONNECTIONS = 16
 WARM_UP = 1.0
-WRK_CPUS = "BENCHMARKS_WRK_CPUS"
-"""The environment variable with the CPUs for wrk, separated by commas; empty for all."""
 
 
 def needs_wrk() -> str | None:
@@ -38,19 +37,28 @@ def views_that_delay(peer: Peer, size: int) -> Values:
 
 def views_beside_computing(peer: Peer, size: int) -> Values:
     """A plain view, while one task computes in pure Python."""
-    with _server(peer) as url:
-        _ask(f"{url}/plain", WARM_UP)
+    return _beside_computing(peer, size, WORKERS, CONNECTIONS)
+
+
+def few_views_beside_computing(peer: Peer, size: int) -> Values:
+    """The same with fewer threads and connections: a processor is left for what computes."""
+    return _beside_computing(peer, size, 4, 4)
+
+
+def _beside_computing(peer: Peer, size: int, threads: int, connections: int) -> Values:
+    with _server(peer, threads) as url:
+        _ask(f"{url}/plain", WARM_UP, connections)
         _get(f"{url}/burn")
-        # The warm-up of whoever watches for such tasks.
-        _ask(f"{url}/plain", WARM_UP)
+        # The warm-up of what watches for such tasks.
+        _ask(f"{url}/plain", WARM_UP, connections)
         try:
-            return _ask(f"{url}/plain", size)
+            return _ask(f"{url}/plain", size, connections)
         finally:
             _get(f"{url}/stop")
 
 
 @contextlib.contextmanager
-def _server(peer: Peer) -> Iterator[str]:
+def _server(peer: Peer, threads: int = WORKERS) -> Iterator[str]:
     with (
         tempfile.TemporaryDirectory() as scratch,
         peer.services(Path(scratch)),
@@ -58,8 +66,8 @@ def _server(peer: Peer) -> Iterator[str]:
         (Path(scratch) / "gunicorn.log").open("w+") as log,
     ):
         command = [sys.executable, "-m", "gunicorn", f"benchmarks.web:create({peer.name!r})"]
-        command += ["--workers=1", "--worker-class=gthread", "--threads=8", "--log-level=warning"]
-        command += [f"--bind=fd://{listener.fileno()}"]
+        command += ["--workers=1", "--worker-class=gthread", f"--threads={threads}"]
+        command += ["--log-level=warning", f"--bind=fd://{listener.fileno()}"]
         server = subprocess.Popen(
             command, stderr=log, pass_fds=[listener.fileno()], start_new_session=True
         )
@@ -100,8 +108,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _ask(url: str, seconds: float) -> Values:
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--latency", url]
+def _ask(url: str, seconds: float, connections: int = CONNECTIONS) -> Values:
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", url]
     cpus = os.environ.get(WRK_CPUS)
     with machine.pinned_to(set(map(int, cpus.split(",")))) if cpus else contextlib.nullcontext():
         done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -109,12 +117,14 @@ def _ask(url: str, seconds: float) -> Values:
 
 
 def parse(output: str) -> Values:
-    """Requests/s and p99 from what wrk prints; ValueError if not all answers were good."""
+    """Requests/s, p50 and p99 from what wrk prints; ValueError if not all answers were good."""
     bad = re.search(r"(Non-2xx.*|Socket errors:.*)", output)
     if bad:
         raise ValueError(f"wrk: {bad[1]}")
     rate = re.search(r"Requests/sec: +([\d.]+)", output)
-    p99 = re.search(r"^ +99% +([\d.]+)(us|ms|s)$", output, re.MULTILINE)
-    if not rate or not p99:
+    units = {"us": 1e-6, "ms": 1e-3, "s": 1}
+    found = re.findall(r"^ +(50|99)% +([\d.]+)(us|ms|s)$", output, re.MULTILINE)
+    times = {f"p{percent}": float(number) * units[unit] for percent, number, unit in found}
+    if not rate or times.keys() != {"p50", "p99"}:
         raise ValueError(f"wrk printed no rate and percentiles:\n{output}")
-    return {"rate": float(rate[1]), "p99": float(p99[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1}[p99[2]]}
+    return {"rate": float(rate[1]), **times}

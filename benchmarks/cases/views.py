@@ -6,8 +6,7 @@ from typing import Any
 
 from flask import Flask
 
-from benchmarks.cases import WORKERS, blocked, time_submits, warm_up
-from benchmarks.measure import now
+from benchmarks.cases import WORKERS, blocked, now, time_submits, warm_up
 from benchmarks.model import Peer, Pool, Values
 from benchmarks.work import nop
 

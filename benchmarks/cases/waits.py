@@ -4,8 +4,7 @@ import asyncio
 import time
 from concurrent.futures import as_completed, wait
 
-from benchmarks.cases import WORKERS, blocked, warm_up
-from benchmarks.measure import now, percentiles
+from benchmarks.cases import WORKERS, blocked, now, percentiles, warm_up
 from benchmarks.model import Peer, Values
 from benchmarks.work import nop
 

@@ -1,22 +1,45 @@
 """Every library that takes part."""
 
-from benchmarks.model import Peer
-from benchmarks.peers.pools import FlaskExecutor, Hypertile, Nothing, Ours, Processes, Threads
-from benchmarks.peers.queues import celery, dramatiq, flexiq, huey, rq
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
+from benchmarks.model import Peer
+from benchmarks.peers.pools import (
+    Burner,
+    FlaskExecutor,
+    Hypertile,
+    Nothing,
+    Ours,
+    Spawned,
+    Standard,
+)
+from benchmarks.peers.queues import QUEUES
+
+_IN_PROCESSES = {
+    "DELAY_BACKEND": "processes",
+    "DELAY_PROCESSES": 1,
+    "DELAY_APP": "benchmarks.web:create('ours-processes')",
+}
 _ALL: tuple[Peer, ...] = (
     Ours(),
-    Ours(name="ours-plain-switch", title="Flask-Delay, interval None", switching=False),
-    Threads(),
-    Processes(),
+    Ours("ours-plain-switch", "Flask-Delay, interval None", {"DELAY_SWITCH_INTERVAL": None}),
+    Ours(
+        "ours-processes",
+        "Flask-Delay, processes",
+        _IN_PROCESSES,
+        packages=("flask-delay", "cloudpickle"),
+    ),
+    # Measured by the interpreter of another environment.
+    Ours("before", "Flask-Delay, before"),
+    Standard("tpe", "ThreadPoolExecutor", ThreadPoolExecutor),
+    Standard("processes", "ProcessPoolExecutor", ProcessPoolExecutor),
+    Spawned("spawn", "ProcessPoolExecutor, spawn"),
+    Spawned("loky", "loky", ("loky",)),
+    Spawned("pebble", "Pebble", ("Pebble",)),
     FlaskExecutor(),
     Hypertile(),
     Nothing(),
-    huey.Huey(),
-    flexiq.FlexiQ(),
-    celery.Celery(),
-    rq.RQ(),
-    dramatiq.Dramatiq(),
+    Burner(),
+    *QUEUES,
 )
 
 PEERS: dict[str, Peer] = {peer.name: peer for peer in _ALL}

@@ -1,13 +1,14 @@
 """Peers that run tasks in this process or in its children."""
 
 import _thread
-import concurrent.futures
 import contextlib
 import importlib
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from flask import Flask
 
 import flask_delay
 from benchmarks.model import Pool
+from benchmarks.peers.queues import running
+from benchmarks.spawned import POOLS
 
 
 class _Futures:
@@ -47,12 +50,12 @@ class _InProcess:
 
 @dataclass(frozen=True)
 class Ours(_InProcess):
-    """`delay` in an app, `Executor` without one."""
+    """`delay` in an app with these settings, `Executor` without one."""
 
     name: str = "ours"
     title: str = "Flask-Delay"
-    switching: bool = True
-    packages = ("flask-delay",)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ("flask-delay",)
 
     @contextlib.contextmanager
     def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
@@ -61,40 +64,41 @@ class Ours(_InProcess):
             with flask_delay.Executor(workers) as executor:
                 yield _Futures(executor.submit, executor.shutdown)
             return
-        app.config["DELAY_MAX_WORKERS"] = workers
-        if not self.switching:
-            app.config["DELAY_SWITCH_INTERVAL"] = None
+        app.config.update(self.settings, DELAY_MAX_WORKERS=workers)
         pool = flask_delay.Delay(app).executor
         yield _Futures(flask_delay.delay, pool.shutdown)
         pool.shutdown()
 
 
-class Threads(_InProcess):
-    """The standard library's threads, without any context."""
+@dataclass(frozen=True)
+class Standard(_InProcess):
+    """The standard library's executors, without any context."""
 
-    name = "tpe"
-    title = "ThreadPoolExecutor"
-
-    @contextlib.contextmanager
-    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
-        """The same with and without an app; see `Peer`."""
-        del app
-        with concurrent.futures.ThreadPoolExecutor(workers) as executor:
-            yield _Futures(executor.submit, executor.shutdown)
-
-
-class Processes(_InProcess):
-    """The standard library's processes."""
-
-    name = "processes"
-    title = "ProcessPoolExecutor"
+    name: str
+    title: str
+    make: type[ThreadPoolExecutor | ProcessPoolExecutor]
 
     @contextlib.contextmanager
     def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
         """The same with and without an app; see `Peer`."""
         del app
-        with concurrent.futures.ProcessPoolExecutor(workers) as executor:
+        with self.make(workers) as executor:
             yield _Futures(executor.submit, executor.shutdown)
+
+
+@dataclass(frozen=True)
+class Spawned(_InProcess):
+    """Pools of processes that are started anew, not forked; `benchmarks.spawned` has the rest."""
+
+    name: str
+    title: str
+    packages: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
+        """One process, whatever is asked for; see `Peer`."""
+        del workers, app
+        yield _Futures(POOLS[self.name](), lambda: None)
 
 
 class FlaskExecutor(_InProcess):
@@ -178,3 +182,15 @@ class Nothing(_InProcess):
         """Nothing to be made; see `Peer`."""
         del workers, app
         yield _NoPool()
+
+
+class Burner(Nothing):
+    """What it costs that does not start a task, while another process computes."""
+
+    name = "burner"
+    title = "no task, another process computes"
+
+    def services(self, scratch: Path) -> AbstractContextManager[None]:
+        """Compute; see `Peer`."""
+        burn = [sys.executable, "-c", "while True: sum(range(1000))"]
+        return running(burn, scratch / "burner.log")

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import instructions, machine, report
+from benchmarks import kept, machine, report
+from benchmarks.cases import percentile
+from benchmarks.cases.instructions import LOOP
 from benchmarks.cases.servers import parse
-from benchmarks.measure import percentile
 from benchmarks.model import (
     Case,
     Metric,
@@ -126,7 +127,8 @@ def test_page_names_misses_noise_failures_and_what_was_not_run():
 
 def test_rounds_alternate():
     cases = [a_case(), a_case(peers=("ours", "hypertile"), rounds=1)]
-    order = [(number, case.peers[1], peer) for number, case, peer in plan(cases, list(PEERS), 2)]
+    peers = [name for name in PEERS if name != "before"]
+    order = [(number, case.peers[1], peer) for number, case, peer in plan(cases, peers, 2)]
     assert order == [
         (0, "tpe", "ours"),
         (0, "tpe", "tpe"),
@@ -135,6 +137,12 @@ def test_rounds_alternate():
         (1, "tpe", "tpe"),
         (1, "tpe", "ours"),
     ]
+
+
+def test_an_earlier_package_is_measured_beside_ours():
+    cases = [a_case(), a_case(peers=("tpe",))]
+    order = [(case.peers, peer) for _, case, peer in plan(cases, ["ours", "before"], 1)]
+    assert order == [(("ours", "tpe"), "ours"), (("ours", "tpe"), "before")]
 
 
 def test_noise_is_known():
@@ -147,7 +155,7 @@ def test_noise_is_known():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_table(case):
     metrics = {metric.name for metric in case.metrics}
-    assert set(case.peers) <= set(PEERS)
+    assert set(case.everyone) <= set(PEERS)
     assert set(case.sizes) <= set(case.peers)
     for target in case.targets:
         assert target.metric in metrics
@@ -165,7 +173,11 @@ Requests/sec:   1333.51
 
 
 def test_what_wrk_prints():
-    assert parse(WRK) == {"rate": 1333.51, "p99": pytest.approx(0.02943)}
+    assert parse(WRK) == {
+        "rate": 1333.51,
+        "p50": pytest.approx(0.01154),
+        "p99": pytest.approx(0.02943),
+    }
     with pytest.raises(ValueError, match="Non-2xx or 3xx responses: 9"):
         parse(WRK + "  Non-2xx or 3xx responses: 9\n")
     with pytest.raises(ValueError, match="no rate"):
@@ -173,7 +185,7 @@ def test_what_wrk_prints():
 
 
 @pytest.mark.parametrize(
-    ("figure", "kept", "failed", "says"),
+    ("figure", "known", "failed", "says"),
     [
         (1099.0, 1000.0, False, "passed: 1,099 instructions per task, +9.9% of the 1,000 kept"),
         (1101.0, 1000.0, True, "FAILED: 1,101 instructions per task, +10.1% of the 1,000 kept"),
@@ -181,21 +193,21 @@ def test_what_wrk_prints():
         (900.0, None, False, "NOT COMPARED: 900 instructions per task; no figure is kept for X"),
     ],
 )
-def test_instructions_are_judged(figure, kept, failed, says):
-    said, result = instructions.judge(figure, kept, "X")
+def test_instructions_are_judged(figure, known, failed, says):
+    said, result = kept.judge(figure, known, "X")
     assert said.startswith(says)
     assert result is failed
 
 
 def test_instructions_are_kept(tmp_path):
     file = tmp_path / "instructions.toml"
-    instructions.save(file, {"CPython 3.x, GCC": 1000.4, "A": 7})
-    assert instructions.load(file) == {"A": 7, "CPython 3.x, GCC": 1000}
-    assert all(figure > 0 for figure in instructions.load(instructions.KEPT).values())
+    kept.save({"CPython 3.x, GCC": 1000.4, "A": 7}, file)
+    assert kept.load(file) == {"A": 7, "CPython 3.x, GCC": 1000}
+    assert all(figure > 0 for figure in kept.load().values())
 
 
 def test_fixed_loop_runs():
-    subprocess.run([sys.executable, ROOT / "benchmarks/loop.py", "50"], check=True, timeout=30)
+    subprocess.run([sys.executable, LOOP, "50"], check=True, timeout=30)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the suite needs POSIX")

@@ -12,17 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flask import Flask
 
+from benchmarks import REDIS, SCRATCH
 from benchmarks.model import Pool
-
-SCRATCH = "BENCHMARKS_SCRATCH"
-"""The environment variable with the directory that client and worker share."""
-REDIS = "BENCHMARKS_REDIS"
-"""The environment variable with the URL of the Redis server."""
 
 PATIENCE = 60.0
 """Seconds that one result may take."""
@@ -45,27 +42,27 @@ class QueuePool:
             self.wait(handle)
 
 
+@dataclass(frozen=True)
 class QueuePeer:
-    """What the queues have in common."""
+    """A queue: its tasks are in `module`, which client and workers import."""
 
-    packages: tuple[str, ...] = ()
+    name: str
+    title: str
+    packages: tuple[str, ...]
+    module: str
+    # What runs its workers, after `python -m`; `{module}` and `{redis}` are filled in.
+    worker: str
     programs: tuple[str, ...] = ()
-    redis = False
-    # Its module beside this one, which client and workers import: `pool()` and the tasks.
-    module = ""
-
-    def worker(self) -> list[str]:
-        """The command that runs its workers, after `python -m`."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def services(self, scratch: Path) -> Iterator[None]:
         """Run Redis, if it needs that, and its workers; see `Peer`."""
         with contextlib.ExitStack() as stack:
             os.environ[SCRATCH] = str(scratch)
-            if self.redis:
+            if "redis-server" in self.programs:
                 os.environ[REDIS] = stack.enter_context(redis_server(scratch))
-            command = [sys.executable, "-m", *self.worker()]
+            worker = self.worker.format(module=self.module, redis=os.environ.get(REDIS))
+            command = [sys.executable, "-m", *worker.split()]
             stack.enter_context(running(command, scratch / "worker.log"))
             yield
 
@@ -74,6 +71,43 @@ class QueuePeer:
         """Connect; the workers run already. See `Peer`."""
         del workers, app
         yield importlib.import_module(self.module).pool()
+
+
+def _on_redis(name: str, title: str, package: str, worker: str) -> QueuePeer:
+    module = f"benchmarks.peers.queues.{name}_tasks"
+    return QueuePeer(name, title, (package, "redis"), module, worker, ("redis-server",))
+
+
+_CELERY = "celery --app {module} worker --pool=threads --concurrency=8 --loglevel=ERROR"
+QUEUES = (
+    QueuePeer(
+        "huey",
+        "Huey, SQLite",
+        ("huey",),
+        "benchmarks.peers.queues.huey_tasks",
+        "huey.bin.huey_consumer {module}.huey --workers=8 --quiet",
+    ),
+    QueuePeer(
+        "flexiq",
+        "FlexiQ, SQLite",
+        ("flexiq",),
+        "benchmarks.peers.queues.flexiq_tasks",
+        "flexiq.cli worker --app {module}:queue --drain-timeout=1",
+    ),
+    _on_redis("celery", "Celery, Redis", "celery", f"{_CELERY} --without-mingle"),
+    _on_redis("rq", "RQ, Redis", "rq", "rq.cli worker --quiet --url {redis}"),
+    _on_redis(
+        "dramatiq", "Dramatiq, Redis", "dramatiq", "dramatiq --processes=1 --threads=8 {module}"
+    ),
+    QueuePeer(
+        "ours-celery",
+        "Flask-Delay, Celery",
+        ("flask-delay", "celery", "redis"),
+        "benchmarks.backend_app",
+        "celery --app {module}:celery worker --concurrency=2",
+        ("redis-server",),
+    ),
+)
 
 
 @contextlib.contextmanager

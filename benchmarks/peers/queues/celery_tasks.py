@@ -4,8 +4,8 @@ import os
 
 from celery import Celery
 
-from benchmarks import work
-from benchmarks.peers.queues import PATIENCE, REDIS, QueuePool
+from benchmarks import REDIS, work
+from benchmarks.peers.queues import PATIENCE, QueuePool
 
 app = Celery("benchmarks", broker=os.environ[REDIS], backend=os.environ[REDIS])
 nop = app.task(work.nop)

@@ -7,8 +7,8 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from benchmarks import work
-from benchmarks.peers.queues import PATIENCE, REDIS, QueuePool
+from benchmarks import REDIS, work
+from benchmarks.peers.queues import PATIENCE, QueuePool
 
 _broker = RedisBroker(url=os.environ[REDIS])
 _broker.add_middleware(Results(backend=RedisBackend(url=os.environ[REDIS])))

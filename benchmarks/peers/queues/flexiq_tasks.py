@@ -5,8 +5,8 @@ from pathlib import Path
 
 from flexiq import Queue
 
-from benchmarks import work
-from benchmarks.peers.queues import PATIENCE, SCRATCH, QueuePool
+from benchmarks import SCRATCH, work
+from benchmarks.peers.queues import PATIENCE, QueuePool
 
 queue = Queue(db_path=str(Path(os.environ[SCRATCH]) / "flexiq.db"), workers=8)
 nop = queue.task()(work.nop)

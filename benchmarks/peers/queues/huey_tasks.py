@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huey import SqliteHuey
 
-from benchmarks import work
-from benchmarks.peers.queues import PATIENCE, SCRATCH, QueuePool
+from benchmarks import SCRATCH, work
+from benchmarks.peers.queues import PATIENCE, QueuePool
 
 huey = SqliteHuey(filename=str(Path(os.environ[SCRATCH]) / "huey.db"))
 

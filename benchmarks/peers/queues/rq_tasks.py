@@ -6,8 +6,8 @@ import os
 from redis import Redis
 from rq import Queue
 
-from benchmarks import work
-from benchmarks.peers.queues import PATIENCE, REDIS, QueuePool
+from benchmarks import REDIS, work
+from benchmarks.peers.queues import PATIENCE, QueuePool
 
 
 def pool() -> QueuePool:

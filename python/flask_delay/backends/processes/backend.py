@@ -6,7 +6,7 @@ Each child runs one task at a time, so that a child that is killed fails that ta
 
 Why a child is started with `subprocess` and talked to over a socket, in frames of our own with
 cloudpickle's bytes in them, and not by a pool of loky, of Pebble or of the standard library,
-with one process each (`python -m benchmarks.processes` shows what can be measured of it):
+with one process each (`make bench CASES=processes` shows what can be measured of it):
 
 - A queue, futures, retries and deadlines are there already, in the native executor. Of a pool
   only a process that runs calls would be used, and none of them lets its owner tell it
