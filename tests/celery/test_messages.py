@@ -24,7 +24,9 @@ from markupsafe import Markup
 
 from flask_delay import Delay, ProcessDied, RemoteError, Retry, TaskTimeout, task
 from flask_delay.backends import celery as backend
-from flask_delay.backends.celery import celery_app, errors, messages, names, worker
+from flask_delay.backends import names
+from flask_delay.backends.celery import celery_app, errors, messages
+from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.serializer import json_values
 from flask_delay.commands import delay as group
 
@@ -123,12 +125,17 @@ def test_values_are_not_told():
     assert "password" not in str(caught.value)
 
 
+def submitted(app, **options):
+    return TaskMessage.of("1", "shop.f", (), {}, options=options, app=app)
+
+
 def test_times_count_from_the_submit():
     """And not from when the broker is back."""
     before = datetime.now(UTC)
-    sent = messages.made({"countdown": 5, "expires": 9}, Flask("shop"), is_redis=True)
+    message = submitted(Flask("shop"), countdown=5, expires=9)
+    sent = messages.options(message, is_redis=True)
     assert timedelta(0) <= sent["eta"] - before - timedelta(seconds=5) < timedelta(seconds=5)
-    assert sent["expires"] - sent["eta"] == timedelta(seconds=4)
+    assert round((sent["expires"] - sent["eta"]).total_seconds(), 3) == 4
 
 
 # --- Errors ---
@@ -237,11 +244,13 @@ def test_the_classes_of_a_script(monkeypatch):
     app.name = "shop"
     assert names.path_of(script.Odd, app) == "shop:Odd"
     assert names.exception_class("shop:Odd", app) is script.Odd
-    sent = messages.made({"retry": Retry(2, on=script.Odd)}, app, is_redis=True)["headers"]
+    sent = messages.options(submitted(app, retry=Retry(2, on=script.Odd)), is_redis=True)
+    request = types.SimpleNamespace(id="1", retries=0, headers=sent["headers"])
+    received = messages.received(request, "f")
     theirs = type("Odd", (ValueError,), {"__module__": "shop"})
-    retry = messages.retry_of(sent[messages.HEADER], theirs(), Flask("shop"))
+    retry = received.retry_for(theirs(), Flask("shop"))
     assert retry.on == (theirs,)
-    other = messages.retry_of(sent[messages.HEADER], KeyError(), Flask("shop"))
+    other = received.retry_for(KeyError(), Flask("shop"))
     assert other.on == ()
     assert other._after(KeyError(), 1) is None
 
@@ -411,12 +420,3 @@ def test_the_command_check():
         "^WRONG  celery +the broker redis:.* cannot be reached: ", result.output, re.MULTILINE
     )
     assert "celery" not in check(make(DELAY_CELERY_BROKER_URL=None)).output
-
-
-def test_an_attempt_is_called_as_its_function():
-    app = make()
-    registered(app)
-    call = celery_app(app).tasks[f"{__name__}.for_celery"]
-    for lost in (0, 9):
-        attempt = worker._Attempt(call, lambda: 1, lost)
-        assert attempt.function.__name__ == "for_celery"

@@ -30,6 +30,7 @@ from flask_delay import (
     using,
 )
 from flask_delay.backends.celery import celery_app, check
+from flask_delay.backends.message import TaskMessage
 
 pytestmark = pytest.mark.servers
 
@@ -500,10 +501,9 @@ def test_arguments_are_looked_at(app: Flask):
 
 
 def test_waits_go_with_the_message(app: Flask):
-    from flask_delay.backends.celery import messages
-
     for retry in (Retry(waits=[1, 5], jitter=False), Retry(None)):
-        made = messages.made({"retry": retry}, app, is_redis=True)
-        found = messages.retry_of(made["headers"]["flask_delay"], ValueError(), app)
+        sent = TaskMessage.of("1", "shop.f", (), {}, options={"retry": retry}, app=app)
+        arrived = TaskMessage.from_dict(json.loads(json.dumps(sent.to_dict())))
+        found = arrived.retry_for(ValueError(), app)
         assert found is not None
         assert (found.times, found.waits, found.jitter) == (retry.times, retry.waits, retry.jitter)

@@ -619,6 +619,6 @@ app = Flask("plain", static_folder=None)
 Delay(app)
 with app.app_context():
     assert delay(int).result() == 0
-assert not {"cloudpickle", "multiprocessing", "flask_delay.backends"} & set(sys.modules)
+assert not {"cloudpickle", "multiprocessing", "flask_delay.backends.processes"} & set(sys.modules)
 """
     assert python(script).stderr == ""

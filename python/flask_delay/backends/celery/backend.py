@@ -27,9 +27,11 @@ except ImportError as error:
         " pip install 'flask-delay[celery]'"
     ) from error
 
-from flask_delay.backends.celery import connections, messages, names, worker
+from flask_delay.backends import names
+from flask_delay.backends.celery import connections, messages, worker
 from flask_delay.backends.celery import settings as celery_settings
-from flask_delay.backends.celery.client import Message, Wire
+from flask_delay.backends.celery.client import Wire
+from flask_delay.backends.message import TaskMessage
 
 _NOT_THERE = "Celery has no such thing; leave it out, or use the backend 'threads'"
 
@@ -103,7 +105,8 @@ class Backend:
         )
         try:
             handle.announce()
-            wire.publish(handle, Message(id, name, args, kwargs, options))
+            message = TaskMessage.of(id, name, args, kwargs, options=options, app=self._app)
+            wire.publish(handle, message)
         except BaseException:
             handle.withdraw()
             raise

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import redis
 from celery import Celery, states
@@ -25,6 +25,7 @@ from flask_delay._native import TaskExpired, _Elsewhere
 from flask_delay.backends.base import BrokerUnavailable
 from flask_delay.backends.celery import connections, errors, messages
 from flask_delay.backends.celery.buffer import Buffer
+from flask_delay.backends.message import TaskMessage
 from flask_delay.logs import log as _log
 
 PROGRESS = "PROGRESS"
@@ -35,16 +36,6 @@ _LOOK = 1.0
 _PAUSES = (0.1, 5.0)
 # How long after a task's `expires` one that nobody has begun is given up: clocks differ.
 _GRACE = 5.0
-
-
-class Message(NamedTuple):
-    """One task: `options` are those of `using` when it is submitted, and then Celery's."""
-
-    id: str
-    name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    options: Mapping[str, Any]
 
 
 class Wire:
@@ -87,14 +78,12 @@ class Wire:
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def publish(self, handle: _Elsewhere, message: Message) -> None:
+    def publish(self, handle: _Elsewhere, message: TaskMessage) -> None:
         """Send a task, and feed `handle` from now on. Raises BrokerUnavailable."""
         channel = self._channel(message.id)
-        if "expires" in message.options:
-            end = time.monotonic() + message.options["expires"] + _GRACE
+        if message.expires is not None:
+            end = time.monotonic() + (message.expires - time.time()) + _GRACE
             self._expiring.append((end, message.id))
-        made = messages.made(message.options, self._app, is_redis=self.is_redis)
-        message = message._replace(options=made)
         try:
             # First: no task is sent of which nobody would hear.
             self._expect(channel, handle)
@@ -146,19 +135,20 @@ class Wire:
             thread.join()
         self._producers.force_close_all()
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: TaskMessage) -> None:
         # As Celery's `send_task` does it, which would have each thread that publishes subscribe
         # to results that it never looks at.
-        id, name, args, kwargs, made = message
+        id, name, args, kwargs = message.id, message.name, message.args, dict(message.kwargs)
         amqp = self._celery.amqp
-        options = amqp.router.route(dict(made), name, args, kwargs)
+        made = messages.options(message, is_redis=self.is_redis)
+        options = amqp.router.route(made, name, args, kwargs)
         headers = options.pop("headers")
         limits = {key: options.pop(key, None) for key in messages.LIMITS}
         body = amqp.as_task_v2(
             id,
             name,
             args,
-            dict(kwargs),
+            kwargs,
             root_id=id,
             create_sent_event=self._celery.conf.task_send_sent_event,
             **limits,

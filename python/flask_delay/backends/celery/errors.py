@@ -11,8 +11,8 @@ from flask import Flask
 from kombu.utils import json
 
 from flask_delay._native import TaskTimeout
+from flask_delay.backends import names
 from flask_delay.backends.base import ProcessDied, RemoteError
-from flask_delay.backends.celery import names
 from flask_delay.backends.serializer import json_values
 
 KEY = "flask_delay"

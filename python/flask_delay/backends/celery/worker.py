@@ -6,37 +6,32 @@ a task runs again is Celery's to see to, so what is said at its end is said here
 
 import contextlib
 import functools
-import inspect
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import redis
-from blinker import NamedSignal
 from celery import Celery, Task, states
 from celery import signals as celerys
 from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 from flask import Flask
 
-from flask_delay import config, context, state, validators
+from flask_delay import state
 from flask_delay._native import (
     Executor,
     Future,
     Progress,
-    TaskRetry,
     TaskTimeout,
-    _Elsewhere,
-    _scoped_executor,
 )
+from flask_delay.backends import execution
 from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.celery import errors, messages
 from flask_delay.backends.celery.client import PROGRESS
+from flask_delay.backends.execution import Attempt
 from flask_delay.backends.serializer import json_values
 from flask_delay.logs import log as _log
 from flask_delay.observe import signals
-from flask_delay.retry import Retry
 
 # Seconds between two messages about one task's progress.
 _INTERVAL = 0.1
@@ -60,7 +55,10 @@ class Place:
         """Made at first use, which is after the worker has forked. No lock: see `state.State`."""
         found = self._executors.get(self.delay)
         if found is None:
-            found = self._executors.setdefault(self.delay, _made(self.app, self.delay))
+            made = execution.make_executor(
+                self.app, self.delay, sends_started=True, shutdown_timeout=0
+            )
+            found = self._executors.setdefault(self.delay, made)
         return found
 
 
@@ -158,97 +156,55 @@ def _counted(call: _Call) -> Iterator[int]:
             client.decr(key)
 
 
-class _Attempt:
-    """What one message runs."""
-
-    def __init__(self, call: _Call, function: Callable[[], Any], lost: int) -> None:
-        self._name = call.name
-        # What no further attempt can mend: failed with here, and not by the function.
-        self.final: Exception | None = None
-        if inspect.iscoroutinefunction(function) and lost < _MOST_AGAIN:
-
-            async def run_async() -> object:
-                return self._checked(await function())
-
-            self.function: Callable[[], Any] = run_async
-        else:
-
-            def run() -> object:
-                return self._give_up() if lost >= _MOST_AGAIN else self._checked(function())
-
-            self.function = run
-        # What the task is called.
-        self.function.__name__ = self.function.__qualname__ = type(call).function.__qualname__
-
-    def _checked(self, result: object) -> object:
-        fault = json_values.fault(result, "result")
-        if fault is None:
-            return result
-        self.final = TypeError(
-            f"task {self._name!r} has run, but its result cannot be sent: {fault}"
-        )
-        raise self.final
-
-    def _give_up(self) -> NoReturn:
-        self.final = ProcessDied(
-            f"task {self._name!r} is not run any more: its worker was lost the last"
-            f" {_MOST_AGAIN + 1} times"
-        )
-        raise self.final
-
-
 def _run(call: _Call, function: Callable[[], Any], lost: int) -> Any:
-    app, delay = call.place.app, call.place.delay
-    found: state.State = app.extensions[delay]
-    request = call.request
-    report = _Report(call)
-    attempt = _Attempt(call, function, lost)
-    made = functools.partial(
-        _Elsewhere,
-        call.place.executor,
-        attempt.function,
-        id=_identity(request.id),
-        attempts=request.retries,
+    app = call.place.app
+    found: state.State = app.extensions[call.place.delay]
+    attempt = Attempt(
+        messages.received(call.request, type(call).function.__qualname__),
+        function,
+        check=lambda result: _fault(call.name, result),
+        refusal=_lost_too_often(call.name) if lost >= _MOST_AGAIN else None,
     )
-    handle = made(report=report)
+    report = _Report(call)
     try:
-        future = handle.run()
-    except SoftTimeLimitExceeded as error:
-        # While this thread waited for a coroutine, which ends now. Who hears of it is to see a
-        # future that has failed.
-        handle.future.cancel()
-        failed = made()
-        failed.fail(error)
-        future = failed.future
+        future = attempt.run(
+            call.place.executor, report=report, interrupts=(SoftTimeLimitExceeded,)
+        )
     finally:
         report.flush()
     exception = future.exception()
     if exception is None:
-        _emit(signals.task_succeeded, app, future)
+        execution.send(signals.task_succeeded, app, future)
         return future.result()
     if _is_celerys(exception):
         _log.warning("task %s (%s) was stopped", future.name, future.id)
-        _emit(signals.task_cancelled, app, future)
+        execution.send(signals.task_cancelled, app, future)
         raise exception
     if isinstance(exception, SoftTimeLimitExceeded):
         exception = _timed_out(call, future, exception)
-    if exception is not attempt.final:
-        asked = (request.headers or {}).get(messages.HEADER) or {}
-        retry = messages.retry_of(asked, exception, app)
-        exception, after = _judge(future, exception, retry)
-        if after is not None:
-            _say_again(found.config, future, exception, after)
-            raise call.retry(exc=exception, countdown=after, throw=False)
-    if found.config.log_failures:
-        _log.error("task %s (%s) failed", future.name, future.id, exc_info=exception)
-    _emit(signals.task_failed, app, future)
+    exception, after = attempt.conclude(app, future, exception, logs=found.config.log_failures)
+    if after is not None:
+        raise call.retry(exc=exception, countdown=after, throw=False)
     if not isinstance(exception, Exception):
         # It ends the task, not the worker.
         ended = RuntimeError(f"task {future.name!r} raised {exception!r}")
         ended.__cause__ = exception
         exception = ended
-    setattr(request, _FAILURE, errors.packed(exception, app))
+    setattr(call.request, _FAILURE, errors.packed(exception, app))
     raise exception
+
+
+def _fault(name: str, result: object) -> TypeError | None:
+    fault = json_values.fault(result, "result")
+    if fault is None:
+        return None
+    return TypeError(f"task {name!r} has run, but its result cannot be sent: {fault}")
+
+
+def _lost_too_often(name: str) -> ProcessDied:
+    return ProcessDied(
+        f"task {name!r} is not run any more: its worker was lost the last {_MOST_AGAIN + 1} times"
+    )
 
 
 def _is_celerys(exception: BaseException) -> bool:
@@ -261,14 +217,6 @@ def _is_celerys(exception: BaseException) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "billiard"
 
 
-def _identity(id: str) -> str:
-    try:
-        return validators.identity(id)
-    except ValueError:
-        # Others than we may have sent it.
-        return str(uuid.uuid5(uuid.NAMESPACE_OID, id))
-
-
 def _timed_out(call: _Call, future: Future[Any], exception: BaseException) -> TaskTimeout:
     _, seconds = call.request.timelimit or (None, None)
     # The worker's own, `--soft-time-limit`, is known to its first process alone.
@@ -279,52 +227,6 @@ def _timed_out(call: _Call, future: Future[Any], exception: BaseException) -> Ta
     timeout = TaskTimeout(f'task "{future.name}" took longer than {limit}')
     timeout.__cause__ = exception
     return timeout
-
-
-def _judge(
-    future: Future[Any], exception: BaseException, retry: Retry | None
-) -> tuple[BaseException, float | None]:
-    """What the task has failed with, and after how many seconds it runs again, if it does."""
-    if not isinstance(exception, TaskRetry):
-        return exception, None if retry is None else retry._after(exception, future.attempts)  # noqa: SLF001
-    after: float | None = exception.args[0]
-    if retry is None:
-        return exception, after or 0.0
-    if retry._allows(future.attempts):  # noqa: SLF001
-        return exception, retry._delay(future.attempts) if after is None else after  # noqa: SLF001
-    used_up = RuntimeError(
-        f"task {future.name!r} asked to run again, but its {retry.times} retries are used up"
-    )
-    return exception.__context__ or used_up, None
-
-
-def _say_again(
-    settings: config.Config, future: Future[Any], exception: BaseException, after: float
-) -> None:
-    if not settings.log_failures:
-        return
-    if isinstance(exception, TaskRetry):
-        _log.info("task %s (%s) asked to run again in %.3f s", future.name, future.id, after)
-    else:
-        _log.warning(
-            "task %s (%s) failed and runs again in %.3f s",
-            future.name,
-            future.id,
-            after,
-            exc_info=exception,
-        )
-
-
-def _emit(signal: NamedSignal, app: Flask, future: Future[Any]) -> None:
-    """Tell the listeners, as the native module does."""
-    if not signal.has_receivers_for(app):
-        return
-    try:
-        with context.scope(app)():
-            signal.send(app, _async_wrapper=app.ensure_sync, future=future)
-    except Exception:
-        template = "a receiver of a signal of task %s (%s) raised"
-        _log.exception(template, future.name, future.id)
 
 
 class _Report:
@@ -357,32 +259,6 @@ class _Report:
         except Exception as error:
             # The task need not fail for it.
             _log.warning("the progress of task %s cannot be told: %s", self._id, error)
-
-
-# Its place among `signals.senders`.
-_STARTED = 1
-
-
-def _made(app: Flask, delay: str) -> Executor:
-    # Its other signals are for the end of the task, which `_run` knows first.
-    senders = signals.senders(app)
-    heard = [
-        sender if number == _STARTED else ({}, sender[1], sender[2])
-        for number, sender in enumerate(senders)
-    ]
-    return _scoped_executor(
-        max_workers=1,
-        thread_name_prefix=delay,
-        scope=context.scope(app),
-        hidden=context.hidden_variables(),
-        reject_types=context.reject_types,
-        reject=context.reject,
-        log_failures=False,
-        shutdown_timeout=0,
-        result_limit=0,
-        mode="immediate",
-        signals=tuple(heard),
-    )
 
 
 @celerys.worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]

@@ -39,6 +39,7 @@ from flask import Flask
 from flask_delay import context, state
 from flask_delay._native import Future, _check_function, _generation, _Policy, current_task
 from flask_delay.backends.base import ProcessDied
+from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.processes.child import Child
 from flask_delay.backends.processes.frames import Frame, Kind
 from flask_delay.backends.serializer.pickles import Parcels
@@ -134,8 +135,9 @@ class Backend:
             child = children.take(partial(Child, self._app, self._name, self._parcels))
             if child.await_app(future.done) and not current_task.cancelled:
                 future._begin()  # noqa: SLF001
+                message = TaskMessage(id=current_task.id, name=name, attempt=current_task.attempt)
                 answer = child.run(
-                    (name, current_task.id, current_task.attempt),
+                    message,
                     data,
                     stopped=lambda: current_task.cancelled,
                     given_up=future.done,

@@ -19,6 +19,7 @@ from typing import Any
 
 from flask_delay._native import TaskTimeout
 from flask_delay.backends.base import ProcessDied
+from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import BadFrameError, Frame, Kind
 from flask_delay.backends.serializer.pickles import Parcels
@@ -129,14 +130,14 @@ class Child:
 
     def run(
         self,
-        call: tuple[Any, ...],
+        message: TaskMessage,
         data: bytes,
         *,
         stopped: Callable[[], bool],
         given_up: Callable[[], bool],
         progress: Callable[[Any, Any, str], object],
     ) -> Frame | None:
-        """Have the call run there, when the app is loaded; return the answer.
+        """Have a task run there whose call is packed in `data`; return the answer.
 
         Tells the task to stop when `stopped()`, and returns None when nobody waits for it any
         more. Raises ProcessDied if the process ends meanwhile, or answers anything else.
@@ -144,7 +145,7 @@ class Child:
         self._is_free = False
         self._call += 1
         with self._dying():
-            if not self._send(Frame(Kind.RUN, self._call, call, data), given_up):
+            if not self._send(Frame(Kind.RUN, self._call, message.to_dict(), data), given_up):
                 return None
             told = False
             while not given_up():

@@ -8,31 +8,32 @@ The connection is a plain file descriptor here: no object has it, so that in a p
 has forked, where it is closed, nothing closes another file of that number.
 """
 
-import inspect
+import contextlib
 import os
 import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from typing import Any, NamedTuple, NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 from flask import Flask
 from flask.cli import ScriptInfo
 
-from flask_delay import context
 from flask_delay._native import (
     Executor,
     Future,
     Progress,
     TaskRetry,
     _end,
-    _scoped_executor,
     _tie,
     current_task,
 )
+from flask_delay.backends.execution import Attempt, make_executor
+from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import Frame, Kind
 from flask_delay.backends.serializer.pickles import Parcels
@@ -41,13 +42,6 @@ from flask_delay.servers import role
 
 # How often the parent is told how far a task has come.
 _INTERVAL = 0.05
-
-
-class _Again(NamedTuple):
-    """The task has asked for another attempt, which is the parent's to make."""
-
-    after: float | None
-    cause: BaseException | None
 
 
 class _Inside:
@@ -136,25 +130,29 @@ class _Inside:
             self.send(Frame(Kind.PROGRESS, self._call, numbers, progress.note.encode()))
 
     def _run(self, executor: Executor, parcels: Parcels, asked: Frame) -> Frame:
-        name, id, attempt = asked.text
+        message = TaskMessage.from_dict(asked.text)
         try:
             fn, args, kwargs = parcels.unpack_call(asked.data)
         except BaseException as error:
             self._leave_fork(error)
             return Frame(Kind.RAISED, self._call, *parcels.pack_exception(error))
-
-        def begin() -> None:
-            self._told, future = None, current_task.future
-            future._adopt(id, attempt)
-            self._running = future
-
-        # In immediate mode, so it is done when this returns.
-        future = executor.submit(_attempt(begin, self._leave_fork, fn), *args, **kwargs)
-        outcome = _outcome(self._call, parcels, name, future)
+        attempt = Attempt(message, partial(fn, *args, **kwargs), around=self._running_here())
+        outcome = _outcome(self._call, parcels, message.name, attempt.run(executor))
         with self._reading:
             self._tell_progress()
             self._running = None
         return outcome
+
+    @contextlib.contextmanager
+    def _running_here(self) -> Iterator[None]:
+        """Around the task's function: know its future, and leave a process that it has forked."""
+        self._told, self._running = None, current_task.future
+        try:
+            yield
+        except BaseException as error:
+            self._leave_fork(error)
+            raise
+        self._leave_fork(None)
 
     def _leave_fork(self, error: BaseException | None) -> None:
         """End this process if it is not the one that was asked, but one that a task has forked.
@@ -182,51 +180,12 @@ class _Inside:
             os._exit(code & 0xFF)
 
 
-def _attempt(
-    begin: Callable[[], object],
-    leave_fork: Callable[[BaseException | None], object],
-    fn: Callable[..., Any],
-) -> Callable[..., Any]:
-    """What is called for `fn`: a coroutine function for one."""
-    if inspect.iscoroutinefunction(fn):
-
-        async def attempt_async(*args: Any, **kwargs: Any) -> Any:
-            begin()
-            try:
-                result = await fn(*args, **kwargs)
-            except TaskRetry as asked:
-                leave_fork(asked)
-                return _Again(asked.args[0], asked.__context__)
-            except BaseException as error:
-                leave_fork(error)
-                raise
-            leave_fork(None)
-            return result
-
-        return attempt_async
-
-    def attempt(*args: Any, **kwargs: Any) -> Any:
-        begin()
-        try:
-            result = fn(*args, **kwargs)
-        except TaskRetry as asked:
-            leave_fork(asked)
-            return _Again(asked.args[0], asked.__context__)
-        except BaseException as error:
-            leave_fork(error)
-            raise
-        leave_fork(None)
-        return result
-
-    return attempt
-
-
 def _outcome(call: int, parcels: Parcels, name: str, future: Future[Any]) -> Frame:
     try:
-        result = future.result()
-        if isinstance(result, _Again):
-            return _again(call, parcels, result)
-        return Frame(Kind.RETURNED, call, None, parcels.pack_result(name, result))
+        return Frame(Kind.RETURNED, call, None, parcels.pack_result(name, future.result()))
+    except TaskRetry as asked:
+        # The attempt is the parent's to make.
+        return _again(call, parcels, asked)
     except CancelledError as error:
         if future.cancelled():
             return Frame(Kind.CANCELLED, call)
@@ -236,11 +195,12 @@ def _outcome(call: int, parcels: Parcels, name: str, future: Future[Any]) -> Fra
     return Frame(Kind.RAISED, call, *parcels.pack_exception(raised))
 
 
-def _again(call: int, parcels: Parcels, asked: _Again) -> Frame:
-    if asked.cause is None:
-        return Frame(Kind.AGAIN, call, [asked.after, None])
-    text, data = parcels.pack_exception(asked.cause)
-    return Frame(Kind.AGAIN, call, [asked.after, text], data)
+def _again(call: int, parcels: Parcels, asked: TaskRetry) -> Frame:
+    after, cause = asked.args[0], asked.__context__
+    if cause is None:
+        return Frame(Kind.AGAIN, call, [after, None])
+    text, data = parcels.pack_exception(cause)
+    return Frame(Kind.AGAIN, call, [after, text], data)
 
 
 def _vanish() -> NoReturn:
@@ -258,22 +218,6 @@ def _load(path: str) -> Flask:
         del os.environ["FLASK_RUN_FROM_CLI"]
         if before is not None:
             os.environ["FLASK_RUN_FROM_CLI"] = before
-
-
-def _executor(app: Flask, name: str) -> Executor:
-    return _scoped_executor(
-        max_workers=1,
-        thread_name_prefix=name,
-        scope=context.scope(app),
-        hidden=context.hidden_variables(),
-        reject_types=(),
-        reject=context.reject,
-        # The parent tells.
-        log_failures=False,
-        shutdown_timeout=None,
-        result_limit=0,
-        mode="immediate",
-    )
 
 
 def main(parent: int, lifeline: int, connection: int) -> None:
@@ -301,7 +245,8 @@ def main(parent: int, lifeline: int, connection: int) -> None:
         try:
             # The pool does not keep it.
             names.app = app = _load(setup["app"])
-            executor = _executor(app, name)
+            # The parent sends the signals.
+            executor = make_executor(app, name, sends_started=False, shutdown_timeout=None)
         except BaseException as error:
             inside.send(Frame(Kind.BROKEN, 0, *parcels.pack_exception(error)))
             return

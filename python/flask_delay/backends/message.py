@@ -1,0 +1,142 @@
+"""One task as a record that can be sent to another process, or kept.
+
+It has nothing but values that JSON has, save the arguments, for which each backend has a
+serializer.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any, Self, cast
+
+from flask import Flask
+
+from flask_delay import validators
+from flask_delay.backends import names
+from flask_delay.retry import Retry
+
+VERSION = 1
+"""Of the record. A reader refuses a newer one, and leaves out keys that it does not know."""
+
+# The options that go with a task as they are; of the others, times go as fields of the record,
+# and what is left is for the process that submits.
+_CARRIED = ("priority", "timeout")
+# Of a Retry: classes of exceptions.
+_KINDS = ("on", "unless")
+_NUMBER = (int, float)
+# What `from_dict` accepts for each field, None where the default is None.
+_TYPES: Mapping[str, Any] = {
+    "id": str,
+    "name": str,
+    "args": (list, tuple),
+    "kwargs": dict,
+    "options": dict,
+    "attempt": int,
+    "eta": _NUMBER,
+    "expires": _NUMBER,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskMessage:
+    """One attempt of a task: what is called, and with which options."""
+
+    id: str
+    name: str
+    """What all processes call the function."""
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Those that count where the task runs: `priority`, `timeout`, and `retry` as a dict."""
+    attempt: int = 1
+    """The number of the attempt; the first is 1."""
+    eta: float | None = None
+    """When the task may start at the earliest, in seconds since 1970."""
+    expires: float | None = None
+    """When the task may start at the latest, in seconds since 1970."""
+
+    @classmethod
+    def of(
+        cls,
+        id: str,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        options: Mapping[str, Any],
+        app: Flask,
+    ) -> Self:
+        """Make the message of a submit with these `options` of `using`. Its times count from now.
+
+        `app` is the one that the task belongs to: a class of its script has its name.
+        """
+        now = time.time()
+        kept = {key: options[key] for key in _CARRIED if key in options}
+        if "retry" in options:
+            kept["retry"] = _packed(validators.retry(options["retry"]), app)
+        eta = now + options["countdown"] if options.get("countdown") else None
+        if "eta" in options:
+            eta = cast("datetime", options["eta"]).timestamp()
+        return cls(
+            id=id,
+            name=name,
+            args=args,
+            kwargs=kwargs,
+            options=kept,
+            eta=eta,
+            expires=now + options["expires"] if "expires" in options else None,
+        )
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` has made, here or in another version of this package.
+
+        Raises ValueError for the record of a newer version, TypeError for a field that is missing
+        or has a value of another type.
+        """
+        version = record.get("version")
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise ValueError(f"a task's message of version {version!r} cannot be read here")
+        found = {it.name: record[it.name] for it in fields(cls) if it.name in record}
+        for name, value in found.items():
+            if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
+                raise TypeError(f"a task's message has {value!r} as its {name!r}")
+        return cls(**found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The message as a dict for JSON; fields with nothing in them are left out."""
+        values = {it.name: getattr(self, it.name) for it in fields(self)}
+        return {"version": VERSION, **{name: it for name, it in values.items() if it}}
+
+    def retry_for(self, exception: BaseException, app: Flask) -> Retry | None:
+        """The task's `Retry`, as far as it concerns this exception; None without one.
+
+        The message only has the names of classes, which those of the exception are compared
+        with.
+        """
+        packed = self.options.get("retry")
+        if packed is None:
+            return None
+        kinds = {
+            name: tuple(
+                kind
+                for kind in type(exception).__mro__
+                if issubclass(kind, BaseException) and names.path_of(kind, app) in packed[name]
+            )
+            for name in _KINDS
+        }
+        return Retry(**{**packed, **kinds})
+
+
+def exception_classes(retry: Retry) -> dict[str, tuple[type[BaseException], ...]]:
+    """The classes that a `Retry` names, by the parameter that names them."""
+    given = {name: cast("Any", getattr(retry, name)) for name in _KINDS}
+    return {name: it if isinstance(it, tuple) else (it,) for name, it in given.items()}
+
+
+def _packed(retry: Retry, app: Flask) -> dict[str, Any]:
+    values: dict[str, Any] = {it.name: getattr(retry, it.name) for it in fields(retry)}
+    for name, kinds in exception_classes(retry).items():
+        values[name] = [names.path_of(kind, app) for kind in kinds]
+    return values
