@@ -22,6 +22,7 @@ from flask_delay._native import Future, _check_function, _check_step
 from flask_delay.mapping import map_with
 from flask_delay.options import AllOptions, Chosen, Options, follower
 from flask_delay.periodic.job import Job
+from flask_delay.registry import decorated, name_of
 from flask_delay.submit import Decorated, Find, refuse_many
 
 _P = ParamSpec("_P")
@@ -183,7 +184,7 @@ class PeriodicTask(_Wrapped[_P, _R]):
     """
 
     def _begins(self) -> None:
-        unstarted.pop(key_of(self), None)
+        unstarted.pop(name_of(self), None)
 
     def _flask_delay_follow(self, future: object, fn: object = None) -> NoReturn:
         """What `future.then(task)` does, which finds this by its name; or of a partial of it."""
@@ -222,12 +223,8 @@ def _task(
     return kind(fn, find, chosen, source)
 
 
-known: weakref.WeakValueDictionary[str, _Wrapped[..., Any]] = weakref.WeakValueDictionary()
-"""The functions that were decorated, by module and name: what other processes have as well."""
-
-
 unstarted: weakref.WeakValueDictionary[str, PeriodicTask[..., Any]] = weakref.WeakValueDictionary()
-"""Those of them that nothing has made a job of yet, and that need no arguments to become one."""
+"""By name, those that nothing has made a job of yet, and that need no arguments to become one."""
 
 
 def _needs_nothing(fn: Callable[..., Any]) -> bool:
@@ -236,11 +233,6 @@ def _needs_nothing(fn: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def key_of(fn: Any) -> str:
-    """What a function is known by."""
-    return f"{getattr(fn, '__module__', None)}.{getattr(fn, '__qualname__', None)}"
 
 
 class _MethodTask:
@@ -314,9 +306,9 @@ class Decorator:
             return _MethodTask(fn, self._find, merged)
         _check_function(fn, "task")
         made = _task(fn, self._find, merged)
-        known[key_of(fn)] = made
+        decorated[name_of(fn)] = made
         if isinstance(made, PeriodicTask) and _needs_nothing(fn):
-            unstarted[key_of(fn)] = made
+            unstarted[name_of(fn)] = made
         return made
 
 

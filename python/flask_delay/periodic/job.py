@@ -24,6 +24,7 @@ from flask_delay._native import (
 )
 from flask_delay.logs import log as _log
 from flask_delay.periodic import leader
+from flask_delay.registry import name_of, qualname_of
 from flask_delay.servers import role
 
 # Seconds.
@@ -85,7 +86,7 @@ class Job:
         call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
     ) -> None:
         """As `Jobs.start`, which makes it."""
-        self.name = _name_of(call[0])
+        self.name = name_of(call[0])
         """What it is called in the log: the function, with its module."""
         self.schedule = plan.text
         """When it runs: "every 60 s", or the line of the crontab and the time zone."""
@@ -453,31 +454,19 @@ threading._register_atexit(end)  # type: ignore[attr-defined]  # noqa: SLF001
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 
 
-def _name_of(function: Callable[..., Any]) -> str:
-    """The function's name with its module; of what has none, its kind's."""
-    named = function if getattr(function, "__qualname__", None) else type(function)
-    return f"{_module_of(named)}.{named.__qualname__}"
-
-
-def _module_of(function: Callable[..., Any]) -> str | None:
-    module = getattr(function, "__module__", None)
-    # What multiprocessing calls it in the processes that it starts anew.
-    return "__main__" if module == "__mp_main__" else module
-
-
 def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> str:
     """What tells the job from others, and is the same in every process that has it."""
     function, args, kwargs = call
-    name = getattr(function, "__qualname__", None)
+    has_name = qualname_of(function) is not None
     if key is not None:
         distinct = key(*args, **kwargs) if callable(key) else key
         parts: dict[str, object] = {"'key'": distinct}
-        known = f"{_module_of(function)}.{name}" if name else type(function).__qualname__
+        known = name_of(function) if has_name else type(function).__qualname__
         text = f"{known}[{distinct!r}]"
     else:
         owner = getattr(function, "__self__", None)
-        plain = name and (owner is None or inspect.ismodule(owner))
-        known = f"{_module_of(function)}.{name}" if plain else repr(function)
+        plain = has_name and (owner is None or inspect.ismodule(owner))
+        known = name_of(function) if plain else repr(function)
         parts = {f"argument {place}": value for place, value in enumerate(args, 1)}
         parts |= {f"argument {name!r}": value for name, value in kwargs.items()}
         named = [f"{name}={value!r}" for name, value in kwargs.items()]
@@ -492,7 +481,7 @@ def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict
     if wrong:
         # Without what it is: a value may be a secret.
         raise ValueError(
-            f"the job {_name_of(function)} would have another name in each process, and run in"
+            f"the job {name_of(function)} would have another name in each process, and run in"
             f" each of them ({', '.join(wrong)}): give it the option 'key', a string that says"
             f" which one it is"
         )

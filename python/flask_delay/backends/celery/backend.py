@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from flask import Flask
 
-from flask_delay import context, state, tasks
+from flask_delay import context, registry, state
 from flask_delay._native import Executor, Future, _Elsewhere, _generation, _Policy
 from flask_delay.config import Config
 
@@ -132,7 +132,7 @@ class Backend:
 
         A worker runs what a message names, so nothing else may be there to be named.
         """
-        for task in list(tasks.known.values()):
+        for task in list(registry.decorated.values()):
             if self._why_not(task) is None:
                 worker.register(self.celery, self._qualified(task), task, self._place)
 
@@ -175,10 +175,13 @@ class Backend:
 
     def _name_of(self, fn: Callable[..., Any]) -> str:
         fn = getattr(fn, "__wrapped__", fn)
-        task = tasks.known.get(tasks.key_of(fn))
+        task = registry.decorated.get(registry.name_of(fn))
         why = f"it has no {self._decorator()}" if task is None else self._why_not(task)
         if task is None and inspect.ismethod(fn):
             why = "it is a method"
+        if task is not None and registry.qualname_of(fn) is None:
+            # It would have that of its class.
+            why = "it has no name"
         if why is not None:
             raise TypeError(
                 f"Celery's workers do not know {fn!r}: {why}; decorate a function of a module that"

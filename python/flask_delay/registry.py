@@ -1,0 +1,71 @@
+"""What functions and classes are called, and what a name stands for.
+
+The name of a function is its module and its qualified name: "shop.tasks.tidy". `main` is what
+other processes call the module that is `__main__` in this one; "" if none of theirs is.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any
+from weakref import WeakValueDictionary
+
+MAIN = "__main__"
+
+decorated: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""What `task` has made of functions, by their names: other processes have them as well."""
+
+
+def module_of(thing: Any, main: str = MAIN) -> str:
+    """The module that `thing` is defined in."""
+    module = getattr(thing, "__module__", None)
+    # multiprocessing gives it another name in the processes that it starts anew.
+    return main if module in {MAIN, "__mp_main__"} else str(module)
+
+
+def qualname_of(thing: Any) -> str | None:
+    """The name that `thing` has in its module; None if it has none."""
+    name = getattr(thing, "__qualname__", None)
+    return name if isinstance(name, str) else None
+
+
+def name_of(thing: Any, main: str = MAIN) -> str:
+    """The name of a function or class; of another callable, that of its class."""
+    if qualname_of(thing) is None:
+        thing = type(thing)
+    return f"{module_of(thing, main)}.{qualname_of(thing)}"
+
+
+def task_name(fn: Callable[..., Any]) -> str:
+    """The name of a task that runs `fn`, as `Future.name` has it."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    return qualname_of(fn) or type(fn).__qualname__
+
+
+def path_of(kind: type, main: str) -> str:
+    """The name of a class, with a ":" between module and qualified name."""
+    return f"{module_of(kind, main)}:{kind.__qualname__}"
+
+
+def resolve(module: str, qualname: str, get: Callable[[Any, str], Any] = getattr) -> Any:
+    """The object of this name in a module that is imported already; None if there is none.
+
+    With `get=member` no code runs, so that a name may come from anywhere.
+    """
+    try:
+        return reduce(get, qualname.split("."), sys.modules[module])
+    except (KeyError, AttributeError):
+        return None
+
+
+def resolve_class(path: str, main: str) -> type | None:
+    """The class of this path, if this process has imported it. Runs no code."""
+    module, _, qualname = path.partition(":")
+    found = resolve(MAIN if module == main else module, qualname, member)
+    return found if isinstance(found, type) else None
+
+
+def member(owner: Any, name: str) -> Any:
+    """What `owner` has under this name in its dictionary: a module's `__getattr__` may import."""
+    return getattr(owner, "__dict__", {}).get(name)
