@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use flask_delay_engine::{Bound as Places, Config, Mutex, Pool, Rank, Worker};
+use flask_delay_engine::{Bound as Places, Config, Mutex, PerProcess, Pool, Rank, Worker};
 use once_cell::race::OnceBox;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -63,7 +63,8 @@ pub(crate) struct Core {
     given_up: AtomicBool,
     config: Config,
     pub(crate) runner: &'static Runner,
-    first: Era,
+    /// The pools of this process and of those that it was forked from.
+    eras: PerProcess<Era>,
 }
 
 /// The pool of one process.
@@ -84,8 +85,6 @@ struct Era {
     lanes: OnceBox<Arc<Table>>,
     claims: OnceBox<Table>,
     figures: Figures,
-    /// The pool of a process forked from this one.
-    next: OnceBox<Era>,
 }
 
 /// A number of tasks.
@@ -112,7 +111,12 @@ pub(crate) type Desks = Mutex<Vec<Weak<Desk>>>;
 impl Core {
     pub(crate) fn new(settings: Settings, runner: &'static Runner) -> Arc<Self> {
         let core = Arc::new_cyclic(|core| Self {
-            first: Era::new(&settings.config, settings.backpressure, runner, core),
+            eras: PerProcess::new(Era::new(
+                &settings.config,
+                settings.backpressure,
+                runner,
+                core,
+            )),
             initializer: Mutex::new(settings.initializer),
             hidden: settings.hidden,
             log_failures: settings.log_failures,
@@ -139,26 +143,27 @@ impl Core {
     }
 
     fn era(self: &Arc<Self>) -> &Era {
-        let generation = generation();
-        let mut era = &self.first;
-        // One step per fork between the executor's birth and this process. The pools of
-        // other processes are never touched again: their locks may be held for ever by
-        // threads that this process does not have. `OnceBox` has no state in between
-        // that a fork could freeze.
-        while era.generation != generation {
-            let mut made = false;
-            era = era.next.get_or_init(|| {
-                made = true;
-                let core = Arc::downgrade(self);
-                let fresh = Era::new(&self.config, self.backpressure, self.runner, &core);
-                if self.closed.load(Ordering::Relaxed) {
-                    fresh.pool.close();
-                }
-                Box::new(fresh)
-            });
-            if made {
-                (self.runner.begin)(self);
+        match self.eras.get() {
+            Some(era) => era,
+            None => self.begin_era(),
+        }
+    }
+
+    /// Makes the pool of a process that was forked since the last one was made.
+    #[cold]
+    fn begin_era(self: &Arc<Self>) -> &Era {
+        let mut made = false;
+        let era = self.eras.get_or_init(|| {
+            made = true;
+            let core = Arc::downgrade(self);
+            let fresh = Era::new(&self.config, self.backpressure, self.runner, &core);
+            if self.closed.load(Ordering::Relaxed) {
+                fresh.pool.close();
             }
+            fresh
+        });
+        if made {
+            (self.runner.begin)(self);
         }
         era
     }
@@ -181,14 +186,10 @@ impl Core {
     /// Whether this process's pool has something left to do; `None` if its lock is taken.
     /// Makes no pool, and touches no other process's.
     pub(crate) fn is_busy(&self) -> Option<bool> {
-        let mut era = Some(&self.first);
-        while let Some(it) = era {
-            if it.generation == generation() {
-                return it.pool.try_is_quiet().map(|quiet| !quiet);
-            }
-            era = it.next.get();
+        match self.eras.get() {
+            Some(era) => era.pool.try_is_quiet().map(|quiet| !quiet),
+            None => Some(false),
         }
-        Some(false)
     }
 
     /// What this process's workers do.
@@ -321,7 +322,6 @@ impl Era {
             lanes: OnceBox::new(),
             claims: OnceBox::new(),
             figures: Figures::default(),
-            next: OnceBox::new(),
         }
     }
 }

@@ -13,7 +13,6 @@ pub(crate) mod keys;
 pub(crate) mod leftovers;
 pub(crate) mod metrics;
 pub(crate) mod options;
-pub(crate) mod per_process;
 pub(crate) mod policy;
 pub(crate) mod progress;
 pub(crate) mod registry;

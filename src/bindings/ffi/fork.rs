@@ -2,16 +2,15 @@
 
 use std::cell::Cell;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
+use flask_delay_engine::begin_generation;
+pub(crate) use flask_delay_engine::generation;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 #[cfg(not(Py_3_12))]
 use super::attach::list;
-
-/// How many forks lie between the first process and this one.
-static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// Whether forks are made as Python makes them: under uWSGI, whose master lets go of the GIL and
 /// forks in C. If another thread, one of ours perhaps, had the GIL at that moment or waited for
@@ -33,13 +32,6 @@ pub(crate) fn keep(descriptors: [c_int; 2]) {
 thread_local! {
     /// This thread's attachment, from before its fork until after it, if that is our doing.
     static ATTACHED: Cell<Option<ffi::PyGILState_STATE>> = const { Cell::new(None) };
-}
-
-/// This process's generation. A pool or a pending future of another one belongs to
-/// another process.
-pub(crate) fn generation() -> u32 {
-    // Relaxed: changed only in a new process, before it has a second thread.
-    GENERATION.load(Ordering::Relaxed)
 }
 
 extern "C" fn before() {
@@ -84,7 +76,7 @@ extern "C" fn in_parent() {
 
 /// By the only thread that there is: the one that has forked.
 extern "C" fn in_child() {
-    GENERATION.fetch_add(1, Ordering::Relaxed);
+    begin_generation();
     for place in &PRIVATE {
         let descriptor = place.swap(-1, Ordering::Relaxed);
         if descriptor >= 0 {

@@ -12,15 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::Mutex;
+use flask_delay_engine::{LazyPerProcess, Mutex};
 use log::debug;
-use once_cell::race::OnceBox;
 use pyo3::prelude::*;
 
 use crate::bindings::core::worker_slot::Desk;
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::clock::ThreadClock;
-use crate::bindings::ffi::fork::generation;
 
 /// How often Python switches while a task computes, unless it is told otherwise. At a
 /// tenth of a millisecond the switches themselves cost about a tenth of the time.
@@ -54,16 +52,14 @@ pub(crate) struct Watched {
     awake: AtomicBool,
 }
 
+#[derive(Default)]
 struct Governor {
-    generation: u32,
     // A leaf: nothing is called while it is held.
     inner: Mutex<Inner>,
     /// The governor sleeps until it is woken.
     asleep: AtomicBool,
     /// The user's own interval as the bits of a float, while a shorter one is set; else 0.
     shortened: AtomicU64,
-    /// That of a process forked from this one.
-    next: OnceBox<Governor>,
 }
 
 #[derive(Default)]
@@ -73,27 +69,11 @@ struct Inner {
     stopping: bool,
 }
 
-static FIRST: OnceBox<Governor> = OnceBox::new();
+static GOVERNOR: LazyPerProcess<Governor> = LazyPerProcess::new();
 
-impl Governor {
-    fn new() -> Self {
-        Self {
-            generation: generation(),
-            inner: Mutex::default(),
-            asleep: AtomicBool::new(false),
-            shortened: AtomicU64::new(0),
-            next: OnceBox::new(),
-        }
-    }
-}
-
-/// This process's governor. Those of other processes are left alone, as their pools are.
+/// This process's governor.
 fn governor() -> &'static Governor {
-    let mut governor = FIRST.get_or_init(|| Box::new(Governor::new()));
-    while governor.generation != generation() {
-        governor = governor.next.get_or_init(|| Box::new(Governor::new()));
-    }
-    governor
+    GOVERNOR.get_or_init(Governor::default)
 }
 
 /// Has the calling thread, a worker, watched; `None` where that is of no use.
@@ -318,14 +298,10 @@ fn percent(part: Duration, whole: Duration) -> u32 {
 
 /// Puts the user's interval back in a process forked while a shorter one was set.
 pub(crate) fn restore_after_fork(py: Python<'_>) {
-    let mut governor = FIRST.get();
-    while let Some(it) = governor {
-        if it.generation != generation()
-            && let Err(error) = it.restore(py)
-        {
+    for governor in GOVERNOR.inherited() {
+        if let Err(error) = governor.restore(py) {
             error.write_unraisable(py, None);
         }
-        governor = it.next.get();
     }
 }
 

@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::{Mutex, Worker};
+use flask_delay_engine::{LazyPerProcess, Mutex, Worker};
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
 use crate::bindings::core::executor::{Core, Task};
-use crate::bindings::core::per_process::PerProcess;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
@@ -25,7 +24,7 @@ use crate::bindings::sched::delays;
 use crate::bindings::sched::timer;
 
 /// Every executor that has a pool in this process. The lock is a leaf.
-static CORES: PerProcess<Mutex<Cores>> = PerProcess::new();
+static CORES: LazyPerProcess<Mutex<Cores>> = LazyPerProcess::new();
 
 #[derive(Default)]
 struct Cores {
@@ -41,7 +40,7 @@ const GRACE: Duration = Duration::from_millis(200);
 /// Has this executor drained at exit of this process.
 pub(crate) fn add(core: &Arc<Core>) {
     let exited = {
-        let mut cores = CORES.get().lock();
+        let mut cores = CORES.get_or_init(Mutex::default).lock();
         cores.all.retain(|core| core.strong_count() > 0);
         cores.all.push(Arc::downgrade(core));
         cores.exited
@@ -53,7 +52,7 @@ pub(crate) fn add(core: &Arc<Core>) {
 }
 
 fn cores() -> Vec<Arc<Core>> {
-    let cores = CORES.get().lock();
+    let cores = CORES.get_or_init(Mutex::default).lock();
     cores.all.iter().filter_map(Weak::upgrade).collect()
 }
 
@@ -232,7 +231,7 @@ pub(crate) fn _end(py: Python<'_>) {
 /// `None` if a lock that this thread may itself hold is in the way.
 pub(crate) fn is_busy() -> Option<bool> {
     let cores: Vec<_> = {
-        let cores = CORES.get().try_lock()?;
+        let cores = CORES.get_or_init(Mutex::default).try_lock()?;
         if cores.exited {
             return Some(false);
         }
@@ -250,7 +249,7 @@ pub(crate) fn is_busy() -> Option<bool> {
 fn close_pools(py: Python<'_>) -> Vec<String> {
     // Other threads may have submitted since the first time.
     let mut lost = drain_all(py);
-    CORES.get().lock().exited = true;
+    CORES.get_or_init(Mutex::default).lock().exited = true;
     for core in cores().iter().filter(|core| !core.service) {
         core.close();
         let joined = core.is_given_up() || join_at_exit(py, core);

@@ -9,8 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::{Ticket, Timer};
-use once_cell::race::OnceBox;
+use flask_delay_engine::{LazyPerProcess, Ticket, Timer};
 use pyo3::PyClass;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -20,7 +19,6 @@ use crate::bindings::core::executor::Core;
 use crate::bindings::core::leftovers::{self, STACK};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::ffi::attach::attach;
-use crate::bindings::ffi::fork::generation;
 
 /// What is to be done when it is time.
 trait Alarm: Send {
@@ -94,33 +92,10 @@ where
     }
 }
 
-/// The timer of one process.
-struct Era {
-    generation: u32,
-    timer: Timer<Box<dyn Alarm>>,
-    /// That of a process forked from this one.
-    next: OnceBox<Era>,
-}
-
-static FIRST: OnceBox<Era> = OnceBox::new();
-
-impl Era {
-    fn new() -> Self {
-        Self {
-            generation: generation(),
-            timer: Timer::new("delay-timer".to_owned(), STACK, ring_all),
-            next: OnceBox::new(),
-        }
-    }
-}
+static TIMER: LazyPerProcess<Timer<Box<dyn Alarm>>> = LazyPerProcess::new();
 
 fn timer() -> &'static Timer<Box<dyn Alarm>> {
-    // Another process's timer is not touched, as in `core`.
-    let mut era = FIRST.get_or_init(|| Box::new(Era::new()));
-    while era.generation != generation() {
-        era = era.next.get_or_init(|| Box::new(Era::new()));
-    }
-    &era.timer
+    TIMER.get_or_init(|| Timer::new("delay-timer".to_owned(), STACK, ring_all))
 }
 
 /// Has `act(object)` called at a time, past or to come.
@@ -188,18 +163,12 @@ pub(crate) fn unset(_py: Python<'_>, ticket: Ticket) {
 
 /// The thread leaves; what it was set for is dropped.
 pub(crate) fn stop(py: Python<'_>) {
-    let Some(mut era) = FIRST.get() else {
+    let Some(timer) = TIMER.get() else {
         return;
     };
-    while era.generation != generation() {
-        let Some(next) = era.next.get() else {
-            return;
-        };
-        era = next;
-    }
-    drop(era.timer.stop());
+    drop(timer.stop());
     let deadline = Instant::now() + PATIENCE;
-    let left = py.detach(|| era.timer.join(Some(deadline)));
+    let left = py.detach(|| timer.join(Some(deadline)));
     debug_assert!(left, "no alarm takes that long");
 }
 

@@ -4,7 +4,9 @@ use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flask_delay_engine::{self as engine, Key, Link, Mutex, Obstacle, Target, Wait, Waits};
+use flask_delay_engine::{
+    self as engine, Key, LazyPerProcess, Link, Mutex, Obstacle, Target, Wait, Waits,
+};
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
@@ -13,7 +15,6 @@ use super::current;
 use crate::bindings::convert::seconds;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt;
-use crate::bindings::core::per_process::PerProcess;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
@@ -26,7 +27,7 @@ use crate::bindings::host::gevent;
 
 /// Which task waits for which, by address: both futures live as long as the wait. With those
 /// tasks that a key may hold up.
-static WAITS: PerProcess<Waits<String, Held>> = PerProcess::new();
+static WAITS: LazyPerProcess<Waits<String, Held>> = LazyPerProcess::new();
 
 /// A task's wait, for as long as it lasts.
 pub(crate) struct Entered {
@@ -168,7 +169,7 @@ fn enter(
         need,
     };
     let entered = WAITS
-        .get()
+        .get_or_init(Waits::default)
         .enter(key(waiter), wait, |held| ask(waiter.py(), held));
     entered
         .map(|entered| Entered {
