@@ -18,9 +18,12 @@ from typing import (
     NoReturn,
     ParamSpec,
     Self,
+    TypedDict,
     TypeVar,
+    Unpack,
     final,
     overload,
+    type_check_only,
 )
 from weakref import WeakMethod
 
@@ -539,27 +542,30 @@ class _Ticker:
     def next(self) -> int | None:
         """The next tick; None if there is none, or it was stopped."""
 
+@type_check_only
+class _Settings(TypedDict, total=False):
+    hidden: Iterable[ContextVar[Any]]
+    reject_types: tuple[type, ...]
+    reject: Callable[[object], object]
+    log_failures: bool
+    shutdown_timeout: float | None
+    result_limit: int
+    switch_interval: float | None
+    queue_size: int
+    when_full: str
+    block_timeout: float | None
+    mode: str
+    signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...] | None
+    step: Callable[[Callable[..., Any]], Callable[..., Any]] | None
+    late_start: bool
+
 def _scoped_executor(
     *,
-    max_workers: int | None,
-    thread_name_prefix: str,
     scope: Callable[[], AbstractContextManager[object]]
     | WeakMethod[Callable[[], AbstractContextManager[object]]],
-    hidden: Iterable[ContextVar[Any]],
-    reject_types: tuple[type, ...],
-    reject: Callable[[object], object],
-    log_failures: bool,
-    shutdown_timeout: float | None,
-    result_limit: int,
-    switch_interval: float | None = ...,
-    queue_size: int = 0,
-    when_full: str = "block",
-    block_timeout: float | None = None,
-    mode: str = "threads",
-    signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...]
-    | None = None,
-    step: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
-    late_start: bool = False,
+    max_workers: int | None,
+    thread_name_prefix: str,
+    **settings: Unpack[_Settings],
 ) -> Executor:
     """Make an executor whose tasks and callbacks run inside `with scope():`, and are counted.
 

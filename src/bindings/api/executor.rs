@@ -15,13 +15,10 @@ use crate::bindings::convert::seconds;
 use crate::bindings::core::async_check::{check_callback, refuse_unrun};
 use crate::bindings::core::events::Signals;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Runner, Scope, Scoped};
-use crate::bindings::core::settings::{
-    Backpressure, Beginning, Mode, Settings, backpressure, config, places as queue_places, workers,
-};
+use crate::bindings::core::settings::{self, Backpressure, Mode, Settings, WhenFull};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::gil::wait_with_signals;
-use crate::bindings::host::switch_interval;
 use crate::bindings::process::exit::{self, cancel_queued};
 use crate::bindings::run::inline;
 use crate::bindings::wait::current;
@@ -105,7 +102,9 @@ impl ExecutorCell {
             }
             None => None,
         };
-        let max_workers = max_workers.map(|count| workers(&count)).transpose()?;
+        let max_workers = max_workers
+            .map(|count| settings::max_workers(&count))
+            .transpose()?;
         let idle_timeout = Duration::try_from_secs_f64(idle_timeout)
             .ok()
             .or((idle_timeout == f64::INFINITY).then_some(Duration::MAX))
@@ -115,29 +114,17 @@ impl ExecutorCell {
                     "idle_timeout must be a number of seconds above 0, got {idle_timeout}"
                 ))
             })?;
-        self.set(
-            Settings {
-                config: config(py, max_workers, thread_name_prefix, idle_timeout)?,
-                initializer,
-                hidden: Vec::new(),
-                log_failures: true,
-                shutdown_timeout: None,
-                result_limit: 0,
-                switch_interval: Some(switch_interval::DEFAULT),
-                service: false,
-                mode: Mode::Threads,
-                signals: None,
-                counted: false,
-                beginning: Beginning::Call,
-                scope_method: None,
-                backpressure: backpressure(
-                    queue_size.map_or(Ok(0), |size| queue_places(&size))?,
-                    when_full,
-                    block_timeout,
-                )?,
+        let queue_size = queue_size.map_or(Ok(0), |size| settings::queue_size(&size))?;
+        let settings = Settings {
+            initializer,
+            backpressure: Backpressure {
+                queue_size,
+                when_full: WhenFull::parse(when_full)?,
+                block_timeout: settings::block_timeout(block_timeout)?,
             },
-            None,
-        )
+            ..Settings::new(py, max_workers, thread_name_prefix, idle_timeout)?
+        };
+        self.set(settings, None)
     }
 
     #[doc = doc!("Executor.shutdown")]
@@ -355,20 +342,8 @@ pub(crate) fn _service_executor<'py>(
     thread_name_prefix: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
     let settings = Settings {
-        config: config(py, Some(1), thread_name_prefix, IDLE_TIMEOUT)?,
-        backpressure: Backpressure::default(),
-        initializer: None,
-        hidden: Vec::new(),
-        log_failures: true,
-        shutdown_timeout: None,
-        result_limit: 0,
-        switch_interval: Some(switch_interval::DEFAULT),
         service: true,
-        mode: Mode::Threads,
-        signals: None,
-        counted: false,
-        beginning: Beginning::Call,
-        scope_method: None,
+        ..Settings::new(py, Some(1), thread_name_prefix, IDLE_TIMEOUT)?
     };
     make(py, settings, None)
 }
@@ -409,60 +384,38 @@ pub(crate) fn _set_map(function: &Bound<'_, PyAny>) -> PyResult<()> {
 
 #[doc = doc!("_scoped_executor")]
 #[pyfunction]
-#[pyo3(signature = (*, max_workers, thread_name_prefix, scope, hidden, reject_types, reject, log_failures, shutdown_timeout, result_limit, switch_interval = Some(0.0001), mode = "threads", signals = None, queue_size = 0, when_full = "block", block_timeout = None, step = None, late_start = false))]
-#[expect(clippy::too_many_arguments, reason = "all of them named")]
+#[pyo3(signature = (*, scope, max_workers, thread_name_prefix, **settings))]
 pub(crate) fn _scoped_executor<'py>(
     py: Python<'py>,
+    scope: Bound<'py, PyAny>,
     max_workers: Option<i64>,
     thread_name_prefix: &str,
-    scope: Bound<'py, PyAny>,
-    hidden: Bound<'py, PyAny>,
-    reject_types: Py<PyTuple>,
-    reject: Py<PyAny>,
-    log_failures: bool,
-    shutdown_timeout: Option<f64>,
-    result_limit: usize,
-    switch_interval: Option<f64>,
-    mode: &str,
-    signals: Option<Bound<'py, PyTuple>>,
-    queue_size: usize,
-    when_full: &str,
-    block_timeout: Option<f64>,
-    step: Option<Py<PyAny>>,
-    late_start: bool,
+    settings: Option<Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let hidden = hidden
-        .try_iter()?
-        .map(|variable| variable.map(Bound::unbind))
-        .collect::<PyResult<_>>()?;
     let (scope, scope_method) = Scope::new(&scope)?;
-    let settings = Settings {
-        config: config(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?,
-        initializer: None,
-        hidden,
-        log_failures,
-        shutdown_timeout: shutdown_timeout
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        result_limit,
-        switch_interval: switch_interval
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-        service: false,
-        mode: Mode::parse(mode)?,
-        backpressure: backpressure(queue_size, when_full, block_timeout)?,
-        signals: signals.map(|signals| Signals::new(&signals)).transpose()?,
-        counted: true,
-        beginning: if late_start {
-            Beginning::Told
-        } else {
-            Beginning::Call
-        },
-        scope_method,
-    };
-    let scoped = Scoped {
+    let mut scoped = Scoped {
         scope,
-        reject_types,
-        reject,
-        step,
+        reject_types: PyTuple::empty(py).unbind(),
+        reject: py.None(),
+        step: None,
     };
+    let given = settings;
+    let mut settings = Settings {
+        counted: true,
+        scope_method,
+        ..Settings::new(py, max_workers, thread_name_prefix, IDLE_TIMEOUT)?
+    };
+    for (name, value) in given.into_iter().flatten() {
+        match name.cast::<PyString>()?.to_str()? {
+            "reject_types" => scoped.reject_types = value.extract()?,
+            "reject" => scoped.reject = value.unbind(),
+            "step" => scoped.step = value.extract()?,
+            "signals" => {
+                let signals: Option<Bound<'_, PyTuple>> = value.extract()?;
+                settings.signals = signals.map(|it| Signals::new(&it)).transpose()?;
+            }
+            name => settings.set(name, &value)?,
+        }
+    }
     make(py, settings, Some(scoped))
 }

@@ -15,6 +15,10 @@ const MEBIBYTE: usize = 1 << 20;
 /// What a main thread has on Linux; deep recursion must not depend on the thread.
 const STACK: usize = 8 * MEBIBYTE;
 
+/// How often Python switches threads while a task computes, unless told otherwise. At a tenth of
+/// a millisecond the switches themselves cost about a tenth of the time.
+const SWITCH_INTERVAL: Duration = Duration::from_micros(100);
+
 /// What Python's own pool has by default: some more threads than processors.
 fn default_workers(py: Python<'_>) -> PyResult<usize> {
     let os = py.import("os")?;
@@ -28,7 +32,7 @@ fn default_workers(py: Python<'_>) -> PyResult<usize> {
 }
 
 /// A number of workers; a number too large is a bad value like any other.
-pub(crate) fn workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
+pub(crate) fn max_workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
     count.extract().or_else(|error: PyErr| {
         if !error.is_instance_of::<PyOverflowError>(count.py()) {
             return Err(error);
@@ -41,7 +45,7 @@ pub(crate) fn workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
 }
 
 /// A number of places in the queue; 0 for no limit.
-pub(crate) fn places(size: &Bound<'_, PyAny>) -> PyResult<usize> {
+pub(crate) fn queue_size(size: &Bound<'_, PyAny>) -> PyResult<usize> {
     let bad = |error: PyErr| {
         if error.is_instance_of::<PyTypeError>(size.py()) {
             return error;
@@ -55,7 +59,7 @@ pub(crate) fn places(size: &Bound<'_, PyAny>) -> PyResult<usize> {
     size.extract().map_err(bad)
 }
 
-pub(crate) fn config(
+fn config(
     py: Python<'_>,
     max_workers: Option<i64>,
     prefix: &str,
@@ -94,26 +98,19 @@ pub(crate) fn config(
     })
 }
 
-/// How a queue is to be; `block_timeout` in seconds, None for ever.
-pub(crate) fn backpressure(
-    queue_size: usize,
-    when_full: &str,
-    block_timeout: Option<f64>,
-) -> PyResult<Backpressure> {
-    let block_timeout = match block_timeout {
-        None => None,
-        Some(seconds) if seconds >= 0.0 => Duration::try_from_secs_f64(seconds).ok(),
-        Some(seconds) => {
-            return Err(PyValueError::new_err(format!(
-                "block_timeout must be a number of seconds, 0 or more, or None, got {seconds}"
-            )));
-        }
-    };
-    Ok(Backpressure {
-        queue_size,
-        when_full: WhenFull::parse(when_full)?,
-        block_timeout,
-    })
+/// How long a submit waits for a place in the queue, from seconds; None for ever.
+pub(crate) fn block_timeout(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    match seconds {
+        Some(seconds) if seconds < 0.0 || seconds.is_nan() => Err(PyValueError::new_err(format!(
+            "block_timeout must be a number of seconds, 0 or more, or None, got {seconds}"
+        ))),
+        _ => Ok(duration(seconds)),
+    }
+}
+
+/// None for as long as it takes.
+fn duration(seconds: Option<f64>) -> Option<Duration> {
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }
 
 /// What each worker calls first, and with what.
@@ -141,6 +138,62 @@ pub(crate) struct Settings {
     pub(crate) beginning: Beginning,
     /// What futures have is an object, which makes their surroundings by its method of this name.
     pub(crate) scope_method: Option<Py<PyString>>,
+}
+
+impl Settings {
+    /// Those of a plain executor.
+    pub(crate) fn new(
+        py: Python<'_>,
+        max_workers: Option<i64>,
+        prefix: &str,
+        idle_timeout: Duration,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            config: config(py, max_workers, prefix, idle_timeout)?,
+            initializer: None,
+            hidden: Vec::new(),
+            log_failures: true,
+            shutdown_timeout: None,
+            result_limit: 0,
+            switch_interval: Some(SWITCH_INTERVAL),
+            service: false,
+            mode: Mode::Threads,
+            signals: None,
+            backpressure: Backpressure::default(),
+            counted: false,
+            beginning: Beginning::Call,
+            scope_method: None,
+        })
+    }
+
+    /// Sets one by the name that it has in Python.
+    pub(crate) fn set(&mut self, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        match name {
+            "hidden" => {
+                let hidden = value
+                    .try_iter()?
+                    .map(|variable| variable.map(Bound::unbind));
+                self.hidden = hidden.collect::<PyResult<_>>()?;
+            }
+            "log_failures" => self.log_failures = value.extract()?,
+            "shutdown_timeout" => self.shutdown_timeout = duration(value.extract()?),
+            "result_limit" => self.result_limit = value.extract()?,
+            "switch_interval" => self.switch_interval = duration(value.extract()?),
+            "mode" => self.mode = Mode::parse(value.extract()?)?,
+            "queue_size" => self.backpressure.queue_size = queue_size(value)?,
+            "when_full" => self.backpressure.when_full = WhenFull::parse(value.extract()?)?,
+            "block_timeout" => {
+                self.backpressure.block_timeout = block_timeout(value.extract()?)?;
+            }
+            "late_start" if value.is_truthy()? => self.beginning = Beginning::Told,
+            "late_start" => {}
+            _ => {
+                let told = format!("an executor has no setting {name:?}");
+                return Err(PyTypeError::new_err(told));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Who runs an executor's tasks.

@@ -20,10 +20,6 @@ use crate::bindings::core::worker_slot::Desk;
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::clock::ThreadClock;
 
-/// How often Python switches while a task computes, unless it is told otherwise. At a
-/// tenth of a millisecond the switches themselves cost about a tenth of the time.
-pub(crate) const DEFAULT: Duration = Duration::from_micros(100);
-
 /// How often the governor looks while a task computes or may begin to.
 const TICK: Duration = Duration::from_millis(5);
 /// And while the tasks that run only wait.
