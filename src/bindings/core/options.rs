@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::{Rate, Terms};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
@@ -24,8 +24,7 @@ pub(crate) enum Twin {
     AnError,
 }
 
-// `options.py` has checked the values; one that is out of range all the same is refused, with
-// less to say.
+// `options.py` has checked the values.
 #[doc = doc!("_Policy")]
 #[pyclass(frozen, name = "_Policy", module = "flask_delay._native")]
 pub(crate) struct Policy {
@@ -42,31 +41,14 @@ pub(crate) struct Policy {
     pub(crate) id: Option<Id>,
 }
 
-fn duration(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
-    let Some(seconds) = seconds else {
-        return Ok(None);
-    };
-    Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|duration| !duration.is_zero())
-        .map(Some)
-        .ok_or_else(|| {
-            PyValueError::new_err(format!(
-                "the option {name:?} is {seconds}, but must be a number of seconds above 0"
-            ))
-        })
+/// None for ever.
+fn duration(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
-fn time(name: &str, seconds: f64) -> PyResult<SystemTime> {
-    // What is before 1970 is past, which is all that matters.
-    Duration::try_from_secs_f64(seconds.max(0.0))
-        .ok()
-        .and_then(|since| UNIX_EPOCH.checked_add(since))
-        .ok_or_else(|| {
-            PyValueError::new_err(format!(
-                "the option {name:?} is {seconds}, but must be a time"
-            ))
-        })
+/// A moment in seconds since 1970. What is before that is past, which is all that matters.
+fn time(seconds: f64) -> Option<SystemTime> {
+    duration(seconds.max(0.0)).and_then(|since| UNIX_EPOCH.checked_add(since))
 }
 
 #[pymethods]
@@ -86,49 +68,27 @@ impl Policy {
         countdown: Option<f64>,
         eta: Option<f64>,
         id: Option<&str>,
-    ) -> PyResult<Self> {
-        if limit == Some(0) {
-            return Err(PyValueError::new_err("the option 'limit' must be above 0"));
-        }
-        let rate = match rate {
-            Some((count, seconds)) if count > 0 => {
-                duration("rate", Some(seconds))?.map(|per| Rate { count, per })
-            }
-            Some(_) => return Err(PyValueError::new_err("the option 'rate' must be above 0")),
-            None => None,
-        };
-        let unique = match unique {
-            None => None,
-            Some("return") => Some(Twin::TheFirst),
-            Some("raise") => Some(Twin::AnError),
-            Some(other) => {
-                return Err(PyValueError::new_err(format!(
-                    "the option 'unique' is {other:?}, but must be \"return\" or \"raise\""
-                )));
-            }
-        };
-        let start = match (duration("countdown", countdown)?, eta) {
-            (Some(_), Some(_)) => {
-                return Err(PyValueError::new_err(
-                    "the options 'countdown' and 'eta' exclude each other",
-                ));
-            }
-            (Some(countdown), None) => Some(Start::After(countdown)),
-            (None, Some(eta)) => Some(Start::At(time("eta", eta)?)),
-            (None, None) => None,
-        };
-        Ok(Self {
+    ) -> Self {
+        let rate = rate.and_then(|(count, seconds)| {
+            let per = duration(seconds)?;
+            Some(Rate { count, per })
+        });
+        let countdown = countdown.and_then(duration).map(Start::After);
+        Self {
             priority,
             key: key.map_or_else(Slot::default, Slot::new),
             limit,
             rate,
-            unique,
-            timeout: duration("timeout", timeout)?,
-            expires: duration("expires", expires)?,
+            unique: unique.map(|twin| match twin {
+                "raise" => Twin::AnError,
+                _ => Twin::TheFirst,
+            }),
+            timeout: timeout.and_then(duration),
+            expires: expires.and_then(duration),
             retry: retry.map_or_else(Slot::default, Slot::new),
-            start,
+            start: countdown.or_else(|| eta.and_then(time).map(Start::At)),
             id: id.map(Id::new),
-        })
+        }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
