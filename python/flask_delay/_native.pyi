@@ -243,12 +243,6 @@ class Future(concurrent.futures.Future[_T]):
 
         To be called by the task itself, in an executor made with `late_start`.
         """
-    def _spent(self) -> tuple[float, float] | None:
-        """Seconds from the submit to the first start, and of the last attempt.
-
-        From when a `countdown` or `eta` has passed, if there is one. None but of a task that has
-        returned or failed, and was started before.
-        """
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...
     def set_exception(self, exception: BaseException | None) -> None: ...
@@ -429,6 +423,13 @@ class Executor(concurrent.futures.Executor):
         """
     def _now(self) -> PoolStats:
         """As `stats` of a plain executor: without what has become of tasks, which costs more."""
+    def _figures(self, bounds: list[float]) -> dict[str, list[float]]:
+        """What exporters need of the tasks of each name, as one row of numbers.
+
+        How many were done, failed, were cancelled and were retried; then the sum in seconds of
+        the waits, how many waits were up to each of the `bounds`, which ascend, and above the
+        one before, and how many were longer; then the same of the runs.
+        """
     def _get(self, id: str) -> Future[Any] | None:
         """The future with this id, if it was asked for here and has not been forgotten."""
     def _is_gone(self, id: str) -> bool:

@@ -1,17 +1,17 @@
 """Metrics of tasks, for Prometheus; see `flask_delay.contrib.prometheus`."""
 
+import atexit
 import os
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from flask import Response
 
-from flask_delay._native import Executor, Future, _generation
+from flask_delay._native import Executor, _generation
 from flask_delay.observe.signals import task_submitted
 
 try:
@@ -22,9 +22,9 @@ try:
         Counter,
         Gauge,
         Histogram,
+        Metric,
         generate_latest,
     )
-    from prometheus_client.core import GaugeMetricFamily
     from prometheus_client.multiprocess import MultiProcessCollector
 except ImportError as error:
     message = (
@@ -33,11 +33,8 @@ except ImportError as error:
     )
     raise ImportError(message, name=error.name) from error
 
-# As `Delay.stats` has it: names that are made up, one for each task, must not fill the server.
-_NAMES = 200
-_OTHERS = "(others)"
 # In seconds, for waits of a millisecond and tasks of an hour; each costs a series per task.
-_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0)
+_BUCKETS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0]
 # In seconds; servers ask every 15 or so.
 _INTERVAL = 1.0
 
@@ -56,11 +53,6 @@ class Source(Protocol):
 
     name: str
 
-    def add_default_done_callback(
-        self, fn: Callable[[Future[object]], None], /
-    ) -> Callable[[Future[object]], None]:
-        """Call `fn` with each of its futures, once it is done."""
-
     def _executors(self) -> list[Executor]:
         """The pools of all its apps."""
 
@@ -70,13 +62,13 @@ def export(
 ) -> None:
     """Keep metrics of the tasks of `background`, on all of its apps.
 
-    Of those submitted from now on: `delay_tasks_total` by `task` and `outcome` (done, failed,
-    cancelled), `delay_task_retries_total`, `delay_task_wait_seconds` and
-    `delay_task_run_seconds` by `task`, counted when a task has ended. And what there is now:
-    `delay_tasks_queued`, `delay_tasks_held`, `delay_tasks_running`, `delay_threads`; in
-    multiprocess mode as of the last second. `task` is the task's name; after 200 of them
-    further ones are "(others)". The names begin with `namespace`, by default the name of the
-    `Delay`. `registry` is the client library's own by default.
+    What `Delay.stats` counts when a task has ended: `delay_tasks_total` by `task` and `outcome`
+    (done, failed, cancelled), `delay_task_retries_total`, `delay_task_wait_seconds` and
+    `delay_task_run_seconds` by `task`. And what there is now: `delay_tasks_queued`,
+    `delay_tasks_held`, `delay_tasks_running`, `delay_threads`. Of other processes, in multiprocess
+    mode, as of the last second. `task` is the task's name; after 200 of them further ones are
+    "(others)". The names begin with `namespace`, by default the name of the `Delay`. `registry`
+    is the client library's own by default.
 
     Once for each `Delay`, not for each app that a factory makes; starts no thread before the
     first submit. Raises TypeError if `background` is no Delay, ValueError if the registry has
@@ -88,9 +80,10 @@ def export(
         raise TypeError(message)
     prefix = background.name if namespace is None else namespace
     exported = _Metrics(background, REGISTRY if registry is None else registry, prefix)
-    background.add_default_done_callback(exported.ended)
     if _is_multiprocess():
+        _written.append(exported)
         task_submitted.connect(exported.submitted, weak=False)
+        atexit.register(exported.write)
 
 
 def metrics() -> Response:
@@ -101,6 +94,9 @@ def metrics() -> Response:
     """
     registry = REGISTRY
     if _is_multiprocess():
+        # This process's own are not those of a second ago.
+        for exported in _written:
+            exported.write()
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
@@ -110,79 +106,41 @@ def _is_multiprocess() -> bool:
     return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
-class _Writers:
-    """Who writes metrics: any number of threads at once, but nobody while the process forks.
-
-    A child that began amid a write would find a lock of the client library taken for ever. Each
-    thread holds a lock of its own meanwhile, for which no other thread waits but one that forks.
-    """
-
-    def __init__(self) -> None:
-        self._mine = threading.local()
-        self._all: weakref.WeakSet[_Writer] = weakref.WeakSet()
-        # Held for a moment when a thread writes for the first time, and while the process forks.
-        self._lock = threading.Lock()
-        self._stopped: list[_Writer] = []
-        os.register_at_fork(
-            before=self._stop, after_in_parent=self._go_on, after_in_child=self._go_on
-        )
-
-    def mine(self) -> AbstractContextManager[bool]:
-        """This thread's lock."""
-        writer: _Writer | None = getattr(self._mine, "writer", None)
-        if writer is None:
-            writer = self._mine.writer = _Writer()
-            with self._lock:
-                self._all.add(writer)
-        return writer.lock
-
-    def _stop(self) -> None:
-        self._lock.acquire()
-        self._stopped = list(self._all)
-        for writer in self._stopped:
-            writer.lock.acquire()
-
-    def _go_on(self) -> None:
-        for writer in self._stopped:
-            writer.lock.release()
-        self._stopped = []
-        self._lock.release()
-
-
-class _Writer:
-    """One thread; goes with it."""
-
-    def __init__(self) -> None:
-        # A finalizer may cancel a task, amid the writing of another one.
-        self.lock = threading.RLock()
-
-
 class _Metrics:
-    """The metrics of one `Delay`."""
+    """The metrics of one `Delay`, a collector: brought up to date when they are asked for.
+
+    In multiprocess mode others read them in a file, so a thread does that every second.
+    """
 
     def __init__(self, background: Source, registry: CollectorRegistry, namespace: str) -> None:
         self._background = background
-        self._of: dict[str, _OfName] = {}
-        # The process, by `_generation`, whose gauges are kept.
+        # What was written last, of the process `_generation`.
+        self._seen: WeakKeyDictionary[Executor, dict[str, list[float]]] = WeakKeyDictionary()
+        self._generation: int | None = None
+        # The process whose thread has been started.
         self._sampled: int | None = None
-        self._writers = _Writers()
-        # Taken by those who write, so nobody has it while the process forks.
-        self._names = threading.RLock()
+        # A child that began amid a write would find a lock of the client library taken for ever.
+        self._lock = threading.RLock()
+        os.register_at_fork(
+            before=self._lock.acquire,
+            after_in_parent=self._lock.release,
+            after_in_child=self._lock.release,
+        )
+        # Without a registry of their own: what is registered is the collector.
         counter, histogram, gauge = (
-            partial(Counter, namespace=namespace, registry=registry),
-            partial(Histogram, namespace=namespace, registry=registry, buckets=_BUCKETS),
-            partial(Gauge, namespace=namespace, registry=registry, multiprocess_mode="livesum"),
+            partial(Counter, namespace=namespace, registry=None),
+            partial(Histogram, namespace=namespace, registry=None, buckets=_BUCKETS),
+            partial(Gauge, namespace=namespace, registry=None, multiprocess_mode="livesum"),
         )
         of_task = ("task",)
+        self._ends = counter("tasks", "Tasks that have ended.", ("task", "outcome"))
+        self._retries = counter("task_retries", "Attempts that followed a first one.", of_task)
+        self._wait = histogram("task_wait_seconds", "From the submit to the start.", of_task)
+        self._run = histogram("task_run_seconds", "The last attempt.", of_task)
+        self._gauges = {key: gauge(name, text) for key, (name, text) in _GAUGES.items()}
+        self._all = (self._ends, self._retries, self._wait, self._run, *self._gauges.values())
         try:
-            self.ends = counter("tasks", "Tasks that have ended.", ("task", "outcome"))
-            self.retries = counter("task_retries", "Attempts that followed a first one.", of_task)
-            self.wait = histogram("task_wait_seconds", "From the submit to the start.", of_task)
-            self.run = histogram("task_run_seconds", "The last attempt.", of_task)
-            if _is_multiprocess():
-                self._gauges = {key: gauge(name, text) for key, (name, text) in _GAUGES.items()}
-            else:
-                registry.register(_Now(self.now, namespace))
+            registry.register(self)
         except ValueError as error:
             message = (
                 f"no metrics for {background!r} with namespace {namespace!r}: {error}; call"
@@ -191,43 +149,57 @@ class _Metrics:
             )
             raise ValueError(message) from error
 
-    def ended(self, future: Future[object]) -> None:
-        """Count a task. A default done callback: on a worker, in whatever process that is."""
-        with self._writers.mine():
-            of = self._find(future.name)
-            if future.cancelled():
-                of.cancelled()
-            elif future.exception() is None:
-                of.done()
-            else:
-                of.failed()
-            if future.attempts > 1:
-                of.retried(future.attempts - 1)
-            spent = future._spent()
-            if spent is not None:
-                of.waited(spent[0])
-                of.ran(spent[1])
+    def describe(self) -> Iterator[Metric]:
+        """Their names alone, for which nothing is counted."""
+        for metric in self._all:
+            yield from metric.describe()
 
-    def _find(self, name: str) -> "_OfName":
-        of = self._of.get(name)
-        if of is None:
-            with self._names:
-                if name not in self._of and len(self._of) >= _NAMES:
-                    name = _OTHERS
-                of = self._of.get(name)
-                if of is None:
-                    of = self._of[name] = _OfName(self, name)
-        return of
+    def collect(self) -> Iterator[Metric]:
+        """Their values, all of one moment."""
+        self.write()
+        for metric in self._all:
+            yield from metric.collect()
+
+    def write(self) -> None:
+        """Bring all of them up to date: what has been counted since the last time is added."""
+        with self._lock:
+            if self._generation != _generation():
+                # A forked process counts from 0.
+                self._generation = _generation()
+                self._seen.clear()
+            executors = self._background._executors()
+            for executor in executors:
+                seen = self._seen.setdefault(executor, {})
+                for name, row in executor._figures(_BUCKETS).items():
+                    before = seen.get(name, [0.0] * len(row))
+                    if row != before:
+                        self._add(name, (new - old for new, old in zip(row, before, strict=True)))
+                        seen[name] = row
+            # Each is asked once.
+            now = [executor._now() for executor in executors]
+            for key, gauge in self._gauges.items():
+                gauge.set(sum(stats[key] for stats in now))
+
+    def _add(self, name: str, row: Iterable[float]) -> None:
+        numbers = iter(row)
+        for outcome in ("done", "failed", "cancelled"):
+            self._ends.labels(name, outcome).inc(next(numbers))
+        self._retries.labels(name).inc(next(numbers))
+        for histogram in (self._wait.labels(name), self._run.labels(name)):
+            # In public the library observes one time after another. Tried on its version 0.26.
+            histogram._sum.inc(next(numbers))  # noqa: SLF001
+            for bucket in histogram._buckets:  # noqa: SLF001
+                bucket.inc(next(numbers))
 
     def submitted(self, _app: object, **_: object) -> None:
-        """See to it that this process's gauges are kept. A receiver of `task_submitted`.
+        """See to it that this process's file is kept. A receiver of `task_submitted`.
 
-        The file that stands for the process is all that others see of it, also when nothing
-        happens here any more; so it takes a thread.
+        It is all that others see of the process, also when nothing happens here any more; so it
+        takes a thread.
         """
         if self._sampled == _generation():
             return
-        with self._writers.mine(), self._names:
+        with self._lock:
             mine = self._sampled != _generation()
             self._sampled = _generation()
         if mine:
@@ -236,47 +208,8 @@ class _Metrics:
 
     def _sample(self) -> None:
         while True:
-            with self._writers.mine():
-                now = self.now()
-                for key, gauge in self._gauges.items():
-                    gauge.set(now[key])
+            self.write()
             time.sleep(_INTERVAL)
 
-    def now(self) -> dict[_Key, int]:
-        """What there is now, of all executors together: each is asked once."""
-        all_of = [executor._now() for executor in self._background._executors()]
-        return {key: sum(stats[key] for stats in all_of) for key in _GAUGES}
 
-
-class _Now:
-    """A collector: the gauges, as they are when it is asked."""
-
-    def __init__(self, now: Callable[[], dict[_Key, int]], namespace: str) -> None:
-        self._now = now
-        self._namespace = namespace
-
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Their names alone, for which nothing is counted."""
-        return self._families({})
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Their values, all of one moment."""
-        return self._families(self._now())
-
-    def _families(self, values: dict[_Key, int]) -> list[GaugeMetricFamily]:
-        return [
-            GaugeMetricFamily(f"{self._namespace}_{name}", text, values.get(key))
-            for key, (name, text) in _GAUGES.items()
-        ]
-
-
-class _OfName:
-    """The metrics of the tasks of one name: all of them, so that each begins at 0."""
-
-    def __init__(self, metrics: _Metrics, name: str) -> None:
-        self.done, self.failed, self.cancelled = (
-            metrics.ends.labels(name, outcome).inc for outcome in ("done", "failed", "cancelled")
-        )
-        self.retried: Callable[[float], None] = metrics.retries.labels(name).inc
-        self.waited: Callable[[float], None] = metrics.wait.labels(name).observe
-        self.ran: Callable[[float], None] = metrics.run.labels(name).observe
+_written: list[_Metrics] = []

@@ -194,6 +194,14 @@ impl ExecutorCell {
         counts(py, self.core()?)
     }
 
+    #[doc = doc!("Executor._figures")]
+    fn _figures<'py>(&self, py: Python<'py>, bounds: Vec<f64>) -> PyResult<Bound<'py, PyDict>> {
+        match self.core()?.figures() {
+            Some(figures) => figures.export(py, &bounds),
+            None => Ok(PyDict::new(py)),
+        }
+    }
+
     #[doc = doc!("Executor.add_default_done_callback")]
     fn add_default_done_callback(&self, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
         check_callback(&r#fn)?;

@@ -17,7 +17,6 @@ use crate::bindings::core::async_check::check_callback;
 use crate::bindings::core::call;
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::id::Id;
-use crate::bindings::core::metrics;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
 use crate::bindings::core::task::FutureCell;
@@ -152,11 +151,6 @@ impl FutureCell {
         let waker = place.map(|place| extra.wakers.swap_remove(place));
         drop(extra);
         drop(waker);
-    }
-
-    #[doc = doc!("Future._spent")]
-    fn _spent(&self) -> Option<(f64, f64)> {
-        metrics::spent(self)
     }
 
     #[doc = doc!("Future._adopt")]

@@ -5,9 +5,9 @@
 //! tasks pay a look at one byte.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use flask_delay_engine::Mutex;
-use hdrhistogram::Histogram;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString};
@@ -18,12 +18,13 @@ use super::task_name::read_name;
 use super::transition::Phase;
 
 /// Names that are made up, one for each task, must not fill the memory: those beyond so many
-/// are counted as one. With two histograms of at most 15 kB for each name it is 6 MB at worst.
+/// are counted as one. With two histograms of at most 16 kB for each name it is 6 MB at worst.
 const NAMES: usize = 200;
 const OTHERS: &str = "(others)";
 
-/// Two significant digits are what a reader of such figures can use.
-const DIGITS: u8 = 2;
+/// Each power of two has so many buckets, as bits: a bucket is less than 1 % wide, because two
+/// significant digits are what a reader of such figures can use.
+const FINE: u32 = 7;
 /// In microseconds: a day. What took longer counts as that.
 const LONGEST: u64 = 24 * 60 * 60 * 1_000_000;
 
@@ -49,9 +50,15 @@ struct Counts {
     retried: u64,
 }
 
-/// A histogram in microseconds, made for the first of its times.
+/// A histogram. The buckets are the same in each, so that histograms can be added.
 #[derive(Clone, Default)]
-struct Times(Option<Histogram<u32>>);
+struct Times {
+    /// As far as to the longest time.
+    buckets: Vec<u32>,
+    count: u64,
+    /// In microseconds.
+    sum: u64,
+}
 
 /// In nanoseconds: from the submit, or the time before which it was not to start, to the first
 /// start; and of the last attempt.
@@ -135,26 +142,85 @@ impl Figures {
         step(names.entry(name.into()).or_default());
     }
 
+    /// What is read of each name. No worker waits until all of them have been.
+    fn each<T>(&self, read: impl Fn(&OfName) -> T) -> Vec<(Box<str>, T)> {
+        let names: Vec<_> = self.0.lock().keys().cloned().collect();
+        let read = |name: Box<str>| {
+            // A name stays once it is there.
+            let it = self.0.lock().get(&name).map(&read)?;
+            Some((name, it))
+        };
+        names.into_iter().filter_map(read).collect()
+    }
+
+    /// What an exporter needs of each name, in one row: how many were done, failed, cancelled and
+    /// retried, and twice, for the waits and the runs: the sum in seconds, how many were longer
+    /// than the bound before and no longer than this one, for each of the bounds in seconds, and
+    /// how many were longer than all of them.
+    pub(crate) fn export<'py>(
+        &self,
+        py: Python<'py>,
+        bounds: &[f64],
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let bounds: Vec<_> = bounds
+            .iter()
+            .map(|bound| Duration::try_from_secs_f64(*bound).unwrap_or(Duration::MAX))
+            .map(|bound| u64::try_from(bound.as_micros()).unwrap_or(LONGEST))
+            .collect();
+        let rows = PyDict::new(py);
+        for (name, row) in self.each(|it| it.row(&bounds)) {
+            rows.set_item(&*name, row)?;
+        }
+        Ok(rows)
+    }
+
     /// Adds the figures to those of the pool.
     pub(crate) fn tell(&self, stats: &Bound<'_, PyDict>) -> PyResult<()> {
         let py = stats.py();
-        // A copy, so that no worker waits until it has been made Python objects.
-        let names = self.0.lock().clone();
         let mut all = Counts::default();
         let tasks = PyDict::new(py);
-        for (name, it) in &names {
+        let read = |it: &OfName| (it.counts, it.wait.quantiles(), it.run.quantiles());
+        for (name, (counts, wait, run)) in self.each(read) {
             let task = PyDict::new(py);
-            it.counts.tell(&task)?;
-            task.set_item("wait", it.wait.to_dict(py)?)?;
-            task.set_item("run", it.run.to_dict(py)?)?;
-            tasks.set_item(&**name, task)?;
-            all.done += it.counts.done;
-            all.failed += it.counts.failed;
-            all.cancelled += it.counts.cancelled;
-            all.retried += it.counts.retried;
+            counts.tell(&task)?;
+            task.set_item("wait", wait.to_dict(py)?)?;
+            task.set_item("run", run.to_dict(py)?)?;
+            tasks.set_item(&*name, task)?;
+            all.done += counts.done;
+            all.failed += counts.failed;
+            all.cancelled += counts.cancelled;
+            all.retried += counts.retried;
         }
         all.tell(stats)?;
         stats.set_item("tasks", tasks)
+    }
+}
+
+impl OfName {
+    fn row(&self, bounds: &[u64]) -> Vec<f64> {
+        let counts = self.counts;
+        let mut row = vec![
+            float(counts.done),
+            float(counts.failed),
+            float(counts.cancelled),
+            float(counts.retried),
+        ];
+        for times in [&self.wait, &self.run] {
+            row.push(seconds(times.sum));
+            let mut buckets = times.buckets.as_slice();
+            let mut begin = 0;
+            for bound in bounds {
+                let end = (bucket(*bound) + 1)
+                    .saturating_sub(begin)
+                    .min(buckets.len());
+                let (within, beyond) = buckets.split_at(end);
+                row.push(within.iter().copied().map(f64::from).sum());
+                buckets = beyond;
+                begin += end;
+            }
+            row.push(buckets.iter().copied().map(f64::from).sum());
+        }
+        row
     }
 }
 
@@ -167,30 +233,72 @@ impl Counts {
     }
 }
 
+/// The bucket of a time in microseconds.
+fn bucket(time: u64) -> usize {
+    // The bits that the bucket does not go by.
+    let coarse = (u64::BITS - time.leading_zeros()).saturating_sub(FINE + 1);
+    let bucket = (u64::from(coarse) << FINE) + (time >> coarse);
+    usize::try_from(bucket).unwrap_or(usize::MAX)
+}
+
+/// The longest time of a bucket.
+fn longest_in(bucket: usize) -> u64 {
+    let bucket = bucket as u64;
+    let coarse = (bucket >> FINE).saturating_sub(1);
+    let shortest = (bucket - (coarse << FINE)) << coarse;
+    shortest + (1 << coarse) - 1
+}
+
 impl Times {
     fn record(&mut self, nanoseconds: u64) {
-        if self.0.is_none() {
-            self.0 = Histogram::new(DIGITS).ok();
+        let time = (nanoseconds / 1_000).min(LONGEST);
+        let bucket = bucket(time);
+        if bucket >= self.buckets.len() {
+            self.buckets.resize(bucket + 1, 0);
         }
-        if let Some(histogram) = &mut self.0 {
-            // It grows as far as to the longest.
-            let _ = histogram.record((nanoseconds / 1_000).min(LONGEST));
-        }
+        self.buckets[bucket] = self.buckets[bucket].saturating_add(1);
+        self.count += 1;
+        self.sum += time;
     }
 
+    fn quantiles(&self) -> Quantiles {
+        let mut seen = 0;
+        let mut buckets = self.buckets.iter().enumerate();
+        let mut time = 0;
+        // Rounded up: that many tasks took no longer.
+        let times = [50, 90, 99, 100].map(|percent| {
+            let wanted = (self.count * percent).div_ceil(100);
+            while seen < wanted
+                && let Some((bucket, count)) = buckets.next()
+            {
+                seen += u64::from(*count);
+                time = longest_in(bucket);
+            }
+            time
+        });
+        Quantiles {
+            count: self.count,
+            sum: self.sum,
+            times,
+        }
+    }
+}
+
+/// What `stats()` tells of a histogram.
+struct Quantiles {
+    count: u64,
+    sum: u64,
+    times: [u64; 4],
+}
+
+impl Quantiles {
     /// In seconds.
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let histogram = self.0.as_ref();
-        let count = histogram.map_or(0, Histogram::len);
-        let mean = histogram.map_or(0.0, Histogram::mean);
-        let [p50, p90, p99, max] = histogram.map_or([0; 4], |it| {
-            [0.5, 0.9, 0.99, 1.0].map(|quantile| it.value_at_quantile(quantile))
-        });
         let dict = PyDict::new(py);
-        dict.set_item("count", count)?;
-        dict.set_item("mean", mean / 1e6)?;
-        for (key, microseconds) in [("p50", p50), ("p90", p90), ("p99", p99), ("max", max)] {
-            dict.set_item(key, seconds(microseconds))?;
+        dict.set_item("count", self.count)?;
+        dict.set_item("mean", seconds(self.sum) / float(self.count.max(1)))?;
+        for (key, time) in ["p50", "p90", "p99", "max"].into_iter().zip(self.times) {
+            dict.set_item(key, seconds(time))?;
         }
         Ok(dict)
     }
@@ -200,11 +308,10 @@ impl Times {
     clippy::cast_precision_loss,
     reason = "microseconds are exact for two hundred years"
 )]
-fn seconds(microseconds: u64) -> f64 {
-    microseconds as f64 / 1e6
+fn float(number: u64) -> f64 {
+    number as f64
 }
 
-/// For Python: the seconds.
-pub(crate) fn spent(cell: &FutureCell) -> Option<(f64, f64)> {
-    Spent::of(cell).map(|it| (seconds(it.wait / 1_000), seconds(it.run / 1_000)))
+fn seconds(microseconds: u64) -> f64 {
+    float(microseconds) / 1e6
 }
