@@ -42,6 +42,12 @@ def _wait_until(predicate: Callable[[], object], deadline: float = DEADLINE) -> 
     return True
 
 
+def pytest_collection_finish() -> None:
+    # Tests collect garbage often. What is imported by now is none, and they need not look at it.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., bool]:
     """`assert wait_until(predicate, deadline=20.0)`: poll a fact of the operating system."""
