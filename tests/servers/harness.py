@@ -143,6 +143,13 @@ class Server:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {error}\n{self.log()}") from error
 
+    def get_to_the_end(self, path: str) -> None:
+        """Ask for `path`, and return when the server has hung up: it is done with the request."""
+        with socket.create_connection((self.host, self.port), DEADLINE) as connection:
+            connection.sendall(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
+            while connection.recv(4096):
+                pass
+
     @contextlib.contextmanager
     def asking(self, path: str) -> Iterator[None]:
         """A request that is not answered while this lasts, and maybe never."""

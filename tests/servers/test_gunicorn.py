@@ -134,7 +134,14 @@ def test_reload_ends_tasks_first(serve):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 def test_quick_stop_ends_tasks_first(serve, number):
     server = serve([*GTHREAD, "app:app"], config=HOOKS)
-    check_drain(server, codes=(0,), tell=lambda server: server.process.send_signal(number))
+
+    def stop(server):
+        # The worker's handler of SIGQUIT takes the lock of gunicorn's thread pool. While the
+        # main thread hands a request to that pool, the handler waits for its own thread.
+        server.get_to_the_end("")
+        server.process.send_signal(number)
+
+    check_drain(server, codes=(0,), tell=stop)
 
 
 @pytest.mark.servers
