@@ -38,15 +38,21 @@ demo: $(VENV)/.installed ## Install into .venv and run the demo; FILES="..." for
 	@$(BIN)/python -m flask_delay demo $(FILES)
 install: $(VENV)/.installed ## Install the package into .venv as a user would (pip install .)
 
-test: $(VENV)/.installed $(VENV)/.dev ## Run all tests: Rust, loom models, Python
+test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Python; not the slow ones
 	@# Two at a time, once what all need is there: none uses more than one processor for long.
-	@$(AGAIN) -j2 test-engine test-python
+	@$(AGAIN) -j2 $(if $(PYTEST_ARGS),test-python,test-core test-others) test-engine
 test-engine: ## Run the engine's Rust tests and loom models
 	cargo test --locked $(ENGINE)
 	@# One at a time: side by side they take twice as long, over the memory map they share.
 	$(LOOM) cargo test --locked $(ENGINE) --release --test 'loom*' -- --test-threads=1
 test-python: $(VENV)/.installed $(VENV)/.dev ## Run pytest; PYTEST_ARGS="..."
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test-core: $(VENV)/.installed $(VENV)/.dev
+	$(BIN)/python -m pytest tests/core
+test-others: $(VENV)/.installed $(VENV)/.dev
+	$(BIN)/python -m pytest --ignore tests/core
+test-slow: $(VENV)/.installed $(VENV)/.dev ## Run the tests that repeat one thing very often
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 test-all: ## Run pytest on every supported Python that is here; names those that are not
 	@failed=; for version in 3.11 3.12 3.13 3.14 3.14t; do \
 		python=$$(sh tests/interpreters/find.sh python$$version \
@@ -64,7 +70,7 @@ test-debian: ## Run pytest and CPython's tests on another Debian's Python; SUITE
 conformance: $(VENV)/.installed ## Run CPython's own tests of executors and futures on ours
 	$(BIN)/python tests/conformance/run.py
 ecosystem: $(VENV)/.installed $(VENV)/.dev $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers
-	$(BIN)/python -m pytest tests/ecosystem tests/typing $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/ecosystem tests/typing -m "" $(PYTEST_ARGS)
 servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of every server; make test has the quick ones
 	$(BIN)/python -m pytest tests/servers tests/processes tests/celery -m "" $(PYTEST_ARGS)
 races: ## Race waits against ends and forks against load, and count what is lost

@@ -695,6 +695,7 @@ if n is not None:
 """
 
 
+@pytest.mark.slow
 class TestRaces:
     @pytest.fixture
     def repeat(self, run_script):

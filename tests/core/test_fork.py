@@ -239,6 +239,7 @@ class TestPoolUsedBefore:
         """)
         assert passed(done) == []
 
+    @pytest.mark.slow
     def test_while_another_thread_uses_it_for_the_first_time(self, run):
         # What is made at first use must not be left half made to the child. Each round is
         # a process where nothing has been used, which forks while a thread uses it all.
@@ -270,6 +271,7 @@ class TestPoolUsedBefore:
         """)
         assert passed(done) == []
 
+    @pytest.mark.slow
     def test_while_threads_begin(self, run):
         # CPython's own list of threads must not be locked in the child: up to 3.11 that is
         # where it would hang, in `fork` itself.

@@ -46,8 +46,10 @@ def _same_everywhere(monkeypatch):
 @pytest.fixture
 def run(pytester):
     def run(*arguments):
-        # In a process of its own, which meets the plugin as a user's would.
-        return pytester.runpytest_subprocess("-W", "error", *arguments, timeout=50)
+        # In a process of its own, which meets the plugin as a user's would; without the one that
+        # takes four times as long to import as all else.
+        options = ["-W", "error", "-p", "no:hypothesispytest"]
+        return pytester.runpytest_subprocess(*options, *arguments, timeout=50)
 
     return run
 
@@ -169,6 +171,7 @@ def test_bad_grace(pytester, run, value):
     result.stderr.fnmatch_lines([f"ERROR: *{value}*"])
 
 
+@pytest.mark.slow
 def test_with_xdist(pytester, run):
     pytest.importorskip("xdist")
     pytester.makepyfile(

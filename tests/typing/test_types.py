@@ -68,6 +68,7 @@ def pyright(cwd: Path) -> Errors:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("checker", "module", "code"), [(mypy, "mypy", 1), (pyright, "basedpyright", 2)]
