@@ -6,9 +6,9 @@ import time
 
 import pytest
 from tests.celery import work
-from tests.celery.conftest import DEADLINE, ROOT, entered, let_go
+from tests.celery.harness import DEADLINE, ROOT, entered, let_go
 
-from flask_delay import BrokerUnavailable, ForkedFutureError, ProcessDied, TaskExpired
+from flask_delay import BrokerUnavailable, ProcessDied, TaskExpired
 from flask_delay.backends.celery import buffer, client
 
 pytestmark = pytest.mark.servers
@@ -205,26 +205,6 @@ def test_exit_without_a_broker(run_script, own_redis):
     code = SCRIPT + "import signal; os.kill(int(sys.argv[2]), signal.SIGKILL)"
     done = run_script(code, own_redis.url, str(own_redis.pid), env={"PYTHONPATH": str(ROOT)})
     assert done.rc == 0
-
-
-def test_fork(run_script, shared_redis, worker):
-    code = (
-        SCRIPT
-        + """
-assert work.add.delay(2).result(20) == 2
-child = os.fork()
-if child == 0:
-    try:
-        future.result(1)
-    except Exception as error:
-        print(type(error).__name__, flush=True)
-    print(work.add.delay(3).result(20), flush=True)
-    os._exit(0)
-print(os.waitpid(child, 0)[1], work.add.delay(4).result(20))
-"""
-    )
-    done = run_script(code, shared_redis.url, env={"PYTHONPATH": str(ROOT)})
-    assert (done.rc, done.out) == (0, f"{ForkedFutureError.__name__}\n3\n0 4\n"), done.err
 
 
 def test_who_waits_is_not_forgotten(make_site, own_redis, start_worker):

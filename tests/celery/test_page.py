@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields
 
 import pytest
-from tests.celery.conftest import DEADLINE, ROOT
+from tests.celery.harness import DEADLINE, ROOT
 
 from flask_delay.backends.celery import Backend
 from flask_delay.config import Config

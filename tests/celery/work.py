@@ -36,18 +36,8 @@ def echo(value):
 
 
 @task(backend="celery")
-async def later(value):
-    return value
-
-
-@task(backend="celery")
 def fail(text):
     raise LookupError(text)
-
-
-@task(backend="celery")
-def leave():
-    raise SystemExit(3)
 
 
 @task(backend="celery")
@@ -72,19 +62,6 @@ def flaky(fails):
     return current_task.attempt
 
 
-@task(backend="celery")
-def ask_again():
-    if current_task.attempt == 1:
-        current_task.retry(after=0.01)
-    return current_task.attempt
-
-
-@task(backend="celery", timeout=0.2)
-def too_long():
-    while True:
-        time.sleep(0.01)
-
-
 @task(backend="celery", timeout=0.2)
 async def too_late():
     await asyncio.sleep(20)
@@ -94,13 +71,6 @@ class Thing:
     @task(backend="celery")
     def method(self):
         pass
-
-
-@task(backend="celery")
-def count(total):
-    for done in range(1, total + 1):
-        current_task.progress(done, total, f"row {done}")
-    return total
 
 
 def gate(url, name):
