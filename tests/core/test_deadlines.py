@@ -686,18 +686,6 @@ def test_code_that_goes_on_keeps_its_turn(executor, kind):
 # --- Stop ---------------------------------------------------------------------------
 
 
-def test_stop_cancels_what_has_not_started(executor):
-    with occupied(executor):
-        called = []
-        future = executor.submit(called.append, "ran")
-        future.add_done_callback(called.append)
-        assert future.stop() is True
-        assert future.cancelled()
-        assert called == [future]
-        assert future.stop() is False
-        assert executor.stats()["queued"] == 0
-
-
 @pytest.mark.parametrize("function", [int, fail])
 def test_stop_of_one_that_is_done(executor, function):
     future = executor.submit(function)

@@ -265,16 +265,6 @@ def test_drain_and_shutdown_wait_for_it():
     assert future.result(0) == 0
 
 
-def test_shutdown_may_cancel_it():
-    executor = Executor(1)
-    future = submit(executor, int, countdown=LATER)
-    executor.shutdown(cancel_futures=True)
-    assert future.cancelled()
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        submit(executor, int, countdown=LATER)
-    assert executor.stats()["held"] == 0
-
-
 def test_without_threads_there_is_no_time():
     executor = make(mode="immediate")
     assert submit(executor, int, countdown=LATER).done()

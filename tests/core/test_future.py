@@ -152,14 +152,6 @@ def test_cancel_frees_the_queue_place_at_once(executor):
         assert executor.stats()["queued"] == 1
 
 
-def test_cancel_of_a_running_or_finished_task_is_refused(executor):
-    with occupied(executor) as (future,):
-        assert not future.cancel()
-        assert (future.running(), future.done(), future.cancelled()) == (True, False, False)
-    assert not future.cancel()
-    assert future.result() is None
-
-
 # --- State and times ----------------------------------------------------------------
 
 

@@ -321,18 +321,6 @@ def test_rate_is_that_of_any_span():
     assert 2 <= starts[-1] - begin < 4
 
 
-def test_without_a_key_a_rate_is_the_functions_own(executor):
-    def other():
-        return 1
-
-    assert submit(executor, int, rate=HOURLY).result(DEADLINE) == 0
-    assert submit(executor, other, rate=HOURLY).result(DEADLINE) == 1
-    held = submit(executor, int, "1", rate=HOURLY)
-    assert executor.submit(int).result(DEADLINE) == 0
-    assert held.state == "pending"
-    assert held.cancel()
-
-
 @pytest.mark.parametrize("end", ["cancel", "stop", "shutdown"])
 def test_held_by_a_rate_until_it_is_cancelled(end):
     executor = Executor(1)

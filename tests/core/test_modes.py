@@ -228,56 +228,6 @@ class Signals:
             self.receivers[EVENTS.index(event)]["somebody"] = self
 
 
-@pytest.mark.parametrize("mode", ["threads", "immediate"])
-def test_signals(mode):
-    signals = Signals()
-    executor = make(mode, signals=signals.triples)
-    executor.submit(pow, 2, 3).result(DEADLINE)
-    executor.drain()
-    assert not signals.heard
-    signals.listen(*EVENTS)
-    good = executor.submit(pow, 2, 3)
-    executor.drain()
-    bad = executor.submit(fail)
-    executor.drain()
-    assert signals.heard == [
-        ("submitted", good),
-        ("started", good),
-        ("succeeded", good),
-        ("submitted", bad),
-        ("started", bad),
-        ("failed", bad),
-    ]
-    executor.shutdown()
-
-
-@pytest.mark.parametrize("mode", ["threads", "immediate", "manual"])
-def test_signals_of_coroutines(mode):
-    signals = Signals()
-    executor = make(mode, signals=signals.triples)
-    signals.listen(*EVENTS)
-
-    async def work() -> int:
-        return 5
-
-    future = executor.submit(work)
-    executor.drain()
-    assert [event for event, _ in signals.heard] == ["submitted", "started", "succeeded"]
-    assert all(heard is future for _, heard in signals.heard)
-    executor.shutdown()
-
-
-def test_signal_of_a_cancelled_task_once():
-    signals = Signals()
-    executor = make("manual", signals=signals.triples)
-    signals.listen("cancelled")
-    future = executor.submit(pow, 2, 3)
-    assert future.cancel()
-    assert future.cancel()
-    executor.drain()
-    assert signals.heard == [("cancelled", future)]
-
-
 def test_signal_of_a_coroutine_cancelled_while_it_runs_once():
     signals = Signals()
     executor = make(signals=signals.triples)

@@ -124,13 +124,6 @@ def test_no_more_than_so_many_times(executor, caplog, retry):
     assert [record.exc_info[1] for record in errors_in(caplog)] == [error]
 
 
-def test_a_number_is_a_policy():
-    executor, flaky = make("manual"), Flaky(3)
-    future = submit(executor, flaky, retry=3)
-    executor.run_pending()
-    assert (future.result(0), flaky.attempts) == (4, [1, 2, 3, 4])
-
-
 def test_errors_with_a_context_of_their_own(executor):
     raised = []
 
@@ -169,26 +162,6 @@ def test_two_errors_in_turn(executor):
     assert future.exception(DEADLINE) is errors[1]
     # Whatever the chain, whoever prints it comes to an end.
     assert set(chain(errors[1])) == set(errors)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "attempts"),
-    [
-        ({}, ValueError, 3),
-        ({}, SystemExit, 1),
-        ({"on": LookupError}, KeyError, 3),
-        ({"on": LookupError}, ValueError, 1),
-        ({"on": (OSError, ValueError)}, ValueError, 3),
-        ({"unless": ValueError}, ValueError, 1),
-        ({"unless": (KeyError, IndexError)}, IndexError, 1),
-        ({"on": LookupError, "unless": KeyError}, KeyError, 1),
-        ({"on": LookupError, "unless": KeyError}, IndexError, 3),
-    ],
-)
-def test_for_some_errors_alone(executor, options, error, attempts):
-    future = submit(executor, Flaky(100, error), retry=soon(2, **options))
-    assert type(future.exception(DEADLINE)) is error
-    assert future.attempts == attempts
 
 
 def test_what_the_policy_is_asked(executor):
@@ -230,22 +203,6 @@ def test_it_waits_as_long_as_the_policy_says(executor):
     first, second, third = starts
     assert second - first >= 0.05
     assert third - second >= 0.1
-
-
-def test_each_attempt_has_the_scope_anew():
-    log, flaky = [], Flaky(2)
-
-    class Scope:
-        def __enter__(self):
-            log.append("entered")
-
-        def __exit__(self, kind, *_):
-            log.append(kind)
-
-    scoped = make(max_workers=1, scope=Scope)
-    assert submit(scoped, flaky, retry=soon(2)).result(DEADLINE) == 3
-    scoped.shutdown()
-    assert log == ["entered", ValueError, "entered", ValueError, "entered", None]
 
 
 def test_times_are_those_of_the_last_attempt(executor):

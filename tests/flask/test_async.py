@@ -113,30 +113,6 @@ class TestView:
 
 
 class TestTask:
-    def test_has_an_app_context_and_no_request(self, app, deadline):
-        async def work():
-            before = real_app(), has_request_context()
-            await asyncio.sleep(0.001)
-            return before, (real_app(), has_request_context()), thread_name()
-
-        with app.test_request_context("/"):
-            before, after, thread = delay(work).result(deadline)
-        assert before == after == (app, False)
-        assert thread.startswith("delay-loop")
-
-    def test_has_a_g_of_its_own(self, app, deadline):
-        async def work(number):
-            assert "number" not in g
-            g.number = number
-            await asyncio.sleep(0.001)
-            return g.number
-
-        with app.app_context():
-            g.number = "of the caller"
-            futures = [delay(work, number) for number in range(20)]
-            assert [future.result(deadline) for future in futures] == list(range(20))
-            assert g.number == "of the caller"
-
     def test_is_torn_down_once_before_the_result_is_there(self, app, deadline):
         torn_down = []
 
@@ -218,20 +194,6 @@ class TestTask:
             assert app.extensions["delay"].owner.drain(deadline)
         assert seen == [(1, app, False, "delay_")]
 
-    def test_default_callbacks(self, make_app, deadline):
-        extension = Delay()
-        seen = []
-
-        @extension.add_default_done_callback
-        def note(future):
-            seen.append((real_app(), future.result(), thread_name()[:6]))
-
-        app = make_app("app", extension)
-        with app.app_context():
-            delay(later, 5)
-        assert extension.drain(deadline)
-        assert seen == [(app, 5, "delay_")]
-
     def test_submits_tasks_of_its_app(self, app, deadline):
         async def parent():
             return await asyncio.gather(delay(child), delay(async_child))
@@ -244,17 +206,6 @@ class TestTask:
 
         with app.app_context():
             assert delay(parent).result(deadline) == [(app, "delay_"), (app, "async_child")]
-
-    def test_is_refused_what_dies_with_the_request(self, app):
-        with app.test_request_context("/"), pytest.raises(TypeError, match="`request`"):
-            delay(later, request)
-
-    def test_is_found_by_its_id(self, app, deadline):
-        extension = app.extensions["delay"].owner
-        future = extension.delay(later, 3)
-        assert extension.get(future.id) is future
-        assert future.result(deadline) == 3
-        assert extension.get(future.id) is future
 
 
 def test_apps_interleave_and_each_task_sees_its_own(make_app, deadline):

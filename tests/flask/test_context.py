@@ -26,22 +26,6 @@ from flask_delay.context import hidden_variables
 trail: ContextVar[str] = ContextVar("trail", default="none")
 
 
-def test_each_task_has_a_g_of_its_own(make_app, deadline):
-    app = make_app(DELAY_MAX_WORKERS=1)
-
-    def look_and_leave():
-        found = list(g)
-        g.left = True
-        return found
-
-    with app.app_context():
-        g.mine = True
-        # Twice on the one worker.
-        assert delay(look_and_leave).result(deadline) == []
-        assert delay(look_and_leave).result(deadline) == []
-        assert list(g) == ["mine"]
-
-
 def test_teardown_runs_once_on_the_worker_before_the_future_resolves(app, deadline):
     submitted = threading.Event()
     torn, futures = [], []
@@ -61,19 +45,6 @@ def test_teardown_runs_once_on_the_worker_before_the_future_resolves(app, deadli
         assert torn == [(worker, None, True, False)]
     # Now the caller's own context has gone, too.
     assert [thread for thread, *_ in torn] == [worker, threading.get_ident()]
-
-
-def test_teardown_gets_the_exception_of_the_task(app, deadline):
-    torn = []
-    app.teardown_appcontext(torn.append)
-    failure = LookupError("no such row")
-
-    def work():
-        raise failure
-
-    with app.app_context():
-        assert delay(work).exception(deadline) is failure
-        assert torn == [failure]
 
 
 def test_teardown_that_fails_fails_the_task(app, deadline):

@@ -248,25 +248,6 @@ class TestGet:
         assert uuid.UUID(id).version == 4
         assert app.extensions["delay"].owner.get(id) is None
 
-    def test_pending_running_and_finished(self, make_app, deadline):
-        extension = Delay()
-        make_app(extension=extension, DELAY_MAX_WORKERS=1)
-        release, started = threading.Event(), threading.Event()
-
-        def block():
-            started.set()
-            return release.wait(deadline)
-
-        futures = [extension.delay(block), extension.delay(int)]
-        assert started.wait(deadline)
-        ids = [future.id for future in futures]
-        assert len(set(ids)) == 2
-        assert [extension.get(id) for id in ids] == futures
-        release.set()
-        assert extension.drain(deadline)
-        assert [extension.get(id) for id in ids] == futures
-        assert extension.get(ids[0]) is futures[0]
-
     def test_finished_ones_are_found_when_nobody_holds_them(self, make_app, deadline):
         extension = Delay()
         make_app(extension=extension)
@@ -410,23 +391,6 @@ class TestPool:
         release.set()
         extension.shutdown()
         assert [future.result() for future in futures] == [True, 0]
-
-    def test_shutdown_can_cancel_what_has_not_started(self, make_app, deadline):
-        extension = Delay()
-        make_app(extension=extension, DELAY_MAX_WORKERS=1)
-        release, started = threading.Event(), threading.Event()
-
-        def block():
-            started.set()
-            return release.wait(deadline)
-
-        running, queued = extension.delay(block), extension.delay(int)
-        assert started.wait(deadline)
-        extension.shutdown(wait=False, cancel_futures=True)
-        assert queued.cancelled()
-        release.set()
-        extension.shutdown()
-        assert running.result() is True
 
 
 class TestNameOfAnotherExtension:

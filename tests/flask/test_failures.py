@@ -27,23 +27,6 @@ def failures(caplog):
     return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_logged_with_traceback_name_and_id(make_app, extension, deadline, caplog):
-    make_app(extension=extension)
-    with caplog.at_level(logging.ERROR, logger=LOGGER):
-        future = extension.delay(fail)
-        error = future.exception(deadline)
-        assert extension.drain(deadline)
-    (record,) = failures(caplog)
-    assert isinstance(error, Broken)
-    assert record.name == LOGGER
-    assert record.exc_info[1] is error
-    assert future.name == "fail"
-    assert future.name in record.getMessage()
-    assert future.id in record.getMessage()
-    assert "in fail" in caplog.text
-    assert "the disk is full" in caplog.text
-
-
 def test_logged_when_nobody_holds_the_future(make_app, extension, deadline, caplog):
     make_app(extension=extension)
     with caplog.at_level(logging.ERROR, logger=LOGGER):

@@ -17,7 +17,6 @@ from flask_delay import (
     TaskTimeout,
     current_task,
     delay,
-    task,
     task_cancelled,
     task_failed,
     task_started,
@@ -186,33 +185,6 @@ def test_no_context_for_a_task_that_never_starts(app, deadline, how):
     assert len(app.torn) == 1
 
 
-def test_callbacks_have_a_context_whatever_the_end(app, deadline):
-    seen, gate = [], threading.Event()
-
-    def callback(future):
-        seen.append((current_app.name, future))
-
-    app.extensions["delay"].executor.add_default_done_callback(callback)
-    with app.app_context():
-        futures = [
-            using(timeout=SOON).delay(spin),
-            using(retry=Retry(2, backoff=0.001)).delay(flaky, 1),
-        ]
-        for future in futures:
-            future.exception(deadline)
-        settle(app, deadline)
-        delay(gate.wait, deadline)
-        futures.append(using(expires=SOON).delay(int))
-        futures[-1].exception(deadline)
-        futures.append(using(retry=LATER).delay(flaky, 1))
-        assert futures[-1].stop()
-    gate.set()
-    settle(app, deadline)
-    called = [it for it in seen if it[1] in futures]
-    # In no particular order: those of a task that expired wait for a worker.
-    assert sorted(called, key=repr) == sorted((("app", future) for future in futures), key=repr)
-
-
 def test_each_attempt_has_the_copy_of_the_request(app, deadline):
     futures = []
 
@@ -259,35 +231,6 @@ def test_signals_tell_of_each_start_and_one_end(make, deadline, heard, mode):
     ]
 
 
-def test_signals_of_deadlines(app, deadline, heard):
-    gate = threading.Event()
-    with app.app_context():
-        using(timeout=SOON).delay(spin).exception(deadline)
-        settle(app, deadline)
-        assert heard == [("task-submitted", 0), ("task-started", 1), ("task-failed", 1)]
-        delay(gate.wait, deadline)
-        heard.clear()
-        using(expires=SOON).delay(int).exception(deadline)
-        gate.set()
-        settle(app, deadline)
-    assert [name for name, attempts in heard if attempts == 0] == ["task-submitted", "task-failed"]
-
-
-def test_signals_of_a_stop(app, deadline, heard):
-    entered = threading.Event()
-
-    def work():
-        entered.set()
-        spin()
-
-    with app.app_context():
-        future = delay(work)
-        assert entered.wait(deadline)
-        assert future.stop(after=0)
-        settle(app, deadline)
-    assert [name for name, _ in heard] == ["task-submitted", "task-started", "task-cancelled"]
-
-
 def test_one_that_is_there_already_is_not_submitted(app, deadline, heard):
     gate = threading.Event()
     with app.app_context():
@@ -318,54 +261,7 @@ def test_status_while_it_waits_for_a_retry(app, deadline, wait_until):
     assert client.get(f"/tasks/{id}").get_json()["state"] == "cancelled"
 
 
-def test_status_of_one_that_timed_out(app, deadline):
-    with app.app_context():
-        future = using(timeout=SOON).delay(spin)
-    id = future.id
-    assert future.exception(deadline)
-    told = app.test_client().get(f"/tasks/{id}").get_json()
-    assert (told["state"], told["error"]["class"]) == ("finished", "TaskTimeout")
-    assert "spin" in told["error"]["message"]
-
-
 # --- The ways to say it -------------------------------------------------------------
-
-
-@task(retry=Retry(2, backoff=0.001), priority=3)
-def decorated(failures):
-    return flaky(failures)
-
-
-@task(limit=1, unique=True)
-def only_one(gate, deadline):
-    return gate.wait(deadline)
-
-
-@task(timeout=SOON)
-def times_out():
-    spin()
-
-
-def test_decorated_functions(app, deadline):
-    gate = threading.Event()
-    with app.app_context():
-        assert decorated.delay(2).result(deadline) == ("app", 3)
-        assert isinstance(decorated.using(retry=0).delay(1).exception(deadline), LookupError)
-        assert isinstance(times_out.delay().exception(deadline), TaskTimeout)
-        first = only_one.delay(gate, deadline)
-        assert only_one.delay(gate, deadline) is first
-        gate.set()
-        assert first.result(deadline) is True
-
-
-def test_methods_of_the_extension(app, extension, deadline):
-    assert extension.using(retry=1).delay(int).result(deadline) == 0
-
-    @extension.task(timeout=SOON)
-    def mine():
-        spin()
-
-    assert isinstance(mine.delay().exception(deadline), TaskTimeout)
 
 
 def test_map_with_options(make, deadline):

@@ -3,8 +3,7 @@
 import threading
 from contextvars import ContextVar
 
-import pytest
-from flask import current_app, g, has_request_context, request, session
+from flask import current_app, g, has_request_context, request
 
 from flask_delay import current_task, delay
 
@@ -46,39 +45,6 @@ def test_view_answers_while_its_task_goes_on(app, serve, fetch, deadline):
     assert reports[0][1] is app
     assert reports[0][2] is False
     assert inside[0] is future
-
-
-def test_task_and_callback_run_on_a_worker_without_the_request(app, serve, fetch, deadline):
-    reported = threading.Event()
-    seen = {}
-
-    def look():
-        with pytest.raises(RuntimeError, match="outside of request context"):
-            _ = request.path
-        with pytest.raises(RuntimeError, match="outside of request context"):
-            session.get("user")
-        return threading.get_ident(), has_request_context(), current_app.name
-
-    def callback(_future):
-        seen["callback"] = look()
-        reported.set()
-
-    @app.get("/")
-    def view():
-        seen["view"] = threading.get_ident()
-        g.user = "ann"
-        future = delay(lambda: (*look(), "user" in g))
-        future.add_done_callback(callback)
-        # While this request is being handled, too.
-        seen["task"] = future.result(deadline)
-        return {"user": g.user, "path": request.path}
-
-    assert fetch(f"{serve(app)}/") == {"user": "ann", "path": "/"}
-    assert reported.wait(deadline)
-    worker = seen["task"][0]
-    assert worker not in {seen["view"], threading.get_ident()}
-    assert seen["task"] == (worker, False, "app", False)
-    assert seen["callback"][1:] == (False, "app")
 
 
 def test_view_that_waits_keeps_its_own_context(app, serve, fetch, deadline):
@@ -148,37 +114,3 @@ def test_every_task_of_many_concurrent_requests_runs(app, serve, fetch, deadline
     extension = app.extensions["delay"].owner
     assert len(answers) == 80
     assert {n: extension.get(id).result() for n, id in answers} == {n: n * n for n in range(80)}
-
-
-def test_state_of_a_task_can_be_asked_for_over_http(app, serve, fetch, deadline):
-    release, started = threading.Event(), threading.Event()
-    extension = app.extensions["delay"].owner
-
-    def work():
-        current_task.progress(1, 2, "half")
-        started.set()
-        assert release.wait(deadline)
-        return "result"
-
-    @app.post("/tasks")
-    def submit():
-        return {"task": delay(work).id}, 202
-
-    @app.get("/tasks/<id>")
-    def state(id):
-        future = extension.get(id)
-        if future is None:
-            return {"error": "unknown"}
-        progress = future.progress and list(future.progress)
-        result = future.result() if future.done() else None
-        return {"state": future.state, "progress": progress, "result": result}
-
-    address = serve(app)
-    task = fetch(f"{address}/tasks", b"")["task"]
-    assert started.wait(deadline)
-    url = f"{address}/tasks/{task}"
-    assert fetch(url) == {"state": "running", "progress": [1, 2, "half"], "result": None}
-    release.set()
-    assert extension.drain(deadline)
-    assert fetch(url) == {"state": "finished", "progress": [1, 2, "half"], "result": "result"}
-    assert fetch(f"{address}/tasks/none") == {"error": "unknown"}

@@ -62,14 +62,6 @@ def test_life_of_a_task(make_app, heard, deadline, mode, function):
     assert all(one[2] is future for one in heard)
 
 
-def test_cancelled(make_app, heard):
-    app = make_app(DELAY_MODE="manual")
-    with app.app_context():
-        future = delay(pow, 2, 3)
-    assert future.cancel()
-    assert [name for name, *_ in heard] == ["task-submitted", "task-cancelled"]
-
-
 def test_contexts(make_app, deadline):
     app = make_app()
     seen = {}

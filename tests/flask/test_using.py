@@ -1,7 +1,6 @@
 """`using`: one task's options, and what of a request its task has."""
 
 import math
-import time
 
 import pytest
 from flask import (
@@ -15,7 +14,7 @@ from flask import (
     stream_with_context,
 )
 
-from flask_delay import Delay, DuplicateTask, Retry, TaskTimeout, task, using
+from flask_delay import Delay, Retry, task, using
 from flask_delay.options import KNOWN
 
 
@@ -352,24 +351,6 @@ def test_options_are_checked_together_when_they_are_merged():
     assert task(limit=2)(int).using(key="other") == task(limit=2, key="other")(int)
 
 
-def test_options_reach_the_native_module(app, deadline):
-    with app.app_context():
-        first = using(unique=True, priority=1).delay(time.sleep, 0.2)
-        assert using(unique=True).delay(time.sleep, 0.2) is first
-        with pytest.raises(DuplicateTask):
-            using(unique="raise").delay(time.sleep, 0.2)
-        assert using(timeout=0.1).delay(spin, deadline).exception(deadline).__class__ is TaskTimeout
-        failing = using(retry=Retry(2, backoff=0)).delay(divmod, 1, 0)
-        assert isinstance(failing.exception(deadline), ZeroDivisionError)
-        assert failing.attempts == 3
-
-
-def spin(seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
-
-
 def test_key_is_made_of_the_arguments(app, deadline):
     seen = []
 
@@ -398,21 +379,6 @@ def test_arguments_without_a_hash_need_a_key(app, deadline):
 def test_request_together_with_others(app, deadline):
     future = serve_header(app, lambda: using(request=True, timeout=deadline, retry=1).delay(header))
     assert future.result(deadline) == ("mine", "app")
-
-
-def test_map_with_options(app, deadline):
-    running, most = [], []
-
-    def work(number):
-        running.append(number)
-        most.append(len(running))
-        time.sleep(0.01)
-        running.remove(number)
-        return number
-
-    with app.app_context():
-        assert list(using(limit=1).map(work, range(5), timeout=deadline)) == [0, 1, 2, 3, 4]
-    assert max(most) == 1
 
 
 def test_options_are_made_ready_once(monkeypatch, app, deadline):

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from flask import Flask, current_app, g, has_request_context
+from flask import Flask, current_app
 
 from flask_delay import Delay, current_task, delay, task, using
 
@@ -25,45 +25,21 @@ def create_app(**config):
     app = Flask("crunch", static_folder=None, instance_path=folder)
     app.config.update(DELAY_BACKEND="processes", DELAY_APP=f"{__name__}:create_app()")
     app.config.update({"DELAY_PROCESSES": 2} | config)
-    background = Delay(app)
-    app.register_blueprint(
-        background.status_blueprint(results=True, errors=True), url_prefix="/tasks"
-    )
-    app.torn = torn
+    Delay(app)
     Extension().init_app(app)
-
-    @app.teardown_appcontext
-    def note(error):
-        torn.append((g.pop("mark", None), type(error).__name__))
-
     return app
-
-
-torn: list[tuple[object, str]] = []
 
 
 def whereabouts(value=None):
     """What a task sees of the world."""
-    has_mark = "mark" in g
-    g.mark = value
     return {
         "pid": os.getpid(),
         "parent": os.getppid(),
         "app": current_app.name,
-        "request": has_request_context(),
         "id": current_task.id,
-        "attempt": current_task.attempt,
         "thread": threading.current_thread() is threading.main_thread(),
-        "fresh": not has_mark,
         "value": value,
     }
-
-
-def last_torn(error=False):
-    """What the context of the task before was left with, in this process."""
-    if error:
-        raise LookupError("made to fail")
-    return torn[-1]
 
 
 @task
@@ -78,23 +54,6 @@ class Doubler:
     @task
     def times(self, value):
         return self.factor * value
-
-
-@task(retry=2)
-def shaky():
-    if current_task.attempt <= 2:
-        raise ConnectionError(current_task.attempt)
-    return current_task.attempt
-
-
-@task
-def picky():
-    if current_task.attempt == 1:
-        try:
-            raise ValueError("not yet")
-        except ValueError:
-            current_task.retry(after=0)
-    return current_task.attempt
 
 
 async def coroutine(value):
@@ -115,10 +74,6 @@ def stubborn():
 
 def fail(kind):
     raise kind("made to fail")
-
-
-def generator():
-    return (value for value in [1])
 
 
 def spin():
@@ -151,14 +106,6 @@ def die_with_offspring():
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(5)
     os._exit(0)
-
-
-def report(path):
-    """Tell of progress, until the parent has seen it."""
-    current_task.progress(1, 3, "one")
-    while not path.exists():
-        time.sleep(0.001)
-    current_task.progress(3, 3, "three")
 
 
 def nested(path):

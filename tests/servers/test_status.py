@@ -1,12 +1,7 @@
 """The status blueprint where a server has several processes: ids are known in one of them."""
 
-import contextlib
 import importlib.util
 import json
-import os
-import re
-import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -14,23 +9,16 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.servers.harness import DEADLINE
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs POSIX"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed"
-    ),
-]
-
-DEADLINE = 20.0
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed"
+)
 
 APP = """
 import os
-from flask import Flask
-from flask_delay import Delay, delay
+from app import app, delay, executor
 
-app = Flask(__name__, static_folder=None)
-executor = Delay(app)
 app.register_blueprint(executor.status_blueprint(url_prefix="/tasks", results=True))
 
 
@@ -41,39 +29,9 @@ def tell_process(response):
 
 
 @app.get("/start")
-def start():
+def start_told():
     return {"id": delay(os.getpid).id}
 """
-
-
-@pytest.fixture
-def address(tmp_path):
-    (tmp_path / "app.py").write_text(APP)
-    # Otherwise a socket in the user's home; older versions do not know the setting.
-    (tmp_path / "gunicorn.conf.py").write_text("control_socket_disable = True\n")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "app:app"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        start_new_session=True,
-    )
-    try:
-        for line in process.stderr:
-            if found := re.search(r"Listening at: (http://127\.0\.0\.1:\d+) ", line):
-                yield found[1]
-                break
-        else:
-            pytest.fail("gunicorn did not start")
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=DEADLINE)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(DEADLINE)
 
 
 def get(url):
@@ -85,7 +43,11 @@ def get(url):
             return error.code, error.headers["X-Process"], json.load(error)
 
 
-def test_other_workers_say_that_they_do_not_know_the_id(address):
+def test_other_workers_say_that_they_do_not_know_the_id(serve, tmp_path):
+    (tmp_path / "told.py").write_text(APP)
+    gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--pythonpath", tmp_path]
+    server = serve([*map(str, gunicorn), "--bind", "{host}:{port}", "--workers", "2", "told:app"])
+    address = f"http://{server.host}:{server.port}"
     _, owner, body = get(f"{address}/start")
     answers = {}
     end = time.monotonic() + DEADLINE
