@@ -140,7 +140,8 @@ clean: ## Remove all that these targets made
 # Files that say what an environment has: pip, the dependency groups of pyproject.toml, the package.
 $(VENV)/.pip: $(CONSTRAINTS)
 	python=$$(sh tests/interpreters/find.sh $(PYTHON)) && "$$python" -m venv --clear $(VENV)
-	$(INSTALL) --quiet --upgrade pip
+	@# The pip of venv may be too old for a constraint on what it builds with.
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --upgrade pip
 	@touch $@
 $(VENV)/.dev $(VENV)/.ecosystem $(VENV)/.servers: $(VENV)/.%: $(VENV)/.pip pyproject.toml
 	$(INSTALL) --quiet --group $*
