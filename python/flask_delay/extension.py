@@ -3,7 +3,7 @@
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 from uuid import UUID
@@ -13,14 +13,13 @@ from flask import Blueprint, Flask, request_started
 from flask_delay import config, context, state, tasks
 from flask_delay._native import Executor, Future, _check_callback
 from flask_delay.logs import log as _log
-from flask_delay.mapping import map_with
 from flask_delay.observe import stats, status
 from flask_delay.observe.stats import Stats
 from flask_delay.options import NONE, AllOptions, Chosen, Options
 from flask_delay.periodic import job as jobs
 from flask_delay.periodic.job import Job
 from flask_delay.servers import gevent, sigterm, uwsgi
-from flask_delay.submit import OPTIONED, Periodic, Using, made, submitting
+from flask_delay.submit import OPTIONED, Periodic, Submitter, Using, made, submitting
 from flask_delay.tasks import Decorator
 
 _current_app = context.current
@@ -30,7 +29,7 @@ _T = TypeVar("_T")
 _Callback = TypeVar("_Callback", bound=Callable[[Future[Any]], object])
 
 
-class Delay:
+class Delay(Submitter):
     """Background tasks for Flask apps.
 
     `Delay(app)`, or `Delay()` and `init_app(app)`, once for each app. Several on one app
@@ -99,77 +98,6 @@ class Delay:
         uwsgi.check(forked=jobs.restart, ended=jobs.end)
         # Once it serves, all that starts jobs has been imported.
         request_started.connect(_tell_unstarted, sender=app)
-
-    @overload
-    def delay(
-        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> Future[_T]: ...
-
-    @overload
-    def delay(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
-
-    def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
-        """Run `fn(*args, **kwargs)` in a fresh app context, without a request.
-
-        Returns at once. A plain function runs on a worker, an `async def` one on the
-        event loop that all coroutines share. A `Task` runs with its options, and as one of
-        this Delay. The task sees the caller's other
-        `contextvars`. An exception it raises is logged and kept in the future. Raises
-        TypeError if `fn` is not callable or is a generator function; if it is written
-        in Python and cannot be called with these arguments; or if one of them would not
-        outlive the request (an upload, a proxy such as `request`);
-        RuntimeError after `shutdown`; QueueFull if the queue is full and `WHEN_FULL` or
-        `BLOCK_TIMEOUT` says so.
-        """
-        if issubclass(type(fn), OPTIONED):
-            submit, fn = submitting(self._find, NONE, fn)
-            future: Future[Any] = submit(fn, *args, **kwargs)
-            return future
-        return self._state().submit(fn, *args, **kwargs)
-
-    @overload
-    def map(
-        self,
-        fn: Callable[..., Coroutine[Any, Any, _T]],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-    ) -> Iterator[_T]: ...
-
-    @overload
-    def map(
-        self,
-        fn: Callable[..., _T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-    ) -> Iterator[_T]: ...
-
-    def map(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-    ) -> Iterator[Any]:
-        """Run `fn` for the items of the iterables; return the results in their order.
-
-        As `Executor.map`: all tasks are submitted at once, or, with `buffersize`, that
-        many and one more for each result that is taken; the iterator raises TimeoutError
-        `timeout` seconds after this call; and `chunksize` changes nothing.
-        Raises as `delay`.
-        """
-        if issubclass(type(fn), OPTIONED):
-            submit, fn = submitting(self._find, NONE, fn, many=True)
-            return map_with(
-                submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
-            )
-        return self._state().map(
-            fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
-        )
 
     @overload
     def using(self, **options: Unpack[Options]) -> Using: ...
@@ -315,6 +243,13 @@ class Delay:
 
     def _default_callbacks(self) -> tuple[Callable[[Future[Any]], object], ...]:
         return self._callbacks
+
+    def _submitting(
+        self, fn: Any, *, many: bool = False
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        if issubclass(type(fn), OPTIONED):
+            return submitting(self._find, NONE, fn, many=many)
+        return self._state().submit, fn
 
     def _find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
         app = state.app_or_none() or self._only_app()

@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,6 @@ from flask_delay import config, context
 from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executor
 from flask_delay.backends import base
 from flask_delay.backends.base import Backend
-from flask_delay.mapping import map_with
 from flask_delay.observe import signals
 from flask_delay.options import NONE, Chosen, follower, submitter
 from flask_delay.periodic.job import Jobs
@@ -136,12 +135,6 @@ class State:
                 f"there is a task with the id {id!r} already: each needs one of its own, until the"
                 f" task has been forgotten"
             )
-
-    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **how: Any) -> Iterator[Any]:
-        """Run `fn` for the items. See `Delay.map`."""
-        if self._is_elsewhere(self.config.backend):
-            return map_with(self.submit, fn, *iterables, **how)
-        return self.executor.map(fn, *iterables, **how)
 
     def backend(self, name: str) -> Backend:
         """The backend of this name, made at first use. Raises as its class."""

@@ -89,48 +89,16 @@ def refuse_many(chosen: Chosen) -> None:
             )
 
 
-class _Using:
-    """What verbs with options have in common."""
-
-    __slots__ = ("_chosen", "_find")
-
-    def __init__(self, find: Find, chosen: Chosen) -> None:
-        self._find = find
-        self._chosen = chosen
-
-    def __repr__(self) -> str:
-        return f"using({self._chosen!r})"
-
-
-class Using(_Using):
-    """The verbs `delay` and `map`, with options; made by `using`.
-
-    May be kept and used any number of times, from any thread.
-    """
+class Mapper:
+    """What has `map`: a `Delay`, `using`, Flask-Executor's interface."""
 
     __slots__ = ()
 
-    @overload
-    def delay(
-        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> Future[_T]: ...
-
-    @overload
-    def delay(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
-
-    def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
-        """Run `fn(*args, **kwargs)` in the background, with the options, as `flask_delay.delay`.
-
-        The options of a `Task` count too, where these say nothing else. Raises as `delay` and,
-        with `id`: DuplicateTask. With `request=True`: RuntimeError without a current request;
-        RequestEntityTooLarge if its body is above `MAX_CONTENT_LENGTH`; TypeError if its
-        session cannot be copied. With `unique`: TypeError for arguments without a hash, if
-        there is no `key`; DuplicateTask if it is "raise". With a function as `key`: what
-        that raises, and TypeError if what it returns has no hash.
-        """
-        submit, fn = submitting(self._find, self._chosen, fn)
-        made: Future[Any] = submit(fn, *args, **kwargs)
-        return made
+    def _submitting(
+        self, fn: Any, *, many: bool = False
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """What submits `fn` here, and what to give to that in its place. As `submitting`."""
+        raise NotImplementedError
 
     @overload
     def map(
@@ -160,15 +128,82 @@ class Using(_Using):
         chunksize: int | None = None,
         buffersize: int | None = None,
     ) -> Iterator[Any]:
-        """Run `fn` for the items of the iterables, with the options, as `Executor.map`.
+        """Run `fn` for the items of the iterables; return the results in their order.
 
-        With `request=True` all tasks have copies of the request that is current now.
-        Raises as `delay`, and ValueError with the option `id`.
+        As `Executor.map`: all tasks are submitted at once, or, with `buffersize`, that
+        many and one more for each result that is taken; the iterator raises TimeoutError
+        `timeout` seconds after this call; and `chunksize` changes nothing. With the option
+        `request` all tasks have copies of the request that is current now. Raises as
+        `Delay.delay`, and ValueError with the option `id`.
         """
-        submit, fn = submitting(self._find, self._chosen, fn, many=True)
+        submit, fn = self._submitting(fn, many=True)
         return map_with(
             submit, fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
         )
+
+
+class Submitter(Mapper):
+    """What has `delay` and `map`: a `Delay`, and `using`."""
+
+    __slots__ = ()
+
+    @overload
+    def delay(
+        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]: ...
+
+    @overload
+    def delay(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
+
+    def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
+        """Run `fn(*args, **kwargs)` in a fresh app context, without a request.
+
+        Returns at once. A plain function runs on a worker, an `async def` one on the
+        event loop that all coroutines share. The options of a `Task` count, where `using`
+        says nothing else, and it runs as one of this Delay. The task sees the caller's other
+        `contextvars`. An exception it raises is logged and kept in the future. Raises
+        TypeError if `fn` is not callable or is a generator function; if it is written
+        in Python and cannot be called with these arguments; or if one of them would not
+        outlive the request (an upload, a proxy such as `request`);
+        RuntimeError after `shutdown`; QueueFull if the queue is full and `WHEN_FULL` or
+        `BLOCK_TIMEOUT` says so.
+
+        With `id`: DuplicateTask. With `request=True`: RuntimeError without a current request;
+        RequestEntityTooLarge if its body is above `MAX_CONTENT_LENGTH`; TypeError if its
+        session cannot be copied. With `unique`: TypeError for arguments without a hash, if
+        there is no `key`; DuplicateTask if it is "raise". With a function as `key`: what
+        that raises, and TypeError if what it returns has no hash.
+        """
+        submit, fn = self._submitting(fn)
+        made: Future[Any] = submit(fn, *args, **kwargs)
+        return made
+
+
+class _Using:
+    """What verbs with options have in common."""
+
+    __slots__ = ("_chosen", "_find")
+
+    def __init__(self, find: Find, chosen: Chosen) -> None:
+        self._find = find
+        self._chosen = chosen
+
+    def __repr__(self) -> str:
+        return f"using({self._chosen!r})"
+
+    def _submitting(
+        self, fn: Any, *, many: bool = False
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        return submitting(self._find, self._chosen, fn, many=many)
+
+
+class Using(_Using, Submitter):
+    """The verbs `delay` and `map`, with options; made by `using`.
+
+    May be kept and used any number of times, from any thread.
+    """
+
+    __slots__ = ()
 
 
 class Periodic(_Using):
@@ -192,7 +227,7 @@ class Periodic(_Using):
         `key`; RuntimeError after `shutdown`, and where no app is current and not just one has a
         Delay; OSError if that folder cannot be written.
         """
-        submit, fn = submitting(self._find, self._chosen, fn)
+        submit, fn = self._submitting(fn)
         made: Job = submit(fn, *args, **kwargs)
         return made
 

@@ -18,6 +18,7 @@ from flask import Flask
 from flask_delay import Delay, config, context, state
 from flask_delay._native import _check_function
 from flask_delay.compat.futures import FutureCollection, FutureProxy
+from flask_delay.submit import Mapper
 
 __all__ = ["Executor", "ExecutorJob", "FutureCollection", "FutureProxy"]
 
@@ -154,7 +155,7 @@ def _named(name: str) -> str:
     return f"Executor {name!r}" if name else "Executor"
 
 
-class Executor(futures.Executor):
+class Executor(Mapper, futures.Executor):
     """Flask-Executor's `Executor` on threads managed by Rust.
 
     `Executor(app)`, or `Executor()` and `init_app(app)`, once for each app. It is found as
@@ -259,40 +260,12 @@ class Executor(futures.Executor):
             store(future)
         return future
 
-    @overload
-    def map(
-        self,
-        fn: Callable[..., Coroutine[Any, Any, _T]],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-    ) -> Iterator[_T]: ...
-
-    @overload
-    def map(
-        self,
-        fn: Callable[..., _T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-    ) -> Iterator[_T]: ...
-
-    def map(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-    ) -> Iterator[Any]:
-        """Run `fn` for the items of the iterables; return the results in their order.
-
-        As `Delay.map`; in a request all the tasks see one snapshot of it.
-        """
+    def _submitting(
+        self, fn: Any, *, many: bool = False
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        # One snapshot for all tasks of a map.
         pool = self._pool.using(request=True) if context.in_request() else self._pool
-        return pool.map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+        return pool._submitting(fn, many=many)  # noqa: SLF001
 
     @overload
     def job(
