@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from flask import Flask
-
 Values = dict[str, float]
 """What one measurement found, by the names of the case's metrics; times in seconds."""
 
@@ -45,14 +43,16 @@ class Peer(Protocol):
     def programs(self) -> tuple[str, ...]:
         """The programs of the system that it needs."""
 
-    def services(self, scratch: Path) -> AbstractContextManager[None]:
-        """Run what it needs beside this process; state goes into the directory `scratch`.
+    @property
+    def services(self) -> Callable[[Path], AbstractContextManager[None]]:
+        """Run what it needs beside this process; state goes into the directory that is given.
 
         What `open` has to know is left in `os.environ`, for servers started meanwhile.
         """
 
-    def open(self, workers: int, app: Flask | None = None) -> AbstractContextManager[Pool]:
-        """Make it ready with so many workers; for use in views, if there is an app."""
+    @property
+    def open(self) -> Callable[..., AbstractContextManager[Pool]]:
+        """Make it ready with so many workers; for use in views, if an app is given too."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ import contextlib
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,22 @@ import flask_delay
 from benchmarks.model import Pool
 from benchmarks.peers.queues import running
 from benchmarks.spawned import POOLS
+
+
+def _no_services(_scratch: Path) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """A library whose pools are in this process; see `Peer`."""
+
+    name: str
+    title: str
+    open: Callable[..., AbstractContextManager[Pool]]
+    packages: tuple[str, ...] = ()
+    services: Callable[[Path], AbstractContextManager[None]] = _no_services
+    programs: tuple[str, ...] = ()
 
 
 class _Futures:
@@ -37,93 +54,50 @@ class _Futures:
         self.shutdown()
 
 
-class _InProcess:
-    """Needs nothing beside this process."""
-
-    packages: tuple[str, ...] = ()
-    programs: tuple[str, ...] = ()
-
-    def services(self, scratch: Path) -> AbstractContextManager[None]:
-        del scratch
-        return contextlib.nullcontext()
-
-
-@dataclass(frozen=True)
-class Ours(_InProcess):
-    """`delay` in an app with these settings, `Executor` without one."""
-
-    name: str = "ours"
-    title: str = "Flask-Delay"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    packages: tuple[str, ...] = ("flask-delay",)
-
-    @contextlib.contextmanager
-    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
-        """As a user would; see `Peer`."""
-        if app is None:
-            with flask_delay.Executor(workers) as executor:
-                yield _Futures(executor.submit, executor.shutdown)
-            return
-        app.config.update(self.settings, DELAY_MAX_WORKERS=workers)
-        pool = flask_delay.Delay(app).executor
-        yield _Futures(flask_delay.delay, pool.shutdown)
-        pool.shutdown()
-
-
-@dataclass(frozen=True)
-class Standard(_InProcess):
-    """The standard library's executors, without any context."""
-
-    name: str
-    title: str
-    make: type[ThreadPoolExecutor | ProcessPoolExecutor]
-
-    @contextlib.contextmanager
-    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
-        """The same with and without an app; see `Peer`."""
-        del app
-        with self.make(workers) as executor:
+@contextlib.contextmanager
+def _ours(workers: int, app: Flask | None = None, **settings: object) -> Iterator[Pool]:
+    """`delay` in an app with these settings, `Executor` without one: as a user would."""
+    if app is None:
+        with flask_delay.Executor(workers) as executor:
             yield _Futures(executor.submit, executor.shutdown)
+        return
+    app.config.update(settings, DELAY_MAX_WORKERS=workers)
+    pool = flask_delay.Delay(app).executor
+    yield _Futures(flask_delay.delay, pool.shutdown)
+    pool.shutdown()
 
 
-@dataclass(frozen=True)
-class Spawned(_InProcess):
-    """Pools of processes that are started anew, not forked; `benchmarks.spawned` has the rest."""
-
-    name: str
-    title: str
-    packages: tuple[str, ...] = ()
-
-    @contextlib.contextmanager
-    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
-        """One process, whatever is asked for; see `Peer`."""
-        del workers, app
-        yield _Futures(POOLS[self.name](), lambda: None)
+@contextlib.contextmanager
+def _standard(
+    make: type[ThreadPoolExecutor | ProcessPoolExecutor], workers: int, _app: Flask | None = None
+) -> Iterator[Pool]:
+    """The standard library's executors, without any context."""
+    with make(workers) as executor:
+        yield _Futures(executor.submit, executor.shutdown)
 
 
-class FlaskExecutor(_InProcess):
-    """Copies the app context and the request context into each task."""
-
-    name = "flask-executor"
-    title = "Flask-Executor"
-    packages = ("Flask-Executor",)
-
-    @contextlib.contextmanager
-    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
-        """It takes tasks only in a request, so without an app one is made for it."""
-        with contextlib.ExitStack() as stack:
-            if app is None:
-                app = Flask("benchmarks", static_folder=None)
-                stack.enter_context(app.test_request_context())
-            app.config["EXECUTOR_MAX_WORKERS"] = workers
-            executor = importlib.import_module("flask_executor").Executor(app)
-            # Its own `shutdown` is the base class's, which does nothing.
-            shutdown = executor._self.shutdown
-            yield _Futures(executor.submit, shutdown)
-            shutdown()
+@contextlib.contextmanager
+def _spawned(pool: str, _workers: int, _app: Flask | None = None) -> Iterator[Pool]:
+    """One process that is started anew, not forked; `benchmarks.spawned` has the rest."""
+    yield _Futures(POOLS[pool](), lambda: None)
 
 
-class _HypertilePool:
+@contextlib.contextmanager
+def _flask_executor(workers: int, app: Flask | None = None) -> Iterator[Pool]:
+    """Copies both contexts into each task; takes tasks only in a request, so one is made for it."""
+    with contextlib.ExitStack() as stack:
+        if app is None:
+            app = Flask("benchmarks", static_folder=None)
+            stack.enter_context(app.test_request_context())
+        app.config["EXECUTOR_MAX_WORKERS"] = workers
+        executor = importlib.import_module("flask_executor").Executor(app)
+        # Its own `shutdown` is the base class's, which does nothing.
+        shutdown = executor._self.shutdown
+        yield _Futures(executor.submit, shutdown)
+        shutdown()
+
+
+class _Hypertile:
     """Handles that can be asked and called back, but not waited for."""
 
     def __init__(self, submit: Callable[..., Any]) -> None:
@@ -142,55 +116,58 @@ class _HypertilePool:
                 time.sleep(0.0001)
 
 
-class Hypertile(_InProcess):
-    """One pool for the whole process, made once."""
-
-    name = "hypertile"
-    title = "hypertile"
-    packages = ("hypertile",)
-
-    @contextlib.contextmanager
-    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
-        """Its pool cannot be closed; see `Peer`."""
-        del app
-        hypertile = importlib.import_module("hypertile")
-        hypertile.configure(workers)
-        yield _HypertilePool(hypertile.to_thread)
+@contextlib.contextmanager
+def _hypertile(workers: int, _app: Flask | None = None) -> Iterator[Pool]:
+    """One pool for the whole process, made once, that cannot be closed."""
+    hypertile = importlib.import_module("hypertile")
+    hypertile.configure(workers)
+    yield _Hypertile(hypertile.to_thread)
 
 
-class _NoPool:
-    """Takes tasks and forgets them."""
+class _Nothing:
+    """Takes tasks and forgets them: what a view costs that does not start a task."""
 
-    def submit(self, fn: Callable[..., object], *args: object) -> None:
-        del fn, args
+    def submit(self, _fn: Callable[..., object], *_args: object) -> None:
+        """Do nothing."""
 
-    def wait(self, handle: Any) -> None:
-        del handle
+    def wait(self, _handle: Any) -> None:
+        """Do nothing."""
 
-    def drain(self, fn: Callable[..., object], count: int, *args: object) -> None:
-        del fn, count, args
-
-
-class Nothing(_InProcess):
-    """What a view costs that does not start a task."""
-
-    name = "nothing"
-    title = "no task"
-
-    @contextlib.contextmanager
-    def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
-        """Nothing to be made; see `Peer`."""
-        del workers, app
-        yield _NoPool()
+    def drain(self, _fn: Callable[..., object], _count: int, *_args: object) -> None:
+        """Do nothing."""
 
 
-class Burner(Nothing):
-    """What it costs that does not start a task, while another process computes."""
+def _nothing(_workers: int, _app: Flask | None = None) -> AbstractContextManager[Pool]:
+    return contextlib.nullcontext(_Nothing())
 
-    name = "burner"
-    title = "no task, another process computes"
 
-    def services(self, scratch: Path) -> AbstractContextManager[None]:
-        """Compute; see `Peer`."""
-        burn = [sys.executable, "-c", "while True: sum(range(1000))"]
-        return running(burn, scratch / "burner.log")
+def _burn(scratch: Path) -> AbstractContextManager[None]:
+    """Have another process compute."""
+    command = [sys.executable, "-c", "while True: sum(range(1000))"]
+    return running(command, scratch / "burner.log")
+
+
+_PLAIN_SWITCH = partial(_ours, DELAY_SWITCH_INTERVAL=None)
+_PROCESSES = partial(
+    _ours,
+    DELAY_BACKEND="processes",
+    DELAY_PROCESSES=1,
+    DELAY_APP="benchmarks.web:create('ours-processes')",
+)
+_OURS = ("flask-delay",)
+POOLED = (
+    InProcess("ours", "Flask-Delay", _ours, _OURS),
+    InProcess("ours-plain-switch", "Flask-Delay, interval None", _PLAIN_SWITCH, _OURS),
+    InProcess("ours-processes", "Flask-Delay, processes", _PROCESSES, (*_OURS, "cloudpickle")),
+    # Measured by the interpreter of another environment.
+    InProcess("before", "Flask-Delay, before", _ours),
+    InProcess("tpe", "ThreadPoolExecutor", partial(_standard, ThreadPoolExecutor)),
+    InProcess("processes", "ProcessPoolExecutor", partial(_standard, ProcessPoolExecutor)),
+    InProcess("spawn", "ProcessPoolExecutor, spawn", partial(_spawned, "spawn")),
+    InProcess("loky", "loky", partial(_spawned, "loky"), ("loky",)),
+    InProcess("pebble", "Pebble", partial(_spawned, "pebble"), ("Pebble",)),
+    InProcess("flask-executor", "Flask-Executor", _flask_executor, ("Flask-Executor",)),
+    InProcess("hypertile", "hypertile", _hypertile, ("hypertile",)),
+    InProcess("nothing", "no task", _nothing),
+    InProcess("burner", "no task, another process computes", _nothing, services=_burn),
+)
