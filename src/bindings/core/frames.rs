@@ -13,14 +13,13 @@
 //! is looked at, and the exception may come anywhere.
 //!
 //! There are places in these modules where threads spend their time asleep, and which are
-//! written for an exception to come: [`BEDS`]. They are no obstacle.
-
-use std::ops::Range;
+//! written for an exception to come: see [`Stacks`]. They are no obstacle.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyDict, PyString};
 
+use crate::bindings::ffi::cpython::Stacks;
 use crate::bindings::ffi::interrupt::ThreadId;
 use crate::bindings::names;
 
@@ -49,36 +48,8 @@ const EXAMPLES: &str = "flask_delay.demo";
 /// And not what waits for a worker process, which is written for an exception to come.
 const WAITING: &str = "flask_delay.backends.processes.child";
 
-/// Functions of the standard library in which a thread sleeps, up to 3.12 the second, from 3.13
-/// on the third.
-const BEDS: [(&str, &str); 3] = [
-    ("threading", "Condition.wait"),
-    ("threading", "Thread._wait_for_tstate_lock"),
-    ("threading", "Thread.join"),
-];
-
-/// What these are called by, where all who sleep are woken at once: so none takes a wake-up with
-/// it that was meant for another, as in a queue.
-const SLEEPERS: [(&str, &str); 6] = [
-    ("threading", "Thread.join"),
-    ("threading", "Event.wait"),
-    ("concurrent.futures._base", "Future.result"),
-    ("concurrent.futures._base", "Future.exception"),
-    ("concurrent.futures._base", "wait"),
-    ("concurrent.futures._base", "as_completed"),
-];
-
-struct Bed {
-    code: Py<PyAny>,
-    /// The body of its first `try`; where there is none, all of it.
-    body: Option<Vec<Range<usize>>>,
-}
-
 struct Tools {
-    beds: Vec<Bed>,
-    sleepers: Vec<Py<PyAny>>,
-    current_frames: Py<PyAny>,
-    get_frame: Py<PyAny>,
+    stacks: Stacks,
     gc: Gc,
 }
 
@@ -86,79 +57,19 @@ static TOOLS: PyOnceLock<Tools> = PyOnceLock::new();
 
 /// Looks up what is needed; called once, when the module is loaded.
 pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
-    TOOLS.get_or_try_init(py, || Tools::new(py)).map(drop)
-}
-
-impl Tools {
-    fn new(py: Python<'_>) -> PyResult<Self> {
-        let mut beds = Vec::new();
-        for (module, path) in BEDS {
-            if let Some(code) = code_of(py, module, path)? {
-                let table = code.getattr("co_exceptiontable")?;
-                beds.push(Bed {
-                    body: body_of_first_try(table.cast::<PyBytes>()?.as_bytes()),
-                    code: code.unbind(),
-                });
-            }
-        }
-        let mut sleepers = Vec::new();
-        for (module, path) in SLEEPERS {
-            sleepers.extend(code_of(py, module, path)?.map(Bound::unbind));
-        }
-        let sys = py.import(names::sys(py))?;
-        Ok(Self {
-            beds,
-            sleepers,
-            current_frames: sys.getattr("_current_frames")?.unbind(),
-            get_frame: sys.getattr("_getframe")?.unbind(),
+    let new = || {
+        PyResult::Ok(Tools {
+            stacks: Stacks::new(py)?,
             gc: Gc::new(py)?,
         })
-    }
-}
-
-/// None where there is no such function, or something else: gevent may have patched it.
-fn code_of<'py>(py: Python<'py>, module: &str, path: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let mut found = Some(py.import(module)?.into_any());
-    for name in path.split('.').chain(["__code__"]) {
-        found = match found {
-            Some(found) => found.getattr_opt(name)?,
-            None => None,
-        };
-    }
-    Ok(found)
-}
-
-/// Where the handler of a code's first `try` is in force, by the offsets of instructions, as
-/// CPython's `Objects/exception_handling_notes.txt` says: entries of start, length, handler and
-/// depth, each a number of groups of six bits, the highest first.
-fn body_of_first_try(table: &[u8]) -> Option<Vec<Range<usize>>> {
-    let mut bytes = table.iter().copied();
-    let mut number = || {
-        let mut byte = bytes.next()?;
-        let mut value = usize::from(byte & 63);
-        while byte & 64 != 0 {
-            byte = bytes.next()?;
-            value = value << 6 | usize::from(byte & 63);
-        }
-        Some(value)
     };
-    let mut first = None;
-    let mut body = Vec::new();
-    while let (Some(start), Some(length), Some(handler), Some(_)) =
-        (number(), number(), number(), number())
-    {
-        if *first.get_or_insert(handler) == handler {
-            // In units of two bytes.
-            body.push(2 * start..2 * (start + length));
-        }
-    }
-    first.map(|_| body)
+    TOOLS.get_or_try_init(py, new).map(drop)
 }
 
 /// The frame that calls us, as an address; 0 if there is none.
 pub(crate) fn caller(py: Python<'_>) -> usize {
     let tools = TOOLS.get(py);
-    let frame = tools.and_then(|tools| tools.get_frame.bind(py).call0().ok());
+    let frame = tools.and_then(|tools| tools.stacks.caller(py).ok());
     frame.map_or(0, |frame| frame.as_ptr() as usize)
 }
 
@@ -180,12 +91,7 @@ pub(crate) fn may_interrupt(py: Python<'_>, thread: ThreadId, floor: usize) -> b
 }
 
 fn is_free(py: Python<'_>, tools: &Tools, thread: ThreadId, floor: usize) -> PyResult<bool> {
-    let frames = tools
-        .current_frames
-        .bind(py)
-        .call0()?
-        .cast_into::<PyDict>()?;
-    let mut next = frames.get_item(thread.ident())?;
+    let mut next = tools.stacks.innermost(py, thread)?;
     let mut innermost = true;
     let mut asleep = false;
     while let Some(frame) = next.filter(|frame| !frame.is_none()) {
@@ -201,9 +107,9 @@ fn is_free(py: Python<'_>, tools: &Tools, thread: ThreadId, floor: usize) -> PyR
             Some(module) if is_locking(module) => {
                 let code = frame.getattr(names::f_code(py))?;
                 asleep = if innermost {
-                    tools.is_in_bed(&frame, &code)?
+                    tools.stacks.is_in_bed(&frame, &code)?
                 } else {
-                    asleep && tools.is_sleeper(&code)
+                    asleep && tools.stacks.is_sleeper(&code)
                 };
                 if !asleep {
                     return Ok(false);
@@ -216,23 +122,6 @@ fn is_free(py: Python<'_>, tools: &Tools, thread: ThreadId, floor: usize) -> PyR
         next = Some(frame.getattr(names::f_back(py))?);
     }
     Ok(true)
-}
-
-impl Tools {
-    fn is_in_bed(&self, frame: &Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some(bed) = self.beds.iter().find(|bed| code.is(&bed.code)) else {
-            return Ok(false);
-        };
-        let Some(body) = &bed.body else {
-            return Ok(true);
-        };
-        let at: usize = frame.getattr(names::f_lasti(frame.py()))?.extract()?;
-        Ok(body.iter().any(|range| range.contains(&at)))
-    }
-
-    fn is_sleeper(&self, code: &Bound<'_, PyAny>) -> bool {
-        self.sleepers.iter().any(|sleeper| code.is(sleeper))
-    }
 }
 
 fn is_locking(module: &str) -> bool {

@@ -13,6 +13,7 @@ pub(crate) mod attach;
 pub(crate) mod call;
 pub(crate) mod clock;
 pub(crate) mod context;
+pub(crate) mod cpython;
 pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod gil;

@@ -5,7 +5,8 @@
 
 use pyo3::prelude::*;
 
-use super::context::{Entered, copy_current, empty, is_variable};
+use super::context::is_variable;
+use super::cpython::changed_in_place;
 use super::object::loaded;
 use super::slot::Slot;
 use crate::bindings::names;
@@ -60,16 +61,10 @@ fn note(
 
 /// Finds the variables of the standard library.
 pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
-    let [decimal, warnings] = &COPIED;
-    // Its name is not public, but it is the only one that is set where nothing else was.
-    let alone = Entered::new(empty(py)?)?;
-    py.import("decimal")?.call_method0("getcontext")?;
-    let set = copy_current(py)?;
-    drop(alone);
-    if let Some(variable) = set.try_iter()?.next() {
-        let _ = decimal.fill(variable?);
+    for (slot, variable) in COPIED.iter().zip(changed_in_place(py)?) {
+        if let Some(variable) = variable.filter(is_variable) {
+            let _ = slot.fill(variable);
+        }
     }
-    // Since Python 3.14, and by default where there is no GIL.
-    let module = py.import("warnings")?;
-    note(warnings, module.as_any(), names::_warnings_context(py))
+    Ok(())
 }

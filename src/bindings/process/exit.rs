@@ -15,6 +15,7 @@ use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::Phase;
+use crate::bindings::ffi::cpython::register_atexit;
 use crate::bindings::ffi::gil::{SIGNALS, wait_with_signals};
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval;
@@ -86,8 +87,7 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
         // which nobody waits for any more.
         register.call1(py, (&refuse,)).map(drop)
     })?;
-    py.import("threading")?
-        .call_method1("_register_atexit", (drain,))?;
+    register_atexit(drain)?;
     let forked = PyCFunction::new_closure(py, Some(c"_after_fork"), None, |args, _| {
         switch_interval::restore_after_fork(args.py());
     })?;

@@ -19,6 +19,7 @@ use crate::bindings::errors::{broken, panic_message};
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::call::{Shape, call};
 use crate::bindings::ffi::clock::now;
+use crate::bindings::ffi::cpython;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::ffi::gil::breathe;
 use crate::bindings::host::gevent;
@@ -193,12 +194,7 @@ impl Thread {
             let threading = py.import(names::threading(py))?;
             let thread = threading.call_method0(names::current_thread(py))?;
             thread.setattr(names::name(py), name)?;
-            // Up to 3.12, `threading` asserts in a forked child that the thread which forked
-            // has this lock; only threads that it started do. Without it, a process that a
-            // task starts with `multiprocessing` would end with an error.
-            if let Some(set) = thread.getattr_opt(names::_set_tstate_lock(py))? {
-                set.call0()?;
-            }
+            cpython::set_tstate_lock(&thread)?;
             let sys = py.import(names::sys(py))?;
             for (get, set) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
                 let hook = threading.call_method0(get)?;
@@ -213,18 +209,8 @@ impl Thread {
             .ok()
     }
 
-    /// Takes the thread off the list of `threading.enumerate`, where Python 3.11 would
-    /// keep one that it did not start.
     fn leave(self, py: Python<'_>) {
-        let left = (|| -> PyResult<()> {
-            let threading = py.import(names::threading(py))?;
-            let ident = self.0.bind(py).getattr(names::ident(py))?;
-            threading
-                .getattr(names::_active(py))?
-                .call_method1(names::pop(py), (ident, py.None()))?;
-            Ok(())
-        })();
-        if let Err(error) = left {
+        if let Err(error) = cpython::forget_thread(self.0.bind(py)) {
             error.write_unraisable(py, None);
         }
     }

@@ -8,7 +8,6 @@
 
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyType};
@@ -21,6 +20,7 @@ use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition;
 use crate::bindings::core::waiter::SLICE;
 use crate::bindings::ffi::call::call_with;
+use crate::bindings::ffi::cpython::{Need, WaitCall, is_waiter};
 use crate::bindings::names;
 
 /// What a future's list of waiters has before a plain list.
@@ -77,8 +77,7 @@ impl Event {
     /// `concurrent.futures`.
     fn replace(waiter: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = waiter.py();
-        let class = base(py)?.getattr("_Waiter")?;
-        if !waiter.is_instance(&class)? {
+        if !is_waiter(waiter)? {
             return Ok(());
         }
         let event = waiter.getattr(names::event(py))?;
@@ -113,8 +112,8 @@ impl Event {
         if slf.get().is_set(py)? {
             return Ok(true.into_pyobject(py)?.to_owned().into_any());
         }
-        let entered = match Caller::of(slf) {
-            Some(caller) => caller.enter().inspect_err(|_| caller.withdraw())?,
+        let entered = match WaitCall::of(slf) {
+            Some(caller) => enter(&caller).inspect_err(|_| caller.withdraw())?,
             None => None,
         };
         let waiting = current::waiting();
@@ -150,91 +149,26 @@ fn wait_in_slices<'py>(
     }
 }
 
-fn base(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
-    py.import("concurrent.futures._base")
-}
-
-/// `wait` or `as_completed`, as it waits.
-struct Caller<'py> {
-    waiter: Bound<'py, PyAny>,
-    /// Those of its futures that it has not come to know as done.
-    futures: Vec<Bound<'py, PyAny>>,
-}
-
-impl<'py> Caller<'py> {
-    /// The one that waits for this event. None if it is another function, or another version
-    /// of it: then nothing is known of what it waits for.
-    fn of(event: &Bound<'py, Event>) -> Option<Self> {
-        let py = event.py();
-        let read = || {
-            let frame = py.import("sys")?.call_method0("_getframe")?;
-            let locals = frame.getattr("f_locals")?;
-            let waiter = locals.get_item("waiter")?;
-            if !waiter.getattr(names::event(py))?.is(event) {
-                return Err(PyAttributeError::new_err("event"));
-            }
-            let futures = locals.get_item("fs")?.try_iter()?;
-            PyResult::Ok(Self {
-                waiter,
-                futures: futures.collect::<PyResult<_>>()?,
-            })
-        };
-        read().ok()
+/// Notes the wait, if a task waits; refuses one that would never end.
+fn enter(caller: &WaitCall<'_>) -> PyResult<Option<Entered>> {
+    let ours = caller.futures.iter().filter_map(|it| it.cast().ok());
+    let mut targets: Vec<Bound<'_, FutureCell>> = ours.cloned().collect();
+    let all_ours = targets.len() == caller.futures.len();
+    targets.retain(|target| !target.get().phase().is_settled());
+    let any_done = targets.len() < caller.futures.len();
+    let all = match caller.need()? {
+        None => return Ok(None),
+        Some(Need::One) if any_done => return Ok(None),
+        // Those that have ended have not raised.
+        Some(need) => matches!(need, Need::All),
+    };
+    // Those of other executors may end at any time.
+    if !all && !all_ours {
+        return Ok(None);
     }
-
-    fn is_of(&self, class: &str) -> bool {
-        let class = base(self.waiter.py()).and_then(|base| base.getattr(class));
-        class.is_ok_and(|class| self.waiter.get_type().is(&class))
-    }
-
-    /// Notes the wait, if a task waits; refuses one that would never end.
-    fn enter(&self) -> PyResult<Option<Entered>> {
-        let ours = self.futures.iter().filter_map(|it| it.cast().ok());
-        let mut targets: Vec<Bound<'py, FutureCell>> = ours.cloned().collect();
-        let all_ours = targets.len() == self.futures.len();
-        targets.retain(|target| !target.get().phase().is_settled());
-        let any_done = targets.len() < self.futures.len();
-        let all = if self.is_of("_AllCompletedWaiter") {
-            // Otherwise one that raises is enough; those that have ended have not.
-            !self.waiter.getattr("stop_on_exception")?.is_truthy()?
-        } else if self.is_of("_AsCompletedWaiter") || self.is_of("_FirstCompletedWaiter") {
-            if any_done {
-                return Ok(None);
-            }
-            false
-        } else {
-            return Ok(None);
-        };
-        // Those of other executors may end at any time.
-        if !all && !all_ours {
-            return Ok(None);
-        }
-        let need = if all { targets.len() } else { 1 };
-        result::refuse_on_loop(&targets, need)?;
-        result::enter_own(&targets, need)
-    }
-
-    /// Takes the waiter out of the lists again, unless its function does.
-    fn withdraw(&self) {
-        if self.is_of("_AsCompletedWaiter") {
-            return;
-        }
-        let remove = |future: &Bound<'py, PyAny>| {
-            let py = future.py();
-            let condition = future.getattr("_condition")?;
-            condition.call_method0(names::acquire(py))?;
-            let removed = future
-                .getattr("_waiters")
-                .and_then(|list| list.call_method1(names::remove(py), (&self.waiter,)));
-            condition.call_method0(names::release(py))?;
-            removed.map(drop)
-        };
-        for future in &self.futures {
-            if let Err(error) = remove(future) {
-                error.write_unraisable(future.py(), Some(future));
-            }
-        }
-    }
+    let need = if all { targets.len() } else { 1 };
+    result::refuse_on_loop(&targets, need)?;
+    result::enter_own(&targets, need)
 }
 
 /// The list that `concurrent.futures.wait` puts itself into.
