@@ -189,7 +189,7 @@ def test_what_waits_for_futures(wait, waiter, stops):
 
 
 def test_the_variable_of_decimal():
-    """A task has an arithmetic context of its own: `changed_in_place`."""
+    """A task has an arithmetic context of its own: `cpython::changed_in_place`."""
 
     def count():
         decimal.getcontext()
@@ -202,5 +202,5 @@ def test_the_variable_of_decimal():
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="since 3.14")
 def test_the_variable_of_warnings():
-    """A task has filters of its own: `changed_in_place`."""
+    """A task has filters of its own: `cpython::changed_in_place`."""
     assert isinstance(warnings._warnings_context, contextvars.ContextVar)

@@ -275,7 +275,7 @@ impl FutureCell {
     #[getter]
     fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().refuse_foreign(slf)?;
-        crate::bindings::wait::condition::of(slf)
+        crate::bindings::wait::stdlib::condition_of(slf)
     }
 
     #[getter]

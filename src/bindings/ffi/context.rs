@@ -1,4 +1,8 @@
 //! `contextvars`: taking a context at submit, and running a task inside it.
+//!
+//! Some variables a task does not get as its submitter has them. Those that tell what event loop
+//! or thread their owner is in are left out: a task is in another. Of values that are changed in
+//! place a task gets a copy.
 
 use std::cell::Cell;
 use std::ptr;
@@ -6,9 +10,11 @@ use std::ptr;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
-use super::variables;
+use super::cpython;
+use super::object::loaded;
+use super::slot::Slot;
 use crate::bindings::names;
 
 /// The context that was carried last from this thread, for as long as a task has it: a view
@@ -45,14 +51,14 @@ pub(crate) fn carry<'py>(
     if without == count {
         return Ok(None);
     }
-    let bound: Vec<_> = variables::bound(py)?.collect();
+    let bound: Vec<_> = bound_here(py)?.collect();
     for variable in &bound {
         if !value_of(variable.as_borrowed(), &current)?.is(&current) {
             without += 1;
         }
     }
     let mut own = Vec::new();
-    for variable in variables::copied(py) {
+    for variable in changed_in_place(py) {
         let value = value_of(variable.as_borrowed(), &current)?;
         if !value.is(&current) {
             own.push((variable, value));
@@ -136,7 +142,7 @@ fn with_copies<'py>(
 pub(crate) fn for_attempt(context: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
     let py = context.py();
     let mut own = Vec::new();
-    for variable in variables::copied(py) {
+    for variable in changed_in_place(py) {
         if context.contains(&variable)? {
             let value = context.get_item(&variable)?;
             own.push((variable, value));
@@ -266,4 +272,58 @@ pub(crate) fn within<'py, R>(
     let result = inside();
     drop(entered);
     Ok(result)
+}
+
+/// Those that are left out, each filled when its library has been imported; never emptied.
+static BOUND_HERE: [Slot; 4] = [const { Slot::empty() }; 4];
+/// Those of the standard library whose values are copied; filled when this module is loaded.
+static CHANGED_IN_PLACE: [Slot; 2] = [const { Slot::empty() }; 2];
+
+/// The variables that are left out, as far as anybody can have set them.
+fn bound_here(py: Python<'_>) -> PyResult<impl Iterator<Item = Bound<'_, PyAny>>> {
+    let [sniffio, deadlock, single, sensitive] = &BOUND_HERE;
+    // What library's event loop this is. AnyIO goes by it too.
+    if sniffio.is_empty()
+        && let Some(module) = loaded(py, names::sniffio(py))?
+    {
+        note(sniffio, &module, names::current_async_library_cvar(py))?;
+    }
+    // Which thread the synchronous code of an asynchronous view runs in, and that it is taken.
+    if sensitive.is_empty()
+        && let Some(package) = loaded(py, names::asgiref(py))?
+        && let Some(module) = package.getattr_opt(names::sync(py))?
+        && let Some(to_async) = module.getattr_opt(names::SyncToAsync(py))?
+        && let Some(to_sync) = module.getattr_opt(names::AsyncToSync(py))?
+    {
+        note(deadlock, &to_async, names::deadlock_context(py))?;
+        note(single, &to_sync, names::async_single_thread_context(py))?;
+        // The last of them: every version has it.
+        note(sensitive, &to_async, names::thread_sensitive_context(py))?;
+    }
+    Ok(BOUND_HERE.iter().filter_map(move |slot| slot.get(py)))
+}
+
+/// The variables whose values are copied.
+fn changed_in_place(py: Python<'_>) -> impl Iterator<Item = Bound<'_, PyAny>> {
+    CHANGED_IN_PLACE.iter().filter_map(move |slot| slot.get(py))
+}
+
+fn note(slot: &Slot, owner: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<()> {
+    if let Some(variable) = owner.getattr_opt(name)?
+        && is_variable(&variable)
+    {
+        // Another thread may have found the same.
+        let _ = slot.fill(variable);
+    }
+    Ok(())
+}
+
+/// Finds the variables of the standard library.
+pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
+    for (slot, variable) in CHANGED_IN_PLACE.iter().zip(cpython::changed_in_place(py)?) {
+        if let Some(variable) = variable.filter(is_variable) {
+            let _ = slot.fill(variable);
+        }
+    }
+    Ok(())
 }

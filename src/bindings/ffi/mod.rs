@@ -22,4 +22,3 @@ pub(crate) mod lock;
 pub(crate) mod object;
 pub(crate) mod parent;
 pub(crate) mod slot;
-pub(crate) mod variables;

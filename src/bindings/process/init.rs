@@ -17,10 +17,9 @@ use crate::bindings::core::task::CoroutineTask;
 use crate::bindings::errors::{
     BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
 };
+use crate::bindings::ffi::context;
 use crate::bindings::ffi::gil;
-use crate::bindings::ffi::variables;
 use crate::bindings::names;
-use crate::bindings::wait::condition;
 use crate::bindings::wait::current;
 use crate::bindings::wait::stdlib::{self, Event};
 
@@ -41,14 +40,14 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     PanicException::type_object(py);
     py.get_type::<CoroutineTask>();
     py.get_type::<Event>();
-    condition::new(py)?;
-    condition::of_done(py)?;
+    stdlib::condition(py)?;
+    stdlib::condition_of_done(py)?;
     stdlib::telling(py, None)?;
     current::current_coroutine(py);
     progress::class(py)?;
     to_datetime(py, 1)?;
     gil::breathe(py)?;
-    variables::init(py)?;
+    context::init(py)?;
     frames::init(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
     is_coroutine_function(&any)?;
