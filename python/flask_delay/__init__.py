@@ -15,7 +15,8 @@
 #  4. `options`: the options of one task.
 #  3. `backends.base`, `observe`, `periodic`, `validators`: what a `Delay` is put together from.
 #  2. `aio`, `config`, `context`, `servers`: what the app and the process give.
-#  1. `logs`, `mapping`, `masking`, `progress`, `registry`, `retry`: what needs none of these.
+#  1. `backends.table`, `logs`, `mapping`, `masking`, `progress`, `registry`, `retry`: what needs
+#     none of these.
 #  0. `_native`: the Rust half.
 #
 # A call goes `extension -> state -> options -> _native`.

@@ -1,7 +1,8 @@
 """The settings of a `Delay`: which there are, what is allowed, and the defaults.
 
 The fields of `Config` are the one list of them: Flask's config key `DELAY_MAX_WORKERS`
-sets `Config.max_workers`, as `REPORTS_MAX_WORKERS` does for a `Delay` named `reports`.
+sets `Config.max_workers`, as `REPORTS_MAX_WORKERS` does for a `Delay` named `reports`. A backend
+may have more, in a class of its own: see `setting`.
 """
 
 import difflib
@@ -10,10 +11,11 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar, overload
 
+from flask_delay.backends import table
 from flask_delay.masking import masked
 
 # Of a `Delay` without a name of its own.
@@ -23,7 +25,9 @@ _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Config")
 
 
-def _count(least: int) -> Callable[[object], int]:
+def count(least: int) -> Callable[[object], int]:
+    """Reads an integer of at least `least`."""
+
     def parse(value: object) -> int:
         number = int(value) if isinstance(value, str) else value
         if not isinstance(number, int) or isinstance(number, bool):
@@ -35,24 +39,27 @@ def _count(least: int) -> Callable[[object], int]:
     return parse
 
 
-def _seconds(value: object) -> float:
+def seconds(value: object) -> float:
+    """Read a number of seconds, 0 or more."""
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         raise TypeError
-    seconds = float(value)
+    number = float(value)
     # The upper end is what Python's own locks can wait; NaN is in no range at all.
-    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+    if not 0 <= number <= threading.TIMEOUT_MAX:
         raise ValueError
-    return seconds
+    return number
 
 
-def _interval(value: object) -> float:
-    seconds = _seconds(value)
-    if seconds == 0:
+def interval(value: object) -> float:
+    """Read a number of seconds above 0."""
+    number = seconds(value)
+    if number == 0:
         raise ValueError
-    return seconds
+    return number
 
 
-def _flag(value: object) -> bool:
+def flag(value: object) -> bool:
+    """Read true or false."""
     # Integers too: `Config.from_prefixed_env` makes one of a "1".
     if not isinstance(value, int | str):
         raise TypeError
@@ -65,7 +72,9 @@ def _flag(value: object) -> bool:
             raise ValueError
 
 
-def _one_of(*names: str) -> Callable[[object], str]:
+def one_of(*names: str) -> Callable[[object], str]:
+    """Reads one of the names."""
+
     def parse(value: object) -> str:
         if not isinstance(value, str):
             raise TypeError
@@ -77,7 +86,8 @@ def _one_of(*names: str) -> Callable[[object], str]:
     return parse
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """Read a string that is not blank."""
     if not isinstance(value, str):
         raise TypeError
     if not value.strip():
@@ -85,7 +95,8 @@ def _text(value: object) -> str:
     return value.strip()
 
 
-def _folder(value: object) -> str:
+def folder(value: object) -> str:
+    """Read the path of a folder."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError
     folder = os.fspath(value)
@@ -96,14 +107,17 @@ def _folder(value: object) -> str:
     return folder
 
 
-def _import_path(value: object) -> str:
-    module, colon, name = _text(value).partition(":")
+def import_path(value: object) -> str:
+    """Read `"module:name"`."""
+    module, colon, name = text(value).partition(":")
     if not (module and colon and name):
         raise ValueError
     return f"{module}:{name}"
 
 
-def _optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
+def optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
+    """Reads what `parse` does, and None or "none" as None."""
+
     def parse_optional(value: object) -> _T | None:
         if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
             return None
@@ -112,192 +126,151 @@ def _optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
     return parse_optional
 
 
-def _about(parse: Callable[[object], object], allowed: str, text: str) -> dict[str, Any]:
-    return {"parse": parse, "allowed": allowed, "help": text}
+def backend_name(value: object) -> str:
+    """Read the name of a backend."""
+    name = text(value).lower()
+    if not table.is_known(name):
+        raise ValueError
+    return name
+
+
+def setting(
+    default: Any,
+    parse: Callable[[object], object],
+    allowed: str | Callable[[], str],
+    text: str,
+    *,
+    shown: bool = True,
+) -> Any:
+    """Make a field of `Config`, or of the dataclass `Settings` of a backend.
+
+    `parse` returns what a value of the app's config is to the program, and raises TypeError or
+    ValueError for one that is not `allowed`. A value that is not `shown` is left out of the repr.
+    """
+    about = {"parse": parse, "allowed": allowed, "help": text}
+    return field(default=default, repr=shown, metadata=about)
 
 
 _FLAG = "true or false"
-
-BACKENDS = ("threads", "processes", "celery")
-"""Where tasks may run. All but the first are modules of `flask_delay.backends`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The checked settings of one `Delay` on one app."""
 
-    max_workers: int | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_count(1)),
-            "an integer of at least 1, or None for min(32, cpus + 4)",
-            "How many tasks may run at once.",
-        ),
+    max_workers: int | None = setting(
+        None,
+        optional(count(1)),
+        "an integer of at least 1, or None for min(32, cpus + 4)",
+        "How many tasks may run at once.",
     )
-    queue_size: int = field(
-        default=0,
-        metadata=_about(
-            _count(0),
-            "an integer, 0 or more, where 0 is no limit",
-            "How many accepted tasks may wait to be started.",
-        ),
+    queue_size: int = setting(
+        0,
+        count(0),
+        "an integer, 0 or more, where 0 is no limit",
+        "How many accepted tasks may wait to be started.",
     )
-    when_full: str = field(
-        default="block",
-        metadata=_about(
-            _one_of("block", "raise", "caller_runs", "drop_oldest"),
-            '"block", "raise", "caller_runs" or "drop_oldest"',
-            "What a submit does when so many wait: it waits itself; raises QueueFull; runs the"
-            " task before it goes on; or cancels the oldest of those that wait.",
-        ),
+    when_full: str = setting(
+        "block",
+        one_of("block", "raise", "caller_runs", "drop_oldest"),
+        '"block", "raise", "caller_runs" or "drop_oldest"',
+        "What a submit does when so many wait: it waits itself; raises QueueFull; runs the"
+        " task before it goes on; or cancels the oldest of those that wait.",
     )
-    block_timeout: float | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_seconds),
-            "a number of seconds, 0 or more, or None for no limit",
-            "How long a submit waits for a place in the queue before it raises QueueFull.",
-        ),
+    block_timeout: float | None = setting(
+        None,
+        optional(seconds),
+        "a number of seconds, 0 or more, or None for no limit",
+        "How long a submit waits for a place in the queue before it raises QueueFull.",
     )
-    shutdown_timeout: float | None = field(
-        default=25.0,
-        metadata=_about(
-            _optional(_seconds),
-            "a number of seconds, 0 or more, or None for no limit",
-            "How many seconds accepted tasks have to end when the process exits. The"
-            " default is below the 30 seconds after which gunicorn and Kubernetes kill.",
-        ),
+    shutdown_timeout: float | None = setting(
+        25.0,
+        optional(seconds),
+        "a number of seconds, 0 or more, or None for no limit",
+        "How many seconds accepted tasks have to end when the process exits. The"
+        " default is below the 30 seconds after which gunicorn and Kubernetes kill.",
     )
-    drain_on_sigterm: bool = field(
-        default=True,
-        metadata=_about(
-            _flag,
-            _FLAG,
-            "Whether SIGTERM lets accepted tasks end first, where no server handles it.",
-        ),
+    drain_on_sigterm: bool = setting(
+        True,
+        flag,
+        _FLAG,
+        "Whether SIGTERM lets accepted tasks end first, where no server handles it.",
     )
-    log_failures: bool = field(
-        default=True,
-        metadata=_about(
-            _flag,
-            _FLAG,
-            "Whether a task's exception is logged with its traceback.",
-        ),
+    log_failures: bool = setting(
+        True,
+        flag,
+        _FLAG,
+        "Whether a task's exception is logged with its traceback.",
     )
-    result_limit: int = field(
-        default=1000,
-        metadata=_about(
-            _count(0),
-            "an integer, 0 or more",
-            "How many finished tasks are kept for get(id); unfinished ones always are.",
-        ),
+    result_limit: int = setting(
+        1000,
+        count(0),
+        "an integer, 0 or more",
+        "How many finished tasks are kept for get(id); unfinished ones always are.",
     )
-    switch_interval: float | None = field(
-        default=0.0001,
-        metadata=_about(
-            _optional(_interval),
-            "a number of seconds above 0, or None to leave Python's own alone",
-            "How long Python lets a thread compute before another one's turn, while a task"
-            " computes: `sys.setswitchinterval`, set then and put back afterwards.",
-        ),
+    switch_interval: float | None = setting(
+        0.0001,
+        optional(interval),
+        "a number of seconds above 0, or None to leave Python's own alone",
+        "How long Python lets a thread compute before another one's turn, while a task"
+        " computes: `sys.setswitchinterval`, set then and put back afterwards.",
     )
-    backend: str = field(
-        default="threads",
-        metadata=_about(
-            _one_of(*BACKENDS),
-            '"threads", "processes" or "celery"',
-            "Where tasks run that do not say it themselves.",
-        ),
+    backend: str = setting(
+        table.THREADS,
+        backend_name,
+        table.listed,
+        "Where tasks run that do not say it themselves.",
     )
-    processes: int | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_count(1)),
-            "an integer of at least 1, or None for one per CPU",
-            "How many worker processes there may be, for tasks with the backend of that name.",
-        ),
+    jobs_folder: str | None = setting(
+        None,
+        optional(folder),
+        "the path of a folder, absolute or in the app's instance folder, or None",
+        "Where jobs have their files, by which the processes of a machine agree on who runs"
+        " one; by default the folder of the Delay's name in the instance folder.",
     )
-    app: str | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_text),
-            'where the app is, as FLASK_APP is written ("module:app", "module:create_app()"), or'
-            " None",
-            "What worker processes load, to run tasks in the app's context.",
-        ),
+    mode: str = setting(
+        "threads",
+        one_of("threads", "immediate", "manual"),
+        '"threads", "immediate" or "manual"',
+        "Who runs the tasks: threads; for tests, whoever submits, before it goes on; or"
+        " whoever calls executor.run_pending().",
     )
-    jobs_folder: str | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_folder),
-            "the path of a folder, absolute or in the app's instance folder, or None",
-            "Where jobs have their files, by which the processes of a machine agree on who runs"
-            " one; by default the folder of the Delay's name in the instance folder.",
-        ),
-    )
-    celery_app: str | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_import_path),
-            'where a Celery app is, as "module:name", or None to make one',
-            "The app whose tasks those of the backend are; by default one with the settings"
-            " `CELERY_*`.",
-        ),
-    )
-    celery_broker_url: str | None = field(
-        default=None,
-        # May have a password in it.
-        repr=False,
-        metadata=_about(
-            _optional(_text),
-            'a URL such as "redis://localhost:6379/0", or None',
-            "Where the Celery app that is made publishes; by default as `CELERY_BROKER_URL` says.",
-        ),
-    )
-    celery_result_backend: str | None = field(
-        default=None,
-        repr=False,
-        metadata=_about(
-            _optional(_text),
-            'the URL of a Redis, such as "redis://localhost:6379/1", or None',
-            "Where that app has its results; by default as `CELERY_RESULT_BACKEND` says, or with"
-            " the broker, if that is Redis.",
-        ),
-    )
-    celery_when_down: str = field(
-        default="raise",
-        metadata=_about(
-            _one_of("raise", "buffer"),
-            '"raise" or "buffer"',
-            "What a submit does when the broker cannot be reached: it raises BrokerUnavailable; or"
-            " keeps the task in memory until it can, up to 1000 of them.",
-        ),
-    )
-    mode: str = field(
-        default="threads",
-        metadata=_about(
-            _one_of("threads", "immediate", "manual"),
-            '"threads", "immediate" or "manual"',
-            "Who runs the tasks: threads; for tests, whoever submits, before it goes on; or"
-            " whoever calls executor.run_pending().",
-        ),
-    )
+    of_backends: Mapping[type, Any] = field(default_factory=dict, hash=False)
+    """The settings of backends, by their classes `Settings`; without those that have no key."""
+
+    def has_keys_of(self, backend: str) -> bool:
+        """Whether the app's config had a setting of this backend."""
+        return getattr(table.module(backend), "Settings", None) in self.of_backends
+
+    def of(self, kind: type[_T]) -> _T:
+        """The settings of the backend that has them in the class `kind`."""
+        found: _T = self.of_backends.get(kind) or kind()
+        return found
 
 
 class Setting(NamedTuple):
     """What there is to say about one setting."""
 
     key: str
+    name: str
+    kind: type
     default: object
     allowed: str
     help: str
 
+    def value(self, config: Config) -> object:
+        """What it is in this `Config`."""
+        holder: object = config if isinstance(config, self.kind) else config.of(self.kind)
+        value: object = getattr(holder, self.name)
+        return value
+
 
 def settings(prefix: str, kind: type[Config] = Config) -> Iterator[Setting]:
-    """All settings of `kind`, in order, with their config keys under `prefix`."""
-    for f in fields(kind):
-        key = prefix + f.name.upper()
-        yield Setting(key, f.default, f.metadata["allowed"], f.metadata["help"])
+    """All settings of `kind`, then those of the backends, with their config keys under `prefix`."""
+    for owner in (kind, *table.settings()):
+        for f in _fields(owner):
+            key = prefix + f.name.upper()
+            yield Setting(key, f.name, owner, f.default, _allowed(f), f.metadata["help"])
 
 
 @overload
@@ -314,19 +287,13 @@ def load(config: Mapping[str, Any], prefix: str, kind: type[Config] = Config) ->
     A `kind` other than `Config` has more of them. Raises ValueError for a bad value; a key
     that is not known gets a UserWarning.
     """
-    values: dict[str, Any] = {}
-    for f in fields(kind):
-        key = prefix + f.name.upper()
-        if key not in config:
-            continue
-        try:
-            values[f.name] = f.metadata["parse"](config[key])
-        except (TypeError, ValueError, OverflowError):
-            shown = masked(repr(config[key]))
-            message = f"{key} is {shown}, but must be {f.metadata['allowed']}"
-            raise ValueError(message) from None
-    for key, hint in unknown(config, prefix, kind):
-        warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=_outside())
+    values = _read(config, prefix, kind)
+    # Without a key that may be a backend's, none is looked up.
+    if any(_unknown(config, prefix, _names(kind))):
+        found = {it: _read(config, prefix, it) for it in table.settings()}
+        values["of_backends"] = {it: it(**read) for it, read in found.items() if read}
+        for key, hint in unknown(config, prefix, kind):
+            warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=_outside())
     return kind(**values)
 
 
@@ -334,20 +301,51 @@ def unknown(
     config: Mapping[str, Any], prefix: str, kind: type[Config] = Config
 ) -> Iterator[tuple[str, str]]:
     """The keys under `prefix` that are no settings, each with what may have been meant."""
-    known = [f.name.upper() for f in fields(kind)]
-    for key in config:
-        if not key.startswith(prefix):
-            continue
-        rest = key.removeprefix(prefix)
-        # DELAY_REPORTS_MAX_WORKERS belongs to the instance `delay_reports`, which the
-        # app may only get later; so the shape of the key has to tell.
-        if rest in known or rest.endswith(tuple(f"_{name}" for name in known)):
-            continue
-        near = difflib.get_close_matches(rest, known, n=1)
+    known = [name for owner in (kind, *table.settings()) for name in _names(owner)]
+    for key in _unknown(config, prefix, known):
+        near = difflib.get_close_matches(key.removeprefix(prefix), known, n=1)
         hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
         if kind is Config and prefix != _PREFIX:
             hint += "; if it is another extension's, give this Delay another name"
         yield key, hint
+
+
+def _unknown(config: Mapping[str, Any], prefix: str, known: Sequence[str]) -> Iterator[str]:
+    # DELAY_REPORTS_MAX_WORKERS belongs to the instance `delay_reports`, which the app may only
+    # get later; so the shape of the key has to tell.
+    ends = tuple(f"_{name}" for name in known)
+    for key in config:
+        rest = key.removeprefix(prefix)
+        if key.startswith(prefix) and rest not in known and not rest.endswith(ends):
+            yield key
+
+
+def _read(config: Mapping[str, Any], prefix: str, kind: type) -> dict[str, Any]:
+    """What the config has of the settings of `kind`, by their names. Raises as `load`."""
+    values: dict[str, Any] = {}
+    for f in _fields(kind):
+        key = prefix + f.name.upper()
+        if key not in config:
+            continue
+        try:
+            values[f.name] = f.metadata["parse"](config[key])
+        except (TypeError, ValueError, OverflowError):
+            message = f"{key} is {masked(repr(config[key]))}, but must be {_allowed(f)}"
+            raise ValueError(message) from None
+    return values
+
+
+def _fields(kind: type) -> list[Field[Any]]:
+    return [f for f in fields(kind) if "parse" in f.metadata]
+
+
+def _names(kind: type) -> list[str]:
+    return [f.name.upper() for f in _fields(kind)]
+
+
+def _allowed(f: Field[Any]) -> str:
+    allowed = f.metadata["allowed"]
+    return allowed if isinstance(allowed, str) else str(allowed())
 
 
 def _outside() -> int:

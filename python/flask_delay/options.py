@@ -18,9 +18,8 @@ from flask import Flask
 
 from flask_delay import context, validators
 from flask_delay._native import Executor, Future, _check_call, _Policy, _Rhythm
-from flask_delay.backends import base
+from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
-from flask_delay.config import BACKENDS
 from flask_delay.periodic.job import Jobs, Plan
 from flask_delay.retry import Retry
 
@@ -36,7 +35,7 @@ class Option(NamedTuple):
 
     Raises TypeError or ValueError.
     """
-    allowed: str
+    allowed: str | Callable[[], str]
     help: str
 
 
@@ -128,10 +127,10 @@ class Options(TypedDict, total=False):
         ),
     ]
     backend: Annotated[
-        Literal["threads", "processes", "celery"],
+        str,
         Option(
             validators.backend,
-            ", ".join(f'"{name}"' for name in BACKENDS),
+            table.listed,
             "Where the task runs; by default as the setting `BACKEND` says.",
         ),
     ]
@@ -239,7 +238,7 @@ class Chosen:
         self.plan = _plan(self.given, values)
         self.request = bool(values.pop("request", False))
         self.backend = cast("str | None", values.pop("backend", None))
-        if self.backend is not None and self.backend != BACKENDS[0]:
+        if self.backend is not None and self.backend != table.THREADS:
             # Here and not at the submit: it is known where the task is defined.
             _refuse(base.kind(self.backend), self.given)
         # One for all submits: the native module has nothing left to look up or to check.
@@ -323,7 +322,8 @@ def _parsed(name: str, value: object) -> object:
         return option.parse(value)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        message = f"the option {name!r} is {value!r}, but must be {option.allowed}"
+        allowed = option.allowed if isinstance(option.allowed, str) else option.allowed()
+        message = f"the option {name!r} is {value!r}, but must be {allowed}"
         raise kind(message) from None
 
 

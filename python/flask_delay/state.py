@@ -10,7 +10,7 @@ from flask import Flask
 
 from flask_delay import config, context
 from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executor
-from flask_delay.backends import base
+from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
 from flask_delay.observe import signals
 from flask_delay.options import NONE, Chosen, follower, submitter
@@ -181,9 +181,9 @@ class State:
 
     def _is_elsewhere(self, name: str) -> bool:
         # In tests who submits runs the task, wherever it would run otherwise.
-        if name == "processes" and role.works_for_another():
+        if name == role.works_for():
             return False
-        return name != config.BACKENDS[0] and self.config.mode == "threads"
+        return name != table.THREADS and self.config.mode == "threads"
 
     def _submit_elsewhere(self, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = self.find(NONE)(*args, **kwargs)
@@ -301,7 +301,7 @@ def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any
             "a job belongs to an app, and there is none with a Delay yet: call Delay(app), or"
             " init_app(app), before it is started, or start it in the app's context"
         )
-    if chosen.backend not in {None, config.BACKENDS[0]}:
+    if chosen.backend not in {None, table.THREADS}:
         raise RuntimeError(
             f"the option 'backend' is {chosen.backend!r}, which needs an app with a Delay, and"
             f" there is none: call Delay(app), or init_app(app), before"

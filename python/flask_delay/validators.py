@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, tzinfo
 from uuid import UUID
 
 from flask_delay._native import _check_callback
-from flask_delay.config import BACKENDS
+from flask_delay.backends import table
 from flask_delay.retry import Retry
 
 
@@ -152,7 +152,7 @@ def backend(value: object) -> str:
     """The name of a backend."""
     if not isinstance(value, str):
         raise TypeError
-    if value not in BACKENDS:
+    if not table.is_known(value):
         raise ValueError
     return value
 

@@ -22,7 +22,7 @@ def executor(app):
 
 
 def message(app, *, attempt=1, **options):
-    made = TaskMessage.of("an-id", "work", (), {}, options=options, app=app)
+    made = TaskMessage.of("an-id", "work", (), {}, options=options, main=app.name)
     return TaskMessage.from_dict({**made.to_dict(), "attempt": attempt})
 
 

@@ -6,16 +6,17 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from flask import Flask
 
 from flask_delay import Retry
 from flask_delay.backends.message import VERSION, TaskMessage
 
-APP = Flask("shop")
+MAIN = "shop"
 
 
 def submitted(**options):
-    return TaskMessage.of("an-id", "shop.f", (1, "two"), {"three": None}, options=options, app=APP)
+    return TaskMessage.of(
+        "an-id", "shop.f", (1, "two"), {"three": None}, options=options, main=MAIN
+    )
 
 
 def through_json(message):
@@ -29,7 +30,7 @@ def test_there_and_back():
     assert (arrived.id, arrived.name, arrived.attempt) == ("an-id", "shop.f", 1)
     assert (arrived.kwargs, arrived.expires) == ({"three": None}, message.expires)
     assert arrived.options.keys() == {"priority", "timeout", "retry"}
-    assert arrived.retry_for(ValueError(), APP).times == 2
+    assert arrived.retry_for(ValueError(), MAIN).times == 2
     plain = TaskMessage(id="1", name="f", attempt=3)
     assert plain.to_dict() == {"version": VERSION, "id": "1", "name": "f", "attempt": 3}
     assert through_json(plain) == plain
@@ -51,11 +52,11 @@ def test_only_what_the_other_process_needs_goes_there():
 def test_classes_go_by_their_names():
     message = through_json(submitted(retry=Retry(2, on=(OSError, KeyError), unless=TimeoutError)))
     assert message.options["retry"]["on"] == ["builtins:OSError", "builtins:KeyError"]
-    found = message.retry_for(TimeoutError(), APP)
+    found = message.retry_for(TimeoutError(), MAIN)
     assert (found.on, found.unless) == ((OSError,), (TimeoutError,))
     assert found._after(TimeoutError(), 1) is None
-    assert message.retry_for(BrokenPipeError(), APP)._after(BrokenPipeError(), 1) is not None
-    assert through_json(submitted()).retry_for(OSError(), APP) is None
+    assert message.retry_for(BrokenPipeError(), MAIN)._after(BrokenPipeError(), 1) is not None
+    assert through_json(submitted()).retry_for(OSError(), MAIN) is None
 
 
 GOOD = {"version": VERSION, "id": "1", "name": "f"}

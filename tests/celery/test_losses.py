@@ -90,8 +90,8 @@ def test_a_broker_apart_from_its_results(make_site, own_redis, shared_redis):
             assert time.monotonic() - begin < 2.0
         own_redis.start()
         # Of those that were refused nobody waits for a result.
-        wire = next(iter(app.extensions["delay"].backend("celery")._wires.values()))
-        assert [handle.future for handle in wire._pending.values()] == [future]
+        client = next(iter(app.extensions["delay"].backend("celery")._clients.values()))
+        assert [handle.future for handle in client._pending.values()] == [future]
         work.add.delay(2)
 
 

@@ -22,9 +22,8 @@ from flask.cli import ScriptInfo
 from kombu.utils import json as kombus
 from markupsafe import Markup
 
-from flask_delay import Delay, ProcessDied, RemoteError, Retry, TaskTimeout, task
+from flask_delay import Delay, ProcessDied, RemoteError, Retry, TaskTimeout, registry, task
 from flask_delay.backends import celery as backend
-from flask_delay.backends import names
 from flask_delay.backends.celery import celery_app, errors, messages
 from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.serializer import json_values
@@ -126,7 +125,7 @@ def test_values_are_not_told():
 
 
 def submitted(app, **options):
-    return TaskMessage.of("1", "shop.f", (), {}, options=options, app=app)
+    return TaskMessage.of("1", "shop.f", (), {}, options=options, main=app.name)
 
 
 def test_times_count_from_the_submit():
@@ -242,15 +241,15 @@ def test_the_classes_of_a_script(monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", script)
     app = Flask("__main__")
     app.name = "shop"
-    assert names.path_of(script.Odd, app) == "shop:Odd"
-    assert names.exception_class("shop:Odd", app) is script.Odd
+    assert registry.path_of(script.Odd, "shop") == "shop:Odd"
+    assert errors.exception_class("shop:Odd", app) is script.Odd
     sent = messages.options(submitted(app, retry=Retry(2, on=script.Odd)), is_redis=True)
     request = types.SimpleNamespace(id="1", retries=0, headers=sent["headers"])
     received = messages.received(request, "f")
     theirs = type("Odd", (ValueError,), {"__module__": "shop"})
-    retry = received.retry_for(theirs(), Flask("shop"))
+    retry = received.retry_for(theirs(), "shop")
     assert retry.on == (theirs,)
-    other = received.retry_for(KeyError(), Flask("shop"))
+    other = received.retry_for(KeyError(), "shop")
     assert other.on == ()
     assert other._after(KeyError(), 1) is None
 

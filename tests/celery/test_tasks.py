@@ -57,8 +57,8 @@ def test_what_follows_a_task_runs_here(app: Flask):
 def test_many_at_once(app: Flask):
     futures = [work.add.delay(number) for number in range(20)]
     assert [future.result(DEADLINE) for future in futures] == list(range(20))
-    wire = next(iter(app.extensions["delay"].backend("celery")._wires.values()))
-    assert not wire._pending
+    client = next(iter(app.extensions["delay"].backend("celery")._clients.values()))
+    assert not client._pending
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("delay-celery") == 1
 
@@ -293,8 +293,8 @@ def test_settings(tmp_path):
 
 def test_waits_go_with_the_message(app: Flask):
     for retry in (Retry(waits=[1, 5], jitter=False), Retry(None)):
-        sent = TaskMessage.of("1", "shop.f", (), {}, options={"retry": retry}, app=app)
+        sent = TaskMessage.of("1", "shop.f", (), {}, options={"retry": retry}, main=app.name)
         arrived = TaskMessage.from_dict(json.loads(json.dumps(sent.to_dict())))
-        found = arrived.retry_for(ValueError(), app)
+        found = arrived.retry_for(ValueError(), app.name)
         assert found is not None
         assert (found.times, found.waits, found.jitter) == (retry.times, retry.waits, retry.jitter)

@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 
 from flask_delay import Delay, QueueFull, delay
+from flask_delay.backends import table
 from flask_delay.config import Config, load, settings
 
 DEADLINE = 20.0
@@ -253,10 +254,14 @@ def test_full_queue_drops_the_oldest(bounded, caplog):
 def test_list_of_settings_is_complete():
     listed = list(settings("REPORTS_"))
     assert [setting.key for setting in listed] == [
-        f"REPORTS_{f.name.upper()}" for f in dataclasses.fields(Config)
+        f"REPORTS_{f.name.upper()}"
+        for kind in (Config, *table.settings())
+        for f in dataclasses.fields(kind)
+        if f.name != "of_backends"
     ]
     for setting in listed:
         assert setting.help.endswith(".")
         assert setting.allowed
         # What is said to be the default is allowed.
-        assert load({setting.key: setting.default}, "REPORTS_") == Config()
+        loaded = load({setting.key: setting.default}, "REPORTS_")
+        assert setting.value(loaded) == setting.value(Config())

@@ -1,19 +1,21 @@
 """What a backend is: where tasks run, if not on threads of this process.
 
-They are packages of `flask_delay.backends`, above the extension; imported when the first task
-is for them, and no earlier.
+Each is a module that `table` finds, above the extension; imported when the first task is for it,
+and no earlier.
 """
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 from flask import Flask
 
 from flask_delay._native import Executor, Future, _Policy
+from flask_delay.backends import table
 from flask_delay.config import Config
 
-_PACKAGE = "flask_delay.backends"
+Finding = tuple[Literal["ok", "note", "wrong"], str]
+"""A line of `flask delay check`, without a full stop."""
 
 
 class ProcessDied(RuntimeError):  # noqa: N818 (as QueueFull)
@@ -48,13 +50,19 @@ class RemoteError(RuntimeError):
 
 
 class Backend(Protocol):
-    """What each package has as `Backend`; its methods may be called from any thread."""
+    """What the module of a backend has as `Backend`: a subclass of this.
 
-    cannot: Mapping[str, str]
+    There is one for each `Delay` that uses it. The methods may be called from any thread.
+    """
+
+    cannot: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """The options of `using` that it cannot do, and what to do instead."""
 
-    executor: Executor | None
-    """The pool of this process that its tasks are in, if they are not in the app's own."""
+    executor: Executor | None = None
+    """The pool of this process that its tasks are in, if they are not in the app's own.
+
+    The methods below use it, where a backend does not say otherwise.
+    """
 
     @staticmethod
     def check(options: Mapping[str, object], /) -> None:
@@ -63,7 +71,8 @@ class Backend(Protocol):
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         """Be the one of the `Delay` of this name on this app; starts nothing yet.
 
-        Raises ValueError for settings that are missing, ImportError for a package that is.
+        Its own settings are `settings.of(Settings)`. Raises ValueError for settings that are
+        missing, ImportError for a package that is.
         """
 
     def submit(
@@ -80,15 +89,32 @@ class Backend(Protocol):
         `options` are those of `using`, as they were given, and `policy` is what they come to
         for the native module.
         """
+        if self.executor is None:
+            raise NotImplementedError
+        del options
+        return self.executor._submit_with(policy, None, fn, *args, **kwargs)  # noqa: SLF001
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until nothing is left to do; False if `timeout` seconds were not enough."""
+        return self.executor is None or self.executor.drain(timeout)
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """Take no more tasks, as `Executor.shutdown`."""
+        if self.executor is not None:
+            self.executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def diagnose(self) -> Iterator[Finding]:
+        """Look whether a task would be carried and run, for `flask delay check`."""
+        return iter(())
+
+    def work(self, arguments: Sequence[str]) -> None:
+        """Be a worker for its tasks until told to end, for `flask delay worker ARGUMENTS`.
+
+        Raises NotImplementedError if it has no workers that are started so.
+        """
+        raise NotImplementedError
 
 
 def kind(name: str) -> type[Backend]:
-    """The class of the backend of this name."""
-    made: type[Backend] = import_module(f"{_PACKAGE}.{name}").Backend
-    return made
+    """The class of the backend of this name. Raises as `table.kind`."""
+    return cast("type[Backend]", table.kind(name))

@@ -115,7 +115,7 @@ class Attempt:
         """
         after = None
         if exception is not self._final:
-            retry = self._message.retry_for(exception, app)
+            retry = self._message.retry_for(exception, app.name)
             exception, after = _judge(future, exception, retry)
         if after is None:
             if logs:

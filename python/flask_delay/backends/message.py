@@ -10,10 +10,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Self, cast
 
-from flask import Flask
-
-from flask_delay import validators
-from flask_delay.backends import names
+from flask_delay import registry, validators
 from flask_delay.retry import Retry
 
 VERSION = 1
@@ -65,16 +62,16 @@ class TaskMessage:
         kwargs: Mapping[str, Any],
         *,
         options: Mapping[str, Any],
-        app: Flask,
+        main: str,
     ) -> Self:
         """Make the message of a submit with these `options` of `using`. Its times count from now.
 
-        `app` is the one that the task belongs to: a class of its script has its name.
+        `main` is what other processes call the module that is `__main__` in this one.
         """
         now = time.time()
         kept = {key: options[key] for key in _CARRIED if key in options}
         if "retry" in options:
-            kept["retry"] = _packed(validators.retry(options["retry"]), app)
+            kept["retry"] = _packed(validators.retry(options["retry"]), main)
         eta = now + options["countdown"] if options.get("countdown") else None
         if "eta" in options:
             eta = cast("datetime", options["eta"]).timestamp()
@@ -109,11 +106,11 @@ class TaskMessage:
         values = {it.name: getattr(self, it.name) for it in fields(self)}
         return {"version": VERSION, **{name: it for name, it in values.items() if it}}
 
-    def retry_for(self, exception: BaseException, app: Flask) -> Retry | None:
+    def retry_for(self, exception: BaseException, main: str) -> Retry | None:
         """The task's `Retry`, as far as it concerns this exception; None without one.
 
         The message only has the names of classes, which those of the exception are compared
-        with.
+        with; `main` is what other processes call this one's `__main__`.
         """
         packed = self.options.get("retry")
         if packed is None:
@@ -122,7 +119,7 @@ class TaskMessage:
             name: tuple(
                 kind
                 for kind in type(exception).__mro__
-                if issubclass(kind, BaseException) and names.path_of(kind, app) in packed[name]
+                if issubclass(kind, BaseException) and registry.path_of(kind, main) in packed[name]
             )
             for name in _KINDS
         }
@@ -135,8 +132,8 @@ def exception_classes(retry: Retry) -> dict[str, tuple[type[BaseException], ...]
     return {name: it if isinstance(it, tuple) else (it,) for name, it in given.items()}
 
 
-def _packed(retry: Retry, app: Flask) -> dict[str, Any]:
+def _packed(retry: Retry, main: str) -> dict[str, Any]:
     values: dict[str, Any] = {it.name: getattr(retry, it.name) for it in fields(retry)}
     for name, kinds in exception_classes(retry).items():
-        values[name] = [names.path_of(kind, app) for kind in kinds]
+        values[name] = [registry.path_of(kind, main) for kind in kinds]
     return values

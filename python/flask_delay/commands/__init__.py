@@ -4,7 +4,7 @@ import click
 
 from flask_delay.commands import checks, figures
 from flask_delay.commands import settings as listing
-from flask_delay.commands import worker as celery_worker
+from flask_delay.commands import worker as backend_worker
 from flask_delay.commands.target import Target
 
 _name = click.option(
@@ -59,8 +59,8 @@ def bench(name: str, seconds: float) -> None:
 @_name
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(name: str, arguments: tuple[str, ...]) -> None:
-    """Run the tasks of the backend "celery", as `celery worker` does.
+    """Run the tasks of a backend that has workers, as "celery" does.
 
-    ARGUMENTS are those of `celery worker`, such as `-c 4 -l INFO`.
+    ARGUMENTS are the backend's: with "celery" those of `celery worker`, such as `-c 4 -l INFO`.
     """
-    celery_worker.run(name, arguments)
+    backend_worker.run(name, arguments)

@@ -10,6 +10,7 @@ import time
 import click
 
 from flask_delay import Executor, Future, __version__, context, current_task, tasks
+from flask_delay.backends import table
 from flask_delay.commands import settings
 from flask_delay.commands.target import Target
 from flask_delay.masking import masked
@@ -17,8 +18,6 @@ from flask_delay.servers import gevent, uwsgi
 
 # Seconds; a pool that is well needs a thousandth of that.
 _PATIENCE = 10.0
-# And a worker process, which loads the app first.
-_LOADING = 60.0
 
 
 class _Report:
@@ -61,9 +60,8 @@ def run(name: str) -> bool:
         _look_at_bounds(target, report)
         _look_at_jobs(target, report)
         _look_around(report)
-        _look_at_celery(target, report)
         _try(target, report)
-        _try_processes(target, report)
+        _look_at_backends(target, report)
     click.echo("\nAll is well." if report.is_well else "\nSomething is wrong, see above.")
     return report.is_well
 
@@ -171,27 +169,6 @@ def _look_around(report: _Report) -> None:
         report.note("process", gevent.MESSAGE)
 
 
-def _look_at_celery(target: Target, report: _Report) -> None:
-    """Say whether tasks for Celery would be carried and run, if there may be any."""
-    is_default = target.settings.backend == "celery"
-    # The first task with this backend imports it.
-    if not is_default and "flask_delay.backends.celery" not in sys.modules:
-        return
-    # Only here: it needs Celery.
-    from flask_delay.backends import celery  # noqa: PLC0415
-
-    found = celery.check(target.app, name=target.delay.name)
-    if found is None:
-        return
-    problems, workers = found
-    for problem in problems:
-        report.wrong("celery", problem)
-    if workers:
-        report.ok("celery", f"the broker and the results answer, and workers: {workers}")
-    elif not problems:
-        report.note("celery", "no worker answers: start one with `flask delay worker`")
-
-
 def _try(target: Target, report: _Report) -> None:
     """Run a task and a callback, and drain the pool; stops at what does not work."""
     called_back = threading.Event()
@@ -247,31 +224,20 @@ def _await(
     return True
 
 
-def _try_processes(target: Target, report: _Report) -> None:
-    """Run a task in a worker process, if tasks are to run there."""
-    asked = target.settings
-    if asked.mode != "threads" or (asked.backend != "processes" and asked.app is None):
+def _look_at_backends(target: Target, report: _Report) -> None:
+    """Say whether tasks for the backends would be run: for those that there may be tasks for."""
+    if target.settings.mode != "threads":
         return
-    begin = time.perf_counter()
-    try:
-        future = target.state.backend("processes").submit(None, {}, _name_of_app)
-        name = future.result(_LOADING)
-    except TimeoutError:
-        report.wrong("processes", f"no worker process had loaded the app after {_LOADING:g} s")
-    except Exception as error:
-        # What is missing, why the app cannot be loaded there.
-        report.wrong("processes", f"{type(error).__name__}: {masked(str(error))}")
-    else:
-        took = time.perf_counter() - begin
-        if name == target.app.name:
-            report.ok("processes", f"a task ran in a worker process, after {took:.1f} s")
-        else:
-            report.wrong(
-                "processes",
-                f"a worker process has loaded the app {name!r}: set {target.prefix}APP to where"
-                f" {target.app.name!r} is",
-            )
-
-
-def _name_of_app() -> str:
-    return context.current().name
+    for name in table.names()[1:]:
+        is_default = name == target.settings.backend
+        try:
+            if not (is_default or table.is_used(name) or target.settings.has_keys_of(name)):
+                continue
+            backend = target.state.backend(name)
+        except Exception as error:
+            # Another one need not be set up, even if there are settings of it.
+            if is_default:
+                report.wrong(name, f"{type(error).__name__}: {masked(str(error))}")
+            continue
+        for mark, text in backend.diagnose():
+            getattr(report, mark)(name, masked(text))

@@ -3,13 +3,11 @@
 import platform
 import statistics
 import time
-from dataclasses import fields
 
 import click
 
-from flask_delay import Delay, context
+from flask_delay import Delay, config, context
 from flask_delay.commands.target import Target
-from flask_delay.config import Config
 
 _BATCH = 1000
 
@@ -39,9 +37,8 @@ def run(target: Target, seconds: float) -> None:
 def _probe(target: Target) -> Delay:
     """A Delay with the settings of the one that is meant, and without its callbacks."""
     probe = Delay(name=f"{target.delay.name}_bench")
-    for field in fields(Config):
-        value = getattr(target.settings, field.name)
-        target.app.config[f"{probe.prefix}{field.name.upper()}"] = value
+    for setting in config.settings(probe.prefix):
+        target.app.config[setting.key] = setting.value(target.settings)
     target.app.config[f"{probe.prefix}MODE"] = "threads"
     # What is measured is not how long a submit waits for a place.
     target.app.config[f"{probe.prefix}QUEUE_SIZE"] = 0

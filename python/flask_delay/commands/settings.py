@@ -19,7 +19,7 @@ def show(target: Target, *, explain: bool) -> None:
     rows = [("key", "value", "from")]
     texts = [""]
     for setting in config.settings(target.prefix, target.kind):
-        rows.append((setting.key, _shown(_used(target, setting)), _source(target, setting)))
+        rows.append((setting.key, _shown(setting.value(target.settings)), _source(target, setting)))
         texts.append(
             "\n".join([_indent(setting.help), _indent(f"Allowed: {setting.allowed}."), ""])
         )
@@ -42,9 +42,10 @@ def problems(target: Target) -> Iterator[str]:
         yield f"{key} is no setting: {hint}"
     for setting in config.settings(target.prefix, target.kind):
         if not _is_in_effect(target, setting):
+            now, used = target.app.config.get(setting.key), setting.value(target.settings)
             yield (
-                f"{setting.key} is {_shown(target.app.config.get(setting.key))} in app.config now,"
-                f" but init_app found {_shown(_used(target, setting))}: set it before init_app"
+                f"{setting.key} is {_shown(now)} in app.config now, but init_app found"
+                f" {_shown(used)}: set it before init_app"
             )
 
 
@@ -59,15 +60,8 @@ def _indent(text: str) -> str:
 def _source(target: Target, setting: Setting) -> str:
     if _is_in_effect(target, setting):
         return "app.config" if setting.key in target.app.config else "default"
-    return "default" if _used(target, setting) == setting.default else "app.config, earlier"
-
-
-def _used(target: Target, setting: Setting) -> object:
-    return getattr(target.settings, _field(target, setting))
-
-
-def _field(target: Target, setting: Setting) -> str:
-    return setting.key.removeprefix(target.prefix).lower()
+    used = setting.value(target.settings)
+    return "default" if used == setting.default else "app.config, earlier"
 
 
 def _is_in_effect(target: Target, setting: Setting) -> bool:
@@ -77,4 +71,4 @@ def _is_in_effect(target: Target, setting: Setting) -> bool:
         loaded = config.load({setting.key: now}, target.prefix, target.kind)
     except ValueError:
         return False
-    return bool(getattr(loaded, _field(target, setting)) == _used(target, setting))
+    return setting.value(loaded) == setting.value(target.settings)

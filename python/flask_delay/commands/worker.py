@@ -1,21 +1,36 @@
 """`flask delay worker`."""
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
 
 import click
 
+from flask_delay.backends import base, table
 from flask_delay.commands.target import Target
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
-    """Be a Celery worker for the tasks of an app, until that is told to end."""
+    """Be a worker for the tasks of an app, until that is told to end."""
     target = Target.find(name)
     try:
-        # Only here: it needs Celery.
-        from flask_delay.backends.celery import celery_app  # noqa: PLC0415
-
-        celery = celery_app(target.app, name=name)
+        for backend in _with_workers(target.settings.backend):
+            target.state.backend(backend).work(arguments)
+            return
     except (ImportError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    cast("Any", celery).worker_main(["worker", *arguments])
+    raise click.ClickException("no backend that is installed has workers of its own")
+
+
+def _with_workers(default: str) -> Iterator[str]:
+    """The backends whose workers are started by a command, the Delay's own before others."""
+    missing = None
+    for name in sorted(table.names()[1:], key=lambda it: it != default):
+        try:
+            kind = base.kind(name)
+        except ImportError as error:
+            # Something that it needs is not installed.
+            missing = error
+            continue
+        if kind.work is not base.Backend.work:
+            yield name
+    if missing is not None:
+        raise missing

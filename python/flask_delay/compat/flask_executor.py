@@ -17,6 +17,7 @@ from flask import Flask
 
 from flask_delay import Delay, config, context, state
 from flask_delay._native import _check_function
+from flask_delay.backends import table
 from flask_delay.compat.futures import FutureCollection, FutureProxy
 from flask_delay.submit import Mapper
 
@@ -40,7 +41,7 @@ def _threads(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     name = value.strip().lower()
-    if name != config.BACKENDS[0]:
+    if name != table.THREADS:
         raise ValueError
     return name
 

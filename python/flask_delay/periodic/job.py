@@ -302,7 +302,7 @@ class Job:
 
 def _is_bystander() -> bool:
     """Whether this process leaves jobs to others."""
-    return role.watches_only() or role.works_for_another()
+    return role.watches_only() or role.works_for() is not None
 
 
 def _is_child() -> bool:

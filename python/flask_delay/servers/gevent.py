@@ -33,21 +33,10 @@ def check() -> None:
     warnings.warn(MESSAGE, RuntimeWarning, stacklevel=3)
 
 
-def is_patched() -> bool:
-    """Whether gevent has patched threads."""
+def is_patched(module: str = "threading") -> bool:
+    """Whether gevent has patched this module."""
     monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
-
-
-def refuse_processes() -> None:
-    """Raise RuntimeError if gevent has patched what worker processes are started with."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("subprocess"):
-        raise RuntimeError(
-            "backend='processes' does not go with gevent, which has patched `subprocess` and lets"
-            " the main thread alone start processes: serve the app with threads (gunicorn's"
-            " gthread), or use backend='celery'"
-        )
+    return monkey is not None and bool(monkey.is_module_patched(module))
 
 
 def _hub() -> Any:

@@ -9,18 +9,18 @@ from types import FrameType
 _RELOADER = ("werkzeug._reloader", "restart_with_reloader")
 _ARBITER = "gunicorn.arbiter"
 
-_works_for_another = False
+_works_for: str | None = None
 
 
-def work_for_another() -> None:
-    """Say that this process is a worker process: what it is given it does itself."""
-    global _works_for_another  # noqa: PLW0603 (what a process is)
-    _works_for_another = True
+def work_for(backend: str) -> None:
+    """Say that this process is a worker of that backend: it runs the backend's tasks itself."""
+    global _works_for  # noqa: PLW0603 (what a process is)
+    _works_for = backend
 
 
-def works_for_another() -> bool:
-    """Whether this process is a worker process, of the backend "processes"."""
-    return _works_for_another
+def works_for() -> str | None:
+    """The backend that this process is a worker of; None if it serves."""
+    return _works_for
 
 
 def watches_only() -> bool:

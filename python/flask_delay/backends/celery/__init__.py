@@ -1,5 +1,18 @@
 """`backend="celery"`: tasks that run in Celery workers."""
 
-from flask_delay.backends.celery.backend import Backend, celery_app, check
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Backend", "celery_app", "check"]
+from flask_delay.backends.celery.settings import Settings
+
+if TYPE_CHECKING:
+    from flask_delay.backends.celery.backend import Backend, celery_app, check
+
+__all__ = ["Backend", "Settings", "celery_app", "check"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only now, since whoever has no more than a setting of it need not have Celery.
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.backend"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,9 @@ see `client`; in a worker it is run by `worker`.
 import inspect
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, cast
 
 from flask import Flask
@@ -27,38 +28,40 @@ except ImportError as error:
         " pip install 'flask-delay[celery]'"
     ) from error
 
-from flask_delay.backends import names
+from flask_delay.backends import base
+from flask_delay.backends.celery import app as celerys
 from flask_delay.backends.celery import connections, messages, worker
-from flask_delay.backends.celery import settings as celery_settings
-from flask_delay.backends.celery.client import Wire
+from flask_delay.backends.celery.client import Client
+from flask_delay.backends.celery.settings import Settings
 from flask_delay.backends.message import TaskMessage
 
 _NOT_THERE = "Celery has no such thing; leave it out, or use the backend 'threads'"
 
 
-class Backend:
+class Backend(base.Backend):
     """The Celery app of one `Delay`, and how this process talks to it."""
 
-    cannot: Mapping[str, str] = {
-        "limit": _NOT_THERE,
-        "rate": _NOT_THERE,
-        "unique": _NOT_THERE,
-        "request": "no request can be sent to a worker: pass the values that the task needs",
-    }
+    cannot = MappingProxyType(
+        {
+            "limit": _NOT_THERE,
+            "rate": _NOT_THERE,
+            "unique": _NOT_THERE,
+            "request": "no request can be sent to a worker: pass the values that the task needs",
+        }
+    )
     check = staticmethod(messages.check)
-    # Its futures are in the app's own.
-    executor: Executor | None = None
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         self._name = name
         self._app = app
         self._default = settings.backend
         self._place = worker.Place(app, name)
-        if settings.celery_app is None:
-            self.celery = celery_settings.made(name, settings, app)
+        own = settings.of(Settings)
+        if own.celery_app is None:
+            self.celery = celerys.made(name, own, app)
         else:
-            self.celery = _imported(settings.celery_app, f"{name.upper()}_CELERY_APP")
-        celery_settings.require(self.celery)
+            self.celery = _imported(own.celery_app, f"{name.upper()}_CELERY_APP")
+        celerys.require(self.celery)
         results = self.celery.backend
         if not isinstance(results, RedisBackend):
             raise ValueError(  # noqa: TRY004 (of a setting)
@@ -66,11 +69,11 @@ class Backend:
                 f" {type(results).__name__}, which does not tell when they come: set its"
                 f" result_backend to a Redis, such as 'redis://localhost:6379/1'"
             )
-        for problem in celery_settings.without_effect(self.celery):
+        for problem in celerys.without_effect(self.celery):
             warnings.warn(problem, stacklevel=2)
         # One for each process that is forked from this one. No lock: see `state.State`.
-        self._wires: dict[int, Wire] = {}
-        self._buffers = settings.celery_when_down == "buffer"
+        self._clients: dict[int, Client] = {}
+        self._buffers = own.celery_when_down == "buffer"
         self._closed = False
 
     def submit(
@@ -94,28 +97,23 @@ class Backend:
         messages.require_json(name, args, kwargs)
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        wire = self._wire()
+        client = self._client()
         id = str(options.get("id") or uuid.uuid4())
         handle = _Elsewhere(
             self._executor(),
             fn,
             id=id,
             is_chosen="id" in options,
-            recall=lambda terminate: wire.recall(id, terminate=terminate),
+            recall=lambda terminate: client.recall(id, terminate=terminate),
         )
         try:
             handle.announce()
-            message = TaskMessage.of(id, name, args, kwargs, options=options, app=self._app)
-            wire.publish(handle, message)
+            message = TaskMessage.of(id, name, args, kwargs, options=options, main=self._app.name)
+            client.publish(handle, message)
         except BaseException:
             handle.withdraw()
             raise
         return handle.future
-
-    def drain(self, timeout: float | None) -> bool:
-        """Nothing is left to do here: what was published is the broker's."""
-        del timeout
-        return True
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """Publish no more; with `cancel_futures` cancel what has not begun.
@@ -123,9 +121,25 @@ class Backend:
         Nobody listens for the other futures any more, so they are left as they are.
         """
         self._closed = True
-        wire = self._wires.get(_generation())
-        if wire is not None:
-            wire.close(wait, cancel_futures=cancel_futures)
+        client = self._clients.get(_generation())
+        if client is not None:
+            client.close(wait, cancel_futures=cancel_futures)
+
+    def diagnose(self) -> Iterator[base.Finding]:
+        """Say what is wrong with the broker, the results and settings, and how many workers are."""
+        problems = self.problems()
+        for problem in problems:
+            yield "wrong", problem
+        if problems:
+            return
+        if workers := self.workers():
+            yield "ok", f"the broker and the results answer, and workers: {workers}"
+        else:
+            yield "note", "no worker answers: start one with `flask delay worker`"
+
+    def work(self, arguments: Sequence[str]) -> None:
+        """Be a Celery worker, with the arguments of `celery worker`."""
+        cast("Any", self.celery).worker_main(["worker", *arguments])
 
     def register(self) -> None:
         """Make the functions that are meant for Celery tasks of the Celery app, for its workers.
@@ -141,7 +155,7 @@ class Backend:
 
         Opens connections of its own, and takes a few seconds if nobody is there.
         """
-        found = list(celery_settings.without_effect(self.celery))
+        found = list(celerys.without_effect(self.celery))
         # Without its password.
         where = self.celery.connection_for_write().as_uri()
         try:
@@ -164,14 +178,14 @@ class Backend:
         executor: Executor = self._app.extensions[self._name].executor
         return executor
 
-    def _wire(self) -> Wire:
+    def _client(self) -> Client:
         generation = _generation()
-        wire = self._wires.get(generation)
-        if wire is None:
-            wire = self._wires.setdefault(
-                generation, Wire(self.celery, self._app, buffers=self._buffers)
+        client = self._clients.get(generation)
+        if client is None:
+            client = self._clients.setdefault(
+                generation, Client(self.celery, self._app, buffers=self._buffers)
             )
-        return wire
+        return client
 
     def _name_of(self, fn: Callable[..., Any]) -> str:
         fn = getattr(fn, "__wrapped__", fn)
@@ -213,7 +227,7 @@ class Backend:
         return "@task" if self._default == "celery" else '@task(backend="celery")'
 
     def _qualified(self, fn: Any) -> str:
-        return f"{names.module_of(fn, self._app)}.{fn.__qualname__}"
+        return f"{registry.module_of(fn, self._app.name)}.{fn.__qualname__}"
 
 
 def celery_app(app: Flask, *, name: str = state.DEFAULT_NAME) -> Celery:

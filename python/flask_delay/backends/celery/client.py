@@ -38,7 +38,7 @@ _PAUSES = (0.1, 5.0)
 _GRACE = 5.0
 
 
-class Wire:
+class Client:
     """See the module. Starts its thread with the first task."""
 
     def __init__(self, celery: Celery, app: Flask, *, buffers: bool) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from flask import Flask
 from kombu.utils import json
 
+from flask_delay import registry
 from flask_delay._native import TaskTimeout
-from flask_delay.backends import names
 from flask_delay.backends.base import ProcessDied, RemoteError
 from flask_delay.backends.serializer import json_values
 
@@ -38,7 +38,7 @@ def packed(exception: BaseException, app: Flask) -> dict[str, Any]:
     """Make the record: the class, its arguments, its attributes and its message."""
     arguments = _arguments(exception)
     return {
-        "class": names.path_of(type(exception), app),
+        "class": registry.path_of(type(exception), app.name),
         "args": _carried(list(exception.args)),
         # What the class that is Python's own takes, such as an OSError's file.
         "made": _carried(list(arguments)) if arguments is not exception.args else None,
@@ -75,8 +75,17 @@ def unpacked(name: str, meta: Mapping[str, Any], app: Flask) -> BaseException:
     return exception
 
 
+def exception_class(path: str, app: Flask) -> type[Exception] | None:
+    """The exception class of this path; None if this process has not imported it.
+
+    Nor is one that ends more than a task, such as SystemExit, ever found.
+    """
+    kind = registry.resolve_class(path, app.name if app.import_name == registry.MAIN else "")
+    return kind if kind is not None and issubclass(kind, Exception) else None
+
+
 def _rebuilt(record: Mapping[str, Any], app: Flask) -> Exception | None:
-    kind = names.exception_class(record["class"], app)
+    kind = exception_class(record["class"], app)
     if kind is None:
         return None
     base: Any = _own_of_python(kind)

@@ -1,134 +1,42 @@
-"""Settings of Celery's: the app that is made with them, and those that have no effect on tasks.
+"""The settings of a `Delay` that are for this backend. Needs no Celery."""
 
-Tasks are sent without Celery's `apply_async`, as JSON, over connections that say at once if a
-broker is down. What that leaves without effect is not accepted in silence.
-"""
+from dataclasses import dataclass
 
-import difflib
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from celery import Celery
-from celery.app.defaults import DEFAULTS
-from flask import Flask
-from kombu.serialization import prepare_accept_content
-
-from flask_delay.config import Config
-
-PREFIX = "CELERY_"
-
-_accepted: Any = prepare_accept_content
-_JSON = "application/json"
-_PICKLE = "application/x-python-serialize"
-
-_OURS = "Flask-Delay's own connections are for {}, so that a task is refused within two seconds"
-_DECIDED = "tasks of Flask-Delay run at least once, and their futures need results"
-_PRIORITY = "say `priority` in @task or using"
-# What always holds for tasks of Flask-Delay, and why; no value is as if it were that.
-_FIXED: Mapping[str, tuple[object, str]] = {
-    "task_serializer": ("json", "messages are JSON"),
-    "task_protocol": (2, "messages are of version 2"),
-    "task_publish_retry": (True, _OURS.format("publishing")),
-    "task_publish_retry_policy": (None, _OURS.format("publishing")),
-    "task_acks_late": (True, _DECIDED),
-    "task_reject_on_worker_lost": (True, _DECIDED),
-    "task_retry_on_worker_lost": (False, "a task whose worker is lost is run again anyway"),
-    "task_track_started": (True, _DECIDED),
-    "task_ignore_result": (False, _DECIDED),
-    "task_store_errors_even_if_ignored": (True, _DECIDED),
-    "task_default_priority": (None, _PRIORITY),
-    "task_inherit_parent_priority": (False, _PRIORITY),
-    "broker_connection_timeout": (None, _OURS.format("publishing")),
-    "broker_pool_acquire_timeout": (None, _OURS.format("publishing")),
-    "redis_socket_timeout": (None, _OURS.format("results")),
-    "redis_socket_connect_timeout": (None, _OURS.format("results")),
-    "redis_retry_on_timeout": (None, _OURS.format("results")),
-}
-# What annotations may say of a task, and only who sends it by Celery's means would heed.
-_OF_SENDING = frozenset(
-    {
-        "compression",
-        "delivery_mode",
-        "exchange",
-        "expires",
-        "priority",
-        "queue",
-        "routing_key",
-        "serializer",
-    }
-)
+from flask_delay import config
+from flask_delay.config import setting
 
 
-def made(name: str, settings: Config, app: Flask) -> Celery:
-    """Make the Celery app of a `Delay` from the settings; ValueError if a broker is missing."""
-    prefix = f"{name.upper()}_{PREFIX}"
-    given = dict(app.config.get("CELERY") or {})
-    for key, value in app.config.items():
-        if key.startswith(PREFIX):
-            given[key.removeprefix(PREFIX).lower()] = value
-    broker = settings.celery_broker_url or given.get("broker_url")
-    if not broker:
-        raise ValueError(
-            f"the backend 'celery' needs a Celery app: set {prefix}APP to where one is, such as"
-            f" 'module:celery', or {prefix}BROKER_URL to make one"
-        )
-    given["broker_url"] = broker
-    if settings.celery_result_backend:
-        given["result_backend"] = settings.celery_result_backend
-    elif str(broker).startswith(("redis:", "rediss:")):
-        given.setdefault("result_backend", broker)
-    # Not the current one: that is for the user's own to be.
-    celery = Celery(app.name, set_as_current=False)
-    celery.conf.update(given)
-    return celery
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Which Celery app the tasks of a `Delay` go to, and what a submit does without a broker."""
 
-
-def require(celery: Celery) -> None:
-    """Raise ValueError for settings with which no task could be carried, or more than meant."""
-    conf = celery.conf
-    if conf.task_always_eager:
-        raise ValueError(
-            "Celery's task_always_eager is True, but tasks of Flask-Delay are sent all the same:"
-            " for tests set DELAY_MODE to 'immediate'"
-        )
-    if conf.result_serializer != "json":
-        raise ValueError(
-            f"Celery's result_serializer is {conf.result_serializer!r}, but results of Flask-Delay"
-            f" are JSON and nothing else is read: leave it out"
-        )
-    for key in ("accept_content", "result_accept_content"):
-        accepted = conf[key]
-        if accepted is not None and _JSON not in _accepted(accepted):
-            raise ValueError(
-                f"Celery's {key} is {accepted!r}, but tasks of Flask-Delay are JSON: add 'json'"
-            )
-
-
-def without_effect(celery: Celery) -> Iterator[str]:
-    """What is set in vain, and what is dangerous, as sentences without a full stop."""
-    conf = celery.conf
-    given: Any = conf.without_defaults()
-    for key in given:
-        if key in _FIXED:
-            holds, why = _FIXED[key]
-            if given[key] != holds:
-                yield f"Celery's {key} has no effect on tasks of Flask-Delay: {why}"
-        elif key not in DEFAULTS and (near := difflib.get_close_matches(key, DEFAULTS, 1, 0.8)):
-            yield f"{key} is no setting of Celery's: did you mean {near[0]}?"
-    for key in sorted(_annotated(conf.task_annotations) & _OF_SENDING):
-        yield (
-            f"Celery's task_annotations say {key!r}, which has no effect on tasks of Flask-Delay:"
-            f" for queues use task_routes, for the rest the options of @task and using"
-        )
-    if _PICKLE in _accepted(conf.accept_content):
-        yield (
-            "Celery's accept_content has 'pickle', so anyone who can write to the broker can run"
-            " any code in the workers: leave it out"
-        )
-
-
-def _annotated(annotations: Any) -> set[str]:
-    """What annotations that are dicts say about any task."""
-    several = annotations if isinstance(annotations, list | tuple) else [annotations]
-    values = [value for it in several if isinstance(it, dict) for value in it.values()]
-    return {key for value in values if isinstance(value, dict) for key in value}
+    celery_app: str | None = setting(
+        None,
+        config.optional(config.import_path),
+        'where a Celery app is, as "module:name", or None to make one',
+        "The app whose tasks those of the backend are; by default one with the settings"
+        " `CELERY_*`.",
+    )
+    celery_broker_url: str | None = setting(
+        None,
+        config.optional(config.text),
+        'a URL such as "redis://localhost:6379/0", or None',
+        "Where the Celery app that is made publishes; by default as `CELERY_BROKER_URL` says.",
+        # It may have a password in it.
+        shown=False,
+    )
+    celery_result_backend: str | None = setting(
+        None,
+        config.optional(config.text),
+        'the URL of a Redis, such as "redis://localhost:6379/1", or None',
+        "Where that app has its results; by default as `CELERY_RESULT_BACKEND` says, or with"
+        " the broker, if that is Redis.",
+        shown=False,
+    )
+    celery_when_down: str = setting(
+        "raise",
+        config.one_of("raise", "buffer"),
+        '"raise" or "buffer"',
+        "What a submit does when the broker cannot be reached: it raises BrokerUnavailable; or"
+        " keeps the task in memory until it can, up to 1000 of them.",
+    )

@@ -1,5 +1,18 @@
 """`backend="processes"`: tasks that compute, in worker processes of this machine."""
 
-from flask_delay.backends.processes.backend import Backend, problem
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Backend", "problem"]
+from flask_delay.backends.processes.settings import Settings
+
+if TYPE_CHECKING:
+    from flask_delay.backends.processes.backend import Backend, problem
+
+__all__ = ["Backend", "Settings", "problem"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only now, since whoever has no more than a setting of it need not have cloudpickle.
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.backend"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from functools import partial
 from types import MappingProxyType
@@ -36,20 +36,32 @@ from typing import Any, NoReturn
 
 from flask import Flask
 
-from flask_delay import context, state
-from flask_delay._native import Future, _check_function, _generation, _Policy, current_task
+from flask_delay import context, registry, state
+from flask_delay._native import (
+    Executor,
+    Future,
+    _check_function,
+    _generation,
+    _Policy,
+    current_task,
+)
+from flask_delay.backends import base
 from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.processes.child import Child
 from flask_delay.backends.processes.frames import Frame, Kind
+from flask_delay.backends.processes.settings import Settings
 from flask_delay.backends.serializer.pickles import Parcels
 from flask_delay.backends.serializer.references import Names, main_module
 from flask_delay.config import Config
 
+# Seconds within which a worker process should have loaded an app.
+_LOADING = 60.0
+
 
 def problem(name: str, settings: Config) -> str | None:
     """Why no task of the `Delay` of this name could run with these settings; None if all can."""
-    if settings.app is not None:
+    if settings.of(Settings).app is not None:
         return None
     return (
         f"{name.upper()}_APP is None, and a worker process would not know which app to load: set it"
@@ -57,35 +69,32 @@ def problem(name: str, settings: Config) -> str | None:
     )
 
 
-class Backend:
+class Backend(base.Backend):
     """The worker processes of one `Delay` on one app. May be used from any thread."""
 
-    cannot: Mapping[str, str] = MappingProxyType(
+    cannot = MappingProxyType(
         {"request": "a worker process has no request; pass the values that the task needs"}
     )
 
-    @staticmethod
-    def check(options: Mapping[str, object], /) -> None:
-        """All values of the other options will do."""
-
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         """Have none yet. Raises ValueError without the setting `APP`."""
-        missing = problem(name, settings)
-        if settings.app is None or missing:
+        own, missing = settings.of(Settings), problem(name, settings)
+        if own.app is None or missing:
             raise ValueError(missing)
-        self.executor = state.make_executor(
+        self.executor: Executor = state.make_executor(
             app,
             settings,
-            max_workers=settings.processes or _processors(),
+            max_workers=own.processes or _processors(),
             name=f"{name}-process",
             step=self._step,
             # A child may have the app to load, which is none of a task's time.
             late_start=True,
         )
-        self._app = settings.app
-        names = Names(main_module(settings.app), is_worker=False)
+        self._app = own.app
+        names = Names(main_module(own.app), is_worker=False)
         names.app = app
         self._parcels = Parcels(names)
+        self._app_name = app.name
         self._name = f"{name}-process"
         self._timeout = settings.shutdown_timeout
         self._closed = False
@@ -159,10 +168,6 @@ class Backend:
                 children.kill()
         return _conclude(self._parcels, name, answer)
 
-    def drain(self, timeout: float | None) -> bool:
-        """See `flask_delay.backends.base`."""
-        return self.executor.drain(timeout)
-
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """See `flask_delay.backends.base`. The children end when they have nothing left to do."""
         self._closed = True
@@ -171,6 +176,25 @@ class Backend:
         children.end(wait=wait)
         if wait:
             children.wait(None)
+
+    def diagnose(self) -> Iterator[base.Finding]:
+        """Run a task in a worker process."""
+        begin = time.perf_counter()
+        try:
+            name = self.submit(None, {}, _name_of_app).result(_LOADING)
+        except TimeoutError:
+            yield "wrong", f"no worker process had loaded the app after {_LOADING:g} s"
+        except Exception as error:
+            # What is missing, why the app cannot be loaded there.
+            yield "wrong", f"{type(error).__name__}: {error}"
+        else:
+            took = time.perf_counter() - begin
+            if name == self._app_name:
+                yield "ok", f"a task ran in a worker process, after {took:.1f} s"
+            else:
+                key = f"{self._name.removesuffix('-process').upper()}_APP"
+                text = f"a worker process has loaded the app {name!r}: set {key} to where"
+                yield "wrong", f"{text} {self._app_name!r} is"
 
     def end(self, began: float) -> None:
         """End all children, at the process's exit, which began then (monotonic)."""
@@ -191,6 +215,10 @@ class Backend:
         children.disown()
         self._children = mine = _Children()
         return mine
+
+
+def _name_of_app() -> str:
+    return context.current().name
 
 
 class _Children:
@@ -283,7 +311,7 @@ class _Call:
         self._fn = fn
         self._data: bytes | None = None
         # The task's name is read from here.
-        self.__qualname__ = _name_of(fn)
+        self.__qualname__ = registry.task_name(fn)
 
     def pack(self, *args: Any, **kwargs: Any) -> bytes:
         """Keep these arguments, as they are now. Raises TypeError for what cannot be pickled."""
@@ -329,15 +357,6 @@ def _retry_after(exception: BaseException, after: float | None) -> NoReturn:
         raise exception  # noqa: TRY301 (to handle it)
     except BaseException:
         current_task.retry(after)
-
-
-def _name_of(fn: Callable[..., Any]) -> str:
-    """What the native module calls such a task."""
-    inner: Any = fn
-    while isinstance(inner, partial):
-        inner = inner.func
-    name = getattr(inner, "__qualname__", None)
-    return name if isinstance(name, str) else type(inner).__qualname__
 
 
 def _processors() -> int:

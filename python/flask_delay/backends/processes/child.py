@@ -26,7 +26,17 @@ from flask_delay.backends.serializer.pickles import Parcels
 from flask_delay.logs import log as _log
 from flask_delay.servers import gevent
 
-gevent.refuse_processes()
+
+def _refuse_gevent() -> None:
+    if gevent.is_patched("subprocess"):
+        raise RuntimeError(
+            "backend='processes' does not go with gevent, which has patched `subprocess` and lets"
+            " the main thread alone start processes: serve the app with threads (gunicorn's"
+            " gthread), or use backend='celery'"
+        )
+
+
+_refuse_gevent()
 
 # An exception from another thread, as that of `timeout`, arrives between two steps of Python
 # code: so long a step takes at most.
@@ -54,7 +64,7 @@ class Child:
     def __init__(self, app: str, name: str, parcels: Parcels) -> None:
         """Start it; `app` is what it loads, written as FLASK_APP."""
         # It may have come since the module was loaded.
-        gevent.refuse_processes()
+        _refuse_gevent()
         here, there = Pipe()
         # It ends when nobody has the other end of this any more.
         leash, lifeline = Pipe(duplex=False)

@@ -235,7 +235,7 @@ def main(parent: int, lifeline: int, connection: int) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _leave_to_parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    role.work_for_another()
+    role.work_for("processes")
     inside = _Inside(connection)
     try:
         setup = inside.receive().text

@@ -11,11 +11,10 @@ from typing import Any
 from flask import Flask
 from werkzeug.local import LocalProxy
 
-from flask_delay import context
+from flask_delay import context, registry
 from flask_delay._native import CurrentTask
 from flask_delay.state import State
 
-_MAIN = "__main__"
 _CODE = (FunctionType, type)
 # What means another object wherever it is used.
 _STAND_INS = (LocalProxy, CurrentTask)
@@ -41,7 +40,7 @@ class Names:
         # How the other process calls a module, and what that is here.
         self._aliases: dict[str, str] = {}
         if main is not None:
-            self._aliases = {_MAIN: main} if is_worker else {main: _MAIN}
+            self._aliases = {registry.MAIN: main} if is_worker else {main: registry.MAIN}
         self._is_worker = is_worker
         # Where those are that were looked for, by their ids.
         self._places: dict[int, tuple[str, str]] = {}
@@ -72,9 +71,9 @@ class Names:
         """How a function or a class is found, if that takes more than pickle knows."""
         module = obj.__module__
         # `task` has put something else into the function's place.
-        found = _look(module, obj.__qualname__)
+        found = registry.resolve(module, obj.__qualname__)
         is_wrapped = found is not obj and getattr(found, "__wrapped__", None) is obj
-        if module == _MAIN and not self._is_worker:
+        if module == registry.MAIN and not self._is_worker:
             if self.main is not None and (found is obj or is_wrapped):
                 return _find, (self.main, obj.__qualname__, is_wrapped)
         elif is_wrapped:
@@ -82,7 +81,7 @@ class Names:
         return None
 
     def _reference_module(self, module: ModuleType) -> _Reference | None:
-        here = self.main if self._is_worker else _MAIN
+        here = self.main if self._is_worker else registry.MAIN
         if self.main is None or here is None or sys.modules.get(here) is not module:
             return None
         return _find, (self.main, "", False)
@@ -101,7 +100,7 @@ class Names:
         place = self._place(obj)
         if place is not None:
             module, name = place
-            return _find, (self.main if module == _MAIN else module, name, False)
+            return _find, (self.main if module == registry.MAIN else module, name, False)
         if issubclass(type(obj), LocalProxy):
             context.reject(obj)
         return None
@@ -109,7 +108,7 @@ class Names:
     def _place(self, obj: object) -> tuple[str, str] | None:
         """A module that has the object as a global, and its name there."""
         place = self._places.get(id(obj))
-        if place is not None and _look(*place) is obj:
+        if place is not None and registry.resolve(*place) is obj:
             return place
         for module in (*_HOMES, *list(sys.modules)):
             if not self._is_shared(module):
@@ -122,7 +121,7 @@ class Names:
 
     def _is_shared(self, module: str) -> bool:
         """Whether the other process can import it."""
-        if module == _MAIN:
+        if module == registry.MAIN:
             return self.main is not None and not self._is_worker
         found = sys.modules.get(module)
         return isinstance(found, ModuleType) and found.__spec__ is not None
@@ -191,7 +190,7 @@ def main_module(app: str) -> str | None:
     `app` is written as FLASK_APP. Functions of that module need not be carried by value then.
     """
     name = app.partition(":")[0].strip()
-    main = getattr(sys.modules.get(_MAIN), "__file__", None)
+    main = getattr(sys.modules.get(registry.MAIN), "__file__", None)
     if main is None:
         return None
     here = Path(main).resolve()
@@ -213,10 +212,3 @@ def _module_name(file: Path) -> str:
         folders.insert(0, folder.name)
         folder = folder.parent
     return ".".join([*folders, file.stem])
-
-
-def _look(module: str | None, qualname: str) -> Any:
-    try:
-        return reduce(getattr, qualname.split("."), sys.modules[module or ""])
-    except (KeyError, AttributeError):
-        return None

@@ -1,0 +1,24 @@
+"""The settings of a `Delay` that are for this backend. Needs no cloudpickle."""
+
+from dataclasses import dataclass
+
+from flask_delay import config
+from flask_delay.config import setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How many worker processes there may be, and what they load."""
+
+    processes: int | None = setting(
+        None,
+        config.optional(config.count(1)),
+        "an integer of at least 1, or None for one per CPU",
+        "How many worker processes there may be, for tasks with the backend of that name.",
+    )
+    app: str | None = setting(
+        None,
+        config.optional(config.text),
+        'where the app is, as FLASK_APP is written ("module:app", "module:create_app()"), or None',
+        "What worker processes load, to run tasks in the app's context.",
+    )
