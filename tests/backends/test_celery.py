@@ -23,9 +23,12 @@ def place(tmp_path_factory):
         command = ("-m", "flask", "--app", "tests.backends.site", "delay", "worker")
         worker = Worker(redis.url, "-c", "2", command=command, environment=place.environment)
         place.log = lambda: worker.output
-        yield place
-        place.close()
-        worker.kill()
+        try:
+            yield place
+            place.close()
+            assert worker.stop() == 0
+        finally:
+            worker.kill()
 
 
 class TestCelery(Contract):

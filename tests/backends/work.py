@@ -134,11 +134,18 @@ def count(total):
 @task
 def meet(path):
     """Say that it has begun, and stay until it is let go."""
-    current_task.progress(1, 2, "waiting")
     write.__wrapped__(f"{path}.in", str(os.getpid()))
     spin(f"{path}.out")
-    current_task.progress(2, 2, "done")
     return os.getpid()
+
+
+@task
+def report(path):
+    """Say how far it is, and stay until it is let go."""
+    current_task.progress(1, 2, "waiting")
+    spin(f"{path}.out")
+    current_task.progress(2, 2, "done")
+    return "result"
 
 
 @task

@@ -174,14 +174,6 @@ def test_a_lost_message_of_a_task_that_expires(make_site, own_redis, monkeypatch
         assert kept.state == "pending"
 
 
-def test_the_workers_command(make_site, own_redis, start_worker):
-    app = make_site(own_redis.url)
-    worker = start_worker(own_redis.url, "-c", "1", command=("-m", "flask", "delay", "worker"))
-    with app.app_context():
-        assert work.look.delay().result(DEADLINE)["app"] == "site"
-    assert worker.stop() == 0
-
-
 BUFFERED = 'site.make(sys.argv[1], DELAY_CELERY_WHEN_DOWN="buffer")'
 SCRIPT = """
 import os, sys

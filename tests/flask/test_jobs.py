@@ -15,27 +15,10 @@ from flask_delay import Delay, Job, task, using
 from flask_delay.submit import Periodic
 from flask_delay.tasks import PeriodicTask
 
-from .conftest import DEADLINE, close
+from .conftest import DEADLINE
 
 OFTEN = 0.05
 RARELY = 3600
-
-
-@pytest.fixture
-def make_app(tmp_path):
-    """As `make_app`, with an instance folder of the test's own."""
-    apps = []
-
-    def make(name="app", extension=None, **config):
-        app = Flask(name, static_folder=None, instance_path=str(tmp_path / "instance"))
-        app.config.update(config)
-        (extension or Delay()).init_app(app)
-        apps.append(app)
-        return app
-
-    yield make
-    for app in apps:
-        close(app)
 
 
 class Seen:
