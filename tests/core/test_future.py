@@ -49,17 +49,6 @@ def test_result_raises_the_tasks_own_exception_with_its_traceback(executor):
     assert [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1] == "task"
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_base_exceptions_are_outcomes_too(executor, error):
-    def task():
-        raise error
-
-    future = executor.submit(task)
-    assert future.exception(DEADLINE) is error
-    with pytest.raises(type(error)):
-        future.result()
-
-
 def test_exception_keeps_its_cause_and_context(executor):
     def task():
         try:

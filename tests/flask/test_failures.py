@@ -35,20 +35,6 @@ def test_logged_when_nobody_holds_the_future(make_app, extension, deadline, capl
     assert len(failures(caplog)) == 1
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_that_would_end_a_thread_ends_the_task_alone(make_app, extension, deadline, caplog, error):
-    make_app(extension=extension, DELAY_MAX_WORKERS=1)
-
-    def work():
-        raise error
-
-    with caplog.at_level(logging.ERROR, logger=LOGGER):
-        future = extension.delay(work)
-        assert future.exception(deadline) is error
-        assert extension.delay(int).result(deadline) == 0
-    assert [record.exc_info[1] for record in failures(caplog)] == [error]
-
-
 def test_not_logged_when_switched_off(make_app, extension, deadline, caplog):
     make_app(extension=extension, DELAY_LOG_FAILURES=False)
     with caplog.at_level(logging.ERROR, logger=LOGGER):
