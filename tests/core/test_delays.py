@@ -62,7 +62,7 @@ def test_it_starts_when_it_is_time(executor, kind):
     started = future.result(DEADLINE)
     # An eta is as exact as a datetime is.
     assert started >= before + SOON - 1e-5
-    assert future.started_at - future.enqueued_at >= timedelta(seconds=SOON - 1e-5)
+    assert future.started_at.timestamp() >= before + SOON - 1e-5
     assert future.attempts == 1
 
 
@@ -152,7 +152,7 @@ def test_a_coroutine(executor):
 
 def test_many_come_in_order_from_one_timer(executor):
     """From the numbers that tell when: random ones, each 10 microseconds after another."""
-    count, order = 5_000, []
+    count, order = 2_000, []
     numbers = list(range(count))
     random.shuffle(numbers)
     with occupied(executor):
