@@ -4,37 +4,37 @@
 //! one. `README.md` beside this file states the rules; start there.
 #![forbid(unsafe_code)]
 
-mod bound;
-mod channel;
+mod clock;
 mod crontab;
-mod lane;
-mod line;
+mod fifo;
+mod limiter;
 mod park;
 mod per_process;
 mod pool;
+mod priority;
 mod queue;
-mod rhythm;
-mod schedule;
+mod recurrence;
+mod semaphore;
 mod shutdown;
-mod state;
 mod sync;
-mod ticks;
+mod task_state;
 mod timer;
-mod waits;
+mod timer_heap;
+mod wait_graph;
 mod worker;
 
-pub use bound::Bound;
-pub use lane::{Lane, Rate, Terms};
-pub use line::{Level, Rank};
+pub use clock::{Ticks, has_come};
+pub use limiter::{Lane, Rate, Terms};
 pub use per_process::{LazyPerProcess, PerProcess, begin_generation, generation};
 pub use pool::{Config, Hold, Pool, Stats, SubmitError, Summoned};
-pub use rhythm::{Rhythm, RhythmError};
-pub use schedule::{Schedule, Ticket};
-pub use state::{Advance, Phase, State};
+pub use priority::{Level, Rank};
+pub use recurrence::{Rhythm, RhythmError};
+pub use semaphore::Bound;
 pub use sync::{Mutex, spin};
-pub use ticks::{Ticks, has_come};
+pub use task_state::{Advance, Phase, State};
 pub use timer::Timer;
-pub use waits::{Entered, Key, Link, Obstacle, Target, Wait, Waits};
+pub use timer_heap::{Schedule, Ticket};
+pub use wait_graph::{Entered, Key, Link, Obstacle, Target, Wait, Waits};
 pub use worker::{Handle, Stuck, Waiting, Worker};
 
 /// What the models in `tests` need and nobody else.

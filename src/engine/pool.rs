@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use log::{Level as LogLevel, log};
 
-use crate::line::{Level, Rank};
 use crate::park::Parker;
+use crate::priority::{Level, Rank};
 use crate::queue::Queue;
 use crate::sync::{Arc, AtomicU32, Condvar, Mutex, Ordering, fence, spawn};
 use crate::worker::Worker;

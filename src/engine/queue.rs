@@ -3,8 +3,8 @@
 //! Who queues and takes plain jobs meets neither that line nor its lock while it is empty.
 //! `README.md` beside this file says what those who look without the lock may rely on.
 
-use crate::channel::Channel;
-use crate::line::{Level, Line, Rank};
+use crate::fifo::Channel;
+use crate::priority::{Level, Line, Rank};
 use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
 
 /// No ranked job ever came.

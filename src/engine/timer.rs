@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use log::{debug, warn};
 
-use crate::schedule::{Schedule, Ticket};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, spawn, wait};
+use crate::timer_heap::{Schedule, Ticket};
 
 /// A schedule and one thread that hands out what is due. The thread starts at the first
 /// [`Timer::add`] and sleeps while nothing is due.

@@ -2,7 +2,7 @@
 //! tell apart. Each says what it guards: take that away and the model fails. A place that is
 //! lost, or a thread that is forgotten, shows as a deadlock.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_bound`
+//! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_semaphore`
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
 

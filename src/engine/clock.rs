@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::rhythm::Rhythm;
+use crate::recurrence::Rhythm;
 
 /// The ticks of a rhythm, one after another, for a clock that may be late, stand still for a
 /// while, or be set.

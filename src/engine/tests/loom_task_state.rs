@@ -1,7 +1,7 @@
 //! Models of the word that says where a job stands: loom runs each of them in every order
 //! that it can tell apart. Each says what it guards: take that away and the model fails.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_state`
+//! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_task_state`
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
 
