@@ -160,7 +160,7 @@ $(BENCH)/.installed: $(VENV)/.installed benchmarks/requirements.txt benchmarks/i
 	$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install --force-reinstall $(PINNED) target/bench/*.whl
 	$(BENCH)/bin/python -m benchmarks.install $(PINNED)
 	@touch $@
-$(BENCH)-%/.before: $(BENCH)/.installed
+$(BENCH)-%/.before: | $(VENV)/.pip
 	rm -rf target/before && mkdir -p target/before
 	git archive $* | tar -x -C target/before
 	$(WHEEL) target/before/dist ./target/before

@@ -25,7 +25,8 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def backend(peer: Peer, size: int) -> Values:
     """First and further tasks; two that compute `size` steps; the memory of a worker."""
-    os.environ[BACKEND] = peer.name.removeprefix("ours-").replace("ours", "threads")
+    name = peer.name.removeprefix("ours-")
+    os.environ[BACKEND] = name if name in {"processes", "celery"} else "threads"
     with tempfile.TemporaryDirectory() as scratch, peer.services(Path(scratch)):
         if os.environ[BACKEND] == "celery":
             # So that what is measured does not wait for the worker to start.
