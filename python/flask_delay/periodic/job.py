@@ -26,6 +26,7 @@ from flask_delay.logs import log as _log
 from flask_delay.periodic import leader
 from flask_delay.registry import name_of, qualname_of
 from flask_delay.servers import role
+from flask_delay.servers.cpython import before_threads_end
 
 # Seconds.
 _SHORTEST_PATIENCE = 60.0
@@ -447,7 +448,7 @@ def end() -> None:
 
 
 # Before the native module's hook, which is registered already, waits for the tasks.
-threading._register_atexit(end)  # type: ignore[attr-defined]  # noqa: SLF001
+before_threads_end(end)
 
 
 # An address, which in another process is another one.

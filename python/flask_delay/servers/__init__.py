@@ -1,1 +1,30 @@
-"""What depends on the server that the app runs under, and on how a process ends."""
+"""What depends on the server that the app runs under, and on how its process ends.
+
+All that the package needs of the private parts of these is in this folder, and listed here: the
+name, the module, what goes without it, and the versions that it was tried on. For each of them
+`tests/servers/test_private.py` has a test that fails when it goes. `src/bindings/ffi/cpython.rs`
+lists what the Rust half needs.
+
+| private part | module | what it is for | tried on |
+| --- | --- | --- | --- |
+| `threading._register_atexit` | cpython | jobs, processes, SIGTERM at exit | 3.11 |
+| `threading._shutdown` on the stack | cpython | SIGTERM at exit | 3.11 |
+| `sys._current_frames` | cpython | jobs run where the app is served | 3.11 |
+| `subprocess._args_from_interpreter_flags` | cpython | options of worker processes | 3.11 |
+| `sys._xoptions` | cpython | options of worker processes | 3.11 |
+| `flask.cli` on the stack | role | jobs do not run for a command | 3.1 |
+| `werkzeug._reloader` on the stack | role | jobs run where the app is served | 3.1 |
+| `werkzeug._reloader.subprocess` | werkzeug | SIGTERM reaches the reloader's child | 3.1 |
+| `gunicorn.arbiter` on the stack | role | jobs run where the app is served | 27.0 |
+| gunicorn's `Worker.tmp` | gunicorn | tasks outlive `timeout` at the end | 27.0 |
+| uvicorn's `Server._captured_signals` | uvicorn | tasks end first at SIGTERM | 0.54 |
+| `gevent._hub_local` | gevent | waiting in a greenlet; threads leave no hub | 26.9 |
+| uWSGI's `opt`, `atexit`, `post_fork_hook` | uwsgi | jobs after a fork, tasks at exit | 2.0.31 |
+
+Two are elsewhere, where alone they are of use:
+
+| private part | module | what it is for | tried on |
+| --- | --- | --- | --- |
+| `flask.ctx`: `_session` | context.sessions | a session is not marked as read | 3.1 |
+| prometheus_client's `Histogram` | observe.prometheus | many times at once | 0.26 |
+"""

@@ -1,13 +1,18 @@
 """Which processes do not serve, and leave the jobs to those that do."""
 
+import inspect
 import os
 import sys
-import threading
 from types import FrameType
+
+from flask_delay.servers.cpython import main_stack, stack
 
 # Where the main thread of such a process is: in a function of this module.
 _RELOADER = ("werkzeug._reloader", "restart_with_reloader")
 _ARBITER = "gunicorn.arbiter"
+# A command of `flask`, and the one that serves.
+_LOAD = ("flask.cli", "load_app")
+_RUN = ("flask.cli", "run_command")
 
 _works_for: str | None = None
 
@@ -33,12 +38,7 @@ def watches_only() -> bool:
     if server is not None and getattr(server, "worker_id", lambda: 1)() == 0:
         return True
     # It shows nowhere but on the stack.
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
-    while frame is not None:
-        if _is_watching(frame):
-            return True
-        frame = frame.f_back
-    return False
+    return any(_is_watching(frame, name) for frame, name in main_stack())
 
 
 def loads_for_a_command() -> bool:
@@ -46,22 +46,14 @@ def loads_for_a_command() -> bool:
 
     What the command itself does is something else.
     """
-    frame: FrameType | None = sys._getframe()  # noqa: SLF001
-    loading = False
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "flask.cli":
-            if frame.f_code.co_name == "run_command":
-                return False
-            loading |= frame.f_code.co_name == "load_app"
-        frame = frame.f_back
-    return loading
+    names = [name for _, name in stack(inspect.currentframe())]
+    return _LOAD in names and _RUN not in names
 
 
-def _is_watching(frame: FrameType) -> bool:
-    module = frame.f_globals.get("__name__")
-    if (module, frame.f_code.co_name) == _RELOADER:
+def _is_watching(frame: FrameType, name: tuple[str, str]) -> bool:
+    if name == _RELOADER:
         return True
-    if module != _ARBITER:
+    if name[0] != _ARBITER:
         return False
     # In its workers, which it has forked, the same frames are to be seen. While it loads
     # the app, it has not noted its id yet.

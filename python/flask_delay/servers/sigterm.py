@@ -12,6 +12,7 @@ from types import FrameType
 
 from flask_delay._native import _is_exiting
 from flask_delay.servers import uvicorn, werkzeug
+from flask_delay.servers.cpython import before_threads_end, is_waiting_for_threads
 
 
 def drain_on_sigterm() -> None:
@@ -60,7 +61,7 @@ def _listen_again() -> None:
 
 
 # Called in the main thread, before the native module has tasks end, since it is the newer one.
-threading._register_atexit(_listen_again)  # type: ignore[attr-defined]  # noqa: SLF001
+before_threads_end(_listen_again)
 
 
 def _is_watched() -> bool:
@@ -74,16 +75,6 @@ def _exit(signum: int, frame: FrameType | None) -> None:
     _Told.heard = True
     if not _is_watched():
         signal.signal(signum, signal.SIG_DFL)
-    if not _is_exiting() and not _leaving(frame):
+    if not _is_exiting() and not is_waiting_for_threads(frame):
         # What a shell reports for a process that the signal ended.
         raise SystemExit(128 + signum)
-
-
-def _leaving(frame: FrameType | None) -> bool:
-    # An exception would cut short the wait for threads and tasks with which the interpreter
-    # begins its exit. Until it comes to ours, that shows nowhere but on the stack.
-    while frame is not None:
-        if frame.f_code.co_name == "_shutdown" and frame.f_globals.get("__name__") == "threading":
-            return True
-        frame = frame.f_back
-    return False

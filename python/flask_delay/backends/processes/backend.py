@@ -54,6 +54,7 @@ from flask_delay.backends.processes.settings import Settings
 from flask_delay.backends.serializer.pickles import Parcels
 from flask_delay.backends.serializer.references import Names, main_module
 from flask_delay.config import Config
+from flask_delay.servers.cpython import before_threads_end
 
 # Seconds within which a worker process should have loaded an app.
 _LOADING = 60.0
@@ -390,5 +391,5 @@ def _forget_parent() -> None:
 
 os.register_at_fork(after_in_child=_forget_parent)
 # Before tasks end, and after that: see process/exit.rs.
-threading._register_atexit(_Exit.note)  # type: ignore[attr-defined]  # noqa: SLF001
+before_threads_end(_Exit.note)
 atexit.register(_Exit.end_children)

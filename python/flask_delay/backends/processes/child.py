@@ -24,7 +24,7 @@ from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import BadFrameError, Frame, Kind
 from flask_delay.backends.serializer.pickles import Parcels
 from flask_delay.logs import log as _log
-from flask_delay.servers import gevent
+from flask_delay.servers import cpython, gevent
 
 
 def _refuse_gevent() -> None:
@@ -71,8 +71,9 @@ class Child:
         with there, leash:
             # Only these two are inherited, by this process alone: it sees to those that it starts.
             ends = (leash.fileno(), there.fileno())
+            options = cpython.interpreter_options()
             self._process = subprocess.Popen(  # noqa: S603 (our own code)
-                [_python(), *_flags(), "-c", _PROGRAM, *map(str, (os.getpid(), *ends)), *sys.path],
+                [_python(), *options, "-c", _PROGRAM, *map(str, (os.getpid(), *ends)), *sys.path],
                 pass_fds=ends,
                 stdin=subprocess.DEVNULL,
             )
@@ -325,15 +326,6 @@ class Child:
     def _close(self) -> None:
         self._connection.close()
         self._lifeline.close()
-
-
-def _flags() -> list[str]:
-    """The options of the interpreter that this process runs with, for another one."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
-    # That knows some of these alone. What is given twice does no harm.
-    for name, value in sys._xoptions.items():  # noqa: SLF001
-        flags += ["-X", name if value is True else f"{name}={value}"]
-    return flags
 
 
 def _python() -> str:
