@@ -5,7 +5,7 @@ import contextvars
 import threading
 
 import pytest
-from flask import current_app, g, has_request_context, request
+from flask import current_app, g, request
 
 from flask_delay import Delay, current_task, delay
 
@@ -170,29 +170,6 @@ class TestTask:
         assert any("teardown" in message and future.id in message for message in messages)
         # Without an error of its own, that of its teardown is the task's.
         assert isinstance(extension.delay(later).exception(deadline), ZeroDivisionError)
-
-    def test_callbacks_have_an_app_context_and_a_worker(self, app, deadline):
-        seen = []
-
-        added = threading.Event()
-
-        async def work():
-            g.number = 1
-            while not added.is_set():  # noqa: ASYNC110 (another thread sets it)
-                await asyncio.sleep(0.001)
-            return 1
-
-        def callback(future):
-            assert "number" not in g
-            result = future.result()
-            seen.append((result, real_app(), has_request_context(), thread_name()[:6]))
-
-        with app.test_request_context("/"):
-            future = delay(work)
-            future.add_done_callback(callback)
-            added.set()
-            assert app.extensions["delay"].owner.drain(deadline)
-        assert seen == [(1, app, False, "delay_")]
 
     def test_submits_tasks_of_its_app(self, app, deadline):
         async def parent():

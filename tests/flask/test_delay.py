@@ -380,18 +380,6 @@ class TestPool:
         # Drained, not closed.
         assert extension.delay(int).result(deadline) == 0
 
-    def test_shutdown_lets_the_accepted_end(self, make_app, deadline):
-        extension = Delay()
-        make_app(extension=extension, DELAY_MAX_WORKERS=1)
-        release = threading.Event()
-        futures = [extension.delay(release.wait, deadline), extension.delay(int)]
-        extension.shutdown(wait=False)
-        with pytest.raises(RuntimeError):
-            extension.delay(int)
-        release.set()
-        extension.shutdown()
-        assert [future.result() for future in futures] == [True, 0]
-
 
 class TestNameOfAnotherExtension:
     """`Delay(app, name="mail")` beside Flask-Mail, which has `app.extensions["mail"]` too."""
