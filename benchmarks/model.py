@@ -119,6 +119,8 @@ class Case:
     rounds: int = 100
     # Why it cannot run here, or None.
     needs: Callable[[], str | None] = lambda: None
+    # In seconds: after which a measurement is given up.
+    limit: float = 180.0
     # Whether it measures the installed package, so that an earlier one can be compared.
     package: bool = True
 

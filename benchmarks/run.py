@@ -17,9 +17,6 @@ from benchmarks import WRK_CPUS, machine
 from benchmarks.model import Case, Peer, Run, Values
 from benchmarks.peers import PEERS
 
-LIMIT = 180.0
-"""Seconds after which a measurement is given up."""
-
 _ROOT = Path(__file__).parents[1]
 REASONS = Path(sys.prefix) / "benchmarks-not-installed.json"
 """Where `benchmarks.install` says what it could not install, and why."""
@@ -104,9 +101,9 @@ def _measure(python: str, number: int, case: Case, peer: str, size: int) -> Run:
                 start_new_session=True,
             )
             try:
-                child.wait(LIMIT)
+                child.wait(case.limit)
             except subprocess.TimeoutExpired:
-                stderr.write(f"took more than {LIMIT:.0f} s\n")
+                stderr.write(f"took more than {case.limit:.0f} s\n")
             finally:
                 _end(child)
         values: Values = json.loads(output.read_text()) if output.exists() else {}
