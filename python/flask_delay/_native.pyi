@@ -233,11 +233,8 @@ class Future(concurrent.futures.Future[_T]):
 
         And the scope that `_submit_with` was given. None once the task has started.
         """
-    def _adopt(self, id: str, attempts: int) -> None:
-        """Have this id and number of attempts: those of the task that this one runs for.
-
-        That is in another process. To be called by the task itself.
-        """
+    def _is_foreign(self) -> bool:
+        """Whether only the process that this one was forked from can know how the task ends."""
     def _begin(self) -> None:
         """Have the task's time begin now: its `started_at`, and its `timeout`.
 

@@ -15,6 +15,7 @@ from flask_delay._native import Executor, Future, _check_callback
 from flask_delay.logs import log as _log
 from flask_delay.observe import stats, status
 from flask_delay.observe.stats import Stats
+from flask_delay.observe.view import TaskView
 from flask_delay.options import NONE, AllOptions, Chosen, Options
 from flask_delay.periodic import job as jobs
 from flask_delay.periodic.job import Job
@@ -148,7 +149,7 @@ class Delay(Submitter):
         return status.blueprint(
             f"{self.name}_status" if name is None else name,
             url_prefix,
-            get=self.get,
+            view=self._view,
             is_gone=self._is_gone,
             results=results,
             errors=errors,
@@ -192,9 +193,10 @@ class Delay(Submitter):
 
         A task is counted before its callbacks run. A forked process begins at 0.
         """
-        # Those of a Delay's executors.
-        all_of = (cast("Stats", executor.stats()) for executor in self._state().executors())
-        return functools.reduce(stats.added, all_of)
+        own, *others = (
+            (name, cast("Stats", executor.stats())) for name, executor in self._state().pools()
+        )
+        return functools.reduce(lambda sum_, it: stats.added(sum_, it[1], it[0]), others, own[1])
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing accepted is left to do, tasks that tasks submit included.
@@ -254,6 +256,9 @@ class Delay(Submitter):
     def _find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
         app = state.app_or_none() or self._only_app()
         return self._state_of(app).find(chosen, future)
+
+    def _view(self, id: str) -> TaskView | None:
+        return self._state().view(id)
 
     def _is_gone(self, id: str) -> bool:
         return self._state().is_gone(id)

@@ -13,6 +13,7 @@ from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executo
 from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
 from flask_delay.observe import signals
+from flask_delay.observe.view import TaskView, view_of
 from flask_delay.options import NONE, Chosen, follower, submitter
 from flask_delay.periodic.job import Jobs
 from flask_delay.servers import role
@@ -147,15 +148,27 @@ class State:
             found = self._backends.setdefault(name, made)
         return found
 
+    def pools(self) -> list[tuple[str, Executor]]:
+        """All pools that its tasks are in, with the names of their backends; its own is first."""
+        others = [(name, backend.executor) for name, backend in list(self._backends.items())]
+        return [
+            (table.THREADS, self.executor),
+            *((name, other) for name, other in others if other is not None),
+        ]
+
     def executors(self) -> list[Executor]:
-        """All pools that its tasks are in."""
-        others = [backend.executor for backend in list(self._backends.values())]
-        return [self.executor, *(other for other in others if other is not None)]
+        """The same, without the names."""
+        return [executor for _, executor in self.pools()]
 
     def get(self, id: str) -> Future[Any] | None:
         """The future of the task with this id, or None. See `Delay.get`."""
         found = (executor._get(id) for executor in self.executors())
         return next((future for future in found if future is not None), None)
+
+    def view(self, id: str) -> TaskView | None:
+        """What this process knows of the task with this id; None if it knows none."""
+        future = self.get(id)
+        return None if future is None else view_of(future)
 
     def is_gone(self, id: str) -> bool:
         """Whether the task with this id is one of those that were forgotten last."""

@@ -22,12 +22,23 @@ from flask.cli import ScriptInfo
 from kombu.utils import json as kombus
 from markupsafe import Markup
 
-from flask_delay import Delay, ProcessDied, RemoteError, Retry, TaskTimeout, registry, task
+from flask_delay import (
+    Delay,
+    ProcessDied,
+    Progress,
+    RemoteError,
+    Retry,
+    TaskExpired,
+    TaskTimeout,
+    registry,
+    task,
+)
 from flask_delay.backends import celery as backend
-from flask_delay.backends.celery import celery_app, errors, messages
+from flask_delay.backends.celery import celery_app, client, errors, messages
 from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.serializer import json_values
 from flask_delay.commands import delay as group
+from flask_delay.observe.view import TaskView
 
 URL = "redis://127.0.0.1:1/0"
 
@@ -419,3 +430,37 @@ def test_the_command_check():
         "^WRONG  celery +the broker redis:.* cannot be reached: ", result.output, re.MULTILINE
     )
     assert "celery" not in check(make(DELAY_CELERY_BROKER_URL=None)).output
+
+
+# --- What Celery stores ---
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ({"status": "STARTED", "result": {}}, {"state": "running"}),
+        (
+            {"status": "PROGRESS", "result": {"done": 1, "total": 2, "note": "half"}},
+            {"state": "running", "progress": Progress(1, 2, "half")},
+        ),
+        ({"status": "RETRY", "result": {}}, {"state": "pending"}),
+        ({"status": "SUCCESS", "result": [1]}, {"state": "finished", "result": [1]}),
+        ({"status": "REVOKED", "result": {}}, {"state": "cancelled"}),
+    ],
+)
+def test_a_view_of_what_celery_stores(stored, expected):
+    view = client.view_of("an-id", "f", stored, Flask("shop"))
+    assert view == TaskView(id="an-id", name="f", **expected)
+    assert view.is_over == (view.state in ("finished", "cancelled"))
+
+
+def test_a_view_of_a_failure():
+    expired = {"exc_type": "TaskRevokedError", "exc_message": ["expired"]}
+    failed = {"exc_module": "builtins", "exc_type": "KeyError", "exc_message": ["a"]}
+    for stored, kind in (
+        ({"status": "REVOKED", "result": expired}, TaskExpired),
+        ({"status": "FAILURE", "result": failed}, KeyError),
+    ):
+        view = client.view_of("an-id", "f", stored, Flask("shop"))
+        assert (view.state, type(view.error)) == ("finished", kind)
+    assert client.view_of("an-id", "f", {"status": "CUSTOM", "result": 1}, Flask("shop")) is None

@@ -46,14 +46,14 @@ class Stats(PoolStats, _Counts):
     tasks: dict[str, TaskStats]
 
 
-def added(stats: Stats, others: Stats) -> Stats:
-    """The sums of both.
+def added(stats: Stats, others: Stats, place: str) -> Stats:
+    """The sums of both; `others` are of the tasks in that place.
 
-    Of a name that both have the tasks stay apart: histograms cannot be added.
+    Of a name that both have the tasks stay apart: such figures cannot be added.
     """
     tasks = dict(stats["tasks"])
     for name, of_name in others["tasks"].items():
-        tasks[f"{name} (processes)" if name in tasks else name] = of_name
+        tasks[f"{name} ({place})" if name in tasks else name] = of_name
     sums = {
         key: value + cast("dict[str, int]", others)[key]
         for key, value in stats.items()

@@ -1,15 +1,14 @@
 """How far a task is, over HTTP: the blueprint behind `Delay.status_blueprint`."""
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from typing import Any
 
 from flask import Blueprint, Response
 from flask.blueprints import BlueprintSetupState
 
 from flask_delay import context
-from flask_delay._native import ForkedFutureError, Future
 from flask_delay.masking import masked
+from flask_delay.observe.view import TaskView
 
 # Seconds that a client should let pass before it asks again.
 _POLL = 1
@@ -30,23 +29,23 @@ def blueprint(
     name: str,
     url_prefix: str | None,
     *,
-    get: Callable[[str], Future[Any] | None],
+    view: Callable[[str], TaskView | None],
     is_gone: Callable[[str], bool],
     results: bool,
     errors: bool,
 ) -> Blueprint:
     """Make a blueprint that answers `GET /<id>`; see `Delay.status_blueprint`.
 
-    `get` finds a future by its id, and `is_gone` tells an id that was forgotten from one
-    that never was; both are asked during the request.
+    `view` tells what is known of the task with an id, and `is_gone` an id that was forgotten
+    from one that never was; both are asked during the request.
     """
 
     def task(id: object) -> Response:
         # The converter's UUID, or a text that may be anything.
         key = str(id)
-        future = get(key)
-        if future is not None and _is_ours(future):
-            return _tell(future, results=results, errors=errors)
+        found = view(key)
+        if found is not None:
+            return _tell(found, results=results, errors=errors)
         if is_gone(key):
             return _answer(410, {"state": "forgotten", "message": _GONE})
         return _answer(404, {"state": "unknown", "message": _UNKNOWN})
@@ -61,41 +60,23 @@ def blueprint(
     return made
 
 
-def _is_ours(future: Future[Any]) -> bool:
-    """Whether this process can know the outcome: its own task's, or one that is done."""
-    if future.done():
-        return True
-    try:
-        future.exception(0)
-    except ForkedFutureError:
-        return False
-    except (TimeoutError, CancelledError):
-        pass
-    return True
-
-
-def _tell(future: Future[Any], *, results: bool, errors: bool) -> Response:
-    # Asked first: a task that ends meanwhile is then told of as it was.
-    state, progress = future.state, future.progress
+def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
+    progress, error = view.progress, view.error
     found: dict[str, Any] = {
-        "id": future.id,
-        "state": state,
+        "id": view.id,
+        "state": view.state,
         "progress": progress and {**progress._asdict(), "note": _plain(progress.note)},
         "error": None,
     }
-    if state != "finished":
-        return _answer(200, found)
-    error = future.exception()
     if error is not None:
         message = masked(_text(error)) if errors else _FAILED
         found["error"] = {"class": _plain(type(error).__name__), "message": _plain(message)}
-    elif results:
-        result = future.result()
+    elif results and view.state == "finished":
         try:
-            return _answer(200, {**found, "result": result})
+            return _answer(200, {**found, "result": view.result})
         except Exception:
             # Whatever the app's encoder, or a method of the result, makes of it.
-            name = _plain(type(result).__name__)
+            name = _plain(type(view.result).__name__)
             found |= {"result": None, "result_error": f"the result is no JSON: {name}"}
     return _answer(200, found)
 

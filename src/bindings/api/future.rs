@@ -16,7 +16,6 @@ use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::check_callback;
 use crate::bindings::core::call;
 use crate::bindings::core::executor::ExecutorCell;
-use crate::bindings::core::id::Id;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
 use crate::bindings::core::task::FutureCell;
@@ -153,10 +152,9 @@ impl FutureCell {
         drop(waker);
     }
 
-    #[doc = doc!("Future._adopt")]
-    fn _adopt(&self, id: &str, attempts: u32) {
-        self.extra().lock().id = Some(Id::new(id));
-        policy::adopt(self, attempts);
+    #[doc = doc!("Future._is_foreign")]
+    fn _is_foreign(&self) -> bool {
+        self.is_foreign()
     }
 
     #[doc = doc!("Future._begin")]

@@ -83,11 +83,6 @@ pub(crate) fn with_new<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R)
     done
 }
 
-/// Says of a task that runs here for another process how often it has been begun in all.
-pub(crate) fn adopt(this: &FutureCell, attempts: u32) {
-    with_new(this, |rules| rules.attempts = attempts);
-}
-
 /// Gives a task that runs elsewhere, or comes from there, its rules: others see to the rest.
 pub(crate) fn runs_elsewhere(this: &FutureCell, attempts: u32) {
     with_new(this, |rules| {

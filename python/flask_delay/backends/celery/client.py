@@ -21,12 +21,13 @@ from flask import Flask
 from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
-from flask_delay._native import TaskExpired, _Elsewhere
+from flask_delay._native import Progress, TaskExpired, _Elsewhere
 from flask_delay.backends.base import BrokerUnavailable
 from flask_delay.backends.celery import connections, errors, messages
 from flask_delay.backends.celery.buffer import Buffer
 from flask_delay.backends.message import TaskMessage
 from flask_delay.logs import log as _log
+from flask_delay.observe.view import TaskView
 
 PROGRESS = "PROGRESS"
 """The state of a task that has said how far it is."""
@@ -253,7 +254,7 @@ class Client:
                 continue
             # Should its message be there after all.
             self.recall(id, terminate=False)
-            handle.fail(_expired(handle))
+            handle.fail(_expired(handle.future.name))
 
     def _is_over(self, channel: str, data: bytes) -> bool:
         """Tell a task's future what has become of it; whether that is its end."""
@@ -262,7 +263,9 @@ class Client:
             return True
         try:
             # Not `decode_result`, which makes exceptions of its own.
-            is_over = _tell(handle, self._results.decode(data), self._app)
+            meta = self._results.decode(data)
+            view = view_of(handle.future.id, handle.future.name, meta, self._app)
+            is_over = view is not None and _update(handle, view)
         except Exception as error:
             # Not JSON, or not as Celery writes it.
             handle.fail(error)
@@ -272,26 +275,52 @@ class Client:
         return is_over
 
 
-def _tell(handle: _Elsewhere, meta: Mapping[str, Any], app: Flask) -> bool:
-    state, result = meta["status"], meta["result"]
-    if state == states.STARTED:
+_STATES = {
+    states.STARTED: "running",
+    PROGRESS: "running",
+    states.RETRY: "pending",
+    states.SUCCESS: "finished",
+    states.FAILURE: "finished",
+    states.REVOKED: "cancelled",
+}
+# What is stored of a task that was revoked because its time was over.
+_EXPIRED = {"exc_type": "TaskRevokedError", "exc_message": ["expired"]}
+
+
+def view_of(id: str, name: str, meta: Mapping[str, Any], app: Flask) -> TaskView | None:
+    """What Celery has stored of a task; None for a state that says nothing of it."""
+    status, result = meta["status"], meta["result"]
+    state = _STATES.get(status)
+    if state is None:
+        return None
+    progress = error = value = None
+    if status == PROGRESS:
+        progress = Progress(result["done"], result["total"], result["note"])
+    elif status == states.SUCCESS:
+        value = result
+    elif status == states.FAILURE:
+        error = errors.unpacked(name, meta, app)
+    elif status == states.REVOKED and _EXPIRED.items() <= result.items():
+        state, error = "finished", _expired(name)
+    return TaskView(id=id, name=name, state=state, progress=progress, error=error, result=value)
+
+
+def _update(handle: _Elsewhere, view: TaskView) -> bool:
+    """Bring a task's future to where the view has the task; whether that is its end."""
+    if view.state == "running":
         handle.start()
-    elif state == PROGRESS:
-        handle.start()
-        handle.progress(result["done"], result["total"], result["note"])
-    elif state == states.RETRY:
+        if view.progress is not None:
+            handle.progress(*view.progress)
+    elif view.state == "pending":
         handle.again()
-    elif state == states.SUCCESS:
-        handle.finish(result)
-    elif state == states.FAILURE:
-        handle.fail(errors.unpacked(handle.future.name, meta, app))
-    elif state == states.REVOKED:
-        if result.get("exc_type") == "TaskRevokedError" and result["exc_message"] == ["expired"]:
-            handle.fail(_expired(handle))
-        else:
-            handle.abandon()
-    return state in states.READY_STATES
+    elif view.state == "cancelled":
+        handle.abandon()
+    elif view.error is not None:
+        handle.fail(view.error)
+    else:
+        handle.finish(view.result)
+    return view.is_over
 
 
-def _expired(handle: _Elsewhere) -> TaskExpired:
-    return TaskExpired(f"task {handle.future.name!r} was not started before it expired")
+def _expired(name: str) -> TaskExpired:
+    return TaskExpired(f"task {name!r} was not started before it expired")

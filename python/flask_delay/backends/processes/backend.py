@@ -50,8 +50,9 @@ from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.processes.child import Child
 from flask_delay.backends.processes.frames import Frame, Kind
+from flask_delay.backends.processes.pool import Pool
 from flask_delay.backends.processes.settings import Settings
-from flask_delay.backends.serializer.pickles import Parcels
+from flask_delay.backends.serializer.pickles import Serializer
 from flask_delay.backends.serializer.references import Names, main_module
 from flask_delay.config import Config
 from flask_delay.servers.cpython import before_threads_end
@@ -94,12 +95,12 @@ class Backend(base.Backend):
         self._app = own.app
         names = Names(main_module(own.app), is_worker=False)
         names.app = app
-        self._parcels = Parcels(names)
+        self._serializer = Serializer(names)
         self._app_name = app.name
         self._name = f"{name}-process"
         self._timeout = settings.shutdown_timeout
         self._closed = False
-        self._children = _Children()
+        self._pool = Pool()
         _backends.add(self)
 
     def submit(
@@ -127,7 +128,7 @@ class Backend(base.Backend):
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bytes:
         """A call for a child. Raises as `submit`."""
-        return self._parcels.pack_call(name, fn, args, kwargs)
+        return self._serializer.pack_call(name, fn, args, kwargs)
 
     def _step(self, fn: Callable[..., Any]) -> "_Call":
         """What is called for a function that is to follow one of the tasks."""
@@ -139,10 +140,10 @@ class Backend(base.Backend):
     def run(self, name: str, data: bytes) -> Any:
         """Have a call run in a child. Called by a worker, as its task."""
         future = current_task.future
-        children = self._mine()
+        pool = self._mine()
         child, answer = None, None
         try:
-            child = children.take(partial(Child, self._app, self._name, self._parcels))
+            child = pool.take(partial(Child, self._app, self._name, self._serializer))
             if child.await_app(future.done) and not current_task.cancelled:
                 future._begin()  # noqa: SLF001
                 message = TaskMessage(id=current_task.id, name=name, attempt=current_task.attempt)
@@ -162,21 +163,21 @@ class Backend(base.Backend):
             # An exception of `timeout` and `stop` comes by here too: then what runs in the
             # child is ended with it. One that loads the app still goes on for another task.
             if child is not None and child.is_free():
-                children.give_back()
+                pool.give_back()
                 if self._closed:
-                    children.end(wait=False)
+                    pool.end(wait=False)
             else:
-                children.kill()
-        return _conclude(self._parcels, name, answer)
+                pool.kill()
+        return _conclude(self._serializer, name, answer)
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """See `flask_delay.backends.base`. The children end when they have nothing left to do."""
         self._closed = True
         self.executor.shutdown(wait, cancel_futures=cancel_futures)
-        children = self._mine()
-        children.end(wait=wait)
+        pool = self._mine()
+        pool.end(wait=wait)
         if wait:
-            children.wait(None)
+            pool.wait(None)
 
     def diagnose(self) -> Iterator[base.Finding]:
         """Run a task in a worker process."""
@@ -200,108 +201,26 @@ class Backend(base.Backend):
     def end(self, began: float) -> None:
         """End all children, at the process's exit, which began then (monotonic)."""
         self._closed = True
-        children = self._mine()
-        children.end(wait=True)
-        children.strike()
-        children.wait(None if self._timeout is None else began + self._timeout)
+        pool = self._mine()
+        pool.end(wait=True)
+        pool.strike()
+        pool.wait(None if self._timeout is None else began + self._timeout)
 
     def forget_parent(self) -> None:
         """Leave the children alone in a process that was just forked."""
         self._mine()
 
-    def _mine(self) -> "_Children":
-        children = self._children
-        if children.generation == _generation():
-            return children
-        children.disown()
-        self._children = mine = _Children()
+    def _mine(self) -> "Pool":
+        pool = self._pool
+        if pool.generation == _generation():
+            return pool
+        pool.disown()
+        self._pool = mine = Pool()
         return mine
 
 
 def _name_of_app() -> str:
     return context.current().name
-
-
-class _Children:
-    """The children of one process. No lock: each access is one step.
-
-    An exception from outside may come between any two. Then a child may be dropped; it sees
-    that, by its connection, and ends.
-    """
-
-    def __init__(self) -> None:
-        self.generation = _generation()
-        self._idle: list[Child] = []
-        # By the thread that waits for its task.
-        self._busy: dict[int, Child] = {}
-        # They were asked to end.
-        self._ending: list[Child] = []
-
-    def __del__(self) -> None:
-        # The app was dropped, and nobody had it shut down.
-        while self._idle and self.generation == _generation():
-            self._idle.pop().kill()
-
-    def take(self, make: Callable[[], Child]) -> Child:
-        """One that has nothing to do, for this thread; a new one, if there is none."""
-        self._reap()
-        thread = threading.get_ident()
-        while self._idle:
-            try:
-                self._busy[thread] = child = self._idle.pop()
-            except IndexError:
-                break
-            if child.is_fit():
-                return child
-            self.kill()
-        self._busy[thread] = child = make()
-        return child
-
-    def give_back(self) -> None:
-        """This thread's child has nothing to do any more."""
-        self._idle.append(self._busy.pop(threading.get_ident()))
-
-    def kill(self) -> None:
-        """End this thread's child, if it has one."""
-        child = self._busy.pop(threading.get_ident(), None)
-        if child is not None:
-            child.kill()
-
-    def strike(self) -> None:
-        """End those that have a task still."""
-        for child in list(self._busy.values()):
-            child.strike()
-
-    def end(self, *, wait: bool) -> None:
-        """Have those end that have nothing to do; say whether `wait` is called for them."""
-        while self._idle:
-            try:
-                child = self._idle.pop()
-            except IndexError:
-                return
-            child.end()
-            self._ending.append(child)
-            if not wait:
-                child.reap_later()
-
-    def wait(self, deadline: float | None) -> None:
-        """Wait for those that were asked to end; see `Child.wait`."""
-        while self._ending:
-            try:
-                child = self._ending.pop()
-            except IndexError:
-                return
-            child.wait(deadline)
-
-    def disown(self) -> None:
-        """They are another process's."""
-        for child in [*self._idle, *self._busy.values(), *self._ending]:
-            child.disown()
-
-    def _reap(self) -> None:
-        for child in list(self._ending):
-            if child.is_over():
-                self._ending.remove(child)
 
 
 class _Call:
@@ -338,17 +257,17 @@ class _Call:
         return repr(self._fn)
 
 
-def _conclude(parcels: Parcels, name: str, answer: Frame | None) -> Any:
+def _conclude(serializer: Serializer, name: str, answer: Frame | None) -> Any:
     """Do here what the task has done there."""
     match answer:
         case Frame(Kind.RETURNED, _, _, data):
-            return parcels.unpack_result(name, data)
+            return serializer.unpack_result(name, data)
         case Frame(Kind.RAISED, _, text, data):
-            raise parcels.unpack_exception(text, data)
+            raise serializer.unpack_exception(text, data)
         case Frame(Kind.AGAIN, _, [after, None], _):
             current_task.retry(after)
         case Frame(Kind.AGAIN, _, [after, text], data):
-            _retry_after(parcels.unpack_exception(text, data), after)
+            _retry_after(serializer.unpack_exception(text, data), after)
     raise CancelledError("the task was told to stop")
 
 

@@ -22,7 +22,7 @@ from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import BadFrameError, Frame, Kind
-from flask_delay.backends.serializer.pickles import Parcels
+from flask_delay.backends.serializer.pickles import Serializer
 from flask_delay.logs import log as _log
 from flask_delay.servers import cpython, gevent
 
@@ -61,7 +61,7 @@ main(int(parent), int(lifeline), int(connection))
 class Child:
     """A worker process. For one thread at a time."""
 
-    def __init__(self, app: str, name: str, parcels: Parcels) -> None:
+    def __init__(self, app: str, name: str, serializer: Serializer) -> None:
         """Start it; `app` is what it loads, written as FLASK_APP."""
         # It may have come since the module was loaded.
         _refuse_gevent()
@@ -89,14 +89,14 @@ class Child:
         self._writable.register(self._descriptor, select.POLLOUT)
         self._received = frames.Reader()
         self._app = app
-        self._parcels = parcels
+        self._serializer = serializer
         # The number of the call that it has been given last.
         self._call = 0
         self._is_loading = True
         # Nothing of a task's is in there.
         self._is_free = True
         self._began = time.monotonic()
-        setup = {"app": app, "name": name, "main": parcels.names.main}
+        setup = {"app": app, "name": name, "main": serializer.names.main}
         # It fits, since nothing has been sent yet. Who waits for the app sees that it has died.
         with contextlib.suppress(EOFError, ConnectionError):
             self._send(Frame(Kind.SETUP, 0, setup), lambda: False)
@@ -131,7 +131,7 @@ class Child:
             if frame.call != 0 or frame.kind not in {Kind.READY, Kind.BROKEN}:
                 raise BadFrameError(f"{frame.kind.name} before it had loaded the app")
         if frame.kind is Kind.BROKEN:
-            exception = self._parcels.unpack_exception(frame.text, frame.data)
+            exception = self._serializer.unpack_exception(frame.text, frame.data)
             raise RuntimeError(
                 f"a worker process cannot load the app {self._app!r}: {exception}; what it loads"
                 f" is what the setting DELAY_APP, or that of this Delay's name, says"

@@ -36,7 +36,7 @@ from flask_delay.backends.execution import Attempt, make_executor
 from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import Frame, Kind
-from flask_delay.backends.serializer.pickles import Parcels
+from flask_delay.backends.serializer.pickles import Serializer
 from flask_delay.backends.serializer.references import Names
 from flask_delay.servers import role
 
@@ -44,7 +44,7 @@ from flask_delay.servers import role
 _INTERVAL = 0.05
 
 
-class _Inside:
+class _Worker:
     """The worker process."""
 
     def __init__(self, connection: int) -> None:
@@ -77,7 +77,7 @@ class _Inside:
             self._received.feed(received)
         return frame
 
-    def work(self, executor: Executor, parcels: Parcels) -> None:
+    def work(self, executor: Executor, serializer: Serializer) -> None:
         """Run what is asked for, until there is no more."""
         while True:
             with self._reading:
@@ -88,7 +88,7 @@ class _Inside:
             if frame.kind is Kind.RUN:
                 self._call = frame.call
                 self._is_busy.set()
-                self.send(self._run(executor, parcels, frame))
+                self.send(self._run(executor, serializer, frame))
 
     def watch(self) -> None:
         """Listen to the parent while a task runs, and tell it of progress."""
@@ -129,15 +129,15 @@ class _Inside:
             numbers = (progress.done, progress.total)
             self.send(Frame(Kind.PROGRESS, self._call, numbers, progress.note.encode()))
 
-    def _run(self, executor: Executor, parcels: Parcels, asked: Frame) -> Frame:
+    def _run(self, executor: Executor, serializer: Serializer, asked: Frame) -> Frame:
         message = TaskMessage.from_dict(asked.text)
         try:
-            fn, args, kwargs = parcels.unpack_call(asked.data)
+            fn, args, kwargs = serializer.unpack_call(asked.data)
         except BaseException as error:
             self._leave_fork(error)
-            return Frame(Kind.RAISED, self._call, *parcels.pack_exception(error))
+            return Frame(Kind.RAISED, self._call, *serializer.pack_exception(error))
         attempt = Attempt(message, partial(fn, *args, **kwargs), around=self._running_here())
-        outcome = _outcome(self._call, parcels, message.name, attempt.run(executor))
+        outcome = _outcome(self._call, serializer, message.name, attempt.run(executor))
         with self._reading:
             self._tell_progress()
             self._running = None
@@ -180,26 +180,26 @@ class _Inside:
             os._exit(code & 0xFF)
 
 
-def _outcome(call: int, parcels: Parcels, name: str, future: Future[Any]) -> Frame:
+def _outcome(call: int, serializer: Serializer, name: str, future: Future[Any]) -> Frame:
     try:
-        return Frame(Kind.RETURNED, call, None, parcels.pack_result(name, future.result()))
+        return Frame(Kind.RETURNED, call, None, serializer.pack_result(name, future.result()))
     except TaskRetry as asked:
         # The attempt is the parent's to make.
-        return _again(call, parcels, asked)
+        return _again(call, serializer, asked)
     except CancelledError as error:
         if future.cancelled():
             return Frame(Kind.CANCELLED, call)
         raised: BaseException = error
     except BaseException as error:
         raised = error
-    return Frame(Kind.RAISED, call, *parcels.pack_exception(raised))
+    return Frame(Kind.RAISED, call, *serializer.pack_exception(raised))
 
 
-def _again(call: int, parcels: Parcels, asked: TaskRetry) -> Frame:
+def _again(call: int, serializer: Serializer, asked: TaskRetry) -> Frame:
     after, cause = asked.args[0], asked.__context__
     if cause is None:
         return Frame(Kind.AGAIN, call, [after, None])
-    text, data = parcels.pack_exception(cause)
+    text, data = serializer.pack_exception(cause)
     return Frame(Kind.AGAIN, call, [after, text], data)
 
 
@@ -236,23 +236,23 @@ def main(parent: int, lifeline: int, connection: int) -> None:
         signal.signal(signum, _leave_to_parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     role.work_for("processes")
-    inside = _Inside(connection)
+    worker = _Worker(connection)
     try:
-        setup = inside.receive().text
+        setup = worker.receive().text
         name = setup["name"]
         names = Names(setup["main"], is_worker=True)
-        parcels = Parcels(names)
+        serializer = Serializer(names)
         try:
             # The pool does not keep it.
             names.app = app = _load(setup["app"])
             # The parent sends the signals.
             executor = make_executor(app, name, sends_started=False, shutdown_timeout=None)
         except BaseException as error:
-            inside.send(Frame(Kind.BROKEN, 0, *parcels.pack_exception(error)))
+            worker.send(Frame(Kind.BROKEN, 0, *serializer.pack_exception(error)))
             return
-        threading.Thread(target=inside.watch, name=f"{name}-parent", daemon=True).start()
-        inside.send(Frame(Kind.READY, 0))
-        inside.work(executor, parcels)
+        threading.Thread(target=worker.watch, name=f"{name}-parent", daemon=True).start()
+        worker.send(Frame(Kind.READY, 0))
+        worker.work(executor, serializer)
     except (EOFError, OSError):
         _vanish()
 

@@ -38,7 +38,7 @@ class RemoteTraceback(Exception):  # noqa: N818 (never raised, only shown)
         return f"in the worker process:\n{self.text}"
 
 
-class Parcels:
+class Serializer:
     """Packs and unpacks in one of the two processes.
 
     By name goes what the other process can import, and what each has of its own: see
