@@ -25,7 +25,6 @@ with one process each (`make bench CASES=processes` shows what can be measured o
 
 import atexit
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
