@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::{Schedule, Timer};
+use flask_delay_engine::{Timer, TimerHeap};
 
 const LONG: Duration = Duration::from_secs(30);
 const STACK: usize = 256 * 1024;
@@ -18,7 +18,7 @@ fn seconds(number: u64) -> Duration {
 #[test]
 fn what_is_due_comes_in_order() {
     let now = Instant::now();
-    let mut schedule = Schedule::new();
+    let mut schedule = TimerHeap::new();
     for (at, entry) in [(3, "d"), (1, "b"), (2, "c"), (1, "b2"), (0, "a")] {
         schedule.add(now + seconds(at), entry);
     }
@@ -37,7 +37,7 @@ fn what_is_due_comes_in_order() {
 #[test]
 fn what_is_taken_out_is_never_due() {
     let now = Instant::now();
-    let mut schedule = Schedule::default();
+    let mut schedule = TimerHeap::default();
     let (first, second) = (schedule.add(now, 1), schedule.add(now, 2));
     assert_eq!(schedule.remove(first), Some(1));
     assert_eq!(schedule.remove(first), None);
@@ -48,7 +48,7 @@ fn what_is_taken_out_is_never_due() {
 #[test]
 fn a_schedule_may_be_emptied() {
     let now = Instant::now();
-    let mut schedule = Schedule::new();
+    let mut schedule = TimerHeap::new();
     schedule.add(now + seconds(2), 2);
     let ticket = schedule.add(now + seconds(1), 1);
     assert_eq!(schedule.drain(), [1, 2]);
@@ -171,8 +171,11 @@ fn the_thread_is_named() {
 fn a_thread_that_panics_is_replaced() {
     let (fired, fires) = mpsc::channel();
     let timer = Timer::new("timer".to_owned(), STACK, move |entries: Vec<u32>| {
-        fired.send(entries[0]).unwrap();
-        if entries[0].is_multiple_of(2) {
+        // A busy machine may hand out several at once.
+        for entry in &entries {
+            fired.send(*entry).unwrap();
+        }
+        if entries.iter().any(|entry| entry.is_multiple_of(2)) {
             std::panic::resume_unwind(Box::new("a test's panic"));
         }
     });
