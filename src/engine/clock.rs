@@ -1,14 +1,14 @@
-//! The ticks of a rhythm, for a clock that cannot be trusted.
+//! The ticks of a recurrence, for a clock that cannot be trusted.
 
 use std::time::{Duration, SystemTime};
 
-use crate::recurrence::Rhythm;
+use crate::recurrence::Recurrence;
 
-/// The ticks of a rhythm, one after another, for a clock that may be late, stand still for a
+/// The ticks of a recurrence, one after another, for a clock that may be late, stand still for a
 /// while, or be set.
 #[derive(Clone, Debug)]
 pub struct Ticks {
-    rhythm: Rhythm,
+    recurrence: Recurrence,
     /// The next tick.
     due: Option<SystemTime>,
     /// The last tick that was taken.
@@ -27,10 +27,10 @@ const REMEMBERED: Duration = Duration::from_hours(3);
 impl Ticks {
     /// Those after `now`.
     #[must_use]
-    pub fn new(rhythm: Rhythm, now: SystemTime) -> Self {
-        let due = rhythm.after(now);
+    pub fn new(recurrence: Recurrence, now: SystemTime) -> Self {
+        let due = recurrence.after(now);
         Self {
-            rhythm,
+            recurrence,
             due,
             last: None,
             seen: now,
@@ -48,13 +48,13 @@ impl Ticks {
         let set_back = self.seen.duration_since(now).is_ok_and(|by| by >= SET_BACK);
         self.seen = now;
         if set_back {
-            self.due = self.rhythm.after(self.not_before(now));
+            self.due = self.recurrence.after(self.not_before(now));
         }
         if self.due? > now {
             return None;
         }
-        let tick = self.rhythm.until(now).or(self.due);
-        self.due = self.rhythm.after(now);
+        let tick = self.recurrence.until(now).or(self.due);
+        self.due = self.recurrence.after(now);
         self.last = tick;
         tick
     }
@@ -62,7 +62,7 @@ impl Ticks {
     /// From when on there are ticks, by a clock that was set back to `now`.
     fn not_before(&self, now: SystemTime) -> SystemTime {
         match self.last {
-            Some(last) if last > now && counts(&self.rhythm, last, now) => last,
+            Some(last) if last > now && counts(&self.recurrence, last, now) => last,
             _ => now,
         }
     }
@@ -70,15 +70,20 @@ impl Ticks {
 
 /// Whether `tick` has been taken, if the last that was is `last`, by whomever.
 #[must_use]
-pub fn has_come(rhythm: &Rhythm, tick: SystemTime, last: SystemTime, now: SystemTime) -> bool {
-    tick <= last && counts(rhythm, last, now)
+pub fn has_come(
+    recurrence: &Recurrence,
+    tick: SystemTime,
+    last: SystemTime,
+    now: SystemTime,
+) -> bool {
+    tick <= last && counts(recurrence, last, now)
 }
 
 /// Whether a tick at `last` still says that those up to it have come, now that it is `now`.
-fn counts(rhythm: &Rhythm, last: SystemTime, now: SystemTime) -> bool {
+fn counts(recurrence: &Recurrence, last: SystemTime, now: SystemTime) -> bool {
     match last.duration_since(now) {
         // The clock was set back.
-        Ok(by) if by >= SET_BACK => rhythm.is_fixed() && by < REMEMBERED,
+        Ok(by) if by >= SET_BACK => recurrence.is_fixed() && by < REMEMBERED,
         _ => true,
     }
 }

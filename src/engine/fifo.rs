@@ -5,13 +5,13 @@
 //! [`crate::pool`], where the interpreter lock can be let go first.
 
 #[cfg(not(loom))]
-pub(crate) struct Channel<J> {
+pub(crate) struct Fifo<J> {
     sender: crossbeam_channel::Sender<J>,
     receiver: crossbeam_channel::Receiver<J>,
 }
 
 #[cfg(not(loom))]
-impl<J> Channel<J> {
+impl<J> Fifo<J> {
     pub(crate) fn new() -> Self {
         let (sender, receiver) = crossbeam_channel::unbounded();
         Self { sender, receiver }
@@ -39,13 +39,13 @@ impl<J> Channel<J> {
 /// What the models use. Whether it is empty is told by a Relaxed counter, which promises
 /// less than the channel does: what the pool needs must come from its own fences.
 #[cfg(loom)]
-pub(crate) struct Channel<J> {
+pub(crate) struct Fifo<J> {
     jobs: crate::sync::Mutex<std::collections::VecDeque<J>>,
     length: crate::sync::AtomicUsize,
 }
 
 #[cfg(loom)]
-impl<J> Channel<J> {
+impl<J> Fifo<J> {
     pub(crate) fn new() -> Self {
         Self {
             jobs: crate::sync::Mutex::new(std::collections::VecDeque::new()),

@@ -28,13 +28,13 @@ pub use limiter::{Lane, Rate, Terms};
 pub use per_process::{LazyPerProcess, PerProcess, begin_generation, generation};
 pub use pool::{Config, Hold, Pool, Stats, SubmitError, Summoned};
 pub use priority::{Level, Rank};
-pub use recurrence::{Rhythm, RhythmError};
+pub use recurrence::{Recurrence, RecurrenceError};
 pub use semaphore::Bound;
 pub use sync::{Mutex, spin};
 pub use task_state::{Advance, Phase, State};
 pub use timer::Timer;
-pub use timer_heap::{Schedule, Ticket};
-pub use wait_graph::{Entered, Key, Link, Obstacle, Target, Wait, Waits};
+pub use timer_heap::{Ticket, TimerHeap};
+pub use wait_graph::{Entered, Key, Link, Obstacle, Target, Wait, WaitGraph};
 pub use worker::{Handle, Stuck, Waiting, Worker};
 
 /// What the models in `tests` need and nobody else.
@@ -79,7 +79,7 @@ pub mod model {
         }
     }
 
-    /// One thread's bed.
+    /// One thread's parker.
     pub struct Parker(crate::park::Parker);
 
     impl Parker {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::sync::{AtomicBool, Ordering, Thread, current, park};
 
-/// One worker's bed. Only its own thread parks; any thread may unpark it.
+/// One worker's place to sleep. Only its own thread parks; any thread may unpark it.
 pub(crate) struct Parker {
     called: AtomicBool,
     thread: Thread,

@@ -19,13 +19,13 @@ use crate::worker::Worker;
 /// A worker has been called and has not yet looked at the queue; no second one is called.
 pub(crate) const SEARCHING: u32 = 1;
 /// Fewer workers are active than allowed: a new job may call or start one.
-pub(crate) const ROOM: u32 = 1 << 1;
+pub(crate) const HAS_CAPACITY: u32 = 1 << 1;
 /// More workers are active than allowed: the next one to ask for a job sleeps instead.
-pub(crate) const SURPLUS: u32 = 1 << 2;
+pub(crate) const OVER_CAPACITY: u32 = 1 << 2;
 /// No job is taken any more; workers leave once the queue is empty.
 pub(crate) const CLOSED: u32 = 1 << 3;
 /// There is a thread: a submit need not start one before it queues its job.
-pub(crate) const STAFFED: u32 = 1 << 4;
+pub(crate) const HAS_THREAD: u32 = 1 << 4;
 
 /// How a pool is made.
 #[derive(Clone, Debug)]
@@ -37,9 +37,9 @@ pub struct Config {
     pub max_workers: usize,
     /// A worker that found nothing to do for this long leaves; the last one stays.
     pub idle_timeout: Duration,
-    /// A worker looks on for this long before it goes to bed, if its last job came within
+    /// A worker spins for this long before it parks, if its last job came within
     /// that time. Zero: never.
-    pub look_on: Duration,
+    pub spin: Duration,
     /// Bytes of stack for each thread.
     pub stack_size: usize,
 }
@@ -139,7 +139,7 @@ pub(crate) struct Shared<J: Send + 'static> {
     pub(crate) queue: Queue<J>,
     /// The roster in five bits, so that a submit needs no lock. Written under the
     /// roster's lock, but for `SEARCHING`.
-    pub(crate) signs: AtomicU32,
+    pub(crate) flags: AtomicU32,
     pub(crate) roster: Mutex<Roster>,
     /// Held while the first thread starts, so that whoever needs one learns the outcome.
     /// Taken before the roster's lock.
@@ -152,28 +152,28 @@ pub(crate) struct Shared<J: Send + 'static> {
 }
 
 impl<J: Send + 'static> Shared<J> {
-    /// Brings the signs up to date with the roster; called under its lock.
+    /// Brings the flags up to date with the roster; called under its lock.
     pub(crate) fn publish(&self, roster: &Roster) {
         let limit = self.config.max_workers;
         let (set, clear) = match roster.active.cmp(&limit) {
-            Less => (ROOM, SURPLUS),
-            Equal => (0, ROOM | SURPLUS),
-            Greater => (SURPLUS, ROOM),
+            Less => (HAS_CAPACITY, OVER_CAPACITY),
+            Equal => (0, HAS_CAPACITY | OVER_CAPACITY),
+            Greater => (OVER_CAPACITY, HAS_CAPACITY),
         };
-        // `STAFFED` is set only where a thread is known to have started.
+        // `HAS_THREAD` is set only where a thread is known to have started.
         let clear = if roster.threads == 0 {
-            clear | STAFFED
+            clear | HAS_THREAD
         } else {
             clear
         };
         // Relaxed: the lock orders the writers, and a reader that must not miss a
         // change has a SeqCst fence between its own write and its read.
-        let old = self.signs.load(Ordering::Relaxed);
+        let old = self.flags.load(Ordering::Relaxed);
         if set & !old != 0 {
-            self.signs.fetch_or(set, Ordering::Relaxed);
+            self.flags.fetch_or(set, Ordering::Relaxed);
         }
         if clear & old != 0 {
-            self.signs.fetch_and(!clear, Ordering::Relaxed);
+            self.flags.fetch_and(!clear, Ordering::Relaxed);
         }
     }
 
@@ -181,15 +181,15 @@ impl<J: Send + 'static> Shared<J> {
     /// way already or all that are allowed are active.
     ///
     /// If a thread cannot be started, those there are go on.
-    pub(crate) fn summon(self: &Arc<Self>) -> Summoned {
+    pub(crate) fn wake_one(self: &Arc<Self>) -> Summoned {
         // Relaxed: an RMW sees the latest value; what it guards is under the lock.
-        if self.signs.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
+        if self.flags.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
             return Summoned::nobody();
         }
         let mut roster = self.roster.lock();
         if roster.active >= self.config.max_workers || roster.ended {
             // Every active worker looks at the queue, under this lock, before it sleeps.
-            self.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+            self.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
             return Summoned::nobody();
         }
         // The caller, not the called, moves the worker to the active ones: otherwise
@@ -213,11 +213,11 @@ impl<J: Send + 'static> Shared<J> {
     /// started.
     pub(crate) fn look_after(self: &Arc<Self>) -> Summoned {
         // Relaxed: who has just missed something looks again.
-        let signs = self.signs.load(Ordering::Relaxed);
-        if signs & (SEARCHING | ROOM) != ROOM || self.queue.is_empty() {
+        let flags = self.flags.load(Ordering::Relaxed);
+        if flags & (SEARCHING | HAS_CAPACITY) != HAS_CAPACITY || self.queue.is_empty() {
             return Summoned::nobody();
         }
-        self.summon()
+        self.wake_one()
     }
 
     /// No thread is there: starts one before the job is queued, so that a failure has
@@ -227,12 +227,12 @@ impl<J: Send + 'static> Shared<J> {
         let alone = self.starting.lock();
         let mut roster = self.roster.lock();
         // In a closed pool, `Pool::submit` finds out what became of its job.
-        let closed = self.signs.load(Ordering::Relaxed) & CLOSED != 0;
+        let closed = self.flags.load(Ordering::Relaxed) & CLOSED != 0;
         let mut first = None;
         if roster.threads == 0 && !closed {
             roster.active += 1;
             let number = roster.enlist();
-            self.signs.fetch_or(SEARCHING, Ordering::Relaxed);
+            self.flags.fetch_or(SEARCHING, Ordering::Relaxed);
             self.publish(&roster);
             drop(roster);
             first = Some((number, self.spawn(number)));
@@ -240,7 +240,7 @@ impl<J: Send + 'static> Shared<J> {
         }
         let staffed = roster.threads > 0;
         if staffed {
-            self.signs.fetch_or(STAFFED, Ordering::Relaxed);
+            self.flags.fetch_or(HAS_THREAD, Ordering::Relaxed);
         }
         drop(roster);
         drop(alone);
@@ -279,7 +279,7 @@ impl<J: Send + 'static> Shared<J> {
         let sleeper = roster.idle.pop();
         if sleeper.is_none() {
             roster.active -= 1;
-            self.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+            self.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
         }
         self.publish(&roster);
         drop(roster);
@@ -364,7 +364,7 @@ impl<J: Send + 'static> Pool<J> {
             shared: Arc::new(Shared {
                 config,
                 queue: Queue::new(birth),
-                signs: AtomicU32::new(ROOM),
+                flags: AtomicU32::new(HAS_CAPACITY),
                 roster: Mutex::new(Roster {
                     idle: Vec::new(),
                     active: 0,
@@ -414,11 +414,11 @@ impl<J: Send + 'static> Pool<J> {
     fn submit_by(&self, job: J, push: impl FnOnce(&Queue<J>, J)) -> Result<(), SubmitError<J>> {
         let shared = &self.shared;
         // Acquire: whoever sees the pool closed sees what happened before.
-        let signs = shared.signs.load(Ordering::Acquire);
-        if signs & CLOSED != 0 {
+        let flags = shared.flags.load(Ordering::Acquire);
+        if flags & CLOSED != 0 {
             return Err(SubmitError::Closed(job));
         }
-        if signs & STAFFED == 0
+        if flags & HAS_THREAD == 0
             && let Err(error) = shared.start()
         {
             return Err(SubmitError::Spawn(job, error));
@@ -448,17 +448,17 @@ impl<J: Send + 'static> Pool<J> {
     fn enqueue(&self, job: J, push: impl FnOnce(&Queue<J>, J)) -> Result<(), SubmitError<J>> {
         let shared = &self.shared;
         push(&shared.queue, job);
-        // Pairs with the fences of those who clear SEARCHING, set ROOM or end the pool:
-        // either this thread sees the new sign, or they see the job.
+        // Pairs with the fences of those who clear SEARCHING, set HAS_CAPACITY or end the pool:
+        // either this thread sees the new flag, or they see the job.
         fence(Ordering::SeqCst);
-        let signs = shared.signs.load(Ordering::Relaxed);
-        if signs & CLOSED != 0
+        let flags = shared.flags.load(Ordering::Relaxed);
+        if flags & CLOSED != 0
             && let Some(job) = shared.take_back()
         {
             return Err(SubmitError::Closed(job));
         }
-        if signs & (SEARCHING | ROOM) == ROOM {
-            shared.summon().log();
+        if flags & (SEARCHING | HAS_CAPACITY) == HAS_CAPACITY {
+            shared.wake_one().log();
         }
         Ok(())
     }

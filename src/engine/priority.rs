@@ -13,17 +13,17 @@ pub type Level = i32;
 /// Of equal rank, who came first.
 type Place = (Rank, u64);
 
-/// Ranked jobs, and at most one plain job, taken out of the channel to see its birth.
-pub(crate) struct Line<J> {
+/// Ranked jobs, and at most one plain job, taken out of the FIFO to see its birth.
+pub(crate) struct PriorityQueue<J> {
     ranked: BTreeMap<Place, (Level, J)>,
-    /// The same by level, for [`Line::lowest`].
+    /// The same by level, for [`PriorityQueue::lowest`].
     levels: BTreeSet<(Level, Place)>,
     head: Option<(Rank, J)>,
     /// Ranked jobs that ever came.
     arrived: u64,
 }
 
-impl<J> Line<J> {
+impl<J> PriorityQueue<J> {
     pub(crate) const fn new() -> Self {
         Self {
             ranked: BTreeMap::new(),

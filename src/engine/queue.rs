@@ -1,22 +1,22 @@
-//! The queue of jobs: plain ones in a channel, ranked ones in a line, behind a lock.
+//! The queue of jobs: plain ones in a FIFO, ranked ones in a priority queue, behind a lock.
 //!
-//! Who queues and takes plain jobs meets neither that line nor its lock while it is empty.
+//! Plain jobs meet neither that priority queue nor its lock while it is empty.
 //! `README.md` beside this file says what those who look without the lock may rely on.
 
-use crate::fifo::Channel;
-use crate::priority::{Level, Line, Rank};
+use crate::fifo::Fifo;
+use crate::priority::{Level, PriorityQueue, Rank};
 use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
 
 /// No ranked job ever came.
 const UNUSED: usize = 0;
-/// One job in the line; the bit below says that it is not [`UNUSED`].
+/// One job in the priority queue; the bit below says that it is not [`UNUSED`].
 const ONE: usize = 2;
 
 pub(crate) struct Queue<J> {
-    plain: Channel<J>,
+    plain: Fifo<J>,
     /// A leaf: under it nothing is called but `birth`.
-    line: Mutex<Line<J>>,
-    /// What the line holds; written under its lock.
+    priority: Mutex<PriorityQueue<J>>,
+    /// What the priority queue holds; written under its lock.
     ranked: AtomicUsize,
     birth: fn(&J) -> Rank,
 }
@@ -24,8 +24,8 @@ pub(crate) struct Queue<J> {
 impl<J> Queue<J> {
     pub(crate) fn new(birth: fn(&J) -> Rank) -> Self {
         Self {
-            plain: Channel::new(),
-            line: Mutex::new(Line::new()),
+            plain: Fifo::new(),
+            priority: Mutex::new(PriorityQueue::new()),
             ranked: AtomicUsize::new(UNUSED),
             birth,
         }
@@ -36,9 +36,9 @@ impl<J> Queue<J> {
     }
 
     pub(crate) fn push_ranked(&self, job: J, level: Level, rank: Rank) {
-        let mut line = self.line.lock();
-        line.add(job, level, rank);
-        self.publish(&line);
+        let mut priority = self.priority.lock();
+        priority.add(job, level, rank);
+        self.publish(&priority);
     }
 
     /// Takes out the job that is next; `None` only if the queue was empty at some moment.
@@ -50,31 +50,31 @@ impl<J> Queue<J> {
                 return job;
             }
         }
-        self.pop_from_line()
+        self.pop_from_priority()
     }
 
     #[cold]
-    fn pop_from_line(&self) -> Option<J> {
-        // Plain jobs may have been moved into the line since: whether that was ever used is
-        // seen here then, see `take`. What is there now is seen under the lock only.
+    fn pop_from_priority(&self) -> Option<J> {
+        // Plain jobs may have been moved into the priority queue since: whether that was ever used
+        // is seen here then, see `take`. What is there now is seen under the lock only.
         fence(Ordering::Acquire);
         if self.ranked.load(Ordering::Relaxed) == UNUSED {
             return None;
         }
-        self.take(Line::first)
+        self.take(PriorityQueue::first)
     }
 
     /// Takes out the oldest job of the lowest level.
     pub(crate) fn pop_lowest(&self) -> Option<J> {
-        self.take(Line::lowest)
+        self.take(PriorityQueue::lowest)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         if !self.plain.is_empty() {
             return false;
         }
-        // In this order, as in `pop`: a job is moved from the channel into the line and never
-        // back, and who sees that it left the one sees that it is in the other.
+        // In this order, as in `pop`: a job is moved from the FIFO into the priority queue and
+        // never back, and who sees that it left the one sees that it is in the other.
         fence(Ordering::Acquire);
         self.ranked.load(Ordering::Relaxed) < ONE
     }
@@ -84,28 +84,28 @@ impl<J> Queue<J> {
         self.plain.len() + self.ranked.load(Ordering::Relaxed) / ONE
     }
 
-    fn take(&self, which: fn(&mut Line<J>) -> Option<J>) -> Option<J> {
-        let mut line = self.line.lock();
-        if !line.has_head() {
-            // Pairs with the fences in `pop` and `is_empty`: who sees that the channel has
-            // lost this job sees a line in use, and not empty until the job is taken.
+    fn take(&self, which: fn(&mut PriorityQueue<J>) -> Option<J>) -> Option<J> {
+        let mut priority = self.priority.lock();
+        if !priority.has_head() {
+            // Pairs with the fences in `pop` and `is_empty`: who sees that the FIFO has
+            // lost this job sees a priority queue in use, and not empty until the job is taken.
             fence(Ordering::Release);
             if let Some(job) = self.plain.pop() {
                 let birth = (self.birth)(&job);
-                line.set_head(job, birth);
+                priority.set_head(job, birth);
             }
         }
-        let job = which(&mut line);
-        self.publish(&line);
+        let job = which(&mut priority);
+        self.publish(&priority);
         job
     }
 
     /// Called under the lock, and once for all that was done under it: a plain job that is
     /// moved while ranked ones are there must not be missed in between.
-    fn publish(&self, line: &Line<J>) {
-        let used = usize::from(line.is_used());
+    fn publish(&self, priority: &PriorityQueue<J>) {
+        let used = usize::from(priority.is_used());
         // Relaxed: the lock orders the writers, and for the readers see `Pool::submit`.
         self.ranked
-            .store(line.len() * ONE + used, Ordering::Relaxed);
+            .store(priority.len() * ONE + used, Ordering::Relaxed);
     }
 }

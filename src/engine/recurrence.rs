@@ -9,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::crontab::Crontab;
 
-/// When something comes again and again. Everybody who has the same rhythm has the same ticks,
+/// When something comes again and again. Everybody who has the same recurrence has the same ticks,
 /// whenever he asks first.
 #[derive(Clone, Debug)]
-pub struct Rhythm(Kind);
+pub struct Recurrence(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
@@ -21,7 +21,7 @@ enum Kind {
     Cron(Box<(Crontab, TimeZone)>),
 }
 
-impl Rhythm {
+impl Recurrence {
     /// A tick in every `period`, counted from 1970 (UTC): with a minute, at the full minutes.
     /// `None` if the period is zero.
     #[must_use]
@@ -39,9 +39,9 @@ impl Rhythm {
     /// # Errors
     ///
     /// What is wrong with the line or the name.
-    pub fn cron(line: &str, zone: &str) -> Result<Self, RhythmError> {
-        let cron = Crontab::parse(line).map_err(RhythmError::Line)?;
-        let zone = TimeZone::get(zone).map_err(|error| RhythmError::Zone(error.to_string()))?;
+    pub fn cron(line: &str, zone: &str) -> Result<Self, RecurrenceError> {
+        let cron = Crontab::parse(line).map_err(RecurrenceError::Line)?;
+        let zone = TimeZone::get(zone).map_err(|error| RecurrenceError::Zone(error.to_string()))?;
         Ok(Self(Kind::Cron(Box::new((cron, zone)))))
     }
 
@@ -83,9 +83,9 @@ impl Rhythm {
     }
 }
 
-/// Why there is no such rhythm.
+/// Why there is no such recurrence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RhythmError {
+pub enum RecurrenceError {
     /// The line of a crontab is wrong: what about it, to come after "but".
     Line(String),
     /// There is no such time zone.

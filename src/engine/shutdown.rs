@@ -13,12 +13,12 @@ impl<J: Send + 'static> Pool<J> {
         let shared = &self.shared;
         let mut roster = shared.roster.lock();
         // Release pairs with the Acquire in `submit`.
-        if shared.signs.fetch_or(CLOSED, Ordering::Release) & CLOSED != 0 {
+        if shared.flags.fetch_or(CLOSED, Ordering::Release) & CLOSED != 0 {
             return;
         }
         let sleepers = std::mem::take(&mut roster.idle);
-        // Called as by `summon`: the caller counts them as active. Those above the limit
-        // leave at once, see `Worker::step_down`.
+        // Called as by `wake_one`: the caller counts them as active. Those above the limit
+        // leave at once, see `Worker::retire_surplus`.
         roster.active += sleepers.len();
         shared.publish(&roster);
         drop(roster);
@@ -31,7 +31,7 @@ impl<J: Send + 'static> Pool<J> {
     /// Whether [`Pool::close`] was called.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.shared.signs.load(Ordering::Acquire) & CLOSED != 0
+        self.shared.flags.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// Waits until no job is queued or running; `false` when `deadline` came first.
@@ -57,7 +57,7 @@ impl<J: Send + 'static> Pool<J> {
             if roster.threads > roster.stuck || roster.leaving > 0 || roster.held > 0 {
                 return false;
             }
-            let closed = shared.signs.load(Ordering::Relaxed) & CLOSED != 0;
+            let closed = shared.flags.load(Ordering::Relaxed) & CLOSED != 0;
             // Pairs with the fence in `Pool::submit`: a job pushed by someone who does
             // not see CLOSED afterwards is visible here.
             fence(Ordering::SeqCst);

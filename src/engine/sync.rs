@@ -161,7 +161,7 @@ mod imp {
     /// lock. What it does is written and read without a step of loom's between that and
     /// the sleep or the token, so loom need not know of it.
     pub(crate) struct Thread {
-        bed: loom::thread::Thread,
+        parker: loom::thread::Thread,
         alarm: loom::sync::Notify,
         does: std::sync::atomic::AtomicU32,
     }
@@ -173,7 +173,7 @@ mod imp {
     impl Thread {
         pub(crate) fn unpark(&self) {
             match self.does.load(Ordering::Relaxed) {
-                SLEEPS => self.bed.unpark(),
+                SLEEPS => self.parker.unpark(),
                 NAPS => self.alarm.notify(),
                 _ => {}
             }
@@ -182,7 +182,7 @@ mod imp {
 
     pub(crate) fn current() -> Thread {
         Thread {
-            bed: loom::thread::current(),
+            parker: loom::thread::current(),
             alarm: loom::sync::Notify::new(),
             does: std::sync::atomic::AtomicU32::new(WAKES),
         }

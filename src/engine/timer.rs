@@ -1,4 +1,4 @@
-//! A thread that keeps to a schedule.
+//! A heap of entries, and a thread that hands them out when they are due.
 
 use std::io;
 use std::time::Instant;
@@ -6,9 +6,9 @@ use std::time::Instant;
 use log::{debug, warn};
 
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, spawn, wait};
-use crate::timer_heap::{Schedule, Ticket};
+use crate::timer_heap::{Ticket, TimerHeap};
 
-/// A schedule and one thread that hands out what is due. The thread starts at the first
+/// A heap and one thread that hands out what is due. The thread starts at the first
 /// [`Timer::add`] and sleeps while nothing is due.
 ///
 /// Dropping the timer stops it, and drops the entries it has.
@@ -28,7 +28,7 @@ struct Shared<E> {
 }
 
 struct Desk<E> {
-    schedule: Schedule<E>,
+    heap: TimerHeap<E>,
     sleep: Sleep,
     /// There is a thread, or it has not ended yet.
     staffed: bool,
@@ -75,7 +75,7 @@ impl<E: Send + 'static> Timer<E> {
                 stack_size,
                 fire: Box::new(fire),
                 desk: Mutex::new(Desk {
-                    schedule: Schedule::new(),
+                    heap: TimerHeap::new(),
                     sleep: Sleep::Awake,
                     staffed: false,
                     stopped: false,
@@ -122,7 +122,7 @@ impl<E: Send + 'static> Timer<E> {
         if starts && let Err(error) = shared.start(&mut desk) {
             return Err((entry, error));
         }
-        let ticket = desk.schedule.add(at, entry);
+        let ticket = desk.heap.add(at, entry);
         let call = desk.oversleeps(at);
         drop(desk);
         if call {
@@ -138,7 +138,7 @@ impl<E: Send + 'static> Timer<E> {
     #[must_use]
     pub fn cancel(&self, ticket: Ticket) -> Option<E> {
         // The thread sleeps on: to wake in vain once costs less than to be called each time.
-        self.shared.desk.lock().schedule.remove(ticket)
+        self.shared.desk.lock().heap.remove(ticket)
     }
 
     /// Gives back what was not handed out, takes nothing more, and has the thread leave once
@@ -147,7 +147,7 @@ impl<E: Send + 'static> Timer<E> {
     pub fn stop(&self) -> Vec<E> {
         let mut desk = self.shared.desk.lock();
         desk.stopped = true;
-        let entries = desk.schedule.drain();
+        let entries = desk.heap.drain();
         drop(desk);
         self.shared.alarm.notify_one();
         entries
@@ -210,7 +210,7 @@ impl<E: Send + 'static> Keeper<E> {
     fn due(&self) -> Option<Vec<E>> {
         let mut desk = self.0.desk.lock();
         while !desk.stopped {
-            let due = desk.schedule.due(Instant::now());
+            let due = desk.heap.due(Instant::now());
             if !due.is_empty() {
                 return Some(due);
             }
@@ -220,7 +220,7 @@ impl<E: Send + 'static> Keeper<E> {
     }
 
     fn sleep<'a>(&'a self, mut desk: MutexGuard<'a, Desk<E>>) -> MutexGuard<'a, Desk<E>> {
-        let next = desk.schedule.next();
+        let next = desk.heap.next();
         desk.sleep = next.map_or(Sleep::Sound, Sleep::Until);
         let mut desk = wait(&self.0.alarm, desk, next);
         desk.sleep = Sleep::Awake;
@@ -235,7 +235,7 @@ impl<E: Send + 'static> Drop for Keeper<E> {
         desk.staffed = false;
         // It may end in the middle of things: the rest falls to another thread, or waits for
         // the next `add`.
-        let replaced = if desk.schedule.is_empty() {
+        let replaced = if desk.heap.is_empty() {
             Ok(())
         } else {
             shared.start(&mut desk)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Names an entry of the schedule that gave it.
+/// Names an entry of the heap that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
     at: Instant,
@@ -20,13 +20,13 @@ impl Ticket {
 
 /// Entries by the time they are due; of those due at the same time, in order of arrival.
 #[derive(Debug)]
-pub struct Schedule<E> {
+pub struct TimerHeap<E> {
     entries: BTreeMap<Ticket, E>,
     /// Entries ever added.
     added: u64,
 }
 
-impl<E> Schedule<E> {
+impl<E> TimerHeap<E> {
     /// Without entries.
     #[must_use]
     pub const fn new() -> Self {
@@ -85,7 +85,7 @@ impl<E> Schedule<E> {
     }
 }
 
-impl<E> Default for Schedule<E> {
+impl<E> Default for TimerHeap<E> {
     fn default() -> Self {
         Self::new()
     }

@@ -59,7 +59,7 @@ pub struct Link<T> {
 }
 
 /// The waits of one process.
-pub struct Waits<T, H> {
+pub struct WaitGraph<T, H> {
     // A leaf: nothing else is locked while this is held, and nothing is dropped.
     edges: Mutex<Option<Edges<T, H>>>,
     /// How many waits there have been.
@@ -77,7 +77,7 @@ type Known<T, H> = HashMap<Key, Obstacle<T, H>>;
 /// keeps changing jobs end, and nothing stands still.
 const ROUNDS: usize = 16;
 
-impl<T: Clone + PartialEq, H: Clone + PartialEq> Waits<T, H> {
+impl<T: Clone + PartialEq, H: Clone + PartialEq> WaitGraph<T, H> {
     /// No waits yet.
     #[must_use]
     pub fn new() -> Self {
@@ -153,7 +153,7 @@ impl<T: Clone + PartialEq, H: Clone + PartialEq> Waits<T, H> {
     }
 }
 
-impl<T: Clone + PartialEq, H: Clone + PartialEq> Default for Waits<T, H> {
+impl<T: Clone + PartialEq, H: Clone + PartialEq> Default for WaitGraph<T, H> {
     fn default() -> Self {
         Self::new()
     }
@@ -161,7 +161,7 @@ impl<T: Clone + PartialEq, H: Clone + PartialEq> Default for Waits<T, H> {
 
 /// Ends the wait when dropped.
 pub struct Entered<'a, T, H> {
-    waits: &'a Waits<T, H>,
+    waits: &'a WaitGraph<T, H>,
     waiter: Key,
     number: u64,
 }

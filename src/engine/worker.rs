@@ -7,7 +7,7 @@ use std::time::Instant;
 use log::debug;
 
 use crate::park::Parker;
-use crate::pool::{CLOSED, ROOM, Roster, SEARCHING, SURPLUS, Shared, Summoned};
+use crate::pool::{CLOSED, HAS_CAPACITY, OVER_CAPACITY, Roster, SEARCHING, Shared, Summoned};
 use crate::sync::{Arc, MutexGuard, Ordering, fence, spin, within};
 
 /// What a thread of the pool is given. Dropping it takes the thread off the pool's books,
@@ -31,7 +31,7 @@ impl<J: Send + 'static> Worker<J> {
             name,
             searching: true,
             // In a model, where there is no "soon", at once.
-            keen: cfg!(loom) && !shared.config.look_on.is_zero(),
+            keen: cfg!(loom) && !shared.config.spin.is_zero(),
             shared,
             left: Cell::new(false),
         }
@@ -51,8 +51,8 @@ impl<J: Send + 'static> Worker<J> {
     /// submitter may still hold what this thread is about to need.
     pub fn next(&mut self, mut asleep: impl FnMut(&mut (dyn FnMut() -> bool + Send))) -> Option<J> {
         while !self.left.get() {
-            // Relaxed: a hint; the lock in `step_down` decides.
-            let surplus = self.shared.signs.load(Ordering::Relaxed) & SURPLUS != 0;
+            // Relaxed: a hint; the lock in `retire_surplus` decides.
+            let surplus = self.shared.flags.load(Ordering::Relaxed) & OVER_CAPACITY != 0;
             if !surplus && let Some(job) = self.shared.queue.pop() {
                 // Here and not in `rest`, although that would be sooner: many threads that
                 // wake at once get in each other's way for what they all need.
@@ -72,13 +72,13 @@ impl<J: Send + 'static> Worker<J> {
         if self.left.get() {
             return false;
         }
-        if !surplus && self.look_on() {
+        if !surplus && self.spin() {
             return true;
         }
         let rest = if surplus {
-            self.step_down()
+            self.retire_surplus()
         } else {
-            self.lie_down()
+            self.park()
         };
         if matches!(rest, Rest::InBed) {
             self.sleep();
@@ -86,21 +86,21 @@ impl<J: Send + 'static> Worker<J> {
         false
     }
 
-    /// Looks on for a while instead of going to bed, if jobs come that soon; whether there is
+    /// Spins for a while instead of parking, if jobs come that soon; whether there is
     /// one. Who submits meanwhile need not call anybody: this worker is the one that is
     /// searching.
-    fn look_on(&mut self) -> bool {
+    fn spin(&mut self) -> bool {
         let shared = &*self.shared;
         if !self.keen {
             return false;
         }
-        // Relaxed, as in `Shared::summon`.
-        if !self.searching && shared.signs.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
+        // Relaxed, as in `Shared::wake_one`.
+        if !self.searching && shared.flags.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
             return false;
         }
         self.searching = true;
-        spin(shared.config.look_on, || {
-            !shared.queue.is_empty() || shared.signs.load(Ordering::Relaxed) & CLOSED != 0
+        spin(shared.config.spin, || {
+            !shared.queue.is_empty() || shared.flags.load(Ordering::Relaxed) & CLOSED != 0
         });
         self.keen = !shared.queue.is_empty();
         self.keen
@@ -122,16 +122,18 @@ impl<J: Send + 'static> Worker<J> {
     /// The search is over, with a job in hand; if there is more, the next one is called.
     fn found(&mut self) {
         self.searching = false;
-        self.shared.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+        self.shared.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
         // Submits that saw SEARCHING called nobody: look for their jobs after clearing it.
         fence(Ordering::SeqCst);
-        if !self.shared.queue.is_empty() && self.shared.signs.load(Ordering::Relaxed) & ROOM != 0 {
-            self.shared.summon().log();
+        if !self.shared.queue.is_empty()
+            && self.shared.flags.load(Ordering::Relaxed) & HAS_CAPACITY != 0
+        {
+            self.shared.wake_one().log();
         }
     }
 
     /// Stops although there may be work, if more workers are active than allowed.
-    fn step_down(&mut self) -> Rest {
+    fn retire_surplus(&mut self) -> Rest {
         let mut roster = self.shared.roster.lock();
         if roster.active <= self.shared.config.max_workers {
             return Rest::Up;
@@ -139,10 +141,10 @@ impl<J: Send + 'static> Worker<J> {
         roster.active -= 1;
         // The others, as many as are allowed, look at the queue before they sleep.
         if mem::take(&mut self.searching) {
-            self.shared.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+            self.shared.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
         }
         // Relaxed: CLOSED is set under the lock that is held here.
-        if self.shared.signs.load(Ordering::Relaxed) & CLOSED != 0 {
+        if self.shared.flags.load(Ordering::Relaxed) & CLOSED != 0 {
             // Nobody calls the sleepers of a closed pool any more.
             self.leave(roster, "the pool is closed");
             return Rest::Left;
@@ -152,16 +154,16 @@ impl<J: Send + 'static> Worker<J> {
         Rest::InBed
     }
 
-    /// The queue was empty: takes a bed, then looks once more.
-    fn lie_down(&mut self) -> Rest {
+    /// The queue was empty: takes a slot, then looks once more.
+    fn park(&mut self) -> Rest {
         let mut roster = self.shared.roster.lock();
         roster.active -= 1;
         self.shared.publish(&roster);
         let searched = mem::take(&mut self.searching);
         if searched {
-            self.shared.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+            self.shared.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
         }
-        // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no ROOM,
+        // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no HAS_CAPACITY,
         // or saw SEARCHING, is visible here.
         fence(Ordering::SeqCst);
         if !self.shared.queue.is_empty() {
@@ -170,11 +172,11 @@ impl<J: Send + 'static> Worker<J> {
             // More than one job may be there: the search goes on, unless another worker
             // has been called since and carries it on.
             self.searching = searched
-                && self.shared.signs.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING == 0;
+                && self.shared.flags.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING == 0;
             return Rest::Up;
         }
         // Relaxed: CLOSED is set under the lock that is held here.
-        if self.shared.signs.load(Ordering::Relaxed) & CLOSED != 0 {
+        if self.shared.flags.load(Ordering::Relaxed) & CLOSED != 0 {
             self.leave(roster, "the pool is closed");
             return Rest::Left;
         }
@@ -183,7 +185,7 @@ impl<J: Send + 'static> Worker<J> {
         Rest::InBed
     }
 
-    /// Sleeps in the bed taken, until called or for so long that the thread leaves.
+    /// Sleeps in the slot taken, until called or for so long that the thread leaves.
     fn sleep(&mut self) {
         let config = &self.shared.config;
         let began = Instant::now();
@@ -192,11 +194,11 @@ impl<J: Send + 'static> Worker<J> {
             if self.parker.park(deadline) {
                 // The caller counted this worker among the active ones and set SEARCHING.
                 self.searching = true;
-                self.keen = within(began, config.look_on);
+                self.keen = within(began, config.spin);
                 return;
             }
             let mut roster = self.shared.roster.lock();
-            let Some(bed) = self.bed(&roster) else {
+            let Some(slot) = self.slot(&roster) else {
                 // Called between the time-out and the lock; the token is there or about
                 // to be.
                 drop(roster);
@@ -204,7 +206,7 @@ impl<J: Send + 'static> Worker<J> {
                 continue;
             };
             if roster.threads > 1 {
-                roster.idle.remove(bed);
+                roster.idle.remove(slot);
                 self.leave(roster, "idle");
                 return;
             }
@@ -213,13 +215,13 @@ impl<J: Send + 'static> Worker<J> {
         }
     }
 
-    /// Where this worker's bed is, if it has one.
-    fn bed(&self, roster: &Roster) -> Option<usize> {
-        let mut beds = roster.idle.iter();
-        beds.position(|bed| Arc::ptr_eq(bed, &self.parker))
+    /// Where this worker's slot is, if it has one.
+    fn slot(&self, roster: &Roster) -> Option<usize> {
+        let mut slots = roster.idle.iter();
+        slots.position(|slot| Arc::ptr_eq(slot, &self.parker))
     }
 
-    /// Takes this thread, no longer active nor in a bed, off the books.
+    /// Takes this thread, no longer active nor in a slot, off the books.
     fn leave(&self, mut roster: MutexGuard<'_, Roster>, why: &str) {
         self.left.set(true);
         roster.threads -= 1;
@@ -237,21 +239,21 @@ impl<J: Send + 'static> Drop for Worker<J> {
             roster.leaving -= 1;
             drop(roster);
         } else {
-            // The thread ends in the middle of things; it may have had a bed.
-            match self.bed(&roster) {
-                Some(bed) => drop(roster.idle.remove(bed)),
+            // The thread ends in the middle of things; it may have had a slot.
+            match self.slot(&roster) {
+                Some(slot) => drop(roster.idle.remove(slot)),
                 None => roster.active -= 1,
             }
             roster.threads -= 1;
             self.shared.publish(&roster);
-            // It may have been called without knowing. Cleared for another, the sign
+            // It may have been called without knowing. Cleared for another, the flag
             // costs one call too many; left behind, it would stop all calls.
-            self.shared.signs.fetch_and(!SEARCHING, Ordering::Relaxed);
+            self.shared.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
             drop(roster);
             // Its work falls to another: as in `found`.
             fence(Ordering::SeqCst);
             if !self.shared.queue.is_empty() {
-                self.shared.summon().log();
+                self.shared.wake_one().log();
             }
         }
         self.shared.bell.notify_all();
@@ -316,7 +318,7 @@ impl<J: Send + 'static> Waiting<J> {
         // One that is stuck as well is not waited for.
         shared.tell_if_quiet(&roster);
         drop(roster);
-        // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no ROOM
+        // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no HAS_CAPACITY
         // is visible here.
         fence(Ordering::SeqCst);
         let summoned = if shared.queue.is_empty() {
@@ -324,7 +326,7 @@ impl<J: Send + 'static> Waiting<J> {
         } else {
             // If no thread can be started, a busy worker comes for the job when it is free; if
             // there is none, whoever looks after the pool tries again.
-            shared.summon()
+            shared.wake_one()
         };
         (Self(shared), summoned)
     }

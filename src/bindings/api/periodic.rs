@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use flask_delay_engine::{Mutex, Rhythm as Beat, RhythmError, Ticket, Ticks, has_come};
+use flask_delay_engine::{Mutex, Recurrence as Beat, RecurrenceError, Ticket, Ticks, has_come};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
@@ -37,10 +37,10 @@ impl Rhythm {
                     ))
                 })?,
             (None, Some(line)) => Beat::cron(line, timezone).map_err(|error| match error {
-                RhythmError::Line(why) => {
+                RecurrenceError::Line(why) => {
                     PyValueError::new_err(format!("the option 'cron' is {line:?}, but {why}"))
                 }
-                RhythmError::Zone(why) => PyValueError::new_err(format!(
+                RecurrenceError::Zone(why) => PyValueError::new_err(format!(
                     "the option 'timezone' is {timezone:?}, but must be the name of a time zone \
                      ({why})"
                 )),

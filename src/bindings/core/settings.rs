@@ -93,7 +93,7 @@ fn config(
         name,
         max_workers,
         idle_timeout,
-        look_on: look_on(),
+        spin: look_on(),
         stack_size: asked.max(STACK),
     })
 }

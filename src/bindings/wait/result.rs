@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flask_delay_engine::{
-    self as engine, Key, LazyPerProcess, Link, Mutex, Obstacle, Target, Wait, Waits,
+    self as engine, Key, LazyPerProcess, Link, Mutex, Obstacle, Target, Wait, WaitGraph,
 };
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
@@ -27,7 +27,7 @@ use crate::bindings::host::gevent;
 
 /// Which task waits for which, by address: both futures live as long as the wait. With those
 /// tasks that a key may hold up.
-static WAITS: LazyPerProcess<Waits<String, Held>> = LazyPerProcess::new();
+static WAITS: LazyPerProcess<WaitGraph<String, Held>> = LazyPerProcess::new();
 
 /// A task's wait, for as long as it lasts.
 pub(crate) struct Entered {
@@ -169,7 +169,7 @@ fn enter(
         need,
     };
     let entered = WAITS
-        .get_or_init(Waits::default)
+        .get_or_init(WaitGraph::default)
         .enter(key(waiter), wait, |held| ask(waiter.py(), held));
     entered
         .map(|entered| Entered {

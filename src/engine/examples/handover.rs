@@ -25,7 +25,7 @@ fn jobs_per_second(workers: usize, jobs: usize) -> f64 {
         name: "handover".to_owned(),
         max_workers: workers,
         idle_timeout: Duration::from_mins(1),
-        look_on: Duration::from_micros(100),
+        spin: Duration::from_micros(100),
         stack_size: 256 * 1024,
     };
     let pool = Pool::new(config, move |mut worker: Worker<Job>| {

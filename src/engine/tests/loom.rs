@@ -29,10 +29,10 @@ fn pool_with(max_workers: usize, idle_timeout: Duration, threads: usize) -> Arc<
     Arc::new(Pool::new(config, work))
 }
 
-/// A pool whose workers look on for a while before they go to bed.
+/// A pool whose workers spin for a while before they park.
 fn keen_pool(max_workers: usize) -> Arc<Pool<Job>> {
     let config = Config {
-        look_on: Duration::from_nanos(1),
+        spin: Duration::from_nanos(1),
         ..config(max_workers)
     };
     Arc::new(Pool::new(config, work))
@@ -95,17 +95,17 @@ fn two_submits(make: fn() -> Arc<Pool<Job>>, preemptions: usize) {
     });
 }
 
-/// Guards: the fences of `Pool::submit` and `Worker::lie_down`, and the look at the queue
+/// Guards: the fences of `Pool::submit` and `Worker::park`, and the look at the queue
 /// in the latter.
 #[test]
-fn submit_while_the_worker_lies_down() {
+fn submit_while_the_worker_parks() {
     two_submits(|| pool(1), 3);
 }
 
-/// Guards: a worker that looks on is the one that is searching, and clears the sign before
+/// Guards: a worker that spins is the one that is searching, and clears the flag before
 /// its last look.
 #[test]
-fn submit_while_a_worker_looks_on() {
+fn submit_while_a_worker_spins() {
     two_submits(|| keen_pool(1), 3);
 }
 
@@ -127,7 +127,7 @@ fn two_that_meet(make: fn() -> Arc<Pool<Job>>, preemptions: usize) {
 
 /// Guards: one that looked on and has found a job calls the next one if there are more.
 #[test]
-fn two_jobs_while_a_worker_looks_on() {
+fn two_jobs_while_a_worker_spins() {
     two_that_meet(|| keen_pool(2), 1);
 }
 
@@ -159,14 +159,14 @@ fn two_submitters_two_workers() {
 }
 
 /// Guards: a worker that finds a job calls the next one for what else there is, also when
-/// it finds the job only at its second look (`Worker::found`, `Worker::lie_down`). The jobs
+/// it finds the job only at its second look (`Worker::found`, `Worker::park`). The jobs
 /// need each other, so one worker alone never ends.
 #[test]
 fn two_jobs_at_once_get_two_workers() {
     two_that_meet(|| pool(2), 2);
 }
 
-/// Guards: the look at the queue in `Worker::waiting`, after ROOM is set. The only worker
+/// Guards: the look at the queue in `Worker::waiting`, after HAS_CAPACITY is set. The only worker
 /// waits for a job that another thread queues.
 #[test]
 fn job_queued_while_the_only_worker_waits() {
@@ -202,9 +202,9 @@ fn who_looks_after_a_pool_and_a_submit() {
 }
 
 /// Guards: after a wait one worker too many is active; the first that is done takes no
-/// other job, and leaves none behind (`Worker::step_down`).
+/// other job, and leaves none behind (`Worker::retire_surplus`).
 #[test]
-fn surplus_worker_steps_down() {
+fn surplus_worker_leaves() {
     check(2, || {
         let pool = pool(1);
         let runs = Runs::default();
@@ -235,8 +235,8 @@ fn surplus_worker_steps_down() {
     });
 }
 
-/// Guards: a worker that steps down while it is being called is no longer being called
-/// (`Worker::step_down` clears SEARCHING).
+/// Guards: a worker that leaves or parks while it is being called is no longer being called
+/// (`Worker::retire_surplus` clears SEARCHING).
 #[test]
 fn wait_ends_while_another_worker_is_called() {
     check(1, || {
@@ -308,7 +308,7 @@ fn close_while_the_first_job_is_submitted() {
 
 /// Guards: `close` wakes the sleepers, and a worker looks at the queue before it leaves.
 #[test]
-fn close_while_a_worker_lies_down() {
+fn close_while_a_worker_parks() {
     close_while_submitting(|| pool(1), true, 2);
 }
 

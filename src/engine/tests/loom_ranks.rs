@@ -17,7 +17,7 @@ use loom::thread::spawn;
 use models::{Job, Runs, check, end, pool, race};
 
 /// Guards: the order of the two looks of `is_empty`, the fence between them and the one in
-/// `take`; and that a plain job which was moved into the line is counted there.
+/// `take`; and that a plain job which was moved into the priority queue is counted there.
 #[test]
 fn a_plain_job_is_not_overlooked_while_it_is_moved() {
     let look = |queue: &Queue| assert!(!queue.is_empty());
@@ -61,14 +61,14 @@ fn exchanges(preemptions: usize, pushes: &'static [fn(&Queue)]) {
     });
 }
 
-/// Guards: who finds no plain job looks into the line, although that was empty before.
+/// Guards: who finds no plain job looks into the priority queue, although that was empty before.
 #[test]
 fn who_adds_a_job_can_take_one() {
     exchanges(3, &[|queue| queue.push(1), |queue| queue.push_ranked(2)]);
     exchanges(3, &[|queue| queue.push_ranked(0), |queue| queue.push(1)]);
 }
 
-/// Guards: who finds no plain job looks into the line once it was used, even if it looks
+/// Guards: who finds no plain job looks into the priority queue once it was used, even if it looks
 /// empty: a plain job may have gone through it while another came.
 #[test]
 fn who_adds_a_job_can_take_one_of_three() {
@@ -82,10 +82,10 @@ fn who_adds_a_job_can_take_one_of_three() {
     );
 }
 
-/// Guards: a submit of a ranked job fences as any does, after the line says that the job is
-/// there, and the worker looks at the line too.
+/// Guards: a submit of a ranked job fences as any does, after the priority queue says that the job
+/// is there, and the worker looks at the priority queue too.
 #[test]
-fn ranked_submit_while_the_worker_lies_down() {
+fn ranked_submit_while_the_worker_parks() {
     check(3, || {
         let pool = pool(1);
         let runs = Runs::default();
@@ -97,8 +97,8 @@ fn ranked_submit_while_the_worker_lies_down() {
     });
 }
 
-/// Guards: what is left in the line, moved there or not, gets the next worker. The jobs need
-/// each other, so one worker alone never ends.
+/// Guards: what is left in the priority queue, moved there or not, gets the next worker. The jobs
+/// need each other, so one worker alone never ends.
 #[test]
 fn plain_and_ranked_job_at_once_get_two_workers() {
     check(1, || {

@@ -239,7 +239,7 @@ fn the_limit_holds_again_after_waits() {
 
 /// While one worker too many is active, the first that is done takes no other job.
 #[test]
-fn a_surplus_worker_steps_down() {
+fn a_surplus_worker_leaves() {
     let (sleeps, asleep) = mpsc::channel();
     let pool = Pool::new(config(1), move |mut worker: Worker<Job>| {
         let sleeps = sleeps.clone();

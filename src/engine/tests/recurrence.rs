@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use flask_delay_engine::{Rhythm, RhythmError, Ticks, has_come};
+use flask_delay_engine::{Recurrence, RecurrenceError, Ticks, has_come};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -22,19 +22,19 @@ fn text(time: SystemTime) -> String {
     Timestamp::try_from(time).unwrap().to_string()
 }
 
-fn every(period: Duration) -> Rhythm {
-    Rhythm::every(period).unwrap()
+fn every(period: Duration) -> Recurrence {
+    Recurrence::every(period).unwrap()
 }
 
-fn cron(line: &str, zone: &str) -> Rhythm {
-    Rhythm::cron(line, zone).unwrap()
+fn cron(line: &str, zone: &str) -> Recurrence {
+    Recurrence::cron(line, zone).unwrap()
 }
 
 /// The first ticks after a time.
-fn ticks(rhythm: &Rhythm, after: &str, count: usize) -> Vec<String> {
+fn ticks(recurrence: &Recurrence, after: &str, count: usize) -> Vec<String> {
     let mut time = utc(after);
     let mut next = || {
-        time = rhythm.after(time).unwrap();
+        time = recurrence.after(time).unwrap();
         text(time)
     };
     (0..count).map(|_| next()).collect()
@@ -42,9 +42,9 @@ fn ticks(rhythm: &Rhythm, after: &str, count: usize) -> Vec<String> {
 
 #[test]
 fn a_period_is_counted_from_1970_and_does_not_drift() {
-    let rhythm = every(Duration::from_secs(10));
+    let recurrence = every(Duration::from_secs(10));
     assert_eq!(
-        ticks(&rhythm, "2026-11-24T12:00:03.5Z", 3),
+        ticks(&recurrence, "2026-11-24T12:00:03.5Z", 3),
         [
             "2026-11-24T12:00:10Z",
             "2026-11-24T12:00:20Z",
@@ -53,7 +53,7 @@ fn a_period_is_counted_from_1970_and_does_not_drift() {
     );
     // A tick is not after itself.
     assert_eq!(
-        ticks(&rhythm, "2026-11-24T12:00:10Z", 1),
+        ticks(&recurrence, "2026-11-24T12:00:10Z", 1),
         ["2026-11-24T12:00:20Z"]
     );
     let mut time = utc("2026-11-24T12:00:00Z");
@@ -70,22 +70,28 @@ fn a_period_is_counted_from_1970_and_does_not_drift() {
 
 #[test]
 fn all_who_have_a_rhythm_have_the_same_ticks() {
-    let rhythm = every(Duration::from_secs(7));
-    let early = rhythm.after(utc("2026-11-24T12:00:01Z")).unwrap();
-    assert_eq!(rhythm.until(early), Some(early));
-    assert_eq!(rhythm.until(early + 3 * SECOND), Some(early));
-    assert_eq!(rhythm.after(early - Duration::from_nanos(1)), Some(early));
-    let rhythm = cron("*/5 * * * *", "Asia/Kathmandu");
-    let early = rhythm.after(utc("2026-11-24T12:01:00Z")).unwrap();
+    let recurrence = every(Duration::from_secs(7));
+    let early = recurrence.after(utc("2026-11-24T12:00:01Z")).unwrap();
+    assert_eq!(recurrence.until(early), Some(early));
+    assert_eq!(recurrence.until(early + 3 * SECOND), Some(early));
+    assert_eq!(
+        recurrence.after(early - Duration::from_nanos(1)),
+        Some(early)
+    );
+    let recurrence = cron("*/5 * * * *", "Asia/Kathmandu");
+    let early = recurrence.after(utc("2026-11-24T12:01:00Z")).unwrap();
     assert_eq!(text(early), "2026-11-24T12:05:00Z");
-    assert_eq!(rhythm.until(early), Some(early));
-    assert_eq!(rhythm.until(early + MINUTE), Some(early));
-    assert_eq!(rhythm.after(early - Duration::from_nanos(1)), Some(early));
+    assert_eq!(recurrence.until(early), Some(early));
+    assert_eq!(recurrence.until(early + MINUTE), Some(early));
+    assert_eq!(
+        recurrence.after(early - Duration::from_nanos(1)),
+        Some(early)
+    );
 }
 
 #[test]
 fn what_cannot_be_counted_has_no_ticks() {
-    assert!(Rhythm::every(Duration::ZERO).is_none());
+    assert!(Recurrence::every(Duration::ZERO).is_none());
     let before = UNIX_EPOCH - SECOND;
     assert_eq!(every(SECOND).after(before), None);
     assert_eq!(every(SECOND).until(before), None);
@@ -152,11 +158,14 @@ fn wrong_lines_and_zones_are_refused() {
         "60 * * * *",
         "x * * * *",
     ] {
-        let error = Rhythm::cron(line, "UTC").unwrap_err();
-        assert!(matches!(error, RhythmError::Line(_)), "{line}: {error:?}");
+        let error = Recurrence::cron(line, "UTC").unwrap_err();
+        assert!(
+            matches!(error, RecurrenceError::Line(_)),
+            "{line}: {error:?}"
+        );
     }
-    let error = Rhythm::cron("* * * * *", "Europe/Berlln").unwrap_err();
-    assert!(matches!(error, RhythmError::Zone(_)), "{error:?}");
+    let error = Recurrence::cron("* * * * *", "Europe/Berlln").unwrap_err();
+    assert!(matches!(error, RecurrenceError::Zone(_)), "{error:?}");
 }
 
 /// Lines that are refused, and what is said of them.
@@ -280,7 +289,7 @@ const WRONG: &[(&str, &str)] = &[
 #[test]
 fn what_is_wrong_is_named_with_its_field() {
     for (line, expected) in WRONG {
-        let Err(RhythmError::Line(why)) = Rhythm::cron(line, "UTC") else {
+        let Err(RecurrenceError::Line(why)) = Recurrence::cron(line, "UTC") else {
             panic!("{line} is taken");
         };
         assert!(why.contains(expected), "{line}: {why}");
@@ -574,15 +583,15 @@ fn every_kind_of_change_of_clocks_is_as_in_vixie_cron() {
             }
             for line in lines {
                 let from = time - day;
-                let rhythm = cron(line, name.as_str());
+                let recurrence = cron(line, name.as_str());
                 let (mut at, mut found) = (SystemTime::from(from), Vec::new());
-                while let Some(next) = rhythm.after(at)
+                while let Some(next) = recurrence.after(at)
                     && next <= SystemTime::from(from + day * 2)
                 {
                     // Both ways are of one mind.
-                    assert_eq!(rhythm.until(next), Some(next), "{name} {line}");
+                    assert_eq!(recurrence.until(next), Some(next), "{name} {line}");
                     if !found.is_empty() {
-                        assert_eq!(rhythm.until(next - SECOND), Some(at), "{name} {line}");
+                        assert_eq!(recurrence.until(next - SECOND), Some(at), "{name} {line}");
                     }
                     found.push(Timestamp::try_from(next).unwrap());
                     at = next;
@@ -661,11 +670,11 @@ fn what_others_have_taken() {
     let often = every(10 * SECOND);
     let fixed = cron("0 3 * * *", "UTC");
     let three = utc("2026-11-25T03:00:00Z");
-    for rhythm in [&often, &fixed] {
-        assert!(has_come(rhythm, three, three, three));
-        assert!(has_come(rhythm, three, three, three + SECOND));
+    for recurrence in [&often, &fixed] {
+        assert!(has_come(recurrence, three, three, three));
+        assert!(has_come(recurrence, three, three, three + SECOND));
         assert!(!has_come(
-            rhythm,
+            recurrence,
             three + 10 * SECOND,
             three,
             three + 10 * SECOND

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::Barrier;
 use std::thread;
 
-use flask_delay_engine::{Entered, Key, Link, Obstacle, Target, Wait, Waits};
+use flask_delay_engine::{Entered, Key, Link, Obstacle, Target, Wait, WaitGraph};
 
-type Graph<T> = Waits<T, Key>;
+type Graph<T> = WaitGraph<T, Key>;
 type Entering<'a, T> = Result<Entered<'a, T, Key>, Vec<Link<T>>>;
 
 fn targets(jobs: &[Key]) -> Vec<Target<Key>> {
@@ -55,7 +55,7 @@ fn circle<T>(entering: Entering<'_, T>) -> Vec<T> {
 
 #[test]
 fn a_job_may_not_wait_for_itself() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     assert_eq!(circle(one(&waits, 1, 1, "a")), ["a"]);
     assert_eq!(circle(some(&waits, 1, &[2, 1], 2, "a")), ["a"]);
     assert!(some(&waits, 1, &[2, 1], 1, "a").is_ok());
@@ -63,7 +63,7 @@ fn a_job_may_not_wait_for_itself() {
 
 #[test]
 fn chains_are_fine_and_circles_are_not() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     let _a = one(&waits, 1, 2, "a").ok().unwrap();
     let _b = one(&waits, 2, 3, "b").ok().unwrap();
     // Two may wait for the same one.
@@ -77,7 +77,7 @@ fn chains_are_fine_and_circles_are_not() {
 
 #[test]
 fn a_wait_that_is_over_closes_no_circle() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     drop(one(&waits, 1, 2, "a").ok().unwrap());
     let _b = one(&waits, 2, 1, "b").ok().unwrap();
     assert_eq!(circle(one(&waits, 1, 2, "a")), ["a", "b"]);
@@ -85,7 +85,7 @@ fn a_wait_that_is_over_closes_no_circle() {
 
 #[test]
 fn of_several_waits_of_a_job_the_last_one_counts() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     let first = one(&waits, 1, 2, "a").ok().unwrap();
     let last = one(&waits, 1, 3, "a").ok().unwrap();
     let b = one(&waits, 2, 1, "b").ok().unwrap();
@@ -104,7 +104,7 @@ fn of_several_waits_of_a_job_the_last_one_counts() {
 
 #[test]
 fn who_waits_for_all_is_stuck_with_one_of_them() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     let _a = some(&waits, 1, &[2, 3, 4], 3, "a").ok().unwrap();
     assert_eq!(circle(one(&waits, 3, 1, "c")), ["c", "a"]);
     assert_eq!(circle(some(&waits, 4, &[5, 1], 2, "d")), ["d", "a"]);
@@ -112,7 +112,7 @@ fn who_waits_for_all_is_stuck_with_one_of_them() {
 
 #[test]
 fn who_waits_for_any_is_stuck_with_all_of_them() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     let _a = some(&waits, 1, &[2, 3, 4], 1, "a").ok().unwrap();
     let _b = one(&waits, 2, 1, "b").ok().unwrap();
     let c = one(&waits, 3, 1, "c").ok().unwrap();
@@ -129,7 +129,7 @@ fn who_waits_for_any_is_stuck_with_all_of_them() {
 
 #[test]
 fn who_waits_for_some_is_stuck_when_too_few_are_left() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     let _a = some(&waits, 1, &[2, 3, 4], 2, "a").ok().unwrap();
     let _b = one(&waits, 2, 1, "b").ok().unwrap();
     assert_eq!(circle(one(&waits, 3, 1, "c")), ["c", "a"]);
@@ -137,7 +137,7 @@ fn who_waits_for_some_is_stuck_when_too_few_are_left() {
 
 #[test]
 fn nobody_waits_for_more_than_there_are() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     let _a = some(&waits, 1, &[], 1, "a").ok().unwrap();
     assert!(one(&waits, 2, 1, "b").is_ok());
 }
@@ -145,7 +145,7 @@ fn nobody_waits_for_more_than_there_are() {
 #[test]
 fn long_chains_are_followed_to_the_end() {
     const LENGTH: usize = 10_000;
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     let held: Vec<_> = (0..LENGTH)
         .map(|job| one(&waits, job, job + 1, job).ok().unwrap())
         .collect();
@@ -160,7 +160,7 @@ fn long_chains_are_followed_to_the_end() {
 #[test]
 fn one_of_a_circle_is_refused() {
     const JOBS: usize = 4;
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     for _ in 0..200 {
         let (start, all_tried) = (Barrier::new(JOBS), Barrier::new(JOBS));
         let refused: usize = thread::scope(|scope| {
@@ -247,7 +247,7 @@ fn held_up(name: &'static str) -> Link<&'static str> {
 
 #[test]
 fn a_job_may_not_wait_for_one_that_it_holds_up() {
-    let (waits, lanes) = (Waits::new(), Lanes::default());
+    let (waits, lanes) = (WaitGraph::new(), Lanes::default());
     lanes.hold(2, "b", &[1], 1);
     let links = lanes.enter(&waits, 1, 2, "a").err().unwrap();
     assert_eq!(links, [waiting("a"), held_up("b")]);
@@ -258,13 +258,13 @@ fn a_job_may_not_wait_for_one_that_it_holds_up() {
 
 #[test]
 fn nor_for_one_that_waits_for_such_a_one() {
-    let (waits, lanes) = (Waits::new(), Lanes::default());
+    let (waits, lanes) = (WaitGraph::new(), Lanes::default());
     lanes.hold(3, "c", &[1], 1);
     let _a = one(&waits, 1, 2, "a").ok().unwrap();
     let links = lanes.enter(&waits, 2, 3, "b").err().unwrap();
     assert_eq!(links, [waiting("b"), held_up("c"), waiting("a")]);
     // The same from the other side: what holds it up was not in the way before.
-    let (waits, lanes) = (Waits::new(), Lanes::default());
+    let (waits, lanes) = (WaitGraph::new(), Lanes::default());
     let _b = lanes.enter(&waits, 2, 3, "b").ok().unwrap();
     lanes.hold(3, "c", &[1], 1);
     let links = lanes.enter(&waits, 1, 2, "a").err().unwrap();
@@ -273,7 +273,7 @@ fn nor_for_one_that_waits_for_such_a_one() {
 
 #[test]
 fn a_job_is_held_up_by_those_that_cannot_end() {
-    let (waits, lanes) = (Waits::new(), Lanes::default());
+    let (waits, lanes) = (WaitGraph::new(), Lanes::default());
     lanes.hold(3, "c", &[1, 2], 1);
     let a = lanes.enter(&waits, 1, 3, "a").ok().unwrap();
     // The last one that could have ended.
@@ -288,7 +288,7 @@ fn a_job_is_held_up_by_those_that_cannot_end() {
 
 #[test]
 fn keys_may_hold_up_each_other() {
-    let (waits, lanes) = (Waits::new(), Lanes::default());
+    let (waits, lanes) = (WaitGraph::new(), Lanes::default());
     lanes.hold(3, "c", &[1], 1);
     lanes.hold(4, "d", &[2], 1);
     let _a = lanes.enter(&waits, 1, 4, "a").ok().unwrap();
@@ -301,7 +301,7 @@ fn keys_may_hold_up_each_other() {
 
 #[test]
 fn a_job_may_be_held_up_by_one_that_is_held_up() {
-    let (waits, lanes) = (Waits::new(), Lanes::default());
+    let (waits, lanes) = (WaitGraph::new(), Lanes::default());
     lanes.follow(4, "d", &[3, 2]);
     lanes.follow(3, "c", &[2]);
     let _b = one(&waits, 2, 1, "b").ok().unwrap();
@@ -322,7 +322,7 @@ fn a_job_may_be_held_up_by_one_that_is_held_up() {
 #[test]
 fn however_many_wait_for_jobs_that_are_held_up() {
     const LENGTH: Key = 200;
-    let (waits, lanes) = (Waits::new(), Lanes::default());
+    let (waits, lanes) = (WaitGraph::new(), Lanes::default());
     let entered: Vec<_> = (1..LENGTH)
         .map(|job| {
             lanes.follow(LENGTH + job, "held", &[job + 1]);
@@ -336,7 +336,7 @@ fn however_many_wait_for_jobs_that_are_held_up() {
 
 #[test]
 fn a_job_that_waits_is_not_asked_about() {
-    let waits = Waits::new();
+    let waits = WaitGraph::new();
     let _b = one(&waits, 2, 3, "b").ok().unwrap();
     let wait = Wait {
         name: "a",
@@ -349,7 +349,7 @@ fn a_job_that_waits_is_not_asked_about() {
 /// The answers may change while they are looked at: what was found then is found anew.
 #[test]
 fn only_a_circle_that_stays_is_refused() {
-    let waits: Graph<&str> = Waits::new();
+    let waits: Graph<&str> = WaitGraph::new();
     let calls = Cell::new(0);
     let wait = || Wait {
         name: "a",
@@ -385,7 +385,7 @@ fn only_a_circle_that_stays_is_refused() {
 
 #[test]
 fn an_answer_that_panics_leaves_nothing_behind() {
-    let waits: Graph<&str> = Waits::new();
+    let waits: Graph<&str> = WaitGraph::new();
     let wait = Wait {
         name: "a",
         targets: vec![held(2)],
@@ -399,7 +399,7 @@ fn an_answer_that_panics_leaves_nothing_behind() {
 /// Two that each wait for what the other one's key holds up, at once: one is refused.
 #[test]
 fn one_of_a_circle_of_keys_is_refused() {
-    let waits: Graph<&str> = Waits::new();
+    let waits: Graph<&str> = WaitGraph::new();
     let obstacle = |job: &Key| obstacle("held", targets(&[job - 2]), 1);
     for _ in 0..500 {
         let (start, all_tried) = (Barrier::new(2), Barrier::new(2));

@@ -22,7 +22,7 @@ pub(crate) fn config(max_workers: usize) -> Config {
         name: "test".to_owned(),
         max_workers,
         idle_timeout: LONG * 10,
-        look_on: Duration::from_micros(50),
+        spin: Duration::from_micros(50),
         stack_size: 256 * 1024,
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn config(max_workers: usize) -> Config {
         name: "model".to_owned(),
         max_workers,
         idle_timeout: Duration::MAX,
-        look_on: Duration::ZERO,
+        spin: Duration::ZERO,
         stack_size: usize::MAX,
     }
 }
