@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -290,9 +290,10 @@ def load(config: Mapping[str, Any], prefix: str, kind: type[Config] = Config) ->
     values = _read(config, prefix, kind)
     # Without a key that may be a backend's, none is looked up.
     if any(_unknown(config, prefix, _names(kind))):
-        found = {it: _read(config, prefix, it) for it in table.settings()}
+        others = list(table.settings())
+        found = {it: _read(config, prefix, it) for it in others}
         values["of_backends"] = {it: it(**read) for it, read in found.items() if read}
-        for key, hint in unknown(config, prefix, kind):
+        for key, hint in _hints(config, prefix, kind, others):
             warnings.warn(f"{key} is not a setting of Flask-Delay: {hint}", stacklevel=_outside())
     return kind(**values)
 
@@ -301,7 +302,13 @@ def unknown(
     config: Mapping[str, Any], prefix: str, kind: type[Config] = Config
 ) -> Iterator[tuple[str, str]]:
     """The keys under `prefix` that are no settings, each with what may have been meant."""
-    known = [name for owner in (kind, *table.settings()) for name in _names(owner)]
+    return _hints(config, prefix, kind, table.settings())
+
+
+def _hints(
+    config: Mapping[str, Any], prefix: str, kind: type[Config], others: Iterable[type]
+) -> Iterator[tuple[str, str]]:
+    known = [name for owner in (kind, *others) for name in _names(owner)]
     for key in _unknown(config, prefix, known):
         near = difflib.get_close_matches(key.removeprefix(prefix), known, n=1)
         hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"

@@ -1,8 +1,4 @@
-"""A task in a Celery worker: run there as on a thread of ours.
-
-Its executor is one in immediate mode, which runs a task in the thread that submits it. Whether
-a task runs again is Celery's to see to, so what is said at its end is said here.
-"""
+"""Runs a task in a Celery worker as on a thread of Flask-Delay's. Celery sends its retries."""
 
 import contextlib
 import functools
@@ -18,12 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded, WorkerShutdown, WorkerTermi
 from flask import Flask
 
 from flask_delay import state
-from flask_delay._native import (
-    Executor,
-    Future,
-    Progress,
-    TaskTimeout,
-)
+from flask_delay._native import Executor, Future, Progress, TaskTimeout
 from flask_delay.backends import execution
 from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.celery import errors, messages

@@ -23,15 +23,7 @@ from typing import Any, NoReturn
 from flask import Flask
 from flask.cli import ScriptInfo
 
-from flask_delay._native import (
-    Executor,
-    Future,
-    Progress,
-    TaskRetry,
-    _end,
-    _tie,
-    current_task,
-)
+from flask_delay._native import Executor, Future, Progress, TaskRetry, _end, _tie, current_task
 from flask_delay.backends.execution import Attempt, make_executor
 from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.processes import frames
