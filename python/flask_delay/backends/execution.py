@@ -41,12 +41,8 @@ def make_executor(
         thread_name_prefix=name,
         scope=context.scope(app),
         hidden=context.hidden_variables(),
-        # The sender has looked at the arguments.
-        reject_types=(),
-        reject=context.reject,
         log_failures=False,
         shutdown_timeout=shutdown_timeout,
-        result_limit=0,
         mode="immediate",
         signals=tuple(senders) if sends_started else None,
     )
