@@ -16,16 +16,16 @@ PACKAGE = Path(flask_delay.__file__).parent
 
 
 def test_those_of_the_package():
-    assert table.names() == ["threads", "processes", "celery"]
-    assert table.listed() == '"threads", "processes" or "celery"'
+    assert table.names() == ["threads", "celery", "processes"]
+    assert table.listed() == '"threads", "celery" or "processes"'
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(ValueError, match='DELAY_BACKEND is \'gpu\', but must be "threads", "proc'):
+    with pytest.raises(ValueError, match='DELAY_BACKEND is \'gpu\', but must be "threads", "cel'):
         load({"DELAY_BACKEND": "gpu"}, "DELAY_")
     with pytest.raises(ValueError, match="option 'backend' is 'gpu', but must be \"threads\", "):
         using(backend="gpu")
-    with pytest.raises(LookupError, match='no backend \'gpu\', but "threads", "processes" or '):
+    with pytest.raises(LookupError, match='no backend \'gpu\', but "threads", "celery" or '):
         table.module("gpu")
 
 

@@ -74,12 +74,12 @@ class TestConfig:
             DELAY_BACKEND                'threads'  default
             DELAY_JOBS_FOLDER            None       default
             DELAY_MODE                   'threads'  default
-            DELAY_PROCESSES              None       default
-            DELAY_APP                    None       default
             DELAY_CELERY_APP             None       default
             DELAY_CELERY_BROKER_URL      None       default
             DELAY_CELERY_RESULT_BACKEND  None       default
             DELAY_CELERY_WHEN_DOWN       'raise'    default
+            DELAY_PROCESSES              None       default
+            DELAY_APP                    None       default
         """)
         assert "hush" not in result.output
 

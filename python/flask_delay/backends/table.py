@@ -20,10 +20,13 @@ _used: set[str] = set()
 
 
 def names() -> list[str]:
-    """The names of all that are installed now; the first is `THREADS`."""
+    """The names of all that are installed now: `THREADS`, then the others by the alphabet.
+
+    A wheel's metadata has entry points in any order.
+    """
     for entry in entry_points(group=GROUP):
         _found.setdefault(entry.name, entry)
-    return [THREADS, *_found]
+    return [THREADS, *sorted(_found)]
 
 
 def is_known(name: str) -> bool:
