@@ -13,10 +13,10 @@
 #  6. `submit`: `using`, and how a call is submitted.
 #  5. `state`: what a `Delay` keeps on an app, and where a task goes.
 #  4. `options`: the options of one task.
-#  3. `backends.base`, `observe`, `periodic`, `validators`: what a `Delay` is put together from.
-#  2. `aio`, `config`, `context`, `servers`: what the app and the process give.
-#  1. `backends.table`, `logs`, `mapping`, `masking`, `progress`, `registry`, `retry`: what needs
-#     none of these.
+#  3. `backends.base`, `observe`, `periodic`: what a `Delay` is put together from.
+#  2. `aio`, `config`, `context`, `retry`, `servers`: what the app and the process give.
+#  1. `backends.table`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`: what
+#     needs none of these.
 #  0. `_native`: the Rust half.
 #
 # A call goes `extension -> state -> options -> _native`.

@@ -7,9 +7,6 @@ may have more, in a class of its own: see `setting`.
 
 import difflib
 import inspect
-import os
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -17,121 +14,14 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from flask_delay.backends import table
 from flask_delay.masking import masked
+from flask_delay.validators import checked, count, folder, one_of, optional, spelled, switch, wait
+from flask_delay.validators import seconds as above_zero
 
 # Of a `Delay` without a name of its own.
 _PREFIX = "DELAY_"
 
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Config")
-
-
-def count(least: int) -> Callable[[object], int]:
-    """Reads an integer of at least `least`."""
-
-    def parse(value: object) -> int:
-        number = int(value) if isinstance(value, str) else value
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError
-        if not least <= number <= sys.maxsize:
-            raise ValueError
-        return number
-
-    return parse
-
-
-def seconds(value: object) -> float:
-    """Read a number of seconds, 0 or more."""
-    if not isinstance(value, int | float | str) or isinstance(value, bool):
-        raise TypeError
-    number = float(value)
-    # The upper end is what Python's own locks can wait; NaN is in no range at all.
-    if not 0 <= number <= threading.TIMEOUT_MAX:
-        raise ValueError
-    return number
-
-
-def interval(value: object) -> float:
-    """Read a number of seconds above 0."""
-    number = seconds(value)
-    if number == 0:
-        raise ValueError
-    return number
-
-
-def flag(value: object) -> bool:
-    """Read true or false."""
-    # Integers too: `Config.from_prefixed_env` makes one of a "1".
-    if not isinstance(value, int | str):
-        raise TypeError
-    match str(value).strip().lower():
-        case "true" | "yes" | "on" | "1":
-            return True
-        case "false" | "no" | "off" | "0":
-            return False
-        case _:
-            raise ValueError
-
-
-def one_of(*names: str) -> Callable[[object], str]:
-    """Reads one of the names."""
-
-    def parse(value: object) -> str:
-        if not isinstance(value, str):
-            raise TypeError
-        name = value.strip().lower()
-        if name not in names:
-            raise ValueError
-        return name
-
-    return parse
-
-
-def text(value: object) -> str:
-    """Read a string that is not blank."""
-    if not isinstance(value, str):
-        raise TypeError
-    if not value.strip():
-        raise ValueError
-    return value.strip()
-
-
-def folder(value: object) -> str:
-    """Read the path of a folder."""
-    if not isinstance(value, str | os.PathLike):
-        raise TypeError
-    folder = os.fspath(value)
-    if not isinstance(folder, str):
-        raise TypeError
-    if not folder.strip() or "\0" in folder:
-        raise ValueError
-    return folder
-
-
-def import_path(value: object) -> str:
-    """Read `"module:name"`."""
-    module, colon, name = text(value).partition(":")
-    if not (module and colon and name):
-        raise ValueError
-    return f"{module}:{name}"
-
-
-def optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
-    """Reads what `parse` does, and None or "none" as None."""
-
-    def parse_optional(value: object) -> _T | None:
-        if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
-            return None
-        return parse(value)
-
-    return parse_optional
-
-
-def backend_name(value: object) -> str:
-    """Read the name of a backend."""
-    name = text(value).lower()
-    if not table.is_known(name):
-        raise ValueError
-    return name
 
 
 def setting(
@@ -152,6 +42,8 @@ def setting(
 
 
 _FLAG = "true or false"
+_seconds = spelled(float, wait)
+_backend = spelled(lambda value: value.strip().lower(), table.read)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,26 +71,26 @@ class Config:
     )
     block_timeout: float | None = setting(
         None,
-        optional(seconds),
+        optional(_seconds),
         "a number of seconds, 0 or more, or None for no limit",
         "How long a submit waits for a place in the queue before it raises QueueFull.",
     )
     shutdown_timeout: float | None = setting(
         25.0,
-        optional(seconds),
+        optional(_seconds),
         "a number of seconds, 0 or more, or None for no limit",
         "How many seconds accepted tasks have to end when the process exits. The"
         " default is below the 30 seconds after which gunicorn and Kubernetes kill.",
     )
     drain_on_sigterm: bool = setting(
         True,
-        flag,
+        switch,
         _FLAG,
         "Whether SIGTERM lets accepted tasks end first, where no server handles it.",
     )
     log_failures: bool = setting(
         True,
-        flag,
+        switch,
         _FLAG,
         "Whether a task's exception is logged with its traceback.",
     )
@@ -210,14 +102,14 @@ class Config:
     )
     switch_interval: float | None = setting(
         0.0001,
-        optional(interval),
+        optional(spelled(float, above_zero)),
         "a number of seconds above 0, or None to leave Python's own alone",
         "How long Python lets a thread compute before another one's turn, while a task"
         " computes: `sys.setswitchinterval`, set then and put back afterwards.",
     )
     backend: str = setting(
         table.THREADS,
-        backend_name,
+        _backend,
         table.listed,
         "Where tasks run that do not say it themselves.",
     )
@@ -335,10 +227,15 @@ def _read(config: Mapping[str, Any], prefix: str, kind: type) -> dict[str, Any]:
         if key not in config:
             continue
         try:
-            values[f.name] = f.metadata["parse"](config[key])
-        except (TypeError, ValueError, OverflowError):
-            message = f"{key} is {masked(repr(config[key]))}, but must be {_allowed(f)}"
-            raise ValueError(message) from None
+            values[f.name] = checked(
+                f.metadata["parse"],
+                config[key],
+                key,
+                f.metadata["allowed"],
+                lambda value: masked(repr(value)),
+            )
+        except TypeError as error:
+            raise ValueError(str(error)) from None
     return values
 
 

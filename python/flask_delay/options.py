@@ -21,7 +21,7 @@ from flask_delay._native import Executor, Future, _check_call, _Policy, _Rhythm
 from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
 from flask_delay.periodic.job import Jobs, Plan
-from flask_delay.retry import Retry
+from flask_delay.retry import Retry, as_retry
 
 Submit = Callable[..., Future[Any]]
 """What takes a function and its arguments and gives a future, as `Executor.submit`."""
@@ -105,7 +105,7 @@ class Options(TypedDict, total=False):
     retry: Annotated[
         Retry | int,
         Option(
-            validators.retry,
+            as_retry,
             "a Retry, or an integer, 0 or more: how many times",
             "When a task that failed is run again.",
         ),
@@ -129,7 +129,7 @@ class Options(TypedDict, total=False):
     backend: Annotated[
         str,
         Option(
-            validators.backend,
+            table.read,
             table.listed,
             "Where the task runs; by default as the setting `BACKEND` says.",
         ),
@@ -318,13 +318,7 @@ def _parsed(name: str, value: object) -> object:
         near = difflib.get_close_matches(name, KNOWN, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise TypeError(f"{name!r} is not an option; valid are {', '.join(KNOWN)}{hint}")
-    try:
-        return option.parse(value)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        allowed = option.allowed if isinstance(option.allowed, str) else option.allowed()
-        message = f"the option {name!r} is {value!r}, but must be {allowed}"
-        raise kind(message) from None
+    return validators.checked(option.parse, value, f"the option {name!r}", option.allowed)
 
 
 watchers: list[Callable[[Future[Any], AllOptions], object]] = []

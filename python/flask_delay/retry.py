@@ -1,11 +1,13 @@
 """When a task that has failed is run again, and when no more."""
 
 import random
-import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TypeVar, cast
+
+from flask_delay import validators
+
+_T = TypeVar("_T")
 
 _Kinds = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -74,32 +76,23 @@ class Retry:
     def __post_init__(self) -> None:
         """Refuse what is not allowed."""
         if self.waits is not None:
-            self._take_waits(self.waits)
+            # As a tuple, so that it can be hashed and never changes.
+            self._set("waits", self._checked("waits", _waits, _WAITS))
+            if self.backoff != _BACKOFF:
+                raise ValueError("Retry's 'backoff' and 'waits' exclude each other")
         times: object = self.times
         if times is _AS_MANY:
             self._set("times", 3 if self.waits is None else len(self.waits))
         if self.times is not None:
-            self._require("times", _is_integer(self.times), _COUNT)
-            self._require("times", 0 <= self.times <= sys.maxsize, _COUNT, ValueError)
+            self._checked("times", validators.integer(0), _COUNT)
         for name in ("backoff", "max_delay"):
-            value = getattr(self, name)
-            self._require(name, _is_number(value), _SECONDS)
-            # NaN is in no range at all.
-            self._require(name, 0 <= value <= threading.TIMEOUT_MAX, _SECONDS, ValueError)
-        self._require("jitter", isinstance(self.jitter, int | float), _SHARE)
-        self._require("jitter", 0 <= self.jitter <= 1, _SHARE, ValueError)
+            self._checked(name, validators.wait, _SECONDS)
+        self._checked("jitter", _share, _SHARE)
         for name in ("on", "unless"):
-            self._require(name, _are_exceptions(getattr(self, name)), _KINDS)
+            self._checked(name, _kinds, _KINDS)
 
-    def _take_waits(self, waits: Any) -> None:
-        is_some = isinstance(waits, Sequence) and not isinstance(waits, str | bytes)
-        self._require("waits", is_some and all(map(_is_number, waits)), _WAITS)
-        is_right = all(0 <= wait <= threading.TIMEOUT_MAX for wait in waits)
-        self._require("waits", len(waits) > 0 and is_right, _WAITS, ValueError)
-        if self.backoff != _BACKOFF:
-            raise ValueError("Retry's 'backoff' and 'waits' exclude each other")
-        # As a tuple, so that it can be hashed and never changes.
-        self._set("waits", tuple(map(float, waits)))
+    def _checked(self, name: str, parse: Callable[[object], _T], allowed: str) -> _T:
+        return validators.checked(parse, getattr(self, name), f"Retry's {name!r}", allowed)
 
     def _set(self, name: str, value: object) -> None:
         # It is frozen for everybody else.
@@ -108,12 +101,6 @@ class Retry:
     def _allows(self, number: int) -> bool:
         """Whether there may be a retry of this number; the first is 1."""
         return self.times is None or number <= self.times
-
-    def _require(
-        self, name: str, is_right: bool, allowed: str, error: type[Exception] = TypeError
-    ) -> None:
-        if not is_right:
-            raise error(f"Retry's {name!r} is {getattr(self, name)!r}, but must be {allowed}")
 
     def _delay(self, number: int) -> float:
         """How many seconds to wait before the retry of this number; the first is 1."""
@@ -138,14 +125,28 @@ class Retry:
         return self._delay(attempt)
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def as_retry(value: object) -> Retry:
+    """A `Retry`, or how many times. Raises TypeError or ValueError for anything else."""
+    return value if isinstance(value, Retry) else Retry(validators.integer(0)(value))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _waits(value: object) -> tuple[float, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise TypeError
+    if not value:
+        raise ValueError
+    return tuple(map(validators.wait, value))
 
 
-def _are_exceptions(value: object) -> bool:
-    kinds: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
+def _share(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+def _kinds(value: object) -> None:
+    for kind in value if isinstance(value, tuple) else (value,):
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError

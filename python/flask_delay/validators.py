@@ -1,28 +1,43 @@
-"""What the values of options are read as: functions that raise TypeError or ValueError.
+"""What values are read as: those of options, of settings, and of `Retry`.
 
-Each returns what the value is to the native module; None if it is as if it were not given.
+Each function returns what the value is to the program, and raises TypeError or ValueError for one
+that is not allowed. To the native module None is as if an option were not given.
 """
 
+import os
 import re
 import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
+from typing import TypeVar
 from uuid import UUID
 
 from flask_delay._native import _check_callback
-from flask_delay.backends import table
-from flask_delay.retry import Retry
+
+_T = TypeVar("_T")
 
 
-def flag(value: object) -> bool | None:
-    """True, or None for False."""
-    if not isinstance(value, bool):
-        raise TypeError
-    return value or None
+def checked(
+    parse: Callable[[object], _T],
+    value: object,
+    name: str,
+    allowed: str | Callable[[], str],
+    show: Callable[[object], str] = repr,
+) -> _T:
+    """Read a value; the TypeError or ValueError names it and what is `allowed`."""
+    try:
+        return parse(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        remedy = allowed if isinstance(allowed, str) else allowed()
+        raise kind(f"{name} is {show(value)}, but must be {remedy}") from None
 
 
-def integer(least: int, most: int) -> Callable[[object], int]:
+# --- Numbers ------------------------------------------------------------------------
+
+
+def integer(least: int, most: int = sys.maxsize) -> Callable[[object], int]:
     """What reads an integer from `least` to `most`."""
 
     def parse(value: object) -> int:
@@ -35,23 +50,117 @@ def integer(least: int, most: int) -> Callable[[object], int]:
     return parse
 
 
-def seconds(value: object) -> float:
-    """A number of seconds above 0."""
+def wait(value: object) -> float:
+    """A number of seconds, 0 or more."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError
-    # NaN is in no range at all.
-    if not 0 < value <= threading.TIMEOUT_MAX:
+    # The upper end is what Python's own locks can wait; NaN is in no range at all.
+    if not 0 <= value <= threading.TIMEOUT_MAX:
         raise ValueError
     return float(value)
 
 
+def seconds(value: object) -> float:
+    """A number of seconds above 0."""
+    number = wait(value)
+    if not number:
+        raise ValueError
+    return number
+
+
 def countdown(value: object) -> float | None:
     """A number of seconds; None for 0."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    return wait(value) or None
+
+
+# --- Settings, which may be text ----------------------------------------------------
+
+
+def spelled(kind: Callable[[str], object], parse: Callable[[object], _T]) -> Callable[[object], _T]:
+    """What reads what `parse` does, also as a text, as it is in the environment."""
+    return lambda value: parse(kind(value) if isinstance(value, str) else value)
+
+
+def count(least: int) -> Callable[[object], int]:
+    """What reads an integer of at least `least`."""
+    return spelled(int, integer(least))
+
+
+def optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
+    """What reads what `parse` does, and None."""
+
+    def parse_optional(value: object) -> _T | None:
+        if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+            return None
+        return parse(value)
+
+    return parse_optional
+
+
+def text(value: object) -> str:
+    """A text that is not blank."""
+    if not isinstance(value, str):
         raise TypeError
-    if not 0 <= value <= threading.TIMEOUT_MAX:
+    if not value.strip():
         raise ValueError
-    return float(value) or None
+    return value.strip()
+
+
+def one_of(*names: str) -> Callable[[object], str]:
+    """What reads one of the names."""
+
+    def parse(value: object) -> str:
+        name = text(value).lower()
+        if name not in names:
+            raise ValueError
+        return name
+
+    return parse
+
+
+_YES = frozenset({"true", "yes", "on", "1"})
+_NO = frozenset({"false", "no", "off", "0"})
+
+
+def switch(
+    value: object, yes: frozenset[str] = frozenset(), no: frozenset[str] = frozenset()
+) -> bool:
+    """True or false, or a word for it; `yes` and `no` are further words."""
+    # As text: `Config.from_prefixed_env` makes an integer of a "1".
+    word = str(value).strip().lower()
+    if word not in _YES | yes | _NO | no:
+        raise ValueError
+    return word in _YES | yes
+
+
+def folder(value: object) -> str:
+    """The path of a folder."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise TypeError
+    if not path.strip() or "\0" in path:
+        raise ValueError
+    return path
+
+
+def import_path(value: object) -> str:
+    """A name in a module: "module:name"."""
+    module, colon, name = text(value).partition(":")
+    if not (module and colon and name):
+        raise ValueError
+    return f"{module}:{name}"
+
+
+# --- Options ------------------------------------------------------------------------
+
+
+def flag(value: object) -> bool | None:
+    """True, or None for False."""
+    if not isinstance(value, bool):
+        raise TypeError
+    return value or None
 
 
 def eta(value: object) -> float:
@@ -146,21 +255,3 @@ def identity(value: object) -> str:
     if not 1 <= len(value) <= _LONGEST_ID or not value.isprintable() or "/" in value:
         raise ValueError
     return value
-
-
-def backend(value: object) -> str:
-    """The name of a backend."""
-    if not isinstance(value, str):
-        raise TypeError
-    if not table.is_known(value):
-        raise ValueError
-    return value
-
-
-def retry(value: object) -> Retry:
-    """A `Retry`."""
-    if isinstance(value, Retry):
-        return value
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError
-    return Retry(value)

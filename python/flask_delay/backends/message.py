@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Self, cast
 
-from flask_delay import registry, validators
-from flask_delay.retry import Retry
+from flask_delay import registry
+from flask_delay.retry import Retry, as_retry
 
 VERSION = 1
 """Of the record. A reader refuses a newer one, and leaves out keys that it does not know."""
@@ -71,7 +71,7 @@ class TaskMessage:
         now = time.time()
         kept = {key: options[key] for key in _CARRIED if key in options}
         if "retry" in options:
-            kept["retry"] = _packed(validators.retry(options["retry"]), main)
+            kept["retry"] = _packed(as_retry(options["retry"]), main)
         eta = now + options["countdown"] if options.get("countdown") else None
         if "eta" in options:
             eta = cast("datetime", options["eta"]).timestamp()

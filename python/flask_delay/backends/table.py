@@ -34,6 +34,15 @@ def is_known(name: str) -> bool:
     return name == THREADS or name in _found or name in names()
 
 
+def read(value: object) -> str:
+    """The name of a backend. Raises TypeError or ValueError for what is none."""
+    if not isinstance(value, str):
+        raise TypeError
+    if not is_known(value):
+        raise ValueError
+    return value
+
+
 def listed() -> str:
     """All names, as an error shows them."""
     *most, last = (f'"{name}"' for name in names())

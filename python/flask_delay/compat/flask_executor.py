@@ -20,6 +20,7 @@ from flask_delay._native import _check_function
 from flask_delay.backends import table
 from flask_delay.compat.futures import FutureCollection, FutureProxy
 from flask_delay.submit import Mapper
+from flask_delay.validators import count, one_of, optional, switch
 
 __all__ = ["Executor", "ExecutorJob", "FutureCollection", "FutureProxy"]
 
@@ -37,34 +38,7 @@ def _thread(value: object) -> str:
     return "thread"
 
 
-def _threads(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    name = value.strip().lower()
-    if name != table.THREADS:
-        raise ValueError
-    return name
-
-
-def _length(value: object) -> int | None:
-    if value is None or value == "None":
-        return None
-    if not isinstance(value, int | str) or isinstance(value, bool):
-        raise TypeError
-    length = int(value)
-    if length < 0:
-        raise ValueError
-    return length
-
-
-def _flag(value: object) -> bool:
-    match str(value).strip().lower():
-        case "true" | "t" | "yes" | "on" | "1":
-            return True
-        case "false" | "f" | "no" | "off" | "0" | "none" | "":
-            return False
-        case _:
-            raise ValueError
+_flag = functools.partial(switch, yes=frozenset({"t"}), no=frozenset({"f", "none", ""}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +58,7 @@ class Settings(config.Config):
     backend: str = field(
         default="threads",
         metadata={
-            "parse": _threads,
+            "parse": one_of(table.THREADS),
             "allowed": "'threads', since the tasks of an Executor have the request: give what"
             ' needs processes to a Delay, with @task(backend="processes")',
             "help": "Where tasks run.",
@@ -99,7 +73,7 @@ class Settings(config.Config):
     futures_max_length: int | None = field(
         default=None,
         metadata={
-            "parse": _length,
+            "parse": optional(count(0)),
             "allowed": f"an integer, 0 or more, or None for {_FUTURES_MAX_LENGTH}",
             "help": "How many futures `submit_stored` keeps; those not done always are.",
         },

@@ -148,7 +148,9 @@ class Backend(base.Backend):
         """
         for task in list(registry.decorated.values()):
             if self._why_not(task) is None:
-                worker.register(self.celery, self._qualified(task), task, self._place)
+                worker.register(
+                    self.celery, registry.name_of(task, self._app.name), task, self._place
+                )
 
     def problems(self) -> list[str]:
         """What keeps tasks from being run, as sentences without a full stop.
@@ -201,7 +203,7 @@ class Backend(base.Backend):
                 f"Celery's workers do not know {fn!r}: {why}; decorate a function of a module that"
                 f" they import too with {self._decorator()}"
             )
-        return self._qualified(fn)
+        return registry.name_of(fn, self._app.name)
 
     def _why_not(self, task: Any) -> str | None:
         """Why a `@task` function is none of Celery's workers; None if it is."""
@@ -225,9 +227,6 @@ class Backend(base.Backend):
 
     def _decorator(self) -> str:
         return "@task" if self._default == "celery" else '@task(backend="celery")'
-
-    def _qualified(self, fn: Any) -> str:
-        return f"{registry.module_of(fn, self._app.name)}.{fn.__qualname__}"
 
 
 def celery_app(app: Flask, *, name: str = state.DEFAULT_NAME) -> Celery:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from flask_delay import validators
 from flask_delay.backends.message import TaskMessage, exception_classes
 from flask_delay.backends.serializer import json_values
+from flask_delay.retry import as_retry
 
 HEADER = "flask_delay"
 """Of a message: what a worker has to know of the options, and Celery does not tell it."""
@@ -31,7 +32,7 @@ def check(options: Mapping[str, object]) -> None:
             f" lower one"
         )
     if "retry" in options:
-        retry = validators.retry(options["retry"])
+        retry = as_retry(options["retry"])
         for name, kinds in exception_classes(retry).items():
             for kind in kinds:
                 if not _is_in_module(kind):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flask_delay import config
+from flask_delay import validators
 from flask_delay.config import setting
 
 
@@ -12,13 +12,13 @@ class Settings:
 
     processes: int | None = setting(
         None,
-        config.optional(config.count(1)),
+        validators.optional(validators.count(1)),
         "an integer of at least 1, or None for one per CPU",
         "How many worker processes there may be, for tasks with the backend of that name.",
     )
     app: str | None = setting(
         None,
-        config.optional(config.text),
+        validators.optional(validators.text),
         'where the app is, as FLASK_APP is written ("module:app", "module:create_app()"), or None',
         "What worker processes load, to run tasks in the app's context.",
     )
