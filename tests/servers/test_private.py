@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "python/flask_delay"
-ROW = re.compile(r"^\| (.*`.*) \| ([\w.]+) \| (.*) \| ([\d.]+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (.*`.*) \| ([\w.]+) \| (.*) \| ([\d., -]+) \|$", re.MULTILINE)
 
 
 def python(script: str, *options: str) -> str:
@@ -237,7 +237,8 @@ def flask_keeps_the_session_there():
             for variable, value in contextvars.copy_context().items()
             if variable.name.startswith("flask.")
         ]
-        assert opened in found
+        # Before Flask 3.1.3, to ask for it by its name did not mark it.
+        assert opened in found or not opened.accessed
 
 
 def prometheus_adds_to_buckets():

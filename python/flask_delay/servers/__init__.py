@@ -7,24 +7,24 @@ lists what the Rust half needs.
 
 | private part | module | what it is for | tried on |
 | --- | --- | --- | --- |
-| `threading._register_atexit` | cpython | jobs, processes, SIGTERM at exit | 3.11 |
-| `threading._shutdown` on the stack | cpython | SIGTERM at exit | 3.11 |
-| `sys._current_frames` | cpython | jobs run where the app is served | 3.11 |
-| `subprocess._args_from_interpreter_flags` | cpython | options of worker processes | 3.11 |
-| `sys._xoptions` | cpython | options of worker processes | 3.11 |
-| `flask.cli` on the stack | role | jobs do not run for a command | 3.1 |
-| `werkzeug._reloader` on the stack | role | jobs run where the app is served | 3.1 |
-| `werkzeug._reloader.subprocess` | werkzeug | SIGTERM reaches the reloader's child | 3.1 |
-| `gunicorn.arbiter` on the stack | role | jobs run where the app is served | 27.0 |
-| gunicorn's `Worker.tmp` | gunicorn | tasks outlive `timeout` at the end | 27.0 |
-| uvicorn's `Server._captured_signals` | uvicorn | tasks end first at SIGTERM | 0.54 |
-| `gevent._hub_local` | gevent | waiting in a greenlet; threads leave no hub | 26.9 |
+| `threading._register_atexit` | cpython | jobs, processes, SIGTERM at exit | 3.11-3.13 |
+| `threading._shutdown` on the stack | cpython | SIGTERM at exit | 3.11-3.13 |
+| `sys._current_frames` | cpython | jobs run where the app is served | 3.11-3.13 |
+| `subprocess._args_from_interpreter_flags` | cpython | options of worker processes | 3.11-3.13 |
+| `sys._xoptions` | cpython | options of worker processes | 3.11-3.13 |
+| `flask.cli` on the stack | role | jobs do not run for a command | 3.0, 3.1 |
+| `werkzeug._reloader` on the stack | role | jobs run where the app is served | 3.0, 3.1 |
+| `werkzeug._reloader.subprocess` | werkzeug | SIGTERM reaches the reloader's child | 3.0, 3.1 |
+| `gunicorn.arbiter` on the stack | role | jobs run where the app is served | 23.0, 27.0 |
+| gunicorn's `Worker.tmp` | gunicorn | tasks outlive `timeout` at the end | 23.0, 27.0 |
+| uvicorn's `Server._captured_signals` | uvicorn | tasks end first at SIGTERM | 0.34, 0.54 |
+| `gevent._hub_local` | gevent | waiting in a greenlet; threads leave no hub | 24.11, 26.9 |
 | uWSGI's `opt`, `atexit`, `post_fork_hook` | uwsgi | jobs after a fork, tasks at exit | 2.0.31 |
 
 Two are elsewhere, where alone they are of use:
 
 | private part | module | what it is for | tried on |
 | --- | --- | --- | --- |
-| `flask.ctx`: `_session` | context.sessions | a session is not marked as read | 3.1 |
-| prometheus_client's `Histogram` | observe.prometheus | many times at once | 0.26 |
+| `flask.ctx`: `_session` | context.sessions | a session is not marked as read | 3.0, 3.1 |
+| prometheus_client's `Histogram` | observe.prometheus | many times at once | 0.21, 0.26 |
 """
