@@ -96,10 +96,10 @@ impl State {
         Phase::of(self.0.load(Ordering::Acquire))
     }
 
-    /// Sets a mark of the owner's.
-    pub fn mark(&self, mark: u32) {
+    /// Sets marks of the owner's; whether one of them was set.
+    pub fn mark(&self, mark: u32) -> bool {
         // Relaxed, as in `has`: a mark publishes nothing.
-        self.0.fetch_or(mark, Ordering::Relaxed);
+        self.0.fetch_or(mark, Ordering::Relaxed) & mark != 0
     }
 
     /// Whether the mark was set.

@@ -21,6 +21,7 @@ use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::process::exit::{self, cancel_queued};
 use crate::bindings::run::inline;
+use crate::bindings::sched::{dependents, dispatch};
 use crate::bindings::wait::current;
 
 impl Drop for Inner {
@@ -40,6 +41,8 @@ static RUNNER: Runner = Runner {
     begin: exit::add,
     work: exit::work,
     run_here: inline::run,
+    release: dispatch::let_go,
+    follow: dependents::go_on,
 };
 
 impl ExecutorCell {
@@ -296,8 +299,8 @@ impl ExecutorCell {
 fn counts<'py>(py: Python<'py>, core: &Arc<Core>) -> PyResult<Bound<'py, PyDict>> {
     let stats = core.pool().stats();
     let dict = PyDict::new(py);
-    let dead = core.dead().get() + core.errands().get();
-    dict.set_item("queued", stats.queued.saturating_sub(dead))?;
+    let uncounted = core.uncounted().get();
+    dict.set_item("queued", stats.queued.saturating_sub(uncounted))?;
     let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
     dict.set_item("running", running)?;
     dict.set_item("waiting", stats.waiting)?;

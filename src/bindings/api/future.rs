@@ -26,6 +26,7 @@ use crate::bindings::host::event_loop::hooks;
 use crate::bindings::names;
 use crate::bindings::run::timeout;
 use crate::bindings::sched::completion::{self, Place};
+use crate::bindings::sched::dispatch;
 
 #[pymethods]
 impl FutureCell {
@@ -168,7 +169,7 @@ impl FutureCell {
     }
 
     fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        completion::run_or_notify(slf)
+        dispatch::run_or_notify(slf)
     }
 
     fn set_result(slf: &Bound<'_, Self>, result: Bound<'_, PyAny>) -> PyResult<()> {

@@ -9,13 +9,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::bindings::core::executor::{Core, ExecutorCell};
+use crate::bindings::core::executor::{Core, ExecutorCell, Job};
 use crate::bindings::errors::closed;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::process::exit;
 use crate::bindings::sched::completion;
-use crate::bindings::sched::delays::GLANCE;
+use crate::bindings::sched::dispatch::GLANCE;
 use crate::bindings::sched::timer::{self, OfExecutor};
 
 #[doc = doc!("_Rhythm")]
@@ -244,7 +244,7 @@ pub(crate) fn ring(this: &Bound<'_, Ticker>) {
 /// Has a worker do what is to be done at a tick.
 fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>) -> PyResult<()> {
     let ticker = this.clone().unbind();
-    let errand = PyCFunction::new_closure(this.py(), Some(c"tick"), None, move |args, _| {
+    let tick = PyCFunction::new_closure(this.py(), Some(c"tick"), None, move |args, _| {
         let ticker = ticker.bind(args.py()).get();
         match take_asked(ticker) {
             Some(tick) => match ticker.call.get(args.py()) {
@@ -255,7 +255,8 @@ fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>) -> PyResult<()> {
             None => Ok(()),
         }
     })?;
-    completion::send(core, errand.as_any())
+    completion::give_worker(this.py(), core, Job::Tick(tick.into_any().unbind()));
+    Ok(())
 }
 
 fn take_asked(ticker: &Ticker) -> Option<u64> {

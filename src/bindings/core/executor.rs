@@ -22,17 +22,52 @@ use super::task::FutureCell;
 use super::worker_slot::Desk;
 use crate::bindings::ffi::fork::generation;
 
-/// A future in the queue, which owns a reference to it.
-pub(crate) struct Task(pub(crate) Py<FutureCell>);
+/// What lies in a pool's queue, and owns what it refers to.
+pub(crate) enum Job {
+    /// A task to run.
+    Task(Py<FutureCell>),
+    /// The done callbacks of a task that has ended without its worker, after a line in the log.
+    /// They may block, so a worker runs them.
+    Callbacks(Py<FutureCell>, Option<Note>),
+    /// A periodic job that is due: a function without arguments.
+    Tick(Py<PyAny>),
+}
+
+/// Why a task has ended without its worker, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    TimedOut,
+    Stopped,
+    Expired,
+}
+
+impl Note {
+    /// Takes the task's name and id.
+    pub(crate) fn template(self) -> &'static str {
+        match self {
+            Self::TimedOut => {
+                "task %s (%s) did not end after its timeout: it has failed, its code goes on"
+            }
+            Self::Stopped => {
+                "task %s (%s) did not end when it was stopped: it is cancelled, its code goes on"
+            }
+            Self::Expired => "task %s (%s) was not started before it expired",
+        }
+    }
+}
 
 /// What the floors above do for an executor, which knows nothing of them.
 pub(crate) struct Runner {
     /// Takes note of a pool that this process has made.
     pub(crate) begin: fn(&Arc<Core>),
     /// The main function of each thread of a pool.
-    pub(crate) work: fn(&Weak<Core>, Worker<Task>),
+    pub(crate) work: fn(&Weak<Core>, Worker<Job>),
     /// Runs a task in the calling thread, or has the event loop run it and waits for that.
     pub(crate) run_here: fn(&Bound<'_, FutureCell>, &Arc<Core>) -> PyResult<()>,
+    /// Sends a held task that may start now on its way to a worker.
+    pub(crate) release: fn(&Bound<'_, FutureCell>),
+    /// Tells the tasks that follow a task of its end.
+    pub(crate) follow: fn(&Bound<'_, FutureCell>, Vec<Py<FutureCell>>) -> PyResult<()>,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -70,15 +105,14 @@ pub(crate) struct Core {
 /// The pool of one process.
 struct Era {
     generation: u32,
-    pool: Arc<Pool<Task>>,
+    pool: Arc<Pool<Job>>,
     desks: Arc<Desks>,
     /// Tasks that are with the event loop.
     afar: Afar,
     /// Tasks that wait for their turn, for another attempt, or for other tasks.
     held: Afar,
-    dead: Count,
+    uncounted: Count,
     stuck: Strays,
-    errands: Count,
     /// The places of its queue, if they are counted.
     places: Option<Places>,
     /// The keys of tasks by which they are limited, and those of which there is one alone.
@@ -179,7 +213,7 @@ impl Core {
     }
 
     /// This process's pool.
-    pub(crate) fn pool(self: &Arc<Self>) -> &Pool<Task> {
+    pub(crate) fn pool(self: &Arc<Self>) -> &Pool<Job> {
         &self.era().pool
     }
 
@@ -204,15 +238,28 @@ impl Core {
         desks.push(Arc::downgrade(desk));
     }
 
-    /// How many of this process's tasks were cancelled in the queue: they hold a place in
-    /// memory until a worker comes by them, but none that counts.
-    pub(crate) fn dead(self: &Arc<Self>) -> &Count {
-        &self.era().dead
+    /// How many jobs in this process's queue are no tasks that wait: callbacks, ticks, and tasks
+    /// that have ended there, which a worker has yet to come by.
+    pub(crate) fn uncounted(self: &Arc<Self>) -> &Count {
+        &self.era().uncounted
     }
 
-    /// How many jobs in this process's queue are the library's own.
-    pub(crate) fn errands(self: &Arc<Self>) -> &Count {
-        &self.era().errands
+    /// A task has ended before it ran; if it lies in the queue, it is no task that waits there.
+    pub(crate) fn ended_in_queue(self: &Arc<Self>, task: &FutureCell) {
+        if task.leave_queue() {
+            self.uncounted().add();
+        }
+    }
+
+    /// `job` was taken out of the queue, and is not about to be started.
+    pub(crate) fn took_out(self: &Arc<Self>, job: &Job) {
+        let waited = match job {
+            Job::Task(task) => task.get().leave_queue(),
+            Job::Callbacks(..) | Job::Tick(_) => false,
+        };
+        if !waited {
+            self.uncounted().remove();
+        }
     }
 
     /// How many of this process's tasks have ended while their code goes on.
@@ -315,9 +362,8 @@ impl Era {
             desks: Arc::default(),
             afar: Afar::default(),
             held: Afar::default(),
-            dead: Count::default(),
+            uncounted: Count::default(),
             stuck: Strays::default(),
-            errands: Count::default(),
             places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
             lanes: OnceBox::new(),
             claims: OnceBox::new(),
@@ -326,9 +372,12 @@ impl Era {
     }
 }
 
-/// When a task in the queue was made.
-fn birth(task: &Task) -> Rank {
-    task.0.get().born()
+/// When the task of a job was made. A tick takes no time to speak of, so it goes before all.
+fn birth(job: &Job) -> Rank {
+    match job {
+        Job::Task(task) | Job::Callbacks(task, _) => task.get().born(),
+        Job::Tick(_) => Rank::MIN,
+    }
 }
 
 impl Drop for Era {

@@ -6,9 +6,9 @@ use super::task::FutureCell;
 
 /// The task was told to stop.
 const STOP: u32 = State::MARK;
-/// What is in the queue is there for callbacks alone, and is not to be cancelled: a coroutine's
-/// task that is done, or an errand for one that has ended without a worker.
-const RETURNED: u32 = State::MARK << 1;
+/// The task does not lie in the queue as one that waits: it is a coroutine, is held, or has been
+/// taken out.
+const UNQUEUED: u32 = State::MARK << 1;
 /// The task is a coroutine.
 const COROUTINE: u32 = State::MARK << 2;
 /// A teardown function has submitted the task, after another task.
@@ -104,7 +104,7 @@ impl FutureCell {
 
     /// For a future that nobody else has yet.
     pub(crate) fn mark_coroutine(&self) {
-        self.state.mark(COROUTINE);
+        self.state.mark(COROUTINE | UNQUEUED);
     }
 
     /// For a future that nobody else has yet.
@@ -112,12 +112,14 @@ impl FutureCell {
         self.state.mark(OF_TEARDOWN);
     }
 
-    /// By whoever queues it, which hands the mark to the worker.
-    pub(crate) fn mark_returned(&self) {
-        self.state.mark(RETURNED);
+    /// The task is about to be put into the queue.
+    pub(crate) fn enter_queue(&self) {
+        let _ = self.state.unmark(UNQUEUED);
     }
 
-    pub(crate) fn has_returned(&self) -> bool {
-        self.state.has(RETURNED)
+    /// The task is held, has ended, or was taken out of the queue; whether it lay there as one
+    /// that waits. Of those who ask, one hears so.
+    pub(crate) fn leave_queue(&self) -> bool {
+        !self.state.mark(UNQUEUED)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flask_delay_engine::{Hold, Mutex};
 use pyo3::prelude::*;
 
-use super::executor::Task;
+use super::executor::Job;
 use super::task::FutureCell;
 use super::waiter::Bell;
 
@@ -18,13 +18,13 @@ pub(crate) struct Afar(Mutex<HashMap<usize, Held>>);
 
 struct Held {
     task: Py<FutureCell>,
-    hold: Option<Hold<Task>>,
+    hold: Option<Hold<Job>>,
     /// Of those who wait until the task is not here any more.
     bells: Vec<Arc<Bell>>,
 }
 
 impl Afar {
-    pub(crate) fn add(&self, task: &Bound<'_, FutureCell>, hold: impl Into<Option<Hold<Task>>>) {
+    pub(crate) fn add(&self, task: &Bound<'_, FutureCell>, hold: impl Into<Option<Hold<Job>>>) {
         let entry = Held {
             task: task.clone().unbind(),
             hold: hold.into(),

@@ -90,13 +90,9 @@ impl Spent {
 /// Counts a task that has just ended. Its call has been taken, so that its name is at hand.
 pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     let cell = this.get();
-    // An errand is none of the user's tasks. A coroutine's task gets that mark later.
     let Some(figures) = cell.core().and_then(|core| core.figures()) else {
         return;
     };
-    if cell.has_returned() {
-        return;
-    }
     let (phase, spent) = (cell.phase(), Spent::of(cell));
     figures.note(this, |it| {
         match phase {

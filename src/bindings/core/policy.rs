@@ -41,8 +41,6 @@ pub(crate) struct Rules {
     pub(crate) begin: Option<Ticket>,
     /// When it is too late to start.
     pub(crate) expires: Option<Instant>,
-    /// It has been put into the queue and has not been taken up.
-    pub(crate) queued: bool,
     /// Why its coroutine was cancelled.
     pub(crate) why: Option<Why>,
     /// What it waits for before it may start, if it still does.
@@ -83,9 +81,16 @@ pub(crate) fn with_new<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R)
     done
 }
 
+/// As [`with_new`], for a task that nobody else has yet: it is not in the queue until it is put
+/// there.
+pub(crate) fn begin<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> R {
+    this.leave_queue();
+    with_new(this, step)
+}
+
 /// Gives a task that runs elsewhere, or comes from there, its rules: others see to the rest.
 pub(crate) fn runs_elsewhere(this: &FutureCell, attempts: u32) {
-    with_new(this, |rules| {
+    begin(this, |rules| {
         rules.attempts = attempts;
         rules.elsewhere = true;
     });
@@ -194,11 +199,6 @@ pub(crate) fn is_late(this: &FutureCell) -> bool {
     expires.flatten().is_some_and(|at| at <= Instant::now())
 }
 
-/// The task is about to be put into the queue.
-pub(crate) fn queued(this: &FutureCell) {
-    with(this, |rules| rules.queued = true);
-}
-
 /// Why a coroutine was cancelled, if that was for its rules.
 pub(crate) fn why(this: &FutureCell) -> Option<Why> {
     with(this, |rules| rules.why).flatten()
@@ -212,11 +212,6 @@ pub(crate) fn rank(this: &Bound<'_, FutureCell>) -> i64 {
 /// The task is about to end without its code, which keeps its turn until it ends too.
 pub(crate) fn keep_turn(this: &FutureCell) {
     with(this, |rules| rules.behind = rules.lane.take());
-}
-
-/// Whether a task that was cancelled lies in the queue, from which nobody takes it.
-pub(crate) fn lies_in_queue(this: &FutureCell) -> bool {
-    with(this, |rules| std::mem::take(&mut rules.queued)).unwrap_or(true)
 }
 
 /// From when on a task may start.

@@ -349,19 +349,6 @@ impl FutureCell {
         self.known_extra().map(taken).unwrap_or_default()
     }
 
-    /// A task of the library's own, to run `function()` on a worker: without a context,
-    /// without surroundings.
-    pub(crate) fn errand<'py>(
-        core: &Arc<Core>,
-        function: Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, Self>> {
-        let py = function.py();
-        let none = Slot::default;
-        let call = Call::new(Slot::new(function), Shape::Inline(0), none(), none());
-        let cell = Self::for_task(Arc::clone(core), none(), call, none(), now());
-        new_future(py, cell)
-    }
-
     /// When it was made, in nanoseconds since 1970.
     pub(crate) fn born(&self) -> i64 {
         self.enqueued.cast_signed()

@@ -92,6 +92,25 @@ pub(crate) struct Completed<'a, 'py> {
     pub(crate) watched: bool,
 }
 
+/// How a task ends.
+pub(crate) enum End<'py> {
+    Returned(Bound<'py, PyAny>),
+    Raised(Bound<'py, PyAny>),
+    Cancelled,
+}
+
+/// Ends the future in whichever way; None if it was done. A cancellation ends only one that runs.
+pub(crate) fn end<'a, 'py>(
+    this: &'a Bound<'py, FutureCell>,
+    end: End<'py>,
+) -> Option<Completed<'a, 'py>> {
+    match end {
+        End::Returned(result) => finish(this, Phase::Finished, result).ok(),
+        End::Raised(exception) => finish(this, Phase::Failed, exception).ok(),
+        End::Cancelled => abandon(this),
+    }
+}
+
 /// Ends the future from `Pending` or `Running`, with a result or an exception.
 ///
 /// # Errors

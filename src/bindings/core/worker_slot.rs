@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flask_delay_engine::{self as engine, Handle, Mutex, Summoned};
 use pyo3::prelude::*;
 
-use super::executor::Task;
+use super::executor::Job;
 use super::interrupt::{self, Ended, Target};
 use super::task::FutureCell;
 
@@ -101,7 +101,7 @@ impl Desk {
 /// A worker's waits. A task may be in several at once, as when it waits for one future
 /// between two steps of `as_completed`; to the pool they are one.
 pub(crate) struct Waits {
-    handle: Handle<Task>,
+    handle: Handle<Job>,
     // Held while the pool is told, so that it is told in order; the pool's own locks are taken
     // under it, and nothing of Python's.
     inner: Mutex<Inner>,
@@ -111,13 +111,13 @@ pub(crate) struct Waits {
 struct Inner {
     waits: usize,
     /// There while `waits` is not zero.
-    waiting: Option<engine::Waiting<Task>>,
+    waiting: Option<engine::Waiting<Job>>,
     /// For each call that nobody waits for any more.
-    stuck: Vec<engine::Stuck<Task>>,
+    stuck: Vec<engine::Stuck<Job>>,
 }
 
 impl Inner {
-    fn begin(&mut self, handle: &Handle<Task>) -> Option<Summoned> {
+    fn begin(&mut self, handle: &Handle<Job>) -> Option<Summoned> {
         self.waits += 1;
         if self.waiting.is_some() {
             return None;
@@ -136,7 +136,7 @@ impl Inner {
 }
 
 impl Waits {
-    pub(crate) fn new(handle: Handle<Task>) -> Self {
+    pub(crate) fn new(handle: Handle<Job>) -> Self {
         Self {
             handle,
             inner: Mutex::default(),

@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
-use crate::bindings::core::executor::{Core, Task};
+use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
@@ -20,8 +20,8 @@ use crate::bindings::ffi::gil::{SIGNALS, wait_with_signals};
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval;
 use crate::bindings::run::worker;
-use crate::bindings::sched::completion::{cancel, send_back};
-use crate::bindings::sched::delays;
+use crate::bindings::sched::completion::cancel;
+use crate::bindings::sched::dispatch;
 use crate::bindings::sched::timer;
 
 /// Every executor that has a pool in this process. The lock is a leaf.
@@ -272,7 +272,7 @@ fn close_at_exit(py: Python<'_>) {
 }
 
 /// The main function of each worker's thread.
-pub(crate) fn work(core: &Weak<Core>, worker: Worker<Task>) {
+pub(crate) fn work(core: &Weak<Core>, worker: Worker<Job>) {
     worker::main(core, worker, end_child);
 }
 
@@ -312,7 +312,7 @@ fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut 
         .into_iter()
         .partition(|task| policy::followed(task).is_some());
     for task in held {
-        if delays::starts_after(task.get(), deadline) && cancel(&task) {
+        if dispatch::starts_after(task.get(), deadline) && cancel(&task) {
             lost.push(label(&task));
         }
     }
@@ -367,29 +367,27 @@ pub(crate) fn cancel_queued(
     core: &Arc<Core>,
     mut each: impl FnMut(&Bound<'_, FutureCell>),
 ) {
-    let mut returned = Vec::new();
+    let mut others = Vec::new();
     // Noted before those that they follow are cancelled, and they with them.
     let mut held = core.held().tasks(py);
     held.retain(|task| policy::followed(task).is_some());
     // What is taken out and has to go back must find that the pool has not ended.
     let hold = core.pool().hold();
-    while let Some(task) = core.pool().steal() {
-        let task = task.0.into_bound(py);
-        if task.get().has_returned() {
-            returned.push(task);
-            continue;
-        }
-        if !task.get().phase().is_done() && cancel(&task) {
-            each(&task);
-        }
-        if task.get().phase().is_done() {
-            // Now or before it was counted as one that lies in the queue.
-            core.dead().remove();
+    while let Some(job) = core.pool().steal() {
+        core.took_out(&job);
+        match &job {
+            Job::Task(task) => {
+                let task = task.bind(py);
+                if !task.get().phase().is_done() && cancel(task) {
+                    each(task);
+                }
+            }
+            // Of tasks that have ended: their callbacks are to run all the same.
+            Job::Callbacks(..) | Job::Tick(_) => others.push(job),
         }
     }
-    // Coroutines that have ended; their callbacks are to run all the same.
-    for task in returned {
-        send_back(&task, core);
+    for job in others {
+        dispatch::put_back(py, core, job);
     }
     drop(hold);
     for task in held {

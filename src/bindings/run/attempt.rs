@@ -22,7 +22,7 @@ use crate::bindings::ffi::context::{for_attempt, within};
 use crate::bindings::host::app_context::Surroundings;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
-use crate::bindings::sched::completion::{Place, abandon, come_back, fail, finish};
+use crate::bindings::sched::completion::{Place, abandon, fail, finish};
 use crate::bindings::sched::dispatch::start;
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
@@ -31,10 +31,8 @@ use crate::bindings::wait::current;
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
 pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     if !start(this) {
-        if this.get().has_returned() {
-            come_back(this);
-        } else if let Some(core) = this.get().core() {
-            core.dead().remove();
+        if !this.get().leave_queue() {
+            core.uncounted().remove();
         }
         return;
     }

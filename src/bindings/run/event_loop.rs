@@ -16,7 +16,7 @@ use crate::bindings::core::interrupt::Why;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{CoroutineTask, FutureCell};
-use crate::bindings::core::transition::Phase;
+use crate::bindings::core::transition::End;
 use crate::bindings::errors::{TaskRetry, into_exception};
 use crate::bindings::ffi::call::call;
 use crate::bindings::ffi::clock::now;
@@ -24,7 +24,7 @@ use crate::bindings::ffi::context::{copy, copy_current, for_attempt};
 use crate::bindings::host::app_context;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
-use crate::bindings::sched::completion::{self, Place, leave, let_go_of_coroutine, send_back};
+use crate::bindings::sched::completion::{self, leave, let_go_of_coroutine};
 use crate::bindings::sched::dispatch::{self, hand_over};
 use crate::bindings::sched::limits;
 use crate::bindings::wait::current;
@@ -34,12 +34,6 @@ fn attempted(task: &Bound<'_, FutureCell>) {
     if task.get().is_ruled() {
         limits::attempted(task);
     }
-}
-
-/// The task will not be called any more.
-fn let_go_of_call(task: &Bound<'_, FutureCell>) {
-    drop(task.get().take_call(task));
-    task.get().let_go();
 }
 
 /// Has a coroutine's task called once more.
@@ -54,7 +48,7 @@ fn run_again(task: &Bound<'_, FutureCell>, after: Duration, exception: Option<Bo
         if task.get().phase().is_done() {
             leave(task);
         } else if let Err(error) = hand_over(task, core) {
-            dispatch::give_up(task, error);
+            completion::give_up(task, error);
         }
         return;
     }
@@ -66,31 +60,20 @@ fn run_again(task: &Bound<'_, FutureCell>, after: Duration, exception: Option<Bo
 }
 
 impl CoroutineTask {
-    fn end(&self, py: Python<'_>, to: Phase, outcome: Bound<'_, PyAny>) -> PyResult<()> {
+    /// Ends the task; a worker runs the callbacks, in the context of the coroutine.
+    fn end(&self, py: Python<'_>, end: End<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
-        let_go_of_call(task);
-        // In vain if it was cancelled and has ended all the same.
-        let settled = completion::finish(task, to, outcome, Place::Loop).is_ok();
-        Self::go_back(task, settled)
-    }
-
-    /// Has a worker run the callbacks, which may block. Whoever waits for the task has been
-    /// woken before: the workers may all be busy.
-    fn go_back(task: &Bound<'_, FutureCell>, settled: bool) -> PyResult<()> {
-        let cell = task.get();
-        if !settled {
+        completion::discard_call(task);
+        let Some(detached) = completion::detach(task, end) else {
+            // It was cancelled, and has ended all the same.
             limits::give_up_turn(task);
-        }
-        if let Some(core) = cell.core()
-            && settled
-            && (cell.has_callbacks() || signals::wanted(task, Event::of(cell.phase())))
-        {
-            cell.put_context(copy_current(task.py())?);
-            task.get().mark_returned();
-            send_back(task, core);
-        } else {
             leave(task);
+            return Ok(());
+        };
+        if completion::is_heard(task) {
+            task.get().put_context(copy_current(py)?);
         }
+        detached.send(None);
         Ok(())
     }
 }
@@ -169,7 +152,7 @@ impl CoroutineTask {
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> PyResult<()> {
         self.0.get().end_code();
         attempted(self.0.bind(py));
-        self.end(py, Phase::Finished, result)
+        self.end(py, End::Returned(result))
     }
 
     #[doc = doc!("_CoroutineTask.fail")]
@@ -195,7 +178,7 @@ impl CoroutineTask {
         if task.get().core().is_some_and(|core| core.log_failures) {
             logging::exception_of("task %s (%s) failed", task, &exception);
         }
-        self.end(py, Phase::Failed, exception)
+        self.end(py, End::Raised(exception))
     }
 
     #[doc = doc!("_CoroutineTask.abandon")]
@@ -206,9 +189,7 @@ impl CoroutineTask {
         }
         task.get().end_code();
         attempted(task);
-        let_go_of_call(task);
-        let settled = completion::abandon(task, Place::Loop);
-        Self::go_back(task, settled)
+        self.end(py, End::Cancelled)
     }
 
     #[doc = doc!("_CoroutineTask.refuse")]

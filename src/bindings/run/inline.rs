@@ -7,11 +7,12 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::worker::run_guarded;
-use crate::bindings::core::executor::Core;
+use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::closed;
+use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::dispatch::{self, hand_over};
 use crate::bindings::wait::current::{self, Seat};
 use crate::bindings::wait::result;
@@ -42,16 +43,18 @@ pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyRe
     }
     let mut count = 0;
     while count < most
-        && let Some(task) = core.pool().steal()
+        && let Some(job) = core.pool().steal()
     {
-        let task = task.0.into_bound(py);
+        core.took_out(&job);
+        let Job::Task(task) = &job else {
+            completion::do_job(py, job, Place::Worker);
+            continue;
+        };
+        let task = task.bind(py);
         if task.get().phase() == Phase::Pending {
-            run(&task, core)?;
+            run(task, core)?;
             // One that has expired has not run.
             count += usize::from(task.get().has_begun());
-        } else if !task.get().is_coroutine() {
-            // It was cancelled where it lay.
-            core.dead().remove();
         }
     }
     Ok(count)

@@ -14,22 +14,20 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::inline;
 use crate::bindings::core::async_check::is_coroutine_function;
 use crate::bindings::core::call::Call;
-use crate::bindings::core::events::Event;
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::id::Id;
 use crate::bindings::core::metrics;
 use crate::bindings::core::policy;
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::{Extra, FutureCell, new_future};
-use crate::bindings::core::transition::Phase;
+use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{closed, id_is_taken};
 use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::carry;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::host::app_context::may_submit;
-use crate::bindings::host::signals;
-use crate::bindings::sched::completion::{self, Place, forget, recall, send_back};
+use crate::bindings::sched::completion::{self, Place, forget, recall};
 use crate::bindings::sched::dispatch::{self, announce};
 
 #[doc = doc!("_Elsewhere")]
@@ -38,23 +36,15 @@ pub(crate) struct Elsewhere(Py<FutureCell>);
 
 impl Elsewhere {
     /// Ends the task, unless it has ended; a worker runs the callbacks.
-    fn end(&self, py: Python<'_>, settle: impl FnOnce(&Bound<'_, FutureCell>) -> bool) -> bool {
+    fn end(&self, py: Python<'_>, end: End<'_>) -> bool {
         let task = self.0.bind(py);
-        let cell = task.get();
-        if !begin(task) && cell.phase() != Phase::Running {
+        if !begin(task) && task.get().phase() != Phase::Running {
             return false;
         }
-        let_go_of_call(task);
-        let settled = settle(task);
-        if let Some(core) = cell.core()
-            && settled
-            && (cell.has_callbacks() || signals::wanted(task, Event::of(cell.phase())))
-        {
-            cell.mark_returned();
-            send_back(task, core);
-        }
+        completion::discard_call(task);
+        let ended = completion::finish_detached(task, end, None);
         forget(task);
-        settled
+        ended
     }
 }
 
@@ -65,14 +55,6 @@ fn begin(task: &Bound<'_, FutureCell>) -> bool {
         task.get().set_started(now());
     }
     began
-}
-
-/// Lets go of what was to be called; the context is for the callbacks.
-fn let_go_of_call(task: &Bound<'_, FutureCell>) {
-    let mut taken = task.get().take_call(task);
-    if let Some(context) = taken.context.take() {
-        task.get().put_context(context);
-    }
 }
 
 /// Cancels a task that has begun elsewhere, and has it ended there; `false` if it is not one.
@@ -188,16 +170,12 @@ impl Elsewhere {
 
     #[doc = doc!("_Elsewhere.finish")]
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> bool {
-        self.end(py, |task| {
-            completion::finish(task, Phase::Finished, result, Place::Loop).is_ok()
-        })
+        self.end(py, End::Returned(result))
     }
 
     #[doc = doc!("_Elsewhere.fail")]
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> bool {
-        self.end(py, |task| {
-            completion::finish(task, Phase::Failed, exception, Place::Loop).is_ok()
-        })
+        self.end(py, End::Raised(exception))
     }
 
     #[doc = doc!("_Elsewhere.withdraw")]
@@ -209,7 +187,7 @@ impl Elsewhere {
 
     #[doc = doc!("_Elsewhere.abandon")]
     fn abandon(&self, py: Python<'_>) -> bool {
-        self.end(py, |task| completion::abandon(task, Place::Loop))
+        self.end(py, End::Cancelled)
     }
 
     #[doc = doc!("_Elsewhere.run")]

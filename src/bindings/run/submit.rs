@@ -23,9 +23,9 @@ use crate::bindings::ffi::object::is_really_a;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::host::app_context::may_submit;
 use crate::bindings::names;
-use crate::bindings::sched::backpressure::{self, Entry};
+use crate::bindings::sched::backpressure;
 use crate::bindings::sched::completion;
-use crate::bindings::sched::dispatch::{self, announce, withdraw};
+use crate::bindings::sched::dispatch::{self, Entry, announce, withdraw};
 use crate::bindings::sched::limits;
 
 impl ExecutorCell {

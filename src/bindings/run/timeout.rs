@@ -12,21 +12,21 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 
 use super::remote;
-use crate::bindings::core::executor::Core;
+use crate::bindings::core::executor::{Core, Note};
 use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
 use crate::bindings::core::strays::Added;
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
-use crate::bindings::core::transition::{self, Phase};
+use crate::bindings::core::transition::{self, End, Phase};
 use crate::bindings::core::worker_slot::{Desk, Waits};
 use crate::bindings::errors::{TaskTimeout, into_exception, or_unraisable};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
-use crate::bindings::sched::completion::{self, Place};
+use crate::bindings::sched::completion;
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
 
@@ -318,24 +318,14 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
         }
         At::AnyCall => return,
     }
-    let settled = match shot.why {
-        Why::Timeout => {
-            let exception = into_exception(py, timed_out(this));
-            completion::finish(this, Phase::Failed, exception, Place::Loop).is_ok()
-        }
-        Why::Stop => completion::abandon(this, Place::Loop),
+    let (end, note) = match shot.why {
+        Why::Timeout => (
+            End::Raised(into_exception(py, timed_out(this))),
+            Note::TimedOut,
+        ),
+        Why::Stop => (End::Cancelled, Note::Stopped),
     };
-    if settled {
-        let template = match shot.why {
-            Why::Timeout => {
-                "task %s (%s) did not end after its timeout: it has failed, its code goes on"
-            }
-            Why::Stop => {
-                "task %s (%s) did not end when it was stopped: it is cancelled, its code goes on"
-            }
-        };
-        or_unraisable(completion::tell(this, core, Some(template)), this);
-    }
+    completion::finish_detached(this, end, Some(note));
 }
 
 /// Has a call that is stuck interrupted once more, for it may come back to Python code.

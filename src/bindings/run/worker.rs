@@ -1,5 +1,6 @@
 //! A worker thread: attached to Python once, for its life; detached only to sleep.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -10,7 +11,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::attempt;
-use crate::bindings::core::executor::{Core, Task};
+use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::Deferred;
@@ -26,7 +27,7 @@ use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval::{self, Watched};
 use crate::bindings::names;
-use crate::bindings::sched::completion;
+use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::wait::current::{self, Local};
 
 /// A task that is a builtin never looks whether another thread wants the GIL; after this
@@ -39,11 +40,11 @@ const GRACE: Duration = Duration::from_nanos(1_500);
 
 /// The main function of each thread of a pool. `end_child` ends a process that a task has forked
 /// and whose task has returned; it is told whether that has failed.
-pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>, end_child: fn(Python<'_>, bool)) {
+pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Job>, end_child: fn(Python<'_>, bool)) {
     let generation = generation();
     // None only if the interpreter has been finalized; then nothing can run any more.
     let finished = attach(|py| {
-        let Some(core) = core.upgrade() else {
+        let Some(core) = weak.upgrade() else {
             return;
         };
         let thread = Thread::enter(py, worker.name());
@@ -66,7 +67,15 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>, end_child: fn(Py
         // Held by the futures from here on, so that an idle worker keeps nothing alive.
         drop(core);
         let watched_by = watched.as_deref();
-        let failed = work(py, &mut worker, &desk, &deferred, watched_by, generation);
+        let failed = work(
+            py,
+            weak,
+            &mut worker,
+            &desk,
+            &deferred,
+            watched_by,
+            generation,
+        );
         if let Some(failed) = failed {
             end_child(py, failed);
         }
@@ -92,7 +101,8 @@ pub(crate) fn main(core: &Weak<Core>, mut worker: Worker<Task>, end_child: fn(Py
 /// when the task has ended there, with whether it failed.
 fn work(
     py: Python<'_>,
-    worker: &mut Worker<Task>,
+    core: &Weak<Core>,
+    worker: &mut Worker<Job>,
     desk: &Desk,
     deferred: &Deferred,
     watched: Option<&Watched>,
@@ -115,17 +125,24 @@ fn work(
             watched.wakes();
         }
     };
-    while let Some(task) = worker.next(sleep) {
+    while let Some(job) = worker.next(sleep) {
         drop(deferred.take());
-        let task = task.0.into_bound(py);
-        run(&task, desk);
+        let (finished, failed) = match job {
+            Job::Task(task) => {
+                let task = task.into_bound(py);
+                run(&task, desk);
+                (task.get().ended(), task.get().phase() == Phase::Failed)
+                // The last reference to it, often, goes before the worker sleeps.
+            }
+            job => {
+                run_other(py, core, job, desk);
+                (now(), false)
+            }
+        };
         if self::generation() != generation {
             // A child of the task's: this thread is all there is of it.
-            return Some(task.get().phase() == Phase::Failed);
+            return Some(failed);
         }
-        let finished = task.get().ended();
-        // The last reference, often: dropped here, before the worker sleeps.
-        drop(task);
         if finished.saturating_sub(breathed) > BREATH {
             breathed = finished;
             drop(deferred.take());
@@ -146,19 +163,40 @@ fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
     desk.clear();
 }
 
+/// Does a job that is no task to run.
+#[cold]
+fn run_other(py: Python<'_>, core: &Weak<Core>, job: Job, desk: &Desk) {
+    if let Some(core) = core.upgrade() {
+        core.took_out(&job);
+    }
+    if let Job::Callbacks(task, _) = &job {
+        desk.put(task.bind(py));
+    }
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        completion::do_job(py, job, Place::Worker);
+    }));
+    if let Err(payload) = done {
+        defect(&*payload).write_unraisable(py, None);
+    }
+    desk.clear();
+}
+
+fn defect(payload: &(dyn Any + Send)) -> PyErr {
+    let message = format!("a defect in flask_delay: {}", panic_message(payload));
+    PyRuntimeError::new_err(message)
+}
+
 /// Runs one task; a panic fails that task alone.
 pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        // What has returned has run, or never will; its callbacks have no part in that.
-        if core.is_broken() && !task.get().has_returned() {
+        if core.is_broken() {
             completion::fail(task, broken());
         } else {
             attempt::run(task, core, desk);
         }
     }));
     if let Err(payload) = ran {
-        let message = format!("a defect in flask_delay: {}", panic_message(&*payload));
-        completion::fail(task, PyRuntimeError::new_err(message));
+        completion::fail(task, defect(&*payload));
     }
 }
 

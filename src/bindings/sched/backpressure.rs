@@ -8,24 +8,15 @@ use flask_delay_engine::Bound as Places;
 use pyo3::prelude::*;
 
 use super::completion::cancel;
-use super::dispatch;
-use crate::bindings::core::executor::Core;
+use super::dispatch::{self, Entry};
+use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::settings::{Mode, WhenFull};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::name_of;
-use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{QueueFull, closed};
 use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::host::logging;
 use crate::bindings::wait::current;
-
-/// Who is to run a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
-    Worker,
-    /// Whoever submits it, here and now.
-    Caller,
-}
 
 /// Takes a place in the queue for `this`, if places are counted.
 ///
@@ -87,7 +78,7 @@ fn make_room(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool
         // What is taken out and has to go back must find that the pool has not ended.
         let hold = core.pool().hold();
         let found = core.pool().steal_last();
-        let dropped = found.map(|task| drop_task(&task.0.into_bound(py), core));
+        let dropped = found.map(|job| drop_job(py, core, job));
         drop(hold);
         if let Some(dropped) = dropped {
             if !dropped {
@@ -114,19 +105,18 @@ fn make_room(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool
 
 const PAUSE: Duration = Duration::from_micros(50);
 
-/// Cancels a task that was taken out of the queue; `false` if it had to go back.
-fn drop_task(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> bool {
-    if task.get().has_returned() || task.get().phase() == Phase::Pending && !task.get().is_placed()
-    {
-        // It is there for its callbacks or runs once more: it was accepted before.
-        dispatch::put_back(task, core);
-        return false;
-    }
-    if task.get().phase().is_done() {
-        // It was cancelled where it lay, and has given its place back.
-        core.dead().remove();
-    } else if cancel(task) {
-        core.dead().remove();
+/// Cancels a task that was taken out of the queue; `false` if the job had to go back.
+fn drop_job(py: Python<'_>, core: &Arc<Core>, job: Job) -> bool {
+    core.took_out(&job);
+    let task = match &job {
+        // One that has no place runs once more: it was accepted before.
+        Job::Task(task) if task.get().is_placed() || task.get().phase().is_done() => task.bind(py),
+        _ => {
+            dispatch::put_back(py, core, job);
+            return false;
+        }
+    };
+    if !task.get().phase().is_done() && cancel(task) {
         say(task);
     }
     true

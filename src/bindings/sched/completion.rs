@@ -6,16 +6,15 @@
 use std::mem::take;
 use std::sync::Arc;
 
-use pyo3::exceptions::PyRuntimeError;
+use flask_delay_engine::Hold;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyCFunction};
+use pyo3::types::PyBool;
 
-use super::dependents;
-use super::dispatch;
 use super::limits;
+use super::queue;
 use crate::bindings::core::async_check::refuse_result;
 use crate::bindings::core::events::Event;
-use crate::bindings::core::executor::Core;
+use crate::bindings::core::executor::{Core, Job, Note};
 use crate::bindings::core::id::Id;
 use crate::bindings::core::interrupt;
 use crate::bindings::core::leftovers;
@@ -24,7 +23,7 @@ use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{Callbacks, Extra, FutureCell};
 use crate::bindings::core::task_name::name_of;
-use crate::bindings::core::transition::{self, Completed, Phase};
+use crate::bindings::core::transition::{self, Completed, End, Phase};
 use crate::bindings::core::waiter::Bell;
 use crate::bindings::errors::{TaskExpired, closed, into_exception, or_unraisable};
 use crate::bindings::ffi::call::call_with;
@@ -80,16 +79,9 @@ pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
     this.get().phase().is_cancelled()
 }
 
-/// `concurrent.futures`' own step for futures that were made by hand.
-pub(crate) fn run_or_notify(this: &Bound<'_, FutureCell>) -> PyResult<bool> {
-    if dispatch::start(this) {
-        return Ok(true);
-    }
+/// The maker of a future notices that it was cancelled.
+pub(crate) fn notice(this: &Bound<'_, FutureCell>) {
     complete_if(transition::notice(this), Place::Elsewhere);
-    if this.get().phase() == Phase::Notified {
-        return Ok(false);
-    }
-    Err(PyRuntimeError::new_err("Future in unexpected state"))
 }
 
 fn complete_if(completed: Option<Completed<'_, '_>>, place: Place) -> bool {
@@ -112,11 +104,8 @@ fn complete(completed: Completed<'_, '_>, place: Place) {
         leftovers::let_go_of_call(cell.take_call(this));
         leftovers::let_go(scope.map(|scope| scope.into_bound(this.py())));
         cell.give_place();
-        if let Some(core) = cell.core()
-            && !cell.is_coroutine()
-            && policy::lies_in_queue(cell)
-        {
-            core.dead().add();
+        if let Some(core) = cell.core() {
+            core.ended_in_queue(cell);
         }
     }
     track(this);
@@ -157,7 +146,7 @@ fn tell_all(this: &Bound<'_, FutureCell>, place: Place) {
 }
 
 /// Runs the callbacks that [`Place::Loop`] has left.
-pub(crate) fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
+fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
     // None are added to a future that is done.
     let cell = this.get();
     let callbacks = match cell.known_extra() {
@@ -256,13 +245,19 @@ pub(crate) fn fail(this: &Bound<'_, FutureCell>, error: PyErr) {
     let _ = finish(this, Phase::Failed, exception, Place::Worker);
 }
 
+/// Ends an accepted task that nobody would run.
+pub(crate) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
+    if !take_over(this) {
+        return;
+    }
+    let exception = into_exception(this.py(), error);
+    logging::exception_of("task %s (%s) could not be run", this, &exception);
+    finish_detached(this, End::Raised(exception), None);
+}
+
 /// Ends a task that has not started in time.
 pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
     let py = this.py();
-    let cell = this.get();
-    let Some(core) = cell.core() else {
-        return;
-    };
     if !take_over(this) {
         return;
     }
@@ -272,11 +267,11 @@ pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
         name_of(this),
         limit.unwrap_or_default().as_secs_f64()
     ));
-    let exception = into_exception(py, error);
-    if finish(this, Phase::Failed, exception, Place::Loop).is_ok() {
-        let template = "task %s (%s) was not started before it expired";
-        or_unraisable(tell(this, core, Some(template)), this);
-    }
+    finish_detached(
+        this,
+        End::Raised(into_exception(py, error)),
+        Some(Note::Expired),
+    );
 }
 
 /// Lets go of what the task is called back and reported by.
@@ -343,7 +338,11 @@ impl Others {
             leftovers::work(py, move |py| core.registry.let_go_of_frames(py, &id));
         }
         if !self.followed.is_empty() {
-            or_unraisable(dependents::go_on(this, self.followed), this);
+            let told = this
+                .get()
+                .core()
+                .map(|core| (core.runner.follow)(this, self.followed));
+            or_unraisable(told.unwrap_or(Ok(())), this);
         }
     }
 }
@@ -357,101 +356,116 @@ pub(crate) fn take_over(this: &Bound<'_, FutureCell>) -> bool {
         return false;
     }
     cell.give_place();
-    if !cell.is_coroutine()
-        && policy::lies_in_queue(cell)
-        && let Some(core) = cell.core()
-    {
-        core.dead().add();
+    if let Some(core) = cell.core() {
+        core.ended_in_queue(cell);
     }
+    discard_call(this);
+    true
+}
+
+/// Lets go of what was to be called. The context stays for the callbacks.
+pub(crate) fn discard_call(this: &Bound<'_, FutureCell>) {
+    let cell = this.get();
     let mut taken = cell.take_call(this);
     if let Some(context) = taken.context.take() {
         cell.put_context(context);
     }
-    leftovers::let_go(
-        cell.take_own_scope()
-            .map(|scope| scope.into_bound(this.py())),
-    );
+    let scope = cell.take_own_scope();
+    leftovers::let_go(scope.map(|scope| scope.into_bound(this.py())));
     leftovers::let_go_of_call(taken);
-    true
 }
 
-/// Has a worker log `template`, if there is one, which takes the task's name and id, and run the
-/// callbacks, in the task's context if that was kept; where there are no workers, does so now, but
-/// for the timer's thread.
-pub(crate) fn tell(
-    this: &Bound<'_, FutureCell>,
-    core: &Arc<Core>,
-    template: Option<&'static str>,
-) -> PyResult<()> {
-    let task = this.clone().unbind();
-    let errand = PyCFunction::new_closure(this.py(), Some(c"callbacks"), None, move |args, _| {
-        let py = args.py();
-        let this = task.bind(py);
-        if let Some(template) = template {
-            logging::warning_of(template, this);
-        }
-        within(py, this.get().take_context(py), || {
-            run_callbacks(this, Place::Worker);
-        })
-    })?;
-    if core.mode == Mode::Threads && send(core, errand.as_any()).is_ok() {
-        return Ok(());
-    }
-    let py = this.py();
-    let (errand, this) = (errand.unbind(), this.clone().unbind());
-    leftovers::work(py, move |py| {
-        if let Err(error) = errand.call0(py) {
-            error.write_unraisable(py, Some(this.bind(py)));
-        }
-    });
-    Ok(())
+/// A task that has ended on a thread that must not be held up. What follows its end is done, but
+/// for its signal and its callbacks.
+#[must_use = "its callbacks have not run"]
+pub(crate) struct Detached<'py> {
+    task: Bound<'py, FutureCell>,
+    /// The pool does not end before a worker has the callbacks.
+    hold: Option<Hold<Job>>,
 }
 
-/// Has a worker call `errand`. It belongs to what was accepted, so also in a closed pool.
-pub(crate) fn send(core: &Arc<Core>, errand: &Bound<'_, PyAny>) -> PyResult<()> {
-    let function = errand.clone().unbind();
-    let counted = Arc::clone(core);
-    let errand = PyCFunction::new_closure(errand.py(), None, None, move |args, _| {
-        counted.errands().remove();
-        function.bind(args.py()).call0().map(drop)
-    })?;
-    let job = FutureCell::errand(core, errand.into_any())?;
-    // So that it is not cancelled as tasks are that have not started.
-    job.get().mark_returned();
-    core.errands().add();
-    match dispatch::try_resubmit(&job, core) {
-        Some(own) if own.is(&job) => {
-            core.errands().remove();
-            return Err(closed());
-        }
-        Some(other) => dispatch::do_here(&other),
-        None => {}
-    }
-    Ok(())
+/// Ends a task without its worker; None if it was done.
+pub(crate) fn detach<'py>(this: &Bound<'py, FutureCell>, end: End<'py>) -> Option<Detached<'py>> {
+    let core = this.get().core()?;
+    let hold = (core.mode == Mode::Threads).then(|| core.pool().hold());
+    complete(transition::end(this, end)?, Place::Loop);
+    Some(Detached {
+        task: this.clone(),
+        hold,
+    })
 }
 
-/// Gives a task that has ended, and is marked as returned, to a worker, for its callbacks.
-pub(crate) fn send_back(task: &Bound<'_, FutureCell>, core: &Arc<Core>) {
-    if core.mode == Mode::Threads {
-        dispatch::resubmit(task, core);
-    } else {
-        // There are no workers, and whoever runs the task waits until it has left.
-        come_back(task);
+/// As [`detach`], and has a worker do the rest; `false` if the task was done.
+pub(crate) fn finish_detached<'py>(
+    this: &Bound<'py, FutureCell>,
+    end: End<'py>,
+    note: Option<Note>,
+) -> bool {
+    detach(this, end)
+        .map(|detached| detached.send(note))
+        .is_some()
+}
+
+/// Whether the end of a task has to be told, by its signal or by callbacks.
+pub(crate) fn is_heard(this: &Bound<'_, FutureCell>) -> bool {
+    let cell = this.get();
+    cell.has_callbacks() || signals::wanted(this, Event::of(cell.phase()))
+}
+
+impl Detached<'_> {
+    /// Has a worker log `note` and run the callbacks. Where there are no workers, does so now, but
+    /// for the timer's thread.
+    pub(crate) fn send(self, note: Option<Note>) {
+        let Self { task, hold } = self;
+        let py = task.py();
+        let Some(core) = task.get().core() else {
+            return;
+        };
+        if note.is_none() && !is_heard(&task) {
+            leftovers::let_go(task.get().take_context(py));
+            leave(&task);
+            return;
+        }
+        let job = Job::Callbacks(task.clone().unbind(), note);
+        if core.mode == Mode::Threads {
+            give_worker(py, core, job);
+        } else {
+            leftovers::work(py, move |py| do_job(py, job, Place::Worker));
+        }
+        drop(hold);
     }
 }
 
-/// Runs the callbacks of such a task here, for want of workers.
-pub(crate) fn end_here(task: &Bound<'_, FutureCell>) {
-    run_callbacks(task, Place::Elsewhere);
-    leave(task);
+/// Gives a worker a job that belongs to what was accepted before. If the pool has ended, one such
+/// job is done here.
+pub(crate) fn give_worker(py: Python<'_>, core: &Arc<Core>, job: Job) {
+    if let Some(job) = queue::resubmit(py, core, job) {
+        leftovers::work(py, move |py| do_job(py, job, Place::Elsewhere));
+    }
 }
 
-/// Runs the callbacks of a coroutine's task that came back to a worker for them, in the
-/// coroutine's context.
-pub(crate) fn come_back(task: &Bound<'_, FutureCell>) {
+/// Does a job that is no task to run; ends a task that nobody would run.
+pub(crate) fn do_job(py: Python<'_>, job: Job, place: Place) {
+    match job {
+        Job::Callbacks(task, note) => run_detached(task.bind(py), note, place),
+        Job::Tick(function) => {
+            if let Err(error) = call_with(function.bind(py), []) {
+                error.write_unraisable(py, Some(function.bind(py)));
+            }
+        }
+        Job::Task(task) => give_up(task.bind(py), closed()),
+    }
+}
+
+/// Runs the callbacks of a task that has ended without its worker, in the context that was kept
+/// for them.
+fn run_detached(task: &Bound<'_, FutureCell>, note: Option<Note>, place: Place) {
     let py = task.py();
+    if let Some(note) = note {
+        logging::warning_of(note.template(), task);
+    }
     let context = task.get().take_context(py);
-    if let Err(error) = within(py, context, || run_callbacks(task, Place::Worker)) {
+    if let Err(error) = within(py, context, || run_callbacks(task, place)) {
         logging::failure(py, "callbacks of task %s (%s): no context", task, error);
     }
     leave(task);

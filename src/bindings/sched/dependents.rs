@@ -12,19 +12,14 @@ use flask_delay_engine::Hold;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::completion::{self, Place};
-use super::delays;
+use super::completion::{self, Detached};
 use super::dispatch::{self, announce, withdraw};
-use super::limits;
-use crate::bindings::core::events::Event;
-use crate::bindings::core::executor::{Core, Task};
-use crate::bindings::core::leftovers;
+use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::policy::{self, Kind, Sequel, forget};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
-use crate::bindings::core::transition::Phase;
+use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{CancelledError, closed, into_exception};
-use crate::bindings::host::signals;
 
 /// Takes a task that follows others.
 pub(crate) fn hold(
@@ -38,7 +33,7 @@ pub(crate) fn hold(
     if futures.is_empty() {
         turns.end(
             this,
-            End::Result(PyList::empty(this.py()).into_any()),
+            End::Returned(PyList::empty(this.py()).into_any()),
             &mut told,
         );
     }
@@ -75,15 +70,15 @@ fn begin(
         futures: futures.iter().map(|it| it.clone().unbind()).collect(),
         left: futures.len(),
     };
-    policy::with_new(this.get(), |rules| rules.sequel = Some(sequel));
+    policy::begin(this.get(), |rules| rules.sequel = Some(sequel));
     core.held().add(this, hold);
-    limits::set_expiry(this)?;
+    dispatch::set_expiry(this)?;
     announce(this, core)
 }
 
 /// Keeps a pool from its end. Not one without threads, which is held only by a coroutine that
 /// somebody waits for.
-fn hold_pool(core: &Arc<Core>) -> Option<Hold<Task>> {
+fn hold_pool(core: &Arc<Core>) -> Option<Hold<Job>> {
     (core.mode == Mode::Threads).then(|| core.pool().hold())
 }
 
@@ -101,20 +96,12 @@ pub(crate) fn go_on(future: &Bound<'_, FutureCell>, followed: Vec<Py<FutureCell>
 /// A future that is done, and a task that waits for it.
 type Told<'py> = VecDeque<(Bound<'py, FutureCell>, Bound<'py, FutureCell>)>;
 
-/// What a task that follows others has come to.
-enum End<'py> {
-    Result(Bound<'py, PyAny>),
-    Error(Bound<'py, PyAny>),
-    Cancelled,
-}
-
 /// What is to be done once all have been told, since it may run code of users.
 #[derive(Default)]
 struct Turns<'py> {
     /// To be called with this.
     ready: Vec<(Bound<'py, FutureCell>, Bound<'py, PyAny>)>,
-    /// Those whose callbacks are to run. Their pools are held until a worker has them.
-    ended: Vec<(Bound<'py, FutureCell>, Option<Hold<Task>>)>,
+    ended: Vec<Detached<'py>>,
 }
 
 impl<'py> Turns<'py> {
@@ -128,15 +115,15 @@ impl<'py> Turns<'py> {
                 Counted::Last(Sequel {
                     kind: Kind::Then, ..
                 }) => match outcome(&future) {
-                    End::Result(result) => {
+                    End::Returned(result) => {
                         self.ready.push((this, result));
                         continue;
                     }
                     end => end,
                 },
                 Counted::Last(sequel) => match collect(this.py(), &sequel) {
-                    Ok(results) => End::Result(results.into_any()),
-                    Err(error) => End::Error(into_exception(this.py(), error)),
+                    Ok(results) => End::Returned(results.into_any()),
+                    Err(error) => End::Raised(into_exception(this.py(), error)),
                 },
             };
             self.end(&this, end, &mut told);
@@ -146,34 +133,18 @@ impl<'py> Turns<'py> {
     /// Ends a task that has nothing to run.
     fn end(&mut self, this: &Bound<'py, FutureCell>, end: End<'py>, told: &mut Told<'py>) {
         let cell = this.get();
-        let Some(core) = cell.core() else {
-            return;
-        };
-        let hold = hold_pool(core);
         // Taken before its end would tell them itself, inside of this one's.
         let next = cell.take_sequels();
         let ended = completion::take_over(this)
-            && match end {
-                End::Result(it) => {
-                    completion::finish(this, Phase::Finished, it, Place::Loop).is_ok()
-                }
-                End::Error(it) => completion::finish(this, Phase::Failed, it, Place::Loop).is_ok(),
-                End::Cancelled => completion::abandon(this, Place::Loop),
-            };
+            .then(|| completion::detach(this, end))
+            .flatten();
         for next in next {
             // Somebody else may be about to end it.
             if !cell.leave(|extra| extra.sequels.push(next.clone_ref(this.py()))) {
                 told.push_back((this.clone(), next.into_bound(this.py())));
             }
         }
-        if !ended {
-            return;
-        }
-        if cell.has_callbacks() || signals::wanted(this, Event::of(cell.phase())) {
-            self.ended.push((this.clone(), hold));
-        } else {
-            leftovers::let_go(cell.take_context(this.py()));
-        }
+        self.ended.extend(ended);
     }
 
     /// Does what is to be done.
@@ -182,11 +153,8 @@ impl<'py> Turns<'py> {
         for (this, result) in self.ready {
             done = done.and(start(&this, result));
         }
-        for (this, hold) in self.ended {
-            if let Some(core) = this.get().core() {
-                done = done.and(completion::tell(&this, core, None));
-            }
-            drop(hold);
+        for ended in self.ended {
+            ended.send(None);
         }
         done
     }
@@ -217,8 +185,8 @@ fn count(this: &Bound<'_, FutureCell>, future: &Bound<'_, FutureCell>) -> Counte
 
 fn outcome<'py>(future: &Bound<'py, FutureCell>) -> End<'py> {
     match future.get().done_outcome(future.py()) {
-        Some(Ok(result)) => End::Result(result),
-        Some(Err(exception)) => End::Error(exception),
+        Some(Ok(result)) => End::Returned(result),
+        Some(Err(exception)) => End::Raised(exception),
         None => End::Cancelled,
     }
 }
@@ -228,7 +196,7 @@ pub(crate) fn collect<'py>(py: Python<'py>, sequel: &Sequel) -> PyResult<Bound<'
     let results = PyList::empty(py);
     for future in &sequel.futures {
         match outcome(future.bind(py)) {
-            End::Result(outcome) | End::Error(outcome) => results.append(outcome)?,
+            End::Returned(outcome) | End::Raised(outcome) => results.append(outcome)?,
             End::Cancelled => {
                 results.append(into_exception(py, CancelledError::new_err(())))?;
             }
@@ -247,7 +215,7 @@ fn start<'py>(this: &Bound<'py, FutureCell>, argument: Bound<'py, PyAny>) -> PyR
     match core.mode {
         Mode::Threads => {
             policy::wait_from_now(this.get());
-            delays::ring(this);
+            dispatch::ring(this);
             return Ok(());
         }
         Mode::Manual => dispatch::shelve(this, core),

@@ -2,21 +2,21 @@
 //! the event loop.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use flask_delay_engine::SubmitError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::backpressure::Entry;
-use super::completion::{self, end_here};
-use super::delays;
+use super::completion;
 use super::limits;
+use super::queue;
+use super::timer;
 use crate::bindings::core::events::Event;
-use crate::bindings::core::executor::{Core, Task};
+use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::interrupt;
 use crate::bindings::core::keys;
-use crate::bindings::core::leftovers;
-use crate::bindings::core::policy;
+use crate::bindings::core::policy::{self, Start};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{CoroutineTask, FutureCell};
 use crate::bindings::core::transition::Phase;
@@ -40,13 +40,25 @@ pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
     true
 }
 
+/// `concurrent.futures`' own step for futures that were made by hand.
+pub(crate) fn run_or_notify(this: &Bound<'_, FutureCell>) -> PyResult<bool> {
+    if start(this) {
+        return Ok(true);
+    }
+    completion::notice(this);
+    if this.get().phase() == Phase::Notified {
+        return Ok(false);
+    }
+    Err(PyRuntimeError::new_err("Future in unexpected state"))
+}
+
 /// Takes a task of an executor with threads that has no rules, and needs no place.
 pub(crate) fn take_plain(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
     if this.get().is_coroutine() {
         return take_coroutine(this, core);
     }
-    let taken = core.pool().submit(Task(this.clone().unbind()));
-    taken.map_err(|error| refused(this, error))
+    let taken = core.pool().submit(Job::Task(this.clone().unbind()));
+    taken.map_err(|error| refused(this.py(), error))
 }
 
 fn take_coroutine(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
@@ -56,10 +68,18 @@ fn take_coroutine(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()
     hand_over(this, core)
 }
 
+/// Who is to run a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Worker,
+    /// Whoever submits it, here and now.
+    Caller,
+}
+
 /// Takes a task of an executor with threads that has rules, or places to wait for.
 pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
-    limits::set_expiry(this)?;
-    if delays::hold(this, core)? {
+    set_expiry(this)?;
+    if hold_until(this, core)? {
         return Ok(());
     }
     if let Some(lane) = policy::lane(this) {
@@ -105,111 +125,49 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
             Call::Again => hand_over(this, core),
         };
     }
-    // Before it is there, where it may be taken at once.
-    policy::queued(this.get());
-    if call == Call::Again {
-        resubmit(this, core);
-        return Ok(());
-    }
-    let job = Task(this.clone().unbind());
-    let taken = match policy::level_and_rank(this) {
-        None => core.pool().submit(job),
-        Some((level, rank)) => core.pool().submit_ranked(job, level, rank),
-    };
-    taken.map_err(|error| {
-        policy::with(this.get(), |rules| rules.queued = false);
-        refused(this, error)
-    })
-}
-
-/// Gives a worker what belongs to a task that was accepted before: the task itself, its
-/// callbacks, or an errand. Also in a closed pool; if that has ended, does it here.
-pub(crate) fn resubmit(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
-    if let Some(job) = try_resubmit(this, core) {
-        do_here(&job);
-    }
-}
-
-/// As [`resubmit`], but gives a job back if the pool has ended: of several that came too late
-/// each gets one, not always its own.
-pub(crate) fn try_resubmit<'py>(
-    this: &Bound<'py, FutureCell>,
-    core: &Arc<Core>,
-) -> Option<Bound<'py, FutureCell>> {
-    let pool = core.pool();
-    // So that it does not end meanwhile.
-    let hold = pool.hold();
-    let job = Task(this.clone().unbind());
-    let taken = match policy::level_and_rank(this) {
-        None => pool.resubmit(job),
-        Some((level, rank)) => pool.resubmit_ranked(job, level, rank),
-    };
-    drop(hold);
-    match taken {
-        Ok(()) => None,
-        Err(SubmitError::Closed(job) | SubmitError::Spawn(job, _)) => {
-            Some(job.0.into_bound(this.py()))
+    match call {
+        Call::First => queue::submit(this, core).map_err(|error| refused(this.py(), error)),
+        Call::Again => {
+            resubmit(this, core);
+            Ok(())
         }
     }
 }
 
-/// Puts a task back that was taken out of the queue; whoever took it held the pool before.
-pub(crate) fn put_back(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+/// Gives a worker a task that was accepted before.
+fn resubmit(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+    completion::give_worker(this.py(), core, Job::Task(this.clone().unbind()));
+}
+
+/// Puts a job back that was taken out of the queue; the caller held the pool before.
+pub(crate) fn put_back(py: Python<'_>, core: &Arc<Core>, job: Job) {
     match core.mode {
         // Nothing of it may start a thread.
-        Mode::Manual => shelve(this, core),
-        Mode::Threads | Mode::Immediate => resubmit(this, core),
+        Mode::Manual => queue::shelve(py, core, job),
+        Mode::Threads | Mode::Immediate => completion::give_worker(py, core, job),
     }
 }
 
-/// Sees to a job that no worker comes for any more.
-pub(crate) fn do_here(job: &Bound<'_, FutureCell>) {
-    let mine = job.clone().unbind();
-    leftovers::work(job.py(), move |py| do_now(mine.bind(py)));
-}
-
-fn do_now(job: &Bound<'_, FutureCell>) {
-    let cell = job.get();
-    match cell.core() {
-        Some(core) if cell.has_returned() && cell.phase() == Phase::Pending => {
-            // An errand.
-            if let Err(error) = (core.runner.run_here)(job, core) {
-                error.write_unraisable(job.py(), Some(job));
-            }
-        }
-        Some(_) if cell.has_returned() => end_here(job),
-        _ => give_up(job, closed()),
-    }
-}
-
-/// Puts a task where it waits for whoever runs those of an executor without threads.
+/// Puts a task where it waits for `run_pending`.
 pub(crate) fn shelve(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
-    policy::queued(this.get());
-    let job = Task(this.clone().unbind());
-    match policy::level_and_rank(this) {
-        None => core.pool().shelve(job),
-        Some((level, rank)) => core.pool().shelve_ranked(job, level, rank),
-    }
+    queue::shelve(this.py(), core, Job::Task(this.clone().unbind()));
 }
 
-/// Why the pool has not taken the task.
+/// Why the pool has not taken a task.
 #[cold]
-pub(crate) fn refused(this: &Bound<'_, FutureCell>, error: SubmitError<Task>) -> PyErr {
-    let py = this.py();
+fn refused(py: Python<'_>, error: SubmitError<Job>) -> PyErr {
     match error {
-        SubmitError::Closed(task) => {
-            drop(task.0.into_bound(py));
+        SubmitError::Closed(job) => {
+            drop(job);
             closed()
         }
-        SubmitError::Spawn(task, error) => {
+        SubmitError::Spawn(job, error) => {
             // It may be another thread's, which has the same to hear.
-            let task = task.0.into_bound(py);
-            policy::queued(task.get());
-            if completion::cancel(&task)
+            if let Job::Task(task) = &job
                 && let Some(core) = task.get().core()
             {
-                // It is not in the queue any more.
-                core.dead().remove();
+                core.took_out(&job);
+                completion::cancel(task.bind(py));
             }
             PyRuntimeError::new_err(format!("no worker thread could be started: {error}"))
         }
@@ -224,15 +182,9 @@ pub(crate) fn let_go(this: &Bound<'_, FutureCell>) {
     if this.get().phase() == Phase::Pending
         && let Err(error) = go(this, core, Call::Again)
     {
-        give_up(this, error);
+        completion::give_up(this, error);
     }
     core.held().remove(this);
-}
-
-/// Ends a task that nobody would run. Nobody is there to hear why but who waits for it.
-pub(crate) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
-    start(this);
-    completion::fail(this, error);
 }
 
 /// Has a task that has been accepted before start once more, when its key lets it.
@@ -245,7 +197,7 @@ pub(crate) fn again(this: &Bound<'_, FutureCell>) {
     };
     match offer(this, &lane) {
         Ok(false) => {}
-        Err(error) => give_up(this, error),
+        Err(error) => completion::give_up(this, error),
         Ok(true) => let_go(this),
     }
     if this.get().phase().is_done() {
@@ -305,4 +257,93 @@ pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyRes
         .inspect_err(|_| {
             core.afar().remove(task);
         })
+}
+
+/// Sets the alarm for the task's expiry; before it is queued.
+pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+    let Some(at) = policy::with(this.get(), |rules| rules.expires).flatten() else {
+        return Ok(());
+    };
+    let alarm = timer::set(at, this, completion::expire)?;
+    policy::with(this.get(), |rules| rules.alarm = Some(alarm));
+    Ok(())
+}
+
+/// A set clock is noticed after so long.
+pub(crate) const GLANCE: Duration = Duration::from_mins(1);
+
+/// When to look at a task that is not to start yet; None if it may.
+fn next_look(this: &FutureCell) -> Option<Instant> {
+    if let Some(from) = policy::with(this, |rules| rules.from).flatten() {
+        return Some(from).filter(|from| *from > Instant::now());
+    }
+    let Some(Start::At(time)) = policy::with(this, |rules| rules.start).flatten() else {
+        return None;
+    };
+    let left = time.duration_since(SystemTime::now()).ok()?;
+    (!left.is_zero()).then(|| Instant::now() + left.min(GLANCE))
+}
+
+/// Whether a task that is held cannot start before `deadline`, because of its own time or
+/// that of its next attempt.
+pub(crate) fn starts_after(this: &FutureCell, deadline: Instant) -> bool {
+    let times = policy::with(this, |rules| {
+        let again = rules.alarm.filter(|_| rules.attempts > 0);
+        (rules.from, rules.start, again)
+    });
+    let Some((from, start, again)) = times else {
+        return false;
+    };
+    if let Some(again) = again {
+        return again.at() > deadline;
+    }
+    if let Some(from) = from {
+        return from > deadline;
+    }
+    let Some(Start::At(time)) = start else {
+        return false;
+    };
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now()
+        .checked_add(left)
+        .is_none_or(|at| at > deadline)
+}
+
+/// Keeps a task that has just been submitted until its time; `false` if it may start.
+fn hold_until(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<bool> {
+    let Some(at) = next_look(this.get()) else {
+        return Ok(false);
+    };
+    core.held().add(this, core.pool().hold());
+    // Not before: whoever closes the pool, and cancels what is held, must find it there.
+    if core.pool().is_closed() {
+        core.held().remove(this);
+        return Err(closed());
+    }
+    look_at(this, at).inspect_err(|_| core.held().remove(this))?;
+    Ok(true)
+}
+
+fn look_at(this: &Bound<'_, FutureCell>, at: Instant) -> PyResult<()> {
+    let cell = this.get();
+    let alarm = timer::set(at, this, ring)?;
+    policy::with(cell, |rules| rules.begin = Some(alarm));
+    if cell.phase().is_done() {
+        // By somebody who has not seen the alarm.
+        timer::unset(this.py(), alarm);
+    }
+    Ok(())
+}
+
+/// It may be time.
+pub(crate) fn ring(this: &Bound<'_, FutureCell>) {
+    if this.get().phase() != Phase::Pending {
+        return;
+    }
+    let Some(at) = next_look(this.get()) else {
+        return again(this);
+    };
+    if let Err(error) = look_at(this, at) {
+        completion::give_up(this, error);
+    }
 }

@@ -7,8 +7,6 @@ use std::time::Instant;
 use flask_delay_engine::{self as engine, Mutex, Terms};
 use pyo3::prelude::*;
 
-use super::completion;
-use super::dispatch;
 use super::timer::{self, OfExecutor};
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::keys::{self, Inner, Lane, Table, address};
@@ -43,7 +41,7 @@ pub(crate) fn give<'py>(
         // While there is somebody to tell that it cannot be started.
         timer::ready()?;
     }
-    policy::with_new(this.get(), |rules| {
+    policy::begin(this.get(), |rules| {
         rules.policy = Some(policy.clone().unbind());
         // Beyond what the clock can tell: never.
         rules.expires = asked
@@ -90,21 +88,10 @@ fn claim_and_enter<'py>(
     Ok(None)
 }
 
-/// Sets the alarm for the task's expiry; before it is queued.
-pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
-    let Some(at) = policy::with(this.get(), |rules| rules.expires).flatten() else {
-        return Ok(());
-    };
-    let alarm = timer::set(at, this, completion::expire)?;
-    policy::with(this.get(), |rules| rules.alarm = Some(alarm));
-    Ok(())
-}
-
 /// An attempt begins.
 pub(crate) fn started(this: &Bound<'_, FutureCell>) {
     let alarm = policy::with(this.get(), |rules| {
         rules.attempts += 1;
-        rules.queued = false;
         rules.why = None;
         rules.alarm.take()
     });
@@ -331,7 +318,9 @@ fn let_go(lane: &Bound<'_, Lane>, go: Vec<Py<FutureCell>>, alarm: Option<Instant
         error.write_unraisable(py, None);
     }
     for task in go {
-        dispatch::let_go(task.bind(py));
+        if let Some(core) = task.get().core() {
+            (core.runner.release)(task.bind(py));
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 pub(crate) mod backpressure;
 pub(crate) mod completion;
-pub(crate) mod delays;
 pub(crate) mod dependents;
 pub(crate) mod dispatch;
 pub(crate) mod limits;
+pub(crate) mod queue;
 pub(crate) mod timer;
