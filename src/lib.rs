@@ -23,6 +23,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::compose::{_check_step, _gather};
     #[pymodule_export]
+    use crate::bindings::api::event_log::EventLog;
+    #[pymodule_export]
     use crate::bindings::api::executor::{_scoped_executor, _service_executor, _set_map};
     #[pymodule_export]
     use crate::bindings::api::periodic::{Rhythm, Ticker};
@@ -45,6 +47,8 @@ mod _native {
     use crate::bindings::host::gevent::_set_greenlet_hooks;
     #[pymodule_export]
     use crate::bindings::host::logging::logger;
+    #[pymodule_export]
+    use crate::bindings::host::signals::_subscribe_signals;
     #[pymodule_export]
     use crate::bindings::process::exit::{_end, _end_within, _is_exiting};
     #[pymodule_export]

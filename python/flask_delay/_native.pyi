@@ -48,6 +48,7 @@ __all__ = [
     "WaitCycleError",
     "_CoroutineTask",
     "_Elsewhere",
+    "_EventLog",
     "_Policy",
     "_Rhythm",
     "_Ticker",
@@ -68,6 +69,7 @@ __all__ = [
     "_set_greenlet_hooks",
     "_set_hooks",
     "_set_map",
+    "_subscribe_signals",
     "_tie",
     "current_task",
 ]
@@ -498,6 +500,24 @@ def _gather(
     """
 
 @final
+class _EventLog:
+    """What happened to the tasks of this process. Events are kept while there is one of these.
+
+    The newest 8192 are kept. Every method may be called from any thread.
+    """
+
+    def __new__(cls) -> Self: ...
+    def read(
+        self, after: int = 0, *, most: int = 1000
+    ) -> tuple[list[tuple[int, str, str, str, int]], int]:
+        """The events after number `after`, oldest first, up to `most`; and how many are lost.
+
+        An event is its number, its kind, the task's id and name, and when it happened, in
+        nanoseconds since 1970. Numbers count the events of a process from 1. Lost are those
+        after `after` that are not kept any more.
+        """
+
+@final
 class _Rhythm:
     """When something comes again and again; never changes. Times are nanoseconds since 1970."""
 
@@ -730,6 +750,9 @@ def _set_greenlet_hooks(
     or None if no greenlet can run meanwhile and the native module is to wait. `leave()` is
     called on each worker's thread before it ends.
     """
+
+def _subscribe_signals() -> None:
+    """Have signals looked at from now on: one of them has a receiver."""
 
 def _tie(parent: int, lifeline: int, connection: int) -> None:
     """Tie this process, a worker process, to the one that has started it.

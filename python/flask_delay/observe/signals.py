@@ -16,7 +16,7 @@ from typing import Any
 from blinker import NamedSignal, Namespace
 from flask import Flask
 
-from flask_delay._native import Future
+from flask_delay._native import Future, _subscribe_signals
 
 _signals = Namespace()
 
@@ -45,6 +45,17 @@ task_cancelled = _signals.signal(
 )
 
 
+_ORDER = (task_submitted, task_started, task_succeeded, task_failed, task_cancelled)
+
+
+def _first_receiver(_signal: NamedSignal, **_receiver: object) -> None:
+    # Until then the native module does not so much as look at the dicts of receivers.
+    _subscribe_signals()
+
+
+for _one in _ORDER:
+    _one.receiver_connected.connect(_first_receiver)
+
 _Signal = tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]]
 
 
@@ -53,8 +64,7 @@ def senders(app: Flask) -> tuple[_Signal, ...]:
 
     The receivers are a dict that lives as long as the signal, empty while nobody listens.
     """
-    order = (task_submitted, task_started, task_succeeded, task_failed, task_cancelled)
-    return tuple(_of(signal, weakref.ref(app)) for signal in order)
+    return tuple(_of(signal, weakref.ref(app)) for signal in _ORDER)
 
 
 def _of(signal: NamedSignal, ref: weakref.ref[Flask]) -> _Signal:

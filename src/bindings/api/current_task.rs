@@ -3,6 +3,7 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::errors::{CancelledError, TaskRetry};
@@ -90,6 +91,7 @@ impl CurrentTask {
             extra.progress = Some(progress);
             extra.report.as_ref().map(|report| report.clone_ref(py))
         };
+        events::happened(&task, Kind::Progress);
         if let Some(report) = report {
             report.call1(py, (task.getattr("progress")?,))?;
         }

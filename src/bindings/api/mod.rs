@@ -2,6 +2,7 @@
 
 pub(crate) mod compose;
 pub(crate) mod current_task;
+pub(crate) mod event_log;
 pub(crate) mod executor;
 pub(crate) mod future;
 pub(crate) mod periodic;

@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::events::Signals;
+use super::events::{self, Signals, Subscriber};
 use super::held::Afar;
 use super::keys::Table;
-use super::metrics::Figures;
+use super::metrics::{self, Figures};
 use super::registry::Registry;
 use super::settings::{Backpressure, Beginning, Initializer, Mode, Settings};
 use super::strays::Strays;
@@ -172,6 +172,9 @@ impl Core {
             config: settings.config,
             runner,
         });
+        if core.counted {
+            events::subscribe(Subscriber::Figures, &metrics::KINDS);
+        }
         (runner.begin)(&core);
         core
     }

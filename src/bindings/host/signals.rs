@@ -9,15 +9,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::logging;
-use crate::bindings::core::events::{EVENTS, Event, Signal, Signals};
+use crate::bindings::core::events::{self, Kind, SIGNALS, Signal, Signals, Subscriber};
 use crate::bindings::core::task::FutureCell;
 use crate::bindings::ffi::call::{call_named, call_with};
 use crate::bindings::names;
 
 impl Signals {
-    /// From triples as [`Signal`] has them, one for each [`Event`].
+    /// From triples as [`Signal`] has them, one for each [`Kind`] that has one.
     pub(crate) fn new(triples: &Bound<'_, PyTuple>) -> PyResult<Self> {
-        let triples: [(Py<PyDict>, Py<PyAny>, Py<PyAny>); EVENTS] = triples.extract()?;
+        let triples: [(Py<PyDict>, Py<PyAny>, Py<PyAny>); SIGNALS] = triples.extract()?;
         Ok(Self(triples.map(|(receivers, listens, send)| Signal {
             receivers,
             listens,
@@ -25,9 +25,9 @@ impl Signals {
         })))
     }
 
-    /// Whether anybody listens.
-    pub(crate) fn wanted(&self, py: Python<'_>, event: Event) -> bool {
-        let signal = &self.0[event as usize];
+    /// Whether there are receivers.
+    fn wanted(&self, py: Python<'_>, kind: Kind) -> bool {
+        let signal = &self.0[kind as usize];
         !signal.receivers.bind(py).is_empty()
             && call_with(signal.listens.bind(py), [])
                 .and_then(|listens| listens.is_truthy())
@@ -36,9 +36,9 @@ impl Signals {
     }
 
     /// Tells everybody who listens; what they raise is logged.
-    pub(crate) fn emit(&self, this: &Bound<'_, FutureCell>, event: Event) {
+    fn emit(&self, this: &Bound<'_, FutureCell>, kind: Kind) {
         let py = this.py();
-        let send = self.0[event as usize].send.bind(py);
+        let send = self.0[kind as usize].send.bind(py);
         if let Err(error) = call_named(send, &[], names::future(py), this.as_any()) {
             let template = "a receiver of a signal of task %s (%s) raised";
             logging::failure(py, template, this, error);
@@ -46,20 +46,40 @@ impl Signals {
     }
 }
 
-/// Whether anybody listens to this of a task's executor.
-pub(crate) fn wanted(this: &Bound<'_, FutureCell>, event: Option<Event>) -> bool {
-    let signals = this.get().core().and_then(|core| core.signals.as_ref());
-    match (signals, event) {
-        (Some(signals), Some(event)) => signals.wanted(this.py(), event),
-        _ => false,
+/// Whether this end of a task, if it is one, has receivers.
+pub(crate) fn wanted(this: &Bound<'_, FutureCell>, kind: Option<Kind>) -> bool {
+    kind.is_some_and(|kind| of(this, kind).is_some())
+}
+
+/// Sends the signal of an event of a task, if there are receivers.
+pub(crate) fn emit(this: &Bound<'_, FutureCell>, kind: Kind) {
+    if let Some(signals) = of(this, kind) {
+        signals.emit(this, kind);
     }
 }
 
-/// Tells everybody who listens, if anybody does.
-pub(crate) fn emit(this: &Bound<'_, FutureCell>, event: Event) {
-    if let Some(signals) = this.get().core().and_then(|core| core.signals.as_ref())
-        && signals.wanted(this.py(), event)
-    {
-        signals.emit(this, event);
+/// The signals of a task's executor, if this one has receivers.
+#[inline]
+fn of<'a>(this: &'a Bound<'_, FutureCell>, kind: Kind) -> Option<&'a Signals> {
+    if !events::wanted(kind).by(Subscriber::Signals) {
+        return None;
     }
+    let signals = this.get().core()?.signals.as_ref()?;
+    signals.wanted(this.py(), kind).then_some(signals)
+}
+
+#[doc = doc!("_subscribe_signals")]
+#[pyfunction]
+pub(crate) fn _subscribe_signals() {
+    // Of all: a receiver that comes later is told of by nobody else.
+    events::subscribe(
+        Subscriber::Signals,
+        &[
+            Kind::Submitted,
+            Kind::Started,
+            Kind::Succeeded,
+            Kind::Failed,
+            Kind::Cancelled,
+        ],
+    );
 }

@@ -8,7 +8,7 @@ use super::retry::{self, Verdict};
 use super::timeout;
 use crate::bindings::core::async_check::refuse_result;
 use crate::bindings::core::call::TakenCall;
-use crate::bindings::core::events::Event;
+use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Beginning;
@@ -38,6 +38,7 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     }
     let cell = this.get();
     cell.set_started(now());
+    events::happened(this, Kind::Started);
     let mut taken = cell.take_call(this);
     let mut context = taken.context.take();
     if cell.is_ruled() {
@@ -141,7 +142,7 @@ fn attempt<'py>(
         Ok(None) => return bare_attempt(this, desk, taken),
         Err(error) => return Attempt::Raised(into_exception(py, error)),
     };
-    signals::emit(this, Event::Started);
+    signals::emit(this, Kind::Started);
     let ended = bare_attempt(this, desk, taken);
     let raised = match &ended {
         Attempt::Raised(exception) | Attempt::Spoilt(exception) => Some(exception),

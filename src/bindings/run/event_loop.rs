@@ -11,7 +11,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::retry::{self, Verdict};
 use super::timeout;
-use crate::bindings::core::events::Event;
+use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::interrupt::Why;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
@@ -100,6 +100,7 @@ impl CoroutineTask {
             return Ok(None);
         }
         task.get().set_started(now());
+        events::happened(task, Kind::Started);
         if let Some(timeout) = policy::timeout(task)
             && let Err(error) = timeout::watch_coroutine(task, timeout)
         {
@@ -120,7 +121,7 @@ impl CoroutineTask {
         let task = self.0.bind(py);
         current::set_coroutine(task)?;
         task.get().begin_code();
-        signals::emit(task, Event::Started);
+        signals::emit(task, Kind::Started);
         let taken = task.get().take_call(task);
         let function = taken
             .function

@@ -14,9 +14,9 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::inline;
 use crate::bindings::core::async_check::is_coroutine_function;
 use crate::bindings::core::call::Call;
+use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::id::Id;
-use crate::bindings::core::metrics;
 use crate::bindings::core::policy;
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::{Extra, FutureCell, new_future};
@@ -53,6 +53,7 @@ fn begin(task: &Bound<'_, FutureCell>) -> bool {
     let began = dispatch::start(task);
     if began {
         task.get().set_started(now());
+        events::happened(task, Kind::Started);
     }
     began
 }
@@ -147,7 +148,7 @@ impl Elsewhere {
         }
         policy::begins_again(task.get());
         if task.get().run_again() {
-            metrics::retried(task);
+            events::happened(task, Kind::Retrying);
         }
     }
 
@@ -164,7 +165,9 @@ impl Elsewhere {
         #[pyo3(from_py_with = progress::note)] note: String,
     ) -> PyResult<()> {
         let progress = Progress::new(done, total, note)?;
-        self.0.bind(py).get().extra().lock().progress = Some(progress);
+        let task = self.0.bind(py);
+        task.get().extra().lock().progress = Some(progress);
+        events::happened(task, Kind::Progress);
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::bindings::core::call::TakenCall;
+use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::Core;
-use crate::bindings::core::metrics;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::FutureCell;
@@ -257,7 +257,7 @@ fn try_again<'py>(
         core.held().remove(this);
         return Ok(());
     }
-    metrics::retried(this);
+    events::happened(this, Kind::Retrying);
     // Not before: one of its key that starts now, and waits for it, must find that it has not
     // started.
     limits::leave_lane(this);

@@ -13,12 +13,11 @@ use pyo3::types::PyBool;
 use super::limits;
 use super::queue;
 use crate::bindings::core::async_check::refuse_result;
-use crate::bindings::core::events::Event;
+use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::{Core, Job, Note};
 use crate::bindings::core::id::Id;
 use crate::bindings::core::interrupt;
 use crate::bindings::core::leftovers;
-use crate::bindings::core::metrics;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{Callbacks, Extra, FutureCell};
@@ -109,12 +108,15 @@ fn complete(completed: Completed<'_, '_>, place: Place) {
         }
     }
     track(this);
-    // Before anybody is told who waits in `result`, and before the callbacks.
-    metrics::ended(this);
+    let kind = Kind::of(cell.phase());
+    if let Some(kind) = kind {
+        // Before anybody is told who waits in `result`, and before the callbacks.
+        events::happened(this, kind);
+    }
     if cell.is_ruled() {
         limits::ended(this);
     }
-    if watched || cell.has_lone_callback() || signals::wanted(this, Event::of(cell.phase())) {
+    if watched || cell.has_lone_callback() || signals::wanted(this, kind) {
         tell_all(this, place);
     }
 }
@@ -135,7 +137,7 @@ fn tell_all(this: &Bound<'_, FutureCell>, place: Place) {
     };
     let event = match place {
         Place::Loop => None,
-        Place::Worker | Place::Elsewhere => Event::of(cell.phase()),
+        Place::Worker | Place::Elsewhere => Kind::of(cell.phase()),
     };
     let event = event.filter(|_| signals::wanted(this, event));
     if let Some(others) = others {
@@ -153,7 +155,7 @@ fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
         Some(extra) => cell.take_callbacks(this.py(), Some(&mut extra.lock())),
         None => cell.take_callbacks(this.py(), None),
     };
-    let event = Event::of(cell.phase());
+    let event = Kind::of(cell.phase());
     let event = event.filter(|_| signals::wanted(this, event));
     run(this, event, &callbacks, place);
 }
@@ -169,7 +171,7 @@ pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {
 /// is logged.
 pub(crate) fn run(
     this: &Bound<'_, FutureCell>,
-    event: Option<Event>,
+    event: Option<Kind>,
     callbacks: &[Py<PyAny>],
     place: Place,
 ) {
@@ -409,7 +411,7 @@ pub(crate) fn finish_detached<'py>(
 /// Whether the end of a task has to be told, by its signal or by callbacks.
 pub(crate) fn is_heard(this: &Bound<'_, FutureCell>) -> bool {
     let cell = this.get();
-    cell.has_callbacks() || signals::wanted(this, Event::of(cell.phase()))
+    cell.has_callbacks() || signals::wanted(this, Kind::of(cell.phase()))
 }
 
 impl Detached<'_> {

@@ -12,7 +12,7 @@ use super::completion;
 use super::limits;
 use super::queue;
 use super::timer;
-use crate::bindings::core::events::Event;
+use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::interrupt;
 use crate::bindings::core::keys;
@@ -22,6 +22,7 @@ use crate::bindings::core::task::{CoroutineTask, FutureCell};
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::closed;
 use crate::bindings::host::event_loop::hooks;
+use crate::bindings::host::signals;
 
 /// Marks the task as running; `false` if it was cancelled, or has expired just now.
 pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
@@ -58,7 +59,7 @@ pub(crate) fn take_plain(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyRe
         return take_coroutine(this, core);
     }
     let taken = core.pool().submit(Job::Task(this.clone().unbind()));
-    taken.map_err(|error| refused(this.py(), error))
+    taken.map_err(|error| refused(this.py(), core, error))
 }
 
 fn take_coroutine(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
@@ -126,7 +127,7 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
         };
     }
     match call {
-        Call::First => queue::submit(this, core).map_err(|error| refused(this.py(), error)),
+        Call::First => queue::submit(this, core).map_err(|error| refused(this.py(), core, error)),
         Call::Again => {
             resubmit(this, core);
             Ok(())
@@ -155,18 +156,17 @@ pub(crate) fn shelve(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
 
 /// Why the pool has not taken a task.
 #[cold]
-fn refused(py: Python<'_>, error: SubmitError<Job>) -> PyErr {
+fn refused(py: Python<'_>, core: &Arc<Core>, error: SubmitError<Job>) -> PyErr {
+    let (SubmitError::Closed(job) | SubmitError::Spawn(job, _)) = &error;
+    core.took_out(job);
     match error {
         SubmitError::Closed(job) => {
             drop(job);
             closed()
         }
         SubmitError::Spawn(job, error) => {
-            // It may be another thread's, which has the same to hear.
-            if let Job::Task(task) = &job
-                && let Some(core) = task.get().core()
-            {
-                core.took_out(&job);
+            // Receivers of its signal may have the future.
+            if let Job::Task(task) = &job {
                 completion::cancel(task.bind(py));
             }
             PyRuntimeError::new_err(format!("no worker thread could be started: {error}"))
@@ -228,16 +228,15 @@ pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
     }
 }
 
-/// Tells those who listen that a task is about to be taken.
+/// Tells subscribers that a task is about to be taken.
 pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
-    if let Some(signals) = &core.signals
-        && signals.wanted(future.py(), Event::Submitted)
-    {
+    if signals::wanted(future, Some(Kind::Submitted)) {
         if core.pool().is_closed() {
             return Err(closed());
         }
-        signals.emit(future, Event::Submitted);
+        signals::emit(future, Kind::Submitted);
     }
+    events::happened(future, Kind::Submitted);
     Ok(())
 }
 
