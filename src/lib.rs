@@ -57,7 +57,7 @@ mod _native {
     use crate::bindings::wait::result::Waiting;
 
     use crate::bindings::api::current_task::CurrentTask as CurrentTaskCell;
-    use crate::bindings::api::{executor, submit_method};
+    use crate::bindings::api::{executor, future, submit_method};
     use crate::bindings::core::executor::ExecutorCell;
     use crate::bindings::core::progress;
     use crate::bindings::core::task::{self, FutureCell};
@@ -114,16 +114,17 @@ mod _native {
         refuse_subinterpreter(py)?;
         ffi::fork::watch(py)?;
         logging::init(py)?;
-        let future = derive("Future", py.get_type::<FutureCell>(), "Future")?;
-        task::set_class(&future)?;
+        let future_class = derive("Future", py.get_type::<FutureCell>(), "Future")?;
+        task::set_class(&future_class)?;
         let native = py.get_type::<ExecutorCell>();
         submit_method::add(py)?;
+        future::add_methods(py)?;
         let executor = derive("Executor", native, "Executor")?;
         executor::set_class(&executor);
         init::up(py)?;
         exit::register(py)?;
         last_exit::register()?;
-        module.add("Future", future)?;
+        module.add("Future", future_class)?;
         module.add("Executor", executor)?;
         module.add("Progress", progress::class(py)?)?;
         module.add("CurrentTask", py.get_type::<CurrentTaskCell>())?;

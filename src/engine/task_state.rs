@@ -132,6 +132,7 @@ impl State {
 
     /// Has `change` end the job from the phase it is in, until it says that it has (`true`)
     /// or the job was done. A job that starts meanwhile is ended all the same.
+    #[inline]
     pub fn end(&self, mut change: impl FnMut(Phase) -> bool) -> bool {
         loop {
             let from = self.phase();

@@ -11,6 +11,7 @@ import pytest
 from tests.core.helpers import DEADLINE, LOGGER, fail, make, submit
 
 from flask_delay import Executor, Future, Retry, WaitCycleError, current_task
+from flask_delay._native import _subscribe_signals
 
 
 def test_immediate_runs_in_the_caller_before_submit_returns():
@@ -224,6 +225,8 @@ class Signals:
         return lambda *, future: self.heard.append((event, future))
 
     def listen(self, *events: str) -> None:
+        # As the signals of the package do at their first receiver.
+        _subscribe_signals()
         for event in events:
             self.receivers[EVENTS.index(event)]["somebody"] = self
 

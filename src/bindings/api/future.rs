@@ -3,10 +3,13 @@
 //! What it is made of is in `core::task`, how it changes state in `core::transition`, how it is
 //! waited for in `wait::result`.
 
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flask_delay_engine::Mutex;
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
@@ -22,6 +25,7 @@ use crate::bindings::core::task::FutureCell;
 use crate::bindings::core::task_name::{inner_of, name_of};
 use crate::bindings::core::transition::{Phase, standard_name};
 use crate::bindings::errors::InvalidStateError;
+use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
 use crate::bindings::host::event_loop::hooks;
 use crate::bindings::names;
 use crate::bindings::run::timeout;
@@ -93,14 +97,6 @@ impl FutureCell {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         crate::bindings::wait::result::until_done(slf, timeout.as_ref())?;
         Ok(slf.get().outcome(slf.py())?.err())
-    }
-
-    #[doc = doc!("Future.add_done_callback")]
-    fn add_done_callback(slf: &Bound<'_, Self>, r#fn: Bound<'_, PyAny>) -> PyResult<()> {
-        slf.get().refuse_foreign(slf)?;
-        check_callback(&r#fn)?;
-        completion::add(slf, r#fn);
-        Ok(())
     }
 
     #[doc = doc!("Future.then")]
@@ -354,4 +350,41 @@ fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
         this.repr()
             .map_or_else(|_| String::new(), |text| text.to_string())
     ))
+}
+
+/// `Future.add_done_callback`, which many tasks have one of.
+struct AddDoneCallback;
+
+impl CallMethod for AddDoneCallback {
+    type Class = FutureCell;
+
+    const NAME: &CStr = c"add_done_callback";
+    const DOC: &CStr = c_str!(concat!(
+        "add_done_callback($self, fn)\n--\n\n",
+        doc!("Future.add_done_callback")
+    ));
+    const BEFORE: usize = 0;
+    const MISSING: &str = "add_done_callback() missing 1 required positional argument: 'fn'";
+    const KEYWORD: Option<&str> = Some("fn");
+
+    fn call<'py>(
+        this: &Bound<'py, FutureCell>,
+        _before: &Before<'_, 'py>,
+        arguments: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if arguments.values().len() != 0 {
+            return Err(PyTypeError::new_err(
+                "add_done_callback() takes one argument",
+            ));
+        }
+        this.get().refuse_foreign(this)?;
+        check_callback(&arguments.function)?;
+        completion::add(this, arguments.function.to_owned());
+        Ok(this.py().None().into_bound(this.py()))
+    }
+}
+
+/// Adds it to the class.
+pub(crate) fn add_methods(py: Python<'_>) -> PyResult<()> {
+    arguments::add::<AddDoneCallback>(py)
 }

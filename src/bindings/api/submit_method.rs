@@ -9,6 +9,8 @@ use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
 
+const MISSING: &str = "submit() needs the function to run as its first argument";
+
 struct Submit;
 
 impl CallMethod for Submit {
@@ -20,13 +22,16 @@ impl CallMethod for Submit {
         doc!("Executor.submit")
     ));
     const BEFORE: usize = 0;
+    const MISSING: &str = MISSING;
 
     fn call<'py>(
-        this: &ExecutorCell,
+        this: &Bound<'py, ExecutorCell>,
         _before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        this.submit(arguments, None, None).map(Bound::into_any)
+        this.get()
+            .submit(arguments, None, None)
+            .map(Bound::into_any)
     }
 }
 
@@ -41,14 +46,16 @@ impl CallMethod for SubmitWith {
         doc!("Executor._submit_with")
     ));
     const BEFORE: usize = 2;
+    const MISSING: &str = MISSING;
 
     fn call<'py>(
-        this: &ExecutorCell,
+        this: &Bound<'py, ExecutorCell>,
         before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let policy = before.get(0).map(Bound::cast_into::<Policy>).transpose()?;
-        this.submit(arguments, policy.as_ref(), before.get(1))
+        this.get()
+            .submit(arguments, policy.as_ref(), before.get(1))
             .map(Bound::into_any)
     }
 }

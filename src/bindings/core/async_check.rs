@@ -97,15 +97,28 @@ pub(crate) fn refuse_unrun(function: &Bound<'_, PyAny>, role: &str, remedy: &str
 /// of a generator function that a decorator has made a plain one of.
 ///
 /// Another generator is a result like any other.
+#[inline]
 pub(crate) fn refuse_result<'py>(
     function: &Bound<'py, PyAny>,
     result: Bound<'py, PyAny>,
     role: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
+    match unrun(&result) {
+        None => Ok(result),
+        Some(kind) => judge_unrun(function, result, kind, role),
+    }
+}
+
+#[cold]
+fn judge_unrun<'py>(
+    function: &Bound<'py, PyAny>,
+    result: Bound<'py, PyAny>,
+    kind: Unrun,
+    role: &str,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = function.py();
-    let code = match unrun(&result) {
-        None => return Ok(result),
-        Some(Unrun::Coroutine) => {
+    let code = match kind {
+        Unrun::Coroutine => {
             result.call_method0(names::close(py))?;
             return Err(PyTypeError::new_err(format!(
                 "{role} returned the coroutine {}, which nobody awaits; give delay() the async \
@@ -113,8 +126,8 @@ pub(crate) fn refuse_result<'py>(
                 shown(&result)
             )));
         }
-        Some(Unrun::Generator) => result.getattr(names::gi_code(py))?,
-        Some(Unrun::AsyncGenerator) => result.getattr(names::ag_code(py))?,
+        Unrun::Generator => result.getattr(names::gi_code(py))?,
+        Unrun::AsyncGenerator => result.getattr(names::ag_code(py))?,
     };
     match decorated(function, &code)? {
         Some(inner) => Err(refused(&inner, flags_of(&inner)?)),
@@ -147,8 +160,20 @@ fn decorated<'py>(
 const DECORATORS: usize = 32;
 
 /// Whether `function`, as nearly always, is one written in Python whose call runs its code.
+#[inline]
 fn is_plain(function: &Bound<'_, PyAny>) -> PyResult<bool> {
-    code_of(function).map_or(Ok(false), |code| Ok(flags_of_code(&code)? == 0))
+    match code_of(function) {
+        Some(code) if checked(&code).is(&code) => Ok(true),
+        Some(code) => Ok(flags_of_code(&code)? == 0),
+        None => Ok(false),
+    }
+}
+
+/// Where this code object lies if it was found to be a plain function's.
+#[inline]
+fn checked(code: &Bound<'_, PyAny>) -> &'static Slot {
+    // Code objects are some hundred bytes apart.
+    &CHECKED[(code.as_ptr() as usize >> 8) % CHECKED.len()]
 }
 
 /// The flags of the code that a call of `function` runs, as far as they are of interest.
@@ -187,9 +212,7 @@ fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
 }
 
 fn flags_of_code(code: &Bound<'_, PyAny>) -> PyResult<u32> {
-    let address = code.as_ptr() as usize;
-    // Code objects are some hundred bytes apart.
-    let place = &CHECKED[(address >> 8) % CHECKED.len()];
+    let place = checked(code);
     if place.is(code) {
         return Ok(0);
     }

@@ -7,13 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use flask_delay_engine::Mutex;
+use flask_delay_engine::{LazyPerProcess, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::id::Id;
 use super::metrics;
-use super::per_process::PerProcess;
 use super::task::FutureCell;
 use super::task_name::name_of;
 use super::transition::Phase;
@@ -127,7 +126,7 @@ pub(crate) fn note(this: &Bound<'_, FutureCell>, kind: Kind, wanted: Wanted) {
             kind
         };
         let (id, name) = (this.get().quiet_id(), name_of(this));
-        LOG.get().lock().add(kind, id, name);
+        LOG.get_or_init(Mutex::default).lock().add(kind, id, name);
     }
 }
 
@@ -175,7 +174,7 @@ impl Log {
     }
 }
 
-static LOG: PerProcess<Mutex<Log>> = PerProcess::new();
+static LOG: LazyPerProcess<Mutex<Log>> = LazyPerProcess::new();
 
 /// How many read the log. The last one takes it off the subscribers. The lock is a leaf.
 static READERS: Mutex<usize> = Mutex::new(0);
@@ -216,7 +215,7 @@ impl Drop for Reader {
 /// Up to `most` of the events after number `after`, oldest first, and how many of those after it
 /// are not kept any more.
 pub(crate) fn read(after: u64, most: usize) -> (Vec<Event>, u64) {
-    let log = LOG.get().lock();
+    let log = LOG.get_or_init(Mutex::default).lock();
     let next = after.saturating_add(1);
     let first = log
         .events

@@ -58,6 +58,11 @@ impl FutureCell {
         self.state.has(OWN_SCOPE)
     }
 
+    /// Whether it keeps more for another attempt than its call.
+    pub(crate) fn keeps_more(&self) -> bool {
+        self.state.has(OWN_SCOPE | RULED)
+    }
+
     pub(crate) fn goes_on(&self) -> bool {
         self.state.has(GOES_ON)
     }

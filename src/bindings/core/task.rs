@@ -261,7 +261,15 @@ impl FutureCell {
     }
 
     /// Lets go of what was kept for another attempt.
+    #[inline]
     pub(crate) fn let_go(&self) {
+        if self.keeps_more() {
+            self.let_go_of_more();
+        }
+    }
+
+    #[cold]
+    fn let_go_of_more(&self) {
         drop(self.take_own_scope());
         if self.is_ruled() {
             Python::attach(|py| drop(self.take_context(py)));

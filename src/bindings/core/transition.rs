@@ -182,9 +182,6 @@ fn change<'a, 'py>(
     to: Phase,
 ) -> Option<Completed<'a, 'py>> {
     let cell = this.get();
-    if cell.phase() != from {
-        return None;
-    }
     let watched = match cell.state.advance(from, to) {
         Advance::Done => false,
         Advance::Watched if change_watched(this, from, to) => true,

@@ -138,6 +138,13 @@ impl Deferred {
         self.0.borrow_mut().0.extend(bells);
     }
 
+    /// Rings those there are.
+    pub(crate) fn ring(&self) {
+        if !self.0.borrow().0.is_empty() {
+            drop(self.take());
+        }
+    }
+
     /// Those there are, to be rung elsewhere.
     pub(crate) fn take(&self) -> Bells {
         self.0.take()

@@ -132,9 +132,13 @@ pub(crate) trait CallMethod {
     const DOC: &CStr;
     /// How many arguments stand before the function.
     const BEFORE: usize;
+    /// The error of a call without a function.
+    const MISSING: &str;
+    /// The function's keyword, if it may be given so, alone.
+    const KEYWORD: Option<&str> = None;
 
     fn call<'py>(
-        this: &Self::Class,
+        this: &Bound<'py, Self::Class>,
         before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>>;
@@ -174,11 +178,6 @@ unsafe extern "C" fn trampoline<M: CallMethod>(
         // the call returns.
         let this = unsafe { Borrowed::from_ptr(py, this).cast_unchecked::<M::Class>() };
         let positional = usize::try_from(count).unwrap_or(0);
-        if positional <= M::BEFORE {
-            return Err(PyTypeError::new_err(
-                "submit() needs the function to run as its first argument",
-            ));
-        }
         // SAFETY: `names` is null or a tuple, by the calling convention, and `arguments`
         // has one cell for each positional and each keyword argument.
         let values = unsafe {
@@ -189,7 +188,14 @@ unsafe extern "C" fn trampoline<M: CallMethod>(
             };
             slice::from_raw_parts(arguments, positional + named)
         };
-        // SAFETY: this cell is a positional argument, alive until the call returns.
+        let names = if positional > M::BEFORE {
+            names
+        } else if is_keyword(py, M::KEYWORD, values, names) {
+            std::ptr::null_mut()
+        } else {
+            return Err(PyTypeError::new_err(M::MISSING));
+        };
+        // SAFETY: this cell is an argument, alive until the call returns.
         let function = unsafe { Borrowed::from_ptr(py, values[M::BEFORE]) };
         let before = Before {
             values: &values[..M::BEFORE],
@@ -201,7 +207,7 @@ unsafe extern "C" fn trampoline<M: CallMethod>(
             names,
             py,
         };
-        M::call(this.get(), &before, &arguments)
+        M::call(&this, &before, &arguments)
     }));
     match result {
         Ok(Ok(returned)) => returned.into_ptr(),
@@ -214,4 +220,20 @@ unsafe extern "C" fn trampoline<M: CallMethod>(
             std::ptr::null_mut()
         }
     }
+}
+
+/// Whether the only argument is the keyword of this name.
+#[cold]
+fn is_keyword(
+    py: Python<'_>,
+    keyword: Option<&str>,
+    values: &[*mut ffi::PyObject],
+    names: *mut ffi::PyObject,
+) -> bool {
+    // SAFETY: null or the tuple of the keywords' names, alive during the call.
+    let names = unsafe { Bound::from_borrowed_ptr_or_opt(py, names) };
+    values.len() == 1
+        && names
+            .and_then(|names| names.extract::<(String,)>().ok())
+            .is_some_and(|(name,)| keyword == Some(&*name))
 }

@@ -109,6 +109,7 @@ fn packed_without_values() -> PyErr {
 }
 
 /// The code object of a plain Python function.
+#[inline]
 pub(crate) fn code_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     // SAFETY: only looks at the type of a live object.
     if unsafe { ffi::PyFunction_Check(function.as_ptr()) } == 0 {
@@ -151,6 +152,7 @@ pub(crate) enum Unrun {
 }
 
 /// Which of these `object` is, if it is one.
+#[inline]
 pub(crate) fn unrun(object: &Bound<'_, PyAny>) -> Option<Unrun> {
     let kind = object.get_type_ptr();
     // These have no subclasses. PyO3's checks look for some all the same, at each result.

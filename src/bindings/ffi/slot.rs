@@ -126,13 +126,10 @@ impl Drop for Slot {
         let Some(object) = NonNull::new(*self.0.get_mut()) else {
             return;
         };
-        // A slot lives in a Python object, so it is dropped attached; if the interpreter
-        // has gone, so has what it would free.
-        Python::try_attach(|py| {
-            // SAFETY: the slot owned the reference, and nobody can reach the slot any more. What
-            // the object's end runs may have this thread ended, which then goes no further: see
-            // `super::ending`.
-            drop(unsafe { Bound::from_owned_ptr(py, object.as_ptr()) });
-        });
+        // SAFETY: a slot lives in a Python object, or in one that is about to be made, so it is
+        // dropped attached. It owned the reference, and nobody can reach the slot any more. What
+        // the object's end runs may have this thread ended, which then goes no further: see
+        // `super::ending`.
+        drop(unsafe { Bound::from_owned_ptr(Python::assume_attached(), object.as_ptr()) });
     }
 }

@@ -47,6 +47,7 @@ impl Signals {
 }
 
 /// Whether this end of a task, if it is one, has receivers.
+#[inline]
 pub(crate) fn wanted(this: &Bound<'_, FutureCell>, kind: Option<Kind>) -> bool {
     kind.is_some_and(|kind| of(this, kind).is_some())
 }
@@ -61,9 +62,15 @@ pub(crate) fn emit(this: &Bound<'_, FutureCell>, kind: Kind) {
 /// The signals of a task's executor, if this one has receivers.
 #[inline]
 fn of<'a>(this: &'a Bound<'_, FutureCell>, kind: Kind) -> Option<&'a Signals> {
-    if !events::wanted(kind).by(Subscriber::Signals) {
-        return None;
+    if events::wanted(kind).by(Subscriber::Signals) {
+        received(this, kind)
+    } else {
+        None
     }
+}
+
+#[inline(never)]
+fn received<'a>(this: &'a Bound<'_, FutureCell>, kind: Kind) -> Option<&'a Signals> {
     let signals = this.get().core()?.signals.as_ref()?;
     signals.wanted(this.py(), kind).then_some(signals)
 }

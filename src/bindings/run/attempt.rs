@@ -135,6 +135,9 @@ fn attempt<'py>(
     taken: &TakenCall<'py>,
 ) -> Attempt<'py> {
     let py = this.py();
+    if !this.get().has_scope() && !this.get().has_own_scope() {
+        return bare_attempt(this, desk, taken);
+    }
     let scope = this.get().task_scope(py);
     let entered = scope.and_then(|it| it.map(|it| Surroundings::enter(&it)).transpose());
     let surroundings = match entered {

@@ -126,26 +126,30 @@ fn work(
         }
     };
     while let Some(job) = worker.next(sleep) {
-        drop(deferred.take());
-        let (finished, failed) = match job {
+        deferred.ring();
+        let forked = || self::generation() != generation;
+        let finished = match job {
             Job::Task(task) => {
                 let task = task.into_bound(py);
                 run(&task, desk);
-                (task.get().ended(), task.get().phase() == Phase::Failed)
+                if forked() {
+                    // A child of the task's: this thread is all there is of it.
+                    return Some(task.get().phase() == Phase::Failed);
+                }
+                task.get().ended()
                 // The last reference to it, often, goes before the worker sleeps.
             }
             job => {
                 run_other(py, core, job, desk);
-                (now(), false)
+                if forked() {
+                    return Some(false);
+                }
+                now()
             }
         };
-        if self::generation() != generation {
-            // A child of the task's: this thread is all there is of it.
-            return Some(failed);
-        }
         if finished.saturating_sub(breathed) > BREATH {
             breathed = finished;
-            drop(deferred.take());
+            deferred.ring();
             // It cannot fail, and if it did, the next breath would come.
             let _ = breathe(py);
         }

@@ -1,7 +1,17 @@
-//! What follows the end of a task, in one order: its place in the queue, figures, limits, those who
-//! wait for it or await it, the registry, the tasks that follow it, signals, done callbacks.
+//! What follows the end of a task, for every way a task can end, in one order:
 //!
-//! The callbacks run in order, once, with what surrounds a task but without a request.
+//! 1. what it was to call is let go, and its permit in the queue, if it had not started;
+//! 2. the event is noted, so that `stats()` has counted a task whose result somebody has;
+//! 3. limits: its key, its rate, its unique place, its timers;
+//! 4. waiters: threads in `result`;
+//! 5. wakers: what awaits it;
+//! 6. the registry, which keeps the last results;
+//! 7. dependents: the tasks that follow it;
+//! 8. the signal, and the done callbacks in order, once each, with what surrounds a task but
+//!    without a request.
+//!
+//! A thread that must not be held up (the event loop, the timer, a reader of results) leaves 8 to
+//! a worker: see [`finish_detached`].
 
 use std::mem::take;
 use std::sync::Arc;
@@ -125,26 +135,35 @@ fn complete(completed: Completed<'_, '_>, place: Place) {
 fn tell_all(this: &Bound<'_, FutureCell>, place: Place) {
     let py = this.py();
     let cell = this.get();
-    let callbacks = |extra: Option<&mut Extra>| match place {
-        Place::Loop => Callbacks::new(),
-        Place::Worker | Place::Elsewhere => cell.take_callbacks(py, extra),
+    let Some(extra) = cell.known_extra() else {
+        // As most that are heard of: it has its one callback.
+        if place != Place::Loop {
+            let callback = cell.callback.take(py).map(Bound::unbind);
+            run(this, signalled_end(this), callback.as_slice(), place);
+        }
+        return;
     };
-    let (callbacks, others) = if let Some(extra) = cell.known_extra() {
+    let (callbacks, others) = {
         let mut extra = extra.lock();
-        (callbacks(Some(&mut extra)), Some(Others::take(&mut extra)))
-    } else {
-        (callbacks(None), None)
+        let callbacks = match place {
+            Place::Loop => Callbacks::new(),
+            Place::Worker | Place::Elsewhere => cell.take_callbacks(py, Some(&mut extra)),
+        };
+        (callbacks, Others::take(&mut extra))
     };
     let event = match place {
         Place::Loop => None,
-        Place::Worker | Place::Elsewhere => Kind::of(cell.phase()),
+        Place::Worker | Place::Elsewhere => signalled_end(this),
     };
-    let event = event.filter(|_| signals::wanted(this, event));
-    if let Some(others) = others {
-        let alone = callbacks.is_empty() && event.is_none();
-        others.tell(this, place == Place::Worker && alone);
-    }
+    let alone = callbacks.is_empty() && event.is_none();
+    others.tell(this, place == Place::Worker && alone);
     run(this, event, &callbacks, place);
+}
+
+/// The task's end, if its signal has receivers.
+fn signalled_end(this: &Bound<'_, FutureCell>) -> Option<Kind> {
+    let event = Kind::of(this.get().phase());
+    event.filter(|_| signals::wanted(this, event))
 }
 
 /// Runs the callbacks that [`Place::Loop`] has left.
@@ -155,9 +174,7 @@ fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
         Some(extra) => cell.take_callbacks(this.py(), Some(&mut extra.lock())),
         None => cell.take_callbacks(this.py(), None),
     };
-    let event = Kind::of(cell.phase());
-    let event = event.filter(|_| signals::wanted(this, event));
-    run(this, event, &callbacks, place);
+    run(this, signalled_end(this), &callbacks, place);
 }
 
 /// Keeps `callback` for the end of the task, or runs it now if that has come.
@@ -178,17 +195,30 @@ pub(crate) fn run(
     if event.is_none() && callbacks.is_empty() {
         return;
     }
-    let py = this.py();
     let cell = this.get();
-    // Of a task that ends another one, or adds a callback to it, inside its own call.
-    let _covered = match place {
-        Place::Elsewhere => interrupt::cover(py),
-        Place::Worker | Place::Loop => None,
-    };
     if !cell.has_scope() {
-        call_all(this, callbacks);
+        if place == Place::Elsewhere {
+            // Of a task that ends another one, or adds a callback to it, inside its own call.
+            let _covered = interrupt::cover(this.py());
+            call_all(this, callbacks);
+        } else {
+            call_all(this, callbacks);
+        }
         return;
     }
+    run_in_scope(this, event, callbacks, place);
+}
+
+/// As [`run`], with the app context of a task that has one.
+fn run_in_scope(
+    this: &Bound<'_, FutureCell>,
+    event: Option<Kind>,
+    callbacks: &[Py<PyAny>],
+    place: Place,
+) {
+    let py = this.py();
+    let cell = this.get();
+    let _covered = (place == Place::Elsewhere).then(|| interrupt::cover(py));
     let inside = || {
         let Some(scope) = cell.scope(py)? else {
             return Ok(());
@@ -410,8 +440,7 @@ pub(crate) fn finish_detached<'py>(
 
 /// Whether the end of a task has to be told, by its signal or by callbacks.
 pub(crate) fn is_heard(this: &Bound<'_, FutureCell>) -> bool {
-    let cell = this.get();
-    cell.has_callbacks() || signals::wanted(this, Kind::of(cell.phase()))
+    this.get().has_callbacks() || signalled_end(this).is_some()
 }
 
 impl Detached<'_> {

@@ -27,6 +27,15 @@ use crate::bindings::host::signals;
 /// Marks the task as running; `false` if it was cancelled, or has expired just now.
 pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
     let cell = this.get();
+    if cell.is_placed_or_ruled() {
+        return start_ruled(this);
+    }
+    cell.claim_start()
+}
+
+#[cold]
+fn start_ruled(this: &Bound<'_, FutureCell>) -> bool {
+    let cell = this.get();
     if cell.is_ruled() && policy::is_late(cell) {
         completion::expire(this);
         return false;
@@ -34,10 +43,8 @@ pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
     if !cell.claim_start() {
         return false;
     }
-    if cell.is_placed_or_ruled() {
-        cell.give_place();
-        limits::started(this);
-    }
+    cell.give_place();
+    limits::started(this);
     true
 }
 

@@ -103,7 +103,7 @@ pub(crate) fn defer(bells: Vec<Arc<Bell>>, may: bool) -> Vec<Arc<Bell>> {
 
 /// Has this worker ring the bells that were left to it, now.
 pub(crate) fn ring() {
-    drop(with_worker(|local| local.deferred.take()));
+    with_worker(|local| local.deferred.ring());
 }
 
 /// Whether this thread is a worker.
