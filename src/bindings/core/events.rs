@@ -117,7 +117,10 @@ pub(crate) fn happened(this: &Bound<'_, FutureCell>, kind: Kind) {
 #[cold]
 pub(crate) fn note(this: &Bound<'_, FutureCell>, kind: Kind, wanted: Wanted) {
     if wanted.by(Subscriber::Figures) {
-        metrics::count(this, kind);
+        match kind {
+            Kind::Retrying => metrics::retried(this),
+            _ => metrics::ended(this),
+        }
     }
     if wanted.by(Subscriber::Log) {
         let kind = if kind == Kind::Failed && has_expired(this) {
@@ -178,6 +181,14 @@ static LOG: LazyPerProcess<Mutex<Log>> = LazyPerProcess::new();
 
 /// How many read the log. The last one takes it off the subscribers. The lock is a leaf.
 static READERS: Mutex<usize> = Mutex::new(0);
+
+/// The events that figures count.
+pub(crate) const COUNTED: [Kind; 4] = [
+    Kind::Succeeded,
+    Kind::Failed,
+    Kind::Cancelled,
+    Kind::Retrying,
+];
 
 const ALL: [Kind; 8] = [
     Kind::Submitted,

@@ -14,7 +14,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::events::{self, Signals, Subscriber};
 use super::held::Afar;
 use super::keys::Table;
-use super::metrics::{self, Figures};
+use super::metrics::Figures;
 use super::registry::Registry;
 use super::settings::{Backpressure, Beginning, Initializer, Mode, Settings};
 use super::strays::Strays;
@@ -173,7 +173,7 @@ impl Core {
             runner,
         });
         if core.counted {
-            events::subscribe(Subscriber::Figures, &metrics::KINDS);
+            events::subscribe(Subscriber::Figures, &events::COUNTED);
         }
         (runner.begin)(&core);
         core

@@ -12,7 +12,6 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString};
 
-use super::events::Kind;
 use super::policy;
 use super::task::FutureCell;
 use super::task_name::read_name;
@@ -88,34 +87,31 @@ impl Spent {
     }
 }
 
-/// The events that are counted.
-pub(crate) const KINDS: [Kind; 4] = [
-    Kind::Succeeded,
-    Kind::Failed,
-    Kind::Cancelled,
-    Kind::Retrying,
-];
-
-/// Counts an event of a task. If that is its end, its call has been taken, so that its name is at
-/// hand.
-pub(crate) fn count(this: &Bound<'_, FutureCell>, kind: Kind) {
+/// Counts a task that has just ended. Its call has been taken, so that its name is at hand.
+pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
     let cell = this.get();
     let Some(figures) = cell.core().and_then(|core| core.figures()) else {
         return;
     };
-    let spent = Spent::of(cell);
+    let (phase, spent) = (cell.phase(), Spent::of(cell));
     figures.note(this, |it| {
-        match kind {
-            Kind::Succeeded => it.counts.done += 1,
-            Kind::Failed => it.counts.failed += 1,
-            Kind::Cancelled => it.counts.cancelled += 1,
-            _ => it.counts.retried += 1,
+        match phase {
+            Phase::Finished => it.counts.done += 1,
+            Phase::Failed => it.counts.failed += 1,
+            _ => it.counts.cancelled += 1,
         }
         if let Some(spent) = spent {
             it.wait.record(spent.wait);
             it.run.record(spent.run);
         }
     });
+}
+
+/// Counts a task that is to run once more.
+pub(crate) fn retried(this: &Bound<'_, FutureCell>) {
+    if let Some(figures) = this.get().core().and_then(|core| core.figures()) {
+        figures.note(this, |it| it.counts.retried += 1);
+    }
 }
 
 impl Figures {

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use flask_delay_engine::Mutex;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -19,7 +18,7 @@ use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::id::Id;
 use crate::bindings::core::policy;
 use crate::bindings::core::progress::{self, Progress};
-use crate::bindings::core::task::{Extra, FutureCell, new_future};
+use crate::bindings::core::task::{FutureCell, new_future};
 use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{closed, id_is_taken};
 use crate::bindings::ffi::call::Shape;
@@ -27,7 +26,7 @@ use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::carry;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::host::app_context::may_submit;
-use crate::bindings::sched::completion::{self, Place, forget, recall};
+use crate::bindings::sched::completion::{self, forget};
 use crate::bindings::sched::dispatch::{self, announce};
 
 #[doc = doc!("_Elsewhere")]
@@ -56,18 +55,6 @@ fn begin(task: &Bound<'_, FutureCell>) -> bool {
         events::happened(task, Kind::Started);
     }
     began
-}
-
-/// Cancels a task that has begun elsewhere, and has it ended there; `false` if it is not one.
-pub(crate) fn stop(task: &Bound<'_, FutureCell>) -> bool {
-    let is_there = |extra: &Mutex<Extra>| extra.lock().recall.is_some();
-    let stopped = task.get().known_extra().is_some_and(is_there)
-        && completion::abandon(task, Place::Elsewhere);
-    if stopped {
-        recall(task, true);
-        drop(task.get().take_call(task));
-    }
-    stopped
 }
 
 #[pymethods]

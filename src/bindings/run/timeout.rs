@@ -7,17 +7,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::Ticket;
+use flask_delay_engine::{Mutex, Ticket};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 
-use super::remote;
 use crate::bindings::core::executor::{Core, Note};
 use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
 use crate::bindings::core::strays::Added;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::{Extra, FutureCell};
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::{self, End, Phase};
 use crate::bindings::core::worker_slot::{Desk, Waits};
@@ -26,7 +25,7 @@ use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
-use crate::bindings::sched::completion;
+use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
 
@@ -139,7 +138,7 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
     }
     // Before anything else: a task that is about to start, or to run again, looks.
     cell.tell_to_stop();
-    if completion::cancel(this) || (after.is_some() && remote::stop(this)) {
+    if completion::cancel(this) || (after.is_some() && stop_elsewhere(this)) {
         return Ok(true);
     }
     let (Some(after), Phase::Running) = (after, cell.phase()) else {
@@ -158,6 +157,18 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
         set(this.py(), after, shot, interrupt)?;
     }
     Ok(true)
+}
+
+/// Cancels a task that has begun elsewhere, and has it ended there; `false` if it is not one.
+fn stop_elsewhere(task: &Bound<'_, FutureCell>) -> bool {
+    let is_there = |extra: &Mutex<Extra>| extra.lock().recall.is_some();
+    let stopped = task.get().known_extra().is_some_and(is_there)
+        && completion::abandon(task, Place::Elsewhere);
+    if stopped {
+        completion::recall(task, true);
+        drop(task.get().take_call(task));
+    }
+    stopped
 }
 
 /// It is time to end a call.
