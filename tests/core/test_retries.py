@@ -252,6 +252,16 @@ def test_it_may_be_cancelled(executor, waits, way):
     assert waits.flaky.attempts == [1]
 
 
+def test_one_that_is_cancelled_while_it_is_held_is_not_taken_off_the_queue(wait_until):
+    with Executor(1) as executor:
+        held = submit(executor, fail, retry=Retry(waits=[60]))
+        assert wait_until(lambda: executor.stats()["held"] == 1)
+        with occupied(executor):
+            queued = [executor.submit(int) for _ in range(2)]
+            assert held.cancel()
+            assert executor.stats()["queued"] == len(queued)
+
+
 def test_what_it_needs_is_kept_until_it_is_cancelled(executor, wait_until):
     argument = Thing()
     watched = weakref.ref(argument)

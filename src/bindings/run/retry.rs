@@ -251,6 +251,8 @@ fn try_again<'py>(
     if core.mode == Mode::Threads {
         core.held().add(this, core.pool().hold());
     }
+    // While it is held, it does not count as one that lies in the queue.
+    cell.leave_queue();
     if !cell.run_again() {
         // Nobody takes it any more.
         drop(cell.take_call(this));
