@@ -52,7 +52,7 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::process::exit::{_end, _end_within, _is_exiting};
     #[pymodule_export]
-    use crate::bindings::run::remote::Elsewhere;
+    use crate::bindings::run::remote::RemoteTask;
     #[pymodule_export]
     use crate::bindings::wait::result::Waiting;
 
@@ -60,7 +60,7 @@ mod _native {
     use crate::bindings::api::{executor, future, submit_method};
     use crate::bindings::core::executor::ExecutorCell;
     use crate::bindings::core::progress;
-    use crate::bindings::core::task::{self, FutureCell};
+    use crate::bindings::core::task::{self, Task};
     use crate::bindings::ffi;
     use crate::bindings::host::logging;
     use crate::bindings::process::{exit, init, last_exit};
@@ -114,7 +114,7 @@ mod _native {
         refuse_subinterpreter(py)?;
         ffi::fork::watch(py)?;
         logging::init(py)?;
-        let future_class = derive("Future", py.get_type::<FutureCell>(), "Future")?;
+        let future_class = derive("Future", py.get_type::<Task>(), "Future")?;
         task::set_class(&future_class)?;
         let native = py.get_type::<ExecutorCell>();
         submit_method::add(py)?;

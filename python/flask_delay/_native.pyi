@@ -47,9 +47,9 @@ __all__ = [
     "TaskTimeout",
     "WaitCycleError",
     "_CoroutineTask",
-    "_Elsewhere",
     "_EventLog",
     "_Policy",
+    "_RemoteTask",
     "_Rhythm",
     "_Ticker",
     "_Waiting",
@@ -658,7 +658,7 @@ class _CoroutineTask:
         """As `fail`, for a coroutine that could not be started."""
 
 @final
-class _Elsewhere:
+class _RemoteTask:
     """What a backend has of a task that runs elsewhere, or that was sent here.
 
     Elsewhere: the backend tells what has become of it, by `start`, `again`, `progress` and, at

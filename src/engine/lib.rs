@@ -24,14 +24,14 @@ mod wait_graph;
 mod worker;
 
 pub use clock::{Ticks, has_come};
-pub use limiter::{Lane, Rate, Terms};
+pub use limiter::{Limiter, Limits, Rate};
 pub use per_process::{LazyPerProcess, PerProcess, begin_generation, generation};
-pub use pool::{Config, Hold, Pool, Stats, SubmitError, Summoned};
+pub use pool::{Config, Hold, Pool, Stats, SubmitError, Woken};
 pub use priority::{Level, Rank};
 pub use recurrence::{Recurrence, RecurrenceError};
-pub use semaphore::Bound;
+pub use semaphore::Semaphore;
 pub use sync::{Mutex, spin};
-pub use task_state::{Advance, Phase, State};
+pub use task_state::{Advance, Phase, TaskState};
 pub use timer::Timer;
 pub use timer_heap::{Ticket, TimerHeap};
 pub use wait_graph::{Entered, Key, Link, Obstacle, Target, Wait, WaitGraph};

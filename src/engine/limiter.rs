@@ -1,11 +1,11 @@
 //! The jobs of one key: how many may run at once, and how often one may start.
 //!
-//! A lane has no lock and no clock of its own; whoever has it brings both.
+//! A limiter has no lock and no clock of its own; whoever has it brings both.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// So many starts in any span of time, of those since the lane first saw such a rate.
+/// So many starts in any span of time, of those since the limiter first saw such a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// How many, at least one.
@@ -16,21 +16,21 @@ pub struct Rate {
 
 /// When a job may start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
-    /// Fewer than so many jobs of the lane must run, at least one.
+pub struct Limits {
+    /// Fewer than so many jobs of the limiter must run, at least one.
     pub limit: Option<usize>,
-    /// The lane's starts must leave room for one more.
+    /// The limiter's starts must leave room for one more.
     pub rate: Option<Rate>,
     /// Smaller is sooner.
     pub rank: i64,
 }
 
-/// Jobs that run, and those that are held until their terms let them.
+/// Jobs that run, and those that are held until their limits let them.
 ///
 /// Held jobs stand by rank, then in order of arrival, and the first that may not start holds
-/// up those behind it, whatever their terms.
+/// up those behind it, whatever their limits.
 #[derive(Debug)]
-pub struct Lane<J> {
+pub struct Limiter<J> {
     held: BTreeMap<Place, Held<J>>,
     /// Jobs ever held.
     arrived: u64,
@@ -47,7 +47,7 @@ type Place = (i64, u64);
 #[derive(Debug)]
 struct Held<J> {
     job: J,
-    terms: Terms,
+    limits: Limits,
 }
 
 /// Why a job may not start yet.
@@ -58,8 +58,8 @@ enum Obstacle {
     Rate(Option<Instant>),
 }
 
-impl<J> Lane<J> {
-    /// A lane of no jobs.
+impl<J> Limiter<J> {
+    /// A limiter of no jobs.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -73,24 +73,24 @@ impl<J> Lane<J> {
 
     /// Lets a job go, which is given back and counts as running, or holds it.
     #[must_use]
-    pub fn offer(&mut self, job: J, terms: Terms, now: Instant) -> Option<J> {
-        if let Some(rate) = terms.rate {
+    pub fn offer(&mut self, job: J, limits: Limits, now: Instant) -> Option<J> {
+        if let Some(rate) = limits.rate {
             self.see(rate);
         }
         let first = self.held.first_key_value();
-        let behind = first.is_some_and(|(&(rank, _), _)| rank <= terms.rank);
-        if !behind && self.obstacle(terms, now).is_none() {
+        let behind = first.is_some_and(|(&(rank, _), _)| rank <= limits.rank);
+        if !behind && self.obstacle(limits, now).is_none() {
             self.start(now);
             return Some(job);
         }
         self.held
-            .insert((terms.rank, self.arrived), Held { job, terms });
+            .insert((limits.rank, self.arrived), Held { job, limits });
         self.arrived += 1;
         None
     }
 
     /// Notes that a job which was let go has ended. Others may start now: see
-    /// [`Lane::release`].
+    /// [`Limiter::release`].
     pub fn finished(&mut self) {
         debug_assert!(self.running > 0, "nothing runs");
         self.running = self.running.saturating_sub(1);
@@ -101,7 +101,7 @@ impl<J> Lane<J> {
     pub fn release(&mut self, now: Instant) -> Vec<J> {
         let mut released = Vec::new();
         while let Some((&place, first)) = self.held.first_key_value()
-            && self.obstacle(first.terms, now).is_none()
+            && self.obstacle(first.limits, now).is_none()
         {
             self.start(now);
             released.extend(self.held.remove(&place).map(|held| held.job));
@@ -109,12 +109,12 @@ impl<J> Lane<J> {
         released
     }
 
-    /// When [`Lane::release`] will let a job go if nothing else happens until then; `None`
+    /// When [`Limiter::release`] will let a job go if nothing else happens until then; `None`
     /// when nothing is held, or when it is a job's end that is waited for.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Instant> {
         let (_, first) = self.held.first_key_value()?;
-        match self.obstacle(first.terms, now) {
+        match self.obstacle(first.limits, now) {
             None => Some(now),
             Some(Obstacle::Limit) => None,
             Some(Obstacle::Rate(over)) => over,
@@ -130,7 +130,7 @@ impl<J> Lane<J> {
         };
         let mut most = 0;
         for held in self.held.values() {
-            most = most.max(over(held.terms.limit));
+            most = most.max(over(held.limits.limit));
             if is(&held.job) {
                 return most;
             }
@@ -139,7 +139,7 @@ impl<J> Lane<J> {
     }
 
     /// Takes out the first held job of this rank that `is` the one. Those behind it may start
-    /// now: see [`Lane::release`].
+    /// now: see [`Limiter::release`].
     pub fn remove(&mut self, rank: i64, mut is: impl FnMut(&J) -> bool) -> Option<J> {
         let mut held = self.held.range((rank, 0)..=(rank, u64::MAX));
         let (&place, _) = held.find(|(_, held)| is(&held.job))?;
@@ -170,13 +170,13 @@ impl<J> Lane<J> {
         self.running
     }
 
-    /// Whether a new lane would do as well: no job is here, and no start matters any more.
+    /// Whether a new limiter would do as well: no job is here, and no start matters any more.
     #[must_use]
     pub fn is_idle(&self, now: Instant) -> bool {
         self.idle_at(now).is_some_and(|at| at <= now)
     }
 
-    /// When a new lane would do as well, if nothing happens until then; `None` while a job is
+    /// When a new limiter would do as well, if nothing happens until then; `None` while a job is
     /// here.
     #[must_use]
     pub fn idle_at(&self, now: Instant) -> Option<Instant> {
@@ -189,14 +189,14 @@ impl<J> Lane<J> {
         }
     }
 
-    fn obstacle(&self, terms: Terms, now: Instant) -> Option<Obstacle> {
-        if terms
+    fn obstacle(&self, limits: Limits, now: Instant) -> Option<Obstacle> {
+        if limits
             .limit
             .is_some_and(|limit| self.running >= limit.max(1))
         {
             return Some(Obstacle::Limit);
         }
-        let rate = terms.rate?;
+        let rate = limits.rate?;
         // With this one there would be one start too many, unless it is out of the span.
         let oldest = self.starts.len().checked_sub(rate.count.max(1))?;
         let over = self.starts.get(oldest)?.checked_add(rate.per);
@@ -234,7 +234,7 @@ impl<J> Lane<J> {
     }
 }
 
-impl<J> Default for Lane<J> {
+impl<J> Default for Limiter<J> {
     fn default() -> Self {
         Self::new()
     }

@@ -117,9 +117,9 @@ impl Report {
 
 /// What is left to be done once no lock is held.
 #[must_use]
-pub struct Summoned(Option<Report>);
+pub struct Woken(Option<Report>);
 
-impl Summoned {
+impl Woken {
     pub(crate) fn nobody() -> Self {
         Self(None)
     }
@@ -181,16 +181,16 @@ impl<J: Send + 'static> Shared<J> {
     /// way already or all that are allowed are active.
     ///
     /// If a thread cannot be started, those there are go on.
-    pub(crate) fn wake_one(self: &Arc<Self>) -> Summoned {
+    pub(crate) fn wake_one(self: &Arc<Self>) -> Woken {
         // Relaxed: an RMW sees the latest value; what it guards is under the lock.
         if self.flags.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
-            return Summoned::nobody();
+            return Woken::nobody();
         }
         let mut roster = self.roster.lock();
         if roster.active >= self.config.max_workers || roster.ended {
             // Every active worker looks at the queue, under this lock, before it sleeps.
             self.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
-            return Summoned::nobody();
+            return Woken::nobody();
         }
         // The caller, not the called, moves the worker to the active ones: otherwise
         // the next submit would see it asleep and call it again.
@@ -199,23 +199,23 @@ impl<J: Send + 'static> Shared<J> {
             self.publish(&roster);
             drop(roster);
             parker.unpark();
-            Summoned::nobody()
+            Woken::nobody()
         } else {
             let number = roster.enlist();
             self.publish(&roster);
             drop(roster);
             let started = self.spawn(number);
-            Summoned(Some(self.report(number, &started)))
+            Woken(Some(self.report(number, &started)))
         }
     }
 
     /// Calls a worker for jobs that nobody has been called for because no thread could be
     /// started.
-    pub(crate) fn look_after(self: &Arc<Self>) -> Summoned {
+    pub(crate) fn look_after(self: &Arc<Self>) -> Woken {
         // Relaxed: who has just missed something looks again.
         let flags = self.flags.load(Ordering::Relaxed);
         if flags & (SEARCHING | HAS_CAPACITY) != HAS_CAPACITY || self.queue.is_empty() {
-            return Summoned::nobody();
+            return Woken::nobody();
         }
         self.wake_one()
     }
@@ -465,12 +465,12 @@ impl<J: Send + 'static> Pool<J> {
 
     /// Queues `job` for [`Pool::steal`] alone: no thread is called or started for it. For a
     /// pool whose jobs are run by whoever asks, and that never gets another kind.
-    pub fn shelve(&self, job: J) {
+    pub fn push_unstaffed(&self, job: J) {
         self.shared.queue.push(job);
     }
 
-    /// As [`Pool::shelve`], with the order of [`Pool::submit_ranked`].
-    pub fn shelve_ranked(&self, job: J, level: Level, rank: Rank) {
+    /// As [`Pool::push_unstaffed`], with the order of [`Pool::submit_ranked`].
+    pub fn push_ranked_unstaffed(&self, job: J, level: Level, rank: Rank) {
         self.shared.queue.push_ranked(job, level, rank);
     }
 

@@ -1,26 +1,26 @@
-//! The places of a bounded queue: one for each job in it.
+//! The permits of a bounded queue: one for each job in it.
 
 use std::time::Instant;
 
 use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering, fence, wait};
 
-/// So many places. Who waits for one has no claim on it: whoever comes first takes it.
-pub struct Bound {
-    places: usize,
+/// So many permits. Who waits for one has no claim on it: whoever comes first takes it.
+pub struct Semaphore {
+    permits: usize,
     taken: AtomicUsize,
-    /// Threads in [`Bound::take`] that found no place; written under the lock.
+    /// Threads in [`Semaphore::take`] that found no permit; written under the lock.
     waiting: AtomicUsize,
     lock: Mutex<()>,
-    /// Rung when a place is given back.
+    /// Rung when a permit is given back.
     bell: Condvar,
 }
 
-impl Bound {
-    /// As many free places; without any, nobody ever gets one.
+impl Semaphore {
+    /// As many free permits; without any, nobody ever gets one.
     #[must_use]
-    pub fn new(places: usize) -> Self {
+    pub fn new(permits: usize) -> Self {
         Self {
-            places,
+            permits,
             taken: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             lock: Mutex::new(()),
@@ -28,13 +28,13 @@ impl Bound {
         }
     }
 
-    /// Takes a place, if there is one.
+    /// Takes a permit, if there is one.
     #[must_use]
     pub fn try_take(&self) -> bool {
         // Relaxed, here and in `give`: the number guards itself by being changed in one step,
         // and publishes nothing.
         let mut taken = self.taken.load(Ordering::Relaxed);
-        while taken < self.places {
+        while taken < self.permits {
             match self.taken.compare_exchange_weak(
                 taken,
                 taken + 1,
@@ -48,7 +48,7 @@ impl Bound {
         false
     }
 
-    /// Takes a place, and waits for one until `deadline` (for ever without one); whether it
+    /// Takes a permit, and waits for one until `deadline` (for ever without one); whether it
     /// has one.
     #[must_use]
     pub fn take(&self, deadline: Option<Instant>) -> bool {
@@ -58,7 +58,7 @@ impl Bound {
         let mut held = self.lock.lock();
         // Relaxed: the fence below does what is needed.
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // Pairs with the fence in `give`: either the place is seen here, or its giver sees
+        // Pairs with the fence in `give`: either the permit is seen here, or its giver sees
         // that somebody waits.
         fence(Ordering::SeqCst);
         let took = loop {
@@ -75,20 +75,20 @@ impl Bound {
         took
     }
 
-    /// Gives a place back, of those that were taken.
+    /// Gives a permit back, of those that were taken.
     pub fn give(&self) {
         let taken = self.taken.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(taken > 0, "a place that nobody had taken");
+        debug_assert!(taken > 0, "a permit that nobody had taken");
         // Pairs with the fence in `take`.
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            // Who has not seen the place sleeps once the lock is free.
+            // Who has not seen the permit sleeps once the lock is free.
             drop(self.lock.lock());
             self.bell.notify_one();
         }
     }
 
-    /// How many places are taken.
+    /// How many permits are taken.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)

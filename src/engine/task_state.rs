@@ -64,22 +64,22 @@ impl Phase {
     }
 }
 
-/// What [`State::advance`] found.
+/// What [`TaskState::advance`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advance {
     /// The phase has changed.
     Done,
     /// It was another one.
     Refused,
-    /// Somebody watches, so it takes [`State::advance_watched`].
+    /// Somebody watches, so it takes [`TaskState::advance_watched`].
     Watched,
 }
 
 /// The word. Any thread may do anything with it at any time.
 #[derive(Debug)]
-pub struct State(AtomicU32);
+pub struct TaskState(AtomicU32);
 
-impl State {
+impl TaskState {
     /// The first bit that the owner may use for marks of its own.
     pub const MARK: u32 = WATCHED << 1;
 
@@ -238,7 +238,7 @@ impl State {
     }
 }
 
-impl Default for State {
+impl Default for TaskState {
     fn default() -> Self {
         Self::new()
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use log::debug;
 
 use crate::park::Parker;
-use crate::pool::{CLOSED, HAS_CAPACITY, OVER_CAPACITY, Roster, SEARCHING, Shared, Summoned};
+use crate::pool::{CLOSED, HAS_CAPACITY, OVER_CAPACITY, Roster, SEARCHING, Shared, Woken};
 use crate::sync::{Arc, MutexGuard, Ordering, fence, spin, within};
 
 /// What a thread of the pool is given. Dropping it takes the thread off the pool's books,
@@ -109,7 +109,7 @@ impl<J: Send + 'static> Worker<J> {
     /// Notes that this worker's job waits for another job of the pool until the guard is
     /// dropped: another worker may be active in its place. What is to be logged of that is
     /// given back.
-    pub fn waiting(&self) -> (Waiting<J>, Summoned) {
+    pub fn waiting(&self) -> (Waiting<J>, Woken) {
         Waiting::new(Arc::clone(&self.shared))
     }
 
@@ -275,7 +275,7 @@ pub struct Handle<J: Send + 'static>(Arc<Shared<J>>);
 
 impl<J: Send + 'static> Handle<J> {
     /// See [`Worker::waiting`].
-    pub fn waiting(&self) -> (Waiting<J>, Summoned) {
+    pub fn waiting(&self) -> (Waiting<J>, Woken) {
         Waiting::new(Arc::clone(&self.0))
     }
 
@@ -310,7 +310,7 @@ impl<J: Send + 'static> Drop for Stuck<J> {
 pub struct Waiting<J: Send + 'static>(Arc<Shared<J>>);
 
 impl<J: Send + 'static> Waiting<J> {
-    fn new(shared: Arc<Shared<J>>) -> (Self, Summoned) {
+    fn new(shared: Arc<Shared<J>>) -> (Self, Woken) {
         let mut roster = shared.roster.lock();
         roster.active -= 1;
         roster.waiting += 1;
@@ -321,14 +321,14 @@ impl<J: Send + 'static> Waiting<J> {
         // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no HAS_CAPACITY
         // is visible here.
         fence(Ordering::SeqCst);
-        let summoned = if shared.queue.is_empty() {
-            Summoned::nobody()
+        let woken = if shared.queue.is_empty() {
+            Woken::nobody()
         } else {
             // If no thread can be started, a busy worker comes for the job when it is free; if
             // there is none, whoever looks after the pool tries again.
             shared.wake_one()
         };
-        (Self(shared), summoned)
+        (Self(shared), woken)
     }
 }
 

@@ -4,10 +4,10 @@ import os
 import time
 
 import pytest
+from tests.core.helpers import DEADLINE, occupied, submit
 
 from flask_delay import Executor, Retry, current_task
 from flask_delay._native import _EventLog
-from tests.core.helpers import DEADLINE, occupied, submit
 
 
 def fail():

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import pytest
 
 from flask_delay import DuplicateTask
-from flask_delay._native import _Elsewhere
+from flask_delay._native import _RemoteTask
 from flask_delay.options import Chosen, submitter
 from flask_delay.periodic.job import Jobs
 
@@ -147,7 +147,7 @@ class Broker:
         pass
 
     def submit(self, policy, options, fn, /, *args, **kwargs):
-        handle = _Elsewhere(self._executor, fn, id=str(uuid.uuid4()))
+        handle = _RemoteTask(self._executor, fn, id=str(uuid.uuid4()))
         self.sent.append((handle, options))
         return handle.future
 

@@ -12,7 +12,7 @@ import weakref
 import pytest
 
 from flask_delay import Executor, Retry, current_task
-from flask_delay._native import _Elsewhere, _Policy, _Rhythm, _Ticker, _Waiting
+from flask_delay._native import _Policy, _RemoteTask, _Rhythm, _Ticker, _Waiting
 
 from .helpers import DEADLINE, Gate, Thing, make, submit, unlogged
 
@@ -49,7 +49,7 @@ def through_a_key(executor):
 
 def through_a_task_from_elsewhere(executor):
     thing = Thing()
-    elsewhere = _Elsewhere(executor, int, id=str(uuid.uuid4()))
+    elsewhere = _RemoteTask(executor, int, id=str(uuid.uuid4()))
     elsewhere.future.mark = thing
     thing.elsewhere = elsewhere
     elsewhere.finish(None)

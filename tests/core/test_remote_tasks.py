@@ -9,7 +9,7 @@ import pytest
 from tests.core.helpers import DEADLINE, Thing
 
 from flask_delay import DuplicateTask, Executor, ForkedFutureError, Future, Progress, current_task
-from flask_delay._native import TaskRetry, _Elsewhere, _scoped_executor
+from flask_delay._native import TaskRetry, _RemoteTask, _scoped_executor
 
 
 def task():
@@ -40,7 +40,7 @@ def immediate():
 
 def made(executor, fn=task, **more):
     id = str(uuid.uuid4())
-    handle = _Elsewhere(executor, fn, id=id, **more)
+    handle = _RemoteTask(executor, fn, id=id, **more)
     assert handle.future.id == id
     return handle
 
@@ -136,14 +136,14 @@ def test_a_callback_after_shutdown():
 
 
 def test_an_id_that_was_chosen(executor):
-    first = _Elsewhere(executor, task, id="mine", is_chosen=True)
+    first = _RemoteTask(executor, task, id="mine", is_chosen=True)
     assert executor._get("mine") is first.future
     with pytest.raises(DuplicateTask, match='the id "mine" already'):
-        _Elsewhere(executor, task, id="mine", is_chosen=True)
+        _RemoteTask(executor, task, id="mine", is_chosen=True)
     first.withdraw()
     assert executor._get("mine") is None
     # One that was not is found once it was asked for.
-    other = _Elsewhere(executor, task, id="yours")
+    other = _RemoteTask(executor, task, id="yours")
     assert executor._get("yours") is None
     assert other.future.id == "yours"
     assert executor._get("yours") is other.future
@@ -197,9 +197,9 @@ def test_fork(run_script):
     done = run_script("""
 import os, uuid
 from flask_delay import Executor
-from flask_delay._native import _Elsewhere
+from flask_delay._native import _RemoteTask
 executor = Executor(1)
-future = _Elsewhere(executor, print, id=str(uuid.uuid4())).future
+future = _RemoteTask(executor, print, id=str(uuid.uuid4())).future
 if os.fork() == 0:
     try:
         future.result(1)

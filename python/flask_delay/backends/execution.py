@@ -15,7 +15,7 @@ from blinker import NamedSignal
 from flask import Flask
 
 from flask_delay import context
-from flask_delay._native import Executor, Future, Progress, TaskRetry, _Elsewhere, _scoped_executor
+from flask_delay._native import Executor, Future, Progress, TaskRetry, _RemoteTask, _scoped_executor
 from flask_delay.backends.message import TaskMessage
 from flask_delay.logs import log as _log
 from flask_delay.observe import signals
@@ -86,7 +86,7 @@ class Attempt:
         the wait for a coroutine, and the task.
         """
         make = functools.partial(
-            _Elsewhere,
+            _RemoteTask,
             executor,
             self._called,
             id=self._message.id,

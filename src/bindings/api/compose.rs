@@ -14,7 +14,7 @@ use crate::bindings::core::executor::{Core, ExecutorCell, Inner};
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy::Kind;
 use crate::bindings::core::signature;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::read_name;
 use crate::bindings::errors::closed;
 use crate::bindings::ffi::arguments::Arguments;
@@ -57,12 +57,12 @@ pub(crate) fn _check_step(
 /// As `Future.then`, by a policy, with the task, but not its callbacks, in a scope, and by
 /// another executor than that of `future`.
 pub(crate) fn follow<'py>(
-    future: &Bound<'py, FutureCell>,
+    future: &Bound<'py, Task>,
     policy: Option<&Bound<'py, Policy>>,
     scope: Option<Bound<'py, PyAny>>,
     mut function: Bound<'py, PyAny>,
     executor: Option<&Bound<'py, ExecutorCell>>,
-) -> PyResult<Bound<'py, FutureCell>> {
+) -> PyResult<Bound<'py, Task>> {
     let mut is_coroutine = check(policy, &function)?;
     core_of(future)?;
     let inner = match executor {
@@ -102,7 +102,7 @@ pub(crate) fn _gather<'py>(
     executor: Option<Bound<'py, ExecutorCell>>,
     futures: Bound<'py, PyTuple>,
     return_exceptions: bool,
-) -> PyResult<Bound<'py, FutureCell>> {
+) -> PyResult<Bound<'py, Task>> {
     let py = function.py();
     let ours: Vec<_> = futures.iter().map(of_ours).collect::<PyResult<_>>()?;
     for future in &ours {
@@ -130,7 +130,7 @@ pub(crate) fn _gather<'py>(
     Ok(this)
 }
 
-fn of_ours(future: Bound<'_, PyAny>) -> PyResult<Bound<'_, FutureCell>> {
+fn of_ours(future: Bound<'_, PyAny>) -> PyResult<Bound<'_, Task>> {
     future.cast_into().map_err(|error| {
         let given = error.into_inner();
         let shown = given.repr();
@@ -143,12 +143,12 @@ fn of_ours(future: Bound<'_, PyAny>) -> PyResult<Bound<'_, FutureCell>> {
 }
 
 /// Where the tasks that follow `future` are submitted.
-fn executor_of(future: &Bound<'_, FutureCell>) -> PyResult<Arc<Inner>> {
+fn executor_of(future: &Bound<'_, Task>) -> PyResult<Arc<Inner>> {
     core_of(future)?.executor().ok_or_else(closed)
 }
 
 /// Refuses a future that nothing can follow.
-fn core_of<'a>(future: &'a Bound<'_, FutureCell>) -> PyResult<&'a Arc<Core>> {
+fn core_of<'a>(future: &'a Bound<'_, Task>) -> PyResult<&'a Arc<Core>> {
     let cell = future.get();
     let core = cell.core().ok_or_else(|| {
         PyValueError::new_err(format!(

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::progress::{self, Progress};
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::errors::{CancelledError, TaskRetry};
 use crate::bindings::wait::current::task;
 
@@ -13,7 +13,7 @@ use crate::bindings::wait::current::task;
 #[pyclass(frozen, module = "flask_delay")]
 pub(crate) struct CurrentTask;
 
-fn required(py: Python<'_>) -> PyResult<Bound<'_, FutureCell>> {
+fn required(py: Python<'_>) -> PyResult<Bound<'_, Task>> {
     task(py).ok_or_else(|| {
         PyRuntimeError::new_err(
             "no task runs on this thread: current_task can be used inside a function that \
@@ -37,7 +37,7 @@ impl CurrentTask {
 
     #[doc = doc!("CurrentTask.future")]
     #[getter]
-    fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {
+    fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Task>> {
         required(py)
     }
 

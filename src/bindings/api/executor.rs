@@ -16,7 +16,7 @@ use crate::bindings::core::async_check::{check_callback, refuse_unrun};
 use crate::bindings::core::events::Signals;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Runner, Scope, Scoped};
 use crate::bindings::core::settings::{self, Backpressure, Mode, Settings, WhenFull};
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::process::exit::{self, cancel_queued};
@@ -219,7 +219,7 @@ impl ExecutorCell {
         &self,
         py: Python<'py>,
         id: &Bound<'py, PyString>,
-    ) -> PyResult<Option<Bound<'py, FutureCell>>> {
+    ) -> PyResult<Option<Bound<'py, Task>>> {
         let core = self.core()?;
         Ok(id.to_str().ok().and_then(|id| core.registry.get(py, id)))
     }
@@ -320,13 +320,13 @@ fn let_begin(py: Python<'_>, core: &Arc<Core>) {
     while Instant::now() < deadline {
         let stats = core.pool().stats();
         let begun = || {
-            let desks: Vec<_> = core
-                .desks()
+            let slots: Vec<_> = core
+                .slots()
                 .lock()
                 .iter()
                 .filter_map(Weak::upgrade)
                 .collect();
-            desks.iter().any(|desk| desk.task(py).is_some())
+            slots.iter().any(|slot| slot.task(py).is_some())
         };
         if stats.queued == 0 || stats.threads == 0 || begun() {
             return;

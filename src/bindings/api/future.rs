@@ -21,7 +21,7 @@ use crate::bindings::core::call;
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::{inner_of, name_of};
 use crate::bindings::core::transition::{Phase, standard_name};
 use crate::bindings::errors::InvalidStateError;
@@ -33,7 +33,7 @@ use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::dispatch;
 
 #[pymethods]
-impl FutureCell {
+impl Task {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs), text_signature = "()")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>) -> Self {
@@ -312,8 +312,8 @@ impl FutureCell {
             if let Some(rules) = &extra.rules {
                 rules.visit(&visit)?;
             }
-            for sequel in &extra.sequels {
-                visit.call(sequel)?;
+            for dependencies in &extra.dependents {
+                visit.call(dependencies)?;
             }
             visit.call(&extra.condition)?;
             visit.call(&extra.traceback)?;
@@ -343,7 +343,7 @@ impl FutureCell {
 }
 
 #[cold]
-fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
+fn invalid(this: &Bound<'_, Task>, phase: Phase) -> PyErr {
     InvalidStateError::new_err(format!(
         "{}: {}",
         standard_name(this.py(), phase),
@@ -356,7 +356,7 @@ fn invalid(this: &Bound<'_, FutureCell>, phase: Phase) -> PyErr {
 struct AddDoneCallback;
 
 impl CallMethod for AddDoneCallback {
-    type Class = FutureCell;
+    type Class = Task;
 
     const NAME: &CStr = c"add_done_callback";
     const DOC: &CStr = c_str!(concat!(
@@ -368,7 +368,7 @@ impl CallMethod for AddDoneCallback {
     const KEYWORD: Option<&str> = Some("fn");
 
     fn call<'py>(
-        this: &Bound<'py, FutureCell>,
+        this: &Bound<'py, Task>,
         _before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::task::FutureCell;
+use super::task::Task;
 use super::transition::Phase;
 use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::call::Shape;
@@ -61,7 +61,7 @@ pub(crate) type Shown<'py> = (
 );
 
 /// What a task is going to call, until it starts.
-pub(crate) fn call_of<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Option<Shown<'py>>> {
+pub(crate) fn call_of<'py>(this: &Bound<'py, Task>) -> PyResult<Option<Shown<'py>>> {
     let py = this.py();
     let cell = this.get();
     let call = &cell.call;

@@ -13,7 +13,7 @@ use pyo3::types::PyDict;
 
 use super::id::Id;
 use super::metrics;
-use super::task::FutureCell;
+use super::task::Task;
 use super::task_name::name_of;
 use super::transition::Phase;
 use crate::bindings::errors::TaskExpired;
@@ -68,7 +68,7 @@ impl Kind {
 /// Who subscribes to events: each has a byte of [`WANTED`], in which each kind has a bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subscriber {
-    Figures = 0,
+    Metrics = 0,
     Signals = 8,
     Log = 16,
 }
@@ -100,14 +100,14 @@ impl Wanted {
 
     /// Whether the event is to be noted: for that, no code of users is called.
     pub(crate) fn to_be_noted(self) -> bool {
-        self.0 & (1 << Subscriber::Figures as u32 | 1 << Subscriber::Log as u32) != 0
+        self.0 & (1 << Subscriber::Metrics as u32 | 1 << Subscriber::Log as u32) != 0
     }
 }
 
 /// Notes what happens to a task, for the figures and for the log. Signals are sent elsewhere:
 /// they call code of users, with an app context.
 #[inline]
-pub(crate) fn happened(this: &Bound<'_, FutureCell>, kind: Kind) {
+pub(crate) fn happened(this: &Bound<'_, Task>, kind: Kind) {
     let wanted = wanted(kind);
     if wanted.to_be_noted() {
         note(this, kind, wanted);
@@ -115,8 +115,8 @@ pub(crate) fn happened(this: &Bound<'_, FutureCell>, kind: Kind) {
 }
 
 #[cold]
-pub(crate) fn note(this: &Bound<'_, FutureCell>, kind: Kind, wanted: Wanted) {
-    if wanted.by(Subscriber::Figures) {
+pub(crate) fn note(this: &Bound<'_, Task>, kind: Kind, wanted: Wanted) {
+    if wanted.by(Subscriber::Metrics) {
         match kind {
             Kind::Retrying => metrics::retried(this),
             _ => metrics::ended(this),
@@ -133,7 +133,7 @@ pub(crate) fn note(this: &Bound<'_, FutureCell>, kind: Kind, wanted: Wanted) {
     }
 }
 
-fn has_expired(this: &Bound<'_, FutureCell>) -> bool {
+fn has_expired(this: &Bound<'_, Task>) -> bool {
     let outcome = this.get().done_outcome(this.py());
     matches!(outcome, Some(Err(exception)) if exception.is_instance_of::<TaskExpired>())
         && !this.get().has_begun()

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use flask_delay_engine::{Bound as Places, Config, Mutex, PerProcess, Pool, Rank, Worker};
+use flask_delay_engine::{Config, Mutex, PerProcess, Pool, Rank, Semaphore as Places, Worker};
 use once_cell::race::OnceBox;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -12,23 +12,23 @@ use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::events::{self, Signals, Subscriber};
-use super::held::Afar;
+use super::held::HeldTasks;
 use super::keys::Table;
-use super::metrics::Figures;
+use super::metrics::Metrics;
 use super::registry::Registry;
 use super::settings::{Backpressure, Beginning, Initializer, Mode, Settings};
 use super::strays::Strays;
-use super::task::FutureCell;
-use super::worker_slot::Desk;
+use super::task::Task;
+use super::worker_slot::WorkerSlot;
 use crate::bindings::ffi::fork::generation;
 
 /// What lies in a pool's queue, and owns what it refers to.
 pub(crate) enum Job {
     /// A task to run.
-    Task(Py<FutureCell>),
+    Task(Py<Task>),
     /// The done callbacks of a task that has ended without its worker, after a line in the log.
     /// They may block, so a worker runs them.
-    Callbacks(Py<FutureCell>, Option<Note>),
+    Callbacks(Py<Task>, Option<Note>),
     /// A periodic job that is due: a function without arguments.
     Tick(Py<PyAny>),
 }
@@ -63,11 +63,11 @@ pub(crate) struct Runner {
     /// The main function of each thread of a pool.
     pub(crate) work: fn(&Weak<Core>, Worker<Job>),
     /// Runs a task in the calling thread, or has the event loop run it and waits for that.
-    pub(crate) run_here: fn(&Bound<'_, FutureCell>, &Arc<Core>) -> PyResult<()>,
+    pub(crate) run_here: fn(&Bound<'_, Task>, &Arc<Core>) -> PyResult<()>,
     /// Sends a held task that may start now on its way to a worker.
-    pub(crate) release: fn(&Bound<'_, FutureCell>),
+    pub(crate) release: fn(&Bound<'_, Task>),
     /// Tells the tasks that follow a task of its end.
-    pub(crate) follow: fn(&Bound<'_, FutureCell>, Vec<Py<FutureCell>>) -> PyResult<()>,
+    pub(crate) follow: fn(&Bound<'_, Task>, Vec<Py<Task>>) -> PyResult<()>,
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -106,11 +106,11 @@ pub(crate) struct Core {
 struct Era {
     generation: u32,
     pool: Arc<Pool<Job>>,
-    desks: Arc<Desks>,
+    slots: Arc<WorkerSlots>,
     /// Tasks that are with the event loop.
-    afar: Afar,
+    on_loop: HeldTasks,
     /// Tasks that wait for their turn, for another attempt, or for other tasks.
-    held: Afar,
+    held: HeldTasks,
     uncounted: Count,
     stuck: Strays,
     /// The places of its queue, if they are counted.
@@ -118,7 +118,7 @@ struct Era {
     /// The keys of tasks by which they are limited, and those of which there is one alone.
     lanes: OnceBox<Arc<Table>>,
     claims: OnceBox<Table>,
-    figures: Figures,
+    figures: Metrics,
 }
 
 /// A number of tasks.
@@ -140,7 +140,7 @@ impl Count {
     }
 }
 
-pub(crate) type Desks = Mutex<Vec<Weak<Desk>>>;
+pub(crate) type WorkerSlots = Mutex<Vec<Weak<WorkerSlot>>>;
 
 impl Core {
     pub(crate) fn new(settings: Settings, runner: &'static Runner) -> Arc<Self> {
@@ -173,7 +173,7 @@ impl Core {
             runner,
         });
         if core.counted {
-            events::subscribe(Subscriber::Figures, &events::COUNTED);
+            events::subscribe(Subscriber::Metrics, &events::COUNTED);
         }
         (runner.begin)(&core);
         core
@@ -230,15 +230,15 @@ impl Core {
     }
 
     /// What this process's workers do.
-    pub(crate) fn desks(self: &Arc<Self>) -> &Arc<Desks> {
-        &self.era().desks
+    pub(crate) fn slots(self: &Arc<Self>) -> &Arc<WorkerSlots> {
+        &self.era().slots
     }
 
     /// Shows what a thread does to those who look.
-    pub(crate) fn add_desk(self: &Arc<Self>, desk: &Arc<Desk>) {
-        let mut desks = self.desks().lock();
-        desks.retain(|desk| desk.strong_count() > 0);
-        desks.push(Arc::downgrade(desk));
+    pub(crate) fn add_slot(self: &Arc<Self>, slot: &Arc<WorkerSlot>) {
+        let mut slots = self.slots().lock();
+        slots.retain(|slot| slot.strong_count() > 0);
+        slots.push(Arc::downgrade(slot));
     }
 
     /// How many jobs in this process's queue are no tasks that wait: callbacks, ticks, and tasks
@@ -248,7 +248,7 @@ impl Core {
     }
 
     /// A task has ended before it ran; if it lies in the queue, it is no task that waits there.
-    pub(crate) fn ended_in_queue(self: &Arc<Self>, task: &FutureCell) {
+    pub(crate) fn ended_in_queue(self: &Arc<Self>, task: &Task) {
         if task.leave_queue() {
             self.uncounted().add();
         }
@@ -271,7 +271,7 @@ impl Core {
     }
 
     /// This process's tasks that wait for their turn, for another attempt, or for other tasks.
-    pub(crate) fn held(self: &Arc<Self>) -> &Afar {
+    pub(crate) fn held(self: &Arc<Self>) -> &HeldTasks {
         &self.era().held
     }
 
@@ -293,13 +293,13 @@ impl Core {
     }
 
     /// What has become of this process's tasks, if that is counted.
-    pub(crate) fn figures(self: &Arc<Self>) -> Option<&Figures> {
+    pub(crate) fn figures(self: &Arc<Self>) -> Option<&Metrics> {
         self.counted.then(|| &self.era().figures)
     }
 
     /// This process's tasks that are with the event loop.
-    pub(crate) fn afar(self: &Arc<Self>) -> &Afar {
-        &self.era().afar
+    pub(crate) fn on_loop(self: &Arc<Self>) -> &HeldTasks {
+        &self.era().on_loop
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -362,15 +362,15 @@ impl Era {
             pool: Arc::new(Pool::with_birth(config.clone(), birth, move |worker| {
                 (runner.work)(&core, worker);
             })),
-            desks: Arc::default(),
-            afar: Afar::default(),
-            held: Afar::default(),
+            slots: Arc::default(),
+            on_loop: HeldTasks::default(),
+            held: HeldTasks::default(),
             uncounted: Count::default(),
             stuck: Strays::default(),
             places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
             lanes: OnceBox::new(),
             claims: OnceBox::new(),
-            figures: Figures::default(),
+            figures: Metrics::default(),
         }
     }
 }
@@ -388,7 +388,7 @@ impl Drop for Era {
         if self.generation != generation() {
             // Another process's pool: its locks may be held by threads that are not here.
             std::mem::forget(Arc::clone(&self.pool));
-            std::mem::forget(std::mem::take(&mut self.afar));
+            std::mem::forget(std::mem::take(&mut self.on_loop));
             std::mem::forget(std::mem::take(&mut self.held));
             // A thread that is not here may have left them half changed.
             std::mem::forget(std::mem::take(&mut self.figures));

@@ -1,31 +1,31 @@
 //! Marks of a task, beside its phase in one word: what is asked of it that few tasks have.
 
-use flask_delay_engine::State;
+use flask_delay_engine::TaskState;
 
-use super::task::FutureCell;
+use super::task::Task;
 
 /// The task was told to stop.
-const STOP: u32 = State::MARK;
+const STOP: u32 = TaskState::MARK;
 /// The task does not lie in the queue as one that waits: it is a coroutine, is held, or has been
 /// taken out.
-const UNQUEUED: u32 = State::MARK << 1;
+const UNQUEUED: u32 = TaskState::MARK << 1;
 /// The task is a coroutine.
-const COROUTINE: u32 = State::MARK << 2;
+const COROUTINE: u32 = TaskState::MARK << 2;
 /// A teardown function has submitted the task, after another task.
-const OF_TEARDOWN: u32 = State::MARK << 3;
+const OF_TEARDOWN: u32 = TaskState::MARK << 3;
 /// The task's arguments are packed.
-pub(crate) const PACKED: u32 = State::MARK << 4;
+pub(crate) const PACKED: u32 = TaskState::MARK << 4;
 /// The task has taken a place in a queue where places are counted.
-const PLACED: u32 = State::MARK << 5;
+const PLACED: u32 = TaskState::MARK << 5;
 /// The task has rules, see [`super::policies`].
-const RULED: u32 = State::MARK << 6;
+const RULED: u32 = TaskState::MARK << 6;
 /// The task has surroundings that are not those of its callbacks.
-const OWN_SCOPE: u32 = State::MARK << 7;
+const OWN_SCOPE: u32 = TaskState::MARK << 7;
 /// The code of a coroutine's task has begun and has not ended, whatever the task has come to:
 /// after a cancellation it cleans up.
-const GOES_ON: u32 = State::MARK << 8;
+const GOES_ON: u32 = TaskState::MARK << 8;
 
-impl FutureCell {
+impl Task {
     pub(crate) fn told_to_stop(&self) -> bool {
         self.state.has(STOP)
     }

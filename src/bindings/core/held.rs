@@ -8,59 +8,64 @@ use flask_delay_engine::{Hold, Mutex};
 use pyo3::prelude::*;
 
 use super::executor::Job;
-use super::task::FutureCell;
-use super::waiter::Bell;
+use super::task::Task;
+use super::waiter::Waiter;
 
 /// Tasks of an executor, each of which holds its pool if that has threads. The lock is a leaf,
 /// and nothing is dropped under it.
 #[derive(Default)]
-pub(crate) struct Afar(Mutex<HashMap<usize, Held>>);
+pub(crate) struct HeldTasks(Mutex<HashMap<usize, Held>>);
 
 struct Held {
-    task: Py<FutureCell>,
+    task: Py<Task>,
     hold: Option<Hold<Job>>,
     /// Of those who wait until the task is not here any more.
-    bells: Vec<Arc<Bell>>,
+    waiters: Vec<Arc<Waiter>>,
 }
 
-impl Afar {
-    pub(crate) fn add(&self, task: &Bound<'_, FutureCell>, hold: impl Into<Option<Hold<Job>>>) {
+impl HeldTasks {
+    pub(crate) fn add(&self, task: &Bound<'_, Task>, hold: impl Into<Option<Hold<Job>>>) {
         let entry = Held {
             task: task.clone().unbind(),
             hold: hold.into(),
-            bells: Vec::new(),
+            waiters: Vec::new(),
         };
         let mut tasks = self.0.lock();
         let mut replaced = tasks.insert(task.as_ptr() as usize, entry);
         if let Some(before) = &mut replaced
             && let Some(entry) = tasks.get_mut(&(task.as_ptr() as usize))
         {
-            entry.bells.append(&mut before.bells);
+            entry.waiters.append(&mut before.waiters);
         }
         drop(tasks);
         drop(replaced);
     }
 
     /// It has ended, or has come to a place where the pool sees it.
-    pub(crate) fn remove(&self, task: &Bound<'_, FutureCell>) {
+    pub(crate) fn remove(&self, task: &Bound<'_, Task>) {
         let entry = self.0.lock().remove(&(task.as_ptr() as usize));
-        let Some(Held { task, hold, bells }) = entry else {
+        let Some(Held {
+            task,
+            hold,
+            waiters,
+        }) = entry
+        else {
             return;
         };
         // Whoever is told finds that the pool is not held any more.
         drop((task, hold));
-        for bell in bells {
-            bell.ring();
+        for waiter in waiters {
+            waiter.ring();
         }
     }
 
     /// What rings when the task is not here any more; None if it is not now.
-    pub(crate) fn bell(&self, task: &Bound<'_, FutureCell>) -> Option<Arc<Bell>> {
-        let bell = Bell::new();
+    pub(crate) fn waiter(&self, task: &Bound<'_, Task>) -> Option<Arc<Waiter>> {
+        let waiter = Waiter::new();
         let mut tasks = self.0.lock();
         let entry = tasks.get_mut(&(task.as_ptr() as usize))?;
-        entry.bells.push(Arc::clone(&bell));
-        Some(bell)
+        entry.waiters.push(Arc::clone(&waiter));
+        Some(waiter)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -71,7 +76,7 @@ impl Afar {
         self.0.lock().is_empty()
     }
 
-    pub(crate) fn tasks<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, FutureCell>> {
+    pub(crate) fn tasks<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, Task>> {
         let tasks = self.0.lock();
         tasks
             .values()

@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::frames;
-use super::waiter::Bell;
+use super::waiter::Waiter;
 use crate::bindings::errors::{CancelledError, TaskTimeout};
 use crate::bindings::ffi::gil::breathe;
 use crate::bindings::ffi::interrupt::{self, ThreadId};
@@ -69,7 +69,7 @@ struct Aim {
     /// Calls that nobody waits for any more.
     given_up: Vec<Call>,
     /// What the thread sleeps on inside its call.
-    bell: Option<Arc<Bell>>,
+    waiter: Option<Arc<Waiter>>,
 }
 
 /// What has become of a call.
@@ -146,7 +146,7 @@ impl Target {
         // Before the lock is taken, for it calls Python. Not needed for a call that has ended or
         // is covered, which is found out below.
         let free = frames::may_interrupt(py, self.thread, self.floor.load(Ordering::Relaxed));
-        let bell = {
+        let waiter = {
             let mut aim = self.aim.lock();
             self.aimed.store(true, Ordering::Relaxed);
             order();
@@ -164,10 +164,10 @@ impl Target {
             }
             aim.shot = Some((call, why));
             interrupt::set(self.thread, &class);
-            aim.bell.take()
+            aim.waiter.take()
         };
-        if let Some(bell) = bell {
-            bell.ring();
+        if let Some(waiter) = waiter {
+            waiter.ring();
         }
         Shooting::Over
     }
@@ -298,11 +298,11 @@ pub(crate) fn cover(py: Python<'_>) -> Option<Covered> {
     Some(Covered(call, floor))
 }
 
-/// Has `bell` rung if this thread's call is aimed at, until the answer is dropped.
-pub(crate) fn awake_on(bell: &Arc<Bell>) -> Option<Awake> {
+/// Has `waiter` rung if this thread's call is aimed at, until the answer is dropped.
+pub(crate) fn awake_on(waiter: &Arc<Waiter>) -> Option<Awake> {
     with_own(|own| {
         own.call()?;
-        own.aim.lock().bell = Some(Arc::clone(bell));
+        own.aim.lock().waiter = Some(Arc::clone(waiter));
         Some(Awake(()))
     })
     .flatten()
@@ -312,7 +312,7 @@ pub(crate) fn awake_on(bell: &Arc<Bell>) -> Option<Awake> {
 pub(crate) struct Awake(());
 
 impl Awake {
-    /// What the call is to be ended with, now that its bell has rung for that.
+    /// What the call is to be ended with, now that its waiter has rung for that.
     #[expect(clippy::unused_self, reason = "whose thread this is")]
     pub(crate) fn error(&self, py: Python<'_>) -> Option<PyErr> {
         with_own(|own| {
@@ -334,8 +334,8 @@ impl Awake {
 
 impl Drop for Awake {
     fn drop(&mut self) {
-        let bell = with_own(|own| own.aim.lock().bell.take());
-        drop(bell);
+        let waiter = with_own(|own| own.aim.lock().waiter.take());
+        drop(waiter);
     }
 }
 

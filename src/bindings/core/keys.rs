@@ -13,7 +13,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::executor::Core;
 use super::options::Twin;
-use super::task::FutureCell;
+use super::task::Task;
 use super::task_name::name_of;
 use crate::bindings::errors::DuplicateTask;
 use crate::bindings::ffi::call::call_with;
@@ -95,7 +95,7 @@ impl Lane {
 }
 
 pub(crate) struct Inner {
-    pub(crate) lane: engine::Lane<Py<FutureCell>>,
+    pub(crate) lane: engine::Limiter<Py<Task>>,
     /// Those that run, or have been let go to, by their addresses; they live meanwhile.
     pub(crate) running: Vec<usize>,
     /// Tasks that are not done, each of which keeps the lane in its table.
@@ -104,7 +104,7 @@ pub(crate) struct Inner {
     pub(crate) alarm: Option<Instant>,
 }
 
-pub(crate) fn address(task: &Bound<'_, FutureCell>) -> usize {
+pub(crate) fn address(task: &Bound<'_, Task>) -> usize {
     task.as_ptr() as usize
 }
 
@@ -112,20 +112,20 @@ pub(crate) fn address(task: &Bound<'_, FutureCell>) -> usize {
 /// how many of them have to end.
 pub(crate) fn held_up(
     lane: &Bound<'_, Lane>,
-    task: &Bound<'_, FutureCell>,
+    task: &Bound<'_, Task>,
     limit: Option<usize>,
 ) -> Option<(Vec<usize>, usize)> {
     let inner = lane.get().inner.lock();
     if inner.running.contains(&address(task)) {
         return None;
     }
-    let is_task = |it: &Py<FutureCell>| it.as_ptr() as usize == address(task);
+    let is_task = |it: &Py<Task>| it.as_ptr() as usize == address(task);
     let must_end = inner.lane.must_end(limit, is_task);
     (must_end > 0).then(|| (inner.running.clone(), must_end))
 }
 
 impl Inner {
-    pub(crate) fn release(&mut self, now: Instant) -> Vec<Py<FutureCell>> {
+    pub(crate) fn release(&mut self, now: Instant) -> Vec<Py<Task>> {
         let go = self.lane.release(now);
         self.running
             .extend(go.iter().map(|it| it.as_ptr() as usize));
@@ -160,12 +160,12 @@ impl Inner {
 pub(crate) fn claim<'py>(
     table: &Table,
     key: &Bound<'py, PyAny>,
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     twin: Twin,
-) -> PyResult<Option<Bound<'py, FutureCell>>> {
+) -> PyResult<Option<Bound<'py, Task>>> {
     let first = table.with(this.py(), |claims| {
         if let Some(first) = claims.get_item(key)? {
-            let first = first.cast_into::<FutureCell>()?;
+            let first = first.cast_into::<Task>()?;
             if !first.get().phase().is_done() {
                 return Ok(Some(first));
             }
@@ -189,7 +189,7 @@ pub(crate) fn claim<'py>(
 pub(crate) fn release(
     table: &Table,
     key: &Bound<'_, PyAny>,
-    this: &Bound<'_, FutureCell>,
+    this: &Bound<'_, Task>,
 ) -> PyResult<()> {
     table.with(this.py(), |claims| match claims.get_item(key)? {
         Some(first) if first.is(this) => claims.del_item(key),

@@ -13,7 +13,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString};
 
 use super::policy;
-use super::task::FutureCell;
+use super::task::Task;
 use super::task_name::read_name;
 use super::transition::Phase;
 
@@ -31,7 +31,7 @@ const LONGEST: u64 = 24 * 60 * 60 * 1_000_000;
 /// Of one process. The lock is a leaf: under it nothing is dropped that Python knows, and no
 /// Python code runs.
 #[derive(Default)]
-pub(crate) struct Figures(Mutex<Names>);
+pub(crate) struct Metrics(Mutex<Names>);
 
 type Names = BTreeMap<Box<str>, OfName>;
 
@@ -69,7 +69,7 @@ pub(crate) struct Spent {
 
 impl Spent {
     /// Of a task that has returned or failed, and has been started before.
-    pub(crate) fn of(cell: &FutureCell) -> Option<Self> {
+    pub(crate) fn of(cell: &Task) -> Option<Self> {
         if !matches!(cell.phase(), Phase::Finished | Phase::Failed) {
             return None;
         }
@@ -88,7 +88,7 @@ impl Spent {
 }
 
 /// Counts a task that has just ended. Its call has been taken, so that its name is at hand.
-pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
+pub(crate) fn ended(this: &Bound<'_, Task>) {
     let cell = this.get();
     let Some(figures) = cell.core().and_then(|core| core.figures()) else {
         return;
@@ -108,14 +108,14 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
 }
 
 /// Counts a task that is to run once more.
-pub(crate) fn retried(this: &Bound<'_, FutureCell>) {
+pub(crate) fn retried(this: &Bound<'_, Task>) {
     if let Some(figures) = this.get().core().and_then(|core| core.figures()) {
         figures.note(this, |it| it.counts.retried += 1);
     }
 }
 
-impl Figures {
-    fn note(&self, this: &Bound<'_, FutureCell>, step: impl FnOnce(&mut OfName)) {
+impl Metrics {
+    fn note(&self, this: &Bound<'_, Task>, step: impl FnOnce(&mut OfName)) {
         let py = this.py();
         let call = &this.get().call;
         let label = with_critical_section(this.as_any(), || call.function.get(py));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use flask_delay_engine::{Rate, Terms};
+use flask_delay_engine::{Limits, Rate};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
@@ -114,8 +114,8 @@ impl Policy {
     }
 
     /// What tasks of one key share a lane for, if they do.
-    pub(crate) fn terms(&self, born: i64) -> Option<Terms> {
-        (self.limit.is_some() || self.rate.is_some()).then(|| Terms {
+    pub(crate) fn terms(&self, born: i64) -> Option<Limits> {
+        (self.limit.is_some() || self.rate.is_some()).then(|| Limits {
             limit: self.limit,
             rate: self.rate,
             rank: self.rank(born),

@@ -12,7 +12,7 @@ use super::interrupt::Why;
 use super::keys::{self, Lane};
 use super::leftovers;
 use super::options::Policy;
-use super::task::FutureCell;
+use super::task::Task;
 use super::transition::Phase;
 use crate::bindings::ffi::clock::now;
 
@@ -44,7 +44,7 @@ pub(crate) struct Rules {
     /// Why its coroutine was cancelled.
     pub(crate) why: Option<Why>,
     /// What it waits for before it may start, if it still does.
-    pub(crate) sequel: Option<Sequel>,
+    pub(crate) dependencies: Option<Dependencies>,
     /// Not ours to decide is whether it runs again.
     pub(crate) elsewhere: bool,
 }
@@ -55,15 +55,15 @@ impl Rules {
         visit.call(&self.lane)?;
         visit.call(&self.behind)?;
         visit.call(&self.claim)?;
-        if let Some(sequel) = &self.sequel {
-            sequel.visit(visit)?;
+        if let Some(dependencies) = &self.dependencies {
+            dependencies.visit(visit)?;
         }
         self.previous.iter().try_for_each(|it| visit.call(it))
     }
 }
 
 /// Reads or changes the rules of a task, if it has any. Nothing is dropped inside.
-pub(crate) fn with<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> Option<R> {
+pub(crate) fn with<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> Option<R> {
     if !this.is_ruled() {
         return None;
     }
@@ -72,7 +72,7 @@ pub(crate) fn with<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> 
 }
 
 /// As [`with`], for a task that need not have had any.
-pub(crate) fn with_new<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> R {
+pub(crate) fn with_new<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> R {
     let done = {
         let mut extra = this.extra().lock();
         step(extra.rules.get_or_insert_with(Box::default))
@@ -83,13 +83,13 @@ pub(crate) fn with_new<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R)
 
 /// As [`with_new`], for a task that nobody else has yet: it is not in the queue until it is put
 /// there.
-pub(crate) fn begin<R>(this: &FutureCell, step: impl FnOnce(&mut Rules) -> R) -> R {
+pub(crate) fn begin<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> R {
     this.leave_queue();
     with_new(this, step)
 }
 
 /// Gives a task that runs elsewhere, or comes from there, its rules: others see to the rest.
-pub(crate) fn runs_elsewhere(this: &FutureCell, attempts: u32) {
+pub(crate) fn runs_elsewhere(this: &Task, attempts: u32) {
     begin(this, |rules| {
         rules.attempts = attempts;
         rules.elsewhere = true;
@@ -97,18 +97,18 @@ pub(crate) fn runs_elsewhere(this: &FutureCell, attempts: u32) {
 }
 
 /// Whether others decide if the task runs again.
-pub(crate) fn is_elsewhere(this: &FutureCell) -> bool {
+pub(crate) fn is_elsewhere(this: &Task) -> bool {
     with(this, |rules| rules.elsewhere).unwrap_or(false)
 }
 
 /// There will be another attempt.
-pub(crate) fn begins_again(this: &FutureCell) {
+pub(crate) fn begins_again(this: &Task) {
     with(this, |rules| {
         rules.first_start.get_or_insert_with(|| this.last_start());
     });
 }
 
-pub(crate) fn policy<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Policy>> {
+pub(crate) fn policy<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, Policy>> {
     let py = this.py();
     with(this.get(), |rules| {
         rules.policy.as_ref().map(|policy| policy.bind(py).clone())
@@ -116,7 +116,7 @@ pub(crate) fn policy<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Po
     .flatten()
 }
 
-pub(crate) fn lane<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Lane>> {
+pub(crate) fn lane<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, Lane>> {
     let py = this.py();
     with(this.get(), |rules| {
         rules.lane.as_ref().map(|lane| lane.bind(py).clone())
@@ -126,7 +126,7 @@ pub(crate) fn lane<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, Lane
 
 /// Where the task stands among those that wait: its priority, and its rank. None for a plain
 /// one, which goes by its age; one that had to wait for its time is younger than that.
-pub(crate) fn level_and_rank(this: &Bound<'_, FutureCell>) -> Option<(i32, i64)> {
+pub(crate) fn level_and_rank(this: &Bound<'_, Task>) -> Option<(i32, i64)> {
     let policy = policy(this)?;
     let asked = policy.get();
     let is_plain = asked.priority == 0 && asked.start.is_none();
@@ -134,24 +134,27 @@ pub(crate) fn level_and_rank(this: &Bound<'_, FutureCell>) -> Option<(i32, i64)>
 }
 
 /// Since when a task has waited, in nanoseconds since 1970: from when on it might start.
-pub(crate) fn ready(this: &FutureCell) -> i64 {
+pub(crate) fn ready(this: &Task) -> i64 {
     let start = with(this, |rules| rules.start).flatten();
     start.map_or(this.born(), |start| start.ready(this.born()))
 }
 
 /// Whether the task is one of those of a key.
-pub(crate) fn has_lane(this: &FutureCell) -> bool {
+pub(crate) fn has_lane(this: &Task) -> bool {
     with(this, |rules| rules.lane.is_some()).unwrap_or(false)
 }
 
 /// Whether something else may keep the task from starting.
-pub(crate) fn may_be_held(this: &FutureCell) -> bool {
-    with(this, |rules| rules.lane.is_some() || rules.sequel.is_some()).unwrap_or(false)
+pub(crate) fn may_be_held(this: &Task) -> bool {
+    with(this, |rules| {
+        rules.lane.is_some() || rules.dependencies.is_some()
+    })
+    .unwrap_or(false)
 }
 
 /// What holds up a task that has not started, by its key: some addresses of tasks that run,
 /// and how many of them have to end.
-pub(crate) fn held_up(this: &Bound<'_, FutureCell>) -> Option<(Vec<usize>, usize)> {
+pub(crate) fn held_up(this: &Bound<'_, Task>) -> Option<(Vec<usize>, usize)> {
     // One that has failed has left its lane, but may be about to tell.
     if this.get().phase() != Phase::Pending {
         return None;
@@ -162,22 +165,22 @@ pub(crate) fn held_up(this: &Bound<'_, FutureCell>) -> Option<(Vec<usize>, usize
 }
 
 /// The time limit of one attempt.
-pub(crate) fn timeout(this: &Bound<'_, FutureCell>) -> Option<Duration> {
+pub(crate) fn timeout(this: &Bound<'_, Task>) -> Option<Duration> {
     policy(this)?.get().timeout
 }
 
 /// How often the task has been begun.
-pub(crate) fn attempts(this: &FutureCell) -> Option<u32> {
+pub(crate) fn attempts(this: &Task) -> Option<u32> {
     with(this, |rules| rules.attempts)
 }
 
 /// When the first attempt was started, in nanoseconds since 1970, if another one followed.
-pub(crate) fn first_start(this: &FutureCell) -> Option<u64> {
+pub(crate) fn first_start(this: &Task) -> Option<u64> {
     with(this, |rules| rules.first_start).flatten()
 }
 
 /// Counts the time before which the task is not to start from now on.
-pub(crate) fn wait_from_now(this: &FutureCell) {
+pub(crate) fn wait_from_now(this: &Task) {
     let age = now().cast_signed().saturating_sub(this.born());
     let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
     with(this, |rules| {
@@ -189,28 +192,28 @@ pub(crate) fn wait_from_now(this: &FutureCell) {
 }
 
 /// Whether it is the one task of its key.
-pub(crate) fn has_claim(this: &FutureCell) -> bool {
+pub(crate) fn has_claim(this: &Task) -> bool {
     with(this, |rules| rules.claim.is_some()).unwrap_or(false)
 }
 
 /// Whether it is too late to start the task for the first time.
-pub(crate) fn is_late(this: &FutureCell) -> bool {
+pub(crate) fn is_late(this: &Task) -> bool {
     let expires = with(this, |rules| rules.expires.filter(|_| rules.attempts == 0));
     expires.flatten().is_some_and(|at| at <= Instant::now())
 }
 
 /// Why a coroutine was cancelled, if that was for its rules.
-pub(crate) fn why(this: &FutureCell) -> Option<Why> {
+pub(crate) fn why(this: &Task) -> Option<Why> {
     with(this, |rules| rules.why).flatten()
 }
 
 /// Where a task that has not ended stands in its lane.
-pub(crate) fn rank(this: &Bound<'_, FutureCell>) -> i64 {
+pub(crate) fn rank(this: &Bound<'_, Task>) -> i64 {
     policy(this).map_or(0, |it| it.get().rank(ready(this.get())))
 }
 
 /// The task is about to end without its code, which keeps its turn until it ends too.
-pub(crate) fn keep_turn(this: &FutureCell) {
+pub(crate) fn keep_turn(this: &Task) {
     with(this, |rules| rules.behind = rules.lane.take());
 }
 
@@ -257,9 +260,9 @@ impl Start {
 }
 
 /// What a task waits for before it may start.
-pub(crate) struct Sequel {
+pub(crate) struct Dependencies {
     pub(crate) kind: Kind,
-    pub(crate) futures: Vec<Py<FutureCell>>,
+    pub(crate) futures: Vec<Py<Task>>,
     /// How many of them have not told that they are done.
     pub(crate) left: usize,
 }
@@ -275,9 +278,9 @@ pub(crate) enum Kind {
     GatherAll,
 }
 
-impl Sequel {
+impl Dependencies {
     /// The task has ended without them.
-    pub(crate) fn forget(self, this: &Bound<'_, FutureCell>) {
+    pub(crate) fn forget(self, this: &Bound<'_, Task>) {
         let futures = self.futures.into_iter();
         let futures: Vec<_> = futures.map(|it| it.into_bound(this.py())).collect();
         forget(this, &futures);
@@ -292,13 +295,13 @@ impl Sequel {
 }
 
 /// `this` does not wait for these any more.
-pub(crate) fn forget(this: &Bound<'_, FutureCell>, futures: &[Bound<'_, FutureCell>]) {
+pub(crate) fn forget(this: &Bound<'_, Task>, futures: &[Bound<'_, Task>]) {
     for future in futures {
         let Some(extra) = future.get().known_extra() else {
             continue;
         };
         let mut extra = extra.lock();
-        let left: Vec<_> = extra.sequels.extract_if(.., |it| it.is(this)).collect();
+        let left: Vec<_> = extra.dependents.extract_if(.., |it| it.is(this)).collect();
         drop(extra);
         drop(left);
     }
@@ -306,11 +309,11 @@ pub(crate) fn forget(this: &Bound<'_, FutureCell>, futures: &[Bound<'_, FutureCe
 
 /// Those that a task waits for before it may start, as far as they are not done; None if it
 /// waits for none.
-pub(crate) fn followed<'py>(this: &Bound<'py, FutureCell>) -> Option<Vec<Bound<'py, FutureCell>>> {
+pub(crate) fn followed<'py>(this: &Bound<'py, Task>) -> Option<Vec<Bound<'py, Task>>> {
     let py = this.py();
     with(this.get(), |rules| {
-        let sequel = rules.sequel.as_ref()?;
-        let open = sequel.futures.iter().map(|it| it.bind(py).clone());
+        let dependencies = rules.dependencies.as_ref()?;
+        let open = dependencies.futures.iter().map(|it| it.bind(py).clone());
         Some(open.collect::<Vec<_>>())
     })?
     .map(|mut futures| {
@@ -320,7 +323,7 @@ pub(crate) fn followed<'py>(this: &Bound<'py, FutureCell>) -> Option<Vec<Bound<'
 }
 
 /// Whether a task, or one that it has to wait for before it may start, `is` one of a kind.
-pub(crate) fn needs(this: &Bound<'_, FutureCell>, is: impl Fn(&FutureCell) -> bool) -> bool {
+pub(crate) fn needs(this: &Bound<'_, Task>, is: impl Fn(&Task) -> bool) -> bool {
     // As nearly always.
     if !this.get().is_ruled() {
         return is(this.get());

@@ -9,7 +9,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::id::Id;
 use super::leftovers;
-use super::task::FutureCell;
+use super::task::Task;
 use super::transition::Phase;
 use crate::bindings::ffi::object::references;
 
@@ -29,7 +29,7 @@ struct Known {
 const GONE: usize = 10_000;
 
 struct Entry {
-    future: Py<FutureCell>,
+    future: Py<Task>,
     ended: bool,
 }
 
@@ -49,7 +49,7 @@ impl Registry {
 
     /// Called once for each future; `false`, and nothing is changed, if there is another one of
     /// this id.
-    pub(crate) fn add(&self, id: Id, future: &Bound<'_, FutureCell>) -> bool {
+    pub(crate) fn add(&self, id: Id, future: &Bound<'_, Task>) -> bool {
         let known = &mut *self.known.lock();
         let Vacant(place) = known.futures.entry(id) else {
             return false;
@@ -63,7 +63,7 @@ impl Registry {
     }
 
     /// Forgets a future whose task was never taken.
-    pub(crate) fn remove(&self, id: &Id, future: &Bound<'_, FutureCell>) {
+    pub(crate) fn remove(&self, id: &Id, future: &Bound<'_, Task>) {
         let removed = {
             let known = &mut *self.known.lock();
             let is_it = known.futures.get(id).is_some_and(|it| it.future.is(future));
@@ -141,7 +141,7 @@ impl Registry {
     }
 
     /// The future of the task with the id that is meant by `text`.
-    pub(crate) fn get<'py>(&self, py: Python<'py>, text: &str) -> Option<Bound<'py, FutureCell>> {
+    pub(crate) fn get<'py>(&self, py: Python<'py>, text: &str) -> Option<Bound<'py, Task>> {
         let known = self.known.lock();
         let entry = Id::meant_by(text).find_map(|id| known.futures.get(&id))?;
         Some(entry.future.bind(py).clone())

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use flask_delay_engine::{Mutex, Summoned};
+use flask_delay_engine::{Mutex, Woken};
 
 use super::worker_slot::Waits;
 
@@ -25,7 +25,7 @@ struct Inner {
 /// What there is to do for a call that has gone astray, once no lock is held.
 #[must_use]
 pub(crate) struct Added {
-    pub(crate) summoned: Option<Summoned>,
+    pub(crate) woken: Option<Woken>,
     /// There was no other.
     pub(crate) first: bool,
     /// It is the first that is not replaced.
@@ -43,13 +43,13 @@ impl Strays {
         let mut inner = self.0.lock();
         inner.count += 1;
         let mut added = Added {
-            summoned: None,
+            woken: None,
             first: inner.count == 1,
             full: false,
         };
         if let Some(waits) = waits {
             let replaced = inner.replaced < limit;
-            added.summoned = waits.give_up(replaced);
+            added.woken = waits.give_up(replaced);
             if replaced {
                 inner.replaced += 1;
             } else {
@@ -62,7 +62,7 @@ impl Strays {
 
     /// Such a call has ended, and another one may be replaced.
     #[must_use]
-    pub(crate) fn remove(&self, waits: Option<&Arc<Waits>>, limit: usize) -> Option<Summoned> {
+    pub(crate) fn remove(&self, waits: Option<&Arc<Waits>>, limit: usize) -> Option<Woken> {
         let mut inner = self.0.lock();
         inner.count -= 1;
         let waits = waits?;

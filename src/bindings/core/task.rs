@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use flask_delay_engine::{Mutex, Phase, State};
+use flask_delay_engine::{Mutex, Phase, TaskState};
 use once_cell::race::OnceBox;
 use pyo3::exceptions::PySystemError;
 use pyo3::intern;
@@ -20,7 +20,7 @@ use super::policy::Rules;
 use super::progress::Progress;
 use super::task_name::{label_of, name_of};
 use super::traces;
-use super::waiter::Bell;
+use super::waiter::Waiter;
 use crate::bindings::errors::forked;
 use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::clock::now;
@@ -37,12 +37,12 @@ pub(crate) struct Extra {
     /// To be called after the one that lies in the future itself.
     pub(crate) callbacks: Callbacks,
     /// One for each thread that waits in `result`.
-    pub(crate) waiters: Vec<Arc<Bell>>,
+    pub(crate) waiters: Vec<Arc<Waiter>>,
     /// Called as soon as the task is done, before the callbacks and without a scope: what
     /// awaits the future.
     pub(crate) wakers: Vec<Py<PyAny>>,
     /// Tasks that wait for this one, see [`crate::bindings::sched::dependents`].
-    pub(crate) sequels: Vec<Py<FutureCell>>,
+    pub(crate) dependents: Vec<Py<Task>>,
     /// Stops a task that runs as a coroutine.
     pub(crate) canceller: Option<Py<PyAny>>,
     /// Called, with whether to end it there, if a task that runs elsewhere is cancelled.
@@ -69,9 +69,9 @@ pub(crate) struct Extra {
 // demand.
 #[doc = doc!("Future")]
 #[pyclass(frozen, subclass, name = "Future", module = "flask_delay._native")]
-pub(crate) struct FutureCell {
+pub(crate) struct Task {
     /// The phase, and marks; see [`super::transition`].
-    pub(crate) state: State,
+    pub(crate) state: TaskState,
     /// The process that runs the task; see [`crate::bindings::ffi::fork`].
     pub(crate) generation: u32,
     /// None for a future that was not made by an executor.
@@ -93,9 +93,9 @@ pub(crate) struct FutureCell {
     pub(crate) finished: AtomicU64,
 }
 
-const _: () = assert!(size_of::<FutureCell>() <= 128);
+const _: () = assert!(size_of::<Task>() <= 128);
 
-impl FutureCell {
+impl Task {
     /// A future for a task that is about to be queued.
     pub(crate) fn for_task(
         core: Arc<Core>,
@@ -104,7 +104,7 @@ impl FutureCell {
         context: Slot,
         now: u64,
     ) -> Self {
-        let state = State::new();
+        let state = TaskState::new();
         if call.shape == Shape::Packed {
             state.mark(PACKED);
         }
@@ -127,7 +127,7 @@ impl FutureCell {
     /// A future that no executor has made.
     pub(crate) fn by_hand() -> Self {
         Self {
-            state: State::new(),
+            state: TaskState::new(),
             generation: generation(),
             core: None,
             scope: Slot::default(),
@@ -238,7 +238,7 @@ impl FutureCell {
     }
 
     /// The rarely needed part, made now if need be. Work for the end of the task is put
-    /// there by [`FutureCell::leave`] or [`State::watch_with`], so that the end looks there.
+    /// there by [`Task::leave`] or [`TaskState::watch_with`], so that the end looks there.
     pub(crate) fn extra(&self) -> &Mutex<Extra> {
         self.extra.get_or_init(Box::default)
     }
@@ -315,7 +315,7 @@ impl FutureCell {
         taken
     }
 
-    /// Puts back what [`FutureCell::take_call`] has taken, for another attempt. By the one
+    /// Puts back what [`Task::take_call`] has taken, for another attempt. By the one
     /// thread that has it.
     pub(crate) fn put_call<'py>(&self, this: &Bound<'py, Self>, mut taken: TakenCall<'py>) {
         let call = &self.call;
@@ -352,8 +352,8 @@ impl FutureCell {
     }
 
     /// Takes those who would be told of the end.
-    pub(crate) fn take_sequels(&self) -> Vec<Py<Self>> {
-        let taken = |extra: &Mutex<Extra>| std::mem::take(&mut extra.lock().sequels);
+    pub(crate) fn take_dependents(&self) -> Vec<Py<Self>> {
+        let taken = |extra: &Mutex<Extra>| std::mem::take(&mut extra.lock().dependents);
         self.known_extra().map(taken).unwrap_or_default()
     }
 
@@ -511,10 +511,10 @@ impl FutureCell {
 
 #[doc = doc!("_CoroutineTask")]
 #[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
-pub(crate) struct CoroutineTask(pub(crate) Py<FutureCell>);
+pub(crate) struct CoroutineTask(pub(crate) Py<Task>);
 
 // Not PyOnceLock: that one lets go of the GIL when it is set, and this one is only read.
-static FUTURES: OnceLock<Allocator<FutureCell>> = OnceLock::new();
+static FUTURES: OnceLock<Allocator<Task>> = OnceLock::new();
 
 /// Notes the class that futures are made of: `Future`, a Python class over the native one and
 /// `concurrent.futures.Future`. Called once, when the module is loaded.
@@ -526,7 +526,7 @@ pub(crate) fn set_class(future: &Bound<'_, PyType>) -> PyResult<()> {
 
 /// A new future around `cell`. The garbage collector does not see it while it is queued: the one
 /// thread that completes its task shows it to that.
-pub(crate) fn new_future(py: Python<'_>, cell: FutureCell) -> PyResult<Bound<'_, FutureCell>> {
+pub(crate) fn new_future(py: Python<'_>, cell: Task) -> PyResult<Bound<'_, Task>> {
     FUTURES
         .get()
         .ok_or_else(|| PySystemError::new_err("the future class is not set"))?

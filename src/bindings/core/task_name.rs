@@ -5,7 +5,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyString, PyType};
 
-use super::task::FutureCell;
+use super::task::Task;
 use crate::bindings::ffi::call::{function_name, is_module_function};
 use crate::bindings::names;
 
@@ -70,7 +70,7 @@ pub(crate) fn inner_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, P
 }
 
 /// The task's name.
-pub(crate) fn name_of(this: &Bound<'_, FutureCell>) -> String {
+pub(crate) fn name_of(this: &Bound<'_, Task>) -> String {
     let call = &this.get().call;
     let label = with_critical_section(this.as_any(), || call.function.get(this.py()));
     label.map_or_else(String::new, |label| read_name(&label))

@@ -1,6 +1,6 @@
 //! The only place where a future changes its phase.
 //!
-//! The engine's `State` holds the phase, and orders the end of a task against those who want to
+//! The engine's `TaskState` holds the phase, and orders the end of a task against those who want to
 //! be told of it. Here is what Python adds: the outcome, and the condition, which is a lock of
 //! Python's, because `concurrent.futures.wait` looks at the state and adds itself while it holds
 //! that. What follows the end of a task is in `sched::completion`, which takes the [`Completed`]
@@ -15,7 +15,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::task::FutureCell;
+use super::task::Task;
 use crate::bindings::errors::{CancelledError, or_unraisable};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::names;
@@ -33,7 +33,7 @@ pub(crate) fn standard_name(py: Python<'_>, phase: Phase) -> &Bound<'_, PyString
     }
 }
 
-impl FutureCell {
+impl Task {
     pub(crate) fn phase(&self) -> Phase {
         self.state.phase()
     }
@@ -76,7 +76,7 @@ impl FutureCell {
 }
 
 /// What stops the task's coroutine, if it runs as one.
-pub(crate) fn canceller<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, PyAny>> {
+pub(crate) fn canceller<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, PyAny>> {
     let extra = this.get().known_extra()?.lock();
     let canceller = extra.canceller.as_ref();
     canceller.map(|canceller| canceller.bind(this.py()).clone())
@@ -85,7 +85,7 @@ pub(crate) fn canceller<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py,
 /// A future that has just ended; what follows from that is `sched::completion`'s to do, once.
 #[must_use = "those who wait for the task have not been told"]
 pub(crate) struct Completed<'a, 'py> {
-    pub(crate) future: &'a Bound<'py, FutureCell>,
+    pub(crate) future: &'a Bound<'py, Task>,
     /// The task had not started.
     pub(crate) was_pending: bool,
     /// Somebody may have to be told beside the first callback.
@@ -101,7 +101,7 @@ pub(crate) enum End<'py> {
 
 /// Ends the future in whichever way; None if it was done. A cancellation ends only one that runs.
 pub(crate) fn end<'a, 'py>(
-    this: &'a Bound<'py, FutureCell>,
+    this: &'a Bound<'py, Task>,
     end: End<'py>,
 ) -> Option<Completed<'a, 'py>> {
     match end {
@@ -122,7 +122,7 @@ pub(crate) fn end<'a, 'py>(
 )]
 #[inline(always)]
 pub(crate) fn finish<'a, 'py>(
-    this: &'a Bound<'py, FutureCell>,
+    this: &'a Bound<'py, Task>,
     to: Phase,
     outcome: Bound<'py, PyAny>,
 ) -> Result<Completed<'a, 'py>, Phase> {
@@ -147,7 +147,7 @@ pub(crate) fn finish<'a, 'py>(
 
 /// Cancels a future that is in the phase `from`; None if it is in another one.
 pub(crate) fn cancel<'a, 'py>(
-    this: &'a Bound<'py, FutureCell>,
+    this: &'a Bound<'py, Task>,
     from: Phase,
 ) -> Option<Completed<'a, 'py>> {
     // Nobody need notice the cancellation of an executor's task: its place in the queue
@@ -161,12 +161,12 @@ pub(crate) fn cancel<'a, 'py>(
 }
 
 /// Ends a task that runs, and that has ended with a cancellation.
-pub(crate) fn abandon<'a, 'py>(this: &'a Bound<'py, FutureCell>) -> Option<Completed<'a, 'py>> {
+pub(crate) fn abandon<'a, 'py>(this: &'a Bound<'py, Task>) -> Option<Completed<'a, 'py>> {
     change(this, Phase::Running, Phase::Notified)
 }
 
 /// The maker of a future has noticed that it was cancelled.
-pub(crate) fn notice<'a, 'py>(this: &'a Bound<'py, FutureCell>) -> Option<Completed<'a, 'py>> {
+pub(crate) fn notice<'a, 'py>(this: &'a Bound<'py, Task>) -> Option<Completed<'a, 'py>> {
     change(this, Phase::Cancelled, Phase::Notified)
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn notice<'a, 'py>(this: &'a Bound<'py, FutureCell>) -> Option<Comple
 )]
 #[inline(always)]
 fn change<'a, 'py>(
-    this: &'a Bound<'py, FutureCell>,
+    this: &'a Bound<'py, Task>,
     from: Phase,
     to: Phase,
 ) -> Option<Completed<'a, 'py>> {
@@ -196,7 +196,7 @@ fn change<'a, 'py>(
 }
 
 /// The change while somebody watches; with the condition held, if there is one.
-fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool {
+fn change_watched(this: &Bound<'_, Task>, from: Phase, to: Phase) -> bool {
     let py = this.py();
     let cell = this.get();
     cell.state.advance_watched(
@@ -223,7 +223,7 @@ fn change_watched(this: &Bound<'_, FutureCell>, from: Phase, to: Phase) -> bool 
 }
 
 /// Tells `concurrent.futures.wait` and its like; the condition is held.
-fn announce(this: &Bound<'_, FutureCell>, to: Phase) -> PyResult<()> {
+fn announce(this: &Bound<'_, Task>, to: Phase) -> PyResult<()> {
     let py = this.py();
     let method = match to {
         Phase::Finished => names::add_result(py),

@@ -45,13 +45,13 @@ const SLEEPS: u32 = 1;
 const RUNG: u32 = 2;
 
 /// One thread's wait.
-pub(crate) struct Bell {
+pub(crate) struct Waiter {
     state: AtomicU32,
     /// There from the moment that the state is `SLEEPS`.
     lock: OnceLock<Lock>,
 }
 
-impl Bell {
+impl Waiter {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: AtomicU32::new(LOOKS),
@@ -73,7 +73,7 @@ impl Bell {
         self.state.load(Ordering::Acquire) == RUNG
     }
 
-    /// Waits for the bell without the GIL, at most `limit` (None: without one), and calls `meanwhile`
+    /// Waits for the waiter without the GIL, at most `limit` (None: without one), and calls `meanwhile`
     /// once a second; whether it rang.
     ///
     /// # Errors
@@ -129,13 +129,13 @@ impl Bell {
     }
 }
 
-/// The bells that a worker has yet to ring.
+/// The waiters that a worker has yet to ring.
 #[derive(Default)]
-pub(crate) struct Deferred(RefCell<Bells>);
+pub(crate) struct Deferred(RefCell<Waiters>);
 
 impl Deferred {
-    pub(crate) fn add(&self, bells: Vec<Arc<Bell>>) {
-        self.0.borrow_mut().0.extend(bells);
+    pub(crate) fn add(&self, waiters: Vec<Arc<Waiter>>) {
+        self.0.borrow_mut().0.extend(waiters);
     }
 
     /// Rings those there are.
@@ -146,19 +146,19 @@ impl Deferred {
     }
 
     /// Those there are, to be rung elsewhere.
-    pub(crate) fn take(&self) -> Bells {
+    pub(crate) fn take(&self) -> Waiters {
         self.0.take()
     }
 }
 
 /// Rung when dropped, so that none is lost.
 #[derive(Default)]
-pub(crate) struct Bells(Vec<Arc<Bell>>);
+pub(crate) struct Waiters(Vec<Arc<Waiter>>);
 
-impl Drop for Bells {
+impl Drop for Waiters {
     fn drop(&mut self) {
-        for bell in &self.0 {
-            bell.ring();
+        for waiter in &self.0 {
+            waiter.ring();
         }
     }
 }

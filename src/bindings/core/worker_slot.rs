@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flask_delay_engine::{self as engine, Handle, Mutex, Summoned};
+use flask_delay_engine::{self as engine, Handle, Mutex, Woken};
 use pyo3::prelude::*;
 
 use super::executor::Job;
 use super::interrupt::{self, Ended, Target};
-use super::task::FutureCell;
+use super::task::Task;
 
 /// Where a thread's task lies while it runs. The lock is a leaf, and nothing is dropped
 /// under it; only the report at exit and who stops a task come from another thread.
-pub(crate) struct Desk {
-    task: Mutex<Option<Py<FutureCell>>>,
+pub(crate) struct WorkerSlot {
+    task: Mutex<Option<Py<Task>>>,
     turns: AtomicU64,
     /// The call of the task's function, while that runs.
     call: AtomicU64,
@@ -24,7 +24,7 @@ pub(crate) struct Desk {
     waits: Option<Arc<Waits>>,
 }
 
-impl Desk {
+impl WorkerSlot {
     /// A worker's, by its thread.
     pub(crate) fn of_worker(waits: Arc<Waits>) -> Self {
         Self::new(Some(waits), 0)
@@ -74,7 +74,7 @@ impl Desk {
         self.target.leave(py, call)
     }
 
-    pub(crate) fn put(&self, task: &Bound<'_, FutureCell>) {
+    pub(crate) fn put(&self, task: &Bound<'_, Task>) {
         let previous = self.task.lock().replace(task.clone().unbind());
         // Outside of the lock; there is none, unless a defect ended a task half-way.
         drop(previous);
@@ -93,7 +93,7 @@ impl Desk {
         drop(task);
     }
 
-    pub(crate) fn task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, FutureCell>> {
+    pub(crate) fn task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Task>> {
         self.task.lock().as_ref().map(|task| task.bind(py).clone())
     }
 }
@@ -117,14 +117,14 @@ struct Inner {
 }
 
 impl Inner {
-    fn begin(&mut self, handle: &Handle<Job>) -> Option<Summoned> {
+    fn begin(&mut self, handle: &Handle<Job>) -> Option<Woken> {
         self.waits += 1;
         if self.waiting.is_some() {
             return None;
         }
-        let (waiting, summoned) = handle.waiting();
+        let (waiting, woken) = handle.waiting();
         self.waiting = Some(waiting);
-        Some(summoned)
+        Some(woken)
     }
 
     fn end(&mut self) {
@@ -146,7 +146,7 @@ impl Waits {
     /// Nobody waits any more for a call that this worker runs, until [`Waits::come_back`].
     /// If it is `replaced`, that counts as a wait; what is to be logged then.
     #[must_use]
-    pub(crate) fn give_up(&self, replaced: bool) -> Option<Summoned> {
+    pub(crate) fn give_up(&self, replaced: bool) -> Option<Woken> {
         let mut inner = self.inner.lock();
         let stuck = self.handle.stuck();
         inner.stuck.push(stuck);
@@ -155,7 +155,7 @@ impl Waits {
 
     /// As [`Waits::begin`], for a call that was not replaced at first.
     #[must_use]
-    pub(crate) fn replace(&self) -> Option<Summoned> {
+    pub(crate) fn replace(&self) -> Option<Woken> {
         self.inner.lock().begin(&self.handle)
     }
 
@@ -169,9 +169,9 @@ impl Waits {
     }
 
     pub(crate) fn begin(&self) {
-        let summoned = self.inner.lock().begin(&self.handle);
-        if let Some(summoned) = summoned {
-            summoned.log();
+        let woken = self.inner.lock().begin(&self.handle);
+        if let Some(woken) = woken {
+            woken.log();
         }
     }
 

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::names;
 
@@ -59,12 +59,12 @@ pub(crate) fn may_submit() -> PyResult<bool> {
 }
 
 /// An entered context manager.
-pub(crate) struct Surroundings<'py> {
+pub(crate) struct AppContext<'py> {
     manager: Bound<'py, PyAny>,
     _before: Before,
 }
 
-impl<'py> Surroundings<'py> {
+impl<'py> AppContext<'py> {
     /// Makes the context manager with `scope()` and enters it.
     pub(crate) fn enter(scope: &Bound<'py, PyAny>) -> PyResult<Self> {
         let before = Before::set(Leaving::Nobodys);
@@ -79,7 +79,7 @@ impl<'py> Surroundings<'py> {
     /// Leaves it after `this`, with what that has raised.
     pub(crate) fn leave(
         self,
-        this: &Bound<'_, FutureCell>,
+        this: &Bound<'_, Task>,
         exception: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         leave(&self.manager, this, exception)
@@ -89,7 +89,7 @@ impl<'py> Surroundings<'py> {
 /// Leaves the surroundings `manager` of `this`, with what that has raised.
 pub(crate) fn leave<'py>(
     manager: &Bound<'py, PyAny>,
-    this: &Bound<'_, FutureCell>,
+    this: &Bound<'_, Task>,
     exception: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<()> {
     let py = manager.py();

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 
 struct Hooks {
     wait: Py<PyAny>,
@@ -64,10 +64,7 @@ pub(crate) fn are_there(py: Python<'_>) -> bool {
 
 /// Waits until the future is done, at most `limit`, if other greenlets of this thread may
 /// run meanwhile; whether it is. `None`: there are none, so nobody has waited.
-pub(crate) fn wait(
-    this: &Bound<'_, FutureCell>,
-    limit: Option<Duration>,
-) -> PyResult<Option<bool>> {
+pub(crate) fn wait(this: &Bound<'_, Task>, limit: Option<Duration>) -> PyResult<Option<bool>> {
     let py = this.py();
     match hooks(py)? {
         Some(hooks) => hooks

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3_log::{Caching, Logger};
 
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::errors::into_exception;
 use crate::bindings::ffi::attach::attach;
@@ -54,17 +54,13 @@ impl Log for Bridge {
 }
 
 /// Logs an exception that nobody else may ever see; `template` takes the task's name and id.
-pub(crate) fn failure(py: Python<'_>, template: &str, this: &Bound<'_, FutureCell>, error: PyErr) {
+pub(crate) fn failure(py: Python<'_>, template: &str, this: &Bound<'_, Task>, error: PyErr) {
     let exception = into_exception(py, error);
     exception_of(template, this, &exception);
 }
 
 /// As [`failure`], for an exception that is kept elsewhere too.
-pub(crate) fn exception_of(
-    template: &str,
-    this: &Bound<'_, FutureCell>,
-    exception: &Bound<'_, PyAny>,
-) {
+pub(crate) fn exception_of(template: &str, this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) {
     let py = this.py();
     let id = this.get().quiet_id().to_string();
     or_unraisable(
@@ -87,7 +83,7 @@ pub(crate) fn initializer_failed(py: Python<'_>, name: &str, exception: &Bound<'
 
 /// Logs that an attempt has failed and another one follows.
 pub(crate) fn runs_again(
-    this: &Bound<'_, FutureCell>,
+    this: &Bound<'_, Task>,
     after: Duration,
     exception: Option<&Bound<'_, PyAny>>,
 ) {
@@ -104,7 +100,7 @@ pub(crate) fn runs_again(
 }
 
 /// Logs a warning about a task; `template` takes its name and id.
-pub(crate) fn warning_of(template: &str, this: &Bound<'_, FutureCell>) {
+pub(crate) fn warning_of(template: &str, this: &Bound<'_, Task>) {
     let id = this.get().quiet_id().to_string();
     warning(this.py(), template, &[&name_of(this), &id]);
 }

@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::logging;
 use crate::bindings::core::events::{self, Kind, SIGNALS, Signal, Signals, Subscriber};
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::ffi::call::{call_named, call_with};
 use crate::bindings::names;
 
@@ -36,7 +36,7 @@ impl Signals {
     }
 
     /// Tells everybody who listens; what they raise is logged.
-    fn emit(&self, this: &Bound<'_, FutureCell>, kind: Kind) {
+    fn emit(&self, this: &Bound<'_, Task>, kind: Kind) {
         let py = this.py();
         let send = self.0[kind as usize].send.bind(py);
         if let Err(error) = call_named(send, &[], names::future(py), this.as_any()) {
@@ -48,12 +48,12 @@ impl Signals {
 
 /// Whether this end of a task, if it is one, has receivers.
 #[inline]
-pub(crate) fn wanted(this: &Bound<'_, FutureCell>, kind: Option<Kind>) -> bool {
+pub(crate) fn wanted(this: &Bound<'_, Task>, kind: Option<Kind>) -> bool {
     kind.is_some_and(|kind| of(this, kind).is_some())
 }
 
 /// Sends the signal of an event of a task, if there are receivers.
-pub(crate) fn emit(this: &Bound<'_, FutureCell>, kind: Kind) {
+pub(crate) fn emit(this: &Bound<'_, Task>, kind: Kind) {
     if let Some(signals) = of(this, kind) {
         signals.emit(this, kind);
     }
@@ -61,7 +61,7 @@ pub(crate) fn emit(this: &Bound<'_, FutureCell>, kind: Kind) {
 
 /// The signals of a task's executor, if this one has receivers.
 #[inline]
-fn of<'a>(this: &'a Bound<'_, FutureCell>, kind: Kind) -> Option<&'a Signals> {
+fn of<'a>(this: &'a Bound<'_, Task>, kind: Kind) -> Option<&'a Signals> {
     if events::wanted(kind).by(Subscriber::Signals) {
         received(this, kind)
     } else {
@@ -70,7 +70,7 @@ fn of<'a>(this: &'a Bound<'_, FutureCell>, kind: Kind) -> Option<&'a Signals> {
 }
 
 #[inline(never)]
-fn received<'a>(this: &'a Bound<'_, FutureCell>, kind: Kind) -> Option<&'a Signals> {
+fn received<'a>(this: &'a Bound<'_, Task>, kind: Kind) -> Option<&'a Signals> {
     let signals = this.get().core()?.signals.as_ref()?;
     signals.wanted(this.py(), kind).then_some(signals)
 }

@@ -16,7 +16,7 @@ use flask_delay_engine::{LazyPerProcess, Mutex};
 use log::debug;
 use pyo3::prelude::*;
 
-use crate::bindings::core::worker_slot::Desk;
+use crate::bindings::core::worker_slot::WorkerSlot;
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::clock::ThreadClock;
 
@@ -43,7 +43,7 @@ const LONG_TASK: Duration = Duration::from_micros(500);
 /// A worker, as the governor sees it.
 pub(crate) struct Watched {
     clock: ThreadClock,
-    desk: Arc<Desk>,
+    slot: Arc<WorkerSlot>,
     interval: Duration,
     awake: AtomicBool,
 }
@@ -75,7 +75,7 @@ fn governor() -> &'static Governor {
 /// Has the calling thread, a worker, watched; `None` where that is of no use.
 pub(crate) fn watch(
     py: Python<'_>,
-    desk: &Arc<Desk>,
+    slot: &Arc<WorkerSlot>,
     interval: Option<Duration>,
 ) -> Option<Arc<Watched>> {
     if cfg!(Py_GIL_DISABLED) {
@@ -84,7 +84,7 @@ pub(crate) fn watch(
     restore_after_fork(py);
     let worker = Arc::new(Watched {
         clock: ThreadClock::of_this_thread()?,
-        desk: Arc::clone(desk),
+        slot: Arc::clone(slot),
         interval: interval?,
         awake: AtomicBool::new(true),
     });
@@ -268,7 +268,7 @@ fn look(workers: &[Arc<Watched>], seen: &mut Vec<Seen>, window: Duration) -> u32
         let Some(used) = worker.clock.read() else {
             continue;
         };
-        let turns = worker.desk.turns();
+        let turns = worker.slot.turns();
         if let Some(before) = seen.iter().find(|seen| Arc::ptr_eq(&seen.worker, worker)) {
             let burnt = used.saturating_sub(before.used);
             let tasks = u32::try_from(turns - before.turns).unwrap_or(u32::MAX);

@@ -12,7 +12,7 @@ use pyo3::types::{PyCFunction, PyDict};
 use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::ffi::cpython::register_atexit;
@@ -327,21 +327,21 @@ fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut 
 fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     core.set_given_up();
     core.close();
-    let desks: Vec<_> = core
-        .desks()
+    let slots: Vec<_> = core
+        .slots()
         .lock()
         .iter()
         .filter_map(Weak::upgrade)
         .collect();
     let mut running = Vec::new();
-    for desk in desks {
-        if let Some(task) = desk.task(py) {
+    for slot in slots {
+        if let Some(task) = slot.task(py) {
             task.get().tell_to_stop();
-            running.push((desk, task));
+            running.push((slot, task));
         }
     }
     cancel_queued(py, core, |task| lost.push(label(task)));
-    for task in core.afar().tasks(py) {
+    for task in core.on_loop().tasks(py) {
         if !task.get().phase().is_done() {
             lost.push(label(&task));
             task.get().tell_to_stop();
@@ -356,7 +356,7 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     // may be shown: these are what kept the process.
     let kept = running
         .iter()
-        .filter(|(desk, task)| desk.task(py).is_some_and(|now| now.is(task)))
+        .filter(|(slot, task)| slot.task(py).is_some_and(|now| now.is(task)))
         .map(|(_, task)| label(task));
     lost.splice(0..0, kept);
 }
@@ -365,7 +365,7 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
 pub(crate) fn cancel_queued(
     py: Python<'_>,
     core: &Arc<Core>,
-    mut each: impl FnMut(&Bound<'_, FutureCell>),
+    mut each: impl FnMut(&Bound<'_, Task>),
 ) {
     let mut others = Vec::new();
     // Noted before those that they follow are cancelled, and they with them.
@@ -396,7 +396,7 @@ pub(crate) fn cancel_queued(
         }
     }
     for task in core
-        .afar()
+        .on_loop()
         .tasks(py)
         .into_iter()
         .chain(core.held().tasks(py))
@@ -407,7 +407,7 @@ pub(crate) fn cancel_queued(
     }
 }
 
-fn label(task: &Bound<'_, FutureCell>) -> String {
+fn label(task: &Bound<'_, Task>) -> String {
     format!("{} ({})", name_of(task), task.get().quiet_id())
 }
 

@@ -12,14 +12,14 @@ use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Beginning;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
-use crate::bindings::core::worker_slot::Desk;
+use crate::bindings::core::worker_slot::WorkerSlot;
 use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::call::call;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::{for_attempt, within};
-use crate::bindings::host::app_context::Surroundings;
+use crate::bindings::host::app_context::AppContext;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
 use crate::bindings::sched::completion::{Place, abandon, fail, finish};
@@ -29,7 +29,7 @@ use crate::bindings::sched::timer;
 use crate::bindings::wait::current;
 
 /// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
-pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
+pub(crate) fn run(this: &Bound<'_, Task>, core: &Arc<Core>, slot: &WorkerSlot) {
     if !start(this) {
         if !this.get().leave_queue() {
             core.uncounted().remove();
@@ -55,7 +55,7 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
     // To let go of it is to run what its variables' ends run.
     let carried = context.is_some();
     let ran = within(this.py(), context, || {
-        end(this, core, desk, taken);
+        end(this, core, slot, taken);
         if carried {
             current::ring();
         }
@@ -66,9 +66,9 @@ pub(crate) fn run(this: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
 }
 
 /// Runs one attempt, and sees to what follows from it.
-fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken: TakenCall<'py>) {
+fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken: TakenCall<'py>) {
     let cell = this.get();
-    let ended = attempt(this, desk, &taken);
+    let ended = attempt(this, slot, &taken);
     if cell.is_of_another_process() {
         // The task has forked: its outcome is the parent's to tell.
         return;
@@ -107,7 +107,7 @@ fn end<'py>(this: &Bound<'py, FutureCell>, core: &Arc<Core>, desk: &Desk, taken:
         Attempt::GivenUp => {
             drop(taken);
             cell.let_go();
-            timeout::came_back(this, desk);
+            timeout::came_back(this, slot);
             return;
         }
     };
@@ -130,23 +130,23 @@ enum Attempt<'py> {
 
 /// Calls the function inside its surroundings.
 fn attempt<'py>(
-    this: &Bound<'py, FutureCell>,
-    desk: &Desk,
+    this: &Bound<'py, Task>,
+    slot: &WorkerSlot,
     taken: &TakenCall<'py>,
 ) -> Attempt<'py> {
     let py = this.py();
     if !this.get().has_scope() && !this.get().has_own_scope() {
-        return bare_attempt(this, desk, taken);
+        return bare_attempt(this, slot, taken);
     }
     let scope = this.get().task_scope(py);
-    let entered = scope.and_then(|it| it.map(|it| Surroundings::enter(&it)).transpose());
+    let entered = scope.and_then(|it| it.map(|it| AppContext::enter(&it)).transpose());
     let surroundings = match entered {
         Ok(Some(surroundings)) => surroundings,
-        Ok(None) => return bare_attempt(this, desk, taken),
+        Ok(None) => return bare_attempt(this, slot, taken),
         Err(error) => return Attempt::Raised(into_exception(py, error)),
     };
     signals::emit(this, Kind::Started);
-    let ended = bare_attempt(this, desk, taken);
+    let ended = bare_attempt(this, slot, taken);
     let raised = match &ended {
         Attempt::Raised(exception) | Attempt::Spoilt(exception) => Some(exception),
         Attempt::Returned(_) | Attempt::GivenUp => None,
@@ -167,15 +167,15 @@ fn attempt<'py>(
 }
 
 fn bare_attempt<'py>(
-    this: &Bound<'py, FutureCell>,
-    desk: &Desk,
+    this: &Bound<'py, Task>,
+    slot: &WorkerSlot,
     taken: &TakenCall<'py>,
 ) -> Attempt<'py> {
     let py = this.py();
     let Some(function) = &taken.function else {
         return Attempt::Raised(into_exception(py, lost()));
     };
-    let call_number = desk.begin();
+    let call_number = slot.begin();
     let mut limit = None;
     // Its code may set one later.
     let is_late = this.get().is_ruled()
@@ -187,10 +187,10 @@ fn bare_attempt<'py>(
         && !is_late
         && let Some(timeout) = policy::timeout(this)
     {
-        match timeout::watch(this, desk, call_number, timeout) {
+        match timeout::watch(this, slot, call_number, timeout) {
             Ok(alarm) => limit = alarm,
             Err(error) => {
-                desk.end(py, call_number);
+                slot.end(py, call_number);
                 return Attempt::Raised(into_exception(py, error));
             }
         }
@@ -206,7 +206,7 @@ fn bare_attempt<'py>(
         )
     };
     // Nothing of Python's may run in between.
-    let ended = desk.end(py, call_number);
+    let ended = slot.end(py, call_number);
     if let Some(limit) = limit {
         timer::unset(py, limit);
     }

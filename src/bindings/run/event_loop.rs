@@ -15,7 +15,7 @@ use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::interrupt::Why;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::{CoroutineTask, FutureCell};
+use crate::bindings::core::task::{CoroutineTask, Task};
 use crate::bindings::core::transition::End;
 use crate::bindings::errors::{TaskRetry, into_exception};
 use crate::bindings::ffi::call::call;
@@ -30,14 +30,14 @@ use crate::bindings::sched::limits;
 use crate::bindings::wait::current;
 
 /// An attempt of a coroutine is over.
-fn attempted(task: &Bound<'_, FutureCell>) {
+fn attempted(task: &Bound<'_, Task>) {
     if task.get().is_ruled() {
         limits::attempted(task);
     }
 }
 
 /// Has a coroutine's task called once more.
-fn run_again(task: &Bound<'_, FutureCell>, after: Duration, exception: Option<Bound<'_, PyAny>>) {
+fn run_again(task: &Bound<'_, Task>, after: Duration, exception: Option<Bound<'_, PyAny>>) {
     let Some(core) = task.get().core() else {
         return;
     };
@@ -81,7 +81,7 @@ impl CoroutineTask {
 #[pymethods]
 impl CoroutineTask {
     #[getter]
-    fn future<'py>(&self, py: Python<'py>) -> Bound<'py, FutureCell> {
+    fn future<'py>(&self, py: Python<'py>) -> Bound<'py, Task> {
         self.0.bind(py).clone()
     }
 

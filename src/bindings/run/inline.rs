@@ -9,19 +9,16 @@ use pyo3::prelude::*;
 use super::worker::run_guarded;
 use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::closed;
 use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::dispatch::{self, hand_over};
-use crate::bindings::wait::current::{self, Seat};
+use crate::bindings::wait::current::{self, CallerSlot};
 use crate::bindings::wait::result;
 
 /// Takes a task of an executor without threads.
-pub(crate) fn take<'py>(
-    task: Bound<'py, FutureCell>,
-    core: &Arc<Core>,
-) -> PyResult<Bound<'py, FutureCell>> {
+pub(crate) fn take<'py>(task: Bound<'py, Task>, core: &Arc<Core>) -> PyResult<Bound<'py, Task>> {
     if core.pool().is_closed() {
         return Err(closed());
     }
@@ -61,7 +58,7 @@ pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyRe
 }
 
 /// Runs one task in the calling thread, or has the event loop do so and waits for it.
-pub(crate) fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn run(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     if !task.get().is_coroutine() {
         return run_here(task, core);
     }
@@ -72,8 +69,8 @@ pub(crate) fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()
     }
     let _inside = result::enter_own(from_ref(task), 1)?;
     // Until it has left, since its callbacks run before that.
-    match core.afar().bell(task) {
-        Some(bell) => bell
+    match core.on_loop().waiter(task) {
+        Some(waiter) => waiter
             .wait(task.py(), None, current::look_after_pool)
             .map(drop),
         None => Ok(()),
@@ -81,16 +78,16 @@ pub(crate) fn run(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()
 }
 
 /// Runs one task in the calling thread.
-pub(crate) fn run_here(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn run_here(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     // A task that runs another one waits for it.
     let _inside = result::enter_own(from_ref(task), 1)?;
-    let seat = Seat::take(task, core);
-    run_guarded(task, core, &seat.desk);
+    let caller = CallerSlot::take(task, core);
+    run_guarded(task, core, &caller.slot);
     // In a test nobody waits between two attempts.
     while core.mode == Mode::Immediate && task.get().phase() == Phase::Pending {
         // A user's own code that never gives up must still hear of Ctrl-C.
         task.py().check_signals()?;
-        run_guarded(task, core, &seat.desk);
+        run_guarded(task, core, &caller.slot);
     }
     Ok(())
 }

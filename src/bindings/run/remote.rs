@@ -18,7 +18,7 @@ use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::id::Id;
 use crate::bindings::core::policy;
 use crate::bindings::core::progress::{self, Progress};
-use crate::bindings::core::task::{FutureCell, new_future};
+use crate::bindings::core::task::{Task, new_future};
 use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{closed, id_is_taken};
 use crate::bindings::ffi::call::Shape;
@@ -29,11 +29,11 @@ use crate::bindings::host::app_context::may_submit;
 use crate::bindings::sched::completion::{self, forget};
 use crate::bindings::sched::dispatch::{self, announce};
 
-#[doc = doc!("_Elsewhere")]
-#[pyclass(frozen, name = "_Elsewhere", module = "flask_delay._native")]
-pub(crate) struct Elsewhere(Py<FutureCell>);
+#[doc = doc!("_RemoteTask")]
+#[pyclass(frozen, name = "_RemoteTask", module = "flask_delay._native")]
+pub(crate) struct RemoteTask(Py<Task>);
 
-impl Elsewhere {
+impl RemoteTask {
     /// Ends the task, unless it has ended; a worker runs the callbacks.
     fn end(&self, py: Python<'_>, end: End<'_>) -> bool {
         let task = self.0.bind(py);
@@ -48,7 +48,7 @@ impl Elsewhere {
 }
 
 /// The first attempt begins, if none has.
-fn begin(task: &Bound<'_, FutureCell>) -> bool {
+fn begin(task: &Bound<'_, Task>) -> bool {
     let began = dispatch::start(task);
     if began {
         task.get().set_started(now());
@@ -58,7 +58,7 @@ fn begin(task: &Bound<'_, FutureCell>) -> bool {
 }
 
 #[pymethods]
-impl Elsewhere {
+impl RemoteTask {
     #[new]
     #[pyo3(signature = (executor, r#fn, *, id, is_chosen = false, attempts = 0, recall = None, report = None))]
     fn new(
@@ -83,7 +83,7 @@ impl Elsewhere {
         let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
         let none = Slot::default;
         let call = Call::new(Slot::new(r#fn), Shape::Inline(0), none(), none());
-        let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
+        let cell = Task::for_task(Arc::clone(core), scope, call, context, now());
         let future = new_future(py, cell)?;
         // Relaxed: as in a submit.
         if inner.has_defaults.load(Ordering::Relaxed) && recall.is_some() {
@@ -109,11 +109,11 @@ impl Elsewhere {
     }
 
     #[getter]
-    fn future<'py>(&self, py: Python<'py>) -> Bound<'py, FutureCell> {
+    fn future<'py>(&self, py: Python<'py>) -> Bound<'py, Task> {
         self.0.bind(py).clone()
     }
 
-    #[doc = doc!("_Elsewhere.announce")]
+    #[doc = doc!("_RemoteTask.announce")]
     fn announce(&self, py: Python<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
         task.get()
@@ -121,12 +121,12 @@ impl Elsewhere {
             .map_or(Ok(()), |core| announce(task, core))
     }
 
-    #[doc = doc!("_Elsewhere.start")]
+    #[doc = doc!("_RemoteTask.start")]
     fn start(&self, py: Python<'_>) {
         begin(self.0.bind(py));
     }
 
-    #[doc = doc!("_Elsewhere.again")]
+    #[doc = doc!("_RemoteTask.again")]
     fn again(&self, py: Python<'_>) {
         let task = self.0.bind(py);
         // What tells of it may come late, or twice.
@@ -143,7 +143,7 @@ impl Elsewhere {
         signature = (done, total, note = String::new()),
         text_signature = "($self, done, total, note='')"
     )]
-    #[doc = doc!("_Elsewhere.progress")]
+    #[doc = doc!("_RemoteTask.progress")]
     fn progress(
         &self,
         py: Python<'_>,
@@ -158,30 +158,30 @@ impl Elsewhere {
         Ok(())
     }
 
-    #[doc = doc!("_Elsewhere.finish")]
+    #[doc = doc!("_RemoteTask.finish")]
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> bool {
         self.end(py, End::Returned(result))
     }
 
-    #[doc = doc!("_Elsewhere.fail")]
+    #[doc = doc!("_RemoteTask.fail")]
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> bool {
         self.end(py, End::Raised(exception))
     }
 
-    #[doc = doc!("_Elsewhere.withdraw")]
+    #[doc = doc!("_RemoteTask.withdraw")]
     fn withdraw(&self, py: Python<'_>) {
         let task = self.0.bind(py);
         task.get().forget_id(task);
         forget(task);
     }
 
-    #[doc = doc!("_Elsewhere.abandon")]
+    #[doc = doc!("_RemoteTask.abandon")]
     fn abandon(&self, py: Python<'_>) -> bool {
         self.end(py, End::Cancelled)
     }
 
-    #[doc = doc!("_Elsewhere.run")]
-    fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureCell>> {
+    #[doc = doc!("_RemoteTask.run")]
+    fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Task>> {
         let task = self.0.bind(py);
         if let Some((function, ..)) = crate::bindings::core::call::call_of(task)?
             && is_coroutine_function(&function)?

@@ -11,7 +11,7 @@ use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::traces;
 use crate::bindings::core::transition::Phase;
@@ -32,10 +32,7 @@ pub(crate) enum Verdict<'py> {
 }
 
 /// What is to be done about an attempt of `this` that has raised `exception`.
-pub(crate) fn judge<'py>(
-    this: &Bound<'py, FutureCell>,
-    exception: Bound<'py, PyAny>,
-) -> Verdict<'py> {
+pub(crate) fn judge<'py>(this: &Bound<'py, Task>, exception: Bound<'py, PyAny>) -> Verdict<'py> {
     let asked = exception.is_instance_of::<TaskRetry>();
     let over = || this.get().core().is_some_and(|core| core.is_cancelling());
     if !asked && !this.get().is_ruled() {
@@ -71,13 +68,13 @@ pub(crate) fn judge<'py>(
     })
 }
 
-fn retry_of<'py>(this: &Bound<'py, FutureCell>) -> Option<Bound<'py, PyAny>> {
+fn retry_of<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, PyAny>> {
     let policy = policy::policy(this)?;
     policy.get().retry(this.py())
 }
 
 fn judge_failure<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     exception: &Bound<'py, PyAny>,
 ) -> PyResult<Verdict<'py>> {
     let after: Option<f64> = match retry_of(this) {
@@ -98,7 +95,7 @@ fn judge_failure<'py>(
 
 /// The task's own code has asked for another attempt.
 fn judge_request<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     request: &Bound<'py, PyAny>,
 ) -> PyResult<Verdict<'py>> {
     let py = this.py();
@@ -141,7 +138,7 @@ fn duration(seconds: f64) -> Duration {
 
 /// Keeps what an attempt has raised, as one of the last that did, without what its frames hold:
 /// there may be thousands of attempts.
-fn keep(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+fn keep(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
     let (seen, oldest) = policy::with_new(this.get(), |rules| {
         let previous = &mut rules.previous;
         let seen = previous.iter().position(|it| it.is(exception));
@@ -163,7 +160,7 @@ const KEPT: usize = 5;
 
 /// Makes what the attempts before have raised the context of `exception`, at the end of the
 /// chain that it has already.
-fn link(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+fn link(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
     let previous = policy::with(this.get(), |rules| std::mem::take(&mut rules.previous));
     for previous in previous.into_iter().flatten().rev() {
         join(exception, previous.into_bound(this.py()))?;
@@ -210,7 +207,7 @@ const LONGEST: usize = 1_000;
 /// Has the task run once more after some time. In its context, on its worker or the event
 /// loop, with its call as it was; whoever has ended it meanwhile goes first.
 pub(crate) fn again<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     core: &Arc<Core>,
     taken: Option<TakenCall<'py>>,
     after: Duration,
@@ -222,7 +219,7 @@ pub(crate) fn again<'py>(
 }
 
 fn try_again<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     core: &Arc<Core>,
     taken: Option<TakenCall<'py>>,
     after: Duration,
@@ -288,7 +285,7 @@ fn try_again<'py>(
 }
 
 /// It is time for a task's next attempt.
-pub(crate) fn wake(this: &Bound<'_, FutureCell>) {
+pub(crate) fn wake(this: &Bound<'_, Task>) {
     if this.get().phase() == Phase::Pending {
         dispatch::again(this);
     }

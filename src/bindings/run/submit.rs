@@ -13,7 +13,7 @@ use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::signature;
-use crate::bindings::core::task::{FutureCell, new_future};
+use crate::bindings::core::task::{Task, new_future};
 use crate::bindings::core::task_name::inner_of;
 use crate::bindings::errors::broken;
 use crate::bindings::ffi::arguments::Arguments;
@@ -36,7 +36,7 @@ impl ExecutorCell {
         arguments: &Arguments<'_, 'py>,
         policy: Option<&Bound<'py, Policy>>,
         task_scope: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, FutureCell>> {
+    ) -> PyResult<Bound<'py, Task>> {
         let function = &arguments.function;
         let inner = self.inner()?;
         let core = &inner.core;
@@ -74,7 +74,7 @@ impl Inner {
         call: Call,
         is_coroutine: bool,
         task_scope: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, FutureCell>> {
+    ) -> PyResult<Bound<'py, Task>> {
         let Self {
             core,
             scoped,
@@ -89,7 +89,7 @@ impl Inner {
             Some(scoped) => (Slot::new(scoped.scope.get(py)?), may_submit()?),
         };
         let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
-        let cell = FutureCell::for_task(Arc::clone(core), scope, call, context, now());
+        let cell = Task::for_task(Arc::clone(core), scope, call, context, now());
         let future = new_future(py, cell)?;
         // Relaxed: a callback added while this submit runs may or may not count for it.
         if has_defaults.load(Ordering::Relaxed) {
@@ -111,11 +111,11 @@ impl Inner {
 
 /// Submits a task that has rules, or that needs a place in the queue.
 fn submit_ruled<'py>(
-    future: Bound<'py, FutureCell>,
+    future: Bound<'py, Task>,
     policy: Option<&Bound<'py, Policy>>,
     arguments: &Arguments<'_, 'py>,
     core: &Arc<Core>,
-) -> PyResult<Bound<'py, FutureCell>> {
+) -> PyResult<Bound<'py, Task>> {
     if let Some(policy) = policy
         && let Some(first) = limits::give(&future, policy, arguments, core)?
     {

@@ -16,10 +16,10 @@ use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
 use crate::bindings::core::strays::Added;
-use crate::bindings::core::task::{Extra, FutureCell};
+use crate::bindings::core::task::{Extra, Task};
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::{self, End, Phase};
-use crate::bindings::core::worker_slot::{Desk, Waits};
+use crate::bindings::core::worker_slot::{Waits, WorkerSlot};
 use crate::bindings::errors::{TaskTimeout, into_exception, or_unraisable};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::clock::now;
@@ -39,7 +39,7 @@ const LONGEST_GLANCE: Duration = Duration::from_millis(32);
 
 /// A call that is to be ended.
 pub(crate) struct Shot {
-    task: Py<FutureCell>,
+    task: Py<Task>,
     at: At,
     why: Why,
     /// Its future has ended without it already.
@@ -72,19 +72,19 @@ fn set(
     timer::set_in(time, &task, move |this| act(this.py(), shot))
 }
 
-/// Sets the alarm for the time limit of a call that has just begun at `desk`.
+/// Sets the alarm for the time limit of a call that has just begun at `slot`.
 pub(crate) fn watch(
-    this: &Bound<'_, FutureCell>,
-    desk: &Desk,
+    this: &Bound<'_, Task>,
+    slot: &WorkerSlot,
     call: Call,
     limit: Duration,
 ) -> PyResult<Option<Ticket>> {
     let shot = Shot {
         task: this.clone().unbind(),
         at: At::Call {
-            target: Arc::clone(desk.target()),
+            target: Arc::clone(slot.target()),
             call,
-            waits: desk.waits().cloned(),
+            waits: slot.waits().cloned(),
         },
         why: Why::Timeout,
         late: false,
@@ -95,7 +95,7 @@ pub(crate) fn watch(
 
 /// The work of a task begins now, if its executor leaves it to the task to say so: what came
 /// before counts neither for its time limit nor as its run.
-pub(crate) fn begin(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+pub(crate) fn begin(this: &Bound<'_, Task>) -> PyResult<()> {
     this.get().set_started(now());
     let Some(limit) = policy::timeout(this) else {
         return Ok(());
@@ -117,7 +117,7 @@ pub(crate) fn begin(this: &Bound<'_, FutureCell>) -> PyResult<()> {
 }
 
 /// As [`watch`], for a coroutine.
-pub(crate) fn watch_coroutine(this: &Bound<'_, FutureCell>, limit: Duration) -> PyResult<()> {
+pub(crate) fn watch_coroutine(this: &Bound<'_, Task>, limit: Duration) -> PyResult<()> {
     let shot = Shot {
         task: this.clone().unbind(),
         at: At::Coroutine(policy::attempts(this.get()).unwrap_or(0)),
@@ -131,7 +131,7 @@ pub(crate) fn watch_coroutine(this: &Bound<'_, FutureCell>, limit: Duration) -> 
 }
 
 /// Stops a task, as `Future.stop` says; `false` if it was done.
-pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyResult<bool> {
+pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<bool> {
     let cell = this.get();
     if cell.phase().is_done() {
         return Ok(false);
@@ -160,7 +160,7 @@ pub(crate) fn stop(this: &Bound<'_, FutureCell>, after: Option<Duration>) -> PyR
 }
 
 /// Cancels a task that has begun elsewhere, and has it ended there; `false` if it is not one.
-fn stop_elsewhere(task: &Bound<'_, FutureCell>) -> bool {
+fn stop_elsewhere(task: &Bound<'_, Task>) -> bool {
     let is_there = |extra: &Mutex<Extra>| extra.lock().recall.is_some();
     let stopped = task.get().known_extra().is_some_and(is_there)
         && completion::abandon(task, Place::Elsewhere);
@@ -249,11 +249,11 @@ fn try_soon(py: Python<'_>, mut shot: Shot) {
 }
 
 /// Whether this attempt of a task runs.
-fn is_at(this: &Bound<'_, FutureCell>, attempt: u32) -> bool {
+fn is_at(this: &Bound<'_, Task>, attempt: u32) -> bool {
     this.get().phase() == Phase::Running && policy::attempts(this.get()) == Some(attempt)
 }
 
-fn cancel_coroutine(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+fn cancel_coroutine(this: &Bound<'_, Task>) -> PyResult<()> {
     match transition::canceller(this) {
         Some(canceller) => call_with(&canceller, []).map(drop),
         None => Ok(()),
@@ -261,27 +261,27 @@ fn cancel_coroutine(this: &Bound<'_, FutureCell>) -> PyResult<()> {
 }
 
 /// The call of the task that runs, if one does.
-fn find(this: &Bound<'_, FutureCell>) -> Option<At> {
+fn find(this: &Bound<'_, Task>) -> Option<At> {
     let py = this.py();
     let core = this.get().core()?;
-    let desks: Vec<_> = {
-        let desks = core.desks().lock();
-        desks.iter().filter_map(std::sync::Weak::upgrade).collect()
+    let slots: Vec<_> = {
+        let slots = core.slots().lock();
+        slots.iter().filter_map(std::sync::Weak::upgrade).collect()
     };
-    let desk = desks
+    let slot = slots
         .iter()
-        .find(|desk| desk.task(py).is_some_and(|task| task.is(this)))?;
+        .find(|slot| slot.task(py).is_some_and(|task| task.is(this)))?;
     loop {
-        let call = desk.call()?;
-        if !desk.task(py).is_some_and(|task| task.is(this)) {
+        let call = slot.call()?;
+        if !slot.task(py).is_some_and(|task| task.is(this)) {
             return None;
         }
         // The same before and after: so it is this task's.
-        if desk.call() == Some(call) {
+        if slot.call() == Some(call) {
             return Some(At::Call {
-                target: Arc::clone(desk.target()),
+                target: Arc::clone(slot.target()),
                 call,
-                waits: desk.waits().cloned(),
+                waits: slot.waits().cloned(),
             });
         }
     }
@@ -372,13 +372,13 @@ fn try_later(py: Python<'_>, shot: &Shot) {
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The code of a task whose future has ended without it has ended.
-pub(crate) fn came_back(this: &Bound<'_, FutureCell>, desk: &Desk) {
+pub(crate) fn came_back(this: &Bound<'_, Task>, slot: &WorkerSlot) {
     // See `give_up`.
     with_critical_section(this.as_any(), || ());
     if let Some(core) = this.get().core()
-        && let Some(summoned) = core.stuck().remove(desk.waits(), core.most_stuck())
+        && let Some(woken) = core.stuck().remove(slot.waits(), core.most_stuck())
     {
-        summoned.log();
+        woken.log();
     }
     limits::give_up_turn(this);
 }
@@ -388,8 +388,8 @@ fn look_after(py: Python<'_>, core: &Arc<Core>, astray: Added) {
     if astray.first {
         look_again(py, core);
     }
-    if let Some(summoned) = astray.summoned {
-        summoned.log();
+    if let Some(woken) = astray.woken {
+        woken.log();
     }
     if astray.full {
         let core = Arc::clone(core);
@@ -420,11 +420,11 @@ fn look_after_stuck(py: Python<'_>, core: &Arc<Core>) {
 }
 
 /// The error of a task whose time is over.
-pub(crate) fn timed_out(this: &Bound<'_, FutureCell>) -> PyErr {
+pub(crate) fn timed_out(this: &Bound<'_, Task>) -> PyErr {
     TaskTimeout::new_err(message(this))
 }
 
-fn message(this: &Bound<'_, FutureCell>) -> String {
+fn message(this: &Bound<'_, Task>) -> String {
     format!(
         "task {:?} took longer than its timeout of {} s",
         name_of(this),
@@ -433,7 +433,7 @@ fn message(this: &Bound<'_, FutureCell>) -> String {
 }
 
 /// Says in `exception`, if it is what a call was interrupted with, why.
-pub(crate) fn explain(this: &Bound<'_, FutureCell>, exception: &Bound<'_, PyAny>) {
+pub(crate) fn explain(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) {
     if !exception.is_instance_of::<TaskTimeout>() {
         return;
     }

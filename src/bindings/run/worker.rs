@@ -12,10 +12,10 @@ use pyo3::prelude::*;
 
 use super::attempt;
 use crate::bindings::core::executor::{Core, Job};
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::Deferred;
-use crate::bindings::core::worker_slot::{Desk, Waits};
+use crate::bindings::core::worker_slot::{Waits, WorkerSlot};
 use crate::bindings::errors::{broken, panic_message};
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::call::{Shape, call};
@@ -49,11 +49,11 @@ pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Job>, end_child: fn(Pyt
         };
         let thread = Thread::enter(py, worker.name());
         let waits = Arc::new(Waits::new(worker.handle()));
-        let desk = Arc::new(Desk::of_worker(Arc::clone(&waits)));
+        let slot = Arc::new(WorkerSlot::of_worker(Arc::clone(&waits)));
         let deferred = Rc::new(Deferred::default());
-        core.add_desk(&desk);
+        core.add_slot(&slot);
         current::set_local(Local {
-            desk: Arc::clone(&desk),
+            slot: Arc::clone(&slot),
             core: Arc::downgrade(&core),
             service: core.service,
             generation,
@@ -63,7 +63,7 @@ pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Job>, end_child: fn(Pyt
         if !core.is_broken() {
             initialize(py, &core);
         }
-        let watched = switch_interval::watch(py, &desk, core.switch_interval);
+        let watched = switch_interval::watch(py, &slot, core.switch_interval);
         // Held by the futures from here on, so that an idle worker keeps nothing alive.
         drop(core);
         let watched_by = watched.as_deref();
@@ -71,7 +71,7 @@ pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Job>, end_child: fn(Pyt
             py,
             weak,
             &mut worker,
-            &desk,
+            &slot,
             &deferred,
             watched_by,
             generation,
@@ -103,7 +103,7 @@ fn work(
     py: Python<'_>,
     core: &Weak<Core>,
     worker: &mut Worker<Job>,
-    desk: &Desk,
+    slot: &WorkerSlot,
     deferred: &Deferred,
     watched: Option<&Watched>,
     generation: u32,
@@ -114,9 +114,9 @@ fn work(
             watched.sleeps();
         }
         // Detached, so that who is woken finds the GIL free.
-        let bells = deferred.take();
+        let waiters = deferred.take();
         py.detach(|| {
-            drop(bells);
+            drop(waiters);
             if sleep() {
                 spin(GRACE, || false);
             }
@@ -131,7 +131,7 @@ fn work(
         let finished = match job {
             Job::Task(task) => {
                 let task = task.into_bound(py);
-                run(&task, desk);
+                run(&task, slot);
                 if forked() {
                     // A child of the task's: this thread is all there is of it.
                     return Some(task.get().phase() == Phase::Failed);
@@ -140,7 +140,7 @@ fn work(
                 // The last reference to it, often, goes before the worker sleeps.
             }
             job => {
-                run_other(py, core, job, desk);
+                run_other(py, core, job, slot);
                 if forked() {
                     return Some(false);
                 }
@@ -158,23 +158,23 @@ fn work(
 }
 
 /// Runs one task; whatever happens in it, the worker goes on.
-fn run(task: &Bound<'_, FutureCell>, desk: &Desk) {
+fn run(task: &Bound<'_, Task>, slot: &WorkerSlot) {
     let Some(core) = task.get().core() else {
         return;
     };
-    desk.put(task);
-    run_guarded(task, core, desk);
-    desk.clear();
+    slot.put(task);
+    run_guarded(task, core, slot);
+    slot.clear();
 }
 
 /// Does a job that is no task to run.
 #[cold]
-fn run_other(py: Python<'_>, core: &Weak<Core>, job: Job, desk: &Desk) {
+fn run_other(py: Python<'_>, core: &Weak<Core>, job: Job, slot: &WorkerSlot) {
     if let Some(core) = core.upgrade() {
         core.took_out(&job);
     }
     if let Job::Callbacks(task, _) = &job {
-        desk.put(task.bind(py));
+        slot.put(task.bind(py));
     }
     let done = catch_unwind(AssertUnwindSafe(|| {
         completion::do_job(py, job, Place::Worker);
@@ -182,7 +182,7 @@ fn run_other(py: Python<'_>, core: &Weak<Core>, job: Job, desk: &Desk) {
     if let Err(payload) = done {
         defect(&*payload).write_unraisable(py, None);
     }
-    desk.clear();
+    slot.clear();
 }
 
 fn defect(payload: &(dyn Any + Send)) -> PyErr {
@@ -191,12 +191,12 @@ fn defect(payload: &(dyn Any + Send)) -> PyErr {
 }
 
 /// Runs one task; a panic fails that task alone.
-pub(crate) fn run_guarded(task: &Bound<'_, FutureCell>, core: &Arc<Core>, desk: &Desk) {
+pub(crate) fn run_guarded(task: &Bound<'_, Task>, core: &Arc<Core>, slot: &WorkerSlot) {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         if core.is_broken() {
             completion::fail(task, broken());
         } else {
-            attempt::run(task, core, desk);
+            attempt::run(task, core, slot);
         }
     }));
     if let Err(payload) = ran {

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::Bound as Places;
+use flask_delay_engine::Semaphore as Places;
 use pyo3::prelude::*;
 
 use super::completion::cancel;
 use super::dispatch::{self, Entry};
 use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::settings::{Mode, WhenFull};
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::errors::{QueueFull, closed};
 use crate::bindings::ffi::gil::wait_with_signals;
@@ -25,11 +25,7 @@ use crate::bindings::wait::current;
 /// `QueueFull`, `RuntimeError` if the pool is closed meanwhile, and what a signal's handler
 /// raises.
 #[cold]
-pub(crate) fn take(
-    this: &Bound<'_, FutureCell>,
-    core: &Arc<Core>,
-    places: &Places,
-) -> PyResult<Entry> {
+pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, places: &Places) -> PyResult<Entry> {
     if core.pool().is_closed() {
         return Err(closed());
     }
@@ -122,7 +118,7 @@ fn drop_job(py: Python<'_>, core: &Arc<Core>, job: Job) -> bool {
     true
 }
 
-fn say(task: &Bound<'_, FutureCell>) {
+fn say(task: &Bound<'_, Task>) {
     logging::warning_of(
         "task %s (%s) was dropped from a full queue, for a newer one",
         task,
@@ -130,7 +126,7 @@ fn say(task: &Bound<'_, FutureCell>) {
 }
 
 #[cold]
-fn full(this: &Bound<'_, FutureCell>, core: &Core) -> PyErr {
+fn full(this: &Bound<'_, Task>, core: &Core) -> PyErr {
     let waited = match core.backpressure.block_timeout {
         Some(timeout) if core.backpressure.when_full == WhenFull::Block => {
             format!(" for {} s", timeout.as_secs_f64())

@@ -30,15 +30,15 @@ use crate::bindings::core::interrupt;
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::{Callbacks, Extra, FutureCell};
+use crate::bindings::core::task::{Callbacks, Extra, Task};
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::{self, Completed, End, Phase};
-use crate::bindings::core::waiter::Bell;
+use crate::bindings::core::waiter::Waiter;
 use crate::bindings::errors::{TaskExpired, closed, into_exception, or_unraisable};
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::context::{carry, within};
 use crate::bindings::ffi::object::track;
-use crate::bindings::host::app_context::Surroundings;
+use crate::bindings::host::app_context::AppContext;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
 use crate::bindings::wait::current;
@@ -60,7 +60,7 @@ pub(crate) enum Place {
 ///
 /// The phase it had instead, if it was done.
 pub(crate) fn finish<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     to: Phase,
     outcome: Bound<'py, PyAny>,
     place: Place,
@@ -69,13 +69,13 @@ pub(crate) fn finish<'py>(
 }
 
 /// Marks a task that has ended with a cancellation as cancelled; `false` if it was done already.
-pub(crate) fn abandon(this: &Bound<'_, FutureCell>, place: Place) -> bool {
+pub(crate) fn abandon(this: &Bound<'_, Task>, place: Place) -> bool {
     complete_if(transition::abandon(this), place)
 }
 
 /// Cancels the future if its task has not started, or runs as a coroutine, which is then
 /// told; whether it is cancelled.
-pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
+pub(crate) fn cancel(this: &Bound<'_, Task>) -> bool {
     if complete_if(transition::cancel(this, Phase::Pending), Place::Elsewhere) {
         recall(this, this.get().told_to_stop());
         return true;
@@ -89,7 +89,7 @@ pub(crate) fn cancel(this: &Bound<'_, FutureCell>) -> bool {
 }
 
 /// The maker of a future notices that it was cancelled.
-pub(crate) fn notice(this: &Bound<'_, FutureCell>) {
+pub(crate) fn notice(this: &Bound<'_, Task>) {
     complete_if(transition::notice(this), Place::Elsewhere);
 }
 
@@ -132,7 +132,7 @@ fn complete(completed: Completed<'_, '_>, place: Place) {
 }
 
 /// Wakes those who wait in `result`, and runs the callbacks.
-fn tell_all(this: &Bound<'_, FutureCell>, place: Place) {
+fn tell_all(this: &Bound<'_, Task>, place: Place) {
     let py = this.py();
     let cell = this.get();
     let Some(extra) = cell.known_extra() else {
@@ -161,13 +161,13 @@ fn tell_all(this: &Bound<'_, FutureCell>, place: Place) {
 }
 
 /// The task's end, if its signal has receivers.
-fn signalled_end(this: &Bound<'_, FutureCell>) -> Option<Kind> {
+fn signalled_end(this: &Bound<'_, Task>) -> Option<Kind> {
     let event = Kind::of(this.get().phase());
     event.filter(|_| signals::wanted(this, event))
 }
 
 /// Runs the callbacks that [`Place::Loop`] has left.
-fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
+fn run_callbacks(this: &Bound<'_, Task>, place: Place) {
     // None are added to a future that is done.
     let cell = this.get();
     let callbacks = match cell.known_extra() {
@@ -178,7 +178,7 @@ fn run_callbacks(this: &Bound<'_, FutureCell>, place: Place) {
 }
 
 /// Keeps `callback` for the end of the task, or runs it now if that has come.
-pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {
+pub(crate) fn add(this: &Bound<'_, Task>, callback: Bound<'_, PyAny>) {
     if let Some(callback) = this.get().keep(callback) {
         run(this, None, &[callback.unbind()], Place::Elsewhere);
     }
@@ -187,7 +187,7 @@ pub(crate) fn add(this: &Bound<'_, FutureCell>, callback: Bound<'_, PyAny>) {
 /// Tells the listeners of `event`, if there are any, and runs `callbacks`; what they raise
 /// is logged.
 pub(crate) fn run(
-    this: &Bound<'_, FutureCell>,
+    this: &Bound<'_, Task>,
     event: Option<Kind>,
     callbacks: &[Py<PyAny>],
     place: Place,
@@ -211,7 +211,7 @@ pub(crate) fn run(
 
 /// As [`run`], with the app context of a task that has one.
 fn run_in_scope(
-    this: &Bound<'_, FutureCell>,
+    this: &Bound<'_, Task>,
     event: Option<Kind>,
     callbacks: &[Py<PyAny>],
     place: Place,
@@ -223,7 +223,7 @@ fn run_in_scope(
         let Some(scope) = cell.scope(py)? else {
             return Ok(());
         };
-        let surroundings = Surroundings::enter(&scope)?;
+        let surroundings = AppContext::enter(&scope)?;
         if let Some(event) = event {
             signals::emit(this, event);
         }
@@ -242,7 +242,7 @@ fn run_in_scope(
     }
 }
 
-fn call_all(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>]) {
+fn call_all(this: &Bound<'_, Task>, callbacks: &[Py<PyAny>]) {
     let py = this.py();
     for callback in callbacks {
         let callback = callback.bind(py);
@@ -263,7 +263,7 @@ fn call_all(this: &Bound<'_, FutureCell>, callbacks: &[Py<PyAny>]) {
 }
 
 /// Adds the executor's default callbacks to a future that is not queued yet.
-pub(crate) fn add_defaults(this: &Bound<'_, FutureCell>, callbacks: Vec<Py<PyAny>>) {
+pub(crate) fn add_defaults(this: &Bound<'_, Task>, callbacks: Vec<Py<PyAny>>) {
     for callback in callbacks {
         let kept = this.get().keep(callback.into_bound(this.py()));
         debug_assert!(kept.is_none(), "it has not ended");
@@ -271,14 +271,14 @@ pub(crate) fn add_defaults(this: &Bound<'_, FutureCell>, callbacks: Vec<Py<PyAny
 }
 
 /// Ends a task that cannot be run.
-pub(crate) fn fail(this: &Bound<'_, FutureCell>, error: PyErr) {
+pub(crate) fn fail(this: &Bound<'_, Task>, error: PyErr) {
     let exception = into_exception(this.py(), error);
     logging::exception_of("task %s (%s) could not be run", this, &exception);
     let _ = finish(this, Phase::Failed, exception, Place::Worker);
 }
 
 /// Ends an accepted task that nobody would run.
-pub(crate) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
+pub(crate) fn give_up(this: &Bound<'_, Task>, error: PyErr) {
     if !take_over(this) {
         return;
     }
@@ -288,7 +288,7 @@ pub(crate) fn give_up(this: &Bound<'_, FutureCell>, error: PyErr) {
 }
 
 /// Ends a task that has not started in time.
-pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
+pub(crate) fn expire(this: &Bound<'_, Task>) {
     let py = this.py();
     if !take_over(this) {
         return;
@@ -307,7 +307,7 @@ pub(crate) fn expire(this: &Bound<'_, FutureCell>) {
 }
 
 /// Lets go of what the task is called back and reported by.
-pub(crate) fn forget(task: &Bound<'_, FutureCell>) {
+pub(crate) fn forget(task: &Bound<'_, Task>) {
     if let Some(extra) = task.get().known_extra() {
         let taken = {
             let mut extra = extra.lock();
@@ -318,7 +318,7 @@ pub(crate) fn forget(task: &Bound<'_, FutureCell>) {
 }
 
 /// Has a task that was cancelled not run where it is, or be ended there, if it runs elsewhere.
-pub(crate) fn recall(task: &Bound<'_, FutureCell>, terminate: bool) {
+pub(crate) fn recall(task: &Bound<'_, Task>, terminate: bool) {
     let py = task.py();
     let recall = task
         .get()
@@ -336,9 +336,9 @@ pub(crate) fn recall(task: &Bound<'_, FutureCell>, terminate: bool) {
 
 /// See the module. Taken out of the future, so that each is told once.
 pub(crate) struct Others {
-    waiters: Vec<Arc<Bell>>,
+    waiters: Vec<Arc<Waiter>>,
     wakers: Vec<Py<PyAny>>,
-    followed: Vec<Py<FutureCell>>,
+    followed: Vec<Py<Task>>,
     known: Option<Id>,
 }
 
@@ -347,19 +347,19 @@ impl Others {
         Self {
             waiters: take(&mut extra.waiters),
             wakers: take(&mut extra.wakers),
-            followed: take(&mut extra.sequels),
+            followed: take(&mut extra.dependents),
             known: extra.id.clone().filter(|_| extra.known),
         }
     }
 
     /// Tells all of them. `may_defer`: nothing else is to be done at the task's end.
-    pub(crate) fn tell(self, this: &Bound<'_, FutureCell>, may_defer: bool) {
+    pub(crate) fn tell(self, this: &Bound<'_, Task>, may_defer: bool) {
         let py = this.py();
         // Nothing of the user's runs before the worker comes to ring them.
         let may_defer =
             may_defer && self.wakers.is_empty() && self.followed.is_empty() && self.known.is_none();
-        for bell in current::defer(self.waiters, may_defer) {
-            bell.ring();
+        for waiter in current::defer(self.waiters, may_defer) {
+            waiter.ring();
         }
         for waker in self.wakers {
             or_unraisable(call_with(waker.bind(py), [this.as_any()]).map(drop), this);
@@ -381,7 +381,7 @@ impl Others {
 
 /// Takes a task that has not started from whoever would run it, to be ended; `false` if
 /// somebody else did. Its context is kept for the callbacks.
-pub(crate) fn take_over(this: &Bound<'_, FutureCell>) -> bool {
+pub(crate) fn take_over(this: &Bound<'_, Task>) -> bool {
     let cell = this.get();
     // From here on nobody else starts or cancels it.
     if !cell.claim_start() {
@@ -396,7 +396,7 @@ pub(crate) fn take_over(this: &Bound<'_, FutureCell>) -> bool {
 }
 
 /// Lets go of what was to be called. The context stays for the callbacks.
-pub(crate) fn discard_call(this: &Bound<'_, FutureCell>) {
+pub(crate) fn discard_call(this: &Bound<'_, Task>) {
     let cell = this.get();
     let mut taken = cell.take_call(this);
     if let Some(context) = taken.context.take() {
@@ -411,13 +411,13 @@ pub(crate) fn discard_call(this: &Bound<'_, FutureCell>) {
 /// for its signal and its callbacks.
 #[must_use = "its callbacks have not run"]
 pub(crate) struct Detached<'py> {
-    task: Bound<'py, FutureCell>,
+    task: Bound<'py, Task>,
     /// The pool does not end before a worker has the callbacks.
     hold: Option<Hold<Job>>,
 }
 
 /// Ends a task without its worker; None if it was done.
-pub(crate) fn detach<'py>(this: &Bound<'py, FutureCell>, end: End<'py>) -> Option<Detached<'py>> {
+pub(crate) fn detach<'py>(this: &Bound<'py, Task>, end: End<'py>) -> Option<Detached<'py>> {
     let core = this.get().core()?;
     let hold = (core.mode == Mode::Threads).then(|| core.pool().hold());
     complete(transition::end(this, end)?, Place::Loop);
@@ -429,7 +429,7 @@ pub(crate) fn detach<'py>(this: &Bound<'py, FutureCell>, end: End<'py>) -> Optio
 
 /// As [`detach`], and has a worker do the rest; `false` if the task was done.
 pub(crate) fn finish_detached<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     end: End<'py>,
     note: Option<Note>,
 ) -> bool {
@@ -439,7 +439,7 @@ pub(crate) fn finish_detached<'py>(
 }
 
 /// Whether the end of a task has to be told, by its signal or by callbacks.
-pub(crate) fn is_heard(this: &Bound<'_, FutureCell>) -> bool {
+pub(crate) fn is_heard(this: &Bound<'_, Task>) -> bool {
     this.get().has_callbacks() || signalled_end(this).is_some()
 }
 
@@ -490,7 +490,7 @@ pub(crate) fn do_job(py: Python<'_>, job: Job, place: Place) {
 
 /// Runs the callbacks of a task that has ended without its worker, in the context that was kept
 /// for them.
-fn run_detached(task: &Bound<'_, FutureCell>, note: Option<Note>, place: Place) {
+fn run_detached(task: &Bound<'_, Task>, note: Option<Note>, place: Place) {
     let py = task.py();
     if let Some(note) = note {
         logging::warning_of(note.template(), task);
@@ -503,14 +503,14 @@ fn run_detached(task: &Bound<'_, FutureCell>, note: Option<Note>, place: Place) 
 }
 
 /// The task has ended: its executor need not wait for it any more.
-pub(crate) fn leave(task: &Bound<'_, FutureCell>) {
+pub(crate) fn leave(task: &Bound<'_, Task>) {
     let_go_of_coroutine(task);
     if let Some(core) = task.get().core() {
-        core.afar().remove(task);
+        core.on_loop().remove(task);
     }
 }
 
-pub(crate) fn let_go_of_coroutine(task: &Bound<'_, FutureCell>) {
+pub(crate) fn let_go_of_coroutine(task: &Bound<'_, Task>) {
     let extra = task.get().known_extra();
     // It refers to the coroutine, and so to all that its context holds.
     let canceller = extra.and_then(|extra| extra.lock().canceller.take());

@@ -15,18 +15,18 @@ use pyo3::types::PyList;
 use super::completion::{self, Detached};
 use super::dispatch::{self, announce, withdraw};
 use crate::bindings::core::executor::{Core, Job};
-use crate::bindings::core::policy::{self, Kind, Sequel, forget};
+use crate::bindings::core::policy::{self, Dependencies, Kind, forget};
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{CancelledError, closed, into_exception};
 
 /// Takes a task that follows others.
 pub(crate) fn hold(
-    this: &Bound<'_, FutureCell>,
+    this: &Bound<'_, Task>,
     core: &Arc<Core>,
     kind: Kind,
-    futures: &[Bound<'_, FutureCell>],
+    futures: &[Bound<'_, Task>],
 ) -> PyResult<()> {
     begin(this, core, kind, futures).inspect_err(|_| withdraw(this))?;
     let (mut told, mut turns) = (VecDeque::new(), Turns::default());
@@ -42,7 +42,7 @@ pub(crate) fn hold(
             break;
         }
         let tell = this.clone().unbind();
-        if !future.get().leave(|extra| extra.sequels.push(tell)) {
+        if !future.get().leave(|extra| extra.dependents.push(tell)) {
             told.push_back((future.clone(), this.clone()));
         }
     }
@@ -55,22 +55,22 @@ pub(crate) fn hold(
 }
 
 fn begin(
-    this: &Bound<'_, FutureCell>,
+    this: &Bound<'_, Task>,
     core: &Arc<Core>,
     kind: Kind,
-    futures: &[Bound<'_, FutureCell>],
+    futures: &[Bound<'_, Task>],
 ) -> PyResult<()> {
     // Before the look: a pool that is closed after that waits for the task.
     let hold = hold_pool(core);
     if core.pool().is_closed() {
         return Err(closed());
     }
-    let sequel = Sequel {
+    let dependencies = Dependencies {
         kind,
         futures: futures.iter().map(|it| it.clone().unbind()).collect(),
         left: futures.len(),
     };
-    policy::begin(this.get(), |rules| rules.sequel = Some(sequel));
+    policy::begin(this.get(), |rules| rules.dependencies = Some(dependencies));
     core.held().add(this, hold);
     dispatch::set_expiry(this)?;
     announce(this, core)
@@ -83,7 +83,7 @@ fn hold_pool(core: &Arc<Core>) -> Option<Hold<Job>> {
 }
 
 /// `future` is done: those that follow it start, or end as it did.
-pub(crate) fn go_on(future: &Bound<'_, FutureCell>, followed: Vec<Py<FutureCell>>) -> PyResult<()> {
+pub(crate) fn go_on(future: &Bound<'_, Task>, followed: Vec<Py<Task>>) -> PyResult<()> {
     let py = future.py();
     let told = followed
         .into_iter()
@@ -94,13 +94,13 @@ pub(crate) fn go_on(future: &Bound<'_, FutureCell>, followed: Vec<Py<FutureCell>
 }
 
 /// A future that is done, and a task that waits for it.
-type Told<'py> = VecDeque<(Bound<'py, FutureCell>, Bound<'py, FutureCell>)>;
+type Told<'py> = VecDeque<(Bound<'py, Task>, Bound<'py, Task>)>;
 
 /// What is to be done once all have been told, since it may run code of users.
 #[derive(Default)]
 struct Turns<'py> {
     /// To be called with this.
-    ready: Vec<(Bound<'py, FutureCell>, Bound<'py, PyAny>)>,
+    ready: Vec<(Bound<'py, Task>, Bound<'py, PyAny>)>,
     ended: Vec<Detached<'py>>,
 }
 
@@ -112,7 +112,7 @@ impl<'py> Turns<'py> {
             let end = match count(&this, &future) {
                 Counted::Waits => continue,
                 Counted::Failed => outcome(&future),
-                Counted::Last(Sequel {
+                Counted::Last(Dependencies {
                     kind: Kind::Then, ..
                 }) => match outcome(&future) {
                     End::Returned(result) => {
@@ -121,7 +121,7 @@ impl<'py> Turns<'py> {
                     }
                     end => end,
                 },
-                Counted::Last(sequel) => match collect(this.py(), &sequel) {
+                Counted::Last(dependencies) => match collect(this.py(), &dependencies) {
                     Ok(results) => End::Returned(results.into_any()),
                     Err(error) => End::Raised(into_exception(this.py(), error)),
                 },
@@ -131,16 +131,16 @@ impl<'py> Turns<'py> {
     }
 
     /// Ends a task that has nothing to run.
-    fn end(&mut self, this: &Bound<'py, FutureCell>, end: End<'py>, told: &mut Told<'py>) {
+    fn end(&mut self, this: &Bound<'py, Task>, end: End<'py>, told: &mut Told<'py>) {
         let cell = this.get();
         // Taken before its end would tell them itself, inside of this one's.
-        let next = cell.take_sequels();
+        let next = cell.take_dependents();
         let ended = completion::take_over(this)
             .then(|| completion::detach(this, end))
             .flatten();
         for next in next {
             // Somebody else may be about to end it.
-            if !cell.leave(|extra| extra.sequels.push(next.clone_ref(this.py()))) {
+            if !cell.leave(|extra| extra.dependents.push(next.clone_ref(this.py()))) {
                 told.push_back((this.clone(), next.into_bound(this.py())));
             }
         }
@@ -165,25 +165,28 @@ enum Counted {
     /// Nothing yet, or nothing any more.
     Waits,
     Failed,
-    Last(Sequel),
+    Last(Dependencies),
 }
 
 /// Notes that `future` is done.
-fn count(this: &Bound<'_, FutureCell>, future: &Bound<'_, FutureCell>) -> Counted {
+fn count(this: &Bound<'_, Task>, future: &Bound<'_, Task>) -> Counted {
     let succeeded = future.get().phase() == Phase::Finished;
     let counted = policy::with(this.get(), |rules| {
-        let sequel = rules.sequel.as_mut()?;
-        if !succeeded && sequel.kind != Kind::GatherAll {
+        let dependencies = rules.dependencies.as_mut()?;
+        if !succeeded && dependencies.kind != Kind::GatherAll {
             // Not counted, so there is no last one.
             return Some(Counted::Failed);
         }
-        sequel.left -= 1;
-        rules.sequel.take_if(|it| it.left == 0).map(Counted::Last)
+        dependencies.left -= 1;
+        rules
+            .dependencies
+            .take_if(|it| it.left == 0)
+            .map(Counted::Last)
     });
     counted.flatten().unwrap_or(Counted::Waits)
 }
 
-fn outcome<'py>(future: &Bound<'py, FutureCell>) -> End<'py> {
+fn outcome<'py>(future: &Bound<'py, Task>) -> End<'py> {
     match future.get().done_outcome(future.py()) {
         Some(Ok(result)) => End::Returned(result),
         Some(Err(exception)) => End::Raised(exception),
@@ -192,9 +195,12 @@ fn outcome<'py>(future: &Bound<'py, FutureCell>) -> End<'py> {
 }
 
 /// The outcomes of all that a task has waited for.
-pub(crate) fn collect<'py>(py: Python<'py>, sequel: &Sequel) -> PyResult<Bound<'py, PyList>> {
+pub(crate) fn collect<'py>(
+    py: Python<'py>,
+    dependencies: &Dependencies,
+) -> PyResult<Bound<'py, PyList>> {
     let results = PyList::empty(py);
-    for future in &sequel.futures {
+    for future in &dependencies.futures {
         match outcome(future.bind(py)) {
             End::Returned(outcome) | End::Raised(outcome) => results.append(outcome)?,
             End::Cancelled => {
@@ -206,7 +212,7 @@ pub(crate) fn collect<'py>(py: Python<'py>, sequel: &Sequel) -> PyResult<Bound<'
 }
 
 /// Sends a task to whoever runs it, with its argument.
-fn start<'py>(this: &Bound<'py, FutureCell>, argument: Bound<'py, PyAny>) -> PyResult<()> {
+fn start<'py>(this: &Bound<'py, Task>, argument: Bound<'py, PyAny>) -> PyResult<()> {
     let cell = this.get();
     cell.put_argument(this, argument);
     let Some(core) = cell.core() else {

@@ -18,14 +18,14 @@ use crate::bindings::core::interrupt;
 use crate::bindings::core::keys;
 use crate::bindings::core::policy::{self, Start};
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::{CoroutineTask, FutureCell};
+use crate::bindings::core::task::{CoroutineTask, Task};
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::closed;
 use crate::bindings::host::event_loop::hooks;
 use crate::bindings::host::signals;
 
 /// Marks the task as running; `false` if it was cancelled, or has expired just now.
-pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
+pub(crate) fn start(this: &Bound<'_, Task>) -> bool {
     let cell = this.get();
     if cell.is_placed_or_ruled() {
         return start_ruled(this);
@@ -34,7 +34,7 @@ pub(crate) fn start(this: &Bound<'_, FutureCell>) -> bool {
 }
 
 #[cold]
-fn start_ruled(this: &Bound<'_, FutureCell>) -> bool {
+fn start_ruled(this: &Bound<'_, Task>) -> bool {
     let cell = this.get();
     if cell.is_ruled() && policy::is_late(cell) {
         completion::expire(this);
@@ -49,7 +49,7 @@ fn start_ruled(this: &Bound<'_, FutureCell>) -> bool {
 }
 
 /// `concurrent.futures`' own step for futures that were made by hand.
-pub(crate) fn run_or_notify(this: &Bound<'_, FutureCell>) -> PyResult<bool> {
+pub(crate) fn run_or_notify(this: &Bound<'_, Task>) -> PyResult<bool> {
     if start(this) {
         return Ok(true);
     }
@@ -61,7 +61,7 @@ pub(crate) fn run_or_notify(this: &Bound<'_, FutureCell>) -> PyResult<bool> {
 }
 
 /// Takes a task of an executor with threads that has no rules, and needs no place.
-pub(crate) fn take_plain(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn take_plain(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     if this.get().is_coroutine() {
         return take_coroutine(this, core);
     }
@@ -69,7 +69,7 @@ pub(crate) fn take_plain(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyRe
     taken.map_err(|error| refused(this.py(), core, error))
 }
 
-fn take_coroutine(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+fn take_coroutine(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     if core.pool().is_closed() {
         return Err(closed());
     }
@@ -85,7 +85,7 @@ pub(crate) enum Entry {
 }
 
 /// Takes a task of an executor with threads that has rules, or places to wait for.
-pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
+pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
     set_expiry(this)?;
     if hold_until(this, core)? {
         return Ok(());
@@ -110,7 +110,7 @@ pub(crate) fn take(this: &Bound<'_, FutureCell>, core: &Arc<Core>, entry: Entry)
     taken
 }
 
-fn offer(this: &Bound<'_, FutureCell>, lane: &Bound<'_, keys::Lane>) -> PyResult<bool> {
+fn offer(this: &Bound<'_, Task>, lane: &Bound<'_, keys::Lane>) -> PyResult<bool> {
     let ready = policy::ready(this.get());
     match policy::policy(this).and_then(|policy| policy.get().terms(ready)) {
         Some(terms) => limits::offer(lane, this, terms),
@@ -126,7 +126,7 @@ enum Call {
     Again,
 }
 
-fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()> {
+fn go(this: &Bound<'_, Task>, core: &Arc<Core>, call: Call) -> PyResult<()> {
     if this.get().is_coroutine() {
         return match call {
             Call::First => take_coroutine(this, core),
@@ -143,7 +143,7 @@ fn go(this: &Bound<'_, FutureCell>, core: &Arc<Core>, call: Call) -> PyResult<()
 }
 
 /// Gives a worker a task that was accepted before.
-fn resubmit(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+fn resubmit(this: &Bound<'_, Task>, core: &Arc<Core>) {
     completion::give_worker(this.py(), core, Job::Task(this.clone().unbind()));
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn put_back(py: Python<'_>, core: &Arc<Core>, job: Job) {
 }
 
 /// Puts a task where it waits for `run_pending`.
-pub(crate) fn shelve(this: &Bound<'_, FutureCell>, core: &Arc<Core>) {
+pub(crate) fn shelve(this: &Bound<'_, Task>, core: &Arc<Core>) {
     queue::shelve(this.py(), core, Job::Task(this.clone().unbind()));
 }
 
@@ -182,7 +182,7 @@ fn refused(py: Python<'_>, core: &Arc<Core>, error: SubmitError<Job>) -> PyErr {
 }
 
 /// Has a task that was held start as soon as there is a worker; it may have been cancelled.
-pub(crate) fn let_go(this: &Bound<'_, FutureCell>) {
+pub(crate) fn let_go(this: &Bound<'_, Task>) {
     let Some(core) = this.get().core() else {
         return;
     };
@@ -195,7 +195,7 @@ pub(crate) fn let_go(this: &Bound<'_, FutureCell>) {
 }
 
 /// Has a task that has been accepted before start once more, when its key lets it.
-pub(crate) fn again(this: &Bound<'_, FutureCell>) {
+pub(crate) fn again(this: &Bound<'_, Task>) {
     // Asked for while it is known: it may end meanwhile.
     let rank = policy::rank(this);
     let Some(lane) = policy::lane(this) else {
@@ -214,17 +214,14 @@ pub(crate) fn again(this: &Bound<'_, FutureCell>) {
 }
 
 /// Of the tasks that wait for their key, the one that has done so for longest.
-pub(crate) fn oldest_held<'py>(
-    py: Python<'py>,
-    core: &Arc<Core>,
-) -> Option<Bound<'py, FutureCell>> {
+pub(crate) fn oldest_held<'py>(py: Python<'py>, core: &Arc<Core>) -> Option<Bound<'py, Task>> {
     let held = core.held().tasks(py).into_iter();
     held.filter(|task| task.get().is_placed() && task.get().phase() == Phase::Pending)
         .min_by_key(|task| task.get().born())
 }
 
 /// Lets go of what a task has taken that has rules and was not accepted.
-pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
+pub(crate) fn withdraw(future: &Bound<'_, Task>) {
     future.get().give_place();
     future.get().forget_id(future);
     if policy::has_claim(future.get()) {
@@ -236,7 +233,7 @@ pub(crate) fn withdraw(future: &Bound<'_, FutureCell>) {
 }
 
 /// Tells subscribers that a task is about to be taken.
-pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn announce(future: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     if signals::wanted(future, Some(Kind::Submitted)) {
         if core.pool().is_closed() {
             return Err(closed());
@@ -248,9 +245,9 @@ pub(crate) fn announce(future: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyRe
 }
 
 /// Hands `task` over to the event loop.
-pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<()> {
+pub(crate) fn hand_over(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     let py = task.py();
-    core.afar().add(task, core.pool().hold());
+    core.on_loop().add(task, core.pool().hold());
     let handle = CoroutineTask(task.clone().unbind());
     // If a task submits it, the end of that one's time must not leave the loop's books half
     // written.
@@ -261,12 +258,12 @@ pub(crate) fn hand_over(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyRes
         .call1((handle,))
         .map(drop)
         .inspect_err(|_| {
-            core.afar().remove(task);
+            core.on_loop().remove(task);
         })
 }
 
 /// Sets the alarm for the task's expiry; before it is queued.
-pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
+pub(crate) fn set_expiry(this: &Bound<'_, Task>) -> PyResult<()> {
     let Some(at) = policy::with(this.get(), |rules| rules.expires).flatten() else {
         return Ok(());
     };
@@ -279,7 +276,7 @@ pub(crate) fn set_expiry(this: &Bound<'_, FutureCell>) -> PyResult<()> {
 pub(crate) const GLANCE: Duration = Duration::from_mins(1);
 
 /// When to look at a task that is not to start yet; None if it may.
-fn next_look(this: &FutureCell) -> Option<Instant> {
+fn next_look(this: &Task) -> Option<Instant> {
     if let Some(from) = policy::with(this, |rules| rules.from).flatten() {
         return Some(from).filter(|from| *from > Instant::now());
     }
@@ -292,7 +289,7 @@ fn next_look(this: &FutureCell) -> Option<Instant> {
 
 /// Whether a task that is held cannot start before `deadline`, because of its own time or
 /// that of its next attempt.
-pub(crate) fn starts_after(this: &FutureCell, deadline: Instant) -> bool {
+pub(crate) fn starts_after(this: &Task, deadline: Instant) -> bool {
     let times = policy::with(this, |rules| {
         let again = rules.alarm.filter(|_| rules.attempts > 0);
         (rules.from, rules.start, again)
@@ -316,7 +313,7 @@ pub(crate) fn starts_after(this: &FutureCell, deadline: Instant) -> bool {
 }
 
 /// Keeps a task that has just been submitted until its time; `false` if it may start.
-fn hold_until(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<bool> {
+fn hold_until(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<bool> {
     let Some(at) = next_look(this.get()) else {
         return Ok(false);
     };
@@ -330,7 +327,7 @@ fn hold_until(this: &Bound<'_, FutureCell>, core: &Arc<Core>) -> PyResult<bool> 
     Ok(true)
 }
 
-fn look_at(this: &Bound<'_, FutureCell>, at: Instant) -> PyResult<()> {
+fn look_at(this: &Bound<'_, Task>, at: Instant) -> PyResult<()> {
     let cell = this.get();
     let alarm = timer::set(at, this, ring)?;
     policy::with(cell, |rules| rules.begin = Some(alarm));
@@ -342,7 +339,7 @@ fn look_at(this: &Bound<'_, FutureCell>, at: Instant) -> PyResult<()> {
 }
 
 /// It may be time.
-pub(crate) fn ring(this: &Bound<'_, FutureCell>) {
+pub(crate) fn ring(this: &Bound<'_, Task>) {
     if this.get().phase() != Phase::Pending {
         return;
     }

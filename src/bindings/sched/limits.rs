@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use flask_delay_engine::{self as engine, Mutex, Terms};
+use flask_delay_engine::{self as engine, Limits, Mutex};
 use pyo3::prelude::*;
 
 use super::timer::{self, OfExecutor};
@@ -14,7 +14,7 @@ use crate::bindings::core::leftovers;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy::{self, rank};
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::errors::{id_is_taken, or_unraisable};
 use crate::bindings::ffi::arguments::Arguments;
 
@@ -31,11 +31,11 @@ impl OfExecutor for Lane {
 ///
 /// What the user's key raises, `TypeError` for one that is not hashable, `DuplicateTask`.
 pub(crate) fn give<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     policy: &Bound<'py, Policy>,
     arguments: &Arguments<'_, 'py>,
     core: &Arc<Core>,
-) -> PyResult<Option<Bound<'py, FutureCell>>> {
+) -> PyResult<Option<Bound<'py, Task>>> {
     let asked = policy.get();
     if core.mode == Mode::Threads && asked.needs_timer() {
         // While there is somebody to tell that it cannot be started.
@@ -65,11 +65,11 @@ pub(crate) fn give<'py>(
 
 /// Takes what is shared with other tasks: as [`give`].
 fn claim_and_enter<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     asked: &Policy,
     arguments: &Arguments<'_, 'py>,
     core: &Arc<Core>,
-) -> PyResult<Option<Bound<'py, FutureCell>>> {
+) -> PyResult<Option<Bound<'py, Task>>> {
     let py = this.py();
     if let Some(twin) = asked.unique {
         let key = asked.claim_key(arguments)?;
@@ -89,7 +89,7 @@ fn claim_and_enter<'py>(
 }
 
 /// An attempt begins.
-pub(crate) fn started(this: &Bound<'_, FutureCell>) {
+pub(crate) fn started(this: &Bound<'_, Task>) {
     let alarm = policy::with(this.get(), |rules| {
         rules.attempts += 1;
         rules.why = None;
@@ -101,13 +101,13 @@ pub(crate) fn started(this: &Bound<'_, FutureCell>) {
 }
 
 /// An attempt is over, and there is to be no other; but its outcome has not been told.
-pub(crate) fn attempted(this: &Bound<'_, FutureCell>) {
+pub(crate) fn attempted(this: &Bound<'_, Task>) {
     stop_clock(this);
     leave_lane(this);
 }
 
 /// An attempt is over; for a coroutine, which has its time limit here.
-pub(crate) fn stop_clock(this: &Bound<'_, FutureCell>) {
+pub(crate) fn stop_clock(this: &Bound<'_, Task>) {
     let alarm = policy::with(this.get(), |rules| rules.alarm.take()).flatten();
     if let Some(alarm) = alarm {
         timer::unset(this.py(), alarm);
@@ -115,7 +115,7 @@ pub(crate) fn stop_clock(this: &Bound<'_, FutureCell>) {
 }
 
 /// Others of its key may start.
-pub(crate) fn leave_lane(this: &Bound<'_, FutureCell>) {
+pub(crate) fn leave_lane(this: &Bound<'_, Task>) {
     if let Some(lane) = policy::lane(this) {
         leave(&lane, this, rank(this));
     }
@@ -123,7 +123,7 @@ pub(crate) fn leave_lane(this: &Bound<'_, FutureCell>) {
 
 /// The task is done, or was never taken.
 #[cold]
-pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
+pub(crate) fn ended(this: &Bound<'_, Task>) {
     let py = this.py();
     let taken = policy::with(this.get(), |rules| {
         (
@@ -132,17 +132,17 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
             rules.lane.take(),
             rules.claim.take(),
             std::mem::take(&mut rules.previous),
-            rules.sequel.take(),
+            rules.dependencies.take(),
         )
     });
-    let Some((alarm, begin, lane, claim, previous, sequel)) = taken else {
+    let Some((alarm, begin, lane, claim, previous, dependencies)) = taken else {
         return;
     };
     for previous in previous {
         leftovers::let_go(Some(previous.into_bound(py)));
     }
-    if let Some(sequel) = sequel {
-        sequel.forget(this);
+    if let Some(dependencies) = dependencies {
+        dependencies.forget(this);
     }
     for alarm in [alarm, begin].into_iter().flatten() {
         timer::unset(py, alarm);
@@ -173,7 +173,7 @@ pub(crate) fn ended(this: &Bound<'_, FutureCell>) {
 }
 
 /// The code of such a task has ended.
-pub(crate) fn give_up_turn(this: &Bound<'_, FutureCell>) {
+pub(crate) fn give_up_turn(this: &Bound<'_, Task>) {
     let lane = policy::with(this.get(), |rules| rules.behind.take()).flatten();
     if let Some(lane) = lane {
         let lane = lane.bind(this.py());
@@ -196,7 +196,7 @@ pub(crate) fn enter<'py>(
                 key: key.clone().unbind(),
                 table: Arc::clone(table),
                 inner: Mutex::new(Inner {
-                    lane: engine::Lane::new(),
+                    lane: engine::Limiter::new(),
                     running: Vec::new(),
                     tasks: 0,
                     alarm: None,
@@ -214,8 +214,8 @@ pub(crate) fn enter<'py>(
 /// Whether `task` may start now; otherwise the lane keeps it, and lets it go when it may.
 pub(crate) fn offer(
     lane: &Bound<'_, Lane>,
-    task: &Bound<'_, FutureCell>,
-    terms: Terms,
+    task: &Bound<'_, Task>,
+    terms: Limits,
 ) -> PyResult<bool> {
     let job = task.clone().unbind();
     let (mut go, alarm) = {
@@ -240,7 +240,7 @@ pub(crate) fn offer(
 
 /// This task, which stands at `rank` if it waits, has had its turn, or does not want one any
 /// more; others may start.
-pub(crate) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, FutureCell>, rank: i64) {
+pub(crate) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, Task>, rank: i64) {
     let (left, go, alarm) = {
         let mut inner = lane.get().inner.lock();
         let now = Instant::now();
@@ -312,7 +312,7 @@ fn sweep(lane: &Bound<'_, Lane>) -> PyResult<()> {
     })
 }
 
-fn let_go(lane: &Bound<'_, Lane>, go: Vec<Py<FutureCell>>, alarm: Option<Instant>) {
+fn let_go(lane: &Bound<'_, Lane>, go: Vec<Py<Task>>, alarm: Option<Instant>) {
     let py = lane.py();
     if let Err(error) = set_alarm(lane, alarm) {
         error.write_unraisable(py, None);

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use crate::bindings::core::executor::{Core, Job};
 use crate::bindings::core::policy;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 
 /// Where a job stands among those that wait: its level and its rank. None for a plain one.
 fn place(py: Python<'_>, job: &Job) -> Option<(i32, i64)> {
@@ -26,10 +26,7 @@ fn enter(core: &Arc<Core>, job: &Job) {
 }
 
 /// Asks the pool to take a task with rules.
-pub(crate) fn submit(
-    task: &Bound<'_, FutureCell>,
-    core: &Arc<Core>,
-) -> Result<(), SubmitError<Job>> {
+pub(crate) fn submit(task: &Bound<'_, Task>, core: &Arc<Core>) -> Result<(), SubmitError<Job>> {
     let py = task.py();
     let job = Job::Task(task.clone().unbind());
     enter(core, &job);
@@ -65,7 +62,7 @@ pub(crate) fn resubmit(py: Python<'_>, core: &Arc<Core>, job: Job) -> Option<Job
 pub(crate) fn shelve(py: Python<'_>, core: &Arc<Core>, job: Job) {
     enter(core, &job);
     match place(py, &job) {
-        None => core.pool().shelve(job),
-        Some((level, rank)) => core.pool().shelve_ranked(job, level, rank),
+        None => core.pool().push_unstaffed(job),
+        Some((level, rank)) => core.pool().push_ranked_unstaffed(job, level, rank),
     }
 }

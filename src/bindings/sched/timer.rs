@@ -17,7 +17,7 @@ use pyo3::pyclass::boolean_struct::True;
 
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::leftovers::{self, STACK};
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::ffi::attach::attach;
 
 /// What is to be done when it is time.
@@ -37,7 +37,7 @@ pub(crate) trait OfExecutor: PyClass<Frozen = True> + Sync {
     fn executor(&self) -> Option<Arc<Core>>;
 }
 
-impl OfExecutor for FutureCell {
+impl OfExecutor for Task {
     fn executor(&self) -> Option<Arc<Core>> {
         self.core().cloned()
     }

@@ -9,16 +9,16 @@ use pyo3::sync::PyOnceLock;
 
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt::{self, Covered};
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
-use crate::bindings::core::waiter::{Bell, Deferred};
-use crate::bindings::core::worker_slot::{Desk, Waits};
+use crate::bindings::core::waiter::{Deferred, Waiter};
+use crate::bindings::core::worker_slot::{Waits, WorkerSlot};
 use crate::bindings::ffi::context::value_of;
 use crate::bindings::ffi::fork::generation;
 
 /// A worker, as code on its thread finds it.
 pub(crate) struct Local {
-    pub(crate) desk: Arc<Desk>,
+    pub(crate) slot: Arc<WorkerSlot>,
     /// The executor whose worker this is.
     pub(crate) core: Weak<Core>,
     /// The executor's only task is the event loop.
@@ -38,35 +38,35 @@ thread_local! {
 
 thread_local! {
     /// The tasks that this thread runs itself for want of workers, innermost last.
-    static OWN: RefCell<Vec<Arc<Desk>>> = const { RefCell::new(Vec::new()) };
+    static OWN: RefCell<Vec<Arc<WorkerSlot>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// This thread runs a task itself until the guard is dropped.
-pub(crate) struct Seat {
-    pub(crate) desk: Arc<Desk>,
+pub(crate) struct CallerSlot {
+    pub(crate) slot: Arc<WorkerSlot>,
     /// Of a task that this one runs inside of.
     _covered: Option<Covered>,
 }
 
-impl Seat {
-    pub(crate) fn take(task: &Bound<'_, FutureCell>, core: &Arc<Core>) -> Self {
+impl CallerSlot {
+    pub(crate) fn take(task: &Bound<'_, Task>, core: &Arc<Core>) -> Self {
         let covered = interrupt::cover(task.py());
-        let desk = Arc::new(Desk::of_caller(task.py()));
-        desk.put(task);
-        core.add_desk(&desk);
-        OWN.with(|own| own.borrow_mut().push(Arc::clone(&desk)));
+        let slot = Arc::new(WorkerSlot::of_caller(task.py()));
+        slot.put(task);
+        core.add_slot(&slot);
+        OWN.with(|own| own.borrow_mut().push(Arc::clone(&slot)));
         Self {
-            desk,
+            slot,
             _covered: covered,
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for CallerSlot {
     fn drop(&mut self) {
-        let desk = OWN.with(|own| own.borrow_mut().pop());
-        self.desk.clear();
-        drop(desk);
+        let slot = OWN.with(|own| own.borrow_mut().pop());
+        self.slot.clear();
+        drop(slot);
     }
 }
 
@@ -89,19 +89,19 @@ fn with_worker<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
     with_local(|local| (local.generation == generation()).then(|| with(local))).flatten()
 }
 
-/// Leaves it to this worker to ring `bells` as soon as it lets go of the GIL. Gives back
+/// Leaves it to this worker to ring `waiters` as soon as it lets go of the GIL. Gives back
 /// those that are to be rung now: all, if `may` is not set or this is no worker at work.
-pub(crate) fn defer(bells: Vec<Arc<Bell>>, may: bool) -> Vec<Arc<Bell>> {
+pub(crate) fn defer(waiters: Vec<Arc<Waiter>>, may: bool) -> Vec<Arc<Waiter>> {
     let own = || OWN.try_with(|own| !own.borrow().is_empty());
-    if bells.is_empty() || !may || own().unwrap_or_default() {
-        return bells;
+    if waiters.is_empty() || !may || own().unwrap_or_default() {
+        return waiters;
     }
-    let mut bells = Some(bells);
-    with_worker(|local| local.deferred.add(bells.take().unwrap_or_default()));
-    bells.unwrap_or_default()
+    let mut waiters = Some(waiters);
+    with_worker(|local| local.deferred.add(waiters.take().unwrap_or_default()));
+    waiters.unwrap_or_default()
 }
 
-/// Has this worker ring the bells that were left to it, now.
+/// Has this worker ring the waiters that were left to it, now.
 pub(crate) fn ring() {
     with_worker(|local| local.deferred.ring());
 }
@@ -161,22 +161,22 @@ impl Drop for Waiting {
 /// the event loop and one of its coroutines.
 pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
     with_worker(|local| {
-        local.core.as_ptr() == Arc::as_ptr(core) || (local.service && !core.afar().is_empty())
+        local.core.as_ptr() == Arc::as_ptr(core) || (local.service && !core.on_loop().is_empty())
     })
     .unwrap_or(false)
 }
 
 /// The task that this thread runs, or whose coroutine this context belongs to.
-pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
-    let runs = |task: &Bound<'_, FutureCell>| task.get().phase() == Phase::Running;
+pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, Task>> {
+    let runs = |task: &Bound<'_, Task>| task.get().phase() == Phase::Running;
     let own = OWN
-        .try_with(|own| own.borrow().last().and_then(|desk| desk.task(py)))
+        .try_with(|own| own.borrow().last().and_then(|slot| slot.task(py)))
         .unwrap_or_default();
     if let Some(own) = own.filter(runs) {
         return Some(own);
     }
-    // The event loop's thread runs coroutines, not the task that its desk shows.
-    with_local(|local| (!local.service).then(|| local.desk.task(py)).flatten())
+    // The event loop's thread runs coroutines, not the task that its slot shows.
+    with_local(|local| (!local.service).then(|| local.slot.task(py)).flatten())
         .flatten()
         .filter(runs)
         .or_else(|| current_coroutine(py).filter(|task| task.get().goes_on()))
@@ -195,14 +195,14 @@ fn coroutine_variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 }
 
 /// The coroutine's task that this context belongs to.
-pub(crate) fn current_coroutine(py: Python<'_>) -> Option<Bound<'_, FutureCell>> {
+pub(crate) fn current_coroutine(py: Python<'_>) -> Option<Bound<'_, Task>> {
     let none = py.None().into_bound(py);
     let task = value_of(coroutine_variable(py).ok()?.as_borrowed(), &none).ok()?;
-    task.cast_into::<FutureCell>().ok()
+    task.cast_into::<Task>().ok()
 }
 
 /// Makes the coroutine's task the current one of this context.
-pub(crate) fn set_coroutine(task: &Bound<'_, FutureCell>) -> PyResult<()> {
+pub(crate) fn set_coroutine(task: &Bound<'_, Task>) -> PyResult<()> {
     let variable = coroutine_variable(task.py())?;
     variable.call_method1("set", (task,)).map(drop)
 }

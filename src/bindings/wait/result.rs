@@ -17,10 +17,10 @@ use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::Phase;
-use crate::bindings::core::waiter::Bell;
+use crate::bindings::core::waiter::Waiter;
 use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::host::gevent;
@@ -47,9 +47,9 @@ impl Drop for Entered {
 /// Whom to ask what holds up a task.
 #[derive(Clone)]
 pub(crate) enum Held {
-    Task(Arc<Py<FutureCell>>),
+    Task(Arc<Py<Task>>),
     /// The turn that its key will give a task which has yet to wait for others.
-    Turn(Arc<Py<FutureCell>>),
+    Turn(Arc<Py<Task>>),
 }
 
 impl PartialEq for Held {
@@ -63,13 +63,13 @@ impl PartialEq for Held {
     }
 }
 
-fn key(future: &Bound<'_, FutureCell>) -> Key {
+fn key(future: &Bound<'_, Task>) -> Key {
     future.as_ptr() as Key
 }
 
 /// Blocks until the future is done, at most `timeout` seconds.
 pub(crate) fn until_done(
-    this: &Bound<'_, FutureCell>,
+    this: &Bound<'_, Task>,
     timeout: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let cell = this.get();
@@ -96,7 +96,7 @@ pub(crate) fn until_done(
 }
 
 /// Sleeps until the future is done or the time is over.
-fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> {
+fn sleep(this: &Bound<'_, Task>, limit: Option<Duration>) -> PyResult<()> {
     let py = this.py();
     let cell = this.get();
     // While a worker waits, another may be active in its place.
@@ -104,18 +104,18 @@ fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> 
     if gevent::wait(this, limit)?.is_some() {
         return Ok(());
     }
-    let bell = Bell::new();
-    if !cell.leave(|extra| extra.waiters.push(Arc::clone(&bell))) {
+    let waiter = Waiter::new();
+    if !cell.leave(|extra| extra.waiters.push(Arc::clone(&waiter))) {
         return Ok(());
     }
-    let awake = interrupt::awake_on(&bell);
-    let rung = bell.wait(py, limit, current::look_after_pool);
+    let awake = interrupt::awake_on(&waiter);
+    let rung = waiter.wait(py, limit, current::look_after_pool);
     drop(waiting);
     let ended = awake.filter(|_| !cell.phase().is_done());
     let ended = ended.and_then(|awake| awake.error(py));
     if !matches!(rung, Ok(true)) || ended.is_some() {
         let mut extra = cell.extra().lock();
-        extra.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &bell));
+        extra.waiters.retain(|it| !Arc::ptr_eq(it, &waiter));
     }
     match ended {
         Some(error) => Err(error),
@@ -125,9 +125,8 @@ fn sleep(this: &Bound<'_, FutureCell>, limit: Option<Duration>) -> PyResult<()> 
 
 /// Refuses to block the event loop until so many of these are done, if that takes a coroutine
 /// which needs it.
-pub(crate) fn refuse_on_loop(targets: &[Bound<'_, FutureCell>], need: usize) -> PyResult<()> {
-    let needs_loop =
-        |target: &&Bound<'_, FutureCell>| policy::needs(target, FutureCell::is_coroutine);
+pub(crate) fn refuse_on_loop(targets: &[Bound<'_, Task>], need: usize) -> PyResult<()> {
+    let needs_loop = |target: &&Bound<'_, Task>| policy::needs(target, Task::is_coroutine);
     let Some(target) = targets.iter().find(needs_loop) else {
         return Ok(());
     };
@@ -144,10 +143,7 @@ pub(crate) fn refuse_on_loop(targets: &[Bound<'_, FutureCell>], need: usize) -> 
 
 /// Notes that this thread's task waits, if it runs one, until so many of these are done;
 /// refuses that if it would never end.
-pub(crate) fn enter_own(
-    targets: &[Bound<'_, FutureCell>],
-    need: usize,
-) -> PyResult<Option<Entered>> {
+pub(crate) fn enter_own(targets: &[Bound<'_, Task>], need: usize) -> PyResult<Option<Entered>> {
     let Some(target) = targets.first() else {
         return Ok(None);
     };
@@ -158,11 +154,7 @@ pub(crate) fn enter_own(
 
 /// Notes that the task `waiter` waits until so many of these are done; refuses that if it
 /// would never end.
-fn enter(
-    waiter: &Bound<'_, FutureCell>,
-    targets: Vec<Target<Held>>,
-    need: usize,
-) -> PyResult<Entered> {
+fn enter(waiter: &Bound<'_, Task>, targets: Vec<Target<Held>>, need: usize) -> PyResult<Entered> {
     let wait = Wait {
         name: name_of(waiter),
         targets,
@@ -179,7 +171,7 @@ fn enter(
         .map_err(|circle| endless(&circle))
 }
 
-fn target_of(future: &Bound<'_, FutureCell>) -> Target<Held> {
+fn target_of(future: &Bound<'_, Task>) -> Target<Held> {
     let may_be_held = policy::may_be_held(future.get());
     Target {
         job: key(future),
@@ -214,7 +206,7 @@ fn ask(py: Python<'_>, held: &Held) -> Option<Obstacle<String, Held>> {
 }
 
 /// What its key has before a task.
-fn turn(task: &Bound<'_, FutureCell>, name: String) -> Option<Obstacle<String, Held>> {
+fn turn(task: &Bound<'_, Task>, name: String) -> Option<Obstacle<String, Held>> {
     let (jobs, need) = policy::held_up(task)?;
     let jobs = jobs.into_iter().map(|job| Target { job, held: None });
     Some(Obstacle {
@@ -257,7 +249,7 @@ pub(crate) struct Waiting {
 #[pymethods]
 impl Waiting {
     #[new]
-    fn new(waiter: &Bound<'_, FutureCell>, target: &Bound<'_, FutureCell>) -> PyResult<Self> {
+    fn new(waiter: &Bound<'_, Task>, target: &Bound<'_, Task>) -> PyResult<Self> {
         let target = target_of(target);
         let held = target.held.clone();
         let entered = enter(waiter, vec![target], 1)?;
@@ -289,8 +281,8 @@ impl Waiting {
 }
 
 /// Refuses to wait for ever for a task that nobody runs.
-pub(crate) fn refuse_endless_wait(this: &Bound<'_, FutureCell>) -> PyResult<()> {
-    let waits = |cell: &FutureCell| {
+pub(crate) fn refuse_endless_wait(this: &Bound<'_, Task>) -> PyResult<()> {
+    let waits = |cell: &Task| {
         let manual = |core: &Arc<Core>| core.mode == Mode::Manual;
         cell.core().is_some_and(manual) && cell.phase() == Phase::Pending
     };

@@ -21,7 +21,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::current;
 use super::result::{self, Entered};
-use crate::bindings::core::task::FutureCell;
+use crate::bindings::core::task::Task;
 use crate::bindings::core::transition;
 use crate::bindings::core::waiter::SLICE;
 use crate::bindings::ffi::call::call_with;
@@ -157,7 +157,7 @@ fn wait_in_slices<'py>(
 /// Notes the wait, if a task waits; refuses one that would never end.
 fn enter(caller: &WaitCall<'_>) -> PyResult<Option<Entered>> {
     let ours = caller.futures.iter().filter_map(|it| it.cast().ok());
-    let mut targets: Vec<Bound<'_, FutureCell>> = ours.cloned().collect();
+    let mut targets: Vec<Bound<'_, Task>> = ours.cloned().collect();
     let all_ours = targets.len() == caller.futures.len();
     targets.retain(|target| !target.get().phase().is_settled());
     let any_done = targets.len() < caller.futures.len();
@@ -179,7 +179,7 @@ fn enter(caller: &WaitCall<'_>) -> PyResult<Option<Entered>> {
 /// The list that `concurrent.futures.wait` puts itself into.
 ///
 /// A plain one, until a task asks for it.
-pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyList>> {
+pub(crate) fn listeners<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, PyList>> {
     let py = this.py();
     let known = || {
         let extra = this.get().known_extra()?.lock();
@@ -208,7 +208,7 @@ pub(crate) fn listeners<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'p
 /// Puts a list in, instead of another one or only if there is none; the one that is there
 /// afterwards.
 fn put_listeners<'py>(
-    this: &Bound<'py, FutureCell>,
+    this: &Bound<'py, Task>,
     fresh: &Bound<'py, PyList>,
     instead: bool,
 ) -> Bound<'py, PyList> {
@@ -281,7 +281,7 @@ impl OfDone {
 ///
 /// Each future that is not done has its own: `wait` holds those of all its futures at
 /// once, and two such threads would lock each other out over a shared one.
-pub(crate) fn condition_of<'py>(this: &Bound<'py, FutureCell>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn condition_of<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     let cell = this.get();
     let done = cell.phase().is_settled();

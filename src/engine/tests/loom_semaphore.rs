@@ -1,5 +1,5 @@
-//! Models of the places of a bounded queue: loom runs each of them in every order that it can
-//! tell apart. Each says what it guards: take that away and the model fails. A place that is
+//! Models of the permits of a bounded queue: loom runs each of them in every order that it can
+//! tell apart. Each says what it guards: take that away and the model fails. A permit that is
 //! lost, or a thread that is forgotten, shows as a deadlock.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_semaphore`
@@ -12,27 +12,27 @@ mod models;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flask_delay_engine::{Advance, Bound, Phase, State};
+use flask_delay_engine::{Advance, Phase, Semaphore, TaskState};
 use loom::thread::spawn;
 use models::{check, race};
 
-/// With some of its places taken.
-fn bound(places: usize, taken: usize) -> Arc<Bound> {
-    let bound = Arc::new(Bound::new(places));
+/// With some of its permits taken.
+fn semaphore(permits: usize, taken: usize) -> Arc<Semaphore> {
+    let semaphore = Arc::new(Semaphore::new(permits));
     for _ in 0..taken {
-        assert!(bound.try_take());
+        assert!(semaphore.try_take());
     }
-    bound
+    semaphore
 }
 
 /// Guards: the fences of `take` and `give`, and the lock that `give` waits for.
 #[test]
 fn place_given_while_a_thread_begins_to_wait() {
-    let take = |bound: &Bound| assert!(bound.take(None));
-    let give = |bound: &Bound| bound.give();
-    let make = || bound(1, 1);
-    race(None, make, take, give, |bound, (), ()| {
-        assert_eq!(bound.taken(), 1);
+    let take = |semaphore: &Semaphore| assert!(semaphore.take(None));
+    let give = |semaphore: &Semaphore| semaphore.give();
+    let make = || semaphore(1, 1);
+    race(None, make, take, give, |semaphore, (), ()| {
+        assert_eq!(semaphore.taken(), 1);
     });
 }
 
@@ -40,87 +40,87 @@ fn place_given_while_a_thread_begins_to_wait() {
 #[test]
 fn place_taken_by_another_meanwhile() {
     loom::model(|| {
-        let bound = bound(1, 1);
-        let waiting = Arc::clone(&bound);
+        let semaphore = semaphore(1, 1);
+        let waiting = Arc::clone(&semaphore);
         let thread = spawn(move || assert!(waiting.take(None)));
-        bound.give();
-        if bound.try_take() {
-            bound.give();
+        semaphore.give();
+        if semaphore.try_take() {
+            semaphore.give();
         }
         thread.join().unwrap();
-        assert_eq!(bound.taken(), 1);
+        assert_eq!(semaphore.taken(), 1);
     });
 }
 
-/// Guards: each place that is given back tells one more.
+/// Guards: each permit that is given back tells one more.
 #[test]
 fn two_places_for_two_threads() {
     check(3, || {
-        let bound = bound(2, 2);
+        let semaphore = semaphore(2, 2);
         let threads = [(); 2].map(|()| {
-            let waiting = Arc::clone(&bound);
+            let waiting = Arc::clone(&semaphore);
             spawn(move || assert!(waiting.take(None)))
         });
-        bound.give();
-        bound.give();
+        semaphore.give();
+        semaphore.give();
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(bound.taken(), 2);
+        assert_eq!(semaphore.taken(), 2);
     });
 }
 
-/// Guards: a place is taken in one step.
+/// Guards: a permit is taken in one step.
 #[test]
 fn never_more_than_the_limit() {
     loom::model(|| {
-        let bound = bound(1, 0);
+        let semaphore = semaphore(1, 0);
         // Unknown to loom, so that it adds nothing to the orders tried.
         let inside = Arc::new(AtomicUsize::new(0));
-        let work = |bound: &Bound, inside: &AtomicUsize| {
-            assert!(bound.take(None));
+        let work = |semaphore: &Semaphore, inside: &AtomicUsize| {
+            assert!(semaphore.take(None));
             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
             loom::thread::yield_now();
             inside.fetch_sub(1, Ordering::SeqCst);
-            bound.give();
+            semaphore.give();
         };
         let thread = {
-            let (bound, inside) = (Arc::clone(&bound), Arc::clone(&inside));
-            spawn(move || work(&bound, &inside))
+            let (semaphore, inside) = (Arc::clone(&semaphore), Arc::clone(&inside));
+            spawn(move || work(&semaphore, &inside))
         };
-        work(&bound, &inside);
+        work(&semaphore, &inside);
         thread.join().unwrap();
-        assert_eq!(bound.taken(), 0);
+        assert_eq!(semaphore.taken(), 0);
     });
 }
 
-/// The job has a place in the queue.
-const PLACED: u32 = State::MARK;
+/// The job has a permit in the queue.
+const PLACED: u32 = TaskState::MARK;
 
-/// A queued job and the bound of its queue.
+/// A queued job and the semaphore of its queue.
 struct Queued {
-    state: State,
-    bound: Bound,
+    state: TaskState,
+    semaphore: Semaphore,
 }
 
 impl Queued {
     fn new() -> Arc<Self> {
         let queued = Self {
-            state: State::new(),
-            bound: Bound::new(1),
+            state: TaskState::new(),
+            semaphore: Semaphore::new(1),
         };
-        assert!(queued.bound.try_take());
+        assert!(queued.semaphore.try_take());
         queued.state.mark(PLACED);
         Arc::new(queued)
     }
 
     fn give_back(&self) {
         if self.state.unmark(PLACED) {
-            self.bound.give();
+            self.semaphore.give();
         }
     }
 
-    /// Who takes a job out of the queue gives its place back, cancelled or not.
+    /// Who takes a job out of the queue gives its permit back, cancelled or not.
     fn start(&self) -> bool {
         let started = self.state.start();
         self.give_back();
@@ -136,7 +136,7 @@ impl Queued {
     }
 }
 
-/// Guards: `State::unmark` tells one thread only that the mark was there, and changes nothing
+/// Guards: `TaskState::unmark` tells one thread only that the mark was there, and changes nothing
 /// but the mark.
 #[test]
 fn a_job_gives_its_place_back_once() {
@@ -150,11 +150,11 @@ fn a_job_gives_its_place_back_once() {
             let queued = Arc::clone(&queued);
             spawn(move || queued.cancel())
         };
-        // Who waits for a place gets that one.
-        assert!(queued.bound.take(None));
+        // Who waits for a permit gets that one.
+        assert!(queued.semaphore.take(None));
         let started = worker.join().unwrap();
         assert_ne!(started, canceller.join().unwrap());
-        assert_eq!(queued.bound.taken(), 1);
+        assert_eq!(queued.semaphore.taken(), 1);
         let phase = queued.state.phase();
         assert_eq!(started, phase == Phase::Running);
         assert_eq!(started, phase != Phase::Notified);

@@ -11,7 +11,7 @@ mod models;
 use std::sync::Arc;
 
 use flask_delay_engine::Mutex;
-use flask_delay_engine::{Advance, Phase, State};
+use flask_delay_engine::{Advance, Phase, TaskState};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ struct Extra {
 
 /// A job as its owner keeps it, and who was told.
 struct Job {
-    state: State,
+    state: TaskState,
     extra: Mutex<Extra>,
     // Relaxed throughout: only the word may put them in order.
     outcome: AtomicUsize,
@@ -47,7 +47,7 @@ impl Job {
 
     fn pending() -> Arc<Self> {
         Arc::new(Self {
-            state: State::new(),
+            state: TaskState::new(),
             extra: Mutex::new(Extra::default()),
             outcome: AtomicUsize::new(0),
             lone: AtomicUsize::new(0),
@@ -217,7 +217,7 @@ fn job_is_either_cancelled_or_run() {
     });
 }
 
-const MARK: u32 = State::MARK;
+const MARK: u32 = TaskState::MARK;
 
 /// Without the one step in which `unmark` takes the mark away, a phase is lost.
 #[test]

@@ -23,14 +23,14 @@ fn shelf() -> Pool<Shelved> {
     Pool::with_birth(config(1), |job: &Shelved| job.birth, |_| ())
 }
 
-fn shelve(pool: &Pool<Shelved>, birth: Rank, number: usize) {
-    pool.shelve(Shelved { birth, number });
+fn push_unstaffed(pool: &Pool<Shelved>, birth: Rank, number: usize) {
+    pool.push_unstaffed(Shelved { birth, number });
 }
 
-fn shelve_ranked(pool: &Pool<Shelved>, level: Level, rank: Rank, number: usize) {
+fn push_ranked_unstaffed(pool: &Pool<Shelved>, level: Level, rank: Rank, number: usize) {
     // Its birth must not matter.
     let birth = 1_000_000;
-    pool.shelve_ranked(Shelved { birth, number }, level, rank);
+    pool.push_ranked_unstaffed(Shelved { birth, number }, level, rank);
 }
 
 fn steal_all(pool: &Pool<Shelved>) -> Vec<usize> {
@@ -42,7 +42,7 @@ fn steal_all(pool: &Pool<Shelved>) -> Vec<usize> {
 fn smaller_ranks_go_first() {
     let pool = shelf();
     for (number, rank) in [(3, 30), (1, 10), (4, 40), (2, 20)] {
-        shelve_ranked(&pool, 0, rank, number);
+        push_ranked_unstaffed(&pool, 0, rank, number);
     }
     assert_eq!(pool.stats().queued, 4);
     assert_eq!(steal_all(&pool), [1, 2, 3, 4]);
@@ -53,7 +53,7 @@ fn smaller_ranks_go_first() {
 fn equal_ranks_go_in_order_of_arrival() {
     let pool = shelf();
     for number in 0..10 {
-        shelve_ranked(&pool, 7, 5, number);
+        push_ranked_unstaffed(&pool, 7, 5, number);
     }
     assert_eq!(steal_all(&pool), (0..10).collect::<Vec<_>>());
 }
@@ -62,10 +62,10 @@ fn equal_ranks_go_in_order_of_arrival() {
 fn a_plain_job_stands_where_it_was_born() {
     let pool = shelf();
     for number in [10, 20, 30, 40] {
-        shelve(&pool, Rank::try_from(number).unwrap(), number);
+        push_unstaffed(&pool, Rank::try_from(number).unwrap(), number);
     }
-    shelve_ranked(&pool, 0, 25, 25);
-    shelve_ranked(&pool, 0, 5, 5);
+    push_ranked_unstaffed(&pool, 0, 25, 25);
+    push_ranked_unstaffed(&pool, 0, 5, 5);
     assert_eq!(pool.stats().queued, 6);
     assert_eq!(pool.steal().map(|job| job.number), Some(5));
     // One of them has been looked at, and counts all the same.
@@ -77,11 +77,11 @@ fn a_plain_job_stands_where_it_was_born() {
 #[test]
 fn plain_jobs_keep_their_order() {
     let pool = shelf();
-    shelve(&pool, 10, 1);
-    shelve(&pool, 11, 2);
-    shelve_ranked(&pool, 0, 0, 0);
+    push_unstaffed(&pool, 10, 1);
+    push_unstaffed(&pool, 11, 2);
+    push_ranked_unstaffed(&pool, 0, 0, 0);
     assert_eq!(pool.steal().map(|job| job.number), Some(0));
-    shelve(&pool, 12, 3);
+    push_unstaffed(&pool, 12, 3);
     assert_eq!(steal_all(&pool), [1, 2, 3]);
 }
 
@@ -90,11 +90,11 @@ fn plain_jobs_keep_their_order() {
 #[test]
 fn nobody_is_passed_over_for_ever() {
     let pool = shelf();
-    shelve(&pool, 0, 1_000);
+    push_unstaffed(&pool, 0, 1_000);
     let mut stolen = Vec::new();
     for now in 0..20 {
         let number = usize::try_from(now).unwrap();
-        shelve_ranked(&pool, 1, now - 10, number);
+        push_ranked_unstaffed(&pool, 1, now - 10, number);
         stolen.extend(pool.steal().map(|job| job.number));
     }
     let passed = stolen.iter().position(|&number| number == 1_000);
@@ -109,17 +109,17 @@ fn the_oldest_of_the_lowest_level_can_best_be_spared() {
     };
     let pool = shelf();
     assert_eq!(pool.steal_last(), None);
-    shelve(&pool, 1, 1);
-    shelve(&pool, 2, 2);
+    push_unstaffed(&pool, 1, 1);
+    push_unstaffed(&pool, 2, 2);
     assert_eq!(spare(&pool), [1, 2]);
-    shelve(&pool, 100, 3);
-    shelve_ranked(&pool, 2, -90, 8);
-    shelve(&pool, 102, 4);
-    shelve_ranked(&pool, -1, 120, 2);
-    shelve_ranked(&pool, 1, -50, 7);
-    shelve_ranked(&pool, -1, 115, 1);
-    shelve_ranked(&pool, 0, 103, 5);
-    shelve_ranked(&pool, 1, -60, 6);
+    push_unstaffed(&pool, 100, 3);
+    push_ranked_unstaffed(&pool, 2, -90, 8);
+    push_unstaffed(&pool, 102, 4);
+    push_ranked_unstaffed(&pool, -1, 120, 2);
+    push_ranked_unstaffed(&pool, 1, -50, 7);
+    push_ranked_unstaffed(&pool, -1, 115, 1);
+    push_ranked_unstaffed(&pool, 0, 103, 5);
+    push_ranked_unstaffed(&pool, 1, -60, 6);
     assert_eq!(spare(&pool), [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(pool.stats().queued, 0);
 }
@@ -177,13 +177,13 @@ fn a_queue_does_what_the_model_does() {
             let birth = Rank::try_from(number).unwrap() * 16;
             match random.below(6) {
                 0 | 1 => {
-                    shelve(&pool, birth, number);
+                    push_unstaffed(&pool, birth, number);
                     model.push((0, birth, number));
                 }
                 2 => {
                     let level = Level::try_from(random.below(5)).unwrap() - 2;
                     let rank = birth - Rank::from(level) * 160 + 1 + Rank::from(level + 2);
-                    shelve_ranked(&pool, level, rank, number);
+                    push_ranked_unstaffed(&pool, level, rank, number);
                     model.push((level, rank, number));
                 }
                 3 => {

@@ -1,74 +1,74 @@
-//! Places are taken up to the limit, and waited for.
+//! Permits are taken up to the limit, and waited for.
 #![cfg(not(loom))]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flask_delay_engine::Bound;
+use flask_delay_engine::Semaphore;
 
 const LONG: Duration = Duration::from_secs(30);
 
 #[test]
 fn as_many_places_as_there_are() {
-    let bound = Bound::new(2);
-    assert!(bound.try_take());
-    assert!(bound.take(None));
-    assert!(!bound.try_take());
-    assert_eq!(bound.taken(), 2);
-    bound.give();
-    assert_eq!(bound.taken(), 1);
-    assert!(bound.try_take());
-    assert!(!bound.try_take());
+    let semaphore = Semaphore::new(2);
+    assert!(semaphore.try_take());
+    assert!(semaphore.take(None));
+    assert!(!semaphore.try_take());
+    assert_eq!(semaphore.taken(), 2);
+    semaphore.give();
+    assert_eq!(semaphore.taken(), 1);
+    assert!(semaphore.try_take());
+    assert!(!semaphore.try_take());
 }
 
 #[test]
 fn without_places_nobody_gets_one() {
-    let bound = Bound::new(0);
-    assert!(!bound.try_take());
-    assert!(!bound.take(Some(Instant::now())));
+    let semaphore = Semaphore::new(0);
+    assert!(!semaphore.try_take());
+    assert!(!semaphore.take(Some(Instant::now())));
 }
 
 #[test]
 fn the_wait_ends_at_the_deadline() {
-    let bound = Bound::new(1);
-    assert!(bound.try_take());
+    let semaphore = Semaphore::new(1);
+    assert!(semaphore.try_take());
     let began = Instant::now();
     let limit = Duration::from_millis(20);
-    assert!(!bound.take(Some(began + limit)));
+    assert!(!semaphore.take(Some(began + limit)));
     assert!(began.elapsed() >= limit);
-    assert!(!bound.take(Some(began)));
-    assert_eq!(bound.taken(), 1);
+    assert!(!semaphore.take(Some(began)));
+    assert_eq!(semaphore.taken(), 1);
 }
 
 /// A deadline that has passed takes what is there all the same.
 #[test]
 fn a_free_place_needs_no_time() {
-    assert!(Bound::new(1).take(Some(Instant::now())));
+    assert!(Semaphore::new(1).take(Some(Instant::now())));
 }
 
 #[test]
 fn who_waits_gets_the_place_that_is_given_back() {
-    let bound = Bound::new(1);
-    assert!(bound.try_take());
+    let semaphore = Semaphore::new(1);
+    assert!(semaphore.try_take());
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| bound.take(Some(Instant::now() + LONG)));
+        let waiter = scope.spawn(|| semaphore.take(Some(Instant::now() + LONG)));
         thread::sleep(Duration::from_millis(20));
         assert!(!waiter.is_finished());
-        bound.give();
+        semaphore.give();
         assert_eq!(waiter.join().ok(), Some(true));
     });
-    assert_eq!(bound.taken(), 1);
+    assert_eq!(semaphore.taken(), 1);
 }
 
 #[test]
 fn never_more_than_the_limit_and_nobody_is_forgotten() {
     const PLACES: usize = 3;
-    let bound = Bound::new(PLACES);
+    let semaphore = Semaphore::new(PLACES);
     let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         for number in 0..8 {
-            let (bound, inside, most) = (&bound, &inside, &most);
+            let (semaphore, inside, most) = (&semaphore, &inside, &most);
             scope.spawn(move || {
                 for round in 0..2_000 {
                     // Some have a deadline, and miss it or not.
@@ -77,11 +77,11 @@ fn never_more_than_the_limit_and_nobody_is_forgotten() {
                     } else {
                         Instant::now() + LONG
                     };
-                    if bound.take(Some(deadline)) {
+                    if semaphore.take(Some(deadline)) {
                         most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         thread::yield_now();
                         inside.fetch_sub(1, Ordering::SeqCst);
-                        bound.give();
+                        semaphore.give();
                     } else {
                         assert_eq!((number + round) % 3, 0, "forgotten");
                     }
@@ -89,6 +89,6 @@ fn never_more_than_the_limit_and_nobody_is_forgotten() {
             });
         }
     });
-    assert_eq!(bound.taken(), 0);
+    assert_eq!(semaphore.taken(), 0);
     assert!(most.load(Ordering::SeqCst) <= PLACES);
 }

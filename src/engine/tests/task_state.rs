@@ -1,14 +1,14 @@
 //! Where a job stands, one thread at a time.
 #![cfg(not(loom))]
 
-use flask_delay_engine::{Advance, Mutex, Phase, State};
+use flask_delay_engine::{Advance, Mutex, Phase, TaskState};
 
-const MARK: u32 = State::MARK;
-const OTHER: u32 = State::MARK << 1;
+const MARK: u32 = TaskState::MARK;
+const OTHER: u32 = TaskState::MARK << 1;
 
 #[test]
 fn a_mark_is_taken_away_once() {
-    let state = State::new();
+    let state = TaskState::new();
     assert!(!state.unmark(MARK));
     state.mark(MARK);
     state.mark(OTHER);
@@ -21,7 +21,7 @@ fn a_mark_is_taken_away_once() {
 
 #[test]
 fn a_job_may_be_begun_again() {
-    let state = State::new();
+    let state = TaskState::new();
     state.mark(MARK);
     assert!(!state.again());
     assert!(state.start());
@@ -40,7 +40,7 @@ fn a_job_may_be_begun_again() {
 
 #[test]
 fn who_watches_stays_when_a_job_is_begun_again() {
-    let (state, extra) = (State::new(), Mutex::new(0));
+    let (state, extra) = (TaskState::new(), Mutex::new(0));
     assert!(state.start());
     assert!(state.leave(&extra, |extra| *extra += 1));
     assert!(state.again());
@@ -52,7 +52,7 @@ fn who_watches_stays_when_a_job_is_begun_again() {
 
 #[test]
 fn a_job_that_was_put_back_may_be_cancelled() {
-    let state = State::new();
+    let state = TaskState::new();
     assert!(state.start() && state.again());
     assert_eq!(
         state.advance(Phase::Pending, Phase::Cancelled),

@@ -15,7 +15,7 @@ from typing import Any, cast
 from flask import Flask
 
 from flask_delay import context, registry, state
-from flask_delay._native import Executor, Future, _Elsewhere, _generation, _Policy
+from flask_delay._native import Executor, Future, _generation, _Policy, _RemoteTask
 from flask_delay.config import Config
 
 try:
@@ -99,7 +99,7 @@ class Backend(base.Backend):
             raise RuntimeError("cannot schedule new futures after shutdown")
         client = self._client()
         id = str(options.get("id") or uuid.uuid4())
-        handle = _Elsewhere(
+        handle = _RemoteTask(
             self._executor(),
             fn,
             id=id,

@@ -21,7 +21,7 @@ from flask import Flask
 from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
-from flask_delay._native import Progress, TaskExpired, _Elsewhere
+from flask_delay._native import Progress, TaskExpired, _RemoteTask
 from flask_delay.backends.base import BrokerUnavailable
 from flask_delay.backends.celery import connections, errors, messages
 from flask_delay.backends.celery.buffer import Buffer
@@ -68,7 +68,7 @@ class Client:
         )
         self._buffers = buffers
         # By the channel, which is also where the result is stored.
-        self._pending: dict[str, _Elsewhere] = {}
+        self._pending: dict[str, _RemoteTask] = {}
         # Those that are new, or were taken out by others than the listener.
         self._changed: deque[str] = deque()
         # Of the tasks that expire, when: those that are new, and those that the listener has.
@@ -79,7 +79,7 @@ class Client:
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def publish(self, handle: _Elsewhere, message: TaskMessage) -> None:
+    def publish(self, handle: _RemoteTask, message: TaskMessage) -> None:
         """Send a task, and feed `handle` from now on. Raises BrokerUnavailable."""
         channel = self._channel(message.id)
         if message.expires is not None:
@@ -176,7 +176,7 @@ class Client:
 
     # --- Results ---
 
-    def _expect(self, channel: str, handle: _Elsewhere) -> None:
+    def _expect(self, channel: str, handle: _RemoteTask) -> None:
         self._pending[channel] = handle
         self._changed.append(channel)
         with self._lock:
@@ -305,7 +305,7 @@ def view_of(id: str, name: str, meta: Mapping[str, Any], app: Flask) -> TaskView
     return TaskView(id=id, name=name, state=state, progress=progress, error=error, result=value)
 
 
-def _update(handle: _Elsewhere, view: TaskView) -> bool:
+def _update(handle: _RemoteTask, view: TaskView) -> bool:
     """Bring a task's future to where the view has the task; whether that is its end."""
     if view.state == "running":
         handle.start()
