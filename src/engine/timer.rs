@@ -86,6 +86,12 @@ impl<E: Send + 'static> Timer<E> {
         }
     }
 
+    /// Whether [`Timer::stop`] was called.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.shared.desk.lock().stopped
+    }
+
     /// Makes sure that there is a thread, so that [`Timer::add`] cannot fail for want of one.
     ///
     /// # Errors

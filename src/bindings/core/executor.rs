@@ -21,6 +21,7 @@ use super::strays::Strays;
 use super::task::Task;
 use super::worker_slot::WorkerSlot;
 use crate::bindings::ffi::fork::generation;
+use crate::bindings::ffi::packed::{Packed, Unpacked};
 
 /// What lies in a pool's queue, and owns what it refers to.
 pub(crate) enum Job {
@@ -31,6 +32,29 @@ pub(crate) enum Job {
     Callbacks(Py<Task>, Option<Note>),
     /// A periodic job that is due: a function without arguments.
     Tick(Py<PyAny>),
+}
+
+/// A job as it lies in the queue: in one word, since nearly all are tasks.
+pub(crate) struct Queued(Packed<Task, Job>);
+
+impl From<Job> for Queued {
+    #[inline]
+    fn from(job: Job) -> Self {
+        Self(match job {
+            Job::Task(task) => Packed::object(task),
+            job => Packed::boxed(Box::new(job)),
+        })
+    }
+}
+
+impl From<Queued> for Job {
+    #[inline]
+    fn from(queued: Queued) -> Self {
+        match queued.0.unpack() {
+            Unpacked::Object(task) => Self::Task(task),
+            Unpacked::Boxed(job) => *job,
+        }
+    }
 }
 
 /// Why a task has ended without its worker, for the log.
@@ -61,7 +85,7 @@ pub(crate) struct Runner {
     /// Takes note of a pool that this process has made.
     pub(crate) begin: fn(&Arc<Core>),
     /// The main function of each thread of a pool.
-    pub(crate) work: fn(&Weak<Core>, Worker<Job>),
+    pub(crate) work: fn(&Weak<Core>, Worker<Queued>),
     /// Runs a task in the calling thread, or has the event loop run it and waits for that.
     pub(crate) run_here: fn(&Bound<'_, Task>, &Arc<Core>) -> PyResult<()>,
     /// Sends a held task that may start now on its way to a worker.
@@ -105,7 +129,7 @@ pub(crate) struct Core {
 /// The pool of one process.
 struct Era {
     generation: u32,
-    pool: Arc<Pool<Job>>,
+    pool: Arc<Pool<Queued>>,
     slots: Arc<WorkerSlots>,
     /// Tasks that are with the event loop.
     on_loop: HeldTasks,
@@ -216,7 +240,7 @@ impl Core {
     }
 
     /// This process's pool.
-    pub(crate) fn pool(self: &Arc<Self>) -> &Pool<Job> {
+    pub(crate) fn pool(self: &Arc<Self>) -> &Pool<Queued> {
         &self.era().pool
     }
 
@@ -376,10 +400,10 @@ impl Era {
 }
 
 /// When the task of a job was made. A tick takes no time to speak of, so it goes before all.
-fn birth(job: &Job) -> Rank {
-    match job {
-        Job::Task(task) | Job::Callbacks(task, _) => task.get().born(),
-        Job::Tick(_) => Rank::MIN,
+fn birth(queued: &Queued) -> Rank {
+    match queued.0.look() {
+        Ok(task) | Err(Job::Task(task) | Job::Callbacks(task, _)) => task.get().born(),
+        Err(Job::Tick(_)) => Rank::MIN,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flask_delay_engine::{Hold, Mutex};
 use pyo3::prelude::*;
 
-use super::executor::Job;
+use super::executor::Queued;
 use super::task::Task;
 use super::waiter::Waiter;
 
@@ -18,13 +18,13 @@ pub(crate) struct HeldTasks(Mutex<HashMap<usize, Held>>);
 
 struct Held {
     task: Py<Task>,
-    hold: Option<Hold<Job>>,
+    hold: Option<Hold<Queued>>,
     /// Of those who wait until the task is not here any more.
     waiters: Vec<Arc<Waiter>>,
 }
 
 impl HeldTasks {
-    pub(crate) fn add(&self, task: &Bound<'_, Task>, hold: impl Into<Option<Hold<Job>>>) {
+    pub(crate) fn add(&self, task: &Bound<'_, Task>, hold: impl Into<Option<Hold<Queued>>>) {
         let entry = Held {
             task: task.clone().unbind(),
             hold: hold.into(),

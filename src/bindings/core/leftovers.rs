@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
 use super::call::TakenCall;
-use super::executor::{Core, Job};
+use super::executor::{Core, Queued};
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::object::is_shared;
 
@@ -121,7 +121,7 @@ thread_local! {
 }
 
 /// What is sent there, and what keeps the executor's pool from its end until it is done.
-type Batch = (Leftovers, Option<Hold<Job>>);
+type Batch = (Leftovers, Option<Hold<Queued>>);
 
 fn send(py: Python<'_>, core: Option<&Arc<Core>>, left: Leftovers) {
     // Whether an object is dropped before the process ends does not matter, what is called does.

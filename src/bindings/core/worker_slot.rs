@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flask_delay_engine::{self as engine, Handle, Mutex, Woken};
 use pyo3::prelude::*;
 
-use super::executor::Job;
+use super::executor::Queued;
 use super::interrupt::{self, Ended, Target};
 use super::task::Task;
 
@@ -101,7 +101,7 @@ impl WorkerSlot {
 /// A worker's waits. A task may be in several at once, as when it waits for one future
 /// between two steps of `as_completed`; to the pool they are one.
 pub(crate) struct Waits {
-    handle: Handle<Job>,
+    handle: Handle<Queued>,
     // Held while the pool is told, so that it is told in order; the pool's own locks are taken
     // under it, and nothing of Python's.
     inner: Mutex<Inner>,
@@ -111,13 +111,13 @@ pub(crate) struct Waits {
 struct Inner {
     waits: usize,
     /// There while `waits` is not zero.
-    waiting: Option<engine::Waiting<Job>>,
+    waiting: Option<engine::Waiting<Queued>>,
     /// For each call that nobody waits for any more.
-    stuck: Vec<engine::Stuck<Job>>,
+    stuck: Vec<engine::Stuck<Queued>>,
 }
 
 impl Inner {
-    fn begin(&mut self, handle: &Handle<Job>) -> Option<Woken> {
+    fn begin(&mut self, handle: &Handle<Queued>) -> Option<Woken> {
         self.waits += 1;
         if self.waiting.is_some() {
             return None;
@@ -136,7 +136,7 @@ impl Inner {
 }
 
 impl Waits {
-    pub(crate) fn new(handle: Handle<Job>) -> Self {
+    pub(crate) fn new(handle: Handle<Queued>) -> Self {
         Self {
             handle,
             inner: Mutex::default(),

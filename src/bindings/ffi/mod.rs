@@ -20,5 +20,6 @@ pub(crate) mod gil;
 pub(crate) mod interrupt;
 pub(crate) mod lock;
 pub(crate) mod object;
+pub(crate) mod packed;
 pub(crate) mod parent;
 pub(crate) mod slot;

@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
-use crate::bindings::core::executor::{Core, Job};
+use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::Task;
@@ -272,7 +272,7 @@ fn close_at_exit(py: Python<'_>) {
 }
 
 /// The main function of each worker's thread.
-pub(crate) fn work(core: &Weak<Core>, worker: Worker<Job>) {
+pub(crate) fn work(core: &Weak<Core>, worker: Worker<Queued>) {
     worker::main(core, worker, end_child);
 }
 
@@ -373,7 +373,7 @@ pub(crate) fn cancel_queued(
     held.retain(|task| policy::followed(task).is_some());
     // What is taken out and has to go back must find that the pool has not ended.
     let hold = core.pool().hold();
-    while let Some(job) = core.pool().steal() {
+    while let Some(job) = core.pool().steal().map(Job::from) {
         core.took_out(&job);
         match &job {
             Job::Task(task) => {

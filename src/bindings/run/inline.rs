@@ -40,7 +40,7 @@ pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyRe
     }
     let mut count = 0;
     while count < most
-        && let Some(job) = core.pool().steal()
+        && let Some(job) = core.pool().steal().map(Job::from)
     {
         core.took_out(&job);
         let Job::Task(task) = &job else {

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::attempt;
-use crate::bindings::core::executor::{Core, Job};
+use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::Deferred;
@@ -40,7 +40,7 @@ const GRACE: Duration = Duration::from_nanos(1_500);
 
 /// The main function of each thread of a pool. `end_child` ends a process that a task has forked
 /// and whose task has returned; it is told whether that has failed.
-pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Job>, end_child: fn(Python<'_>, bool)) {
+pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Queued>, end_child: fn(Python<'_>, bool)) {
     let generation = generation();
     // None only if the interpreter has been finalized; then nothing can run any more.
     let finished = attach(|py| {
@@ -102,7 +102,7 @@ pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Job>, end_child: fn(Pyt
 fn work(
     py: Python<'_>,
     core: &Weak<Core>,
-    worker: &mut Worker<Job>,
+    worker: &mut Worker<Queued>,
     slot: &WorkerSlot,
     deferred: &Deferred,
     watched: Option<&Watched>,
@@ -128,7 +128,7 @@ fn work(
     while let Some(job) = worker.next(sleep) {
         deferred.ring();
         let forked = || self::generation() != generation;
-        let finished = match job {
+        let finished = match job.into() {
             Job::Task(task) => {
                 let task = task.into_bound(py);
                 run(&task, slot);

@@ -74,7 +74,7 @@ fn make_room(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool
         // What is taken out and has to go back must find that the pool has not ended.
         let hold = core.pool().hold();
         let found = core.pool().steal_last();
-        let dropped = found.map(|job| drop_job(py, core, job));
+        let dropped = found.map(|job| drop_job(py, core, job.into()));
         drop(hold);
         if let Some(dropped) = dropped {
             if !dropped {

@@ -24,7 +24,7 @@ use super::limits;
 use super::queue;
 use crate::bindings::core::async_check::refuse_result;
 use crate::bindings::core::events::{self, Kind};
-use crate::bindings::core::executor::{Core, Job, Note};
+use crate::bindings::core::executor::{Core, Job, Note, Queued};
 use crate::bindings::core::id::Id;
 use crate::bindings::core::interrupt;
 use crate::bindings::core::leftovers;
@@ -413,7 +413,7 @@ pub(crate) fn discard_call(this: &Bound<'_, Task>) {
 pub(crate) struct Detached<'py> {
     task: Bound<'py, Task>,
     /// The pool does not end before a worker has the callbacks.
-    hold: Option<Hold<Job>>,
+    hold: Option<Hold<Queued>>,
 }
 
 /// Ends a task without its worker; None if it was done.

@@ -14,7 +14,7 @@ use pyo3::types::PyList;
 
 use super::completion::{self, Detached};
 use super::dispatch::{self, announce, withdraw};
-use crate::bindings::core::executor::{Core, Job};
+use crate::bindings::core::executor::{Core, Queued};
 use crate::bindings::core::policy::{self, Dependencies, Kind, forget};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::Task;
@@ -78,7 +78,7 @@ fn begin(
 
 /// Keeps a pool from its end. Not one without threads, which is held only by a coroutine that
 /// somebody waits for.
-fn hold_pool(core: &Arc<Core>) -> Option<Hold<Job>> {
+fn hold_pool(core: &Arc<Core>) -> Option<Hold<Queued>> {
     (core.mode == Mode::Threads).then(|| core.pool().hold())
 }
 

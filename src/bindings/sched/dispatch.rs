@@ -13,7 +13,7 @@ use super::limits;
 use super::queue;
 use super::timer;
 use crate::bindings::core::events::{self, Kind};
-use crate::bindings::core::executor::{Core, Job};
+use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::interrupt;
 use crate::bindings::core::keys;
 use crate::bindings::core::policy::{self, Start};
@@ -65,7 +65,7 @@ pub(crate) fn take_plain(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<(
     if this.get().is_coroutine() {
         return take_coroutine(this, core);
     }
-    let taken = core.pool().submit(Job::Task(this.clone().unbind()));
+    let taken = core.pool().submit(Job::Task(this.clone().unbind()).into());
     taken.map_err(|error| refused(this.py(), core, error))
 }
 
@@ -163,22 +163,20 @@ pub(crate) fn shelve(this: &Bound<'_, Task>, core: &Arc<Core>) {
 
 /// Why the pool has not taken a task.
 #[cold]
-fn refused(py: Python<'_>, core: &Arc<Core>, error: SubmitError<Job>) -> PyErr {
-    let (SubmitError::Closed(job) | SubmitError::Spawn(job, _)) = &error;
-    core.took_out(job);
-    match error {
-        SubmitError::Closed(job) => {
-            drop(job);
-            closed()
-        }
-        SubmitError::Spawn(job, error) => {
-            // Receivers of its signal may have the future.
-            if let Job::Task(task) = &job {
-                completion::cancel(task.bind(py));
-            }
-            PyRuntimeError::new_err(format!("no worker thread could be started: {error}"))
-        }
+fn refused(py: Python<'_>, core: &Arc<Core>, error: SubmitError<Queued>) -> PyErr {
+    let (job, why) = match error {
+        SubmitError::Closed(job) => (Job::from(job), None),
+        SubmitError::Spawn(job, error) => (Job::from(job), Some(error)),
+    };
+    core.took_out(&job);
+    let Some(error) = why else {
+        return closed();
+    };
+    // Receivers of its signal may have the future.
+    if let Job::Task(task) = &job {
+        completion::cancel(task.bind(py));
     }
+    PyRuntimeError::new_err(format!("no worker thread could be started: {error}"))
 }
 
 /// Has a task that was held start as soon as there is a worker; it may have been cancelled.

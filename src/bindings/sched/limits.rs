@@ -284,7 +284,9 @@ fn sweep_up(lane: &Bound<'_, Lane>) {
     let mine = lane.clone().unbind();
     leftovers::work(lane.py(), move |py| {
         let lane = mine.bind(py);
-        if let Err(error) = sweep(lane) {
+        if let Err(error) = sweep(lane)
+            && !timer::has_stopped()
+        {
             error.write_unraisable(py, Some(lane));
         }
     });
@@ -314,7 +316,9 @@ fn sweep(lane: &Bound<'_, Lane>) -> PyResult<()> {
 
 fn let_go(lane: &Bound<'_, Lane>, go: Vec<Py<Task>>, alarm: Option<Instant>) {
     let py = lane.py();
-    if let Err(error) = set_alarm(lane, alarm) {
+    if let Err(error) = set_alarm(lane, alarm)
+        && !timer::has_stopped()
+    {
         error.write_unraisable(py, None);
     }
     for task in go {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flask_delay_engine::SubmitError;
 use pyo3::prelude::*;
 
-use crate::bindings::core::executor::{Core, Job};
+use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::policy;
 use crate::bindings::core::task::Task;
 
@@ -26,13 +26,13 @@ fn enter(core: &Arc<Core>, job: &Job) {
 }
 
 /// Asks the pool to take a task with rules.
-pub(crate) fn submit(task: &Bound<'_, Task>, core: &Arc<Core>) -> Result<(), SubmitError<Job>> {
+pub(crate) fn submit(task: &Bound<'_, Task>, core: &Arc<Core>) -> Result<(), SubmitError<Queued>> {
     let py = task.py();
     let job = Job::Task(task.clone().unbind());
     enter(core, &job);
     match place(py, &job) {
-        None => core.pool().submit(job),
-        Some((level, rank)) => core.pool().submit_ranked(job, level, rank),
+        None => core.pool().submit(job.into()),
+        Some((level, rank)) => core.pool().submit_ranked(job.into(), level, rank),
     }
 }
 
@@ -45,13 +45,14 @@ pub(crate) fn resubmit(py: Python<'_>, core: &Arc<Core>, job: Job) -> Option<Job
     // So that it does not end meanwhile.
     let hold = pool.hold();
     let taken = match place(py, &job) {
-        None => pool.resubmit(job),
-        Some((level, rank)) => pool.resubmit_ranked(job, level, rank),
+        None => pool.resubmit(job.into()),
+        Some((level, rank)) => pool.resubmit_ranked(job.into(), level, rank),
     };
     drop(hold);
     match taken {
         Ok(()) => None,
         Err(SubmitError::Closed(job) | SubmitError::Spawn(job, _)) => {
+            let job = Job::from(job);
             core.took_out(&job);
             Some(job)
         }
@@ -62,7 +63,7 @@ pub(crate) fn resubmit(py: Python<'_>, core: &Arc<Core>, job: Job) -> Option<Job
 pub(crate) fn shelve(py: Python<'_>, core: &Arc<Core>, job: Job) {
     enter(core, &job);
     match place(py, &job) {
-        None => core.pool().push_unstaffed(job),
-        Some((level, rank)) => core.pool().push_ranked_unstaffed(job, level, rank),
+        None => core.pool().push_unstaffed(job.into()),
+        Some((level, rank)) => core.pool().push_ranked_unstaffed(job.into(), level, rank),
     }
 }

@@ -156,6 +156,11 @@ pub(crate) fn set_in_for(
         .transpose()
 }
 
+/// Whether the timer has stopped for good: the process ends, and no task waits any more.
+pub(crate) fn has_stopped() -> bool {
+    timer().has_stopped()
+}
+
 /// Has an alarm not ring, if it has not yet.
 pub(crate) fn unset(_py: Python<'_>, ticket: Ticket) {
     drop(timer().cancel(ticket));

@@ -120,8 +120,10 @@ fn a_timer_that_was_stopped_takes_nothing() {
     assert!(timer.join(Some(Instant::now())));
     timer.add(Instant::now() + LONG, 1).unwrap();
     assert!(!timer.join(Some(Instant::now())));
+    assert!(!timer.has_stopped());
     assert_eq!(timer.stop(), [1]);
     assert!(timer.join(Some(Instant::now() + LONG)));
+    assert!(timer.has_stopped());
     let (entry, error) = timer.add(Instant::now(), 2).unwrap_err();
     assert_eq!(
         (entry, error.to_string().as_str()),
