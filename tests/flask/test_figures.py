@@ -116,7 +116,10 @@ def test_under_load_everything_adds_up(make_app, deadline):
     assert sum(counts(stats)) == 12 * each
 
 
-def test_counted_before_result_returns_and_callbacks_run(extension, deadline):
+def test_counted_before_result_returns_and_callbacks_run(make_app, deadline):
+    extension = Delay()
+    # One worker, so that no later task ends before a callback of an earlier one.
+    make_app(extension=extension, DELAY_MAX_WORKERS=1)
     seen = []
     for number in range(1, 50):
         future = extension.delay(int)
