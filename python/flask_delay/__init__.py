@@ -1,25 +1,25 @@
 """Background tasks for Flask on Rust-managed threads."""
 
 # The floors of the package, highest first. A module or folder imports from lower floors only; a
-# part of a folder may have a floor of its own. Within a folder, imports form no circle.
+# part of a folder may have a floor of its own. Within a folder, imports form no cycle.
 # `tests/core/test_layers.py` reads the floors here and enforces that.
 #
 # 12. `__main__`: `python -m flask_delay`.
-# 11. `cli`, `commands`: what is run from a shell.
-# 10. `backends`, `compat`, `contrib`, `demo`, `testing`: what stands on the extension.
+# 11. `cli`, `commands`: commands for a shell.
+# 10. `backends`, `compat`, `contrib`, `demo`, `testing`: users of the extension.
 #  9. `__init__`: the public names.
 #  8. `extension`, `compose`: `Delay` and `delay`; `chain` and `gather`.
 #  7. `tasks`: `task`.
-#  6. `submit`: `using`, and how a call is submitted.
-#  5. `state`: what a `Delay` keeps on an app, and where a task goes.
+#  6. `submit`: `using`, and the submit of a call.
+#  5. `state`: the state of a `Delay` on an app, and the executor for a task.
 #  4. `options`: the options of one task.
-#  3. `backends.base`, `observe`, `periodic`: what a `Delay` is put together from.
-#  2. `aio`, `config`, `context`, `retry`, `servers`: what the app and the process give.
-#  1. `backends.table`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`: what
-#     needs none of these.
+#  3. `backends.base`, `observe`, `periodic`: the parts of a `Delay`.
+#  2. `aio`, `config`, `context`, `retry`, `servers`: the app and the process.
+#  1. `backends.table`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`: modules
+#     without imports from the others.
 #  0. `_native`: the Rust half.
 #
-# A call goes `extension -> state -> options -> _native`.
+# A call passes `extension -> state -> options -> _native`.
 
 from flask_delay import aio as _aio  # noqa: F401 (gives the native module its event loop)
 from flask_delay._native import (

@@ -1,7 +1,7 @@
-"""Coroutines: awaiting futures, and the event loop that runs tasks given as `async def`.
+"""Coroutines: awaiting futures, and the event loop that runs `async def` tasks.
 
-All coroutine tasks of a process share one loop, which runs as the only task of an executor
-of its own, and only while there is something for it to do.
+All coroutine tasks of a process share one loop. The loop runs as the only task of an executor of
+its own, and only while it has work.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from flask_delay.logs import log as _logger
 
 _Scope = Callable[[], AbstractContextManager[object]]
 
-# What the loop's own clean-up may take at exit, in seconds; no accepted task is in it then.
+# The time for the loop's own clean-up at exit, in seconds; no accepted task counts towards it.
 _GRACE = 1.0
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
-        # If the user has installed it. By name, so that it is not there either for a signal
-        # handler that comes here in the middle of the import.
+        # Used if the user has installed it. Imported by name, so that a signal handler that comes
+        # here in the middle of the import does not see it either.
         from uvloop import new_event_loop  # noqa: PLC0415
     except ImportError:
         return asyncio.new_event_loop()
@@ -47,28 +47,28 @@ class _Loop:
         self._executor = _service_executor("delay-loop")
         # Reentrant: a signal handler or a finalizer may submit a task at any point.
         self._lock = threading.RLock()
-        # Under the lock: tasks that were started and have not ended, and whether the
-        # worker has been told to run the loop.
+        # Guarded by the lock: the number of tasks that were started and have not ended, and whether
+        # the worker has been told to run the loop.
         self._pending = 0
         self._running = False
         self._leaving = False
-        # For the loop's thread alone: tasks that coroutines have started and left behind.
+        # For the loop's thread alone: tasks that coroutines have started and not awaited.
         self._others: set[asyncio.Task[Any]] = set()
 
     def start(self, task: _CoroutineTask) -> None:
-        """Have the loop run the task; from any thread."""
+        """Run the task on the loop; from any thread."""
         with self._lock:
             if self._leaving:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if not self._running:
-                # Before the worker looks at it, which may be before `submit` returns.
+                # Set before the worker reads it, which may be before `submit` returns.
                 self._running = True
                 try:
                     self._executor.submit(self._run)
                 except BaseException:
                     self._running = False
                     raise
-            # The task's own context is used, not the caller's.
+            # The callback uses the task's own context, not the caller's.
             self._loop.call_soon_threadsafe(self._begin, task, context=Context())
             self._pending += 1
 
@@ -77,8 +77,8 @@ class _Loop:
             try:
                 self._loop.run_forever()
             except BaseException:
-                # asyncio lets SystemExit and KeyboardInterrupt through, which tasks that
-                # coroutines have started may raise. They end no worker, nor this one.
+                # asyncio lets SystemExit and KeyboardInterrupt through. Tasks that coroutines have
+                # started may raise them; they must not end this worker.
                 _logger.exception("raised in the event loop of coroutines, which goes on")
 
     def _begin(self, task: _CoroutineTask) -> None:
@@ -95,7 +95,7 @@ class _Loop:
             self._ended()
 
         try:
-            # The canceller may be called, by any thread, as soon as the task has begun.
+            # Any thread may call the canceller as soon as the task has begun.
             begun = task.begin(lambda: self._loop.call_soon_threadsafe(cancel))
             if begun is None:
                 self._ended()
@@ -119,7 +119,7 @@ class _Loop:
 
     def _rest(self) -> None:
         """Stop the loop if it has nothing left to do."""
-        # Stopped already, what is left in its queue may come here while it is closed.
+        # If the loop is stopped already, queued calls may still arrive here while it is closed.
         if self._pending or not self._running:
             return
         # Tasks that coroutines have started keep the loop running too, until exit.
@@ -141,7 +141,7 @@ class _Loop:
         self._rest()
 
     def close(self) -> None:
-        """Close the loop, unless a task goes on whose time is over."""
+        """Close the loop, unless a task that is out of time still runs."""
         with self._lock:
             self._leaving = True
             if self._running:
@@ -164,12 +164,12 @@ class _Loop:
         self._loop.close()
 
 
-# Of the one loop that runs in this process, and on its thread alone.
+# The tasks of the loop that runs in this process; for that loop's thread alone.
 _runners: dict[asyncio.Task[Any], Future[Any]] = {}
 
 
 async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
-    # What the task raises belongs to its future; the loop must not see it.
+    # An exception of the task belongs to its future; the loop must not see it.
     surroundings = None
     returned = False
     try:
@@ -187,12 +187,12 @@ async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
             try:
                 task.leave(surroundings, error)
             except BaseException:
-                # It must not hide the task's own.
+                # A failing scope must not hide the task's own error.
                 future = task.future
                 _logger.exception("teardown after task %s (%s) raised", future.name, future.id)
         if isinstance(error, asyncio.CancelledError):
             raise
-        # Without this frame, which refers to the future that the error is kept in.
+        # Without this frame, which refers to the future that holds the error.
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next
         task.fail(error, returned=returned)
@@ -203,14 +203,14 @@ async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
 class _Loops:
     """The event loop of this process, made at first use.
 
-    Those of the processes that it was forked from stay here, untouched and for ever: to
-    close one would take its sockets out of the parent's selector, which both share. The
-    native module keeps this object until the very end, when others are taken apart.
+    Loops of the processes from which this process was forked stay untouched for ever: closing one
+    would remove its sockets from the parent's selector, which both processes share. The native
+    module keeps this object until the very end of the interpreter.
     """
 
     def __init__(self) -> None:
         self._loops: dict[int, _Loop] = {}
-        # After whatever else is done at exit, and before the native module's own hook.
+        # Runs after all other exit functions, and before the native module's own hook.
         atexit.register(self._close)
 
     def start(self, task: _CoroutineTask) -> None:
@@ -218,7 +218,7 @@ class _Loops:
         generation = _generation()
         loop = self._loops.get(generation)
         if loop is None:
-            # Without a lock, which a fork in another thread could leave locked.
+            # No lock here: a fork in another thread could leave it locked.
             mine = _Loop()
             loop = self._loops.setdefault(generation, mine)
             if loop is not mine:
@@ -234,13 +234,13 @@ class _Loops:
 def wait(future: Future[Any]) -> Generator[Any, None, Any]:
     """The iterator behind `await future`, in any running event loop.
 
-    If the await is cancelled, so is the task, unless it runs on a worker already.
+    Cancelling the await cancels the task, unless the task runs on a worker already.
     """
     loop = asyncio.get_running_loop()
     woken = loop.create_future()
 
     def wake(_: Future[Any]) -> None:
-        # A loop that was closed has nobody left who awaits.
+        # A closed loop has no awaiting task left.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_wake, woken)
 
@@ -262,9 +262,9 @@ def wait(future: Future[Any]) -> Generator[Any, None, Any]:
 
 
 def _enter_wait(future: Future[Any]) -> _Waiting | None:
-    """Note which task waits for the future; raise WaitCycleError if it would for ever."""
+    """Note which task waits for the future; raise WaitCycleError if it would never end."""
     current = asyncio.current_task()
-    # A task that a coroutine has started does not hold that coroutine up.
+    # A task that a coroutine has started does not block that coroutine.
     waiter = None if current is None else _runners.get(current)
     return None if waiter is None else _Waiting(waiter, future)
 

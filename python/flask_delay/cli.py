@@ -20,9 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        logging.disable()  # of no interest now: which tasks were told to stop
+        logging.disable()  # the log messages about stopped tasks do not matter now
         return INTERRUPTED
-    except BrokenPipeError:  # as in `... demo | head`: whoever read this has seen enough
+    except BrokenPipeError:  # as in `... demo | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code

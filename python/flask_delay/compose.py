@@ -1,4 +1,4 @@
-"""Tasks made of others: `gather` and `chain`. The third way, `then`, is the future's own."""
+"""`gather` and `chain`, which make tasks of other tasks. `then` is a method of the future."""
 
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -18,8 +18,8 @@ _D = TypeVar("_D")
 _E = TypeVar("_E")
 
 
-# Results of different types are a list too. To type checkers they are a tuple, as with
-# asyncio's gather, so that each has its own when they are unpacked.
+# Results of different types are a list too. Type checkers see a tuple, as with asyncio's gather, so
+# that each result has its own type when they are unpacked.
 @overload
 def gather(*futures: Future[_T]) -> Future[list[_T]]: ...
 
@@ -51,16 +51,16 @@ def gather(*futures: Future[Any], return_exceptions: bool = False) -> Future[lis
 def gather(*futures: Future[Any], return_exceptions: bool = False) -> Future[Any]:
     """Return a future of the list of the futures' results, in their order.
 
-    The first of them that fails or is cancelled ends it at once, with the same exception; the
-    others go on. With `return_exceptions` it waits for all, and exceptions stand in the list,
-    CancelledError too. It holds no worker and takes no place in a queue. To cancel it leaves
-    the others alone.
+    The first future that fails or is cancelled ends it at once, with the same exception; the others
+    continue. With `return_exceptions` it waits for all, and the list contains exceptions,
+    CancelledError included. It holds no worker and takes no place in a queue. Cancelling it does
+    not affect the others.
 
-    They may be of several executors; it is one of the first one's, and of the current app's if
-    there are none, when it is done at once. May be called from any thread. Raises TypeError
-    for what is no future of this package; ValueError for one that was made by hand;
-    RuntimeError after the executor's `shutdown`; ForkedFutureError for one that is not done
-    and of the process that this one was forked from.
+    The futures may belong to several executors; the new one belongs to the executor of the first.
+    Without futures, it belongs to the current app's executor and is done at once. May be called
+    from any thread. Raises TypeError for an argument that is not a future of this package;
+    ValueError for a future that was made by hand; RuntimeError after the executor's `shutdown`;
+    ForkedFutureError for an unfinished future of the process from which this process was forked.
     """
     executor = None if futures else _executor()
     return _gather(gather, executor, futures, return_exceptions)
@@ -72,7 +72,7 @@ def _executor() -> Executor:
 
 
 class Chain(Generic[_P]):
-    """Functions that are called one after the other, each with what the one before returned.
+    """A sequence of functions; each is called with the result of the one before.
 
     Made by `chain`. May be used any number of times, from any thread.
     """
@@ -89,10 +89,11 @@ class Chain(Generic[_P]):
         return f"chain({', '.join(map(repr, (self._first, *self._rest)))})"
 
     def delay(self, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
-        """Run the first function with the arguments, then the others; the last one's future.
+        """Run the first function with the arguments, then the others; return the last future.
 
-        In the current app, as `delay` and `Future.then`; if the first is a `Task`, where that
-        is run. Raises as those, and cancels the first one then if it has not started.
+        Runs in the current app, as `delay` and `Future.then`; if the first function is a `Task`, as
+        its own `delay`. Raises as those; if a later step raises, the first task is cancelled unless
+        it has started.
         """
         submit, first = submitting(state.find, NONE, self._first)
         future: Future[Any] = submit(first, *args, **kwargs)
@@ -101,18 +102,18 @@ class Chain(Generic[_P]):
             for step in self._rest:
                 last = last.then(step)
         except BaseException:
-            # And those that follow it, with it.
+            # This also cancels the tasks that follow it.
             future.cancel()
             raise
         return last
 
 
 def chain(first: Callable[_P, object], /, *rest: Callable[[Any], object]) -> Chain[_P]:
-    """What runs functions one after the other: `chain(fetch, parse, store).delay(url)`.
+    """Make an object that runs functions in order: `chain(fetch, parse, store).delay(url)`.
 
-    That is `delay(fetch, url).then(parse).then(store)`. Each is a function or a `Task`, which
-    is run with its options. Raises TypeError for what cannot be called and for generator
-    functions; ValueError for a `Task`, but for the first, whose `key` or `unique` goes by its
+    That is `delay(fetch, url).then(parse).then(store)`. Each is a function, or a `Task`, which runs
+    with its options. Raises TypeError for objects that cannot be called and for generator
+    functions; ValueError for a `Task` after the first whose `key` or `unique` depends on its
     argument.
     """
     if isinstance(first, PeriodicTask):

@@ -1,8 +1,8 @@
-"""The settings of a `Delay`: which there are, what is allowed, and the defaults.
+"""The settings of a `Delay`: their names, allowed values and defaults.
 
-The fields of `Config` are the one list of them: Flask's config key `DELAY_MAX_WORKERS`
-sets `Config.max_workers`, as `REPORTS_MAX_WORKERS` does for a `Delay` named `reports`. A backend
-may have more, in a class of its own: see `setting`.
+The fields of `Config` are the only list of them. Flask's config key `DELAY_MAX_WORKERS` sets
+`Config.max_workers`, as `REPORTS_MAX_WORKERS` does for a `Delay` named `reports`. A backend may
+have more, in a class of its own: see `setting`.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from flask_delay.masking import masked
 from flask_delay.validators import checked, count, folder, one_of, optional, spelled, switch, wait
 from flask_delay.validators import seconds as above_zero
 
-# Of a `Delay` without a name of its own.
+# For a `Delay` with the default name.
 _PREFIX = "DELAY_"
 
 _T = TypeVar("_T")
@@ -34,8 +34,8 @@ def setting(
 ) -> Any:
     """Make a field of `Config`, or of the dataclass `Settings` of a backend.
 
-    `parse` returns what a value of the app's config is to the program, and raises TypeError or
-    ValueError for one that is not `allowed`. A value that is not `shown` is left out of the repr.
+    `parse` converts a value of the app's config, and raises TypeError or ValueError for one that is
+    not `allowed`. A value that is not `shown` is left out of the repr.
     """
     about = {"parse": parse, "allowed": allowed, "help": text}
     return field(default=default, repr=shown, metadata=about)
@@ -135,13 +135,13 @@ class Config:
         return getattr(table.module(backend), "Settings", None) in self.of_backends
 
     def of(self, kind: type[_T]) -> _T:
-        """The settings of the backend that has them in the class `kind`."""
+        """The settings of the backend whose settings class is `kind`."""
         found: _T = self.of_backends.get(kind) or kind()
         return found
 
 
 class Setting(NamedTuple):
-    """What there is to say about one setting."""
+    """The description of one setting."""
 
     key: str
     name: str
@@ -151,7 +151,7 @@ class Setting(NamedTuple):
     help: str
 
     def value(self, config: Config) -> object:
-        """What it is in this `Config`."""
+        """Its value in this `Config`."""
         holder: object = config if isinstance(config, self.kind) else config.of(self.kind)
         value: object = getattr(holder, self.name)
         return value
@@ -176,11 +176,11 @@ def load(config: Mapping[str, Any], prefix: str, kind: type[_C]) -> _C: ...
 def load(config: Mapping[str, Any], prefix: str, kind: type[Config] = Config) -> Config:
     """Read the settings under `prefix` ("DELAY_") from an app's `config`.
 
-    A `kind` other than `Config` has more of them. Raises ValueError for a bad value; a key
-    that is not known gets a UserWarning.
+    `kind` may be a subclass of `Config` with more settings. Raises ValueError for a bad value; an
+    unknown key gets a UserWarning.
     """
     values = _read(config, prefix, kind)
-    # Without a key that may be a backend's, none is looked up.
+    # Backends are only looked up if a key may belong to one.
     if any(_unknown(config, prefix, _names(kind))):
         others = list(table.settings())
         found = {it: _read(config, prefix, it) for it in others}
@@ -193,7 +193,7 @@ def load(config: Mapping[str, Any], prefix: str, kind: type[Config] = Config) ->
 def unknown(
     config: Mapping[str, Any], prefix: str, kind: type[Config] = Config
 ) -> Iterator[tuple[str, str]]:
-    """The keys under `prefix` that are no settings, each with what may have been meant."""
+    """The unknown keys under `prefix`, each with the key that may have been meant."""
     return _hints(config, prefix, kind, table.settings())
 
 
@@ -210,8 +210,8 @@ def _hints(
 
 
 def _unknown(config: Mapping[str, Any], prefix: str, known: Sequence[str]) -> Iterator[str]:
-    # DELAY_REPORTS_MAX_WORKERS belongs to the instance `delay_reports`, which the app may only
-    # get later; so the shape of the key has to tell.
+    # DELAY_REPORTS_MAX_WORKERS belongs to the instance `delay_reports`, which the app may only get
+    # later; so the shape of the key has to tell.
     ends = tuple(f"_{name}" for name in known)
     for key in config:
         rest = key.removeprefix(prefix)
@@ -220,7 +220,7 @@ def _unknown(config: Mapping[str, Any], prefix: str, known: Sequence[str]) -> It
 
 
 def _read(config: Mapping[str, Any], prefix: str, kind: type) -> dict[str, Any]:
-    """What the config has of the settings of `kind`, by their names. Raises as `load`."""
+    """The values in the config for the settings of `kind`, by name. Raises as `load`."""
     values: dict[str, Any] = {}
     for f in _fields(kind):
         key = prefix + f.name.upper()
@@ -253,7 +253,7 @@ def _allowed(f: Field[Any]) -> str:
 
 
 def _outside() -> int:
-    """How many calls above the caller the code is that uses this package, for `warn`."""
+    """The stack level of the code that uses this package, for `warn`."""
     package = __name__.partition(".")[0]
     level, frame = 0, inspect.currentframe()
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:

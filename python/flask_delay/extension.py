@@ -1,4 +1,4 @@
-"""`Delay`, the Flask extension, and `delay`, the one verb that most apps need."""
+"""`Delay`, the Flask extension, and `delay`, the one function that most apps need."""
 
 import functools
 import threading
@@ -33,31 +33,31 @@ _Callback = TypeVar("_Callback", bound=Callable[[Future[Any]], object])
 class Delay(Submitter):
     """Background tasks for Flask apps.
 
-    `Delay(app)`, or `Delay()` and `init_app(app)`, once for each app. Several on one app
-    need different names; `name` is the key in `app.extensions`, and in upper case the
-    prefix of the config keys: `DELAY_MAX_WORKERS`, `REPORTS_MAX_WORKERS`.
+    `Delay(app)`, or `Delay()` and `init_app(app)`, once for each app. Several on one app need
+    different names; `name` is the key in `app.extensions`, and in upper case the prefix of the
+    config keys: `DELAY_MAX_WORKERS`, `REPORTS_MAX_WORKERS`.
 
-    The methods act on the current app; without an app context on the only app that this
-    Delay is initialised on, and raise RuntimeError if it is none or several. They may
-    be called from any thread, and in a forked child.
+    The methods act on the current app. Without an app context they act on the only app on which
+    this Delay is initialised, and raise RuntimeError if there are none or several. They may be
+    called from any thread, and in a forked child.
     """
 
-    # The settings there are. Whoever puts another interface on a Delay may have more.
+    # The class of the settings. A subclass with another interface may have more settings.
     _kind: type[config.Config] = config.Config
 
     def __init__(self, app: Flask | None = None, *, name: str = state.DEFAULT_NAME) -> None:
         """Make a Delay, and initialise `app` if there is one.
 
-        Raises ValueError if `name` is not an ASCII identifier, else as `init_app`.
+        Raises ValueError if `name` is not an ASCII identifier, otherwise as `init_app`.
         """
         if type(name) is not str or not (name.isascii() and name.isidentifier()):
             message = f"the name of a Delay must be an ASCII identifier, not {name!r}"
             raise ValueError(message)
         self.name = name
-        # What its config keys begin with.
+        # The prefix of its config keys.
         self.prefix = f"{name.upper()}_"
-        # Weak, so that an app which is dropped can go. Replaced and never changed, so
-        # that readers need no lock.
+        # Weak, so that a dropped app can be freed. Replaced and never changed, so that readers need
+        # no lock.
         self._apps: tuple[weakref.ref[Flask], ...] = ()
         self._callbacks: tuple[Callable[[Future[Any]], object], ...] = ()
         self._lock = threading.Lock()
@@ -70,9 +70,9 @@ class Delay(Submitter):
     def init_app(self, app: Flask) -> None:
         """Read the app's settings and give it a pool, which starts no thread yet.
 
-        Raises RuntimeError if the app has something of this name already, ValueError for
-        a bad config value. With `DRAIN_ON_SIGTERM`, and if called in the main thread,
-        SIGTERM will let accepted tasks end, unless someone handles that signal.
+        Raises RuntimeError if `app.extensions` has this name already, ValueError for a bad config
+        value. With `DRAIN_ON_SIGTERM`, and if called in the main thread, SIGTERM lets accepted
+        tasks end, unless the signal has a handler already.
         """
         settings = config.load(app.config, self.prefix, self._kind)
         with self._lock:
@@ -97,7 +97,7 @@ class Delay(Submitter):
             sigterm.drain_on_sigterm()
         gevent.check()
         uwsgi.check(forked=jobs.restart, ended=jobs.end)
-        # Once it serves, all that starts jobs has been imported.
+        # When the app serves, every module that starts jobs has been imported.
         request_started.connect(_tell_unstarted, sender=app)
 
     @overload
@@ -107,11 +107,11 @@ class Delay(Submitter):
     def using(self, **options: Unpack[AllOptions]) -> Periodic: ...
 
     def using(self, **options: Unpack[AllOptions]) -> Any:
-        """The verbs `delay` and `map` with options: `using(timeout=5).delay(fn, x)`.
+        """The methods `delay` and `map` with options: `using(timeout=5).delay(fn, x)`.
 
         With `every` or `cron`, `delay` makes a job: `using(every=60).delay(fn, x)`. Raises
-        TypeError for an option that is not known or of the wrong type, ValueError for a
-        value that is not allowed and for options that make no sense together.
+        TypeError for an unknown option or one of the wrong type, ValueError for a bad value and for
+        options that contradict each other.
         """
         return made(self._find, options)
 
@@ -123,8 +123,8 @@ class Delay(Submitter):
     def get(self, id: str | UUID) -> Future[Any] | None:
         """The future of the task with this id, or None.
 
-        Found are tasks of this process whose id was asked for, or given by the option `id`:
-        those that are not done, and the last `RESULT_LIMIT` that are.
+        Finds tasks of this process that have the option `id` or whose id was asked for: all
+        unfinished ones, and the last `RESULT_LIMIT` finished ones.
         """
         return self._state().get(str(id))
 
@@ -136,15 +136,14 @@ class Delay(Submitter):
         results: bool = False,
         errors: bool = False,
     ) -> Blueprint:
-        """Make a blueprint whose `GET /<id>` tells as JSON how far the task with that id is.
+        """Make a blueprint whose `GET /<id>` returns the state of the task with that id as JSON.
 
-        Known are the tasks that `get` finds. The answer holds `state`, `progress` and, of a
-        task that failed, the `error`'s class. With `errors` it holds the error's message
-        too, up to 1,000 characters of it and without the passwords of URLs; what else is in
-        there, anybody reads who has the id. With `results` it holds what the task returned,
-        if that can be JSON. Of an unknown id it is 404, of one that was
-        forgotten 410. `name` is the blueprint's (default: as "delay_status"). May be called
-        before `init_app`, and for each of several apps.
+        It finds the tasks that `get` finds. The answer has `state`, `progress` and, for a task that
+        failed, the `error`'s class. With `errors` it has the error's message too, up to 1,000
+        characters and without the passwords of URLs. Everything else in the message is readable for
+        anyone with the id. With `results` it has the task's result, if that can be JSON. The status
+        is 404 for an unknown id, and 410 for a forgotten one. `name` is the blueprint's name
+        (default: as "delay_status"). May be called before `init_app`, and for each of several apps.
         """
         return status.blueprint(
             f"{self.name}_status" if name is None else name,
@@ -158,9 +157,9 @@ class Delay(Submitter):
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks.
 
-        On all apps that this Delay is or will be initialised on. Returns `fn`, so it may
+        Applies to all apps on which this Delay is or will be initialised. Returns `fn`, so it may
         be used as a decorator. Raises TypeError if `fn` is not callable, or is a coroutine
-        function, which nobody would await.
+        function, which nothing would await.
         """
         _check_callback(fn)
         with self._lock:
@@ -172,24 +171,24 @@ class Delay(Submitter):
         return fn
 
     def run_pending(self, n: int | None = None) -> int:
-        """Run up to `n` tasks that wait (None: all, and those that they submit), oldest first.
+        """Run up to `n` waiting tasks (None: all, and tasks that they submit), oldest first.
 
-        For tests with `DELAY_MODE = "manual"`: in the calling thread; returns how many runs
-        there were, each retry being one. Raises RuntimeError in any other mode.
+        For tests with `DELAY_MODE = "manual"`. Runs the tasks in the calling thread; returns the
+        number of attempts, retries included. Raises RuntimeError in any other mode.
         """
         return self._state().executor.run_pending(n)
 
     def stats(self) -> Stats:
-        """What there is now, and what has become of the tasks that ended in this process.
+        """The current counts, and the outcomes of the tasks that ended in this process.
 
-        Of now, as at `Executor.stats`: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`,
-        `threads`. Since the process began: `done` (returned), `failed` (raised, or not started
-        in time), `cancelled`, and `retried`, how often a task was to run once more. `tasks` has
-        these four for each task's name, and in seconds `wait`, from the submit, or from when its
-        `countdown` or `eta` has passed, to the first start, and `run`, the last attempt; both of
-        tasks that have returned or failed. After 200 names, further ones are counted as
-        "(others)". Tasks in worker processes are among them; those of a name that tasks on
-        threads have too, as "name (processes)".
+        Current, as in `Executor.stats`: `queued`, `held`, `running`, `waiting`, `stuck`, `idle`,
+        `threads`. Since the process began: `done` (returned), `failed` (raised, or not started in
+        time), `cancelled`, and `retried`, the number of retries. `tasks` has these four for each
+        task name. For tasks that returned or failed it also has `wait` and `run` in seconds. `wait`
+        counts from the submit, or from the end of `countdown` or `eta`, to the first start; `run`
+        is the last attempt. After 200 names, further ones are counted as "(others)". Tasks in
+        worker processes are included; if tasks on threads have the same name, as "name
+        (processes)".
 
         A task is counted before its callbacks run. A forked process begins at 0.
         """
@@ -199,19 +198,18 @@ class Delay(Submitter):
         return functools.reduce(lambda sum_, it: stats.added(sum_, it[1], it[0]), others, own[1])
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Wait until nothing accepted is left to do, tasks that tasks submit included.
+        """Wait until no accepted task is left, including tasks submitted by tasks.
 
-        False if `timeout` seconds were not enough. A task whose future has ended by its
-        `timeout` or `stop` is not waited for, though its code goes on. New tasks are still
-        taken. Raises WaitCycleError when called from one of the pool's own tasks.
+        Returns False if `timeout` seconds were not enough. Does not wait for a task whose future
+        was ended by its `timeout` or by `stop`, though its code may still run. New tasks are still
+        accepted. Raises WaitCycleError when called from one of the pool's own tasks.
         """
         return self._state().drain(timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks; let the accepted ones end, or cancel those not started.
+        """Accept no more tasks; let the accepted ones end, or cancel those not started.
 
-        Jobs are cancelled. With `wait` returns when all have ended. May be called more than
-        once.
+        Cancels jobs. With `wait`, returns when all tasks have ended. May be called more than once.
         """
         self._state().shutdown(wait, cancel_futures=cancel_futures)
 
@@ -223,10 +221,10 @@ class Delay(Submitter):
     def job(self, name: str) -> Job:
         """The job of this name: to run it now, to pause it, to cancel it.
 
-        `name` is its function's name, with the module ("shop.tasks.tidy") or, if no other job
-        has it, without; or the string that it was given as `key`; or its `id`. Only jobs of
-        this process that were not cancelled have one. Raises LookupError if there is none or
-        several; TypeError for what is no string.
+        `name` is the function's name with its module ("shop.tasks.tidy"), or without it if that is
+        unique; or the string given as `key`; or the job's `id`. Finds only jobs of this process
+        that were not cancelled. Raises LookupError if there is none or several; TypeError if `name`
+        is not a string.
         """
         return self._state().jobs.find(name)
 
@@ -297,10 +295,10 @@ class Delay(Submitter):
 
 
 def _tell_unstarted(app: Flask, **_: object) -> None:
-    """Name the jobs that somebody has declared and nobody has started. Once in a process."""
+    """Log the jobs that were declared but not started. Once in a process."""
     request_started.disconnect(_tell_unstarted, sender=app)
     found = app.extensions.get(state.DEFAULT_NAME)
-    # In a test, what starts them may be left out on purpose.
+    # A test may leave them unstarted on purpose.
     if app.testing or (isinstance(found, state.State) and not found.jobs.active):
         return
     for name, job in sorted(tasks.unstarted.items()):
@@ -325,17 +323,17 @@ def delay(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Futur
 def delay(fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
     """Run `fn(*args, **kwargs)` in the background and return its future at once.
 
-    In an app context the task is one of the app's `Delay`, as by `Delay.delay`; elsewhere of the
-    only app that has one; and where there is none, of an `Executor` that the whole process
-    shares, made at first use. A `Task` is run with its options, as by its own `delay`. May be
-    called from any thread. Raises RuntimeError if the current app has no `Delay` of the default
-    name, or if none is current and several have one; else as `Delay.delay`.
+    In an app context the task belongs to the app's `Delay`, as with `Delay.delay`. Elsewhere it
+    belongs to the only app that has one. Without such an app it runs on an `Executor` that the
+    whole process shares, made at first use. A `Task` runs with its options, as by its own `delay`.
+    May be called from any thread. Raises RuntimeError if the current app has no `Delay` of the
+    default name, or if no app is current and several have one; otherwise as `Delay.delay`.
     """
     if type(fn) is not FunctionType and issubclass(type(fn), OPTIONED):
         submit, fn = submitting(state.find, NONE, fn)
         future: Future[Any] = submit(fn, *args, **kwargs)
         return future
-    # As `state.find`, in as few steps as can be: a call in Python costs half a submit.
+    # Repeats `state.find` in as few steps as possible: a Python call costs half a submit.
     try:
         app = _current_app()
     except RuntimeError:
@@ -348,5 +346,5 @@ def delay(fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Futu
         if type(found) is not state.State:
             found = state.default_state(app)
         submit = found.submit
-    # Not where the error of the look-up would be its own error's context.
+    # Outside the handler: the look-up's error must not become the context of the submit's error.
     return submit(fn, *args, **kwargs)

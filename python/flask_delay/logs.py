@@ -1,4 +1,4 @@
-"""The logger of the package, for what is logged in Python."""
+"""The logger of the package, for messages from Python code."""
 
 import logging
 
@@ -6,10 +6,10 @@ from flask_delay._native import _logger
 
 
 class _Log(logging.LoggerAdapter[logging.Logger]):
-    """Logs to `flask_delay`, which no configuration of logging disables in passing."""
+    """Logs to `flask_delay`, which a configuration of logging does not disable by accident."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 (logging's)
-        """Whether somebody may hear it. Asked before each message."""
+        """Whether a handler may get the message. Called before each message."""
         return _logger().isEnabledFor(level)
 
 

@@ -23,7 +23,7 @@ def map_with(
     chunksize: int | None = None,  # noqa: ARG001 (for processes; it changes nothing for threads)
     buffersize: int | None = None,
 ) -> Iterator[_T]:
-    """As `Executor.map`, with `submit(fn, *args)` in the place of the executor's own."""
+    """`Executor.map`, with `submit(fn, *args)` in place of the executor's own."""
     return _start(lambda: submit, fn, iterables, timeout, buffersize)
 
 
@@ -37,7 +37,7 @@ def _map(
 ) -> Iterator[Any]:
     # A weak reference, because a forgotten iterator must not keep the pool alive.
     executor = weakref.ref(self)
-    # By name, because a subclass may have a `submit` of its own.
+    # By name, because a subclass may override `submit`.
     return _start(lambda: getattr(executor(), "submit", None), fn, iterables, timeout, buffersize)
 
 
@@ -69,7 +69,8 @@ def _results(
 ) -> Iterator[_T]:
     try:
         while futures:
-            # No variable here may hold the future or the result until the next one is asked for.
+            # No variable here may hold the future or the result while the iterator waits for the
+            # next request.
             yield _result(futures.popleft(), end, refill)
     finally:
         for future in futures:
@@ -85,7 +86,7 @@ def _result(future: Future[_T], end: float | None, refill: Callable[[], None] | 
         raise RuntimeError("a call of map() raised StopIteration") from error
     finally:
         future.cancel()
-        # What it has raised refers to this frame.
+        # The future's exception refers to this frame.
         del future
 
 

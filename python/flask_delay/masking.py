@@ -1,4 +1,4 @@
-"""Passwords, wherever something is shown: in URLs, settings and messages of errors."""
+"""Masks passwords in URLs, settings and error messages before they are shown."""
 
 import re
 
@@ -7,16 +7,16 @@ _NAMES = (
     r"|(?:api|access|private|account)[_-]?key)[\w.-]{0,20}"
 )
 _LITERAL = r"b?'(?:\\.|[^'\\])*'|b?\"(?:\\.|[^\"\\])*\"|[^\s,'\"{}\[\]()]+"
-# Each begins with a few fixed characters, and none looks further than one URL or one value: the
-# text may be long, and anybody's.
+# Each pattern begins with a few fixed characters and looks no further than one URL or one value:
+# the text may be long, and come from an untrusted source.
 _PATTERNS = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
-        # ://user:password@, up to the last "@" of this URL: a password may have one, and a "/".
+        # ://user:password@, up to the last "@" of this URL: a password may contain "@" and "/".
         (r"(://[^\s/?#:]*:)(?:(?!://)\S)*@", r"\1***@"),
         # https://token@
         (r"(?<=http)(s?://)[^\s/?#:@]+@", r"\1***@"),
-        # ?password=..., and the same in what is no URL: "host=db password=..."
+        # ?password=..., and the same outside of URLs: "host=db password=..."
         (rf"({_NAMES}=)(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", r"\1***"),
         # The repr of a dict, or JSON: 'password': '...'
         (rf"({_NAMES}['\"]\s?:\s?)(?:{_LITERAL})", r"\1'***'"),
@@ -25,7 +25,7 @@ _PATTERNS = tuple(
 
 
 def masked(text: str) -> str:
-    """The text, with "***" for each password that can be told from its place or its name."""
+    """The text, with "***" for each password that its place or its name gives away."""
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text

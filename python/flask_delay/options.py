@@ -1,8 +1,8 @@
-"""The options of one task: which there are, what is allowed, what they do.
+"""The options of one task: their names, allowed values and effects.
 
-The entries of `Options`, and of `Repetition` for jobs, are the one list of them: each says
-its type, what it is read as, and its text. `Chosen` are those of one `using` or `task`,
-`submitter` puts them to use.
+The entries of `Options`, and of `Repetition` for jobs, are the only list of them: each has its
+type, its parser and its text. `Chosen` holds the options of one `using` or `task`, and `submitter`
+applies them.
 """
 
 import difflib
@@ -28,7 +28,7 @@ Submit = Callable[..., Future[Any]]
 
 
 class Option(NamedTuple):
-    """What there is to say about one option."""
+    """The description of one option."""
 
     parse: Callable[[object], object]
     """What the value is to the native module, where None is as if it were not given.
@@ -154,7 +154,7 @@ class Options(TypedDict, total=False):
 
 
 class Repetition(TypedDict, total=False):
-    """The options of `using` and `task` with which `delay` makes a job of a function."""
+    """The options of `using` and `task` that make a job of a function."""
 
     every: Annotated[
         float | timedelta,
@@ -191,7 +191,7 @@ class Repetition(TypedDict, total=False):
 
 
 class AllOptions(Options, Repetition, total=False):
-    """All that `using` and `task` take."""
+    """All options of `using` and `task`."""
 
 
 KNOWN: Mapping[str, Option] = {
@@ -204,8 +204,8 @@ KNOWN: Mapping[str, Option] = {
 class Chosen:
     """The options of one `using` or `task`, checked once and ready for every submit.
 
-    Raises TypeError for an option that is not known and for a value of the wrong type,
-    ValueError for a value that is not allowed and for options that make no sense together.
+    Raises TypeError for an unknown option and for a value of the wrong type, ValueError for a bad
+    value and for options that contradict each other.
     """
 
     __slots__ = ("_above", "backend", "given", "id", "plan", "policy", "request")
@@ -233,29 +233,29 @@ class Chosen:
             )
         self.given: AllOptions = cast("AllOptions", dict(given))
         self.id = cast("str | None", values.get("id"))
-        # What `above` has made last, and of what.
+        # The last result of `above`, and its argument.
         self._above: tuple[Chosen, Chosen] | None = None
         self.plan = _plan(self.given, values)
         self.request = bool(values.pop("request", False))
         self.backend = cast("str | None", values.pop("backend", None))
         if self.backend is not None and self.backend != table.THREADS:
-            # Here and not at the submit: it is known where the task is defined.
+            # Checked here and not at submit: the error then points at the definition of the task.
             _refuse(base.kind(self.backend), self.given)
-        # One for all submits: the native module has nothing left to look up or to check.
+        # One policy for all submits: the native module need not look up or check anything again.
         self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
 
     def but(self, given: AllOptions) -> "Chosen":
-        """These options with others that go before them."""
+        """These options, overridden by `given`."""
         return Chosen(self.given | given) if given else self
 
     def above(self, own: "Chosen") -> "Chosen":
-        """These options with those of a `Task` below them. Raises as `Chosen`."""
+        """These options, with those of a `Task` as defaults. Raises as `Chosen`."""
         if not own.given:
             return self
         if not self.given:
             return own
         last = self._above
-        # By identity: a value that is equal to another one need not be the same.
+        # By identity: equal values need not be the same.
         if last is None or last[0] is not own:
             self._above = last = (own, own.but(self.given))
         return last[1]
@@ -265,7 +265,7 @@ class Chosen:
             return NotImplemented
         return self.given == other.given
 
-    # A key that is equal to another one need not be the same.
+    # Equal keys need not be the same.
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
@@ -274,12 +274,12 @@ class Chosen:
 
 _WHEN = ("every", "cron")
 _REPEATED = (*_WHEN, "timezone", "overlap")
-# What a job has no use for: it is not submitted for one request, or for one time.
+# Options that a job does not allow: a job is not submitted for one request, or for one time.
 _ONCE = ("countdown", "eta", "request", "id")
 
 
 def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
-    """Take the options of a job out of `values`; its plan, if it is one."""
+    """Take the options of a job out of `values`; return its plan, or None without one."""
     present = set(values)
 
     def exclude(name: str, why: str) -> None:
@@ -332,11 +332,11 @@ NONE = Chosen({})
 def submitter(
     chosen: Chosen, jobs: Jobs, app: Flask | None, backend: Backend | None = None
 ) -> Callable[..., Any]:
-    """What submits with these options: to the executor of `jobs`, the app's, or to a backend.
+    """The function that submits with these options: to the executor of `jobs` or to a backend.
 
-    With `every` or `cron` it makes one of the jobs. With `request` it is for now: each of its
-    tasks has the request that is current here. Raises as `context.snapshot`, and ValueError
-    for an option that the backend cannot do.
+    With `every` or `cron` it makes a job in `jobs`. With `request`, each of its tasks has the
+    request that is current at this call. Raises as `context.snapshot`, and ValueError for an option
+    that the backend does not support.
     """
     if backend is not None:
         _refuse(backend, chosen.given)
@@ -356,7 +356,7 @@ def submitter(
 
 
 def _checked(submit: Callable[..., Any], fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Submit what the native module does not see now: it checks all else itself."""
+    """Submit after the one check that the native module cannot make now."""
     _check_call(fn, *args, **kwargs)
     return submit(fn, *args, **kwargs)
 
@@ -370,10 +370,10 @@ def _send(
     *args: Any,
     **kwargs: Any,
 ) -> Future[Any]:
-    """Send a run of a job, which nobody is to begin when it has been given up."""
+    """Send a run of a job that must not start after it has been given up."""
     given: dict[str, Any] = dict(chosen.given)
     if "retry" not in given:
-        # Celery's own would end retries too.
+        # Celery's own expiry would end retries too.
         given["expires"] = plan.patience()
     return backend.submit(chosen.policy, given, fn, *args, **kwargs)
 
@@ -386,10 +386,10 @@ def follower(
     executor: Executor | None = None,
     backend: Backend | None = None,
 ) -> Submit:
-    """As `submitter`, of one function that is to be called with the future's result.
+    """`submitter` for one function that is to be called with the future's result.
 
-    By that executor, or the backend's, or else the one that the future is of. Raises
-    ValueError for a backend that has none, and for an option that it cannot do.
+    Uses that executor, or the backend's, or else the future's own. Raises ValueError for a backend
+    that cannot do this, and for an option that it does not support.
     """
     if backend is not None:
         _refuse(backend, chosen.given)
@@ -413,9 +413,9 @@ def _with(chosen: Chosen, app: Flask | None, plain: Submit, ruled: Submit) -> Su
 
 
 def _refuse(backend: Backend | type[Backend], given: AllOptions) -> None:
-    """Raise ValueError for the options that a backend cannot do."""
+    """Raise ValueError for the options that a backend does not support."""
     for name in given.keys() & backend.cannot.keys():
-        # What is as if it were not given does no harm.
+        # A value that means "not given" is allowed.
         if _parsed(name, cast("Any", given)[name]) is not None:
             why = backend.cannot[name]
             raise ValueError(f"the option {name!r} is not for this backend: {why}")

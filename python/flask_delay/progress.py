@@ -1,4 +1,4 @@
-"""`track`: a loop that says how far it has come."""
+"""`track`: a loop that reports its progress."""
 
 import math
 import operator
@@ -32,29 +32,28 @@ def track(
     note: str = "",
     bar: bool = False,
 ) -> Generator[_T, None, None] | AsyncGenerator[_T, None]:
-    """Iterate over something, and have the running task say how far that is.
+    """Iterate over an iterable, and report the progress as that of the running task.
 
     >>> for row in track(["a", "b"]):
     ...     print(row)
     a
     b
 
-    At the start, and after each item that the loop has worked off, the task says
-    `current_task.progress(done, total, note)`. Before each item it asks
-    `current_task.check()`, which raises `concurrent.futures.CancelledError` if it was told to
-    stop. `total` is by default the length of `iterable`, or what that itself expects
-    (`operator.length_hint`), or None for not known; at the end it is how many items there
-    were. A loop that is left early leaves the progress where it was. Where no task runs, this
-    iterates and no more.
+    At the start, and after each item that the loop has processed, the task calls
+    `current_task.progress(done, total, note)`. Before each item it calls `current_task.check()`,
+    which raises `concurrent.futures.CancelledError` if the task was told to stop. `total` is by
+    default the length of `iterable`, or its own estimate (`operator.length_hint`), or None for
+    unknown; at the end it becomes the number of items. A loop that is left early leaves the
+    progress as it was. Where no task runs, this only iterates.
 
-    An asynchronous iterable is for `async for`; an object that is both kinds is for `for`.
+    An asynchronous iterable needs `async for`; for an object of both kinds use `for`.
 
-    With `bar`, tqdm draws a bar as well, with `note` before it, if standard error is a
+    With `bar`, tqdm also draws a progress bar, after the text `note`, if standard error is a
     terminal.
 
-    The call itself raises TypeError if `iterable` is not one, TypeError or ValueError for a
-    bad `total` or `note`, and ImportError for `bar` without tqdm. It may be made in any thread;
-    what it returns is for one loop, as every generator is.
+    The call itself raises TypeError if `iterable` is not one, TypeError or ValueError for a bad
+    `total` or `note`, and ImportError for `bar` without tqdm. You may call it in any thread; the
+    returned iterator is for one loop, like every generator.
     """
     _require_note(note)
     _require_total(total)
@@ -68,7 +67,7 @@ def track(
 
 
 class _Steps:
-    """How far one loop is, for the task that runs it and for its bar."""
+    """The progress of one loop, for its task and its progress bar."""
 
     def __init__(self, total: float | None, note: str, bar: Any) -> None:
         self._done = 0
@@ -81,7 +80,7 @@ class _Steps:
     def __enter__(self) -> Self:
         self._say()
         if self._bar_class is not None:
-            # None: off, if it would not be in a terminal.
+            # None: no bar unless in a terminal.
             self._bar = self._bar_class(total=self._total, desc=self._note or None, disable=None)
         return self
 
@@ -90,23 +89,23 @@ class _Steps:
             self._bar.close()
 
     def check(self) -> None:
-        """Before an item."""
+        """Called before an item."""
         try:
             current_task.check()
         except RuntimeError:
-            # No task runs here, which may change from item to item: some libraries take
-            # the next one in a thread of their own.
+            # No task runs on this thread. That may change from item to item: some libraries take
+            # the next item in a thread of their own.
             return
 
     def advance(self) -> None:
-        """After an item."""
+        """Called after an item."""
         self._done += 1
         self._say()
         if self._bar is not None:
             self._bar.update()
 
     def end(self) -> None:
-        """There are no more items."""
+        """Called after the last item."""
         if self._done == self._total:
             return
         self._total = self._done
@@ -161,7 +160,7 @@ def _require_total(total: float | None) -> None:
 
 def _tqdm() -> Any:
     try:
-        # Installed with the extra `bar`, so not needed by the package.
+        # Installed with the extra `bar`, so the package does not need it.
         from tqdm import tqdm  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(

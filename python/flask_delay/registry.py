@@ -1,7 +1,7 @@
-"""What functions and classes are called, and what a name stands for.
+"""The names of functions and classes, and the objects that have these names.
 
-The name of a function is its module and its qualified name: "shop.tasks.tidy". `main` is what
-other processes call the module that is `__main__` in this one; "" if none of theirs is.
+The name of a function is its module and its qualified name: "shop.tasks.tidy". `main` is the name
+that other processes use for this process's `__main__` module; "" if they cannot import it.
 """
 
 import sys
@@ -17,27 +17,27 @@ decorated: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def module_of(thing: Any, main: str = MAIN) -> str:
-    """The module that `thing` is defined in."""
+    """The module that defines `thing`."""
     module = getattr(thing, "__module__", None)
-    # multiprocessing gives it another name in the processes that it starts anew.
+    # multiprocessing gives it another name in the processes that it spawns.
     return main if module in {MAIN, "__mp_main__"} else str(module)
 
 
 def qualname_of(thing: Any) -> str | None:
-    """The name that `thing` has in its module; None if it has none."""
+    """The name of `thing` in its module; None if it has none."""
     name = getattr(thing, "__qualname__", None)
     return name if isinstance(name, str) else None
 
 
 def name_of(thing: Any, main: str = MAIN) -> str:
-    """The name of a function or class; of another callable, that of its class."""
+    """The name of a function or class; for another callable, the name of its class."""
     if qualname_of(thing) is None:
         thing = type(thing)
     return f"{module_of(thing, main)}.{qualname_of(thing)}"
 
 
 def task_name(fn: Callable[..., Any]) -> str:
-    """The name of a task that runs `fn`, as `Future.name` has it."""
+    """The name of a task that runs `fn`, as in `Future.name`."""
     while isinstance(fn, partial):
         fn = fn.func
     return qualname_of(fn) or type(fn).__qualname__
@@ -51,7 +51,7 @@ def path_of(kind: type, main: str) -> str:
 def resolve(module: str, qualname: str, get: Callable[[Any, str], Any] = getattr) -> Any:
     """The object of this name in a module that is imported already; None if there is none.
 
-    With `get=member` no code runs, so that a name may come from anywhere.
+    With `get=member` no code runs, so the name may come from an untrusted source.
     """
     try:
         return reduce(get, qualname.split("."), sys.modules[module])
@@ -67,5 +67,5 @@ def resolve_class(path: str, main: str) -> type | None:
 
 
 def member(owner: Any, name: str) -> Any:
-    """What `owner` has under this name in its dictionary: a module's `__getattr__` may import."""
+    """The value of `name` in the dictionary of `owner`: a module's `__getattr__` may import."""
     return getattr(owner, "__dict__", {}).get(name)

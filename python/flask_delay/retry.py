@@ -1,4 +1,4 @@
-"""When a task that has failed is run again, and when no more."""
+"""`Retry`: the conditions and delays for further attempts of a failed task."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -11,8 +11,8 @@ _T = TypeVar("_T")
 
 _Kinds = type[BaseException] | tuple[type[BaseException], ...]
 
-# Not the shared generator: where a server forks without Python's hooks, all processes have
-# that one in the same state, and their tasks would come back in step.
+# Not the shared generator: if a server forks without Python's hooks, its state is the same in all
+# processes, and their tasks would be retried at the same time.
 _random = random.SystemRandom()
 
 
@@ -37,16 +37,16 @@ _AS_MANY = _AsMany()
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When a task that has failed is run again: `using(retry=Retry(3, on=ConnectionError))`.
+    """When a failed task runs again: `using(retry=Retry(3, on=ConnectionError))`.
 
-    Up to `times` more runs follow the first; any number with None. Before the first of them the
-    task waits for `backoff` seconds, then for twice as long each time; or for the seconds in
-    `waits`, one after the other, and then always for the last of them. It never waits longer
-    than `max_delay`. So that tasks which failed together do not come back together, `jitter`
-    takes a random part of that away: up to half of it, or up to the share that is given
-    instead of True. With `waits`, `times` is by default how many these are.
+    Up to `times` more runs follow the first; with None there is no limit. The task waits `backoff`
+    seconds before the first retry, and twice as long each further time. With `waits`, it waits for
+    these numbers of seconds in turn, and then always for the last. It never waits longer than
+    `max_delay`. `jitter` shortens each wait by a random part, so that tasks which failed together
+    are not retried together: by up to half of it, or up to the given share instead of True. With
+    `waits`, `times` is by default the number of `waits`.
 
-    Only exceptions of the classes in `on` count, and none of those in `unless`:
+    Only exceptions of the classes in `on` count, and none of the classes in `unless`:
 
     >>> retry = Retry(5, backoff=0.5, on=(ConnectionError, TimeoutError))
     >>> retry.times, retry.max_delay, retry.jitter
@@ -70,13 +70,13 @@ class Retry:
     unless: _Kinds = ()
     waits: Sequence[float] | None = None
 
-    # The native module calls `_after` when an attempt has failed, and `_delay` when one has
-    # asked for the next; on a worker or on the event loop's thread.
+    # The native module calls `_after` when an attempt has failed, and `_delay` when an attempt has
+    # asked for the next one; on a worker or on the event loop's thread.
 
     def __post_init__(self) -> None:
-        """Refuse what is not allowed."""
+        """Refuse values that are not allowed."""
         if self.waits is not None:
-            # As a tuple, so that it can be hashed and never changes.
+            # A tuple has a hash and never changes.
             self._set("waits", self._checked("waits", _waits, _WAITS))
             if self.backoff != _BACKOFF:
                 raise ValueError("Retry's 'backoff' and 'waits' exclude each other")
@@ -95,26 +95,26 @@ class Retry:
         return validators.checked(parse, getattr(self, name), f"Retry's {name!r}", allowed)
 
     def _set(self, name: str, value: object) -> None:
-        # It is frozen for everybody else.
+        # The dataclass is frozen.
         object.__setattr__(self, name, value)
 
     def _allows(self, number: int) -> bool:
-        """Whether there may be a retry of this number; the first is 1."""
+        """Whether the retry of this number is allowed; the first is 1."""
         return self.times is None or number <= self.times
 
     def _delay(self, number: int) -> float:
-        """How many seconds to wait before the retry of this number; the first is 1."""
+        """The seconds to wait before the retry of this number; the first is 1."""
         if self.waits is not None:
             wait = self.waits[min(number, len(self.waits)) - 1]
         else:
-            # Beyond that a float is infinite; what is said of it would be `max_delay` anyway.
+            # Larger powers make the float infinite; `max_delay` limits the wait anyway.
             wait = self.backoff * 2.0 ** min(number - 1, 1000)
         delay = min(self.max_delay, wait)
         share = 0.5 if self.jitter is True else float(self.jitter)
         return _random.uniform(delay * (1 - share), delay)
 
     def _after(self, exception: BaseException, attempt: int) -> float | None:
-        """How many seconds to wait after this attempt has failed; None: no more of them.
+        """The seconds to wait after this failed attempt; None for no further attempt.
 
         `attempt` is 1 after the first.
         """
@@ -126,7 +126,7 @@ class Retry:
 
 
 def as_retry(value: object) -> Retry:
-    """A `Retry`, or how many times. Raises TypeError or ValueError for anything else."""
+    """Convert a `Retry` or a number of times. Raises TypeError or ValueError for anything else."""
     return value if isinstance(value, Retry) else Retry(validators.integer(0)(value))
 
 

@@ -1,4 +1,4 @@
-"""Where tasks go: to the pool of a `Delay` on an app, or to the one of the process."""
+"""The pools for tasks: that of a `Delay` on an app, or that of the process."""
 
 import time
 import weakref
@@ -23,13 +23,13 @@ DEFAULT_NAME = "delay"
 
 
 class Owner(Protocol):
-    """A `Delay`, as far as it is known here."""
+    """The part of a `Delay` that this module needs."""
 
     name: str
     prefix: str
 
     def _default_callbacks(self) -> tuple[Callable[[Future[Any]], object], ...]:
-        """Those of all its tasks."""
+        """The default callbacks of all its tasks."""
 
 
 def make_executor(
@@ -43,13 +43,13 @@ def make_executor(
 ) -> Executor:
     """Make a pool with the app's settings, which starts no thread yet.
 
-    What follows one of its tasks is `step(fn)`, if that is given. With `late_start` a task says
-    itself when its time begins: see `Future._begin`.
+    With `step`, a task that follows one of its tasks calls `step(fn)`. With `late_start`, a task
+    starts its clock itself: see `Future._begin`.
     """
     return _scoped_executor(
         max_workers=max_workers,
         thread_name_prefix=name,
-        # The app has the pool, and is to be freed with its last reference. Tasks keep it.
+        # Weak: the app owns the pool, and is freed with its last reference. Tasks keep the app.
         scope=weakref.WeakMethod(context.scope(app)),
         hidden=context.hidden_variables(),
         reject_types=context.reject_types,
@@ -69,7 +69,7 @@ def make_executor(
 
 
 class State:
-    """What one `Delay` keeps on one app, in `app.extensions`."""
+    """The state of one `Delay` on one app, in `app.extensions`."""
 
     __slots__ = (
         "__weakref__",
@@ -88,9 +88,9 @@ class State:
         self.owner = owner
         self.config = settings
         self.executor = executor
-        # As the pool does.
+        # Weak, as in the pool.
         self._app = weakref.ref(app)
-        # No lock: each access is one step, and a fork finds nothing half done.
+        # No lock: each access is atomic, and a fork finds nothing half done.
         self._backends: dict[str, Backend] = {}
         self.jobs = Jobs(
             executor,
@@ -100,24 +100,24 @@ class State:
             active=settings.mode == "threads",
             check=context.check,
         )
-        # Bound once, since every task comes through here.
+        # Bound once, since every task passes through here.
         self.submit: Callable[..., Future[Any]] = executor.submit
         if self._is_elsewhere(settings.backend):
             self.submit = self._submit_elsewhere
-            # What is missing for it is said where the app is made.
+            # Missing packages and settings are reported where the app is made.
             base.kind(settings.backend)
         _states.add(self)
 
     @property
     def app(self) -> Flask:
-        """The app, which has this. RuntimeError if it is gone."""
+        """The app that owns this. RuntimeError if it is gone."""
         app = self._app()
         if app is None:
             raise RuntimeError(f"the app of the Delay {self.owner.name!r} is gone")
         return app
 
     def find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
-        """What submits with these options or, with a future, has a function follow it.
+        """The function that submits with these options or, with a future, adds a follower to it.
 
         Raises as `submitter`, as `follower`, and as a backend.
         """
@@ -130,7 +130,7 @@ class State:
         return follower(chosen, future, self.app, executor=self.executor, backend=backend)
 
     def _require_free(self, id: str) -> None:
-        """Raise DuplicateTask if another pool has a task with this id; each looks into its own."""
+        """Raise DuplicateTask if another pool has a task with this id; a pool checks its own."""
         if self._backends and self.get(id) is not None:
             raise DuplicateTask(
                 f"there is a task with the id {id!r} already: each needs one of its own, until the"
@@ -149,7 +149,7 @@ class State:
         return found
 
     def pools(self) -> list[tuple[str, Executor]]:
-        """All pools that its tasks are in, with the names of their backends; its own is first."""
+        """All pools of its tasks, with the names of their backends; its own pool is first."""
         others = [(name, backend.executor) for name, backend in list(self._backends.items())]
         return [
             (table.THREADS, self.executor),
@@ -157,7 +157,7 @@ class State:
         ]
 
     def executors(self) -> list[Executor]:
-        """The same, without the names."""
+        """The pools without the names."""
         return [executor for _, executor in self.pools()]
 
     def get(self, id: str) -> Future[Any] | None:
@@ -166,23 +166,23 @@ class State:
         return next((future for future in found if future is not None), None)
 
     def view(self, id: str) -> TaskView | None:
-        """What this process knows of the task with this id; None if it knows none."""
+        """The state of the task with this id, as this process knows it; None for an unknown id."""
         future = self.get(id)
         return None if future is None else view_of(future)
 
     def is_gone(self, id: str) -> bool:
-        """Whether the task with this id is one of those that were forgotten last."""
+        """Whether the task with this id is one of the last forgotten ones."""
         return any(executor._is_gone(id) for executor in self.executors())
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
-        """Take no more tasks, here and elsewhere. See `Delay.shutdown`."""
+        """Accept no more tasks, here and in backends. See `Delay.shutdown`."""
         self.jobs.cancel()
         for backend in list(self._backends.values()):
             backend.shutdown(wait, cancel_futures=cancel_futures)
         self.executor.shutdown(wait, cancel_futures=cancel_futures)
 
     def drain(self, timeout: float | None) -> bool:
-        """Wait until nothing is left to do, here and elsewhere. See `Delay.drain`."""
+        """Wait until no task is left, here and in backends. See `Delay.drain`."""
         end = None if timeout is None else time.monotonic() + timeout
         left = timeout
         places: list[Backend | Executor] = [*self._backends.values(), self.executor]
@@ -193,7 +193,7 @@ class State:
         return True
 
     def _is_elsewhere(self, name: str) -> bool:
-        # In tests who submits runs the task, wherever it would run otherwise.
+        # In tests the submitting thread runs the task, whatever its backend.
         if name == role.works_for():
             return False
         return name != table.THREADS and self.config.mode == "threads"
@@ -207,12 +207,12 @@ _states: weakref.WeakSet[State] = weakref.WeakSet()
 
 
 def states() -> list[State]:
-    """Those of all apps that there are."""
+    """The states of all existing apps."""
     return list(_states)
 
 
 def limits() -> dict[str, float | None]:
-    """What each Delay of this process has for `SHUTDOWN_TIMEOUT`, by its config key."""
+    """The `SHUTDOWN_TIMEOUT` of each Delay of this process, by its config key."""
     return {
         f"{state.owner.prefix}SHUTDOWN_TIMEOUT": state.config.shutdown_timeout for state in _states
     }
@@ -227,7 +227,7 @@ def app_or_none() -> Flask | None:
 
 
 def default_state(app: Flask) -> State:
-    """What the app's `Delay` of the default name keeps; RuntimeError if it has none."""
+    """The state of the app's `Delay` of the default name; RuntimeError if it has none."""
     state = app.extensions.get(DEFAULT_NAME)
     if isinstance(state, State):
         return state
@@ -235,7 +235,7 @@ def default_state(app: Flask) -> State:
 
 
 def not_initialised(app: Flask, name: str) -> str:
-    """What to say of an app without a `Delay` of this name."""
+    """The message for an app without a `Delay` of this name."""
     arguments = "app" if name == DEFAULT_NAME else f"app, name={name!r}"
     found = app.extensions.get(name)
     if found is not None and not isinstance(found, State):
@@ -259,25 +259,25 @@ def shared_executor() -> Executor:
 
 
 def shared_jobs() -> Jobs:
-    """The same, as `submitter` takes it. Nothing becomes a job there."""
+    """The shared executor in the form that `submitter` takes. It never has jobs."""
     jobs = _shared.get(DEFAULT_NAME)
     if jobs is None:
-        # Atomic and without a lock, which a fork in another thread could leave locked;
-        # who comes second drops a pool that has no threads yet.
+        # Atomic and without a lock, which a fork in another thread could leave locked; the second
+        # caller drops a pool that has no threads yet.
         new = Jobs(Executor(thread_name_prefix=DEFAULT_NAME))
         jobs = _shared.setdefault(DEFAULT_NAME, new)
     return jobs
 
 
 def only_state() -> State | None:
-    """What the only app with a default `Delay` keeps, for where no app is current.
+    """The state of the only app with a default `Delay`, for use without a current app.
 
     None if there is no such app. Raises RuntimeError if there are several.
     """
     found = {}
     for state in list(_states):
         app = state._app()  # noqa: SLF001
-        # Not one that somebody has taken out.
+        # Skip a state that was removed from its app.
         if app is not None and app.extensions.get(DEFAULT_NAME) is state:
             found[app.name, id(app)] = state
     if len(found) > 1:
@@ -290,20 +290,19 @@ def only_state() -> State | None:
 
 
 def meant_state() -> State | None:
-    """What the current app's default `Delay` keeps or, without an app, the only one's.
+    """The state of the current app's default `Delay` or, without an app, the only one's.
 
-    None without any app. Raises RuntimeError if the current app has no Delay, and as
-    `only_state`.
+    None without any app. Raises RuntimeError if the current app has no Delay, and as `only_state`.
     """
     app = app_or_none()
     return only_state() if app is None else default_state(app)
 
 
 def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
-    """What submits to the current app's default `Delay`, or to the only one there is.
+    """The function that submits to the current app's default `Delay`, or to the only one.
 
-    Without any app, to the process's pool. With a future, what has a function follow it there.
-    Raises RuntimeError as `meant_state`, and for what there must be an app for; and as
+    Without any app, it submits to the process's pool. With a future, it adds a follower to the
+    future. Raises RuntimeError as `meant_state`, and for options that need an app; otherwise as
     `submitter` and `follower`.
     """
     state = meant_state()

@@ -1,4 +1,4 @@
-"""`using`: the verbs `delay` and `map` with options."""
+"""`using`: the methods `delay` and `map` with options."""
 
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -15,21 +15,21 @@ _T = TypeVar("_T")
 
 
 class Find(Protocol):
-    """What finds, at the moment of a submit, where it goes; there it gives a future or a job."""
+    """Finds, at the moment of a submit, the function that submits; it returns a future or a job."""
 
     def __call__(self, chosen: Chosen, future: Future[Any] | None = None, /) -> Callable[..., Any]:
-        """What submits with these options or, with a future, has a function follow it."""
+        """The function that submits with these options or, with a future, adds a follower to it."""
 
 
 class Decorated:
-    """What `task` makes of a function: that, and with which options it goes where."""
+    """The base of the results of `task`: the function, its options and its `Delay`."""
 
     __wrapped__: Callable[..., Any]
     _find: Find
     _chosen: Chosen
 
     def _begins(self) -> None:
-        """It is about to be submitted, or to become a job."""
+        """Called before the function is submitted, or becomes a job."""
 
 
 OPTIONED = (Decorated, functools.partial)
@@ -39,11 +39,11 @@ OPTIONED = (Decorated, functools.partial)
 def submitting(
     find: Find, chosen: Chosen, fn: Any, *, many: bool = False
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What submits `fn` with these options, and what to give to that in its place.
+    """The function that submits `fn` with these options, and the object to pass to it for `fn`.
 
-    For a `Task`, or a partial of one, its own options stand below these. It goes where `find`
-    says; but for `state.find`, which stands for no Delay in particular, where the task's own
-    says. Raises as both, and ValueError if there are to be `many` tasks and cannot be.
+    For a `Task`, or a partial of one, its own options are the defaults. `find` decides where it is
+    submitted. `state.find` stands for no particular Delay, so there the task's own `find` decides.
+    Raises as both, and ValueError if `many` tasks are not possible.
     """
     kind = type(fn)
     if issubclass(kind, Decorated):
@@ -64,7 +64,7 @@ def _submitting_partial(
     find: Find, chosen: Chosen, fn: Any, *, many: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     submit, inner = submitting(find, chosen, fn.func, many=many)
-    # Filled as the partial would be, so that `key` and `unique` go by all arguments.
+    # As the partial would, so that `key` and `unique` depend on all arguments.
     filled = functools.partial(_given, *fn.args, **fn.keywords)
 
     def submit_filled(inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ def _given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def refuse_many(chosen: Chosen) -> None:
-    """Raise ValueError for options that `map` has no use for."""
+    """Raise ValueError for options that `map` does not allow."""
     for name in ("id", "every", "cron"):
         if name in chosen.given:
             value: object = chosen.given[name]
@@ -90,14 +90,14 @@ def refuse_many(chosen: Chosen) -> None:
 
 
 class Mapper:
-    """What has `map`: a `Delay`, `using`, Flask-Executor's interface."""
+    """The base of classes with `map`: `Delay`, `Using`, Flask-Executor's interface."""
 
     __slots__ = ()
 
     def _submitting(
         self, fn: Any, *, many: bool = False
     ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """What submits `fn` here, and what to give to that in its place. As `submitting`."""
+        """As `submitting`, for this object."""
         raise NotImplementedError
 
     @overload
@@ -130,11 +130,11 @@ class Mapper:
     ) -> Iterator[Any]:
         """Run `fn` for the items of the iterables; return the results in their order.
 
-        As `Executor.map`: all tasks are submitted at once, or, with `buffersize`, that
-        many and one more for each result that is taken; the iterator raises TimeoutError
-        `timeout` seconds after this call; and `chunksize` changes nothing. With the option
-        `request` all tasks have copies of the request that is current now. Raises as
-        `Delay.delay`, and ValueError with the option `id`.
+        As `Executor.map`: submits all tasks at once or, with `buffersize`, that many and one more
+        for each result that is taken. The iterator raises TimeoutError `timeout` seconds after this
+        call. `chunksize` changes nothing. With the option `request` all tasks have copies of the
+        request that is current at this call. Raises as `Delay.delay`, and ValueError with the
+        option `id`.
         """
         submit, fn = self._submitting(fn, many=True)
         return map_with(
@@ -143,7 +143,7 @@ class Mapper:
 
 
 class Submitter(Mapper):
-    """What has `delay` and `map`: a `Delay`, and `using`."""
+    """The base of classes with `delay` and `map`: `Delay` and `Using`."""
 
     __slots__ = ()
 
@@ -158,21 +158,21 @@ class Submitter(Mapper):
     def delay(self, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[Any]:
         """Run `fn(*args, **kwargs)` in a fresh app context, without a request.
 
-        Returns at once. A plain function runs on a worker, an `async def` one on the
-        event loop that all coroutines share. The options of a `Task` count, where `using`
-        says nothing else, and it runs as one of this Delay. The task sees the caller's other
-        `contextvars`. An exception it raises is logged and kept in the future. Raises
-        TypeError if `fn` is not callable or is a generator function; if it is written
-        in Python and cannot be called with these arguments; or if one of them would not
-        outlive the request (an upload, a proxy such as `request`);
-        RuntimeError after `shutdown`; QueueFull if the queue is full and `WHEN_FULL` or
-        `BLOCK_TIMEOUT` says so.
+        Returns its future at once. A plain function runs on a worker; an `async def` function runs
+        on the event loop that all coroutines share. A `Task` runs with its options, where `using`
+        does not override them, and belongs to this Delay. The task sees the caller's other
+        `contextvars`. An exception of the task is logged and kept in the future.
+
+        Raises TypeError if `fn` is not callable or is a generator function; if it is written in
+        Python and the arguments do not fit its signature; or if an argument would not outlive the
+        request (an upload, a proxy such as `request`). Raises RuntimeError after `shutdown`;
+        QueueFull if the queue is full and `WHEN_FULL` or `BLOCK_TIMEOUT` says so.
 
         With `id`: DuplicateTask. With `request=True`: RuntimeError without a current request;
-        RequestEntityTooLarge if its body is above `MAX_CONTENT_LENGTH`; TypeError if its
-        session cannot be copied. With `unique`: TypeError for arguments without a hash, if
-        there is no `key`; DuplicateTask if it is "raise". With a function as `key`: what
-        that raises, and TypeError if what it returns has no hash.
+        RequestEntityTooLarge if its body is above `MAX_CONTENT_LENGTH`; TypeError if its session
+        cannot be copied. With `unique`: TypeError for arguments without a hash, if there is no
+        `key`; DuplicateTask if it is "raise". With a function as `key`: its exceptions, and
+        TypeError if its result has no hash.
         """
         submit, fn = self._submitting(fn)
         made: Future[Any] = submit(fn, *args, **kwargs)
@@ -180,7 +180,7 @@ class Submitter(Mapper):
 
 
 class _Using:
-    """What verbs with options have in common."""
+    """The common base of `Using` and `Periodic`."""
 
     __slots__ = ("_chosen", "_find")
 
@@ -198,7 +198,7 @@ class _Using:
 
 
 class Using(_Using, Submitter):
-    """The verbs `delay` and `map`, with options; made by `using`.
+    """The methods `delay` and `map`, with options; made by `using`.
 
     May be kept and used any number of times, from any thread.
     """
@@ -207,7 +207,7 @@ class Using(_Using, Submitter):
 
 
 class Periodic(_Using):
-    """The verb `delay` for jobs; made by `using` with `every` or `cron`.
+    """The method `delay` for jobs; made by `using` with `every` or `cron`.
 
     May be kept and used any number of times, from any thread.
     """
@@ -215,17 +215,17 @@ class Periodic(_Using):
     __slots__ = ()
 
     def delay(self, fn: Callable[_P, object], /, *args: _P.args, **kwargs: _P.kwargs) -> Job:
-        """Run `fn(*args, **kwargs)` again and again, from now on, as tasks of their own.
+        """Run `fn(*args, **kwargs)` repeatedly, from now on, as tasks of their own.
 
-        Each job runs once on a machine, however many processes have it; which one runs it is
-        decided by a lock file in the app's instance folder, or in `JOBS_FOLDER`. In the same
-        process the same job is the one that is there. With `DELAY_MODE` "immediate" or "manual" it
+        Each run happens once on a machine, however many processes have the job. A lock file in the
+        app's instance folder, or in `JOBS_FOLDER`, decides which process runs it. In one process,
+        an equal call returns the existing job. With `DELAY_MODE` "immediate" or "manual" the job
         never runs by itself.
 
-        Raises TypeError as `flask_delay.delay`; ValueError for a job that has no name, which
-        is the same in every process, or the one of another job: then it needs the option
-        `key`; RuntimeError after `shutdown`, and where no app is current and not just one has a
-        Delay; OSError if that folder cannot be written.
+        Raises TypeError as `flask_delay.delay`; ValueError if the job has no name that is the same
+        in every process, or has the name of another job: then it needs the option `key`;
+        RuntimeError after `shutdown`, and if no app is current and not exactly one has a Delay;
+        OSError if that folder cannot be written.
         """
         submit, fn = self._submitting(fn)
         made: Job = submit(fn, *args, **kwargs)
@@ -233,7 +233,7 @@ class Periodic(_Using):
 
 
 def made(find: Find, options: AllOptions) -> Using | Periodic:
-    """What `using` with these options returns. Raises as that."""
+    """The result of `using` with these options. Raises as `using`."""
     chosen = Chosen(options)
     return Using(find, chosen) if chosen.plan is None else Periodic(find, chosen)
 
@@ -247,11 +247,11 @@ def using(**options: Unpack[AllOptions]) -> Periodic: ...
 
 
 def using(**options: Unpack[AllOptions]) -> Any:
-    """The verbs `delay` and `map` with options, of the current app or the only one there is.
+    """The methods `delay` and `map` with options, of the current app or the only one there is.
 
-    `using(timeout=5).delay(fn, x)`: see `Options` for what there is. With `every` or `cron`
-    `delay` makes a job: `using(every=60).delay(fn, x)`, see `Repetition`. Raises TypeError for
-    an option that is not known or of the wrong type, ValueError for a value that is not
-    allowed and for options that make no sense together.
+    `using(timeout=5).delay(fn, x)`: see `Options` for the list. With `every` or `cron` `delay`
+    makes a job: `using(every=60).delay(fn, x)`, see `Repetition`. Raises TypeError for an unknown
+    option or one of the wrong type, ValueError for a bad value and for options that contradict each
+    other.
     """
     return made(state.find, options)

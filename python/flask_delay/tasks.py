@@ -1,4 +1,4 @@
-"""`task`, which makes a function know how to run in the background."""
+"""`task`, the decorator for functions that can run in the background."""
 
 import functools
 import inspect
@@ -33,7 +33,7 @@ _Q = ParamSpec("_Q")
 
 
 class _Wrapped(Decorated, Generic[_P, _R]):
-    """What a task and a periodic one have in common."""
+    """The common base of `Task` and `PeriodicTask`."""
 
     __wrapped__: Callable[_P, _R]
 
@@ -47,11 +47,11 @@ class _Wrapped(Decorated, Generic[_P, _R]):
         functools.update_wrapper(self, fn)
         self._find = find
         self._chosen = chosen
-        # Where a bound one was got from.
+        # The attribute from which a bound task was made.
         self._source = source
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call the function here and now."""
+        """Call the function in this thread."""
         return self.__wrapped__(*args, **kwargs)
 
     def _bound(self, instance: Any, owner: type | None) -> Any:
@@ -62,7 +62,7 @@ class _Wrapped(Decorated, Generic[_P, _R]):
         return type(self)(method, self._find, self._chosen, (instance, self.__name__))
 
     def __getattr__(self, name: str) -> Any:
-        # `__code__` above all, by which everyone tells `async def` functions.
+        # Above all `__code__`, by which other code recognises `async def` functions.
         if name == "__wrapped__":
             raise AttributeError(name)
         return getattr(self.__wrapped__, name)
@@ -90,14 +90,14 @@ class _Wrapped(Decorated, Generic[_P, _R]):
 class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
     """A function that can also be run in the background; made by `task`.
 
-    Called, it is the function. On a class it is a method like any other. May be used from
+    A call runs the function directly. On a class it is a method like any other. May be used from
     any thread; pickled by its name, as functions are.
     """
 
     def delay(self, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Run the function in the background and return its future at once.
 
-        In the current app or, for `Delay.task`, as that Delay. Raises as `delay` and
+        Runs in the current app or, for `Delay.task`, in that Delay. Raises as `delay` and
         `Using.delay`.
         """
         future: Future[_T] = self._find(self._chosen)(self.__wrapped__, *args, **kwargs)
@@ -127,12 +127,13 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
     def _flask_delay_follow(
         self, future: Future[Any], fn: "functools.partial[Any] | None" = None
     ) -> Future[_T]:
-        """What `future.then(task)` does, which finds this by its name; or of a partial of it."""
+        """Implements `future.then(task)`, also for a partial; found there by this name."""
         step: Callable[..., Any] = self.__wrapped__
         if fn is not None:
             step = functools.partial(step, *fn.args, **fn.keywords)
         if self._chosen.backend is None:
-            # It runs where that did, which another Delay or none may be of.
+            # The follower runs on the future's executor, which may be that of another Delay or of
+            # none.
             submit: Any = follower(self._chosen, future, state.app_or_none())
         else:
             submit = self._find(self._chosen, future)
@@ -140,7 +141,7 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
         return followed
 
     def _check_step(self) -> None:
-        """Raise what `future.then(task)` would, whatever the future."""
+        """Raise the error of `future.then(task)`, for any future."""
         _check_step(self._chosen.policy, self.__wrapped__)
 
     @overload
@@ -150,14 +151,14 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
     def using(self, **options: Unpack[AllOptions]) -> "PeriodicTask[_P, _R]": ...
 
     def using(self, **options: Unpack[AllOptions]) -> Any:
-        """The same function with other options, which go before those of the decorator.
+        """The same function with other options, which override those of the decorator.
 
-        What is decided by both together is checked then. Raises as `flask_delay.using`.
+        Combinations of both are checked at this call. Raises as `flask_delay.using`.
         """
         return _task(self.__wrapped__, self._find, self._chosen.but(options))
 
-    # Type checkers take `classmethod` and `staticmethod` off before they look, so the kind of
-    # a method shows in its first parameter alone.
+    # Type checkers unwrap `classmethod` and `staticmethod` first, so only the first parameter shows
+    # the kind of a method.
     @overload
     def __get__(
         self: "Task[Concatenate[type[_S], _Q], _R, _T]", instance: _S | None, owner: type[_S], /
@@ -176,23 +177,22 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
 
 
 class PeriodicTask(_Wrapped[_P, _R]):
-    """A function that can also be run again and again; made by `task` with `every` or `cron`.
+    """A function that can also run repeatedly; made by `task` with `every` or `cron`.
 
-    Called, it is the function; nothing runs by itself before its `delay` is called. If that
-    has not happened when the app gets its first request, it is said in the log. May be used
-    from any thread.
+    A call runs the function directly; nothing runs by itself before its `delay` is called. If that
+    has not happened at the app's first request, this is logged. May be used from any thread.
     """
 
     def _begins(self) -> None:
         unstarted.pop(name_of(self), None)
 
     def _flask_delay_follow(self, future: object, fn: object = None) -> NoReturn:
-        """What `future.then(task)` does, which finds this by its name; or of a partial of it."""
+        """Implements `future.then(task)`, also for a partial; found there by this name."""
         del future, fn
         self._check_step()
 
     def _check_step(self) -> NoReturn:
-        """Raise what `future.then(task)` would, whatever the future."""
+        """Raise the error of `future.then(task)`, for any future."""
         raise ValueError(
             f"{self.__qualname__!r} cannot be the next step: its option"
             f" {'every' if 'every' in self._chosen.given else 'cron'!r} makes it a job, which"
@@ -203,7 +203,7 @@ class PeriodicTask(_Wrapped[_P, _R]):
         return self._bound(instance, owner)
 
     def delay(self, *args: _P.args, **kwargs: _P.kwargs) -> Job:
-        """Run the function again and again, from now on. Raises as `Periodic.delay`."""
+        """Run the function repeatedly, from now on. Raises as `Periodic.delay`."""
         self._begins()
         job: Job = self._find(self._chosen)(self.__wrapped__, *args, **kwargs)
         return job
@@ -236,7 +236,7 @@ def _needs_nothing(fn: Callable[..., Any]) -> bool:
 
 
 class _MethodTask:
-    """A `classmethod` or `staticmethod` from which one gets a `Task`."""
+    """A `classmethod` or `staticmethod` whose attribute access returns a `Task`."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ class _MethodTask:
         self._method = method
         self._find = find
         self._chosen = chosen
-        # The same each time, as the function of a static method is.
+        # The same object each time, as with the function of a static method.
         self._static: Any = None
         if isinstance(method, staticmethod):
             self._static = _task(method.__func__, find, chosen)
@@ -264,13 +264,12 @@ class _MethodTask:
 class Decorator:
     """A decorator that makes a function a `Task`: `@task`, or with options `@task(...)`.
 
-    The function stays callable, and keeps its name, signature and docstring; `fn.delay(...)`
-    runs it in the background, as does `fn.map(iterable)` for many arguments, and
-    `fn.using(...)` is the same function with other options. It may be applied where there
-    is no app yet: which app it is, each `delay` finds out. On a class it goes above
-    `@classmethod` and `@staticmethod`.
+    The function stays callable, and keeps its name, signature and docstring. `fn.delay(...)` runs
+    it in the background, as does `fn.map(iterable)` for many arguments; `fn.using(...)` is the same
+    function with other options. You may apply it before there is an app: each `delay` finds the
+    app. On a class it goes above `@classmethod` and `@staticmethod`.
 
-    Raises TypeError for what is no function, and for options as `using`.
+    Raises TypeError for an object that is not a function, and for options as `using`.
     """
 
     __slots__ = ("_chosen", "_find")
@@ -297,7 +296,7 @@ class Decorator:
     def __call__(self, /, **options: Unpack[AllOptions]) -> "PeriodicDecorator": ...
 
     def __call__(self, fn: Any = None, /, **options: Unpack[AllOptions]) -> Any:
-        """Make `fn` a task, or a decorator with options that does."""
+        """Make `fn` a task, or return a decorator with options."""
         merged = self._chosen.but(options)
         if fn is None:
             return Decorator(self._find, merged)
@@ -313,7 +312,7 @@ class Decorator:
 
 
 class PeriodicDecorator(Protocol):
-    """What `task` with `every` or `cron` returns, for type checkers."""
+    """The result of `task` with `every` or `cron`, for type checkers."""
 
     def __call__(self, fn: Callable[_P, _R], /) -> PeriodicTask[_P, _R]:
         """Make `fn` a periodic task."""

@@ -1,7 +1,7 @@
-"""For tests: what was submitted, and what is still to be done.
+"""For tests: the submitted tasks, and those that are not done.
 
-pytest has fixtures for both, `delayed` and `no_delayed_leaks`; docs/testing.md shows how. With
-other test runners: `with Delayed() as delayed:`.
+pytest has fixtures for both, `delayed` and `no_delayed_leaks`; see docs/testing.md. With other test
+runners: `with Delayed() as delayed:`.
 """
 
 import time
@@ -20,7 +20,7 @@ from flask_delay.tasks import Task
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A task as it was submitted. Made by `call`, what a test expects.
+    """A task as it was submitted. `call` makes the expected one.
 
     Two are equal if function, arguments and keyword arguments are; a function that `@task`
     decorates is equal to itself undecorated.
@@ -53,16 +53,15 @@ class Call:
 
 
 def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:
-    """The task that `delay(function, *args, **kwargs)` submits, to compare with."""
+    """The task that `delay(function, *args, **kwargs)` submits, for comparisons."""
     return Call(function, args, kwargs)
 
 
 class Delayed(Sequence[Call]):
-    """Records what is submitted to apps of this process, while it is entered.
+    """Records the tasks submitted to apps of this process, while it is entered.
 
-    A sequence of `Call`, in the order of the submits, and equal to a list of them:
-    `delayed == [call(f, 1)]`. May be used from any thread. When it is left, tasks that wait
-    for `run`, which nobody will call any more, are cancelled.
+    A sequence of `Call`, in the order of the submits, and equal to a list of them: `delayed ==
+    [call(f, 1)]`. May be used from any thread. Leaving it cancels tasks that still wait for `run`.
     """
 
     def __init__(self) -> None:
@@ -89,22 +88,22 @@ class Delayed(Sequence[Call]):
 
     @property
     def last(self) -> Call:
-        """The task that was submitted last. AssertionError if there is none."""
+        """The last submitted task. AssertionError if there is none."""
         try:
             return self._calls[-1]
         except IndexError:
             raise AssertionError("no task was submitted") from None
 
     def clear(self) -> None:
-        """Forget the tasks so far; nothing becomes of them by that."""
+        """Forget the tasks so far; this does not affect the tasks themselves."""
         self._calls.clear()
 
     def run(self, n: int | None = None) -> int:
-        """Run up to `n` tasks that wait (None: all, and those that they submit), oldest first.
+        """Run up to `n` waiting tasks (None: all, and tasks that they submit), oldest first.
 
-        In the calling thread; returns how many it ran. For the pools that have
-        `DELAY_MODE = "manual"` and belong to apps to which something was submitted.
-        Raises RuntimeError if those apps have none such.
+        Runs them in the calling thread; returns the number of attempts. For pools with `DELAY_MODE
+        = "manual"` of apps to which a task was submitted. Raises RuntimeError if those apps have no
+        such pool.
         """
         pools = [pool for app in self._apps for mode, pool in _pools(app) if mode == "manual"]
         if self._apps and not pools:
@@ -114,7 +113,7 @@ class Delayed(Sequence[Call]):
                 f" run without it, and executor.drain(timeout) waits for them"
             )
         count, found = 0, 1
-        # What one of them runs may submit to another.
+        # A task of one pool may submit to another.
         while found and count != n:
             found = 0
             for pool in pools:
@@ -132,7 +131,7 @@ class Delayed(Sequence[Call]):
         self._calls.append(Call(function, args, kwargs, {}, future))
 
     def _add_options(self, future: Future[Any], given: options.Options) -> None:
-        # The last one as a rule, but in immediate mode it may have submitted others.
+        # Usually the last one, but in immediate mode a task may have submitted others.
         for it in reversed(self._calls):
             if it.future is future:
                 # With `unique` the future may be that of an earlier submit.
@@ -164,10 +163,10 @@ class Delayed(Sequence[Call]):
 
 
 class LeakCheck:
-    """Watches the tasks that are submitted to apps of this process, while it is entered."""
+    """Tracks the tasks that are submitted to apps of this process, while it is entered."""
 
     def __init__(self) -> None:
-        # Weak: whoever will run a task keeps its future, and nobody needs the others.
+        # Weak: unfinished tasks keep their futures, and the others are not needed.
         self._futures: set[weakref.ref[Future[Any]]] = set()
 
     def __enter__(self) -> Self:
@@ -178,12 +177,12 @@ class LeakCheck:
         task_submitted.disconnect(self._add)
 
     def left(self, grace: float = 0.0) -> str:
-        """Wait up to `grace` seconds for all to end, and say which did not; else "".
+        """Wait up to `grace` seconds for all tasks; return the unfinished ones as text, or "".
 
-        Those that have not started are cancelled then, so that they do not meet the next test.
+        Cancels tasks that have not started, so that they do not run in the next test.
         """
         end = time.monotonic() + grace
-        # Anew each time, for tasks may submit others.
+        # Checked again each time, for tasks may submit others.
         while (left := self._open()) and (rest := end - time.monotonic()) > 0:
             wait(left, rest)
         if not left:
@@ -202,7 +201,7 @@ class LeakCheck:
         self._futures.add(weakref.ref(future, self._futures.discard))
 
     def _open(self) -> list[Future[Any]]:
-        # A copy first: futures may go while this looks.
+        # A copy first: futures may be freed during the iteration.
         futures = [future for ref in self._futures.copy() if (future := ref()) is not None]
         return [future for future in futures if not future.done()]
 
@@ -215,5 +214,5 @@ def _pools(app: Flask) -> Iterator[tuple[str, Executor]]:
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What `@task` decorates."""
+    """The function below `@task`."""
     return function.__wrapped__ if isinstance(function, Task) else function

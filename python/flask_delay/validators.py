@@ -1,7 +1,7 @@
-"""What values are read as: those of options, of settings, and of `Retry`.
+"""Validators for the values of options, of settings, and of `Retry`.
 
-Each function returns what the value is to the program, and raises TypeError or ValueError for one
-that is not allowed. To the native module None is as if an option were not given.
+Each function returns the converted value, and raises TypeError or ValueError for one that is not
+allowed. To the native module, None means that an option is not given.
 """
 
 import os
@@ -25,7 +25,7 @@ def checked(
     allowed: str | Callable[[], str],
     show: Callable[[object], str] = repr,
 ) -> _T:
-    """Read a value; the TypeError or ValueError names it and what is `allowed`."""
+    """Read a value; the TypeError or ValueError names it and the `allowed` values."""
     try:
         return parse(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -38,7 +38,7 @@ def checked(
 
 
 def integer(least: int, most: int = sys.maxsize) -> Callable[[object], int]:
-    """What reads an integer from `least` to `most`."""
+    """Make a validator for an integer from `least` to `most`."""
 
     def parse(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -54,7 +54,7 @@ def wait(value: object) -> float:
     """A number of seconds, 0 or more."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError
-    # The upper end is what Python's own locks can wait; NaN is in no range at all.
+    # The upper limit is that of Python's own locks; NaN is in no range at all.
     if not 0 <= value <= threading.TIMEOUT_MAX:
         raise ValueError
     return float(value)
@@ -77,17 +77,17 @@ def countdown(value: object) -> float | None:
 
 
 def spelled(kind: Callable[[str], object], parse: Callable[[object], _T]) -> Callable[[object], _T]:
-    """What reads what `parse` does, also as a text, as it is in the environment."""
+    """Make a validator that accepts text too, as from the environment, and then calls `parse`."""
     return lambda value: parse(kind(value) if isinstance(value, str) else value)
 
 
 def count(least: int) -> Callable[[object], int]:
-    """What reads an integer of at least `least`."""
+    """Make a validator for an integer of at least `least`, also as text."""
     return spelled(int, integer(least))
 
 
 def optional(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
-    """What reads what `parse` does, and None."""
+    """Make a validator that accepts None as well as the values of `parse`."""
 
     def parse_optional(value: object) -> _T | None:
         if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
@@ -107,7 +107,7 @@ def text(value: object) -> str:
 
 
 def one_of(*names: str) -> Callable[[object], str]:
-    """What reads one of the names."""
+    """Make a validator for one of the names."""
 
     def parse(value: object) -> str:
         name = text(value).lower()
@@ -168,7 +168,7 @@ def eta(value: object) -> float:
     if not isinstance(value, datetime):
         raise TypeError
     if value.utcoffset() is None:
-        # Whose noon it is, nobody knows.
+        # A datetime without a time zone is ambiguous.
         raise ValueError
     return value.timestamp()
 
@@ -186,15 +186,15 @@ def every(value: object) -> float:
 
 
 def cron(value: object) -> str:
-    """A line of a crontab, which the native module looks at."""
+    """A line of a crontab, which the native module checks."""
     if not isinstance(value, str):
         raise TypeError
     return value
 
 
 def timezone(value: object) -> str:
-    """The name of a time zone, which is not looked at here."""
-    # A ZoneInfo has its name as its key.
+    """The name of a time zone; the native module checks that it exists."""
+    # The key of a ZoneInfo is its name.
     name = getattr(value, "key", None) if isinstance(value, tzinfo) else value
     if not isinstance(name, str):
         raise TypeError
@@ -205,9 +205,9 @@ def key(value: object) -> object:
     """Something hashable, or a plain function."""
     if value is None:
         raise TypeError
-    # Either raises TypeError itself.
+    # Either function raises TypeError itself.
     if callable(value):
-        # What an async one returns would be another key each time.
+        # Each call of an async function would return a different key.
         _check_callback(value)
     else:
         hash(value)
@@ -219,7 +219,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def rate(value: object) -> tuple[int, float]:
-    """A number of tasks, and in how many seconds."""
+    """A number of tasks, and a period in seconds."""
     if not isinstance(value, str):
         raise TypeError
     match = _RATE.fullmatch(value)
@@ -232,7 +232,7 @@ def rate(value: object) -> tuple[int, float]:
 
 
 def unique(value: object) -> str | None:
-    """What a second task gets: "return" or "raise"."""
+    """The answer to a second task of a key: "return" or "raise"."""
     if isinstance(value, bool):
         return "return" if value else None
     if not isinstance(value, str):
@@ -251,7 +251,7 @@ def identity(value: object) -> str:
         return str(value)
     if not isinstance(value, str):
         raise TypeError
-    # It stands in addresses and in lines of the log. A surrogate is not printable either.
+    # Ids appear in URLs and in log lines. A surrogate is not printable either.
     if not 1 <= len(value) <= _LONGEST_ID or not value.isprintable() or "/" in value:
         raise ValueError
     return value

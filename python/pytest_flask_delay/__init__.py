@@ -1,7 +1,7 @@
 """The pytest plugin of Flask-Delay: fixtures and a leak check, described in docs/testing.md.
 
-A package of its own, because every pytest session in an environment with Flask-Delay
-imports it. What it offers is in `flask_delay.testing`, imported when a test uses it.
+A separate package, because every pytest session in an environment with Flask-Delay imports it. The
+code is in `flask_delay.testing`, which a test imports on use.
 """
 
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ import pytest
 
 _CHECK = "delay_leak_check"
 _GRACE = "delay_leak_grace"
-# Seconds that a task has to end when its test is over.
+# Seconds that a task has to end after its test.
 _DEFAULT_GRACE = 1.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer the settings of the leak check."""
+    """Add the settings of the leak check."""
     parser.addini(
         _CHECK,
         "fail every test that leaves tasks of Flask-Delay running or waiting",
         type="bool",
         default=False,
     )
-    # Older ones know no numbers.
+    # Older versions have no type for numbers.
     number: Any = "float" if pytest.version_tuple >= (8, 4) else "string"
     parser.addini(
         _GRACE,
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check every test, if that was asked for; otherwise no test gets one more fixture."""
+    """Apply the leak check to every test, if asked; otherwise no test gets one more fixture."""
     if config.getini(_CHECK):
         _grace(config)
         config.pluginmanager.register(_LeakCheck(), "flask-delay-leak-check")
@@ -73,7 +73,7 @@ def _grace(config: pytest.Config) -> float:
         seconds = float(config.getini(_GRACE))
     except (TypeError, ValueError) as error:
         raise pytest.UsageError(f"{_GRACE} must be a number of seconds: {error}") from None
-    # Neither is "nan" a time.
+    # "nan" is not a valid time either.
     if not seconds >= 0:
         raise pytest.UsageError(f"{_GRACE} is {seconds:g}, but must be 0 or more seconds")
     return seconds

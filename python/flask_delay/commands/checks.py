@@ -16,12 +16,12 @@ from flask_delay.commands.target import Target
 from flask_delay.masking import masked
 from flask_delay.servers import gevent, uwsgi
 
-# Seconds; a pool that is well needs a thousandth of that.
+# Seconds; a healthy pool needs a thousandth of that.
 _PATIENCE = 10.0
 
 
 class _Report:
-    """Prints what was found, line by line, and remembers whether something is wrong."""
+    """Prints the findings line by line, and remembers whether there is a problem."""
 
     def __init__(self) -> None:
         self.is_well = True
@@ -41,7 +41,7 @@ class _Report:
 
 
 def run(name: str) -> bool:
-    """Print what is well and what is not; return whether all is."""
+    """Print all findings; return whether there are no problems."""
     click.echo(
         f"Flask-Delay {__version__}, {platform.python_implementation()}"
         f" {platform.python_version()}, {sys.platform}\n"
@@ -78,8 +78,8 @@ def _look_at_settings(target: Target, report: _Report) -> None:
 
 
 def _look_at_log(target: Target, report: _Report) -> None:
-    """Say whether the failure of a task would be seen."""
-    # The logger as it is: asked for by `logs`, it would be enabled.
+    """Report whether the failure of a task would be logged."""
+    # Not `logs`, which would enable the logger.
     logger = logging.getLogger("flask_delay")
     if logger.disabled:
         report.note(
@@ -105,7 +105,7 @@ def _look_at_log(target: Target, report: _Report) -> None:
 
 
 def _is_heard(logger: logging.Logger) -> bool:
-    """Whether a handler takes errors; Python's last resort does if there is no handler at all."""
+    """Whether a handler accepts errors; without any handler, Python's last resort does."""
     found: list[logging.Handler] = []
     at: logging.Logger | None = logger
     while at is not None:
@@ -120,7 +120,7 @@ def _is_heard(logger: logging.Logger) -> bool:
 
 
 def _look_at_bounds(target: Target, report: _Report) -> None:
-    """Say what may fill the memory."""
+    """Report limits whose absence may fill the memory."""
     if target.settings.queue_size == 0:
         report.note(
             "queue",
@@ -136,7 +136,7 @@ def _look_at_bounds(target: Target, report: _Report) -> None:
 
 
 def _look_at_jobs(target: Target, report: _Report) -> None:
-    """Say whether jobs were started and can have their files. This command needs none itself."""
+    """Report whether jobs were started and can use their files. This command needs none itself."""
     for job in tasks.unstarted.values():
         report.note("job", f"{job!r} was never started: call its delay() where the app is set up")
     folder, jobs = target.state.jobs.folder, target.state.jobs.all()
@@ -155,7 +155,7 @@ def _look_at_jobs(target: Target, report: _Report) -> None:
 
 
 def _look_around(report: _Report) -> None:
-    """Say what of this process tasks cannot live with, and what is good to know."""
+    """Report what in this process breaks tasks, and what is good to know."""
     for problem in uwsgi.problems():
         report.wrong("process", problem)
     eventlet = sys.modules.get("eventlet.patcher")
@@ -170,7 +170,7 @@ def _look_around(report: _Report) -> None:
 
 
 def _try(target: Target, report: _Report) -> None:
-    """Run a task and a callback, and drain the pool; stops at what does not work."""
+    """Run a task and a callback, and drain the pool; stop at the first failure."""
     called_back = threading.Event()
 
     def look() -> tuple[bool, str]:
@@ -206,7 +206,7 @@ def _try(target: Target, report: _Report) -> None:
 def _await(
     future: Future[tuple[bool, str]], executor: Executor, report: _Report, begin: float
 ) -> bool:
-    """Wait for the task, which tells whether it was where it should be, and in which thread."""
+    """Wait for the task, which reports its app context and its thread."""
     try:
         is_current, worker = future.result(_PATIENCE)
     except TimeoutError:
@@ -225,7 +225,7 @@ def _await(
 
 
 def _look_at_backends(target: Target, report: _Report) -> None:
-    """Say whether tasks for the backends would be run: for those that there may be tasks for."""
+    """Report whether tasks for the backends would run, for each backend that may get tasks."""
     if target.settings.mode != "threads":
         return
     for name in table.names()[1:]:
@@ -235,7 +235,7 @@ def _look_at_backends(target: Target, report: _Report) -> None:
                 continue
             backend = target.state.backend(name)
         except Exception as error:
-            # Another one need not be set up, even if there are settings of it.
+            # Other backends need not be set up, even if they have settings.
             if is_default:
                 report.wrong(name, f"{type(error).__name__}: {masked(str(error))}")
             continue

@@ -13,7 +13,7 @@ _BATCH = 1000
 
 
 def run(target: Target, seconds: float) -> None:
-    """Measure for so many seconds, and print the figures."""
+    """Measure for this many seconds, and print the figures."""
     probe = _probe(target)
     try:
         with context.scope(target.app)():
@@ -35,12 +35,12 @@ def run(target: Target, seconds: float) -> None:
 
 
 def _probe(target: Target) -> Delay:
-    """A Delay with the settings of the one that is meant, and without its callbacks."""
+    """A Delay with the settings of the target, and without its callbacks."""
     probe = Delay(name=f"{target.delay.name}_bench")
     for setting in config.settings(probe.prefix):
         target.app.config[setting.key] = setting.value(target.settings)
     target.app.config[f"{probe.prefix}MODE"] = "threads"
-    # What is measured is not how long a submit waits for a place.
+    # A full queue must not delay the measured submits.
     target.app.config[f"{probe.prefix}QUEUE_SIZE"] = 0
     probe.init_app(target.app)
     return probe

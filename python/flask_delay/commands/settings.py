@@ -14,7 +14,7 @@ _WIDTH = 88
 
 
 def show(target: Target, *, explain: bool) -> None:
-    """Print all settings, and what is in the app's config without being in effect."""
+    """Print all settings, and config keys of the app that have no effect."""
     click.echo(f"{target}\n")
     rows = [("key", "value", "from")]
     texts = [""]
@@ -37,7 +37,7 @@ def show(target: Target, *, explain: bool) -> None:
 
 
 def problems(target: Target) -> Iterator[str]:
-    """What is in the app's config but has no effect, as sentences without a full stop."""
+    """Config keys of the app without effect, as sentences without a full stop."""
     for key, hint in config.unknown(target.app.config, target.prefix, target.kind):
         yield f"{key} is no setting: {hint}"
     for setting in config.settings(target.prefix, target.kind):
@@ -65,7 +65,7 @@ def _source(target: Target, setting: Setting) -> str:
 
 
 def _is_in_effect(target: Target, setting: Setting) -> bool:
-    """Whether what the app's config says now is what `init_app` found there."""
+    """Whether the app's config still has the value that `init_app` found."""
     now = target.app.config.get(setting.key, setting.default)
     try:
         loaded = config.load({setting.key: now}, target.prefix, target.kind)

@@ -1,4 +1,4 @@
-"""The `Delay` that a command is about."""
+"""The `Delay` that a command works on."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Self
@@ -23,9 +23,9 @@ class Target(NamedTuple):
 
     @classmethod
     def find(cls, name: str) -> Self:
-        """Load the app and look for its `Delay` of this name.
+        """Load the app and find its `Delay` of this name.
 
-        Raises ClickException if there is none, or if a `Delay` refused to be set up.
+        Raises ClickException if there is none, or if setting up a `Delay` failed.
         """
         app = _load()
         state = app.extensions.get(name)
@@ -42,12 +42,12 @@ class Target(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """What the config keys begin with."""
+        """The prefix of the config keys."""
         return self.delay.prefix
 
     @property
     def kind(self) -> type[Config]:
-        """The class that says which settings there are."""
+        """The class of the settings."""
         return type(self.settings)
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ def _load() -> Flask:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether Flask-Delay raised it, so that the message says all."""
+    """Whether Flask-Delay raised the error, so that its message is complete."""
     raised_in = list(_modules(error))[-1]
     return raised_in.partition(".")[0] == "flask_delay"
 

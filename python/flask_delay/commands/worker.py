@@ -9,7 +9,7 @@ from flask_delay.commands.target import Target
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
-    """Be a worker for the tasks of an app, until that is told to end."""
+    """Run a worker for the tasks of an app, until it is told to end."""
     target = Target.find(name)
     try:
         for backend in _with_workers(target.settings.backend):
@@ -21,13 +21,13 @@ def run(name: str, arguments: Sequence[str]) -> None:
 
 
 def _with_workers(default: str) -> Iterator[str]:
-    """The backends whose workers are started by a command, the Delay's own before others."""
+    """The backends whose workers are started by a command, the Delay's own first."""
     missing = None
     for name in sorted(table.names()[1:], key=lambda it: it != default):
         try:
             kind = base.kind(name)
         except ImportError as error:
-            # Something that it needs is not installed.
+            # A package that it needs is not installed.
             missing = error
             continue
         if kind.work is not base.Backend.work:

@@ -1,1 +1,1 @@
-"""The interfaces of other libraries, for code that comes from them: one import to change."""
+"""The interfaces of other libraries, for code that was written for them: change one import."""

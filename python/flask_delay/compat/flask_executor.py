@@ -2,8 +2,8 @@
 
     from flask_delay.compat.flask_executor import Executor
 
-in place of `from flask_executor import Executor`. What is different on purpose, and why, is
-in docs/migration.md.
+replaces `from flask_executor import Executor`. docs/migration.md lists the intended differences and
+their reasons.
 """
 
 import functools
@@ -43,7 +43,7 @@ _flag = functools.partial(switch, yes=frozenset({"t"}), no=frozenset({"f", "none
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(config.Config):
-    """The `EXECUTOR_` keys: those of Flask-Executor, and all that a `Delay` has."""
+    """The `EXECUTOR_` keys: those of Flask-Executor, and all settings of a `Delay`."""
 
     type: str = field(
         default="thread",
@@ -54,7 +54,7 @@ class Settings(config.Config):
             "help": "Where tasks run.",
         },
     )
-    # Its tasks have the request, which a worker process cannot have.
+    # Its tasks have the request, which cannot be sent to a worker process.
     backend: str = field(
         default="threads",
         metadata={
@@ -64,8 +64,8 @@ class Settings(config.Config):
             "help": "Where tasks run.",
         },
     )
-    # With short ones, who waits for a future overtakes its default callbacks now and then, which
-    # code that was written for Flask-Executor has never seen.
+    # With a short interval, a thread that waits for a future sometimes overtakes its default
+    # callbacks. Code written for Flask-Executor does not expect that.
     switch_interval: float | None = field(
         default=None,
         metadata=config.Config.__dataclass_fields__["switch_interval"].metadata,
@@ -96,7 +96,7 @@ class Settings(config.Config):
     )
 
     def __post_init__(self) -> None:
-        """Refuse two answers to one question."""
+        """Refuse two values for one setting."""
         if self.propagate_exceptions and not self.log_failures:
             raise ValueError(
                 "EXECUTOR_PROPAGATE_EXCEPTIONS is true, but EXECUTOR_LOG_FAILURES is false: both"
@@ -105,7 +105,7 @@ class Settings(config.Config):
 
 
 class _Pool(Delay):
-    """The `Delay` below an `Executor`, which speaks in that one's name."""
+    """The `Delay` below an `Executor`; its messages name that `Executor`."""
 
     _kind = Settings
 
@@ -137,16 +137,16 @@ class Executor(Mapper, futures.Executor):
     `app.extensions["executor"]` and reads the `EXECUTOR_...` keys; with the name "mail", as
     `app.extensions["mailexecutor"]` and `MAIL_EXECUTOR_...`.
 
-    A task has a fresh app context of the current app, or of the only one there is, and a
-    snapshot of the request in which it was submitted, if that was in one. Every method may
-    be called from any thread, and in a forked child.
+    A task has a fresh app context of the current app, or of the only app there is. If it was
+    submitted in a request, it has a snapshot of that request. Every method may be called from any
+    thread, and in a forked child.
     """
 
     def __init__(self, app: Flask | None = None, name: str = "") -> None:
         """Make an executor, and initialise `app` if there is one.
 
-        Raises ValueError if `name` has anything but ASCII letters, digits and underscores,
-        else as `init_app`.
+        Raises ValueError if `name` has characters other than ASCII letters, digits and underscores,
+        otherwise as `init_app`.
         """
         if type(name) is not str or re.fullmatch(r"\w*", name, re.ASCII) is None:
             raise ValueError(
@@ -165,8 +165,8 @@ class Executor(Mapper, futures.Executor):
     def init_app(self, app: Flask) -> None:
         """Read the app's settings and give it a pool, which starts no thread yet.
 
-        Raises RuntimeError if the app has an Executor of this name already, ValueError for
-        a bad config value, `EXECUTOR_TYPE = "process"` among them.
+        Raises RuntimeError if the app has an Executor of this name already, ValueError for a bad
+        config value, such as `EXECUTOR_TYPE = "process"`.
         """
         key = f"{self.name}executor"
         if key in app.extensions:
@@ -200,9 +200,9 @@ class Executor(Mapper, futures.Executor):
     ) -> FutureProxy[Any]:
         """Run `fn(*args, **kwargs)` in the background and return its future at once.
 
-        In a request the task sees a snapshot of it. Raises TypeError if `fn` is not
-        callable, or if an argument would not outlive the request (an upload, a proxy such
-        as `request`); RuntimeError after `shutdown`.
+        In a request the task sees a snapshot of the request. Raises TypeError if `fn` is not
+        callable, or if an argument would not outlive the request (an upload, a proxy such as
+        `request`); RuntimeError after `shutdown`.
         """
         if context.in_request():
             return FutureProxy(self._pool.using(request=True).delay(fn, *args, **kwargs))
@@ -226,9 +226,9 @@ class Executor(Mapper, futures.Executor):
     def submit_stored(
         self, future_key: Hashable, fn: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> FutureProxy[Any]:
-        """As `submit`, and keep the future in `futures` under `future_key`.
+        """`submit`, and keep the future in `futures` under `future_key`.
 
-        Raises ValueError, and submits nothing, if there is a future of that key.
+        Raises ValueError, and submits nothing, if that key is in use.
         """
         with self.futures.reserved(future_key) as store:
             future = self.submit(fn, *args, **kwargs)
@@ -261,32 +261,32 @@ class Executor(Mapper, futures.Executor):
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
         """Call `fn(future)` for every task from now on, before its own callbacks.
 
-        In an app context, without a request. Returns `fn`, so it may be used as a
+        `fn` runs in an app context, without a request. Returns `fn`, so it may be used as a
         decorator. Raises TypeError if `fn` is not callable, or is a coroutine function.
         """
         return self._pool.add_default_done_callback(fn)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks; let the accepted ones end, or cancel those not started.
+        """Accept no more tasks; let the accepted ones end, or cancel those not started.
 
-        With `wait` returns when all have ended. May be called more than once.
+        With `wait`, returns when all tasks have ended. May be called more than once.
         """
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
 
 class ExecutorJob(Generic[_P, _R, _T]):
-    """A function that can submit itself; called, it runs at once as ever."""
+    """A function that can submit itself; a call runs it at once, as before."""
 
     def __init__(self, executor: Executor, fn: Callable[_P, _R]) -> None:
         """Made by `Executor.job`. Raises TypeError if `fn` cannot be submitted."""
         _check_function(fn, "job")
         functools.update_wrapper(self, fn)
         self.executor = executor
-        # What a task makes of it is _T, whatever it returns here.
+        # A task of it has a result of type _T, whatever a call returns.
         self.fn: Callable[_P, Any] = fn
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call the function here and now."""
+        """Call the function in this thread."""
         result: _R = self.fn(*args, **kwargs)
         return result
 

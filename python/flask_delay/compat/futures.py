@@ -1,4 +1,4 @@
-"""Flask-Executor's futures: one that brings the request to its callbacks, and a collection."""
+"""Flask-Executor's futures: a future whose callbacks see the request, and a collection."""
 
 from collections.abc import Callable, Generator, Hashable, Iterator
 from concurrent import futures
@@ -14,12 +14,11 @@ _T = TypeVar("_T")
 class FutureProxy(futures.Future[_T]):
     """A task's future, with callbacks that see the request in which they were added.
 
-    Stands for the `flask_delay.Future` below it in every way: it is equal to it, and has
-    its attributes (`id`, `name`, `progress`, ...). Every method may be called from any
-    thread.
+    Equal to the `flask_delay.Future` below it, and with the same attributes (`id`, `name`,
+    `progress`, ...). Every method may be called from any thread.
     """
 
-    # No super().__init__(): the state is the other future's.
+    # No super().__init__(): the state is that of the wrapped future.
     def __init__(self, future: Future[_T]) -> None:
         """Made by `Executor.submit`."""
         self._self = future
@@ -34,7 +33,7 @@ class FutureProxy(futures.Future[_T]):
         return hash(self._self)
 
     def __getattr__(self, name: str) -> Any:
-        # Found on no other path, so not in __init__ either: a copy or an unpickled one.
+        # Missing only in a copy or an unpickled object, for which `__init__` did not run.
         if name == "_self":
             raise AttributeError(name)
         return getattr(self._self, name)
@@ -45,10 +44,10 @@ class FutureProxy(futures.Future[_T]):
     def add_done_callback(self, fn: Callable[[futures.Future[_T]], object]) -> None:
         """Call `fn(future)` when the task is done, on its worker, in the order added.
 
-        If this is called in a request, `fn` sees a snapshot of that; an app context it has
-        in any case. If the task is done already, `fn` runs at once in the calling thread.
-        An exception it raises is logged. Raises TypeError if `fn` is not callable, or is a
-        coroutine function, which nobody would await.
+        If this is called in a request, `fn` sees a snapshot of that request; it always has an app
+        context. If the task is done already, `fn` runs at once in the calling thread. An exception
+        from `fn` is logged. Raises TypeError if `fn` is not callable, or is a coroutine function,
+        which nothing would await.
         """
         _check_callback(fn)
         self._self.add_done_callback(_Callback(self, fn))
@@ -62,31 +61,31 @@ class FutureProxy(futures.Future[_T]):
         return self._self.cancelled()
 
     def running(self) -> bool:
-        """Whether the task runs now."""
+        """Whether the task is running."""
         return self._self.running()
 
     def done(self) -> bool:
-        """Whether the task has ended or was cancelled."""
+        """Whether the task has ended, cancelled tasks included."""
         return self._self.done()
 
     def result(self, timeout: float | None = None) -> _T:
-        """What the task returned; waits and raises as `flask_delay.Future.result`."""
+        """The task's result; waits and raises as `flask_delay.Future.result`."""
         return self._self.result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The exception the task raised, or None; waits and raises as `result`."""
+        """The task's exception, or None; waits and raises as `result`."""
         return self._self.exception(timeout)
 
     def set_running_or_notify_cancel(self) -> bool:
-        """For executors alone."""
+        """For executors only."""
         return self._self.set_running_or_notify_cancel()
 
     def set_result(self, result: _T) -> None:
-        """For executors alone."""
+        """For executors only."""
         self._self.set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """For executors alone."""
+        """For executors only."""
         self._self.set_exception(exception)
 
 
@@ -103,7 +102,7 @@ class _Callback:
             self._request = context.snapshot(context.current())
 
     def __repr__(self) -> str:
-        # Named in the log if it raises.
+        # The log shows this if the callback raises.
         return repr(self._fn)
 
     def __call__(self, _future: Future[Any]) -> None:
@@ -115,22 +114,22 @@ class _Callback:
 
 
 class FutureCollection:
-    """Futures by key; what a future has, it has too, with the key as first argument.
+    """Futures by key. Attributes of a future are available here, with the key as first argument.
 
-    `futures.done(key)`, `futures.result(key, timeout)`, `futures.progress(key)` and so on
-    give None if there is no such key, and raise AttributeError if a future has nothing of
-    that name. Every method may be called from any thread.
+    `futures.done(key)`, `futures.result(key, timeout)`, `futures.progress(key)` and so on return
+    None for an unknown key, and raise AttributeError if a future has no such attribute. Every
+    method may be called from any thread.
     """
 
     def __init__(self, max_length: int | None = 50) -> None:
         """Make an empty collection.
 
-        When there are more than `max_length` futures (None: no limit), the oldest that are
-        done are dropped; those that are not done stay, however many.
+        When it has more than `max_length` futures (None: no limit), the oldest done ones are
+        dropped. Futures that are not done always stay.
         """
         self.max_length = max_length
-        # No lock, which a fork in another thread could leave locked: each step on these
-        # is atomic.
+        # No lock, which a fork in another thread could leave locked: each access to these is
+        # atomic.
         self._futures: dict[Hashable, futures.Future[Any]] = {}
         self._reserved: dict[Hashable, object] = {}
 
@@ -144,7 +143,7 @@ class FutureCollection:
         return f"<FutureCollection of {len(self)}>"
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        # Python itself looks for these, to copy or to pickle.
+        # Python looks for these when it copies or pickles the object.
         if name.startswith("__"):
             raise AttributeError(name)
 
@@ -158,22 +157,22 @@ class FutureCollection:
         return of_future
 
     def add(self, future_key: Hashable, future: futures.Future[Any]) -> None:
-        """Keep `future` under `future_key`. Raises ValueError if there is one of that key."""
+        """Keep `future` under `future_key`. Raises ValueError if the key is in use."""
         with self.reserved(future_key) as store:
             store(future)
 
     def pop(self, future_key: Hashable) -> futures.Future[Any] | None:
-        """Take the future of this key out and return it, or None if there is none."""
+        """Remove the future of this key and return it, or None if there is none."""
         return self._futures.pop(future_key, None)
 
     @contextmanager
     def reserved(self, future_key: Hashable) -> Iterator[Callable[[futures.Future[Any]], None]]:
-        """Keep the key free for a future that is yet to be made; gives what stores it."""
+        """Reserve the key for a future that is yet to be made; yields a function that stores it."""
         mine = object()
         if self._reserved.setdefault(future_key, mine) is not mine:
             raise _exists(future_key)
         try:
-            # After the reservation: who had it before has stored by now.
+            # After the reservation: an earlier holder of the key has stored its future by now.
             if future_key in self._futures:
                 raise _exists(future_key)
 

@@ -1,1 +1,1 @@
-"""For users of particular servers."""
+"""Integrations with particular servers and libraries."""

@@ -1,4 +1,4 @@
-"""Hooks for gunicorn: what becomes of tasks when it runs out of patience with a worker.
+"""Hooks for gunicorn, for workers that it would kill while tasks still run.
 
 In `gunicorn.conf.py`:
 
@@ -6,18 +6,19 @@ In `gunicorn.conf.py`:
         post_worker_init, worker_abort, worker_exit, worker_int,
     )
 
-Without them accepted tasks end first as well, but a worker whose tasks take too long is killed
-without a word. With them
+Without the hooks accepted tasks end first as well, but gunicorn kills a worker whose tasks take too
+long, and nothing is logged. With the hooks
 
 - a worker that was told to end (a stop, a reload) stops waiting for tasks shortly before
-  gunicorn kills it, and names in one warning those that did not finish;
-- so does one that is stopped a second time (SIGINT or SIGQUIT after SIGTERM), or that gunicorn
-  aborts, since it has not answered for `timeout` seconds;
+  gunicorn kills it, and names the unfinished tasks in one warning;
+- so does a worker that is stopped a second time (SIGINT or SIGQUIT after SIGTERM), or that gunicorn
+  aborts because it has not answered for `timeout` seconds;
 - a worker that waits for tasks counts as alive: when it is recycled (`max_requests`) or
-  reloaded, tasks have all of `SHUTDOWN_TIMEOUT`, and not what happens to be left of `timeout`;
-- settings that leave tasks less time than `SHUTDOWN_TIMEOUT` are named when a worker starts.
+  reloaded, tasks have all of `SHUTDOWN_TIMEOUT`, and not only the rest of `timeout`;
+- a worker names at its start the settings that leave tasks less time than `SHUTDOWN_TIMEOUT`.
 
-A hook of your own under one of these names calls the one from here, with its own arguments.
+If you define a hook of your own under one of these names, call the one from here in it, with the
+same arguments.
 """
 
 from flask_delay import state

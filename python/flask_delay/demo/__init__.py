@@ -1,4 +1,4 @@
-"""The demo: serves the quickstart app, sends it requests and shows what happens when."""
+"""The demo: serves the quickstart app, sends it requests and shows the events in order."""
 
 import hashlib
 import http.client
@@ -43,7 +43,7 @@ _State = dict[str, Any]
 
 
 class DemoError(Exception):
-    """The demo did not show what it should: exit code 1, or 2 where the user has to mend it."""
+    """The demo failed: exit code 1, or 2 if the user has to fix the cause."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ def run(files: Sequence[Path] = (), *, port: int = 0, full: bool = False) -> Non
     app = quickstart.create_app(
         {
             "FAKE_WORK_SECONDS": 10.0 if full else 1.0,
-            "DELAY_SHUTDOWN_TIMEOUT": 1.0,  # of interest after Ctrl-C only
+            "DELAY_SHUTDOWN_TIMEOUT": 1.0,  # matters only after Ctrl-C
         }
     )
     app.logger.setLevel("ERROR")
@@ -99,13 +99,13 @@ def _open(file: Path) -> BufferedReader:
 
 
 class _Server(ThreadedWSGIServer):
-    # It waits for the requests that it still answers when it is closed.
+    # Closing the server waits for the requests that it still answers.
     daemon_threads = False
 
 
 class _Handler(WSGIRequestHandler):
     def log_request(self, *_: object) -> None:
-        """The timeline is log enough."""
+        """Log nothing: the timeline shows the requests."""
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _served(app: Flask, port: int) -> Iterator["_Client"]:
 
 
 class _Answer(NamedTuple):
-    """The answer to a request, and when what happened."""
+    """The answer to a request, and the times of its events."""
 
     status: int
     body: _State
@@ -164,7 +164,7 @@ class _Client:
                 return self._request("POST", "/digest", body, headers, digest)
 
     def wait(self, task: str, on_change: Callable[[_State], None] = lambda _: None) -> _State:
-        """Ask for the task's state, telling `on_change`, until its callback was called."""
+        """Poll the task's state, calling `on_change`, until its callback was called."""
         deadline = None
         while True:
             state = self.get(f"/tasks/{task}").body
@@ -207,17 +207,17 @@ class _Client:
         return _Answer(response.status, json.loads(content), begun, sent, answered, digest)
 
 
-# --- What is shown ------------------------------------------------------------------
+# --- Output -------------------------------------------------------------------------
 
 
 class _Terminal:
-    """Prints lines; shows what is under way in place, if the output is a terminal."""
+    """Prints lines; shows the current state in place, if the output is a terminal."""
 
     def __init__(self) -> None:
         self._out = sys.stdout
         self._in_place = self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._live = False
-        # A file's name may hold what the terminal cannot show.
+        # The name of a file may contain characters that the terminal cannot show.
         self._out.reconfigure(errors="replace")  # type: ignore[union-attr]
         blocks = "█░".encode(self._out.encoding, "replace") != b"??"
         self._full, self._empty = ("█", "░") if blocks else ("#", ".")
@@ -232,7 +232,7 @@ class _Terminal:
             self._write(text[: shutil.get_terminal_size().columns - 1], live=True)
 
     def close(self) -> None:
-        """Leave a live line as it is and go on below it."""
+        """Leave a live line as it is and continue below it."""
         self._out.write("\n" * self._live)
 
     def bar(self, done: float, total: float, text: str) -> str:
@@ -249,7 +249,7 @@ class _Terminal:
 
 
 class _Timeline:
-    """Prints what happens to one task, each line with its milliseconds since the request."""
+    """Prints the events of one task, each with its milliseconds since the request."""
 
     def __init__(self, terminal: _Terminal, answer: _Answer, said: str) -> None:
         self._terminal = terminal
@@ -261,8 +261,8 @@ class _Timeline:
         """Print what is new in a task's state."""
         progress, callback = state["progress"], state["callback"]
         if state["started_at"] and not progress and not callback:
-            # It may have begun before the answer had arrived: nothing is printed before what
-            # is to be said of it, with its first progress.
+            # The task may have begun before the answer arrived: nothing is printed before its
+            # description, which comes with its first progress.
             return
         if progress and not self._started:
             self._started = True
@@ -274,7 +274,7 @@ class _Timeline:
             late = _milliseconds(self._answer.answered, callback["at"])
             after = f", {late:,.1f} ms after the answer" if late > 0 else ""
             self._add(callback["at"], f"callback fired on thread {callback['thread']}{after}")
-        # What one look at the task found may have begun before the answer had arrived.
+        # Events that one poll found may have begun before the answer arrived.
         for event in sorted(self._events, key=lambda event: event[0]):
             self._terminal.line(self._text(*event))
         self._events.clear()
@@ -329,7 +329,7 @@ def _show_many(client: _Client, files: Sequence[Path], terminal: _Terminal) -> N
 
 
 def _label(file: Path) -> str:
-    """What to call a file: its name, or for one of this package its place therein."""
+    """The label of a file: its name, or for a file of this package its path therein."""
     return str(file.relative_to(_PACKAGE)) if file.is_relative_to(_PACKAGE) else file.name
 
 
@@ -350,7 +350,7 @@ def _milliseconds(start: datetime, end: datetime | str) -> float:
 
 
 def _size(size: float) -> str:
-    """Write a number of bytes in the unit that suits it."""
+    """Format a number of bytes in a suitable unit."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while size >= _KILO and units[1:]:
         size /= _KILO
