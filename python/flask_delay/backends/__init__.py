@@ -1,1 +1,1 @@
-"""Where tasks run, if not on threads of this process: a package each, see `base`."""
+"""Backends, which run tasks outside of this process's threads: a package each, see `base`."""

@@ -1,7 +1,7 @@
-"""What a backend is: where tasks run, if not on threads of this process.
+"""The interface of a backend, which runs tasks outside of this process's threads.
 
-Each is a module that `table` finds, above the extension; imported when the first task is for it,
-and no earlier.
+Each backend is a module that `table` finds, above the extension. The first task for a backend
+imports it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,21 +19,21 @@ Finding = tuple[Literal["ok", "note", "wrong"], str]
 
 
 class ProcessDied(RuntimeError):  # noqa: N818 (as QueueFull)
-    """The worker process ended while it ran the task: killed, for want of memory perhaps.
+    """The worker process ended while it ran the task, for example for lack of memory.
 
-    How far the task has come is not known.
+    It is unknown how much of the task was done.
     """
 
 
 class BrokerUnavailable(ConnectionError):  # noqa: N818 (as QueueFull)
-    """The task was not accepted: what carries tasks and their results cannot be reached."""
+    """The task was not accepted: the broker or the result store cannot be reached."""
 
 
 class RemoteError(RuntimeError):
     """The task failed elsewhere, with an exception whose class this process has not imported.
 
-    `kind` is the name of that class, such as "shop.errors.OutOfStock", and the message is its
-    own.
+    `kind` is the name of that class, such as "shop.errors.OutOfStock"; the message is the original
+    one.
     """
 
     def __init__(self, kind: str, text: str) -> None:
@@ -50,9 +50,9 @@ class RemoteError(RuntimeError):
 
 
 class Backend(Protocol):
-    """What the module of a backend has as `Backend`: a subclass of this.
+    """The base of the class `Backend` that each backend module has.
 
-    There is one for each `Delay` that uses it. The methods may be called from any thread.
+    Each `Delay` that uses the backend has one instance. The methods may be called from any thread.
     """
 
     cannot: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -66,13 +66,13 @@ class Backend(Protocol):
 
     @staticmethod
     def check(options: Mapping[str, object], /) -> None:
-        """Raise ValueError for values of the other options that it cannot do."""
+        """Raise ValueError for values of the other options that this backend does not support."""
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
-        """Be the one of the `Delay` of this name on this app; starts nothing yet.
+        """Prepare the backend for the `Delay` of this name on this app; starts nothing yet.
 
-        Its own settings are `settings.of(Settings)`. Raises ValueError for settings that are
-        missing, ImportError for a package that is.
+        The backend's own settings are `settings.of(Settings)`. Raises ValueError for missing
+        settings, ImportError for a missing package.
         """
 
     def submit(
@@ -84,10 +84,9 @@ class Backend(Protocol):
         *args: Any,
         **kwargs: Any,
     ) -> Future[Any]:
-        """Have `fn(*args, **kwargs)` run there. The future's `cancel` and `stop` reach it.
+        """Run `fn(*args, **kwargs)` there. The future's `cancel` and `stop` reach it.
 
-        `options` are those of `using`, as they were given, and `policy` is what they come to
-        for the native module.
+        `options` are the options of `using` as given; `policy` is their form for the native module.
         """
         if self.executor is None:
             raise NotImplementedError
@@ -95,22 +94,23 @@ class Backend(Protocol):
         return self.executor._submit_with(policy, None, fn, *args, **kwargs)  # noqa: SLF001
 
     def drain(self, timeout: float | None) -> bool:
-        """Wait until nothing is left to do; False if `timeout` seconds were not enough."""
+        """Wait until no task is left; False if `timeout` seconds were not enough."""
         return self.executor is None or self.executor.drain(timeout)
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
-        """Take no more tasks, as `Executor.shutdown`."""
+        """Accept no more tasks, as `Executor.shutdown`."""
         if self.executor is not None:
             self.executor.shutdown(wait, cancel_futures=cancel_futures)
 
     def diagnose(self) -> Iterator[Finding]:
-        """Look whether a task would be carried and run, for `flask delay check`."""
+        """Check whether tasks would be delivered and run, for `flask delay check`."""
         return iter(())
 
     def work(self, arguments: Sequence[str]) -> None:
-        """Be a worker for its tasks until told to end, for `flask delay worker ARGUMENTS`.
+        """Run as a worker for this backend's tasks, for `flask delay worker ARGUMENTS`.
 
-        Raises NotImplementedError if it has no workers that are started so.
+        Returns when the worker is told to end. Raises NotImplementedError if the backend has no
+        workers that are started by a command.
         """
         raise NotImplementedError
 

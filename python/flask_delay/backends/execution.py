@@ -1,7 +1,7 @@
-"""Runs a task that was sent to this process: one attempt, and what follows when it ends.
+"""Runs a task that was sent to this process: one attempt, and the steps after its end.
 
-The attempt runs on the thread that has received the task. Retries, logs and signals are either
-the sender's business, or `conclude` sees to them, in the words of the native module.
+The attempt runs on the thread that has received the task. The sender handles retries, logs and
+signals, or `conclude` does, in the words of the native module.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from flask_delay.logs import log as _log
 from flask_delay.observe import signals
 from flask_delay.retry import Retry
 
-# Its place among `signals.senders`.
+# The index of `task_started` in `signals.senders`.
 _STARTED = 1
 
 
@@ -30,7 +30,7 @@ def make_executor(
 ) -> Executor:
     """Make an executor that runs each task on the thread that submits it.
 
-    It logs nothing, and of the signals it sends at most `task_started`.
+    It logs nothing, and sends no signal except, if asked, `task_started`.
     """
     senders = [
         sender if number == _STARTED else ({}, sender[1], sender[2])
@@ -52,8 +52,8 @@ class Attempt:
     """One attempt of a message: `fn` is the task's function with its arguments.
 
     `around` is entered in the task, around the function. `check` returns an exception if the
-    function's result cannot be sent, and `refusal` is one that the task fails with instead of
-    being run. No retry follows these two.
+    function's result cannot be sent. With `refusal`, the task fails with that exception and does
+    not run. No retry follows these two.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Attempt:
         self._check = check
         self._final = refusal
         self._called = self._calling(fn)
-        # What the task is called.
+        # The task takes its name from here.
         self._called.__name__ = self._called.__qualname__ = message.name
 
     def run(
@@ -80,10 +80,10 @@ class Attempt:
         report: Callable[[Progress], object] | None = None,
         interrupts: tuple[type[BaseException], ...] = (),
     ) -> Future[Any]:
-        """Run it, and return its future, which is done.
+        """Run the attempt, and return its future, which is done.
 
-        `report` gets the progress of the task, in its thread. An exception of `interrupts` ends
-        the wait for a coroutine, and the task.
+        `report` receives the progress of the task, in its thread. An exception of a class in
+        `interrupts` ends the wait for a coroutine, and the task.
         """
         make = functools.partial(
             _RemoteTask,
@@ -96,7 +96,7 @@ class Attempt:
         try:
             return handle.run()
         except interrupts as error:
-            # The coroutine is told to end. Receivers of signals are to see a future that failed.
+            # Tells the coroutine to end. Receivers of signals must see a future that failed.
             handle.future.cancel()
             failed = make()
             failed.fail(error)
@@ -105,9 +105,9 @@ class Attempt:
     def conclude(
         self, app: Flask, future: Future[Any], exception: BaseException, *, logs: bool
     ) -> tuple[BaseException, float | None]:
-        """Log that it has failed with `exception`, and send the signal if no retry follows.
+        """Log the failure with `exception`, and send the signal if no retry follows.
 
-        Returns what the task has failed with, and in how many seconds it is to run again.
+        Returns the exception of the task, and the seconds until the next attempt or None.
         """
         after = None
         if exception is not self._final:
@@ -146,7 +146,7 @@ class Attempt:
 
 
 def send(signal: NamedSignal, app: Flask, future: Future[Any]) -> None:
-    """Tell the receivers of a signal of the end of a task, in an app context."""
+    """Send a signal for the end of a task, in an app context."""
     if not signal.has_receivers_for(app):
         return
     try:
@@ -160,7 +160,7 @@ def send(signal: NamedSignal, app: Flask, future: Future[Any]) -> None:
 def _judge(
     future: Future[Any], exception: BaseException, retry: Retry | None
 ) -> tuple[BaseException, float | None]:
-    """What the task has failed with, and after how many seconds it runs again, if it does."""
+    """The exception of the task, and the seconds until the next attempt or None."""
     if not isinstance(exception, TaskRetry):
         return exception, None if retry is None else retry._after(exception, future.attempts)  # noqa: SLF001
     after: float | None = exception.args[0]

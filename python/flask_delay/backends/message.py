@@ -1,7 +1,6 @@
-"""One task as a record that can be sent to another process, or kept.
+"""One task as a record that can be sent to another process, or stored.
 
-It has nothing but values that JSON has, save the arguments, for which each backend has a
-serializer.
+Its values are JSON, except for the arguments: each backend has a serializer for them.
 """
 
 import time
@@ -16,13 +15,13 @@ from flask_delay.retry import Retry, as_retry
 VERSION = 1
 """Of the record. A reader refuses a newer one, and leaves out keys that it does not know."""
 
-# The options that go with a task as they are; of the others, times go as fields of the record,
-# and what is left is for the process that submits.
+# The options that are sent unchanged. Times are sent as fields of the record; the other options are
+# for the submitting process.
 _CARRIED = ("priority", "timeout")
-# Of a Retry: classes of exceptions.
+# The parameters of a Retry that are classes of exceptions.
 _KINDS = ("on", "unless")
 _NUMBER = (int, float)
-# What `from_dict` accepts for each field, None where the default is None.
+# The types that `from_dict` accepts for each field, None where the default is None.
 _TYPES: Mapping[str, Any] = {
     "id": str,
     "name": str,
@@ -37,7 +36,7 @@ _TYPES: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMessage:
-    """One attempt of a task: what is called, and with which options."""
+    """One attempt of a task: its function and its options."""
 
     id: str
     name: str
@@ -66,7 +65,7 @@ class TaskMessage:
     ) -> Self:
         """Make the message of a submit with these `options` of `using`. Its times count from now.
 
-        `main` is what other processes call the module that is `__main__` in this one.
+        `main` is the name that other processes use for this process's `__main__` module.
         """
         now = time.time()
         kept = {key: options[key] for key in _CARRIED if key in options}
@@ -87,10 +86,10 @@ class TaskMessage:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` has made, here or in another version of this package.
+        """Read the result of `to_dict`, from this version of the package or another one.
 
         Raises ValueError for the record of a newer version, TypeError for a field that is missing
-        or has a value of another type.
+        or has the wrong type.
         """
         version = record.get("version")
         if type(version) is not int or not 1 <= version <= VERSION:
@@ -102,15 +101,16 @@ class TaskMessage:
         return cls(**found)
 
     def to_dict(self) -> dict[str, Any]:
-        """The message as a dict for JSON; fields with nothing in them are left out."""
+        """The message as a dict for JSON; empty fields are left out."""
         values = {it.name: getattr(self, it.name) for it in fields(self)}
         return {"version": VERSION, **{name: it for name, it in values.items() if it}}
 
     def retry_for(self, exception: BaseException, main: str) -> Retry | None:
-        """The task's `Retry`, as far as it concerns this exception; None without one.
+        """The task's `Retry`, restricted to this exception; None without one.
 
-        The message only has the names of classes, which those of the exception are compared
-        with; `main` is what other processes call this one's `__main__`.
+        The message only has the names of classes, which are compared with the names of the
+        exception's classes. `main` is the name that other processes use for this process's
+        `__main__`.
         """
         packed = self.options.get("retry")
         if packed is None:

@@ -1,8 +1,8 @@
-"""Which backends there are: entry points of the group `flask_delay.backends`, by their names.
+"""The installed backends: entry points of the group `flask_delay.backends`, by their names.
 
-An entry point names a module with a class `Backend`, see `base`, and, if the backend has settings
-of its own, a dataclass `Settings`, see `config`. Nothing is looked up, and no module imported,
-before a name or a setting asks for it.
+An entry point names a module with a class `Backend`, see `base`. A backend with settings has a
+dataclass `Settings` too, see `config`. No entry point is looked up, and no module imported, before
+a name or a setting needs it.
 """
 
 import warnings
@@ -14,13 +14,14 @@ GROUP = "flask_delay.backends"
 THREADS = "threads"
 """The one that is built in: threads of this process."""
 
-# What was found, and asked for. Both only grow, each access is one step: they need no lock.
+# Caches of entry points and used names. Both only grow and each access is atomic, so they need no
+# lock.
 _found: dict[str, EntryPoint] = {}
 _used: set[str] = set()
 
 
 def names() -> list[str]:
-    """The names of all that are installed now: `THREADS`, then the others by the alphabet.
+    """The names of all installed backends: `THREADS`, then the others by the alphabet.
 
     A wheel's metadata has entry points in any order.
     """
@@ -35,7 +36,7 @@ def is_known(name: str) -> bool:
 
 
 def read(value: object) -> str:
-    """The name of a backend. Raises TypeError or ValueError for what is none."""
+    """Validate the name of a backend. Raises TypeError or ValueError for anything else."""
     if not isinstance(value, str):
         raise TypeError
     if not is_known(value):
@@ -44,7 +45,7 @@ def read(value: object) -> str:
 
 
 def listed() -> str:
-    """All names, as an error shows them."""
+    """All names, as an error message shows them."""
     *most, last = (f'"{name}"' for name in names())
     return f"{', '.join(most)} or {last}" if most else last
 
@@ -64,7 +65,7 @@ def module(name: str) -> Any:
 
 
 def kind(name: str) -> Any:
-    """The class `Backend` of this module. Raises as `module`, and what making the class raises."""
+    """The class `Backend` of this module. Raises as `module`, and the errors of that class."""
     try:
         found = module(name).Backend
     except AttributeError as error:
@@ -79,12 +80,12 @@ def is_used(name: str) -> bool:
 
 
 def settings() -> Iterator[type]:
-    """The classes `Settings` of all backends that have one; a warning says which fail to load."""
+    """The classes `Settings` of the backends that have one; warns about those that fail to load."""
     for name in names()[1:]:
         try:
             kind = getattr(module(name), "Settings", None)
         except ImportError as error:
-            # Of this line, so that it is shown once, however often settings are read.
+            # Attributed to this line, so that it is shown once, however often settings are read.
             warnings.warn(str(error), stacklevel=1)
             continue
         if kind is not None:

@@ -12,7 +12,7 @@ __all__ = ["Backend", "Settings", "celery_app", "check"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only now, since whoever has no more than a setting of it need not have Celery.
+    # Imported late: an app that only has a setting of this backend need not have Celery.
     if name in __all__:
         return getattr(import_module(f"{__name__}.backend"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Settings of Celery's: the app that is made with them, and those that have no effect on tasks.
+"""Celery's settings: the app that is made with them, and settings that do not affect tasks.
 
-Tasks are sent without Celery's `apply_async`, as JSON, over connections that say at once if a
-broker is down. What that leaves without effect is not accepted in silence.
+Tasks are sent without Celery's `apply_async`: as JSON, over connections that report at once when a
+broker is down. Settings that lose their effect by this are reported.
 """
 
 import difflib
@@ -24,7 +24,7 @@ _PICKLE = "application/x-python-serialize"
 _OURS = "Flask-Delay's own connections are for {}, so that a task is refused within two seconds"
 _DECIDED = "tasks of Flask-Delay run at least once, and their futures need results"
 _PRIORITY = "say `priority` in @task or using"
-# What always holds for tasks of Flask-Delay, and why; no value is as if it were that.
+# Settings with a fixed value for tasks of Flask-Delay, and the reason; no value counts as that.
 _FIXED: Mapping[str, tuple[object, str]] = {
     "task_serializer": ("json", "messages are JSON"),
     "task_protocol": (2, "messages are of version 2"),
@@ -44,7 +44,7 @@ _FIXED: Mapping[str, tuple[object, str]] = {
     "redis_socket_connect_timeout": (None, _OURS.format("results")),
     "redis_retry_on_timeout": (None, _OURS.format("results")),
 }
-# What annotations may say of a task, and only who sends it by Celery's means would heed.
+# Annotations that only Celery's own way of sending would heed.
 _OF_SENDING = frozenset(
     {
         "compression",
@@ -60,7 +60,7 @@ _OF_SENDING = frozenset(
 
 
 def made(name: str, settings: Settings, app: Flask) -> Celery:
-    """Make the Celery app of a `Delay` from the settings; ValueError if a broker is missing."""
+    """Make the Celery app of a `Delay` from its settings; ValueError if the broker is missing."""
     prefix = f"{name.upper()}_{PREFIX}"
     given = dict(app.config.get("CELERY") or {})
     for key, value in app.config.items():
@@ -77,14 +77,14 @@ def made(name: str, settings: Settings, app: Flask) -> Celery:
         given["result_backend"] = settings.celery_result_backend
     elif str(broker).startswith(("redis:", "rediss:")):
         given.setdefault("result_backend", broker)
-    # Not the current one: that is for the user's own to be.
+    # Not the current app: that choice is the user's.
     celery = Celery(app.name, set_as_current=False)
     celery.conf.update(given)
     return celery
 
 
 def require(celery: Celery) -> None:
-    """Raise ValueError for settings with which no task could be carried, or more than meant."""
+    """Raise ValueError for settings that prevent tasks, and for `task_always_eager`."""
     conf = celery.conf
     if conf.task_always_eager:
         raise ValueError(
@@ -105,7 +105,7 @@ def require(celery: Celery) -> None:
 
 
 def without_effect(celery: Celery) -> Iterator[str]:
-    """What is set in vain, and what is dangerous, as sentences without a full stop."""
+    """Settings without effect, and dangerous ones, as sentences without a full stop."""
     conf = celery.conf
     given: Any = conf.without_defaults()
     for key in given:
@@ -128,7 +128,7 @@ def without_effect(celery: Celery) -> Iterator[str]:
 
 
 def _annotated(annotations: Any) -> set[str]:
-    """What annotations that are dicts say about any task."""
+    """The names that annotations in the form of dicts set for any task."""
     several = annotations if isinstance(annotations, list | tuple) else [annotations]
     values = [value for it in several if isinstance(it, dict) for value in it.values()]
     return {key for value in values if isinstance(value, dict) for key in value}

@@ -1,7 +1,7 @@
 """Tasks that run in Celery workers.
 
-In this process a task is a message to the broker and a future that the result backend feeds,
-see `client`; in a worker it is run by `worker`.
+In this process a task is a message to the broker and a future that the result backend updates, see
+`client`. In a Celery worker, `worker` runs it.
 """
 
 import inspect
@@ -39,7 +39,7 @@ _NOT_THERE = "Celery has no such thing; leave it out, or use the backend 'thread
 
 
 class Backend(base.Backend):
-    """The Celery app of one `Delay`, and how this process talks to it."""
+    """The Celery app of one `Delay`, and this process's connection to it."""
 
     cannot = MappingProxyType(
         {
@@ -71,7 +71,7 @@ class Backend(base.Backend):
             )
         for problem in celerys.without_effect(self.celery):
             warnings.warn(problem, stacklevel=2)
-        # One for each process that is forked from this one. No lock: see `state.State`.
+        # One client for each process that is forked from this one. No lock: see `state.State`.
         self._clients: dict[int, Client] = {}
         self._buffers = own.celery_when_down == "buffer"
         self._closed = False
@@ -87,8 +87,8 @@ class Backend(base.Backend):
     ) -> Future[Any]:
         """Publish the task; see `base.Backend`.
 
-        Raises TypeError for what is no `@task` function, and for an argument that is not
-        JSON; BrokerUnavailable if it cannot be published; RuntimeError after shutdown.
+        Raises TypeError for a function that is not a `@task`, and for an argument that is not JSON;
+        BrokerUnavailable if the task cannot be published; RuntimeError after shutdown.
         """
         del policy
         name = self._name_of(fn)
@@ -116,9 +116,9 @@ class Backend(base.Backend):
         return handle.future
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
-        """Publish no more; with `cancel_futures` cancel what has not begun.
+        """Publish no more tasks; with `cancel_futures`, cancel those that have not begun.
 
-        Nobody listens for the other futures any more, so they are left as they are.
+        The other futures stay as they are, since no listener is left to update them.
         """
         self._closed = True
         client = self._clients.get(_generation())
@@ -126,7 +126,7 @@ class Backend(base.Backend):
             client.close(wait, cancel_futures=cancel_futures)
 
     def diagnose(self) -> Iterator[base.Finding]:
-        """Say what is wrong with the broker, the results and settings, and how many workers are."""
+        """Report problems of broker, results and settings, and the number of workers."""
         problems = self.problems()
         for problem in problems:
             yield "wrong", problem
@@ -138,13 +138,13 @@ class Backend(base.Backend):
             yield "note", "no worker answers: start one with `flask delay worker`"
 
     def work(self, arguments: Sequence[str]) -> None:
-        """Be a Celery worker, with the arguments of `celery worker`."""
+        """Run a Celery worker, with the arguments of `celery worker`."""
         cast("Any", self.celery).worker_main(["worker", *arguments])
 
     def register(self) -> None:
-        """Make the functions that are meant for Celery tasks of the Celery app, for its workers.
+        """Register the functions that are meant for Celery as tasks of the Celery app.
 
-        A worker runs what a message names, so nothing else may be there to be named.
+        A worker runs the function that a message names, so no other function may be registered.
         """
         for task in list(registry.decorated.values()):
             if self._why_not(task) is None:
@@ -153,9 +153,9 @@ class Backend(base.Backend):
                 )
 
     def problems(self) -> list[str]:
-        """What keeps tasks from being run, as sentences without a full stop.
+        """Problems that keep tasks from running, as sentences without a full stop.
 
-        Opens connections of its own, and takes a few seconds if nobody is there.
+        Opens connections of its own, and takes a few seconds if nothing answers.
         """
         found = list(celerys.without_effect(self.celery))
         # Without its password.
@@ -173,7 +173,7 @@ class Backend(base.Backend):
         return found
 
     def workers(self) -> int:
-        """How many workers answer within a second. Raises what the broker's library does."""
+        """The number of workers that answer within a second. Raises the broker library's errors."""
         return len(self.celery.control.ping(timeout=1.0))
 
     def _executor(self) -> Executor:
@@ -196,7 +196,7 @@ class Backend(base.Backend):
         if task is None and inspect.ismethod(fn):
             why = "it is a method"
         if task is not None and registry.qualname_of(fn) is None:
-            # It would have that of its class.
+            # Such an object would take the name of its class.
             why = "it has no name"
         if why is not None:
             raise TypeError(
@@ -206,8 +206,8 @@ class Backend(base.Backend):
         return registry.name_of(fn, self._app.name)
 
     def _why_not(self, task: Any) -> str | None:
-        """Why a `@task` function is none of Celery's workers; None if it is."""
-        # What has no name cannot be called from elsewhere.
+        """The reason why a `@task` function is not for Celery workers; None if it is."""
+        # A function without an importable name cannot be called from another process.
         owner, _, _ = getattr(task, "__qualname__", "").rpartition(".")
         if not hasattr(task, "__qualname__"):
             return "it has no name"
@@ -219,7 +219,7 @@ class Backend(base.Backend):
         return None if chosen == "celery" else "it is not meant for them"
 
     def _is_of_ours(self, task: Any) -> bool:
-        """Whether a task without a backend of its own goes to this Delay: as its `delay` does."""
+        """Whether the `delay` of a task without its own backend would use this Delay."""
         find = task._find  # noqa: SLF001
         if find is state.find:
             return self._name == state.DEFAULT_NAME
@@ -230,10 +230,10 @@ class Backend(base.Backend):
 
 
 def celery_app(app: Flask, *, name: str = state.DEFAULT_NAME) -> Celery:
-    """The Celery app that the tasks of an app's `Delay` go to, for `celery -A module:celery`.
+    """The Celery app for the tasks of an app's `Delay`, for `celery -A module:celery`.
 
-    Raises RuntimeError if the app has no `Delay` of this name, ValueError for settings that
-    are missing or wrong.
+    Raises RuntimeError if the app has no `Delay` of this name, ValueError for missing or wrong
+    settings.
     """
     found = app.extensions.get(name)
     if not isinstance(found, state.State):
@@ -251,10 +251,10 @@ def _imported(path: str, key: str) -> Celery:
 
 
 def check(app: Flask, *, name: str = state.DEFAULT_NAME) -> tuple[list[str], int] | None:
-    """What is wrong with Celery for the `Delay` of this name, and how many workers answer.
+    """Celery's problems for the `Delay` of this name, and the number of workers that answer.
 
-    Workers are only asked if nothing is wrong. None if the app has nothing to do with Celery.
-    Takes a few seconds if nobody is there.
+    Workers are only asked if there are no problems. None if the app does not use Celery. Takes a
+    few seconds if nothing answers.
     """
     found: state.State = app.extensions[name]
     if found.config.mode != "threads":
@@ -269,7 +269,7 @@ def check(app: Flask, *, name: str = state.DEFAULT_NAME) -> tuple[list[str], int
 
 @signals.import_modules.connect(weak=False)  # type: ignore[untyped-decorator]
 def _register(sender: object, **_: object) -> None:
-    """Celery wants to know the tasks of an app, as it does in every worker."""
+    """Register the tasks of an app when Celery asks for them, as it does in every worker."""
     for found in state.states():
         if found.config.mode != "threads":
             continue
@@ -278,7 +278,7 @@ def _register(sender: object, **_: object) -> None:
         except ValueError:
             if found.config.backend == "celery":
                 raise
-            # A Delay that has nothing to do with Celery.
+            # This Delay does not use Celery.
             continue
         if isinstance(backend, Backend) and backend.celery is sender:
             backend.register()

@@ -19,14 +19,14 @@ _T = TypeVar("_T", bound=_Named)
 SIZE = 1000
 """So many tasks at most."""
 
-# Seconds between two tries.
+# Seconds between two attempts to send.
 _PAUSE = 0.5
 
 
 class Buffer(Generic[_T]):
-    """Gives what it holds to `send`, in order, as soon as that does not raise `unreachable`.
+    """Passes its messages to `send`, in order, as soon as `send` stops raising `unreachable`.
 
-    What `is_wanted` no more is left out. Its thread is there while it holds something.
+    Skips messages for which `is_wanted` is false. Its thread runs only while there are messages.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class Buffer(Generic[_T]):
         self._closed = threading.Event()
 
     def is_empty(self) -> bool:
-        """Whether what comes now may go directly, without overtaking anything."""
+        """Whether a new message may be sent directly, without overtaking another one."""
         return not self._held
 
     def keep(self, message: _T) -> bool:
-        """Hold a message; False if there is no place."""
+        """Hold a message; False if the buffer is full."""
         with self._lock:
             if len(self._held) >= SIZE or self._closed.is_set():
                 return False
             self._held.append(message)
             if self._thread is not None:
                 return True
-            # Not for the exit to wait for, which would be as long as the broker is down.
+            # A daemon: otherwise the exit would wait for it as long as the broker is down.
             self._thread = threading.Thread(target=self._run, name="delay-celery-b", daemon=True)
             self._thread.start()
         atexit.unregister(self.close)
@@ -64,7 +64,7 @@ class Buffer(Generic[_T]):
         return True
 
     def close(self, wait: bool = True) -> None:
-        """Send no more; says which are lost."""
+        """Send no more messages; log which ones are lost."""
         self._closed.set()
         atexit.unregister(self.close)
         thread = self._thread
@@ -95,5 +95,5 @@ class Buffer(Generic[_T]):
             message = self._held[0]
             if self._is_wanted(message):
                 self._send(message)
-            # Not before: whoever submits meanwhile comes behind it.
+            # Removed only now, so that a message submitted meanwhile queues behind it.
             self._held.popleft()

@@ -1,9 +1,9 @@
-"""What a process has of a Celery app: connections to its broker, and one listener for results.
+"""A process's view of a Celery app: connections to its broker, and one listener for results.
 
-Celery stores what becomes of a task in Redis and publishes it there, on a channel of the task's
-own. One thread listens to the channels of all tasks that are not done. A channel's
-confirmation is followed by a look at what is stored: so it does not matter what comes first, the
-subscription or the result, and nothing is missed when the connection was lost.
+Celery stores the outcome of a task in Redis and publishes it there, on the task's own channel. One
+thread listens to the channels of all unfinished tasks. After each confirmed subscription it reads
+the stored state. So the order of subscription and result does not matter, and no result is missed
+when the connection was lost.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ from flask_delay.observe.view import TaskView
 PROGRESS = "PROGRESS"
 """The state of a task that has said how far it is."""
 
-# Seconds. How long a listener waits at most before it looks whether it missed to be woken.
+# Seconds. The longest wait of the listener before it checks for a missed wake-up.
 _LOOK = 1.0
 _PAUSES = (0.1, 5.0)
-# How long after a task's `expires` one that nobody has begun is given up: clocks differ.
+# Seconds after a task's `expires` until an unstarted task is given up: clocks differ.
 _GRACE = 5.0
 
 
@@ -50,7 +50,7 @@ class Client:
         connection = connections.to_broker(celery)
         self.is_redis: bool = connection.transport.driver_type == "redis"
         pool: Any = ProducerPool
-        # Without a pool, 0 or None, one connection is kept all the same.
+        # Without a pool (0 or None), one connection is kept all the same.
         limit = celery.conf.broker_pool_limit or 1
         self._producers = pool(
             connection.Pool(limit=limit), limit=limit, Producer=celery.amqp.Producer
@@ -67,11 +67,11 @@ class Client:
             self._send, self._unreachable, lambda it: self._channel(it.id) in self._pending
         )
         self._buffers = buffers
-        # By the channel, which is also where the result is stored.
+        # By the channel, which is also the key of the stored result.
         self._pending: dict[str, _RemoteTask] = {}
-        # Those that are new, or were taken out by others than the listener.
+        # Channels that are new, or that other threads than the listener have removed.
         self._changed: deque[str] = deque()
-        # Of the tasks that expire, when: those that are new, and those that the listener has.
+        # When tasks with `expires` expire: the new ones, and those that the listener knows.
         self._expiring: deque[tuple[float, str]] = deque()
         self._deadlines: list[tuple[float, str]] = []
         self._bell = f"flask-delay-{uuid.uuid4()}"
@@ -80,13 +80,13 @@ class Client:
         self._closed = threading.Event()
 
     def publish(self, handle: _RemoteTask, message: TaskMessage) -> None:
-        """Send a task, and feed `handle` from now on. Raises BrokerUnavailable."""
+        """Send a task, and update `handle` from now on. Raises BrokerUnavailable."""
         channel = self._channel(message.id)
         if message.expires is not None:
             end = time.monotonic() + (message.expires - time.time()) + _GRACE
             self._expiring.append((end, message.id))
         try:
-            # First: no task is sent of which nobody would hear.
+            # Before the message is sent, so that no result is missed.
             self._expect(channel, handle)
             if self._buffer.is_empty() or not self._buffer.keep(message):
                 self._send(message)
@@ -101,13 +101,13 @@ class Client:
             ) from error
 
     def recall(self, id: str, *, terminate: bool) -> None:
-        """Have a task not run, or end it where it runs. Logs if that cannot be said."""
+        """Revoke a task, or end it where it runs. Logs if the message cannot be sent."""
         channel = self._channel(id)
         self._pending.pop(channel, None)
         self._changed.append(channel)
         try:
             with self._producers.acquire(block=True) as producer:
-                # As Celery's `control.revoke`, which would take a connection of its own.
+                # As Celery's `control.revoke`, which would open a connection of its own.
                 mailbox = self._celery.control.mailbox(producer.connection)
                 mailbox.producer_pool = self._producers
                 mailbox.abcast("revoke", {"task_id": id, "terminate": terminate, "signal": "TERM"})
@@ -120,7 +120,7 @@ class Client:
             )
 
     def close(self, wait: bool, *, cancel_futures: bool) -> None:
-        """End the thread; with `cancel_futures` cancel first what has not begun."""
+        """End the thread; with `cancel_futures`, first cancel the tasks that have not begun."""
         if cancel_futures:
             for handle in list(self._pending.values()):
                 handle.future.cancel()
@@ -137,8 +137,8 @@ class Client:
         self._producers.force_close_all()
 
     def _send(self, message: TaskMessage) -> None:
-        # As Celery's `send_task` does it, which would have each thread that publishes subscribe
-        # to results that it never looks at.
+        # As Celery's `send_task`, which would subscribe each publishing thread to results that it
+        # never reads.
         id, name, args, kwargs = message.id, message.name, message.args, dict(message.kwargs)
         amqp = self._celery.amqp
         made = messages.options(message, is_redis=self.is_redis)
@@ -181,7 +181,7 @@ class Client:
         self._changed.append(channel)
         with self._lock:
             if self._thread is None:
-                # Not for the exit to wait for: what was published goes on without it.
+                # A daemon: published tasks continue without it, so the exit need not wait.
                 self._thread = threading.Thread(
                     target=self._listen, name="delay-celery", daemon=True
                 )
@@ -199,7 +199,7 @@ class Client:
                 self._follow()
             except (redis.RedisError, OSError) as error:
                 if time.monotonic() - began > _PAUSES[1]:
-                    # It had heard of some.
+                    # The connection had worked, so the pauses start again at the shortest.
                     pause = _PAUSES[0]
                 _log.warning(
                     "results of Celery tasks cannot be heard of, tried again in %.1f s: %s",
@@ -238,7 +238,7 @@ class Client:
             pubsub.unsubscribe(channel)
 
     def _give_up_expired(self) -> None:
-        """End the futures of tasks that no worker has begun, or will: their messages are lost."""
+        """End the futures of expired tasks that no worker has begun: their messages are lost."""
         while self._expiring:
             heapq.heappush(self._deadlines, self._expiring.popleft())
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
@@ -252,12 +252,12 @@ class Client:
                 if self._is_over(channel, data):
                     self._changed.append(channel)
                 continue
-            # Should its message be there after all.
+            # In case its message is still in the queue.
             self.recall(id, terminate=False)
             handle.fail(_expired(handle.future.name))
 
     def _is_over(self, channel: str, data: bytes) -> bool:
-        """Tell a task's future what has become of it; whether that is its end."""
+        """Update a task's future from a message; return whether the task is over."""
         handle = self._pending.get(channel)
         if handle is None:
             return True
@@ -267,7 +267,7 @@ class Client:
             view = view_of(handle.future.id, handle.future.name, meta, self._app)
             is_over = view is not None and _update(handle, view)
         except Exception as error:
-            # Not JSON, or not as Celery writes it.
+            # Not JSON, or not in Celery's form.
             handle.fail(error)
             is_over = True
         if is_over:
@@ -283,12 +283,12 @@ _STATES = {
     states.FAILURE: "finished",
     states.REVOKED: "cancelled",
 }
-# What is stored of a task that was revoked because its time was over.
+# The stored result of a task that was revoked because it expired.
 _EXPIRED = {"exc_type": "TaskRevokedError", "exc_message": ["expired"]}
 
 
 def view_of(id: str, name: str, meta: Mapping[str, Any], app: Flask) -> TaskView | None:
-    """What Celery has stored of a task; None for a state that says nothing of it."""
+    """The state that Celery has stored of a task; None for a state without information."""
     status, result = meta["status"], meta["result"]
     state = _STATES.get(status)
     if state is None:
@@ -306,7 +306,7 @@ def view_of(id: str, name: str, meta: Mapping[str, Any], app: Flask) -> TaskView
 
 
 def _update(handle: _RemoteTask, view: TaskView) -> bool:
-    """Bring a task's future to where the view has the task; whether that is its end."""
+    """Update a task's future to match the view; return whether the task is over."""
     if view.state == "running":
         handle.start()
         if view.progress is not None:

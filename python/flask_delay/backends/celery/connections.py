@@ -1,6 +1,6 @@
-"""Connections of a process to a Celery app's broker and results, which say at once if it is down.
+"""Connections to a Celery app's broker and results, which report at once if these are down.
 
-Celery's own would try for ever, and redis-py for seconds, while a request waits.
+Celery's own connections would retry for ever, and redis-py for seconds, while a request waits.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from kombu.transport import redis as kombus
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-# Seconds. A broker that is there answers in a thousandth of that. Each is tried twice.
+# Seconds. A reachable broker answers in a thousandth of that. Each connection is tried twice.
 _CONNECT = 0.5
 _ANSWER = 1.0
 ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
@@ -44,7 +44,7 @@ class _Transport(kombus.Transport):
 
 
 def to_broker(celery: Celery) -> Any:
-    """A connection to the broker, of kombu's, which is not open yet."""
+    """An unopened connection of kombu to the broker."""
     is_redis = celery.connection_for_write().transport_cls in {"redis", "rediss"}
     limits: dict[str, Any] = dict(ONCE_MORE)
     if is_redis:
@@ -56,10 +56,10 @@ def to_broker(celery: Celery) -> Any:
 
 
 def to_results(client: Any) -> Any:
-    """A client of the Redis that `client` is one of."""
+    """A client for the Redis server of `client`."""
     pool = client.connection_pool
     if type(pool) is not redis.ConnectionPool:
-        # Of Sentinel's, whose connections belong to it.
+        # Sentinel manages its own connections.
         return client
     options = {
         **pool.connection_kwargs,

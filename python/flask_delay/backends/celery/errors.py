@@ -1,7 +1,7 @@
-"""What a task has failed with: in the worker as JSON, and here as an exception again.
+"""The exceptions of tasks: a JSON record in the worker, and an exception again in this process.
 
-The record is one of Flask-Delay's beside Celery's own, which has a class that is not imported
-made up, and one with an `__init__` of its own replaced.
+Flask-Delay keeps this record beside Celery's own. Celery makes up a class that is not imported, and
+replaces an exception with an `__init__` of its own.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ KEY = "flask_delay"
 """Of Flask-Delay's record in what Celery stores of a failure."""
 
 _dumps: Any = json.dumps
-# Characters, of a message and of an attribute.
+# Characters of a message, and of an attribute.
 _MOST = 10_000
 
 _OURS = {
@@ -40,7 +40,7 @@ def packed(exception: BaseException, app: Flask) -> dict[str, Any]:
     return {
         "class": registry.path_of(type(exception), app.name),
         "args": _carried(list(exception.args)),
-        # What the class that is Python's own takes, such as an OSError's file.
+        # The arguments of the built-in base class, such as an OSError's file.
         "made": _carried(list(arguments)) if arguments is not exception.args else None,
         "state": {
             name: value
@@ -52,10 +52,10 @@ def packed(exception: BaseException, app: Flask) -> dict[str, Any]:
 
 
 def unpacked(name: str, meta: Mapping[str, Any], app: Flask) -> BaseException:
-    """What the task of this name has failed with, from what Celery stores of it.
+    """Restore the exception of a failed task from the record that Celery stores.
 
-    Of the class that it had in the worker, if this process has imported that, otherwise a
-    RemoteError. The code of the class does not run.
+    Its class is the one of the worker if this process has imported that, otherwise RemoteError. The
+    code of the class does not run.
     """
     stored = meta["result"]
     record = stored.get(KEY) or _celerys(stored)
@@ -78,7 +78,7 @@ def unpacked(name: str, meta: Mapping[str, Any], app: Flask) -> BaseException:
 def exception_class(path: str, app: Flask) -> type[Exception] | None:
     """The exception class of this path; None if this process has not imported it.
 
-    Nor is one that ends more than a task, such as SystemExit, ever found.
+    Never returns a class that ends more than a task, such as SystemExit.
     """
     kind = registry.resolve_class(path, app.name if app.import_name == registry.MAIN else "")
     return kind if kind is not None and issubclass(kind, Exception) else None
@@ -95,7 +95,7 @@ def _rebuilt(record: Mapping[str, Any], app: Flask) -> Exception | None:
         exception: Exception = base.__new__(kind, *made)
         base.__init__(exception, *made)
     except (TypeError, ValueError):
-        # A group, whose arguments are exceptions.
+        # An exception group, whose arguments are exceptions.
         return None
     exception.args = tuple(args)
     vars(exception).update(record.get("state") or {})
@@ -103,7 +103,7 @@ def _rebuilt(record: Mapping[str, Any], app: Flask) -> Exception | None:
 
 
 def _celerys(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a failure that has none of ours: Celery's own, or a worker's of before."""
+    """Convert the record of Celery itself, or of a worker of an older version."""
     args = stored.get("exc_message", [])
     args = args if isinstance(args, list | tuple) else [args]
     path = f"{stored.get('exc_module')}:{stored['exc_type']}"
@@ -111,7 +111,7 @@ def _celerys(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(exception: BaseException) -> tuple[Any, ...]:
-    """What the class of Python's own that is behind the exception's is called with."""
+    """The arguments of the built-in class from which the exception's class derives."""
     base: Any = _own_of_python(type(exception))
     reduced = base.__reduce__(exception)
     arguments: tuple[Any, ...] = reduced[1]

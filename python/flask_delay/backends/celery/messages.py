@@ -1,4 +1,4 @@
-"""What a task is in a message of Celery's: its arguments, and its options."""
+"""A task as a Celery message: its arguments, and its options."""
 
 import sys
 import uuid
@@ -17,13 +17,13 @@ HEADER = "flask_delay"
 LIMITS = ("eta", "expires", "time_limit", "soft_time_limit")
 """The options that are part of a message's body, and not of how it is sent."""
 
-# What a task has to end, after Celery has raised its soft limit in it.
+# Seconds that a task has to end after Celery has raised its soft limit in it.
 _GRACE = 1.0
 _LOWEST = -9
 
 
 def check(options: Mapping[str, object]) -> None:
-    """Raise ValueError for the values that a message cannot carry."""
+    """Raise ValueError for option values that a message cannot carry."""
     priority = options.get("priority", 0)
     if not _LOWEST <= cast("int", priority) <= 0:
         raise ValueError(
@@ -43,14 +43,14 @@ def check(options: Mapping[str, object]) -> None:
 
 
 def options(message: TaskMessage, *, is_redis: bool) -> dict[str, Any]:
-    """The options of a message as Celery's own."""
+    """The options of a message in Celery's form."""
     found: dict[str, Any] = {}
     headers: dict[str, Any] = {}
     priority = message.options.get("priority", 0)
     if not is_redis:
         found["priority"] = priority - _LOWEST
     elif priority:
-        # There 0 goes first, which is also what a message without has.
+        # In Redis 0 is the first priority, which is also that of a message without one.
         found["priority"] = -priority
     if message.eta is not None:
         found["eta"] = datetime.fromtimestamp(message.eta, UTC)
@@ -66,7 +66,7 @@ def options(message: TaskMessage, *, is_redis: bool) -> dict[str, Any]:
 
 
 def received(request: Any, name: str) -> TaskMessage:
-    """The message that a worker has got as a request of Celery's; `name` is the function's."""
+    """Convert a Celery request into the message; `name` is the function's."""
     return TaskMessage(
         id=_identity(request.id),
         name=name,
@@ -79,19 +79,19 @@ def _identity(id: str) -> str:
     try:
         return validators.identity(id)
     except ValueError:
-        # Others than we may have sent it.
+        # The sender may not be Flask-Delay.
         return str(uuid.uuid5(uuid.NAMESPACE_OID, id))
 
 
 def require_json(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise TypeError for the first argument of a task that would not arrive as it is."""
+    """Raise TypeError for the first argument of a task that would not arrive unchanged."""
     for what, values in (("args", list(args)), ("kwargs", dict(kwargs))):
         if fault := json_values.fault(values, what):
             raise TypeError(f"the arguments of task {name!r} cannot be sent: {fault}")
 
 
 def _is_in_module(kind: type) -> bool:
-    """Whether a class is where its name says, as it will be in a worker."""
+    """Whether a class can be imported by its name, as a worker will do."""
     found: Any = sys.modules.get(kind.__module__)
     for name in kind.__qualname__.split("."):
         found = getattr(found, name, None)

@@ -1,4 +1,4 @@
-"""The settings of a `Delay` that are for this backend. Needs no Celery."""
+"""The settings of a `Delay` for this backend. Needs no Celery."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from flask_delay.config import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Which Celery app the tasks of a `Delay` go to, and what a submit does without a broker."""
+    """The Celery app for the tasks of a `Delay`, and the behaviour of a submit without a broker."""
 
     celery_app: str | None = setting(
         None,
@@ -22,7 +22,7 @@ class Settings:
         validators.optional(validators.text),
         'a URL such as "redis://localhost:6379/0", or None',
         "Where the Celery app that is made publishes; by default as `CELERY_BROKER_URL` says.",
-        # It may have a password in it.
+        # It may contain a password.
         shown=False,
     )
     celery_result_backend: str | None = setting(

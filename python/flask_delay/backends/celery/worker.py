@@ -1,4 +1,4 @@
-"""Runs a task in a Celery worker as on a thread of Flask-Delay's. Celery sends its retries."""
+"""Runs a task in a Celery worker as on a thread of Flask-Delay. Celery sends its retries."""
 
 import contextlib
 import functools
@@ -26,15 +26,16 @@ from flask_delay.observe import signals
 
 # Seconds between two messages about one task's progress.
 _INTERVAL = 0.1
-# How often a task whose worker is lost is run again, and how many seconds that is remembered.
+# The most further runs of a task whose worker was lost, and the seconds that the count is kept.
 _MOST_AGAIN = 5
 _REMEMBERED = 7 * 24 * 3600
-# Of a request: the record of what has failed, made before Celery replaces what cannot be pickled.
+# The request attribute for the record of a failure. The record is made before Celery replaces
+# exceptions that cannot be pickled.
 _FAILURE = "flask_delay_failure"
 
 
 class Place:
-    """Where the tasks of one `Delay` run: its app, and an executor in immediate mode."""
+    """The app of one `Delay`, and an executor in immediate mode for its tasks."""
 
     def __init__(self, app: Flask, delay: str) -> None:
         self.app = app
@@ -54,7 +55,7 @@ class Place:
 
 
 class _Results:
-    """A result backend that keeps our record of a failure beside Celery's own."""
+    """A result backend that keeps Flask-Delay's record of a failure beside Celery's own."""
 
     def __init__(self, results: Any, app: Flask) -> None:
         self._results = results
@@ -66,9 +67,9 @@ class _Results:
     def mark_as_failure(
         self, task_id: str, exc: BaseException, traceback: Any = None, **how: Any
     ) -> None:
-        """As Celery's. Called by Celery."""
+        """As in Celery, which calls it."""
         request = how.get("request")
-        # One of a chain of Celery's was sent by Celery's own means.
+        # A task in a Celery chain was sent by Celery itself.
         if how.get("store_result", True) and not (request and request.chain):
             ours = getattr(request, _FAILURE, None) or errors.packed(exc, self._app)
             record = {**self._results.prepare_exception(exc), errors.KEY: ours}
@@ -79,17 +80,17 @@ class _Results:
 
 
 class _Call(Task):  # type: ignore[misc]
-    """Each function that Celery may call is one of a class of its own."""
+    """The base class of the tasks in Celery's registry; each function has a subclass."""
 
-    # At least once: a task whose worker is lost is run by another one.
+    # At least once: another worker runs a task whose worker is lost.
     acks_late = True
     reject_on_worker_lost = True
-    # Without a bound; ours counts.
+    # Celery's own retry has no bound; `_counted` has one.
     retry_on_worker_lost = False
     track_started = True
     ignore_result = False
     serializer = "json"
-    # Counted by `Retry`.
+    # `Retry` counts instead.
     max_retries = None
     typing = False
 
@@ -104,12 +105,12 @@ class _Call(Task):  # type: ignore[misc]
 
     @Task.backend.getter  # type: ignore[untyped-decorator]
     def backend(self) -> Any:
-        """Where results are kept. Called by Celery."""
+        """The result backend. Called by Celery."""
         return _Results(self._backend or self.app.backend, self.place.app)
 
 
 def register(celery: Celery, name: str, fn: Callable[..., Any], place: Place) -> None:
-    """Make `fn` a task of the Celery app; nothing happens if it has one of this name."""
+    """Make `fn` a task of the Celery app; does nothing if the app has a task of this name."""
     if name in celery.tasks:
         return
     body = {
@@ -124,10 +125,10 @@ def register(celery: Celery, name: str, fn: Callable[..., Any], place: Place) ->
 
 @contextlib.contextmanager
 def _counted(call: _Call) -> Iterator[int]:
-    """Count the runs of a message that came again; how many of those before have not ended.
+    """Count the runs of a redelivered message; yields how many earlier runs have not ended.
 
-    Only such a message is counted, since most never come again. Without the results' Redis none
-    is: the task runs.
+    Only redelivered messages are counted, since most are delivered once. Without the results' Redis
+    nothing is counted, and the task runs.
     """
     if not (call.request.delivery_info or {}).get("redelivered"):
         yield 0
@@ -177,7 +178,7 @@ def _run(call: _Call, function: Callable[[], Any], lost: int) -> Any:
     if after is not None:
         raise call.retry(exc=exception, countdown=after, throw=False)
     if not isinstance(exception, Exception):
-        # It ends the task, not the worker.
+        # The exception must end the task, not the worker.
         ended = RuntimeError(f"task {future.name!r} raised {exception!r}")
         ended.__cause__ = exception
         exception = ended
@@ -199,7 +200,7 @@ def _lost_too_often(name: str) -> ProcessDied:
 
 
 def _is_celerys(exception: BaseException) -> bool:
-    """Whether a signal handler of Celery's has raised it, to end the process."""
+    """Whether one of Celery's signal handlers raised the exception, to end the process."""
     if isinstance(exception, WorkerShutdown | WorkerTerminate):
         return True
     if not isinstance(exception, SystemExit):
@@ -210,18 +211,18 @@ def _is_celerys(exception: BaseException) -> bool:
 
 def _timed_out(call: _Call, future: Future[Any], exception: BaseException) -> TaskTimeout:
     _, seconds = call.request.timelimit or (None, None)
-    # The worker's own, `--soft-time-limit`, is known to its first process alone.
+    # Only the worker's first process knows its `--soft-time-limit`.
     limit = "the soft time limit of its worker"
     if isinstance(seconds := seconds or call.soft_time_limit, int | float):
         limit = f"its timeout of {seconds:g} s"
-    # In the words of the native module.
+    # The same words as in the native module.
     timeout = TaskTimeout(f'task "{future.name}" took longer than {limit}')
     timeout.__cause__ = exception
     return timeout
 
 
 class _Report:
-    """Sends a task's progress, but not more often than is good for the broker."""
+    """Sends a task's progress, at a rate that the broker can bear."""
 
     def __init__(self, call: _Call) -> None:
         self._call = call
@@ -230,7 +231,7 @@ class _Report:
         self._left: Progress | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """The task has said how far it is; in its thread."""
+        """Report progress; called in the task's thread."""
         now = time.monotonic()
         if now - self._sent < _INTERVAL:
             self._left = progress
@@ -239,7 +240,7 @@ class _Report:
         self._send(progress)
 
     def flush(self) -> None:
-        """The task has ended: send what was held back."""
+        """Send the held-back progress; the task has ended."""
         if self._left is not None:
             self._send(self._left)
 
@@ -248,13 +249,13 @@ class _Report:
         try:
             self._call.update_state(self._id, state=PROGRESS, meta=progress._asdict())
         except Exception as error:
-            # The task need not fail for it.
+            # A lost progress message is no reason for the task to fail.
             _log.warning("the progress of task %s cannot be told: %s", self._id, error)
 
 
 @celerys.worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
 def _drain(**_: object) -> None:
-    """Such a process ends without Python's exit, where accepted tasks would end."""
+    """Run the exit work of tasks: Celery ends this process without Python's exit."""
     for found in state.states():
         if found.config.mode == "threads":
             found.executor.drain(found.config.shutdown_timeout)

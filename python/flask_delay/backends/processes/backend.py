@@ -1,26 +1,25 @@
 """`backend="processes"`: tasks that compute, in worker processes of this machine.
 
-The tasks are those of a second native executor: futures, callbacks, logs, signals, retries
-and all options are its. What its workers call hands the work to a child and waits for it.
-Each child runs one task at a time, so that a child that is killed fails that task alone.
+A second native executor runs these tasks: it provides futures, callbacks, logs, signals, retries
+and all options. Each of its workers passes its call to a child process and waits for the answer. A
+child runs one task at a time, so a killed child fails only that task.
 
-Why a child is started with `subprocess` and talked to over a socket, in frames of our own with
-cloudpickle's bytes in them, and not by a pool of loky, of Pebble or of the standard library,
-with one process each (`make bench CASES=processes` shows what can be measured of it):
+A child is started with `subprocess` and exchanges frames with cloudpickle's bytes over a socket.
+Pools of loky, Pebble or the standard library, with one process each, do not serve (`make bench
+CASES=processes` shows what can be measured):
 
-- A queue, futures, retries and deadlines are there already, in the native executor. Of a pool
-  only a process that runs calls would be used, and none of them lets its owner tell it
-  something, or hear of it, while it runs one.
-- When the server is killed, their processes stay for ever. These see it, and end.
-- All three have their processes in the books of `multiprocessing`. In a process that is forked
-  later, as gunicorn's are from one that has preloaded the app, those are wrong: its exit fails
-  with an AssertionError, and with Pebble ends the parent's processes in the middle of a task.
-- `ProcessPoolExecutor` and Pebble import the server's `__main__` in each child, and what an
-  unguarded script does there it does again.
-- loky and `ProcessPoolExecutor` close at the interpreter's exit whatever is queued, unless who
-  waits for it has registered later than they.
-- `ProcessPoolExecutor` has no way before Python 3.14 to end the one process whose task takes
-  too long, but a signal to its id.
+- The native executor already has a queue, futures, retries and deadlines. Of a pool only a process
+  that runs calls would be used. No pool can exchange messages with it while it runs a call.
+- When the server is killed, a pool's processes stay for ever. These children notice it, and end.
+- All three pools register their processes with `multiprocessing`. After a fork, as in gunicorn with
+  a preloaded app, these records are wrong in the new process. Its exit fails with an
+  AssertionError, and with Pebble ends the parent's processes in the middle of a task.
+- `ProcessPoolExecutor` and Pebble import the server's `__main__` in each child, and so run an
+  unguarded script again.
+- loky and `ProcessPoolExecutor` close at the interpreter's exit with tasks in their queues, unless
+  the waiting code has registered after them.
+- Before Python 3.14, `ProcessPoolExecutor` cannot end the one process whose task takes too long,
+  except by a signal to its id.
 """
 
 import atexit
@@ -61,7 +60,7 @@ _LOADING = 60.0
 
 
 def problem(name: str, settings: Config) -> str | None:
-    """Why no task of the `Delay` of this name could run with these settings; None if all can."""
+    """The reason why no task of the `Delay` of this name could run with these settings, or None."""
     if settings.of(Settings).app is not None:
         return None
     return (
@@ -78,7 +77,7 @@ class Backend(base.Backend):
     )
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
-        """Have none yet. Raises ValueError without the setting `APP`."""
+        """Create no process yet. Raises ValueError without the setting `APP`."""
         own, missing = settings.of(Settings), problem(name, settings)
         if own.app is None or missing:
             raise ValueError(missing)
@@ -88,7 +87,7 @@ class Backend(base.Backend):
             max_workers=own.processes or _processors(),
             name=f"{name}-process",
             step=self._step,
-            # A child may have the app to load, which is none of a task's time.
+            # A child may have to load the app first, which does not count as the task's time.
             late_start=True,
         )
         self._app = own.app
@@ -111,33 +110,33 @@ class Backend(base.Backend):
         *args: Any,
         **kwargs: Any,
     ) -> Future[Any]:
-        """Have `fn(*args, **kwargs)` run in a child; see `flask_delay.backends.base`.
+        """Run `fn(*args, **kwargs)` in a child; see `flask_delay.backends.base`.
 
-        The arguments are those of now. Raises TypeError for what cannot be pickled.
+        The arguments are copied now. Raises TypeError for arguments that cannot be pickled.
         """
         _check_function(fn, "task")
         for value in (*args, *kwargs.values()):
             context.check(value)
         call = _Call(self, fn)
         call.pack(*args, **kwargs)
-        # Also here, for what goes by them: `key` and `unique`.
+        # The arguments are passed here too: `key` and `unique` depend on them.
         return self.executor._submit_with(policy, None, call, *args, **kwargs)  # noqa: SLF001
 
     def pack(
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bytes:
-        """A call for a child. Raises as `submit`."""
+        """Pack a call for a child. Raises as `submit`."""
         return self._serializer.pack_call(name, fn, args, kwargs)
 
     def _step(self, fn: Callable[..., Any]) -> "_Call":
-        """What is called for a function that is to follow one of the tasks."""
+        """The call that runs a function after another task."""
         call = _Call(self, fn)
-        # What cannot go there is said now. It goes when its argument is known.
+        # Reports a function that cannot be sent now; its argument is packed once known.
         self.pack(call.__qualname__, fn, (), {})
         return call
 
     def run(self, name: str, data: bytes) -> Any:
-        """Have a call run in a child. Called by a worker, as its task."""
+        """Run a call in a child. Called by a worker, as its task."""
         future = current_task.future
         pool = self._mine()
         child, answer = None, None
@@ -159,8 +158,8 @@ class Backend(base.Backend):
                 raise CancelledError("the task was told to stop") from None
             raise
         finally:
-            # An exception of `timeout` and `stop` comes by here too: then what runs in the
-            # child is ended with it. One that loads the app still goes on for another task.
+            # An exception of `timeout` and `stop` passes here too: then the child and its task are
+            # ended. A child that is still loading the app is kept for another task.
             if child is not None and child.is_free():
                 pool.give_back()
                 if self._closed:
@@ -170,7 +169,7 @@ class Backend(base.Backend):
         return _conclude(self._serializer, name, answer)
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
-        """See `flask_delay.backends.base`. The children end when they have nothing left to do."""
+        """See `flask_delay.backends.base`. The children end when they have no work left."""
         self._closed = True
         self.executor.shutdown(wait, cancel_futures=cancel_futures)
         pool = self._mine()
@@ -186,7 +185,7 @@ class Backend(base.Backend):
         except TimeoutError:
             yield "wrong", f"no worker process had loaded the app after {_LOADING:g} s"
         except Exception as error:
-            # What is missing, why the app cannot be loaded there.
+            # Such as a missing package, or the reason why the app cannot be loaded there.
             yield "wrong", f"{type(error).__name__}: {error}"
         else:
             took = time.perf_counter() - begin
@@ -198,7 +197,7 @@ class Backend(base.Backend):
                 yield "wrong", f"{text} {self._app_name!r} is"
 
     def end(self, began: float) -> None:
-        """End all children, at the process's exit, which began then (monotonic)."""
+        """End all children at the process's exit, which began at `began` (monotonic)."""
         self._closed = True
         pool = self._mine()
         pool.end(wait=True)
@@ -223,28 +222,28 @@ def _name_of_app() -> str:
 
 
 class _Call:
-    """What a worker calls for one task."""
+    """The function that a worker calls for one task."""
 
     def __init__(self, backend: Backend, fn: Callable[..., Any]) -> None:
         self._backend = backend
         self._fn = fn
         self._data: bytes | None = None
-        # The task's name is read from here.
+        # The task takes its name from here.
         self.__qualname__ = registry.task_name(fn)
 
     def pack(self, *args: Any, **kwargs: Any) -> bytes:
-        """Keep these arguments, as they are now. Raises TypeError for what cannot be pickled."""
+        """Keep a copy of these arguments. Raises TypeError for arguments that cannot be pickled."""
         self._data = self._backend.pack(self.__qualname__, self._fn, args, kwargs)
         return self._data
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         data = self._data
         if data is None:
-            # Of a task that follows another one, the first time.
+            # The first attempt of a task that follows another one.
             data = self.pack(*args, **kwargs)
         return self._backend.run(self.__qualname__, data)
 
-    # As the function: `limit`, `rate` and `unique` go by it.
+    # Equality is that of the function: `limit`, `rate` and `unique` depend on it.
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Call) and self._fn == other._fn
@@ -257,7 +256,7 @@ class _Call:
 
 
 def _conclude(serializer: Serializer, name: str, answer: Frame | None) -> Any:
-    """Do here what the task has done there."""
+    """Repeat the task's outcome in this process."""
     match answer:
         case Frame(Kind.RETURNED, _, _, data):
             return serializer.unpack_result(name, data)
@@ -271,7 +270,7 @@ def _conclude(serializer: Serializer, name: str, answer: Frame | None) -> Any:
 
 
 def _retry_after(exception: BaseException, after: float | None) -> NoReturn:
-    """Ask for another attempt while this is handled, which is remembered."""
+    """Ask for another attempt while this exception is handled, so that it is remembered."""
     try:
         raise exception  # noqa: TRY301 (to handle it)
     except BaseException:
@@ -288,7 +287,7 @@ _backends: weakref.WeakSet[Backend] = weakref.WeakSet()
 
 
 class _Exit:
-    """When the interpreter began to exit: tasks and children have one time limit for both."""
+    """The time at which the interpreter began to exit: tasks and children share one time limit."""
 
     began: float | None = None
 
@@ -308,6 +307,6 @@ def _forget_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_parent)
-# Before tasks end, and after that: see process/exit.rs.
+# Called before tasks end; `end` runs after that: see process/exit.rs.
 before_threads_end(_Exit.note)
 atexit.register(_Exit.end_children)

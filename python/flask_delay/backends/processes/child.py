@@ -1,7 +1,7 @@
-"""One worker process, as its parent has it. What runs in there is in the module `worker`.
+"""The parent's side of one worker process. The module `worker` is the other side.
 
-It is started with `subprocess`, which executes a new Python at once, so it shares no lock, no
-thread and no memory with the server that asked for it, and does not import its `__main__`.
+The child is started with `subprocess`, which executes a new Python at once. So it shares no lock,
+thread or memory with the server, and does not import the server's `__main__`.
 """
 
 import contextlib
@@ -38,16 +38,16 @@ def _refuse_gevent() -> None:
 
 _refuse_gevent()
 
-# An exception from another thread, as that of `timeout`, arrives between two steps of Python
-# code: so long a step takes at most.
+# An exception from another thread, as that of `timeout`, arrives between two bytecodes. So one
+# blocking step takes at most this long.
 _SLICE = 20  # milliseconds
-# A process that was killed is gone at once, unless it is in the kernel's hands.
+# A killed process is gone at once, unless it is in an uninterruptible system call.
 _GRACE = 5.0
-# An app that takes longer to load may never be done, and no `timeout` counts until it is.
+# An app that takes longer may never finish loading, and no `timeout` counts until it has.
 _LONG = 60.0
 
-# What it is to do comes by the connection. Not even JSON is needed before the path is set, so
-# that nothing is imported from where it should not be.
+# The child gets its instructions over the connection. Not even JSON is needed before the path is
+# set, so no module is imported from a wrong place.
 _PROGRAM = """\
 import sys
 _, parent, lifeline, connection, *path = sys.argv
@@ -62,14 +62,14 @@ class Child:
     """A worker process. For one thread at a time."""
 
     def __init__(self, app: str, name: str, serializer: Serializer) -> None:
-        """Start it; `app` is what it loads, written as FLASK_APP."""
-        # It may have come since the module was loaded.
+        """Start the process; `app` is the app to load, written as FLASK_APP."""
+        # gevent may have patched Python since this module was loaded.
         _refuse_gevent()
         here, there = Pipe()
-        # It ends when nobody has the other end of this any more.
+        # The child ends when no process holds the other end of this pipe any more.
         leash, lifeline = Pipe(duplex=False)
         with there, leash:
-            # Only these two are inherited, by this process alone: it sees to those that it starts.
+            # Only this child inherits these two; it closes them in processes that it starts.
             ends = (leash.fileno(), there.fileno())
             options = cpython.interpreter_options()
             self._process = subprocess.Popen(  # noqa: S603 (our own code)
@@ -80,7 +80,7 @@ class Child:
         self._connection: Connection[Any, Any] = here
         self._lifeline: Connection[Any, Any] = lifeline
         self._descriptor = here.fileno()
-        # So that no read and no write takes longer than `_SLICE`, whatever the other end does.
+        # So that no read or write takes longer than `_SLICE`, whatever the other end does.
         os.set_blocking(self._descriptor, False)
         # Made once: the connection's own `poll` makes one for each call.
         self._readable = select.poll()
@@ -90,28 +90,28 @@ class Child:
         self._received = frames.Reader()
         self._app = app
         self._serializer = serializer
-        # The number of the call that it has been given last.
+        # The number of the last call that was sent to the child.
         self._call = 0
         self._is_loading = True
-        # Nothing of a task's is in there.
+        # Whether the child holds nothing of a task.
         self._is_free = True
         self._began = time.monotonic()
         setup = {"app": app, "name": name, "main": serializer.names.main}
-        # It fits, since nothing has been sent yet. Who waits for the app sees that it has died.
+        # The frame fits, since nothing has been sent yet. `await_app` will report a dead child.
         with contextlib.suppress(EOFError, ConnectionError):
             self._send(Frame(Kind.SETUP, 0, setup), lambda: False)
 
     @property
     def pid(self) -> int:
-        """Its id."""
+        """The process id."""
         return self._process.pid
 
     def await_app(self, given_up: Callable[[], bool]) -> bool:
-        """Wait until it has loaded the app; False if nobody waits for the task any more.
+        """Wait until the child has loaded the app; False if `given_up()`.
 
-        An exception from outside may come at any time; if it is free then, another task may
-        wait further. Raises ProcessDied if it ends meanwhile, RuntimeError if it cannot
-        load the app.
+        An exception from another thread may arrive at any time; if the child is free then, another
+        task may continue the wait. Raises ProcessDied if the child ends meanwhile, RuntimeError if
+        it cannot load the app.
         """
         with self._dying():
             while self._is_loading:
@@ -123,7 +123,7 @@ class Child:
                     return False
             else:
                 return True
-            # What is read may be lost from here on, if an exception comes.
+            # From here on an exception may lose received bytes.
             self._is_loading = self._is_free = False
             while (frame := self._receive()) is None:
                 if given_up():
@@ -148,10 +148,10 @@ class Child:
         given_up: Callable[[], bool],
         progress: Callable[[Any, Any, str], object],
     ) -> Frame | None:
-        """Have a task run there whose call is packed in `data`; return the answer.
+        """Run the task whose call is packed in `data` in the child; return the answer.
 
-        Tells the task to stop when `stopped()`, and returns None when nobody waits for it any
-        more. Raises ProcessDied if the process ends meanwhile, or answers anything else.
+        Tells the task to stop when `stopped()`, and returns None when `given_up()`. Raises
+        ProcessDied if the process ends meanwhile, or sends anything else.
         """
         self._is_free = False
         self._call += 1
@@ -175,7 +175,7 @@ class Child:
         return None
 
     def _check(self, frame: Frame) -> None:
-        """Raise BadFrameError for what is none of this call's."""
+        """Raise BadFrameError for a frame that does not belong to this call."""
         if frame.call != self._call:
             raise BadFrameError(
                 f"a frame {frame.kind.name} of its call {frame.call}, in call {self._call}"
@@ -192,10 +192,10 @@ class Child:
         try:
             yield
         except TaskTimeout:
-            # An OSError, for all that; it is raised here from outside.
+            # The exception is an OSError, but was raised here by another thread.
             raise
         except BadFrameError as error:
-            # Whatever wrote that, what comes next can be nobody's answer.
+            # After an invalid frame no later bytes can be trusted.
             self._process.kill()
             raise ProcessDied(
                 f"the worker process {self.pid} was ended, since it sent {error}: has a task used"
@@ -205,7 +205,7 @@ class Child:
             raise ProcessDied(self._last_words()) from None
 
     def _send(self, frame: Frame, given_up: Callable[[], bool]) -> bool:
-        """Send all of it; False if nobody waits for the task any more."""
+        """Send the whole frame; False if `given_up()`."""
         with memoryview(frame.encode()) as left:
             sent = 0
             while sent < len(left):
@@ -219,7 +219,7 @@ class Child:
         return True
 
     def _receive(self) -> Frame | None:
-        """The next frame, or None if it has not come for a while."""
+        """The next frame, or None if none arrived within a slice."""
         frame = self._received.next()
         if frame is not None:
             return frame
@@ -236,15 +236,15 @@ class Child:
         return self._received.next()
 
     def _see_death(self, ready: select.poll) -> None:
-        """Raise EOFError if it has ended, and has left nothing to read.
+        """Raise EOFError if the child has ended and has left nothing to read.
 
-        Another process may keep its end of the connection open.
+        Another process may keep the child's end of the connection open.
         """
         if self.is_over() and not ready.poll(0):
             raise EOFError
 
     def _complain(self) -> None:
-        """Say once that it takes long to load the app."""
+        """Log once that the app takes long to load."""
         if time.monotonic() - self._began > _LONG:
             self._began = float("inf")
             _log.warning(
@@ -270,27 +270,27 @@ class Child:
         return f"the worker process {self.pid} {how}"
 
     def is_free(self) -> bool:
-        """Whether it lives, and has nothing of a task's: it has answered, or loads the app."""
+        """Whether the child lives and holds no task: it has answered, or loads the app."""
         return self._is_free and not self.is_over()
 
     def is_fit(self) -> bool:
-        """Whether it is free, and says nothing that it was not asked."""
+        """Whether the child is free and has sent nothing unexpected."""
         if not self.is_free():
             return False
         return self._is_loading or (self._received.is_empty() and not self._readable.poll(0))
 
     def end(self) -> None:
-        """Have it end when all that its task has submitted there is done; see `wait`."""
+        """Tell the child to end when all tasks submitted inside it are done; see `wait`."""
         if self._is_loading:
-            # It has done nothing yet, and may take long to hear of it.
+            # The child has done nothing yet, and may not read the message for long.
             self._process.kill()
             return
         with contextlib.suppress(EOFError, OSError):
-            # It fits, since all that was sent has been read.
+            # The frame fits, since all that was sent has been read.
             self._send(Frame(Kind.END, 0), lambda: False)
 
     def wait(self, deadline: float | None) -> None:
-        """Wait until it has ended; at `deadline`, by the monotonic clock, it is killed."""
+        """Wait for the child's end; kill it at `deadline` on the monotonic clock."""
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
         try:
             self._process.wait(left)
@@ -299,27 +299,27 @@ class Child:
         self._close()
 
     def reap_later(self) -> None:
-        """Have its end noticed while nobody waits for it, so that no zombie is left."""
+        """Reap the child in a thread after its end, so that no zombie is left."""
         threading.Thread(target=self._process.wait, name="delay-reaper", daemon=True).start()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the child at once."""
         self.strike()
         self._close()
 
     def strike(self) -> None:
-        """Have it killed, whoever waits for its answer: that one sees to the rest."""
+        """Kill the child; the thread that waits for its answer does the rest."""
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
 
     def is_over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the child has ended."""
         return self._process.poll() is not None
 
     def disown(self) -> None:
-        """It is another process's: that of which this one was forked."""
-        # Nobody here may wait for it, and it must see when its own parent is gone.
+        """Leave the child to the parent of this forked process."""
+        # Only the parent may wait for it, and the child must notice the parent's end.
         self._process.returncode = 0
         self._close()
 
@@ -329,10 +329,9 @@ class Child:
 
 
 def _python() -> str:
-    """What executes Python: what `multiprocessing` was told, or this process's program.
+    """The Python program: the one set for `multiprocessing`, or this process's program.
 
-    Where that is a server that Python is embedded in, as uWSGI is, the interpreter of its
-    environment.
+    In a server that embeds Python, such as uWSGI, it is the interpreter of its environment.
     """
     program = os.fsdecode(get_executable() or "")
     if "python" in Path(program).name.lower() or program != sys.executable:

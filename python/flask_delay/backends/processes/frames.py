@@ -1,9 +1,9 @@
-"""What goes over the connection of a worker process: frames, which say what they are.
+"""The frames on the connection of a worker process.
 
-Each begins with a header of fixed length: its kind, the number of the call that it belongs to,
-and how long its two parts are. The first part is JSON. The other is what is pickled of a call or an
-answer, which nobody unpickles who has not seen that it is the one he waits for; and what a task
-notes on its progress, as text.
+Each frame begins with a header of fixed length: its kind, the number of its call, and the lengths
+of its two parts. The first part is JSON. The second part is the pickle of a call or an answer, or
+the note of a task's progress as text. A reader unpickles it only after it has checked that the
+frame belongs to its call.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """The kind of a frame."""
 
     # To the worker process.
     SETUP = 1
@@ -35,10 +35,10 @@ ANSWERS = frozenset({Kind.RETURNED, Kind.RAISED, Kind.AGAIN, Kind.CANCELLED})
 
 _WITH_DATA = ANSWERS | {Kind.RUN, Kind.BROKEN, Kind.PROGRESS}
 
-# Quicker than to ask the class.
+# Faster than a look-up in the class.
 _KINDS = {kind.value: kind for kind in Kind}
 _HEADER = struct.Struct("!BQIQ")
-# No text of ours comes near: see `pickles`.
+# Larger than any text that is sent: see `pickles`.
 _MOST_JSON = 4 << 20
 
 CHUNK = 256 << 10
@@ -46,11 +46,11 @@ CHUNK = 256 << 10
 
 
 class BadFrameError(Exception):
-    """What was received is no frame, or none that may come now."""
+    """The received bytes are no frame, or no frame that may come now."""
 
 
 class Frame(NamedTuple):
-    """One of them."""
+    """One frame."""
 
     kind: Kind
     call: int
@@ -58,29 +58,29 @@ class Frame(NamedTuple):
     data: bytes = b""
 
     def encode(self) -> bytes:
-        """As it is sent."""
-        # ASCII, so that half a surrogate, as in the name of a file, goes too.
+        """The bytes that are sent."""
+        # ASCII, so that a lone surrogate, as in a file name, passes too.
         text = b"" if self.text is None else json.dumps(self.text).encode()
         header = _HEADER.pack(self.kind.value, self.call, len(text), len(self.data))
         return b"".join((header, text, self.data))
 
 
 class Reader:
-    """Makes frames of the bytes that come. For one thread at a time."""
+    """Splits received bytes into frames. For one thread at a time."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
     def feed(self, received: bytes) -> None:
-        """Some more have come."""
+        """Add received bytes."""
         self._bytes += received
 
     def is_empty(self) -> bool:
-        """Whether there is nothing of a frame."""
+        """Whether no byte of a frame is left."""
         return not self._bytes
 
     def next(self) -> Frame | None:
-        """The next frame, if all of it is there. Raises BadFrameError."""
+        """The next frame, if it is complete. Raises BadFrameError."""
         if len(self._bytes) < _HEADER.size:
             return None
         number, call, text_length, data_length = _HEADER.unpack_from(self._bytes)

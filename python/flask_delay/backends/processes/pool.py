@@ -1,4 +1,4 @@
-"""The worker processes of one `Delay`, as this process has them."""
+"""The worker processes of one `Delay` in this process."""
 
 import threading
 from collections.abc import Callable
@@ -8,27 +8,27 @@ from flask_delay.backends.processes.child import Child
 
 
 class Pool:
-    """The worker processes of one process. No lock: each access is one step.
+    """The worker processes of one process. No lock: each access is atomic.
 
-    An exception from outside may come between any two. Then a child may be dropped; it sees
-    that, by its connection, and ends.
+    An exception from another thread may arrive between two accesses. Then a child may be dropped;
+    it notices the closed connection, and ends.
     """
 
     def __init__(self) -> None:
         self.generation = _generation()
         self._idle: list[Child] = []
-        # By the thread that waits for its task.
+        # By the id of the thread that waits for the child's task.
         self._busy: dict[int, Child] = {}
-        # They were asked to end.
+        # Children that were told to end.
         self._ending: list[Child] = []
 
     def __del__(self) -> None:
-        # The app was dropped, and nobody had it shut down.
+        # The app was dropped without a shutdown.
         while self._idle and self.generation == _generation():
             self._idle.pop().kill()
 
     def take(self, make: Callable[[], Child]) -> Child:
-        """One that has nothing to do, for this thread; a new one, if there is none."""
+        """Take an idle child for this thread, or make a new one."""
         self._reap()
         thread = threading.get_ident()
         while self._idle:
@@ -43,22 +43,22 @@ class Pool:
         return child
 
     def give_back(self) -> None:
-        """This thread's child has nothing to do any more."""
+        """This thread's child is idle again."""
         self._idle.append(self._busy.pop(threading.get_ident()))
 
     def kill(self) -> None:
-        """End this thread's child, if it has one."""
+        """Kill this thread's child, if it has one."""
         child = self._busy.pop(threading.get_ident(), None)
         if child is not None:
             child.kill()
 
     def strike(self) -> None:
-        """End those that have a task still."""
+        """Kill the children that still have a task."""
         for child in list(self._busy.values()):
             child.strike()
 
     def end(self, *, wait: bool) -> None:
-        """Have those end that have nothing to do; say whether `wait` is called for them."""
+        """Tell idle children to end; `wait` says whether `Pool.wait` will be called."""
         while self._idle:
             try:
                 child = self._idle.pop()
@@ -70,7 +70,7 @@ class Pool:
                 child.reap_later()
 
     def wait(self, deadline: float | None) -> None:
-        """Wait for those that were asked to end; see `Child.wait`."""
+        """Wait for the children that were told to end; see `Child.wait`."""
         while self._ending:
             try:
                 child = self._ending.pop()
@@ -79,7 +79,7 @@ class Pool:
             child.wait(deadline)
 
     def disown(self) -> None:
-        """They are another process's."""
+        """Leave the children to the parent of this forked process."""
         for child in [*self._idle, *self._busy.values(), *self._ending]:
             child.disown()
 

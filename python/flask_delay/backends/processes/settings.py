@@ -1,4 +1,4 @@
-"""The settings of a `Delay` that are for this backend. Needs no cloudpickle."""
+"""The settings of a `Delay` for this backend. Needs no cloudpickle."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from flask_delay.config import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How many worker processes there may be, and what they load."""
+    """The number of worker processes, and the app that they load."""
 
     processes: int | None = setting(
         None,

@@ -1,11 +1,11 @@
-"""What a worker process does: load the app once, run one task after the other.
+"""The code of a worker process: load the app once, run one task after the other.
 
-Its main thread runs the tasks, as user code may expect of a process of its own; another one
-hears what the parent says meanwhile, and a third, which Python does not know, ends the process
-when the parent is gone.
+The main thread runs the tasks, as user code may expect of a process of its own. A second thread
+reads the parent's messages meanwhile. A third thread, unknown to Python, ends the process when the
+parent is gone.
 
-The connection is a plain file descriptor here: no object has it, so that in a process that a task
-has forked, where it is closed, nothing closes another file of that number.
+The connection is a plain file descriptor here, which no object owns. In a process that a task has
+forked, the descriptor is closed; an owner could close another file of that number.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from flask_delay.backends.serializer.pickles import Serializer
 from flask_delay.backends.serializer.references import Names
 from flask_delay.servers import role
 
-# How often the parent is told how far a task has come.
+# Seconds between two reports of a task's progress to the parent.
 _INTERVAL = 0.05
 
 
@@ -45,12 +45,13 @@ class _Worker:
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
         self._received = frames.Reader()
-        # Who reads: the main thread while there is no task, the other one while there is.
+        # Held by the reading thread: the main thread between tasks, the watching thread during a
+        # task.
         self._reading = threading.Lock()
-        # Two threads send.
+        # Both threads send.
         self._sending = threading.Lock()
         self._is_busy = threading.Event()
-        # The number of the call that runs or ran last, and its task while that runs.
+        # The number of the current or last call, and its task while that runs.
         self._call = 0
         self._running: Future[Any] | None = None
         self._told: Progress | None = None
@@ -70,37 +71,37 @@ class _Worker:
         return frame
 
     def work(self, executor: Executor, serializer: Serializer) -> None:
-        """Run what is asked for, until there is no more."""
+        """Run the requested tasks, until the parent ends the process."""
         while True:
             with self._reading:
                 frame = self.receive()
             if frame.kind is Kind.END:
                 return
-            # One that was told to stop may have been done already.
+            # A STOP may arrive after its task was done.
             if frame.kind is Kind.RUN:
                 self._call = frame.call
                 self._is_busy.set()
                 self.send(self._run(executor, serializer, frame))
 
     def watch(self) -> None:
-        """Listen to the parent while a task runs, and tell it of progress."""
+        """Listen to the parent while a task runs, and report the task's progress."""
         try:
             while self._is_busy.wait():
                 time.sleep(_INTERVAL)
-                # Before the look, so that a task which begins meanwhile is not overlooked.
+                # Cleared before the check, so that a task that begins meanwhile is not overlooked.
                 self._is_busy.clear()
                 if not self._reading.acquire(blocking=False):
                     continue
                 try:
                     self._is_busy.set()
-                    # Else the next message may be the main thread's.
+                    # Between tasks the next message is the main thread's.
                     while self._running is not None and self._has_received():
                         self._listen()
                     self._tell_progress()
                 finally:
                     self._reading.release()
         except (EOFError, OSError):
-            # The parent is gone, and nobody wants to know any more.
+            # The parent is gone, so no result is needed any more.
             _vanish()
 
     def _has_received(self) -> bool:
@@ -110,7 +111,7 @@ class _Worker:
         frame = self.receive()
         running = self._running
         if frame.kind is Kind.STOP and frame.call == self._call and running is not None:
-            # The parent sees to what follows.
+            # The parent does what follows.
             running.stop(after=None)
 
     def _tell_progress(self) -> None:
@@ -137,7 +138,7 @@ class _Worker:
 
     @contextlib.contextmanager
     def _running_here(self) -> Iterator[None]:
-        """Around the task's function: know its future, and leave a process that it has forked."""
+        """Around the task's function: note its future, end processes that it has forked."""
         self._told, self._running = None, current_task.future
         try:
             yield
@@ -147,28 +148,29 @@ class _Worker:
         self._leave_fork(None)
 
     def _leave_fork(self, error: BaseException | None) -> None:
-        """End this process if it is not the one that was asked, but one that a task has forked.
+        """End this process if it is not the worker, but a process that the task has forked.
 
-        It came back from the task's code, and what it has to say is nobody's answer.
+        It returned from the task's code, and its outcome must not be sent as an answer.
         """
         if os.getpid() == self._process:
             return
         code = 0
         try:
             if isinstance(error, SystemExit):
-                # As the interpreter understands it.
+                # The interpreter's rule for exit codes.
                 code = error.code if isinstance(error.code, int) else int(error.code is not None)
                 if code and not isinstance(error.code, int):
                     sys.stderr.write(f"{error.code}\n")
             elif error is not None:
                 code = 1
                 sys.excepthook(type(error), error, error.__traceback__)
-            # It may have submitted tasks.
+            # The forked process may have submitted tasks.
             _end()
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         finally:
-            # What else this process has is its parent's, as `multiprocessing` sees it too.
+            # All other state of this process is its parent's; `multiprocessing` exits in the same
+            # way.
             os._exit(code & 0xFF)
 
 
@@ -176,7 +178,7 @@ def _outcome(call: int, serializer: Serializer, name: str, future: Future[Any]) 
     try:
         return Frame(Kind.RETURNED, call, None, serializer.pack_result(name, future.result()))
     except TaskRetry as asked:
-        # The attempt is the parent's to make.
+        # The parent makes the next attempt.
         return _again(call, serializer, asked)
     except CancelledError as error:
         if future.cancelled():
@@ -200,8 +202,8 @@ def _vanish() -> NoReturn:
 
 
 def _load(path: str) -> Flask:
-    """The app, as Flask's CLI loads it."""
-    # With it `app.run()` at the end of a module does nothing.
+    """Load the app as Flask's CLI does."""
+    # With this variable `app.run()` at the end of a module does nothing.
     before = os.environ.get("FLASK_RUN_FROM_CLI")
     os.environ["FLASK_RUN_FROM_CLI"] = "true"
     try:
@@ -213,17 +215,17 @@ def _load(path: str) -> Flask:
 
 
 def main(parent: int, lifeline: int, connection: int) -> None:
-    """Be the worker process that `parent` talks to by this connection.
+    """Run the worker process that `parent` talks to over `connection`.
 
-    And that ends when nobody has the other end of the pipe `lifeline`. All that is asked for comes
-    by the connection.
+    The process ends when no process holds the other end of the pipe `lifeline`. All instructions
+    come over the connection.
     """
     for descriptor in (lifeline, connection):
-        # What a task executes gets neither; what it forks: see `_tie`.
+        # Programs that a task executes get neither; for forked processes see `_tie`.
         os.set_inheritable(descriptor, False)
     _tie(parent, lifeline, connection)
-    # Of a terminal or a service manager they come to all processes; the parent decides what
-    # is done about them. Not ignored, which programs that a task starts would inherit.
+    # A terminal or a service manager sends these to all processes; the parent decides what to do.
+    # They are not ignored: programs that a task starts would inherit that.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _leave_to_parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -235,7 +237,7 @@ def main(parent: int, lifeline: int, connection: int) -> None:
         names = Names(setup["main"], is_worker=True)
         serializer = Serializer(names)
         try:
-            # The pool does not keep it.
+            # The pool does not keep the app alive.
             names.app = app = _load(setup["app"])
             # The parent sends the signals.
             executor = make_executor(app, name, sends_started=False, shutdown_timeout=None)

@@ -1,1 +1,1 @@
-"""What goes from one process to another, as bytes or as JSON: a module for each form."""
+"""The forms in which values pass from one process to another: a module for bytes, one for JSON."""

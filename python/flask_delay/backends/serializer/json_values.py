@@ -1,4 +1,4 @@
-"""What JSON carries as it is: all else is refused, before it is sent."""
+"""Checks that JSON carries a value unchanged; other values are refused before they are sent."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,14 +7,14 @@ from kombu.utils import json
 
 _PLAIN = frozenset({str, bool, type(None), int, float})
 _SEQUENCES = frozenset({list, tuple})
-# In an object of these keys kombu finds a value of another type.
+# kombu reads an object with these keys as a value of another type.
 _MARKED = {"__type__", "__value__"}
 
 
 def fault(value: object, path: str) -> str | None:
-    """Say where in `value`, which is called `path`, JSON would change something, and what.
+    """Name the place in `value` that JSON would change, and the change; else None.
 
-    None if it arrives as it is. The one exception is a tuple, which arrives as a list. Says
+    `path` is the name of `value`. Tuples are allowed, though they arrive as lists. The text has
     types and keys, but no values.
     """
     try:
@@ -51,7 +51,7 @@ def _fault_of_dict(value: dict[Any, Any], path: str) -> str | None:
 
 
 def _fault_of_leaf(value: object, path: str) -> str | None:
-    """As `_fault`, of what kombu has a form of its own for: dates, UUIDs, decimals, bytes."""
+    """`_fault` for the types that kombu encodes in its own way: dates, UUIDs, decimals, bytes."""
     kind = _name(value)
     dumps: Any = json.dumps
     loads: Any = json.loads
@@ -71,7 +71,7 @@ def _fault_of_leaf(value: object, path: str) -> str | None:
 
 
 def _is_long(value: object) -> bool:
-    # Python itself refuses to write and to read integers of more than 4300 digits.
+    # Python refuses to write and to read integers of more than 4300 digits.
     return type(value) is int and value.bit_length() > 4096  # noqa: PLR2004
 
 

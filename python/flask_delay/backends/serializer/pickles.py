@@ -1,4 +1,4 @@
-"""What goes from one process to another: calls, results and exceptions, as bytes."""
+"""Calls, results and exceptions as bytes, to pass from one process to another."""
 
 import inspect
 import pickle
@@ -23,12 +23,12 @@ except ImportError as error:
 _SHOWN = 100
 _MARK = references.__name__.encode()
 _OWN = f"{__name__.partition('.')[0]}."
-# What is shown of a traceback, from both its ends, and of an exception's words.
+# Characters shown of a traceback, from both its ends, and of an exception's message.
 _LONGEST = 100_000
 
 
 class RemoteTraceback(Exception):  # noqa: N818 (never raised, only shown)
-    """The traceback in the worker process: the `__cause__` of what a task there has raised."""
+    """The traceback in the worker process: the `__cause__` of an exception from a task there."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -39,10 +39,10 @@ class RemoteTraceback(Exception):  # noqa: N818 (never raised, only shown)
 
 
 class Serializer:
-    """Packs and unpacks in one of the two processes.
+    """Packs and unpacks values in one of the two processes.
 
-    By name goes what the other process can import, and what each has of its own: see
-    `Names`. By value the rest: closures and lambdas.
+    Objects that the other process can import, or has an equivalent of, are sent by name: see
+    `Names`. All others, such as closures and lambdas, are sent by value.
     """
 
     def __init__(self, names: Names) -> None:
@@ -54,7 +54,7 @@ class Serializer:
     def pack_call(
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bytes:
-        """A call as bytes; TypeError that says which argument of the task cannot be."""
+        """Pack a call; the TypeError names the argument of the task that cannot be packed."""
         try:
             return self._dumps((fn, args, kwargs))
         except Exception as error:
@@ -73,14 +73,14 @@ class Serializer:
     def unpack_call(
         self, data: bytes
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """The call, in the process that runs it."""
+        """Unpack a call, in the process that runs it."""
         call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] = self._loads(data)
         return call
 
     # --- Results --------------------------------------------------------------------
 
     def pack_result(self, name: str, value: object) -> bytes:
-        """What a task has returned as bytes; TypeError that names the task if it cannot be."""
+        """Pack the result of a task; TypeError that names the task if that is impossible."""
         try:
             return self._dumps(value)
         except Exception as error:
@@ -90,7 +90,7 @@ class Serializer:
             ) from error
 
     def unpack_result(self, name: str, data: bytes) -> object:
-        """What a task has returned; TypeError that names the task if it cannot be made here."""
+        """Unpack the result of a task; TypeError that names the task if that is impossible."""
         try:
             return self._loads(data)
         except Exception as error:
@@ -101,9 +101,9 @@ class Serializer:
     # --- Exceptions -----------------------------------------------------------------
 
     def pack_exception(self, exception: BaseException) -> tuple[tuple[str, str], bytes]:
-        """An exception in words with its traceback; and as bytes, none if it cannot be."""
+        """An exception as text with its traceback, and as bytes, empty if it cannot be pickled."""
         place = exception.__traceback__
-        # Not what is ours.
+        # Skip the frames of Flask-Delay.
         while place is not None and place.tb_frame.f_globals.get("__name__", "").startswith(_OWN):
             place = place.tb_next
         shown = place or exception.__traceback__
@@ -111,7 +111,7 @@ class Serializer:
         words = "".join(traceback.format_exception_only(exception)).strip()
         try:
             data = self._dumps(exception)
-            # Many can be pickled and not be made again.
+            # Many exceptions can be pickled but not unpickled.
             self._loads(data)
         except Exception:
             data = b""
@@ -120,7 +120,7 @@ class Serializer:
     def unpack_exception(self, text: tuple[str, str], data: bytes) -> BaseException:
         """The exception, with the traceback of the other process as its cause.
 
-        A RuntimeError with its words, if it cannot be made here.
+        A RuntimeError with its text, if it cannot be unpickled here.
         """
         words, shown = text
         exception: object = None
@@ -140,8 +140,8 @@ class Serializer:
         return file.getvalue()
 
     def _loads(self, data: bytes) -> Any:
-        # What it takes names for has them in its bytes as they are; the others come in a third
-        # of the time.
+        # A name to translate stands in the bytes unchanged; without one, plain `pickle` takes a
+        # third of the time.
         if not self.names.has_aliases and _MARK not in data:
             return pickle.loads(data)  # noqa: S301 (of a process of ours)
         return _Unpickler(BytesIO(data), self.names).load()
@@ -154,7 +154,7 @@ class Serializer:
         return None
 
     def _culprit(self, value: Any, depth: int = 5) -> str | None:
-        """Which variable of a function cannot be sent, and why not."""
+        """The variable of a function that cannot be sent, and the reason."""
         while isinstance(value, partial):
             value = value.func
         if not inspect.isfunction(value) or depth == 0:
@@ -182,7 +182,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _Unpickler(pickle.Unpickler):
-    """For what our own processes send each other."""
+    """For bytes that Flask-Delay's own processes send each other."""
 
     def __init__(self, file: BytesIO, names: Names) -> None:
         super().__init__(file)

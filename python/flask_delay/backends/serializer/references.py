@@ -1,4 +1,4 @@
-"""What goes from one process to another by its name, and means that of the process it comes to."""
+"""Objects that are sent by name and stand for the receiving process's own object."""
 
 import importlib.util
 import pickle
@@ -16,20 +16,20 @@ from flask_delay._native import CurrentTask
 from flask_delay.state import State
 
 _CODE = (FunctionType, type)
-# What means another object wherever it is used.
+# Objects that stand for another one wherever they are used.
 _STAND_INS = (LocalProxy, CurrentTask)
-# Where they are looked for first, so that no module of the user's needs to be imported for them.
+# The modules to search first, so that no module of the user's needs to be imported for them.
 _HOMES = ("flask", "flask_delay")
 
-# How an object is made there, as `__reduce__` says it.
+# How to make an object there, in the form of `__reduce__`.
 _Reference = tuple[Any, ...]
 
 
 class Names:
-    """What one of the two processes and the other call the same.
+    """The objects that both processes know by the same name.
 
-    The app, its extensions, the proxies of the current app, `g` and task; and the program, which
-    is `__main__` in the server alone.
+    These are the app, its extensions, the proxies of the current app, `g` and task, and the
+    program, which is `__main__` in the server alone.
     """
 
     def __init__(self, main: str | None, *, is_worker: bool) -> None:
@@ -37,20 +37,20 @@ class Names:
         """What the server's `__main__` is called in a worker process, if that has it as well."""
         self.app: Flask | None = None
         """The one of this process."""
-        # How the other process calls a module, and what that is here.
+        # The other process's name for a module, and its name here.
         self._aliases: dict[str, str] = {}
         if main is not None:
             self._aliases = {registry.MAIN: main} if is_worker else {main: registry.MAIN}
         self._is_worker = is_worker
-        # Where those are that were looked for, by their ids.
+        # The places of objects that were searched for, by their ids.
         self._places: dict[int, tuple[str, str]] = {}
 
     # --- Of an object -----------------------------------------------------------------
 
     def reference(self, obj: Any) -> _Reference | None:
-        """How the object is found there by its name, if it goes so.
+        """The reference by which the other process finds the object, or None to send it by value.
 
-        Raises TypeError for what means nothing there.
+        Raises TypeError for an object without a meaning there.
         """
         # Not isinstance, which a proxy answers for the object behind it.
         kind = type(obj)
@@ -60,7 +60,7 @@ class Names:
             return self._reference_module(obj)
         if issubclass(kind, Flask):
             return self._reference_app(obj)
-        # That is what makes an extension.
+        # An object with `init_app` is an extension.
         if issubclass(kind, _STAND_INS) or hasattr(kind, "init_app"):
             return self._reference_own(obj)
         if issubclass(kind, context.reject_types):
@@ -68,9 +68,9 @@ class Names:
         return None
 
     def _reference_code(self, obj: Any) -> _Reference | None:
-        """How a function or a class is found, if that takes more than pickle knows."""
+        """The reference of a function or class, if pickle's own would not do."""
         module = obj.__module__
-        # `task` has put something else into the function's place.
+        # `task` has replaced the function by another object.
         found = registry.resolve(module, obj.__qualname__)
         is_wrapped = found is not obj and getattr(found, "__wrapped__", None) is obj
         if module == registry.MAIN and not self._is_worker:
@@ -106,7 +106,7 @@ class Names:
         return None
 
     def _place(self, obj: object) -> tuple[str, str] | None:
-        """A module that has the object as a global, and its name there."""
+        """The module and name of a global variable that holds the object."""
         place = self._places.get(id(obj))
         if place is not None and registry.resolve(*place) is obj:
             return place
@@ -120,7 +120,7 @@ class Names:
         return None
 
     def _is_shared(self, module: str) -> bool:
-        """Whether the other process can import it."""
+        """Whether the other process can import the module."""
         if module == registry.MAIN:
             return self.main is not None and not self._is_worker
         found = sys.modules.get(module)
@@ -130,15 +130,15 @@ class Names:
 
     @property
     def has_aliases(self) -> bool:
-        """Whether there is a module that the other process calls otherwise."""
+        """Whether the other process has another name for a module."""
         return bool(self._aliases)
 
     def translate(self, module: str) -> str:
-        """What a module is called here that the other process calls so."""
+        """This process's name for a module, by the other process's name."""
         return self._aliases.get(module, module)
 
     def find(self, module: str, qualname: str, is_wrapped: bool) -> Any:
-        """What this process has of the name: of a module, if `qualname` is empty."""
+        """This process's object of this name; the module if `qualname` is empty."""
         module = self.translate(module)
         found: Any = importlib.import_module(module)
         try:
@@ -157,7 +157,7 @@ class Names:
         return self.app
 
     def find_extension(self, key: str, is_owner: bool) -> Any:
-        """What the app has for an extension, or the `Delay` of which it has that."""
+        """The app's object for an extension, or the `Delay` that owns that object."""
         found = self.find_app().extensions.get(key)
         if found is None:
             raise LookupError(
@@ -185,9 +185,9 @@ MARKS = {"_find": "find", "_find_app": "find_app", "_find_extension": "find_exte
 
 
 def main_module(app: str) -> str | None:
-    """What `__main__` is called elsewhere, if it is the module that `app` is in.
+    """The importable name of `__main__`, if that is the module of `app`; otherwise None.
 
-    `app` is written as FLASK_APP. Functions of that module need not be carried by value then.
+    `app` is written as FLASK_APP. Functions of that module can then be sent by name.
     """
     name = app.partition(":")[0].strip()
     main = getattr(sys.modules.get(registry.MAIN), "__file__", None)
@@ -205,7 +205,7 @@ def main_module(app: str) -> str | None:
 
 
 def _module_name(file: Path) -> str:
-    """As Flask calls the module of a file."""
+    """The name that Flask gives to the module of a file."""
     folders: list[str] = []
     folder = file.parent
     while (folder / "__init__.py").exists():
