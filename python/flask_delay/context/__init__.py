@@ -1,7 +1,7 @@
-"""Flask's contexts: the only module that touches them, by public names alone.
+"""Flask's contexts: only this module handles them, by public names alone.
 
-Flask 3.2 merges the app context and the request context, so nothing here depends on
-how many context variables there are or on what they hold.
+Flask 3.2 merges the app context and the request context. So this code does not depend on the number
+of context variables or on their values.
 """
 
 import contextvars
@@ -18,7 +18,7 @@ from werkzeug.wsgi import LimitedStream
 
 from flask_delay.context.snapshots import Snapshot
 
-# Public, for all its name: the way out of a proxy that Flask and Werkzeug document.
+# Public despite the underscore: Flask and Werkzeug document it as the way out of a proxy.
 current: Callable[[], Flask] = cast("LocalProxy[Flask]", current_app)._get_current_object
 """The current app itself, not a proxy; RuntimeError without an app context."""
 
@@ -27,12 +27,12 @@ current: Callable[[], Flask] = cast("LocalProxy[Flask]", current_app)._get_curre
 def hidden_variables() -> tuple[ContextVar[Any], ...]:
     """The context variables with which Flask marks the current app and request.
 
-    A task gets an app context of its own, so these are not carried to it.
+    They are not carried to a task, which has an app context of its own.
     """
 
     def look() -> tuple[ContextVar[Any], ...]:
-        # Where none is current, a proxy's `__wrapped__` is the variable that it looks into. Not
-        # by pushing a context, which would send Flask's signals for it.
+        # Without a current context, a proxy's `__wrapped__` is its context variable. Pushing a
+        # context instead would send Flask's signals.
         found = [getattr(proxy, "__wrapped__", None) for proxy in _PROXIES.values()]
         return tuple(dict.fromkeys(it for it in found if isinstance(it, ContextVar)))
 
@@ -40,7 +40,7 @@ def hidden_variables() -> tuple[ContextVar[Any], ...]:
 
 
 def scope(app: Flask) -> Callable[[], AbstractContextManager[object]]:
-    """What makes the context that one task of `app` runs in: a fresh app context."""
+    """Make the factory of contexts for tasks of `app`: a fresh app context each time."""
     return app.app_context
 
 
@@ -50,18 +50,17 @@ def in_request() -> bool:
 
 
 def snapshot(app: Flask | None) -> Callable[[], AbstractContextManager[object]]:
-    """What makes contexts of `app` with a copy of the current request, taken now.
+    """Make a factory of contexts of `app` with a copy of the current request, taken now.
 
-    The copy has headers, body, form, JSON, uploads, the matched rule and its arguments, and
-    the session, which the task may change but nobody saves; what the view set on
-    `flask.request` is not carried, `g` is empty. The current request remains as it was, its
-    body unread and its session not accessed. Each call makes a new
-    context, in any thread, also when the request is over. The app's `before_request`
-    functions do not run in it, its teardown functions do.
+    The copy has headers, body, form, JSON, uploads, the matched rule and its arguments, and the
+    session. The task may change the session, but the change is not saved. Attributes that the view
+    set on `flask.request` are not copied, and `g` is empty. The current request is unchanged, its
+    body unread and its session not accessed. Each call makes a new context, in any thread, also
+    after the request. The app's `before_request` functions do not run in it; its teardown functions
+    do.
 
-    Raises RuntimeError without a request, and if an upload has been closed;
-    RequestEntityTooLarge for a body above `MAX_CONTENT_LENGTH`; TypeError if the session
-    cannot be copied.
+    Raises RuntimeError without a request, and if an upload has been closed; RequestEntityTooLarge
+    for a body above `MAX_CONTENT_LENGTH`; TypeError if the session cannot be copied.
     """
     return Snapshot(app)
 
@@ -71,7 +70,7 @@ reject_types: tuple[type, ...] = (FileStorage, LimitedStream, LocalProxy)
 
 
 def check(arg: object) -> None:
-    """Raise as `reject` if `arg` is of one of the `reject_types`."""
+    """Call `reject` if `arg` is of one of the `reject_types`."""
     if issubclass(type(arg), reject_types):
         reject(arg)
 

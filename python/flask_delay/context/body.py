@@ -1,4 +1,4 @@
-"""The body of a request, in memory, for as many requests as are made of it."""
+"""The body of a request, in memory, to be used in any number of copies of the request."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 from flask import Request
 from werkzeug.datastructures import FileStorage, Headers
 
-# What else decides whether a form can be read; the view may have set it for this request.
+# Limits that decide whether a form can be read; the view may have set them for this request.
 _LIMITS = ("max_form_memory_size", "max_form_parts")
 
 
@@ -53,18 +53,18 @@ class _Upload(NamedTuple):
 
 
 class Body:
-    """What a request's body was; `give` makes it another request's."""
+    """A copy of a request's body; `give` attaches it to another request."""
 
     def __init__(self, request: Request) -> None:
-        """Read the body into memory, and leave the request as if nobody had.
+        """Read the body into memory, and leave the request as if it were unread.
 
-        Raises what reading it raises: RequestEntityTooLarge above `MAX_CONTENT_LENGTH`;
+        Raises the errors of reading it: RequestEntityTooLarge above `MAX_CONTENT_LENGTH`;
         RuntimeError for an upload that can no longer be read.
         """
         parsed = "form" in vars(request)
         # Raises for a length that is too large.
         stream = request.stream
-        # So that only what is kept already answers.
+        # From now on only data that was read before is available.
         request.stream = io.BytesIO()
         data = request.get_data(cache=False)
         request.stream = stream
@@ -72,7 +72,7 @@ class Body:
         if not data and not self._gone:
             data = stream.read()
             if data:
-                # One stream under both names, as it was.
+                # The same stream under both names, as before.
                 request.stream = request.environ["wsgi.input"] = io.BytesIO(data)
         self._data = data
         self._form: list[tuple[str, str]] | None = None
@@ -85,15 +85,15 @@ class Body:
         self._limits = {name: getattr(request, name) for name in _LIMITS}
 
     def environ(self) -> dict[str, Any]:
-        """What a request's environ says about a body of its own."""
-        # It ends where the data ends, whatever the header says.
+        """The environ keys for a request with a body of its own."""
+        # The body ends where the data ends, whatever the header says.
         return {"wsgi.input": io.BytesIO(self._data), "wsgi.input_terminated": True}
 
     def give(self, request: Any) -> None:
-        """Let `request`, which was made with `environ`, answer as the first one did."""
+        """Give the body to `request`, which was made with `environ`."""
         request.stream = _Gone() if self._gone else request.environ["wsgi.input"]
         for name, value in self._limits.items():
-            # A class of requests may have fixed them.
+            # A subclass of Request may not allow setting these.
             with contextlib.suppress(AttributeError):
                 setattr(request, name, value)
         if self._form is not None:

@@ -13,16 +13,16 @@ from werkzeug.local import LocalProxy
 from flask_delay._native import current_task
 from flask_delay.logs import log as _log
 
-# An underscore marks what an extension keeps for itself, such as Flask-Login the user it has
-# found by a cookie. These two are Flask's, and what sets them means the visitor to have it.
+# An underscore marks keys that an extension keeps for itself, such as the user that Flask-Login has
+# found by a cookie. These two are Flask's, and their values are meant for the visitor.
 _FOR_THE_VISITOR = ("_flashes", "_permanent")
 
 
 def contents() -> tuple[dict[str, Any], dict[str, Any]]:
-    """A copy of the current session's items, and one of what else it says of itself.
+    """Copies of the current session's items, and of its string attributes.
 
-    The session is not marked as accessed: the response does not depend on it. Raises TypeError
-    for an item that cannot be copied.
+    The session is not marked as accessed: the response does not depend on it. Raises TypeError for
+    an item that cannot be copied.
     """
     items = {}
     with _unmarked() as session:
@@ -34,7 +34,7 @@ def contents() -> tuple[dict[str, Any], dict[str, Any]]:
                     f"the session's {key!r} cannot be copied for a task ({error}): pass the"
                     f" values the task needs as arguments, without using(request=True)"
                 ) from error
-        # Strings, such as the `sid` of sessions that a server keeps.
+        # Strings, such as the `sid` of server-side sessions.
         about = {name: value for name, value in vars(session).items() if type(value) is str}
         return items, about | {"new": session.new}
 
@@ -44,7 +44,7 @@ def _unmarked() -> Iterator[SessionMixin]:
     """The current session, marked as accessed afterwards only if it was before."""
     found = _unopened()
     if found is None:
-        # Before Flask 3.1.3 the session marks itself, when it is read.
+        # Before Flask 3.1.3 the session marks itself when it is read.
         found = cast("LocalProxy[SessionMixin]", session)._get_current_object()
     accessed = found.accessed
     try:
@@ -55,7 +55,7 @@ def _unmarked() -> Iterator[SessionMixin]:
 
 
 def _unopened() -> SessionMixin | None:
-    """The current session, as its context keeps it: to ask for it by its name marks it."""
+    """The current session from its context: access by the public name would mark it."""
     for variable, value in contextvars.copy_context().items():
         if variable.name.startswith("flask."):
             kept = getattr(value, "_session", None)
@@ -67,12 +67,12 @@ def _unopened() -> SessionMixin | None:
 _changeable: Any = SecureCookieSession
 
 
-# Of a class of sessions that Flask never saves.
+# A class of sessions that Flask never saves.
 class CopiedSession(NullSession):
-    """A session as it was at submit, which is the task's own.
+    """A task's own copy of the session at submit.
 
-    It can be changed, as code that looks up the user or renders a template may do, and
-    is never saved. The first change of something that is meant for the visitor is logged.
+    Code that looks up the user or renders a template may change it; it is never saved. The first
+    change of an item that is meant for the visitor is logged.
     """
 
     def __init__(self, items: dict[str, Any], about: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ class CopiedSession(NullSession):
         self._told = False
         self.on_update = CopiedSession._look
 
-    # Those of the class that can be changed, which the one above refuses.
+    # The methods of a session that can be changed; NullSession refuses changes.
     __setitem__ = _changeable.__setitem__
     __delitem__ = _changeable.__delitem__
     clear = _changeable.clear
@@ -93,7 +93,7 @@ class CopiedSession(NullSession):
 
     @property
     def modified(self) -> bool:
-        """Always False, for there is nothing to save; setting it is logged."""
+        """Always False, since nothing is saved; setting it is logged."""
         return False
 
     @modified.setter
@@ -102,7 +102,7 @@ class CopiedSession(NullSession):
             self._tell("modified")
 
     def _look(self) -> None:
-        """Tell of what has changed that is meant for the visitor."""
+        """Log a change that is meant for the visitor."""
         for key in self.keys() | self._before.keys():
             if key in self:
                 private = str(key).startswith("_") and key not in _FOR_THE_VISITOR
@@ -118,7 +118,7 @@ class CopiedSession(NullSession):
         try:
             future = current_task.future
         except RuntimeError:
-            # Between the tasks: in a done callback of Flask-Executor's kind.
+            # No task is running: a done callback of the Flask-Executor interface.
             task = "a task"
         else:
             task = f"task {future.name} ({future.id})"

@@ -1,4 +1,4 @@
-"""A copy of the current request, for tasks that run when it is over."""
+"""A copy of the current request, for tasks that run after its end."""
 
 import functools
 import inspect
@@ -13,20 +13,20 @@ from werkzeug.local import LocalProxy
 from flask_delay.context.body import Body
 from flask_delay.context.sessions import CopiedSession, contents
 
-# What a server cannot take back when the request is over.
+# Types of environ values that a server cannot invalidate after the request.
 _PLAIN = (str, bytes, int, float, NoneType)
 _DEPTH = 4
 
 
 class _Dropped(Exception):  # noqa: N818 (never leaves this module)
-    """The value lives no longer than the request."""
+    """The value does not outlive the request."""
 
 
 class Snapshot:
-    """Makes, as often as called, a context with a copy of one request.
+    """Makes, on each call, a context with a copy of one request.
 
-    Made of the current request, in memory. May be called from any thread, by several at
-    once, and when the request is over.
+    Made of the current request, in memory. May be called from any thread, by several at once, and
+    after the request.
     """
 
     __slots__ = ("_about", "_app", "_body", "_environ", "_rule", "_session", "_view_args")
@@ -54,7 +54,7 @@ class Snapshot:
     def __call__(self) -> AbstractContextManager[object]:
         """Make a context in which `flask.request` is a new copy and `g` is empty."""
         environ = _plain_items(self._environ, _DEPTH)
-        # Flask logs there while there is a request.
+        # Flask logs to this stream during a request.
         environ["wsgi.errors"] = sys.stderr
         environ.update(self._body.environ())
         plain: Any = self._app.request_context(environ)
@@ -62,7 +62,7 @@ class Snapshot:
         self._body.give(copied)
         copied.url_rule = self._rule
         copied.view_args = self._view_args and dict(self._view_args)
-        # Once more, since only a new one takes a session and does not load it.
+        # A second context: only a new one takes a session instead of loading it.
         kind: Any = type(plain)
         needed = {"environ": environ} if _takes_environ(kind) else {}
         copy: Any = kind(
@@ -71,7 +71,7 @@ class Snapshot:
             session=CopiedSession(self._session, self._about),
             **needed,
         )
-        # The view's own match is kept, with what it has made of the arguments.
+        # Keeps the view's own match, including changes of its arguments.
         copy.match_request = _keep_match
         managed: AbstractContextManager[object] = copy
         return managed
@@ -83,7 +83,7 @@ def _keep_match() -> None:
 
 @functools.cache
 def _takes_environ(kind: Any) -> bool:
-    # Before Flask 3.2, where there is one kind of context, with and without a request.
+    # Before Flask 3.2, one class of context serves with and without a request.
     return "environ" in inspect.signature(kind).parameters
 
 

@@ -1,1 +1,1 @@
-"""What there is to see of tasks: figures, signals, the status page."""
+"""Ways to observe tasks: figures, signals, the status page."""

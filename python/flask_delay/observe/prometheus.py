@@ -35,7 +35,7 @@ except ImportError as error:
 
 # In seconds, for waits of a millisecond and tasks of an hour; each costs a series per task.
 _BUCKETS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0]
-# In seconds; servers ask every 15 or so.
+# In seconds; servers scrape every 15 or so.
 _INTERVAL = 1.0
 
 _Key = Literal["queued", "held", "running", "threads"]
@@ -49,7 +49,7 @@ _GAUGES: dict[_Key, tuple[str, str]] = {
 
 @runtime_checkable
 class Source(Protocol):
-    """A `Delay`, as far as it is known here."""
+    """The part of a `Delay` that this module needs."""
 
     name: str
 
@@ -62,16 +62,16 @@ def export(
 ) -> None:
     """Keep metrics of the tasks of `background`, on all of its apps.
 
-    What `Delay.stats` counts when a task has ended: `delay_tasks_total` by `task` and `outcome`
+    Counted at the end of a task, as in `Delay.stats`: `delay_tasks_total` by `task` and `outcome`
     (done, failed, cancelled), `delay_task_retries_total`, `delay_task_wait_seconds` and
-    `delay_task_run_seconds` by `task`. And what there is now: `delay_tasks_queued`,
-    `delay_tasks_held`, `delay_tasks_running`, `delay_threads`. Of other processes, in multiprocess
-    mode, as of the last second. `task` is the task's name; after 200 of them further ones are
-    "(others)". The names begin with `namespace`, by default the name of the `Delay`. `registry`
-    is the client library's own by default.
+    `delay_task_run_seconds` by `task`. Current values: `delay_tasks_queued`, `delay_tasks_held`,
+    `delay_tasks_running`, `delay_threads`. In multiprocess mode, values of other processes are up
+    to a second old. `task` is the task's name; after 200 names further ones are "(others)". The
+    names begin with `namespace`, by default the name of the `Delay`. `registry` is the client
+    library's own by default.
 
-    Once for each `Delay`, not for each app that a factory makes; starts no thread before the
-    first submit. Raises TypeError if `background` is no Delay, ValueError if the registry has
+    Call it once for each `Delay`, not for each app that a factory makes; it starts no thread before
+    the first submit. Raises TypeError if `background` is no Delay, ValueError if the registry has
     metrics of these names already.
     """
     given: object = background
@@ -89,12 +89,11 @@ def export(
 def metrics() -> Response:
     """Answer Prometheus: a view, for a URL of your own.
 
-    Of the client library's registry; in multiprocess mode of all processes, those that have
-    ended included.
+    Shows the client library's registry; in multiprocess mode all processes, ended ones included.
     """
     registry = REGISTRY
     if _is_multiprocess():
-        # This process's own are not those of a second ago.
+        # This process's own values must be current, not a second old.
         for exported in _written:
             exported.write()
         registry = CollectorRegistry()
@@ -107,26 +106,28 @@ def _is_multiprocess() -> bool:
 
 
 class _Metrics:
-    """The metrics of one `Delay`, a collector: brought up to date when they are asked for.
+    """The metrics of one `Delay`: a collector that updates them when they are read.
 
-    In multiprocess mode others read them in a file, so a thread does that every second.
+    In multiprocess mode other processes read them from a file, so a thread updates that every
+    second.
     """
 
     def __init__(self, background: Source, registry: CollectorRegistry, namespace: str) -> None:
         self._background = background
-        # What was written last, of the process `_generation`.
+        # The values written last, for the process `_generation`.
         self._seen: WeakKeyDictionary[Executor, dict[str, list[float]]] = WeakKeyDictionary()
         self._generation: int | None = None
         # The process whose thread has been started.
         self._sampled: int | None = None
-        # A child that began amid a write would find a lock of the client library taken for ever.
+        # Held around writes, so that a fork during a write does not leave a lock of the client
+        # library taken in the child.
         self._lock = threading.RLock()
         os.register_at_fork(
             before=self._lock.acquire,
             after_in_parent=self._lock.release,
             after_in_child=self._lock.release,
         )
-        # Without a registry of their own: what is registered is the collector.
+        # Not in the registry themselves: the collector is registered.
         counter, histogram, gauge = (
             partial(Counter, namespace=namespace, registry=None),
             partial(Histogram, namespace=namespace, registry=None, buckets=_BUCKETS),
@@ -150,7 +151,7 @@ class _Metrics:
             raise ValueError(message) from error
 
     def describe(self) -> Iterator[Metric]:
-        """Their names alone, for which nothing is counted."""
+        """Their names only, for which nothing is counted."""
         for metric in self._all:
             yield from metric.describe()
 
@@ -161,7 +162,7 @@ class _Metrics:
             yield from metric.collect()
 
     def write(self) -> None:
-        """Bring all of them up to date: what has been counted since the last time is added."""
+        """Update all metrics: add the counts since the last update."""
         with self._lock:
             if self._generation != _generation():
                 # A forked process counts from 0.
@@ -175,7 +176,7 @@ class _Metrics:
                     if row != before:
                         self._add(name, (new - old for new, old in zip(row, before, strict=True)))
                         seen[name] = row
-            # Each is asked once.
+            # Each executor is asked once.
             now = [executor._now() for executor in executors]
             for key, gauge in self._gauges.items():
                 gauge.set(sum(stats[key] for stats in now))
@@ -186,16 +187,15 @@ class _Metrics:
             self._ends.labels(name, outcome).inc(next(numbers))
         self._retries.labels(name).inc(next(numbers))
         for histogram in (self._wait.labels(name), self._run.labels(name)):
-            # In public the library observes one time after another. Tried on its version 0.26.
+            # The public API observes one value at a time. Tried on version 0.26 of the library.
             histogram._sum.inc(next(numbers))  # noqa: SLF001
             for bucket in histogram._buckets:  # noqa: SLF001
                 bucket.inc(next(numbers))
 
     def submitted(self, _app: object, **_: object) -> None:
-        """See to it that this process's file is kept. A receiver of `task_submitted`.
+        """Start the thread that writes this process's file. A receiver of `task_submitted`.
 
-        It is all that others see of the process, also when nothing happens here any more; so it
-        takes a thread.
+        Other processes see only the file, also when this process is idle; so a thread is needed.
         """
         if self._sampled == _generation():
             return

@@ -1,12 +1,12 @@
-"""Blinker signals for what happens to tasks of a `Delay`.
+"""Blinker signals for events of tasks of a `Delay`.
 
 The sender is the app, the keyword `future` the task's own future:
 
     @task_failed.connect
     def count(app, future): ...
 
-What a receiver raises is logged, and keeps the other receivers of that signal from being
-called. While nobody listens, nothing is called and nothing made.
+An exception of a receiver is logged, and the remaining receivers of that signal are not called.
+Without receivers, nothing is called or made.
 """
 
 import weakref
@@ -49,7 +49,7 @@ _ORDER = (task_submitted, task_started, task_succeeded, task_failed, task_cancel
 
 
 def _first_receiver(_signal: NamedSignal, **_receiver: object) -> None:
-    # Until then the native module does not so much as look at the dicts of receivers.
+    # Until then the native module does not even read the dicts of receivers.
     _subscribe_signals()
 
 
@@ -60,16 +60,16 @@ _Signal = tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]]
 
 
 def senders(app: Flask) -> tuple[_Signal, ...]:
-    """For the native module: each signal's receivers, whether `app` has any, and what sends it.
+    """For the native module: for each signal its receivers, a check for `app`, and the sender.
 
-    The receivers are a dict that lives as long as the signal, empty while nobody listens.
+    The receivers are a dict that lives as long as the signal, empty while there are none.
     """
     return tuple(_of(signal, weakref.ref(app)) for signal in _ORDER)
 
 
 def _of(signal: NamedSignal, ref: weakref.ref[Flask]) -> _Signal:
-    # Weak, because the garbage collector is not shown what the native module keeps of it;
-    # a task that is about keeps its app.
+    # Weak, because the garbage collector cannot see the native module's references. An unfinished
+    # task keeps its app.
     def listens() -> bool:
         app = ref()
         return app is not None and signal.has_receivers_for(app)

@@ -1,10 +1,10 @@
-"""What `stats()` returns: dicts of numbers that can be made JSON, and their types."""
+"""The result of `stats()`: dicts of numbers that can be made JSON, and their types."""
 
 from typing import TypedDict, cast
 
 
 class PoolStats(TypedDict):
-    """How many tasks and workers there are now; see `Executor.stats`."""
+    """The current numbers of tasks and workers; see `Executor.stats`."""
 
     queued: int
     held: int
@@ -16,7 +16,7 @@ class PoolStats(TypedDict):
 
 
 class Histogram(TypedDict):
-    """How long something took, in seconds, to two significant digits; all 0 without a `count`."""
+    """Durations in seconds, to two significant digits; all 0 without a `count`."""
 
     count: int
     mean: float
@@ -34,14 +34,14 @@ class _Counts(TypedDict):
 
 
 class TaskStats(_Counts):
-    """What has become of the tasks of one name, in this process."""
+    """The outcomes of the tasks of one name, in this process."""
 
     wait: Histogram
     run: Histogram
 
 
 class Stats(PoolStats, _Counts):
-    """Of a `Delay`: its pool, and what has become of its tasks in this process."""
+    """The pool of a `Delay`, and the outcomes of its tasks in this process."""
 
     tasks: dict[str, TaskStats]
 
@@ -49,7 +49,7 @@ class Stats(PoolStats, _Counts):
 def added(stats: Stats, others: Stats, place: str) -> Stats:
     """The sums of both; `others` are of the tasks in that place.
 
-    Of a name that both have the tasks stay apart: such figures cannot be added.
+    Tasks with a name that both have stay separate: their figures cannot be added.
     """
     tasks = dict(stats["tasks"])
     for name, of_name in others["tasks"].items():

@@ -1,4 +1,4 @@
-"""How far a task is, over HTTP: the blueprint behind `Delay.status_blueprint`."""
+"""The state of a task over HTTP: the blueprint behind `Delay.status_blueprint`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ from flask_delay import context
 from flask_delay.masking import masked
 from flask_delay.observe.view import TaskView
 
-# Seconds that a client should let pass before it asks again.
+# Seconds that a client should wait before the next request.
 _POLL = 1
-# Characters of an error's message, or of another text, that are told; and of those that are
-# looked at for passwords, of which one may begin before the first limit and end behind it.
+# Characters of an error's message, or of another text, that are shown. The second limit is for the
+# search for passwords: a password may begin before the first limit and end after it.
 _LONGEST = 1_000
 _LOOKED_AT = 8 * _LONGEST
 
@@ -36,12 +36,12 @@ def blueprint(
 ) -> Blueprint:
     """Make a blueprint that answers `GET /<id>`; see `Delay.status_blueprint`.
 
-    `view` tells what is known of the task with an id, and `is_gone` an id that was forgotten
-    from one that never was; both are asked during the request.
+    `view` returns the state of the task with an id; `is_gone` distinguishes a forgotten id from an
+    unknown one. Both are called during the request.
     """
 
     def task(id: object) -> Response:
-        # The converter's UUID, or a text that may be anything.
+        # A UUID from the converter, or any text.
         key = str(id)
         found = view(key)
         if found is not None:
@@ -51,7 +51,7 @@ def blueprint(
         return _answer(404, {"state": "unknown", "message": _UNKNOWN})
 
     def add_rule(state: BlueprintSetupState) -> None:
-        # At the root, an address that is no id may be another view's, or nobody's.
+        # At the root, other texts may be URLs of other views.
         rule = "/<id>" if state.url_prefix else "/<uuid:id>"
         state.add_url_rule(rule, "task", task)
 
@@ -75,7 +75,7 @@ def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
         try:
             return _answer(200, {**found, "result": view.result})
         except Exception:
-            # Whatever the app's encoder, or a method of the result, makes of it.
+            # The app's encoder, or a method of the result, may raise anything.
             name = _plain(type(view.result).__name__)
             found |= {"result": None, "result_error": f"the result is no JSON: {name}"}
     return _answer(200, found)
@@ -89,18 +89,18 @@ def _text(error: BaseException) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text, not too long, as what every client and every encoder can read."""
+    """The text, shortened, in a form that every client and encoder can read."""
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
-    # A surrogate alone is no character.
+    # A lone surrogate is not a character.
     return text.encode(errors="backslashreplace").decode()
 
 
 def _answer(status: int, body: dict[str, Any]) -> Response:
     """Answer with the body, which is encoded once, however big it is.
 
-    Raises what the app's encoder does, and ValueError for what no client could read: infinity,
-    "not a number", text that is no Unicode.
+    Raises the errors of the app's encoder, and ValueError for values that clients could not read:
+    infinity, "not a number", text that is not valid Unicode.
     """
     app = context.current()
     text = app.json.dumps(body, allow_nan=False).encode()

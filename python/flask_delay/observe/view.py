@@ -1,4 +1,4 @@
-"""What there is to say about a task, by a future or by what another process has stored."""
+"""The state of a task, from its future or from a record that another process has stored."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from flask_delay._native import Future, Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """A task at one moment. It never changes, so threads may share it.
+    """A task at one moment. Immutable, so threads may share it.
 
     `state` is as in `Future.state`. A task that is "finished" has an `error`, or else a `result`.
     """
@@ -32,10 +32,10 @@ class TaskView:
 
 
 def view_of(future: Future[Any]) -> TaskView | None:
-    """The view that a future gives; None if the process has forked and cannot know the task."""
+    """The view of a future; None if the process has forked and cannot know the task's state."""
     if future._is_foreign():
         return None
-    # Asked first: a task that ends meanwhile is then told of as it was.
+    # Read first: a task that ends meanwhile is then shown as it was before.
     state, progress = future.state, future.progress
     error = future.exception() if state == "finished" else None
     return TaskView(

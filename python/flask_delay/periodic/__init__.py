@@ -1,1 +1,1 @@
-"""What runs again and again, and which of several processes has it run."""
+"""Periodic jobs, and the choice of the process that runs each of them."""

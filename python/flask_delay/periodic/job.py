@@ -1,4 +1,4 @@
-"""Jobs: functions that run again and again, on a machine with many processes once."""
+"""Periodic jobs: functions that run repeatedly, once on a machine with many processes."""
 
 import contextvars
 import hashlib
@@ -31,12 +31,12 @@ from flask_delay.servers.cpython import before_threads_end
 # Seconds.
 _SHORTEST_PATIENCE = 60.0
 _GRACE = 60.0
-# Nanoseconds by which ticks must have been missed for that to be said.
+# Missed ticks are logged if they span this many nanoseconds.
 _LONG = 10 * 10**9
 
 
 class Plan(NamedTuple):
-    """When a job runs, and what it goes by: its options."""
+    """The schedule of a job, and its options."""
 
     rhythm: _Rhythm
     text: str
@@ -47,14 +47,14 @@ class Plan(NamedTuple):
     """Whether a run is a message to somebody else, which may be lost."""
 
     def patience(self) -> float:
-        """For how many seconds a run may wait for its start, unless that is an option."""
+        """The seconds that a run may wait for its start, unless an option sets them."""
         now = time.time_ns()
         left = ((self.rhythm.after(now) or now) - now) / 1e9
         return self.expires or max(left, _SHORTEST_PATIENCE)
 
 
 class _Seldom:
-    """Says of what happens again and again when to say so: the 1st, 10th, 100th ... time."""
+    """Reports the 1st, 10th, 100th ... occurrence of a repeated event."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -72,10 +72,10 @@ def _is_to_be_said(count: int) -> bool:
 
 
 class Job:
-    """A function that runs again and again: what `using(every=...).delay(fn)` returns.
+    """A function that runs repeatedly: the result of `using(every=...).delay(fn)`.
 
-    Each run is a task of its own, as by `delay`, but with an empty context. Every method
-    may be called from any thread.
+    Each run is a task of its own, as by `delay`, but with an empty context. Every method may be
+    called from any thread.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class Job:
         self._cancelled = False
         self._inherited = False
         self._failures, self._misses = _Seldom(), _Seldom()
-        # A shell or a migration ends when its user likes, and may have another code.
+        # A shell or a migration may end at any time, and may have other code.
         self._active = jobs.active and not role.loads_for_a_command()
         self._lead = jobs.lead(self.id, str(self))
-        # Who starts and watches others may be root, and they not.
+        # A process that only starts and watches others may be root, while they are not.
         if self._active and (os.geteuid() != 0 or not _is_bystander()):
             self._lead.prepare()
             if self._lead.paused:
@@ -117,7 +117,7 @@ class Job:
                 job._tick(at)  # noqa: SLF001
 
         self._ticker = _Ticker(jobs.executor, plan.rhythm, tick)
-        # The timer keeps the ticker, and not the job.
+        # The timer keeps the ticker alive, and not the job.
         weakref.finalize(self, self._ticker.stop).atexit = False
         if self._active:
             self._ticker.start()
@@ -131,40 +131,40 @@ class Job:
 
     @property
     def next_run(self) -> datetime | None:
-        """When it runs next (UTC, aware), here or in another process; None if never.
+        """The time of the next run (UTC, aware), here or in another process; None if never.
 
-        None too while it is paused.
+        None too while the job is paused.
         """
         if self._cancelled or self.paused:
             return None
         now = time.time_ns()
-        # The ticker is behind for a moment at each tick, and always where there is none.
+        # The ticker is late for a moment at each tick, and always in a process without one.
         due = self._ticker.next or 0
         due = due if due > now else self._plan.rhythm.after(now) or 0
         return datetime.fromtimestamp(due / 1e9, UTC) if due else None
 
     @property
     def last(self) -> Future[Any] | None:
-        """The future of its newest run in this process; None if there was none."""
+        """The future of the newest run in this process; None if there was none."""
         return self._last
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was cancelled."""
+        """Whether the job was cancelled."""
         return self._cancelled
 
     @property
     def paused(self) -> bool:
-        """Whether it is paused; False if its file cannot be read."""
+        """Whether the job is paused; False if its file cannot be read."""
         return self._lead.paused
 
     def run_now(self) -> Future[Any]:
-        """Run it once more, in this process and at once; returns the future of that run.
+        """Run the job once more, in this process and at once; return the future of that run.
 
-        Its ticks stay as they are. It runs too while it is paused, and where jobs do not run
-        by themselves. Raises DuplicateTask while its last run goes on, in whichever process,
-        unless runs may overlap; RuntimeError if it was cancelled and after `shutdown`; OSError
-        if its file cannot be written; and as `delay`.
+        Its ticks do not change. Works while the job is paused, and in processes where jobs do not
+        run by themselves. Raises DuplicateTask while the last run continues, in any process, unless
+        runs may overlap; RuntimeError if the job was cancelled and after `shutdown`; OSError if its
+        file cannot be written; otherwise as `delay`.
         """
         if self._cancelled:
             raise RuntimeError(f"job {self} was cancelled: make it anew by its delay()")
@@ -175,23 +175,23 @@ class Job:
         return self._run()
 
     def pause(self) -> None:
-        """Have it not run by itself until `resume`, in no process of the machine.
+        """Stop running the job on its ticks until `resume`, in all processes of the machine.
 
-        That outlasts the processes: it is in the job's file. Where each process runs its own
-        jobs, it is for this one. A run that goes on is not stopped. Raises OSError if the
-        file cannot be written.
+        The job's file stores this, so it survives the processes. Where each process runs its own
+        jobs, it applies to this process. A run that has started is not stopped. Raises OSError if
+        the file cannot be written.
         """
         self._lead.pause(True)
 
     def resume(self) -> None:
-        """Have it run again, from its next tick on, after `pause`. Raises as that."""
+        """Run the job again from its next tick on, after `pause`. Raises as `pause`."""
         self._lead.pause(False)
 
     def cancel(self) -> bool:
-        """Have it not run any more in this process; False if it was cancelled before.
+        """Stop running the job in this process; False if it was cancelled before.
 
-        A run that goes on is not stopped, see `last`. Other processes that have the job run
-        it after that, until it is cancelled there too.
+        A run that has started is not stopped, see `last`. Other processes that have the job
+        continue to run it, until it is cancelled there too.
         """
         if self._cancelled:
             return False
@@ -201,7 +201,7 @@ class Job:
         return True
 
     def _restart(self) -> None:
-        """Go on in a process that was forked from the one that had it."""
+        """Continue in a process that was forked from the one with the job."""
         self._inherited = True
         self._reset()
         self._lead.forget_parent()
@@ -214,7 +214,7 @@ class Job:
         self._since = time.time_ns()
 
     def _tick(self, at: int) -> None:
-        """Run, if it is for this process to do. Called on a worker, at each tick.
+        """Run the job, if this process is the one to do it. Called on a worker, at each tick.
 
         `at` is in nanoseconds since 1970.
         """
@@ -241,7 +241,7 @@ class Job:
 
     def _is_ours(self) -> bool:
         if _is_bystander() or (self._inherited and _is_child()):
-            # It is never to be asked again, unless it is forked.
+            # This process will never run the job, unless it is forked.
             self._ticker.stop()
             return False
         return not _ending.is_set()
@@ -249,7 +249,7 @@ class Job:
     def _run(self) -> Future[Any]:
         function, args, kwargs = self._call
         try:
-            # As at a tick, where there is no context to be carried.
+            # An empty context, as at a tick.
             run = contextvars.Context().run(self._submit, function, *args, **kwargs)
         except BaseException:
             if not self._plan.overlap:
@@ -263,23 +263,23 @@ class Job:
         return run
 
     def _give_up_lost(self) -> None:
-        """Cancel a run that was sent, and that nobody has begun in the time it had."""
+        """Cancel a run that was sent, but did not start within its time."""
         last, lost_at = self._last, self._lost_at
         if last is None or lost_at is None or time.monotonic() < lost_at:
             return
         self._lost_at = None
-        # What has begun is at most late, for all that is known here, or waits to be retried.
+        # A started run is late, or waits for a retry, as far as this process can tell.
         if last.attempts == 0 and last.state == "pending" and last.cancel():
             _log.warning(
                 "job %s: its last run was not begun by any worker in time, and is given up", self
             )
 
     def _tell(self, at: int, answer: leader.Answer) -> None:
-        """Say what has kept it from running."""
+        """Log the reason why the job did not run."""
         if answer.unreadable:
             _log.warning("job %s: the note in its file cannot be read, and begins anew", self)
         if answer.left_out and _is_to_be_said(answer.left_out):
-            # Whichever process sees the tick first says so, since the one of the run may hang.
+            # The process that sees the tick first logs this, since the one with the run may hang.
             _log.warning(
                 "job %s is left out, since its last run goes on in process %s (so far %d in a"
                 " row; the option 'timeout' ends a run that hangs)",
@@ -290,7 +290,7 @@ class Job:
         if not answer.runs:
             return
         missed = None if answer.last is None else self._plan.rhythm.after(answer.last)
-        # Where nobody had the job, nobody has missed a tick.
+        # Before any process had the job, no tick was missed.
         if missed is None or missed < self._since or at - missed < _LONG:
             self._misses.reset()
         elif self._misses.again():
@@ -307,7 +307,7 @@ def _is_bystander() -> bool:
 
 
 def _is_child() -> bool:
-    """Whether `multiprocessing` has made this process, to do something else."""
+    """Whether `multiprocessing` started this process, for work other than serving."""
     module = sys.modules.get("multiprocessing.process")
     return module is not None and module.parent_process() is not None
 
@@ -325,12 +325,13 @@ class Jobs:
         active: bool = True,
         check: Callable[[object], object] = lambda _: None,
     ) -> None:
-        """Have none yet.
+        """Make an empty collection.
 
-        In `folder` are the files by which the processes of a machine agree on who runs a job;
-        without one each process does. `owner` says whose jobs they are, in a folder that is not
-        theirs alone, and `remedy` what to do if it cannot be written. Jobs that are not `active`
-        never run by themselves. `check` raises for an argument that a job may not have.
+        `folder` has the files by which the processes of a machine agree on the process that runs a
+        job; without a folder each process runs its own jobs. `owner` names the owner of the jobs in
+        a shared folder; `remedy` is the advice in the error if the folder cannot be written. Jobs
+        never run by themselves unless `active`. `check` raises for an argument that a job may not
+        have.
         """
         self.executor = executor
         self.active = active
@@ -338,13 +339,13 @@ class Jobs:
         self._owner = owner
         self._remedy = remedy
         self._check = check
-        # No lock: each access is one step, and a fork finds nothing half done.
+        # No lock: each access is atomic, and a fork finds nothing half done.
         self._all: dict[str, Job] = {}
         self._cleaned = False
         _everywhere.add(self)
 
     def lead(self, id: str, name: str) -> leader.Lead:
-        """What decides whether a job runs in this process."""
+        """The object that decides whether a job runs in this process."""
         if self.folder is None:
             return leader.Lead()
         return leader.lead(self.folder, id, name, self._remedy)
@@ -358,12 +359,12 @@ class Jobs:
         *args: Any,
         **kwargs: Any,
     ) -> Job:
-        """Make a job of `function(*args, **kwargs)`; the one that is there, if it is the same.
+        """Make a job of `function(*args, **kwargs)`, or return the same job if it exists.
 
-        At each tick it is given to `submit`, on a worker of the executor.
+        At each tick `submit` is called with it, on a worker of the executor.
 
-        Raises TypeError for what is no function, and for an argument that would not outlive
-        its request; ValueError if the job cannot be told from others; RuntimeError after
+        Raises TypeError for an object that is not a function, and for an argument that would not
+        outlive its request; ValueError if the job cannot be told from others; RuntimeError after
         shutdown; OSError if its file cannot be written.
         """
         _check_function(function, "job")
@@ -371,7 +372,7 @@ class Jobs:
             self._check(value)
         call = (function, args, kwargs)
         identity = f"{self._owner}{_identity(plan.key, call)} {plan.text}"
-        # Nobody is to read a job's arguments off its file, or off a page.
+        # A job's file or page must not reveal its arguments.
         id = hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:32]
         found = self._all.get(id)
         if found is None:
@@ -407,11 +408,11 @@ class Jobs:
         raise LookupError(f"there is no job {name!r} in this process; those it has: {known}")
 
     def all(self) -> list[Job]:
-        """Those that were not cancelled."""
+        """The jobs that were not cancelled."""
         return list(self._all.values())
 
     def forget(self, job: Job) -> None:
-        """A job was cancelled."""
+        """Remove a cancelled job."""
         if self._all.get(job.id) is job:
             del self._all[job.id]
 
@@ -431,7 +432,7 @@ _everywhere: weakref.WeakSet[Jobs] = weakref.WeakSet()
 
 
 def restart() -> None:
-    """Go on with all jobs in a process that was just forked."""
+    """Continue all jobs in a process that was just forked."""
     for jobs in list(_everywhere):
         for job in jobs.all():
             job._restart()  # noqa: SLF001
@@ -443,20 +444,20 @@ _ending = threading.Event()
 
 
 def end() -> None:
-    """Leave all ticks to other processes: this one ends, but may wait for tasks for long."""
+    """Leave all ticks to other processes: this process ends, but may wait long for its tasks."""
     _ending.set()
 
 
-# Before the native module's hook, which is registered already, waits for the tasks.
+# Called before the native module's hook, registered earlier, waits for the tasks.
 before_threads_end(end)
 
 
-# An address, which in another process is another one.
+# An address differs in another process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 
 
 def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> str:
-    """What tells the job from others, and is the same in every process that has it."""
+    """The identity of the job, the same in every process that has it."""
     function, args, kwargs = call
     has_name = qualname_of(function) is not None
     if key is not None:
@@ -480,7 +481,7 @@ def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict
     if _ADDRESS.search(known):
         wrong.append("the function")
     if wrong:
-        # Without what it is: a value may be a secret.
+        # Without the value itself, which may be a secret.
         raise ValueError(
             f"the job {name_of(function)} would have another name in each process, and run in"
             f" each of them ({', '.join(wrong)}): give it the option 'key', a string that says"
@@ -490,7 +491,7 @@ def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict
 
 
 def _is_unordered(value: object) -> bool:
-    """Whether it has a set in it, which `repr` shows in another order in each process."""
+    """Whether the value contains a set, whose `repr` has another order in each process."""
     if isinstance(value, set | frozenset):
         return len(value) > 1
     if isinstance(value, dict):

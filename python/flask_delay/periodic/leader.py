@@ -1,8 +1,8 @@
-"""Which process runs a job at a tick, of all of a machine that have it: the first to take it.
+"""Chooses the process of a machine that runs a job at a tick: the first one to take the tick.
 
-They agree by a file for each job, of which two bytes are locked. Who has the first one looks at
-the note in the file and changes it, and lets go at once. Who has the second one has a run that
-goes on, so a process that is busy or hangs holds nothing that another one needs.
+Each job has a file, of which two bytes are locked. A process locks the first byte to read and
+change the note in the file, and unlocks it at once. A process locks the second byte for the
+duration of a run. So a process that is busy or hangs holds no lock that another one needs.
 """
 
 import contextlib
@@ -24,25 +24,25 @@ from flask_delay.logs import log as _log
 _NOTE, _RUN = 0, 1
 """The bytes that are locked."""
 
-# A note, which is much shorter. What else is in the file is not read.
+# The most bytes of a note, which is much shorter. The rest of the file is not read.
 _LONGEST = 4096
 _NAME = 200
 _LAST_TICK = 2**63
 _BEGINNING = b'{"job": "'
 
-# Seconds in which a process that reads a note is done with it, unless it hangs.
+# Seconds in which a process finishes reading a note, unless it hangs.
 _PATIENCE = 1.0
 _PAUSE = 0.001
 
-# Seconds after which a file that nobody has written to is one of a job that there is no more.
+# Seconds after its last write until a file counts as that of a removed job.
 _UNUSED = 30 * 24 * 3600.0
 _OURS = re.compile(r"[0-9a-f]{32}\.lock")
-# Of the first version, which had arguments in names and notes.
+# Files of the first version, which had arguments in names and notes.
 _FORMER = re.compile(r"[\w.]*-[0-9a-f]{16}\.lock")
 
 
 class Answer(NamedTuple):
-    """What this process does with a tick."""
+    """The decision of this process about a tick."""
 
     runs: bool
     """Whether it is for the caller to run, which then calls `hold` or `end`."""
@@ -79,7 +79,7 @@ class _Beginning:
 
 
 class Lead:
-    """What there is to know of one job, where each process runs its own.
+    """The state of one job, where each process runs its own.
 
     May be used from any thread.
     """
@@ -91,15 +91,14 @@ class Lead:
         self._note = _Note()
 
     def prepare(self) -> None:
-        """Make what is needed. Raises OSError if that cannot be."""
+        """Create the file if one is used. Raises OSError if that fails."""
 
     def take(self, tick: int | None, has_come: Callable[[int], bool], *, alone: bool) -> Answer:
-        """Whether the caller is to run the job at `tick`, in nanoseconds since 1970, or now.
+        """Decide whether the caller runs the job at `tick`, in nanoseconds since 1970, or now.
 
-        It is, unless the job is paused, or somebody has taken the tick: as `has_come(last)`
-        says, `last` being the newest that anybody has. With `alone` only if no run goes on.
-        With None for the tick the last of these is all that matters. Raises OSError if nobody
-        can tell.
+        It does, unless the job is paused or the tick was taken: `has_come(last)` says so, where
+        `last` is the newest tick that was taken. With `alone`, only if no run continues. Without a
+        tick, only a continuing run matters. Raises OSError if the state cannot be read.
         """
         with self._turn, self._agreed():
             note, unreadable = self._read()
@@ -123,19 +122,19 @@ class Lead:
             return Answer(runs=True, last=note.tick, unreadable=unreadable)
 
     def hold(self, run: _Run) -> None:
-        """Say which run it is that was begun `alone`: it goes on until it is done."""
+        """Note the run that was begun `alone`: it continues until its future is done."""
         self._run = run
         run.add_done_callback(self.end)
 
     def end(self, run: _Run | None = None) -> None:
-        """The run has ended, or has never begun if it has no future."""
+        """Note the end of the run; without a run, it never began."""
         with self._turn:
-            # Another one may have begun before this one's callbacks were all called.
+            # Another run may have begun before all callbacks of this one were called.
             if run is None or self._run is run:
                 self._finish()
 
     def pause(self, paused: bool) -> None:
-        """Have no process take ticks, or have them take those from now on again.
+        """Stop all processes from taking ticks, or let them take ticks again from now on.
 
         Raises as `take`.
         """
@@ -146,19 +145,19 @@ class Lead:
 
     @property
     def paused(self) -> bool:
-        """Whether no process takes ticks; False if that cannot be told."""
+        """Whether the job is paused for all processes; False if that is unknown."""
         with self._turn:
             return self._note.paused
 
     def forget_parent(self) -> None:
-        """Begin anew in a process that was forked: the locks and the run are its parent's."""
+        """Reset in a forked process: the locks and the run belong to its parent."""
         # Another thread may have held it at the fork.
         self._turn = threading.Lock()
         self._run = None
 
     @contextlib.contextmanager
     def _agreed(self) -> Iterator[None]:
-        """Nobody else looks at the note, or changes it."""
+        """Exclude all other readers and writers of the note."""
         yield
 
     def _read(self) -> tuple[_Note, bool]:
@@ -178,12 +177,11 @@ class Lead:
 
 
 class _FileLead(Lead):
-    """What the processes of a machine agree on by one job's file."""
+    """The state of one job that the processes of a machine share in its file."""
 
-    # POSIX locks: they are the process's, so a forked child has none of its parent's, also where
-    # the fork is one that Python does not hear of; and the system lets go of them, whatever a
-    # process dies of. But they go with the first descriptor of the file that the process closes,
-    # so there is one for each file.
+    # POSIX locks belong to the process: the system releases them at its end, and a forked child has
+    # none of its parent's, also after a fork that Python does not notice. But they are released
+    # with the first descriptor of the file that the process closes, so each file has only one.
 
     def __init__(self, path: Path, name: str, remedy: str) -> None:
         super().__init__()
@@ -192,7 +190,7 @@ class _FileLead(Lead):
         self._remedy = remedy
         self._file: int | None = None
         self._close: Callable[[], object] = lambda: None
-        # Of the file that is open, and that is ours.
+        # The inode of the open file, if the file is ours.
         self._inode: int | None = None
         self._pid: int | None = None
 
@@ -212,7 +210,7 @@ class _FileLead(Lead):
         self._drop()
 
     def discard(self) -> None:
-        """Remove the file, unless it is in use, of a paused job or not one of ours.
+        """Remove the file, unless it is in use, of a paused job or not ours.
 
         May raise OSError.
         """
@@ -226,7 +224,7 @@ class _FileLead(Lead):
                 if free and text in {b"", _BEGINNING} and not self._read()[0].paused:
                     self._path.unlink()
             finally:
-                # With all its locks.
+                # This releases all its locks.
                 self._drop()
 
     @contextlib.contextmanager
@@ -237,7 +235,7 @@ class _FileLead(Lead):
             if _lock(file, _NOTE):
                 if self._is_current():
                     break
-                # Replaced between the opening and the lock.
+                # The file was replaced between the opening and the lock.
                 self._drop()
             elif time.monotonic() < end:
                 time.sleep(_PAUSE)
@@ -261,12 +259,13 @@ class _FileLead(Lead):
     def _write(self, note: _Note) -> None:
         text = json.dumps({"job": self._name, **note._asdict()}).encode() + b"\n"
         file = self._file or 0
-        # In one step, and what is behind the line is nothing: who dies here leaves a note.
+        # One write, and bytes after the line are ignored: a process killed here leaves a valid
+        # note.
         os.pwrite(file, text, 0)
         os.ftruncate(file, len(text))
 
     def _begin(self) -> bool:
-        # Each time: reading and closing the file anywhere in this process releases the lock.
+        # On each run: reading and closing the file anywhere in this process releases the lock.
         return _lock(self._file or 0, _RUN) and super()._begin()
 
     def _finish(self) -> None:
@@ -279,7 +278,7 @@ class _FileLead(Lead):
         self._close()
 
     def _is_current(self) -> bool:
-        # Somebody may have cleaned up; then others have made another one.
+        # The file may have been removed; then another process has made a new one.
         with contextlib.suppress(OSError):
             found = self._path.stat(follow_symlinks=False)
             return self._pid == os.getpid() and found.st_ino == self._inode
@@ -289,7 +288,7 @@ class _FileLead(Lead):
         if self._file is not None and self._is_current():
             return self._file
         if self._pid not in {None, os.getpid()}:
-            # Forked where Python does not hear of it.
+            # A fork that Python did not notice.
             self._run = None
         self._drop()
         try:
@@ -299,12 +298,12 @@ class _FileLead(Lead):
         except OSError as error:
             raise self._explained(error) from error
         self._file, self._inode, self._pid = file, os.fstat(file).st_ino, os.getpid()
-        # Does it once, whoever calls it first.
+        # Closes once, whichever caller is first.
         close = weakref.finalize(self, os.close, file)
         close.atexit = False
         self._close = close
         if self._run is not None and not self._run.done():
-            # The run goes on, and its lock was on a file that is gone.
+            # The run continues, and its lock was on the removed file.
             _lock(file, _RUN)
         return file
 
@@ -318,20 +317,20 @@ _leads: weakref.WeakValueDictionary[Path, _FileLead] = weakref.WeakValueDictiona
 
 
 def lead(folder: Path, id: str, name: str, remedy: str = "") -> Lead:
-    """The one of this process for the job of this id, which makes nothing yet.
+    """The `Lead` of this process for the job of this id; creates no file yet.
 
-    `name` is for people who look into the file, `remedy` for those who have no such folder.
+    `name` is for readers of the file, `remedy` for the error if there is no folder.
     """
     path = folder / f"{id}.lock"
     found = _leads.get(path)
     if found is None:
-        # Who comes second drops his own, which has no descriptor yet.
+        # The second caller drops its own, which has no descriptor yet.
         found = _leads.setdefault(path, _FileLead(path, name, remedy))
     return found
 
 
 def clean(folder: Path) -> None:
-    """Remove the files that nobody needs any more, and say so if others can write to the folder."""
+    """Remove files that are no longer needed; warn if other users can write to the folder."""
     with contextlib.suppress(OSError):
         if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             _log.warning(
@@ -355,13 +354,13 @@ def _is_unused(path: Path) -> bool:
 
 def _make_folder(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # What else may be there, the opening tells.
+    # `_open` checks whatever exists already.
     with contextlib.suppress(FileExistsError):
         folder.mkdir(0o700)
 
 
 def _open(path: Path, *, make: bool) -> int:
-    """Open a file that is ours and nobody else's, whatever others have put there."""
+    """Open a file of this user, whatever other users have put in its place."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     file = os.open(path, flags | os.O_CREAT if make else flags, 0o600)
     found, why = os.fstat(file), None
@@ -387,7 +386,7 @@ def _lock(file: int, byte: int) -> bool:
 
 def _parsed(text: bytes) -> _Note | None:
     line, end, _ = text.partition(b"\n")
-    # RecursionError: of brackets.
+    # RecursionError: nested brackets.
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         found = json.loads(line)
         tick, pid, left_out = found["tick"], found["pid"], found["left_out"]

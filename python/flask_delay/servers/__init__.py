@@ -1,9 +1,9 @@
-"""What depends on the server that the app runs under, and on how its process ends.
+"""The parts that depend on the app's server, and on the end of its process.
 
-All that the package needs of the private parts of these is in this folder, and listed here: the
-name, the module, what goes without it, and the versions that it was tried on. For each of them
-`tests/servers/test_private.py` has a test that fails when it goes. `src/bindings/ffi/cpython.rs`
-lists what the Rust half needs.
+Almost all private parts of these that the package needs are used in this folder and listed here:
+the name, the module, the feature that needs it, and the tested versions. For each of them
+`tests/servers/test_private.py` has a test that fails when it is gone.
+`src/bindings/ffi/cpython.rs` lists the private parts that the Rust half needs.
 
 | private part | module | what it is for | tried on |
 | --- | --- | --- | --- |
@@ -21,7 +21,7 @@ lists what the Rust half needs.
 | `gevent._hub_local` | gevent | waiting in a greenlet; threads leave no hub | 24.11, 26.9 |
 | uWSGI's `opt`, `atexit`, `post_fork_hook` | uwsgi | jobs after a fork, tasks at exit | 2.0.31 |
 
-Two are elsewhere, where alone they are of use:
+Two are used elsewhere:
 
 | private part | module | what it is for | tried on |
 | --- | --- | --- | --- |

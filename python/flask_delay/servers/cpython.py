@@ -10,34 +10,34 @@ from types import FrameType
 def before_threads_end(fn: Callable[[], object]) -> None:
     """Call `fn` when the interpreter begins to exit, before it waits for threads.
 
-    What is registered last is called first. Raises RuntimeError if it has begun already.
+    The function registered last is called first. Raises RuntimeError if the exit has begun already.
     """
     threading._register_atexit(fn)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def is_waiting_for_threads(frame: FrameType | None) -> bool:
-    """Whether the main thread, which is in this frame, is in that part of the exit."""
-    # An exception there would cut it short. Until it is over, it shows nowhere but on the stack.
+    """Whether the main thread, whose frame this is, waits for threads at exit."""
+    # An exception there would cut the wait short. Only the stack shows that the wait is not over.
     return any(name == ("threading", "_shutdown") for _, name in stack(frame))
 
 
 def main_stack() -> Iterator[tuple[FrameType, tuple[str, str]]]:
-    """The stack of the main thread, asked for in any thread."""
+    """The stack of the main thread; may be called from any thread."""
     main = threading.main_thread().ident or 0
     return stack(sys._current_frames().get(main))  # noqa: SLF001
 
 
 def stack(frame: FrameType | None) -> Iterator[tuple[FrameType, tuple[str, str]]]:
-    """This frame and those that called it, each with the names of its module and function."""
+    """This frame and its callers, each with the names of its module and function."""
     while frame is not None:
         yield frame, (frame.f_globals.get("__name__", ""), frame.f_code.co_name)
         frame = frame.f_back
 
 
 def interpreter_options() -> list[str]:
-    """The options that this process's interpreter runs with, to start another one with."""
+    """The options of this process's interpreter, to start another one with."""
     options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
-    # That knows some of these alone. What is given twice does no harm.
+    # The function above includes only some of these. A repeated option does no harm.
     for name, value in sys._xoptions.items():  # noqa: SLF001
         options += ["-X", name if value is True else f"{name}={value}"]
     return options

@@ -1,8 +1,7 @@
-"""gevent: what it makes of the threads that tasks run on.
+"""gevent: its effect on the threads that run tasks.
 
-Where gevent has patched the standard library, a task runs on a native thread all the same.
-What it calls of the patched modules waits on an event loop, a "hub", that gevent makes for
-that thread.
+Where gevent has patched the standard library, a task still runs on a native thread. If it calls a
+patched module, it waits on an event loop, a "hub", that gevent makes for that thread.
 """
 
 import sys
@@ -24,7 +23,7 @@ _warned = False
 
 
 def check() -> None:
-    """Say once how tasks behave, if gevent has patched threads."""
+    """Warn once about the behaviour of tasks, if gevent has patched threads."""
     global _warned  # noqa: PLW0603
     if _warned or not is_patched():
         return
@@ -48,7 +47,7 @@ def _hub() -> Any:
 def _wait(future: Future[Any], seconds: float | None) -> bool | None:
     """Wait for the future as gevent's locks do; None if this thread has no hub.
 
-    The hub's own greenlet must not switch to another one, so it gets None as well.
+    The hub's own greenlet must not switch to another one, so the result is None there too.
     """
     hub = _hub()
     if hub is None:
@@ -58,7 +57,7 @@ def _wait(future: Future[Any], seconds: float | None) -> bool | None:
 
     if getcurrent() is hub:
         return None
-    # Other threads may release it.
+    # Another thread may release it.
     woken = Semaphore(0)
 
     def wake(_: Future[Any]) -> None:
@@ -69,8 +68,7 @@ def _wait(future: Future[Any], seconds: float | None) -> bool | None:
     end = None if seconds is None else time.monotonic() + seconds
     try:
         while True:
-            # A hub without anything to wait for would give up instead; the time limit is
-            # something.
+            # A hub with nothing to wait for would raise an error; this timeout gives it something.
             left = _SLICE if end is None else min(end - time.monotonic(), _SLICE)
             if woken.acquire(timeout=max(left, 0)):
                 return True
@@ -81,7 +79,7 @@ def _wait(future: Future[Any], seconds: float | None) -> bool | None:
 
 
 def _leave() -> None:
-    """Take the thread's hub apart; gevent itself would leave its files open for ever."""
+    """Destroy the thread's hub; gevent itself would leave its files open for ever."""
     hub = _hub()
     if hub is not None:
         hub.destroy(destroy_loop=True)

@@ -10,29 +10,30 @@ from typing import Any
 from flask_delay._native import _end_within, _service_executor
 from flask_delay.servers import gevent
 
-# In seconds: between the end of the waiting and the kill, for the warning and the exit.
+# Seconds between the end of the wait and the kill, for the warning and the exit.
 _MARGIN = 1.0
-# What gunicorn leaves a worker after the second signal, and after an abort, less the margin.
+# The time that gunicorn leaves a worker after the second signal or an abort, less the margin.
 _QUICK = 1.0
 _ABORTED = 0.3
 _HEARTBEAT = 1.0
 
 
 class Hooks:
-    """The hooks of one worker; `limits` gives the `SHUTDOWN_TIMEOUT` of each Delay, by its key."""
+    """The hooks of one worker; `limits` returns each Delay's `SHUTDOWN_TIMEOUT`, by its key."""
 
     def __init__(self, limits: Callable[[], Mapping[str, float | None]]) -> None:
         self._limits = limits
-        # When it was first told to end, by the monotonic clock; and whether by SIGTERM, after
-        # which SIGINT and SIGQUIT mean haste. Without it Ctrl-C brings both of them.
+        # The time of the first signal to end, by the monotonic clock; and whether it was SIGTERM.
+        # After SIGTERM, SIGINT and SIGQUIT mean that the exit is urgent. Without it, Ctrl-C sends
+        # both of them.
         self._told: float | None = None
         self._terminated = False
-        # A descriptor of the file by whose times gunicorn sees that a worker is alive; ours,
-        # because the worker's own is closed before it exits.
+        # A descriptor of the file whose times show gunicorn that a worker is alive. It is a
+        # duplicate, because the worker closes its own before it exits.
         self._pulse: int | None = None
 
     def post_worker_init(self, worker: Any) -> None:
-        """Name settings that cost tasks their time; take note from now on of being told to end.
+        """Warn about settings that shorten the time of tasks; note signals to end from now on.
 
         Called in the worker, once the app is loaded.
         """
@@ -62,22 +63,22 @@ class Hooks:
                 handler(signum, frame)
 
         signal.signal(signal.SIGTERM, tell)
-        # As gunicorn has it: the signal disturbs no request.
+        # As gunicorn does: the signal does not interrupt system calls of a request.
         signal.siginterrupt(signal.SIGTERM, False)
 
     def worker_int(self, _worker: Any) -> None:
-        """Be quick if the worker was ending already. Called at SIGINT and SIGQUIT."""
+        """Exit quickly if the worker was ending already. Called at SIGINT and SIGQUIT."""
         if self._terminated:
             _end_within(_QUICK)
         elif self._told is None:
             self._told = time.monotonic()
 
     def worker_abort(self, _worker: Any) -> None:
-        """Name what is lost with a worker that gunicorn gives up. Called at SIGABRT."""
+        """Name the tasks that are lost with a worker that gunicorn aborts. Called at SIGABRT."""
         _end_within(_ABORTED)
 
     def worker_exit(self, _server: Any, worker: Any) -> None:
-        """Have what is left to do end before gunicorn's patience does.
+        """End the remaining tasks before gunicorn kills the worker.
 
         Called in the worker on its way out, before the interpreter waits for tasks.
         """

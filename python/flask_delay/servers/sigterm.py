@@ -1,8 +1,8 @@
-"""SIGTERM where no server handles it: leave as at the end of the program.
+"""SIGTERM in processes without a handler of a server: exit as at the end of the program.
 
-The default disposition ends the process on the spot, and running and queued tasks with
-it. Turned into a `SystemExit`, the signal takes the interpreter's own way out, on which
-the native module lets accepted tasks end.
+The default disposition kills the process at once, with its running and queued tasks. As a
+`SystemExit`, the signal leads to the interpreter's own exit, where the native module lets accepted
+tasks end.
 """
 
 import signal
@@ -16,17 +16,15 @@ from flask_delay.servers.cpython import before_threads_end, is_waiting_for_threa
 
 
 def drain_on_sigterm() -> None:
-    """Turn SIGTERM into an orderly exit, with exit code 143, if nobody handles it.
+    """Turn SIGTERM into an orderly exit, with exit code 143, if it has no handler.
 
-    A handler that exists already, a server's above all, is left alone, and so is
-    everything when not in the main thread, where Python allows no handlers. But for
-    uvicorn's, see there.
+    An existing handler, such as a server's, is kept; uvicorn's is an exception, see `uvicorn`.
+    Outside of the main thread, where Python allows no handlers, none is installed.
 
-    The handler runs in the main thread, between two bytecodes of whatever runs there, and
-    takes no lock, so it cannot deadlock with it. If the interpreter is on its way out
-    already, functions of `atexit` included, it leaves it at that. A forked child inherits the
-    handler and ends its own tasks in the same way. A second SIGTERM ends the process at once,
-    unless `multiprocessing` has started it.
+    The handler runs in the main thread between two bytecodes and takes no lock, so it cannot
+    deadlock. If the interpreter is exiting already, including functions of `atexit`, the handler
+    does nothing. A forked child inherits the handler and ends its own tasks in the same way. A
+    second SIGTERM ends the process at once, unless `multiprocessing` has started it.
     """
     uvicorn.end_by(_exit)
     if threading.current_thread() is not threading.main_thread():
@@ -43,30 +41,30 @@ def drain_on_sigterm() -> None:
 
 
 class _Told:
-    """What is known of SIGTERM in this process."""
+    """The state of SIGTERM in this process."""
 
-    # Whether our handler was there, and whether it has been called.
+    # Whether the handler was installed, and whether it has been called.
     listened = False
     heard = False
 
 
 def _listen_again() -> None:
-    """Have our handler there while tasks end, also where an event loop has replaced it.
+    """Install the handler again for the end of tasks, where an event loop has replaced it.
 
-    An event loop that goes leaves the default behind: SIGTERM would cut off what hypercorn's
-    workers have to do still, and hypercorn sends it to all of them as soon as one has ended.
+    A closing event loop restores the default, so SIGTERM would cut off the remaining work of
+    hypercorn's workers. hypercorn sends it to all workers as soon as one has ended.
     """
     if _Told.listened and not _Told.heard and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _exit)
 
 
-# Called in the main thread, before the native module has tasks end, since it is the newer one.
+# Registered later than the native module's hook, so called before it lets tasks end.
 before_threads_end(_listen_again)
 
 
 def _is_watched() -> bool:
-    # Such a process gets the signal from the one that has started it, and does so once more if
-    # all processes of a group get it, as systemd has it: a second one is no sign of haste.
+    # Such a process gets the signal from its parent, and once more if all processes of a group get
+    # it, as with systemd: so a second signal does not mean that the exit is urgent.
     processes = sys.modules.get("multiprocessing.process")
     return processes is not None and processes.parent_process() is not None
 
@@ -76,5 +74,5 @@ def _exit(signum: int, frame: FrameType | None) -> None:
     if not _is_watched():
         signal.signal(signum, signal.SIG_DFL)
     if not _is_exiting() and not is_waiting_for_threads(frame):
-        # What a shell reports for a process that the signal ended.
+        # The exit code that a shell reports for a process that the signal ended.
         raise SystemExit(128 + signum)

@@ -1,8 +1,8 @@
-"""uvicorn: what it does with SIGTERM once it has answered its last request.
+"""uvicorn: SIGTERM after its last request.
 
-It handles the signal from before it loads the app, so there is a handler already and none is
-ours. At the end it puts back what was there before, and raises the signals it got once more: by
-default SIGTERM then ends the process on the spot, and accepted tasks with it.
+uvicorn installs its handler before it loads the app, so Flask-Delay installs none. At the end
+uvicorn restores the earlier handlers and raises the captured signals again. By default SIGTERM then
+kills the process at once, with its accepted tasks.
 """
 
 import signal
@@ -22,7 +22,7 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 def end_by(leave: _Handler) -> None:
-    """Have `leave` handle SIGTERM once a uvicorn that runs is done, if nobody else does.
+    """Have `leave` handle SIGTERM after a running uvicorn is done, if it has no other handler.
 
     Does nothing under other servers. May be called from any thread.
     """
@@ -35,12 +35,12 @@ def end_by(leave: _Handler) -> None:
     if type(captured) is list:
         server._captured_signals = _Captured(captured, leave)  # noqa: SLF001
     elif captured is None and hasattr(server, "capture_signals"):
-        # Older ones end as any program, and need nothing.
+        # Older versions end like any program, and need nothing.
         warnings.warn(_UNKNOWN, RuntimeWarning, stacklevel=4)
 
 
 class _Captured(list[int]):
-    """The signals that uvicorn got, which it goes through when it has put the handlers back."""
+    """The signals that uvicorn captured; it iterates over them after restoring the handlers."""
 
     def __init__(self, captured: list[int], leave: _Handler) -> None:
         super().__init__(captured)

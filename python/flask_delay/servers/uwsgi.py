@@ -1,7 +1,7 @@
-"""uWSGI: which of its settings tasks cannot live with.
+"""uWSGI: its settings that break tasks.
 
-uWSGI is the process that Python is embedded in: it may never let go of the GIL while it waits
-for requests, and it may end without Python's own end.
+uWSGI is a process that embeds Python: it may never release the GIL while it waits for requests, and
+it may exit without Python's own exit.
 """
 
 import importlib
@@ -20,17 +20,17 @@ _SKIPS = (
     "uWSGI's skip-atexit ends a worker without a look at its tasks: those it has accepted are"
     " lost then. Remove that setting; see skip-atexit-teardown"
 )
-# What was warned of; a message is said once in a process.
+# The messages shown so far; each is shown once in a process.
 _said: set[str] = set()
 
 
 def problems() -> list[str]:
-    """What of uWSGI's settings tasks cannot live with; nothing if this is not uWSGI."""
+    """The uWSGI settings that break tasks; empty if this is not uWSGI."""
     names = _options()
     if names is None:
         return []
     found = []
-    # Recent ones have threads by default, and tell.
+    # Recent versions have threads by default, and report it.
     if not getattr(sys.modules["uwsgi"], "has_threads", names & {"enable-threads", "threads"}):
         found.append(_THREADS)
     if "skip-atexit" in names:
@@ -39,10 +39,10 @@ def problems() -> list[str]:
 
 
 def check(*, forked: Callable[[], object], ended: Callable[[], object]) -> None:
-    """Say once what of uWSGI's settings tasks cannot live with, if this is uWSGI.
+    """Warn once about uWSGI settings that break tasks, if this is uWSGI.
 
     `forked` is called in each worker that uWSGI forks, which it does without Python's hooks;
-    `ended` in a uWSGI that leaves out Python's own end, before tasks are waited for.
+    `ended` in a uWSGI that skips Python's own exit, before the wait for tasks.
     """
     for problem in problems():
         _say(problem)
@@ -60,10 +60,10 @@ def _after_fork(forked: Callable[[], object]) -> None:
         return
     server.flask_delay_goes_on = True
     try:
-        # Has a list, and would replace a hook of ours.
+        # It keeps a list, and would replace a hook set here.
         postfork = importlib.import_module("uwsgidecorators").postfork
     except Exception:
-        # It is not there, or not for uWSGI without its master process.
+        # Not installed, or of no use without uWSGI's master process.
         existing = getattr(server, "post_fork_hook", None)
 
         def go_on() -> None:
@@ -82,12 +82,12 @@ def _options() -> set[str] | None:
     # Anything else of that name is not the server.
     if not isinstance(options, dict):
         return None
-    # Older ones give bytes.
+    # Older versions give bytes.
     return {name.decode() if isinstance(name, bytes) else name for name in options}
 
 
 def _end_with(uwsgi: Any, ended: Callable[[], object]) -> None:
-    """Have tasks waited for in a uWSGI that leaves out Python's own end."""
+    """Wait for tasks in a uWSGI that skips Python's own exit."""
     existing = getattr(uwsgi, "atexit", None)
 
     def end() -> None:

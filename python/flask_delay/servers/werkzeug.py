@@ -1,7 +1,7 @@
-"""Werkzeug's reloader: two processes, of which the one that serves has the tasks.
+"""Werkzeug's reloader: two processes, of which the serving one has the tasks.
 
-At SIGTERM the other one, which only watches, would kill it on the spot. So it is made to pass
-the signal on, and to wait.
+At SIGTERM the watching process would kill the serving one at once. This module makes it pass the
+signal on, and wait.
 """
 
 import os
@@ -11,15 +11,15 @@ from typing import Any
 
 
 def pass_sigterm_on() -> None:
-    """Let the process that serves end its tasks, should Werkzeug's reloader start one.
+    """Let the serving process end its tasks, if Werkzeug's reloader starts one.
 
-    Does nothing in that process itself, nor if the reloader is not what is known here; then
-    SIGTERM does what it does without this.
+    Does nothing in the serving process itself, or if the reloader is not of a known form; then
+    SIGTERM has its usual effect.
     """
     if os.environ.get("WERKZEUG_RUN_MAIN") == "true":
         return
-    # What the reloader starts processes with. Imported here: under a server that handles
-    # SIGTERM itself, none of this is needed.
+    # The reloader starts processes with this. Imported here: not needed under a server that handles
+    # SIGTERM itself.
     import subprocess  # noqa: PLC0415
 
     from werkzeug import _reloader  # noqa: PLC0415
@@ -31,7 +31,7 @@ def pass_sigterm_on() -> None:
 
 
 def _call(*arguments: Any, **options: Any) -> int:
-    """`subprocess.call`, but for SIGTERM, which the child gets and is waited for."""
+    """`subprocess.call` that passes SIGTERM on to the child and waits for it."""
     import subprocess  # noqa: PLC0415
 
     child: subprocess.Popen[bytes] | None = None
@@ -45,7 +45,7 @@ def _call(*arguments: Any, **options: Any) -> int:
 
     before = signal.signal(signal.SIGTERM, tell)
     try:
-        # What the reloader gives: the very command that runs here.
+        # The command of the reloader: the same one that runs here.
         with subprocess.Popen(*arguments, **options) as child:  # noqa: S603
             try:
                 if told:
