@@ -1,6 +1,6 @@
-"""Flask-Delay and its peers side by side: `make bench`. README.md says how it works."""
+"""Measures Flask-Delay and its peers side by side: `make bench`. README.md explains the method."""
 
-# Environment variables, which the processes of a measurement inherit.
+# Environment variables, inherited by the processes of a measurement.
 SCRATCH = "BENCHMARKS_SCRATCH"
 """The directory that client and worker share."""
 REDIS = "BENCHMARKS_REDIS"

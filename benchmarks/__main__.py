@@ -75,7 +75,7 @@ def _measure(options: argparse.Namespace) -> Results:
 
 
 def _instructions(results: Results, *, keep: bool) -> int:
-    """Compare the figure with the one that is kept, or keep it; prints one line."""
+    """Compare the figure with the kept one, or keep it; prints one line."""
     found = report.figures(results.runs, "instructions")
     if not found:
         print(*results.skipped.values(), *(each.error for each in results.runs), file=sys.stderr)
@@ -91,7 +91,7 @@ def _instructions(results: Results, *, keep: bool) -> int:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the command; the page goes to results.md only if all was measured."""
+    """Run the command; writes results.md only if every case was measured."""
     options = _arguments(given)
     results = _load(options.raw) if options.again else _measure(options)
     if options.instructions:

@@ -1,4 +1,4 @@
-"""The app of the case `backends`, in all of its processes."""
+"""The app of the case `backends`, imported by all of its processes."""
 
 import os
 import time
@@ -24,13 +24,13 @@ if os.environ[BACKEND] == "celery":
 
 @task
 def nop(value: object = None) -> object:
-    """What there is to it but for the task itself."""
+    """Do nothing: the cost of a task without its work."""
     return value
 
 
 @task
 def compute(steps: int) -> float:
-    """Compute; the seconds that it took."""
+    """Compute; return the seconds that it took."""
     begin = time.perf_counter()
     for number in range(steps):
         _ = number * number

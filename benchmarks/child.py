@@ -1,6 +1,6 @@
-"""One measurement in a process of its own: `python -m benchmarks.child CASE PEER SIZE FILE`.
+"""One measurement in its own process: `python -m benchmarks.child CASE PEER SIZE FILE`.
 
-Ends without cleaning up, since nothing that happens after the measurement matters.
+Ends without cleaning up, since nothing after the measurement matters.
 """
 
 import json
@@ -17,7 +17,7 @@ from benchmarks.table import CASES
 def main() -> None:
     """Measure, and write the values to the file."""
     name, peer, size, output = sys.argv[1:]
-    # Servers and workers are ended by whoever started them, also when time is up.
+    # So that this process ends the servers and workers that it started, also at a timeout.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     case = next(case for case in CASES if case.name == name)
     try:

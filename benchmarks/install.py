@@ -1,4 +1,4 @@
-"""Install the peers, each as far as it can be; what cannot is noted with the reason.
+"""Install the peers that can be installed; note the others with the reason.
 
 `python -m benchmarks.install [OPTION...]`; the options are pip's.
 """
@@ -15,7 +15,7 @@ BASE = ("Flask", "gunicorn", "matplotlib")
 
 
 def _pip(*packages: str) -> str | None:
-    """Install; returns the error's last line, if there is one."""
+    """Install; return the error's last line, if there is one."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     done = subprocess.run(
         [*command, *sys.argv[1:], *packages],
@@ -30,7 +30,7 @@ def _pip(*packages: str) -> str | None:
 
 
 def main() -> None:
-    """Install all at once, or if that fails one after the other."""
+    """Install all at once or, if that fails, one by one."""
     peers = sorted({name for peer in PEERS.values() for name in peer.packages} - {"flask-delay"})
     reasons = {}
     if _pip(*BASE, *peers):

@@ -1,6 +1,6 @@
-"""Figures that are kept to be compared with: a regression is more than `LIMIT` times as much.
+"""Kept figures for comparison: a regression is more than `LIMIT` times the kept figure.
 
-They depend on the interpreter's build, so there is one for each in instructions.toml.
+They depend on the interpreter's build, so instructions.toml has one for each.
 """
 
 import platform
@@ -17,7 +17,7 @@ _HEAD = """\
 
 
 def interpreter() -> str:
-    """What the figure depends on, besides ours."""
+    """The name of the interpreter, on whose build the figure depends."""
     build = f"{platform.python_compiler()}, {platform.machine()}"
     return f"{platform.python_implementation()} {platform.python_version()}, {build}"
 
@@ -34,7 +34,7 @@ def save(figures: Mapping[str, float], path: Path = FILE) -> None:
 
 
 def judge(figure: float, kept: float | None, name: str) -> tuple[str, bool]:
-    """What to print, and whether that is a failure."""
+    """The line to print, and whether it is a failure."""
     said = f"{figure:,.0f} instructions per task"
     if kept is None:
         advice = f"no figure is kept for {name}; make instructions UPDATE=1 keeps this one"

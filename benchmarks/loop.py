@@ -1,8 +1,7 @@
 """A fixed loop for `benchmarks.instructions`: `python loop.py TASKS`.
 
-Submits while the only worker is held, then lets it run them all while this thread sleeps:
-so there is one order of events, and no wake-up or hand-over of the GIL that may or may not
-happen.
+Submits while the only worker is blocked, then lets it run all tasks while this thread sleeps. So
+the order of events is fixed, and no optional wake-up or hand-over of the GIL happens.
 """
 
 import itertools
@@ -36,7 +35,7 @@ def main() -> None:
         for _ in range(size):
             executor.submit(nop).add_done_callback(done)
         gate.set()
-    # What was not run would make the figure a good one.
+    # Tasks that did not run would make the figure better.
     if next(count) != size + 1:
         sys.exit("tasks or callbacks were lost")
 

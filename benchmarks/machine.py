@@ -1,4 +1,4 @@
-"""What the suite runs on, and what else the machine does meanwhile."""
+"""The machine that runs the suite, and its other load."""
 
 import contextlib
 import importlib.metadata
@@ -29,7 +29,7 @@ ENOUGH_CPUS = 4
 
 
 def halves() -> tuple[set[int], set[int]] | None:
-    """The CPUs for what is measured and those for what asks it, or None if they are few."""
+    """The CPUs for the measured process and for its client, or None if there are too few."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     cpus = sorted(os.sched_getaffinity(0))
@@ -39,7 +39,7 @@ def halves() -> tuple[set[int], set[int]] | None:
 
 @contextlib.contextmanager
 def pinned_to(cpus: set[int]) -> Iterator[None]:
-    """Have this thread, and what it starts, on these CPUs until the block is left."""
+    """Pin this thread, and processes that it starts, to these CPUs until the block ends."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -57,7 +57,7 @@ def _pinning() -> str:
 
 
 def head(peers: Iterable[Peer], command: str) -> dict[str, str]:
-    """What stands on top of the report."""
+    """The head of the report."""
     peers = list(peers)
     packages = sorted({name for peer in peers for name in (*peer.packages, "Flask", "gunicorn")})
     programs = sorted({name for peer in peers for name in (*peer.programs, "wrk", "rustc")})
@@ -88,7 +88,7 @@ def _program(name: str) -> str | None:
     path = shutil.which(name)
     if path is None:
         return None
-    # wrk tells its version with its usage, and fails.
+    # wrk prints its version with its usage, and fails.
     done = subprocess.run([path, "--version"], check=False, capture_output=True, text=True)
     version = re.search(r"\d[\w.+~-]*", done.stdout or done.stderr)
     return f"{name} {version[0] if version else '?'}"
@@ -124,7 +124,7 @@ class _Moment:
 
 
 class Watch:
-    """Looks at the machine from when it is made until `noise` is called.
+    """Observes the machine from its creation until the call of `noise`.
 
     Children count as the suite's own once they have been waited for.
     """
@@ -133,7 +133,7 @@ class Watch:
         self._start = _Moment.now() if _STAT.exists() else None
 
     def noise(self) -> Noise | None:
-        """What others used since; None where the system does not tell."""
+        """The load of others since then; None where the system does not report it."""
         if self._start is None:
             return None
         end = _Moment.now()

@@ -1,4 +1,4 @@
-"""What a peer, a case, a target and a measurement are."""
+"""The classes of a peer, a case, a target and a measurement."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -15,13 +15,13 @@ class Pool(Protocol):
 
     @property
     def submit(self) -> Callable[..., Any]:
-        """Start `fn(*args)`; the peer's own call, with nothing of ours in between."""
+        """Start `fn(*args)`; the peer's own call, without code of ours in between."""
 
     def wait(self, handle: Any) -> None:
-        """Wait for the end of what `submit` returned."""
+        """Wait for the task of a handle from `submit`."""
 
     def drain(self, fn: Callable[..., object], count: int, *args: object) -> None:
-        """Submit `fn(*args)` so many times, return when all have run; the last call."""
+        """Submit `fn(*args)` `count` times, return when all have run; the last call."""
 
 
 class Peer(Protocol):
@@ -29,15 +29,15 @@ class Peer(Protocol):
 
     @property
     def name(self) -> str:
-        """How the command line and the table of cases call it."""
+        """Its name on the command line and in the table of cases."""
 
     @property
     def title(self) -> str:
-        """How the report calls it."""
+        """Its name in the report."""
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The distributions it needs; their versions are reported."""
+        """The distributions that it needs; the report shows their versions."""
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -45,14 +45,14 @@ class Peer(Protocol):
 
     @property
     def services(self) -> Callable[[Path], AbstractContextManager[None]]:
-        """Run what it needs beside this process; state goes into the directory that is given.
+        """Run the services that it needs; the given directory is for their state.
 
-        What `open` has to know is left in `os.environ`, for servers started meanwhile.
+        Sets `os.environ` for `open`, and for servers started meanwhile.
         """
 
     @property
     def open(self) -> Callable[..., AbstractContextManager[Pool]]:
-        """Make it ready with so many workers; for use in views, if an app is given too."""
+        """Prepare it with that many workers; for use in views, if an app is given too."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Target:
-    """What one figure of ours should be.
+    """The required value of one of our figures.
 
-    `better`: at least `value` times better than the peer's; `share`: at most `value` times
-    the peer's; `kept`: at most `value` times the one that is kept; `most` and `least`: the
-    figure itself.
+    `better`: at least `value` times better than the peer's; `share`: at most `value` times the
+    peer's; `kept`: at most `value` times the kept figure; `most` and `least`: the figure itself.
     """
 
     kind: Literal["better", "share", "kept", "most", "least"]
@@ -82,12 +81,12 @@ class Target:
 
 
 def better(value: float, metric: str, *, than: str) -> Target:
-    """At least so many times better than the peer."""
+    """At least `value` times better than the peer."""
     return Target("better", value, metric, than)
 
 
 def share(value: float, metric: str, *, of: str) -> Target:
-    """At most so many times what the peer has."""
+    """At most `value` times the peer's figure."""
     return Target("share", value, metric, of)
 
 
@@ -103,7 +102,7 @@ def at_least(value: float, metric: str) -> Target:
 
 @dataclass(frozen=True)
 class Case:
-    """Something that is measured for several peers in the same way."""
+    """A measurement that is made for several peers in the same way."""
 
     name: str
     title: str
@@ -113,20 +112,20 @@ class Case:
     peers: tuple[str, ...]
     metrics: tuple[Metric, ...]
     targets: tuple[Target, ...] = ()
-    # For peers that would take too long.
+    # Smaller sizes for slow peers.
     sizes: Mapping[str, int] = field(default_factory=dict)
-    # At most so many rounds: long, or hardly varies.
+    # The most rounds, for cases that take long or hardly vary.
     rounds: int = 100
-    # Why it cannot run here, or None.
+    # The reason why it cannot run here, or None.
     needs: Callable[[], str | None] = lambda: None
-    # In seconds: after which a measurement is given up.
+    # Seconds after which a measurement is given up.
     limit: float = 180.0
     # Whether it measures the installed package, so that an earlier one can be compared.
     package: bool = True
 
     @property
     def everyone(self) -> tuple[str, ...]:
-        """The peers, and beside ours the earlier one."""
+        """The peers, and after ours the earlier version."""
         return (*self.peers, "before") if self.package and "ours" in self.peers else self.peers
 
     def metric(self, name: str) -> Metric:
@@ -136,7 +135,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Noise:
-    """What else went on in the machine during a measurement, as shares of all its time."""
+    """The load of others during a measurement, as shares of the machine's time."""
 
     others: float
     steal: float
@@ -158,8 +157,8 @@ class Run:
 class Results:
     """A whole run of the suite."""
 
-    # What stands on top of the report, in this order.
+    # The head of the report, in order.
     head: dict[str, str]
     runs: list[Run]
-    # What was not run, and why: peers by name, cases by name.
+    # The parts that were not run, with the reason: peers by name, cases by name.
     skipped: dict[str, str]

@@ -1,4 +1,4 @@
-"""The plots: SVG without a background, in colours that a white and a black page both bear."""
+"""The plots: SVG without a background, in colours for white and black pages."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ Bars = list[tuple[str, float, str, bool]]
 
 
 def draw(results: Results, directory: Path) -> list[Path]:
-    """Draw what was measured; returns the files. ImportError without matplotlib."""
+    """Draw the results; returns the files. ImportError without matplotlib."""
     import matplotlib as mpl  # noqa: PLC0415 - the suite runs without it, but for plots
 
     mpl.use("svg")
@@ -26,7 +26,7 @@ def draw(results: Results, directory: Path) -> list[Path]:
         {
             # Text stays text: small, and in the reader's own font.
             "svg.fonttype": "none",
-            # The same data, the same file.
+            # The same data give the same file.
             "svg.hashsalt": "flask-delay",
             "font.family": "sans-serif",
             "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
@@ -85,7 +85,7 @@ def _bars(found: dict[str, float], write: Callable[[float], str]) -> Bars:
 
 
 def _absolute(results: Results, sources: Sequence[tuple[str, str]]) -> Bars:
-    """The medians of one metric; a peer that is in several cases counts in the first."""
+    """The medians of one metric; a peer in several cases counts in the first one."""
     found: dict[str, float] = {}
     for case, name in sources:
         for peer, metrics in figures(results.runs, case).items():
@@ -133,7 +133,7 @@ def _panel(axis: Any, title: str, bars: Bars, *, log: bool) -> None:
     if log:
         axis.set_xscale("log")
         least, most = min(lengths), max(lengths)
-        # Room for the shortest bar to be one, and for what is written behind the longest.
+        # Room for the shortest bar, and for the label behind the longest one.
         axis.set_xlim(least / 3, most * (most / least * 3) ** 0.16)
     else:
         axis.set_xlim(0, max(*lengths, 1.0) * 1.15)

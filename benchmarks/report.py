@@ -1,4 +1,4 @@
-"""From measurements to the page: medians, spreads, ratios, and which targets were missed."""
+"""The report: medians, spreads, ratios, and missed targets."""
 
 import math
 import statistics
@@ -19,7 +19,7 @@ class Figure:
     """One metric of one peer over all rounds."""
 
     median: float
-    # (greatest - least) / median, 0 of a single round.
+    # (greatest - least) / median; 0 for a single round.
     spread: float
 
 
@@ -41,21 +41,21 @@ def figures(runs: Iterable[Run], case: str) -> dict[str, dict[str, Figure]]:
 
 
 def summary(values: Sequence[float]) -> Figure:
-    """The median of the rounds, and how far apart they lie."""
+    """The median of the rounds, and their spread."""
     median = statistics.median(values)
     spread = (max(values) - min(values)) / median if median else 0.0
     return Figure(median, spread)
 
 
 def times_better(metric: Metric, ours: float, theirs: float) -> float:
-    """How many times better ours is, whichever way better is."""
+    """How many times better ours is, for either direction of the metric."""
     upper, lower = (theirs, ours) if metric.better == "less" else (ours, theirs)
     return upper / lower if lower else math.inf
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target beside what was measured; None if that was not measured."""
+    """A target and the measured value; None if that was not measured."""
 
     target: Target
     measured: float | None
@@ -71,7 +71,7 @@ class Verdict:
 
 
 def judge(case: Case, target: Target, found: Figures) -> Verdict:
-    """Compare one target with what was measured."""
+    """Compare one target with the measured values."""
     ours = found.get(OURS, {}).get(target.metric)
     if ours is None:
         return Verdict(target, None)
@@ -90,7 +90,7 @@ def judge(case: Case, target: Target, found: Figures) -> Verdict:
 
 
 def quantity(metric: Metric, value: float) -> str:
-    """A value in the unit that suits it."""
+    """A value in a suitable unit."""
     if metric.unit == "s":
         for factor, unit in ((1e6, "µs"), (1e3, "ms")):
             if value * factor < 1000:  # noqa: PLR2004 - the next unit

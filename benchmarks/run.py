@@ -23,7 +23,7 @@ REASONS = Path(sys.prefix) / "benchmarks-not-installed.json"
 
 
 def missing(peer: Peer) -> str | None:
-    """Why the peer cannot take part, or None."""
+    """The reason why the peer cannot take part, or None."""
     reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
     for package in peer.packages:
         try:
@@ -39,9 +39,9 @@ def missing(peer: Peer) -> str | None:
 def plan(
     cases: Sequence[Case], peers: Sequence[str], rounds: int
 ) -> Iterator[tuple[int, Case, str]]:
-    """Each measurement in its order: rounds, in them cases, in them peers.
+    """The measurements in order: rounds, in them cases, in them peers.
 
-    Every second round has the peers in reverse, so that none always comes first.
+    Every second round has the peers in reverse, so that no peer always comes first.
     """
     for number in range(rounds):
         for case in cases:
@@ -61,10 +61,10 @@ def run(
     scale: float,
     before: str | None,
 ) -> tuple[list[Run], dict[str, str]]:
-    """Measure all; returns the runs, and what could not be run with the reason.
+    """Measure all; return the runs, and the parts that could not run with the reason.
 
-    `scale` makes all sizes smaller. `before` is the interpreter of the peer of that name.
-    `tell` is given a line for each measurement.
+    `scale` makes all sizes smaller. `before` is the interpreter of the peer of that name. `tell` is
+    called with a line for each measurement.
     """
     skipped = {case.name: reason for case in cases if (reason := case.needs())}
     can_run = [case for case in cases if case.name not in skipped]
@@ -86,7 +86,7 @@ def _measure(python: str, number: int, case: Case, peer: str, size: int) -> Run:
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         if parts:
-            # Before the child starts: it and all its threads inherit the CPUs.
+            # Before the child starts: the child and all its threads inherit the CPUs.
             stack.enter_context(machine.pinned_to(parts[0]))
         output, errors = Path(directory) / "values.json", Path(directory) / "stderr"
         command = [python, "-m", "benchmarks.child", case.name, peer, str(size)]
@@ -113,7 +113,7 @@ def _measure(python: str, number: int, case: Case, peer: str, size: int) -> Run:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """See that nothing of it is left; if it still runs, it ends its own servers first."""
+    """End the child and its processes; if it still runs, it ends its own servers first."""
     if child.poll() is None:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Pools of worker processes, each measured in an interpreter that has imported nothing else yet."""
+"""Pools of worker processes, each measured in a fresh interpreter."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def calls(make: Callable[[], Submit]) -> dict[str, float]:
-    """What starts and calls take, and what happens when the process is killed."""
+    """The times of starts and calls, and the outcome when the process is killed."""
     begin = time.perf_counter()
     submit = make()
     pid = submit(os.getpid).result()
@@ -107,7 +107,7 @@ def calls(make: Callable[[], Submit]) -> dict[str, float]:
 
 
 def late(make: Callable[[], Submit]) -> None:
-    """Submit at the interpreter's exit, as a task that was queued comes to its turn then."""
+    """Submit at the interpreter's exit, as a queued task would."""
     import threading  # noqa: PLC0415
 
     def task() -> None:
@@ -117,7 +117,7 @@ def late(make: Callable[[], Submit]) -> None:
             ran = False
         print(json.dumps({"late": ran}), flush=True)
 
-    # As the native module registers its own: before what is imported later.
+    # Registered as the native module does: before modules that are imported later.
     import concurrent.futures.thread  # noqa: F401, PLC0415
 
     threading._register_atexit(task)  # type: ignore[attr-defined]
@@ -135,7 +135,7 @@ def orphan(make: Callable[[], Submit]) -> None:
 
 
 def forked(make: Callable[[], Submit]) -> dict[str, float]:
-    """Fork while a task runs: whether the other process's exit fails, and makes that fail."""
+    """Fork while a task runs; return whether the child's exit makes the task fail."""
     submit = make()
     task = submit(time.sleep, 1)
     time.sleep(0.7)
@@ -147,7 +147,7 @@ def forked(make: Callable[[], Submit]) -> dict[str, float]:
 
 
 def run(function: str, pool: str) -> None:
-    """Print what the function finds as JSON; for an interpreter of its own."""
+    """Print the function's findings as JSON; for a separate interpreter."""
     functions = {each.__name__: each for each in (calls, late, orphan, forked)}
     if found := functions[function](POOLS[pool]):
         print(json.dumps(found), flush=True)

@@ -1,4 +1,4 @@
-"""The cases: what is measured for whom, and what ours has to reach."""
+"""The cases: their peers, and the targets of Flask-Delay."""
 
 from benchmarks import kept
 from benchmarks.cases import (
@@ -310,7 +310,7 @@ CASES = (
         (Target("kept", kept.LIMIT, "each"),),
         rounds=1,
         needs=instructions.needs_valgrind,
-        # A busy machine makes it slow, and nothing else.
+        # Only a busy machine makes it slow.
         limit=1800.0,
     ),
 )

@@ -1,4 +1,4 @@
-"""The app that gunicorn serves: one task per request, or a task that computes beside them."""
+"""The app that gunicorn serves: one task per request, or a computing task beside them."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ _open = contextlib.ExitStack()
 def create(peer: str) -> Flask:
     """Make the app, with the peer of this name behind its views."""
     app = Flask("benchmarks", static_folder=None)
-    # Never closed: how a server's process ends is the peer's own business.
+    # Never closed: the peer itself handles the end of a server's process.
     pool = _open.enter_context(PEERS[peer].open(WORKERS, app))
 
     @app.get("/plain")

@@ -1,4 +1,4 @@
-"""The tasks that are measured; in a module, because queues and processes import them."""
+"""The measured tasks; in a module, because queues and processes import them."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ def nop() -> None:
 
 
 def nap(seconds: float) -> None:
-    """Wait, as for a reply from a network."""
+    """Sleep, as while waiting for a network."""
     time.sleep(seconds)
 
 
@@ -39,6 +39,6 @@ def spin(rounds: int) -> int:
 
 
 def block(barrier: threading.Barrier, gate: threading.Event) -> None:
-    """Keep a worker busy: say that it is, then wait."""
+    """Keep a worker busy: wait at the barrier, then for the gate."""
     barrier.wait()
     gate.wait()

@@ -1,4 +1,4 @@
-"""How each case is measured; `benchmarks.table` says for whom and with which targets."""
+"""The measurement of each case; `benchmarks.table` has the peers and targets."""
 
 import contextlib
 import os
@@ -19,13 +19,13 @@ now = time.perf_counter
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """The sample below which `share` of all lie (nearest rank)."""
+    """The sample below which `share` of all samples lie (nearest rank)."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def percentiles(samples: Sequence[float], clock: float = 0.0) -> Values:
-    """p50 and p99; `clock` is what the readings of the clock have added to each sample."""
+    """p50 and p99; `clock` is the time that reading the clock has added to each sample."""
     return {
         "p50": max(0.0, percentile(samples, 0.50) - clock),
         "p99": max(0.0, percentile(samples, 0.99) - clock),
@@ -39,14 +39,14 @@ def resident() -> int:
 
 
 def warm_up(pool: Pool, rounds: int = 2000) -> None:
-    """Make threads, caches and specialised bytecode of the path that is measured."""
+    """Create threads, fill caches and specialise bytecode on the measured path."""
     for _ in range(rounds):
         pool.wait(pool.submit(nop))
 
 
 @contextlib.contextmanager
 def blocked(pool: Pool, workers: int = WORKERS) -> Iterator[threading.Event]:
-    """Keep all workers busy until the event that is given is set, or the block left."""
+    """Keep all workers busy until the yielded event is set, or the block ends."""
     barrier, gate = threading.Barrier(workers + 1), threading.Event()
     for _ in range(workers):
         pool.submit(block, barrier, gate)
@@ -58,16 +58,16 @@ def blocked(pool: Pool, workers: int = WORKERS) -> Iterator[threading.Event]:
 
 
 def awaken(pool: Pool, workers: int = WORKERS) -> None:
-    """Have all workers run once, so that later they are there and idle."""
+    """Run a task on every worker, so that later all of them exist and are idle."""
     with blocked(pool, workers):
         pass
 
 
 def time_submits(pool: Pool, count: int, after: Callable[[Any], object]) -> Values:
-    """p50 and p99 of so many submits of a no-op; `after` is given each handle, untimed.
+    """p50 and p99 of `count` submits of a no-op; `after` is called with each handle, untimed.
 
-    The fastest take no longer than to read the clock. What that takes is measured beside
-    each of them, so that both have the same circumstances, and taken off.
+    The fastest submits take no longer than reading the clock. That time is measured beside each
+    submit, under the same conditions, and subtracted.
     """
     submit = pool.submit
     samples, clock = [], []

@@ -29,14 +29,14 @@ def backend(peer: Peer, size: int) -> Values:
     os.environ[BACKEND] = name if name in {"processes", "celery"} else "threads"
     with tempfile.TemporaryDirectory() as scratch, peer.services(Path(scratch)):
         if os.environ[BACKEND] == "celery":
-            # So that what is measured does not wait for the worker to start.
+            # So that the measurement does not include the start of the worker.
             subprocess.run([sys.executable, "-c", _READY], check=True)
-        # Only now: it connects to what runs.
+        # Imported late: it connects to the running services.
         from benchmarks.backend_app import app, compute, memory, nop  # noqa: PLC0415
 
         with app.app_context():
             first = _seconds(lambda: nop.delay().result())
-            # All workers have begun.
+            # All workers have started.
             list(compute.map([size] * 4))
             trips = [_seconds(lambda: nop.delay().result()) for _ in range(_CALLS)]
             text = "x" * 100_000

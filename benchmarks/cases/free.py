@@ -1,4 +1,4 @@
-"""What becomes of the hand-over without the GIL."""
+"""The hand-over to workers without the GIL."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ HANDOVER = Path(__file__).parents[2] / "target/release/examples/handover"
 
 
 def needs_no_gil() -> str | None:
-    """Why the cases for free-threaded Python cannot run."""
+    """The reason why the cases for free-threaded Python cannot run."""
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "this Python has the GIL; run it with PYTHON=python3.14t"
     if getattr(sys, "_is_gil_enabled", lambda: True)():
@@ -22,7 +22,7 @@ def needs_no_gil() -> str | None:
 
 
 def needs_handover() -> str | None:
-    """Why the engine cannot be measured alone."""
+    """The reason why the engine cannot be measured alone."""
     if not HANDOVER.exists():
         return "cargo build --release --package flask-delay-engine --example handover"
     return None

@@ -1,7 +1,7 @@
-"""Count the instructions that a task costs.
+"""Count the instructions of a task.
 
-valgrind counts all that `loop.py` executes with few tasks and with many; the difference
-belongs to the tasks alone. Time and other processes have no part in it.
+valgrind counts the instructions of `loop.py` with few tasks and with many; the difference belongs
+to the tasks alone. Neither time nor other processes affect it.
 """
 
 import os
@@ -18,21 +18,21 @@ LOOP = Path(__file__).parents[1] / "loop.py"
 
 
 def needs_valgrind() -> str | None:
-    """Why instructions cannot be counted."""
+    """The reason why instructions cannot be counted."""
     if shutil.which("valgrind"):
         return None
     return "valgrind is not installed; on Debian: apt-get install valgrind"
 
 
 def _count(tasks: int) -> int:
-    """All instructions of one process that runs so many tasks."""
+    """The instructions of one process that runs `tasks` tasks."""
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
     done = subprocess.run(
         [*command, sys.executable, str(LOOP), str(tasks)],
         check=False,
         capture_output=True,
         text=True,
-        # Nothing of the caller's surroundings, and the same dictionaries each time.
+        # No other environment variables, and the same dictionaries each time.
         env={"PATH": os.environ.get("PATH", ""), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
     )
     found = re.search(r"Collected : (\d+)", done.stderr)

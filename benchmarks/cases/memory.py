@@ -1,4 +1,4 @@
-"""Memory of tasks that wait for their turn."""
+"""The memory of pending tasks."""
 
 import contextlib
 import operator
@@ -21,6 +21,6 @@ def pending(peer: Peer, size: int) -> Values:
         for index in range(size):
             handles[index] = submit(operator.is_, first, second)
         used = resident() - before
-        # Left as it is: to run a million tasks may take half a minute.
+        # Left open: running a million tasks may take half a minute.
         _open.append(stack.pop_all())
     return {"bytes": used / size}

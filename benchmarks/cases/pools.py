@@ -1,4 +1,4 @@
-"""Submits, tasks and their ends, for whatever runs tasks in this process."""
+"""Submits, tasks and callbacks, for all pools in this process."""
 
 import itertools
 import threading
@@ -11,7 +11,7 @@ from benchmarks.work import nap, nop
 
 
 def submit_busy(peer: Peer, size: int) -> Values:
-    """All workers have a task: the new one is queued and nobody woken."""
+    """All workers have a task: the new one is queued and wakes no worker."""
     with peer.open(WORKERS) as pool:
         warm_up(pool)
         with blocked(pool):
@@ -20,10 +20,10 @@ def submit_busy(peer: Peer, size: int) -> Values:
 
 
 def submit_idle(peer: Peer, size: int) -> Values:
-    """All workers sleep: one is woken."""
+    """All workers sleep: the submit wakes one."""
     with peer.open(WORKERS) as pool:
         warm_up(pool)
-        # Processes cannot be held by an event of this one; they are there from the start.
+        # An event of this process cannot hold processes; they exist from the start.
         if peer.name != "processes":
             awaken(pool)
 
@@ -64,7 +64,7 @@ def callbacks(peer: Peer, size: int) -> Values:
     with peer.open(WORKERS) as pool:
         warm_up(pool)
         finished = threading.Event()
-        # Counts in one step, whichever threads call.
+        # Counts in one atomic step, from any thread.
         count = itertools.count(1)
 
         def done(*_: Any) -> None:
@@ -80,12 +80,12 @@ def callbacks(peer: Peer, size: int) -> Values:
 
 
 def sleepers_cold(peer: Peer, size: int) -> Values:
-    """As many sleeps at once as workers, from a pool that has no thread yet."""
+    """As many sleeping tasks as workers, from a pool that has no thread yet."""
     return _sleepers(peer, size, warm=False)
 
 
 def sleepers_warm(peer: Peer, size: int) -> Values:
-    """As many sleeps at once as workers, all of which are there and idle."""
+    """As many sleeping tasks as workers, on a pool of idle threads."""
     return _sleepers(peer, size, warm=True)
 
 

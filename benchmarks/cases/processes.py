@@ -1,4 +1,4 @@
-"""Pools of worker processes: starts and calls, and what they survive."""
+"""Pools of worker processes: starts, calls, and behaviour when processes end."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from benchmarks.model import Peer, Values
 
 
 def pool(peer: Peer, _size: int) -> Values:
-    """Each part in an interpreter of its own, since most end with it or with a process of it."""
+    """Each part in its own interpreter, since most parts end it or one of its processes."""
     found, _ = _run("calls", peer.name)
     late, _ = _run("late", peer.name)
     forked, complaints = _run("forked", peer.name)
@@ -33,9 +33,9 @@ def _outlives(pool: str) -> bool:
 
 
 def _run(function: str, pool: str) -> tuple[dict[str, Any], str]:
-    """What the function found first, and what was written to stderr."""
+    """The first finding of the function, and its output to stderr."""
     code = f"from benchmarks.spawned import run; run({function!r}, {pool!r})"
-    # To files: what is left behind would keep pipes open.
+    # Files: processes that are left behind would keep pipes open.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         subprocess.run([sys.executable, "-c", code], stdout=out, stderr=err, check=False)
         out.seek(0)

@@ -1,4 +1,4 @@
-"""What it costs a task to say how far it has come."""
+"""The cost of progress reports."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from flask_delay import current_task, track
 def progress(peer: Peer, size: int) -> Values:
     """Per call in a function and in a coroutine, and per item of `track`.
 
-    The loop around it is part of the figure: it is part of what a user has.
+    The figure includes the loop, as in user code.
     """
 
     def says() -> float:

@@ -1,4 +1,4 @@
-"""Queues that keep tasks outside of the process, and ours beside them."""
+"""Queues that keep tasks outside of the process, beside Flask-Delay."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a task costs the requests of a server: gunicorn, asked by wrk."""
+"""The cost of a task for the requests of a server: gunicorn, loaded by wrk."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ WARM_UP = 1.0
 
 
 def needs_wrk() -> str | None:
-    """Why servers cannot be measured."""
+    """The reason why servers cannot be measured."""
     return None if shutil.which("wrk") else "wrk is not installed; on Debian: apt-get install wrk"
 
 
@@ -41,7 +41,7 @@ def views_beside_computing(peer: Peer, size: int) -> Values:
 
 
 def few_views_beside_computing(peer: Peer, size: int) -> Values:
-    """The same with fewer threads and connections: a processor is left for what computes."""
+    """The same with fewer threads and connections: one processor is left for the computing task."""
     return _beside_computing(peer, size, 4, 4)
 
 
@@ -49,7 +49,7 @@ def _beside_computing(peer: Peer, size: int, threads: int, connections: int) -> 
     with _server(peer, threads) as url:
         _ask(f"{url}/plain", WARM_UP, connections)
         _get(f"{url}/burn")
-        # The warm-up of what watches for such tasks.
+        # Warms up the code that watches for such tasks.
         _ask(f"{url}/plain", WARM_UP, connections)
         try:
             return _ask(f"{url}/plain", size, connections)
@@ -117,7 +117,7 @@ def _ask(url: str, seconds: float, connections: int = CONNECTIONS) -> Values:
 
 
 def parse(output: str) -> Values:
-    """Requests/s, p50 and p99 from what wrk prints; ValueError if not all answers were good."""
+    """Requests/s, p50 and p99 from wrk's output; ValueError if not all answers were good."""
     bad = re.search(r"(Non-2xx.*|Socket errors:.*)", output)
     if bad:
         raise ValueError(f"wrk: {bad[1]}")

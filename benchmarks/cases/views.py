@@ -1,4 +1,4 @@
-"""The same from a view: with the app's and the request's contexts and a context variable."""
+"""The pool cases from a view: with app and request contexts and a context variable."""
 
 import contextvars
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the standard library's own functions cost with the futures of a pool."""
+"""The cost of the standard library's own functions with the futures of a pool."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from benchmarks.work import nop
 
 
 def wait_all(peer: Peer, size: int) -> Values:
-    """`wait` for futures that are done, and for some that are not: watch and give up."""
+    """`wait` for futures that are done, and for some that are not, with a timeout."""
     with peer.open(WORKERS) as pool:
         warm_up(pool)
         futures = [pool.submit(nop) for _ in range(size)]
@@ -28,7 +28,7 @@ def wait_all(peer: Peer, size: int) -> Values:
 
 
 def iterate(peer: Peer, size: int) -> Values:
-    """`as_completed` over futures that are done, and over some that are being run."""
+    """`as_completed` over futures that are done, and over some that are running."""
     with peer.open(WORKERS) as pool:
         warm_up(pool)
         futures = [pool.submit(nop) for _ in range(size)]

@@ -1,4 +1,4 @@
-"""Every library that takes part."""
+"""All peers."""
 
 from benchmarks.model import Peer
 from benchmarks.peers.pools import POOLED

@@ -56,7 +56,7 @@ class _Futures:
 
 @contextlib.contextmanager
 def _ours(workers: int, app: Flask | None = None, **settings: object) -> Iterator[Pool]:
-    """`delay` in an app with these settings, `Executor` without one: as a user would."""
+    """`delay` in an app with these settings, `Executor` without one: as in user code."""
     if app is None:
         with flask_delay.Executor(workers) as executor:
             yield _Futures(executor.submit, executor.shutdown)
@@ -78,13 +78,13 @@ def _standard(
 
 @contextlib.contextmanager
 def _spawned(pool: str, _workers: int, _app: Flask | None = None) -> Iterator[Pool]:
-    """One process that is started anew, not forked; `benchmarks.spawned` has the rest."""
+    """One spawned process, not forked; `benchmarks.spawned` has the rest."""
     yield _Futures(POOLS[pool](), lambda: None)
 
 
 @contextlib.contextmanager
 def _flask_executor(workers: int, app: Flask | None = None) -> Iterator[Pool]:
-    """Copies both contexts into each task; takes tasks only in a request, so one is made for it."""
+    """Copies both contexts into each task; takes tasks only in a request, so this makes one."""
     with contextlib.ExitStack() as stack:
         if app is None:
             app = Flask("benchmarks", static_folder=None)
@@ -98,7 +98,7 @@ def _flask_executor(workers: int, app: Flask | None = None) -> Iterator[Pool]:
 
 
 class _Hypertile:
-    """Handles that can be asked and called back, but not waited for."""
+    """Handles that have a state and callbacks, but no wait."""
 
     def __init__(self, submit: Callable[..., Any]) -> None:
         self.submit = submit
@@ -125,7 +125,7 @@ def _hypertile(workers: int, _app: Flask | None = None) -> Iterator[Pool]:
 
 
 class _Nothing:
-    """Takes tasks and forgets them: what a view costs that does not start a task."""
+    """Takes tasks and forgets them: the cost of a view that does not start a task."""
 
     def submit(self, _fn: Callable[..., object], *_args: object) -> None:
         """Do nothing."""
@@ -142,7 +142,7 @@ def _nothing(_workers: int, _app: Flask | None = None) -> AbstractContextManager
 
 
 def _burn(scratch: Path) -> AbstractContextManager[None]:
-    """Have another process compute."""
+    """Run a computing process beside the measurement."""
     command = [sys.executable, "-c", "while True: sum(range(1000))"]
     return running(command, scratch / "burner.log")
 

@@ -1,6 +1,6 @@
 """Peers that keep tasks in a database and run them in processes of their own.
 
-Each is set up as its manual starts with, and given eight threads if it has threads.
+Each is set up as at the start of its manual, with eight threads if it has threads.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 
 class QueuePool:
-    """Tasks by their functions, and how to wait for a result."""
+    """Tasks by their functions, and the wait for a result."""
 
     def __init__(
         self, starts: Mapping[object, Callable[..., Any]], wait: Callable[[Any], object]
@@ -50,13 +50,13 @@ class QueuePeer:
     title: str
     packages: tuple[str, ...]
     module: str
-    # What runs its workers, after `python -m`; `{module}` and `{redis}` are filled in.
+    # The command of its workers, after `python -m`; `{module}` and `{redis}` are filled in.
     worker: str
     programs: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def services(self, scratch: Path) -> Iterator[None]:
-        """Run Redis, if it needs that, and its workers; see `Peer`."""
+        """Run Redis, if needed, and the workers; see `Peer`."""
         with contextlib.ExitStack() as stack:
             os.environ[SCRATCH] = str(scratch)
             if "redis-server" in self.programs:
@@ -112,7 +112,7 @@ QUEUES = (
 
 @contextlib.contextmanager
 def running(command: list[str], log: Path) -> Iterator[None]:
-    """Run a command with its output in a file until the block is left."""
+    """Run a command with its output in a file until the block ends."""
     with log.open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -124,7 +124,7 @@ def running(command: list[str], log: Path) -> Iterator[None]:
         raise
     finally:
         process.send_signal(signal.SIGTERM)
-        # Nothing is lost when it is killed: what it had to do is measured.
+        # It may be killed: its work has been measured.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(3)
         with contextlib.suppress(ProcessLookupError):
@@ -134,7 +134,7 @@ def running(command: list[str], log: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def redis_server(scratch: Path) -> Iterator[str]:
-    """Run a Redis server of our own, in memory alone; gives its URL."""
+    """Run a Redis server for this measurement, in memory alone; yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", ""]

@@ -12,7 +12,7 @@ huey = SqliteHuey(filename=str(Path(os.environ[SCRATCH]) / "huey.db"))
 
 
 def _nop() -> bool:
-    """Return something: Huey keeps no result that is None."""
+    """Return a value: Huey keeps no result that is None."""
     work.nop()
     return True
 
