@@ -1,31 +1,29 @@
-//! The ticks of a recurrence, for a clock that cannot be trusted.
+//! The ticks of a recurrence by a clock that may be wrong.
 
 use std::time::{Duration, SystemTime};
 
 use crate::recurrence::Recurrence;
 
-/// The ticks of a recurrence, one after another, for a clock that may be late, stand still for a
-/// while, or be set.
+/// The ticks of a recurrence, one after another, by a clock that may be late, stand still or be
+/// set.
 #[derive(Clone, Debug)]
 pub struct Ticks {
     recurrence: Recurrence,
-    /// The next tick.
     due: Option<SystemTime>,
     /// The last tick that was taken.
     last: Option<SystemTime>,
-    /// What the clock said last.
+    /// The last reading of the clock.
     seen: SystemTime,
 }
 
-/// By how much a clock must have gone back to have been set, and not just been adjusted.
+/// A clock that goes back by less was only adjusted, not set.
 const SET_BACK: Duration = Duration::from_secs(1);
 
-/// For so long after a clock was put back, fixed times that have come once do not come again,
-/// as in cron(8) of Vixie's.
+/// For this long after a clock was put back, fixed times do not come again, as in Vixie cron.
 const REMEMBERED: Duration = Duration::from_hours(3);
 
 impl Ticks {
-    /// Those after `now`.
+    /// The ticks after `now`.
     #[must_use]
     pub fn new(recurrence: Recurrence, now: SystemTime) -> Self {
         let due = recurrence.after(now);
@@ -37,13 +35,13 @@ impl Ticks {
         }
     }
 
-    /// The next one. `None` if there is none any more.
+    /// The next tick; `None` if there are no more.
     #[must_use]
     pub fn due(&self) -> Option<SystemTime> {
         self.due
     }
 
-    /// The tick that has come since the last look, if one has: of several the last.
+    /// Takes the tick that has come since the last call, if any; of several, the last.
     pub fn take(&mut self, now: SystemTime) -> Option<SystemTime> {
         let set_back = self.seen.duration_since(now).is_ok_and(|by| by >= SET_BACK);
         self.seen = now;
@@ -59,7 +57,7 @@ impl Ticks {
         tick
     }
 
-    /// From when on there are ticks, by a clock that was set back to `now`.
+    /// When ticks begin, by a clock that was set back to `now`.
     fn not_before(&self, now: SystemTime) -> SystemTime {
         match self.last {
             Some(last) if last > now && counts(&self.recurrence, last, now) => last,
@@ -68,7 +66,7 @@ impl Ticks {
     }
 }
 
-/// Whether `tick` has been taken, if the last that was is `last`, by whomever.
+/// Whether `tick` was taken, here or elsewhere, given the `last` tick that was.
 #[must_use]
 pub fn has_come(
     recurrence: &Recurrence,
@@ -79,7 +77,7 @@ pub fn has_come(
     tick <= last && counts(recurrence, last, now)
 }
 
-/// Whether a tick at `last` still says that those up to it have come, now that it is `now`.
+/// Whether a tick at `last` still means at `now` that all ticks up to it have come.
 fn counts(recurrence: &Recurrence, last: SystemTime, now: SystemTime) -> bool {
     match last.duration_since(now) {
         // The clock was set back.

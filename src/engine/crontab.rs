@@ -1,8 +1,8 @@
-//! Lines of a crontab: which minutes of the calendar they mean. Knows no time zone.
+//! Lines of a crontab and the minutes that match them. Knows no time zone.
 
 use jiff::civil::{Date, DateTime};
 
-/// The minutes that a line means.
+/// The minutes that match a line.
 #[derive(Clone, Debug)]
 pub(crate) struct Crontab {
     minutes: u64,
@@ -12,26 +12,26 @@ pub(crate) struct Crontab {
     months: u64,
     weekdays: u64,
     extra_weekdays: Vec<Weekday>,
-    /// Whether a day has to be one of both, and not of either.
+    /// Whether a day must match both day fields instead of either.
     both_days: bool,
     fixed: bool,
 }
 
-/// What a day of the month is besides a number.
+/// A day of the month other than a number.
 #[derive(Clone, Copy, Debug)]
 enum Day {
     Last,
     LastWorkday,
-    /// The workday that is nearest to this day, in the same month.
+    /// The workday nearest to this day, in the same month.
     Workday(u8),
 }
 
-/// What a day of the week is besides a number, each with one.
+/// A day of the week other than a plain number.
 #[derive(Clone, Copy, Debug)]
 enum Weekday {
-    /// The so-manieth of the month.
+    /// The nth such day of the month.
     Nth(u8, u8),
-    /// The last one of the month.
+    /// The last such day of the month.
     Last(u8),
 }
 
@@ -99,7 +99,7 @@ const NICKNAMES: [(&str, &str); 7] = [
     ("@annually", "0 0 1 1 *"),
 ];
 
-/// After so many years the calendar repeats: what has not come until then never does.
+/// The calendar repeats after so many years: a date that has not come until then never does.
 const CYCLE: i16 = 400;
 
 impl Crontab {
@@ -107,7 +107,7 @@ impl Crontab {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, to come after "but".
+    /// What is wrong with the line, to follow the word "but".
     pub(crate) fn parse(line: &str) -> Result<Self, String> {
         let line = full(line.trim())?;
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -118,7 +118,7 @@ impl Crontab {
                 fields.len()
             ));
         };
-        // In the order of the fields, so that the first that is wrong is named.
+        // In the order of the fields, so that the error names the first wrong one.
         let (minutes, _) = MINUTE.read(minute, PLAIN)?;
         let (hours, _) = HOUR.read(hour, PLAIN)?;
         let (days, extra_days) = DAY.read(day, extra_day)?;
@@ -132,7 +132,7 @@ impl Crontab {
             months,
             weekdays: (weekdays | weekdays >> 7) & 0x7f,
             extra_weekdays,
-            // As in Vixie cron: one of the two days is enough, unless either field begins so.
+            // As in Vixie cron: either day field is enough, unless one of them begins with a star.
             both_days: [day, weekday]
                 .iter()
                 .any(|field| field.starts_with(['*', '?'])),
@@ -140,13 +140,13 @@ impl Crontab {
         })
     }
 
-    /// Whether it names its times of the day, as opposed to one that comes every so often:
-    /// neither minute nor hour has a star. So Vixie cron tells them apart.
+    /// Whether the line names fixed times of the day: neither minute nor hour has a star. This is
+    /// Vixie cron's rule.
     pub(crate) fn is_fixed(&self) -> bool {
         self.fixed
     }
 
-    /// The first of its minutes that does not begin before `from`.
+    /// The first matching minute that does not begin before `from`.
     pub(crate) fn next(&self, from: DateTime) -> Option<DateTime> {
         let end = from.date().year().saturating_add(CYCLE);
         // Rounded up to a whole minute, which may be 60.
@@ -170,7 +170,7 @@ impl Crontab {
         None
     }
 
-    /// The last of its minutes that does not begin after `until`.
+    /// The last matching minute that does not begin after `until`.
     pub(crate) fn previous(&self, until: DateTime) -> Option<DateTime> {
         let end = until.date().year().saturating_sub(CYCLE);
         let mut date = until.date();
@@ -243,7 +243,7 @@ impl Weekday {
     }
 }
 
-/// The workday nearest to a day of the month that `date` is in; `None` if that has no such day.
+/// The workday nearest to a day in the month of `date`; `None` if the month has no such day.
 fn nearest(date: Date, day: i8) -> Option<i8> {
     let last = date.days_in_month();
     let that = Date::new(date.year(), date.month(), day).ok()?;
@@ -256,7 +256,7 @@ fn nearest(date: Date, day: i8) -> Option<i8> {
     })
 }
 
-/// From 0, Sunday.
+/// The day of the week from Sunday, 0.
 fn of_week(date: Date) -> i8 {
     date.weekday().to_sunday_zero_offset()
 }
@@ -270,7 +270,7 @@ fn has<N: TryInto<u32>>(set: u64, number: N) -> bool {
     set.checked_shr(number).is_some_and(|rest| rest & 1 == 1)
 }
 
-/// The least number of a set that is not below `least`.
+/// The smallest number of a set from `least` on.
 fn from_on(set: u64, least: u8) -> Option<u8> {
     let rest = set & u64::MAX.checked_shl(least.into())?;
     u8::try_from(rest.trailing_zeros())
@@ -278,13 +278,13 @@ fn from_on(set: u64, least: u8) -> Option<u8> {
         .filter(|_| rest != 0)
 }
 
-/// The greatest number of a set that is not above `most`, which is below 64.
+/// The largest number of a set up to `most`, which is below 64.
 fn up_to(set: u64, most: u8) -> Option<u8> {
     let rest = set & (u64::MAX >> (63 - most));
     u8::try_from(rest.checked_ilog2()?).ok()
 }
 
-/// A line with nicknames written out.
+/// A line with its nickname written out.
 fn full(line: &str) -> Result<String, String> {
     if !line.starts_with('@') {
         return Ok(line.to_ascii_uppercase());
@@ -308,7 +308,7 @@ fn full(line: &str) -> Result<String, String> {
     }
 }
 
-/// What an item of a field is, if it is not a number, a range or a star.
+/// Parses an item that is not a number, a range or a star.
 type Extra<T> = fn(&str) -> Result<Option<T>, String>;
 
 const PLAIN: Extra<()> = |_| Ok(None);
@@ -340,11 +340,11 @@ fn extra_weekday(item: &str) -> Result<Option<Weekday>, String> {
 }
 
 impl Field {
-    /// The numbers of a list, and its items that are none.
+    /// The numbers of a list, and its other items.
     fn read<T>(&self, text: &str, extra: Extra<T>) -> Result<(u64, Vec<T>), String> {
         let (mut numbers, mut extras) = (0, Vec::new());
         if text == "?" && (self.name == DAY.name || self.name == WEEKDAY.name) {
-            // As in Quartz: whichever.
+            // As in Quartz: any value.
             return self.read("*", extra);
         }
         for item in text.split(',') {
@@ -359,7 +359,6 @@ impl Field {
         Ok((numbers, extras))
     }
 
-    /// The numbers of one item of a list.
     fn range(&self, item: &str) -> Result<u64, String> {
         let (range, step) = match item.split_once('/') {
             Some((range, step)) => (range, Some(step)),
@@ -392,7 +391,7 @@ impl Field {
         if first > last {
             return Err(self.wrong(item, "the range ends before it begins"));
         }
-        // A longer step would leave the first of them alone, at each turn of the field.
+        // A longer step would match only the first value.
         let most = last - first + 1;
         let step = match step.map(str::parse) {
             None => 1,
@@ -421,7 +420,7 @@ impl Field {
         }
     }
 
-    /// What to say of something that is no number.
+    /// The hint for text that is not a number.
     fn hint(&self, text: &str) -> String {
         let whose = FIELDS
             .iter()
@@ -438,7 +437,7 @@ impl Field {
         self.name == WEEKDAY.name
     }
 
-    /// What to say of a field.
+    /// The message for a wrong field.
     fn wrong(&self, item: &str, why: &str) -> String {
         let Self { name, place, .. } = self;
         format!("its {place} field, the {name}, has \"{item}\": {why}")

@@ -1,8 +1,8 @@
-//! The jobs that nobody ranks: unbounded, first in first out, many producers, many consumers.
+//! The FIFO of plain jobs: unbounded, many producers, many consumers.
 //!
-//! The channel of `crossbeam-channel` is lock-free and allocates a block for every 31
-//! jobs. Only its non-blocking calls are used: who sleeps and who is woken is decided in
-//! [`crate::pool`], where the interpreter lock can be let go first.
+//! The channel of `crossbeam-channel` is lock-free and allocates a block for every 31 jobs. Only
+//! its non-blocking calls are used: [`crate::pool`] parks and wakes threads, since it can release
+//! the interpreter lock before.
 
 #[cfg(not(loom))]
 pub(crate) struct Fifo<J> {
@@ -36,8 +36,8 @@ impl<J> Fifo<J> {
     }
 }
 
-/// What the models use. Whether it is empty is told by a Relaxed counter, which promises
-/// less than the channel does: what the pool needs must come from its own fences.
+/// The FIFO of the models. A Relaxed counter tells whether it is empty, which promises less than
+/// the channel does: what the pool needs must come from its own fences.
 #[cfg(loom)]
 pub(crate) struct Fifo<J> {
     jobs: crate::sync::Mutex<std::collections::VecDeque<J>>,

@@ -1,7 +1,7 @@
 //! A queue of jobs and an elastic set of threads that run them.
 //!
-//! Plain Rust: nothing here knows what a job is or what its threads hold while they run
-//! one. `README.md` beside this file states the rules; start there.
+//! Plain Rust: nothing here knows what a job is or what its threads hold while they run one.
+//! `README.md` beside this file states the rules; start there.
 #![forbid(unsafe_code)]
 
 mod clock;
@@ -37,14 +37,14 @@ pub use timer_heap::{Ticket, TimerHeap};
 pub use wait_graph::{Entered, Key, Link, Obstacle, Target, Wait, WaitGraph};
 pub use worker::{Handle, Stuck, Waiting, Worker};
 
-/// What the models in `tests` need and nobody else.
+/// Parts that only the models in `tests` need.
 #[cfg(loom)]
 pub mod model {
     /// The queue of a pool; a job is its own birth or rank.
     pub struct Queue(crate::queue::Queue<i64>);
 
     impl Queue {
-        /// An empty one.
+        /// An empty queue.
         #[must_use]
         pub fn new() -> Self {
             Self(crate::queue::Queue::new(|&birth| birth))
@@ -60,7 +60,7 @@ pub mod model {
             self.0.push_ranked(rank, 0, rank);
         }
 
-        /// Takes out the job that is next.
+        /// Takes out the next job.
         #[must_use]
         pub fn pop(&self) -> Option<i64> {
             self.0.pop()
@@ -79,7 +79,7 @@ pub mod model {
         }
     }
 
-    /// One thread's parker.
+    /// A thread's parker.
     pub struct Parker(crate::park::Parker);
 
     impl Parker {
@@ -94,7 +94,7 @@ pub mod model {
             self.0.unpark();
         }
 
-        /// Waits for the token; `false` when it has not come in time.
+        /// Waits for the token; `false` if the deadline comes first.
         #[must_use]
         pub fn park(&self, deadline: Option<std::time::Instant>) -> bool {
             self.0.park(deadline)

@@ -1,47 +1,47 @@
 //! The jobs of one key: how many may run at once, and how often one may start.
 //!
-//! A limiter has no lock and no clock of its own; whoever has it brings both.
+//! A limiter has no lock and no clock; its owner provides both.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// So many starts in any span of time, of those since the limiter first saw such a rate.
+/// At most `count` starts in any span of `per`, counted since the limiter first saw such a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many, at least one.
+    /// The number of starts, at least one.
     pub count: usize,
-    /// How long the span is.
+    /// The length of the span.
     pub per: Duration,
 }
 
-/// When a job may start.
+/// The conditions under which a job may start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Fewer than so many jobs of the limiter must run, at least one.
+    /// How many jobs of the limiter may run at once, this one included; at least one.
     pub limit: Option<usize>,
-    /// The limiter's starts must leave room for one more.
+    /// How often jobs of the limiter may start, this one included.
     pub rate: Option<Rate>,
     /// Smaller is sooner.
     pub rank: i64,
 }
 
-/// Jobs that run, and those that are held until their limits let them.
+/// Running jobs, and jobs that are held until their limits allow them to start.
 ///
-/// Held jobs stand by rank, then in order of arrival, and the first that may not start holds
-/// up those behind it, whatever their limits.
+/// Held jobs are ordered by rank, then by arrival. The first that may not start holds up those
+/// behind it, whatever their limits.
 #[derive(Debug)]
 pub struct Limiter<J> {
     held: BTreeMap<Place, Held<J>>,
     /// Jobs ever held.
     arrived: u64,
     running: usize,
-    /// The last starts, oldest first: as many and for as long as any rate that was seen needs.
+    /// The last starts, oldest first: as many and as old as the rates seen so far need.
     starts: VecDeque<Instant>,
-    /// The most starts and the longest span of the rates that were seen.
+    /// The largest count and the longest span of the rates seen so far.
     seen: Option<Rate>,
 }
 
-/// Where a held job stands: its rank, then its number.
+/// The order of held jobs: by rank, then by number.
 type Place = (i64, u64);
 
 #[derive(Debug)]
@@ -52,14 +52,14 @@ struct Held<J> {
 
 /// Why a job may not start yet.
 enum Obstacle {
-    /// Too many run.
+    /// Too many jobs run.
     Limit,
-    /// Too many have started; when there is room for one more, if ever.
+    /// Too many jobs have started; with the time of the next start, if there is one.
     Rate(Option<Instant>),
 }
 
 impl<J> Limiter<J> {
-    /// A limiter of no jobs.
+    /// A limiter without jobs.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -71,7 +71,7 @@ impl<J> Limiter<J> {
         }
     }
 
-    /// Lets a job go, which is given back and counts as running, or holds it.
+    /// Returns the job, which then counts as running, or holds it.
     #[must_use]
     pub fn offer(&mut self, job: J, limits: Limits, now: Instant) -> Option<J> {
         if let Some(rate) = limits.rate {
@@ -89,14 +89,13 @@ impl<J> Limiter<J> {
         None
     }
 
-    /// Notes that a job which was let go has ended. Others may start now: see
-    /// [`Limiter::release`].
+    /// Notes that a running job has ended. Others may start now: see [`Limiter::release`].
     pub fn finished(&mut self) {
         debug_assert!(self.running > 0, "nothing runs");
         self.running = self.running.saturating_sub(1);
     }
 
-    /// Lets go the held jobs that may start now; they count as running.
+    /// Takes out the held jobs that may start now; they count as running.
     #[must_use]
     pub fn release(&mut self, now: Instant) -> Vec<J> {
         let mut released = Vec::new();
@@ -109,8 +108,8 @@ impl<J> Limiter<J> {
         released
     }
 
-    /// When [`Limiter::release`] will let a job go if nothing else happens until then; `None`
-    /// when nothing is held, or when it is a job's end that is waited for.
+    /// When [`Limiter::release`] will next release a job without other changes; `None` when no job
+    /// is held, or when the first waits for the end of another.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Instant> {
         let (_, first) = self.held.first_key_value()?;
@@ -121,8 +120,8 @@ impl<J> Limiter<J> {
         }
     }
 
-    /// How many of the jobs that run have to end, at the least, before one can start: a held
-    /// job that `is` the one, or else one that would be held with this limit.
+    /// How many running jobs must end before a job can start. The job is the held one that matches
+    /// `is`, or otherwise a new one with this limit.
     pub fn must_end(&self, limit: Option<usize>, mut is: impl FnMut(&J) -> bool) -> usize {
         let over = |limit: Option<usize>| match limit {
             Some(limit) => (self.running + 1).saturating_sub(limit.max(1)),
@@ -138,7 +137,7 @@ impl<J> Limiter<J> {
         over(limit)
     }
 
-    /// Takes out the first held job of this rank that `is` the one. Those behind it may start
+    /// Takes out the first held job of this rank that matches `is`. The jobs behind it may start
     /// now: see [`Limiter::release`].
     pub fn remove(&mut self, rank: i64, mut is: impl FnMut(&J) -> bool) -> Option<J> {
         let mut held = self.held.range((rank, 0)..=(rank, u64::MAX));
@@ -146,7 +145,7 @@ impl<J> Limiter<J> {
         self.held.remove(&place).map(|held| held.job)
     }
 
-    /// The jobs that are held, in order.
+    /// The held jobs, in order.
     pub fn jobs(&self) -> impl Iterator<Item = &J> {
         self.held.values().map(|held| &held.job)
     }
@@ -164,20 +163,19 @@ impl<J> Limiter<J> {
         self.held.len()
     }
 
-    /// How many jobs run, or were let go and have not ended.
+    /// How many jobs run: they were released and have not ended.
     #[must_use]
     pub fn running(&self) -> usize {
         self.running
     }
 
-    /// Whether a new limiter would do as well: no job is here, and no start matters any more.
+    /// Whether a new limiter would do as well: there are no jobs, and no start counts any more.
     #[must_use]
     pub fn is_idle(&self, now: Instant) -> bool {
         self.idle_at(now).is_some_and(|at| at <= now)
     }
 
-    /// When a new limiter would do as well, if nothing happens until then; `None` while a job is
-    /// here.
+    /// When a new limiter would do as well, without other changes; `None` while there are jobs.
     #[must_use]
     pub fn idle_at(&self, now: Instant) -> Option<Instant> {
         if !self.held.is_empty() || self.running > 0 {
@@ -197,7 +195,7 @@ impl<J> Limiter<J> {
             return Some(Obstacle::Limit);
         }
         let rate = limits.rate?;
-        // With this one there would be one start too many, unless it is out of the span.
+        // If this start is still within the span, one more would exceed the rate.
         let oldest = self.starts.len().checked_sub(rate.count.max(1))?;
         let over = self.starts.get(oldest)?.checked_add(rate.per);
         let fits = over.is_some_and(|over| over <= now);
@@ -215,7 +213,7 @@ impl<J> Limiter<J> {
         let Some(seen) = self.seen else {
             return;
         };
-        // Threads that read the clock at once may come in another order.
+        // Threads that read the clock at once may arrive in another order.
         let now = self.starts.back().map_or(now, |&last| last.max(now));
         self.starts.push_back(now);
         while let Some(&oldest) = self.starts.front()
@@ -225,7 +223,7 @@ impl<J> Limiter<J> {
         }
     }
 
-    /// Whether a rate that was seen still counts a start.
+    /// Whether a start still counts for the rates seen so far.
     fn matters(&self, start: Instant, now: Instant) -> bool {
         self.seen.is_some_and(|seen| {
             let over = start.checked_add(seen.per);

@@ -1,7 +1,7 @@
-//! What each process has one of.
+//! One value for each process of a fork.
 //!
-//! The value of a process that this one was forked from is never touched again: a lock in there
-//! may be held for ever, by a thread that is not here.
+//! The values of parent processes are never touched again: a lock in them may be held forever, by a
+//! thread that does not exist here.
 
 use std::iter::successors;
 // Not loom's: a model has no fork.
@@ -12,7 +12,7 @@ use once_cell::race::OnceBox;
 /// How many forks lie between the first process and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// This process's generation. A pool or a pending future of another one belongs to another
+/// This process's generation. A pool or a pending future of another generation belongs to another
 /// process.
 #[inline]
 pub fn generation() -> u32 {
@@ -25,17 +25,17 @@ pub fn begin_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// One value for each process, the first of which is there from the start.
+/// One value for each process; the first process's is given at the start.
 pub struct PerProcess<T> {
     generation: u32,
     value: T,
-    /// That of a process forked from this one. `OnceBox` has no state in between that a fork
+    /// The value of a process forked from this one. `OnceBox` has no intermediate state that a fork
     /// could freeze.
     next: OnceBox<Self>,
 }
 
 impl<T> PerProcess<T> {
-    /// With the value of this process.
+    /// Takes the value of this process.
     pub fn new(value: T) -> Self {
         Self {
             generation: generation(),
@@ -59,7 +59,7 @@ impl<T> PerProcess<T> {
         &own.value
     }
 
-    /// The values of the processes that this one descends from, the first one's first.
+    /// The values of this process's ancestors, the first process's first.
     pub fn inherited(&self) -> impl Iterator<Item = &T> {
         self.chain().filter(|it| !it.is_own()).map(|it| &it.value)
     }
@@ -94,7 +94,7 @@ impl<T> LazyPerProcess<T> {
         first.get_or_init(make)
     }
 
-    /// The values of the processes that this one descends from, the first one's first.
+    /// The values of this process's ancestors, the first process's first.
     pub fn inherited(&self) -> impl Iterator<Item = &T> {
         self.0.get().into_iter().flat_map(PerProcess::inherited)
     }

@@ -1,10 +1,10 @@
-//! The pool: who is awake, who sleeps, and who is called when a job arrives.
+//! The pool: which workers are awake, which are parked, and which to wake for a new job.
 //!
 //! `README.md` beside this file argues why no wake-up is lost.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::io;
-// Not from `sync`: what is only logged needs no model.
+// Not from `sync`: what only affects logging needs no model.
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -16,29 +16,29 @@ use crate::queue::Queue;
 use crate::sync::{Arc, AtomicU32, Condvar, Mutex, Ordering, fence, spawn};
 use crate::worker::Worker;
 
-/// A worker has been called and has not yet looked at the queue; no second one is called.
+/// A worker was woken and has not yet looked at the queue; no second one is woken.
 pub(crate) const SEARCHING: u32 = 1;
-/// Fewer workers are active than allowed: a new job may call or start one.
+/// Fewer workers are active than allowed: a new job may wake or start one.
 pub(crate) const HAS_CAPACITY: u32 = 1 << 1;
-/// More workers are active than allowed: the next one to ask for a job sleeps instead.
+/// More workers are active than allowed: the next one to ask for a job parks instead.
 pub(crate) const OVER_CAPACITY: u32 = 1 << 2;
-/// No job is taken any more; workers leave once the queue is empty.
+/// The pool takes no more jobs; workers leave once the queue is empty.
 pub(crate) const CLOSED: u32 = 1 << 3;
-/// There is a thread: a submit need not start one before it queues its job.
+/// There is a thread: `submit` need not start one before it queues its job.
 pub(crate) const HAS_THREAD: u32 = 1 << 4;
 
-/// How a pool is made.
+/// The settings of a pool.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Worker `n` is named `{name}_{n}`.
     pub name: String,
-    /// How many workers may be active at once, at least one; a worker that waits for
-    /// another job does not count.
+    /// How many workers may be active at once, at least one; a worker that waits for another job
+    /// does not count.
     pub max_workers: usize,
-    /// A worker that found nothing to do for this long leaves; the last one stays.
+    /// A worker without a job for this long leaves; the last one stays.
     pub idle_timeout: Duration,
-    /// A worker spins for this long before it parks, if its last job came within
-    /// that time. Zero: never.
+    /// A worker spins for this long before it parks, if its last job came within that time. Zero:
+    /// never.
     pub spin: Duration,
     /// Bytes of stack for each thread.
     pub stack_size: usize,
@@ -49,15 +49,15 @@ pub struct Config {
 pub struct Stats {
     /// Jobs in the queue.
     pub queued: usize,
-    /// Threads alive, whatever they do.
+    /// Threads alive, in any state.
     pub threads: usize,
-    /// Threads asleep for want of jobs.
+    /// Threads parked without a job.
     pub idle: usize,
     /// Threads that run a job which waits for another job.
     pub waiting: usize,
 }
 
-/// Why a job was not taken; gives it back.
+/// Why a job was not taken; returns the job.
 #[derive(Debug)]
 pub enum SubmitError<J> {
     /// The pool is closed.
@@ -66,15 +66,16 @@ pub enum SubmitError<J> {
     Spawn(J, io::Error),
 }
 
-/// Everything that changes when a worker wakes, sleeps, comes or goes; never on a job's way.
+/// The state that changes when a worker wakes, parks, starts or leaves, but not when a job is
+/// taken.
 pub(crate) struct Roster {
-    /// Last asleep is first called: its caches are warm, and the cold ones time out.
+    /// The last parked is woken first: its caches are warm, and the others time out.
     pub(crate) idle: Vec<Arc<Parker>>,
-    /// Workers that run a job or look for one, or have been called to do so.
+    /// Workers that run a job or look for one, or were woken to do so.
     pub(crate) active: usize,
-    /// Workers whose job waits for another job.
+    /// Workers with a job that waits for another job.
     pub(crate) waiting: usize,
-    /// Workers whose job nobody waits for; see [`Handle::stuck`].
+    /// Workers with an abandoned job; see [`Handle::stuck`].
     ///
     /// [`Handle::stuck`]: crate::Handle::stuck
     pub(crate) stuck: usize,
@@ -86,26 +87,26 @@ pub(crate) struct Roster {
     pub(crate) leaving: usize,
     /// Threads ever started: the next one's number.
     pub(crate) started: usize,
-    /// [`Pool::join`] has told that the pool has ended: no thread starts any more.
+    /// [`Pool::join`] has reported the end of the pool: no thread starts any more.
     pub(crate) ended: bool,
 }
 
 impl Roster {
-    /// Counts a thread that is about to start; gives its number.
+    /// Counts a thread that is about to start; returns its number.
     fn enlist(&mut self) -> usize {
         self.threads += 1;
         self.started += 1;
         self.started - 1
     }
 
-    /// Nobody works but those that nobody waits for, wherever they are counted.
+    /// Whether only stuck workers are active or waiting, and no job is held.
     fn quiet(&self) -> bool {
         self.active + self.waiting <= self.stuck && self.held == 0
     }
 }
 
-/// What a thread that was started is to be logged with. Apart, because a logger may wait for
-/// whatever the threads that wait for our locks hold.
+/// The log message about a started thread. Separate, because a logger may wait for something that a
+/// thread holds which waits for our locks.
 #[must_use]
 struct Report(LogLevel, String);
 
@@ -115,7 +116,7 @@ impl Report {
     }
 }
 
-/// What is left to be done once no lock is held.
+/// What is left to do once no lock is held.
 #[must_use]
 pub struct Woken(Option<Report>);
 
@@ -124,7 +125,7 @@ impl Woken {
         Self(None)
     }
 
-    /// Logs what became of the thread, if one was started.
+    /// Logs whether the thread started, if there was one to start.
     pub fn log(self) {
         if let Some(report) = self.0 {
             report.log();
@@ -137,22 +138,22 @@ pub(crate) type Main<J> = dyn Fn(Worker<J>) + Send + Sync;
 pub(crate) struct Shared<J: Send + 'static> {
     pub(crate) config: Config,
     pub(crate) queue: Queue<J>,
-    /// The roster in five bits, so that a submit needs no lock. Written under the
-    /// roster's lock, but for `SEARCHING`.
+    /// The roster in five bits, so that `submit` needs no lock. Written under the roster's lock,
+    /// except `SEARCHING`.
     pub(crate) flags: AtomicU32,
     pub(crate) roster: Mutex<Roster>,
-    /// Held while the first thread starts, so that whoever needs one learns the outcome.
+    /// Held while the first thread starts, so that every thread that needs it learns the outcome.
     /// Taken before the roster's lock.
     pub(crate) starting: Mutex<()>,
-    /// Rung when a thread has left and when the pool has become quiet.
+    /// Notified when a thread has left and when the pool has become quiet.
     pub(crate) bell: Condvar,
-    /// The last thread could not be started, which has been logged.
+    /// The last thread could not be started, which was logged.
     short: AtomicBool,
     pub(crate) main: Box<Main<J>>,
 }
 
 impl<J: Send + 'static> Shared<J> {
-    /// Brings the flags up to date with the roster; called under its lock.
+    /// Updates the flags from the roster; called under its lock.
     pub(crate) fn publish(&self, roster: &Roster) {
         let limit = self.config.max_workers;
         let (set, clear) = match roster.active.cmp(&limit) {
@@ -166,8 +167,8 @@ impl<J: Send + 'static> Shared<J> {
         } else {
             clear
         };
-        // Relaxed: the lock orders the writers, and a reader that must not miss a
-        // change has a SeqCst fence between its own write and its read.
+        // Relaxed: the lock orders the writers, and a reader that must not miss a change has a
+        // SeqCst fence between its own write and its read.
         let old = self.flags.load(Ordering::Relaxed);
         if set & !old != 0 {
             self.flags.fetch_or(set, Ordering::Relaxed);
@@ -177,10 +178,10 @@ impl<J: Send + 'static> Shared<J> {
         }
     }
 
-    /// A job is in the queue: calls a sleeping worker or starts one, unless one is on its
-    /// way already or all that are allowed are active.
+    /// Wakes a parked worker or starts one for a queued job. Does nothing if a worker is searching
+    /// already or as many as allowed are active.
     ///
-    /// If a thread cannot be started, those there are go on.
+    /// If a thread cannot be started, the existing ones go on.
     pub(crate) fn wake_one(self: &Arc<Self>) -> Woken {
         // Relaxed: an RMW sees the latest value; what it guards is under the lock.
         if self.flags.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING != 0 {
@@ -188,12 +189,12 @@ impl<J: Send + 'static> Shared<J> {
         }
         let mut roster = self.roster.lock();
         if roster.active >= self.config.max_workers || roster.ended {
-            // Every active worker looks at the queue, under this lock, before it sleeps.
+            // Every active worker looks at the queue, under this lock, before it parks.
             self.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
             return Woken::nobody();
         }
-        // The caller, not the called, moves the worker to the active ones: otherwise
-        // the next submit would see it asleep and call it again.
+        // The waking thread, not the woken one, counts the worker as active. Otherwise the next
+        // `submit` would see it parked and wake it again.
         roster.active += 1;
         if let Some(parker) = roster.idle.pop() {
             self.publish(&roster);
@@ -209,10 +210,9 @@ impl<J: Send + 'static> Shared<J> {
         }
     }
 
-    /// Calls a worker for jobs that nobody has been called for because no thread could be
-    /// started.
+    /// Wakes a worker for jobs for which no thread could be started.
     pub(crate) fn look_after(self: &Arc<Self>) -> Woken {
-        // Relaxed: who has just missed something looks again.
+        // Relaxed: a caller that has just missed a change calls again.
         let flags = self.flags.load(Ordering::Relaxed);
         if flags & (SEARCHING | HAS_CAPACITY) != HAS_CAPACITY || self.queue.is_empty() {
             return Woken::nobody();
@@ -220,13 +220,13 @@ impl<J: Send + 'static> Shared<J> {
         self.wake_one()
     }
 
-    /// No thread is there: starts one before the job is queued, so that a failure has
-    /// exactly that job to give back.
+    /// Starts the first thread before the job is queued, so that a failure returns exactly that
+    /// job.
     #[cold]
     fn start(self: &Arc<Self>) -> io::Result<()> {
         let alone = self.starting.lock();
         let mut roster = self.roster.lock();
-        // In a closed pool, `Pool::submit` finds out what became of its job.
+        // In a closed pool, `Pool::submit` decides what to do with its job.
         let closed = self.flags.load(Ordering::Relaxed) & CLOSED != 0;
         let mut first = None;
         if roster.threads == 0 && !closed {
@@ -270,12 +270,12 @@ impl<J: Send + 'static> Shared<J> {
         started
     }
 
-    /// Takes a thread that could not be started off the books.
+    /// Removes a thread that could not be started from the roster.
     fn forgo(&self) {
         let mut roster = self.roster.lock();
         roster.threads -= 1;
-        // Somebody may have gone to sleep since, and submits that saw SEARCHING called
-        // nobody: the sleeper takes the place of the thread that is not to be.
+        // A worker may have parked since, and submitters that saw SEARCHING woke none: the parked
+        // worker takes the place of the missing thread.
         let sleeper = roster.idle.pop();
         if sleeper.is_none() {
             roster.active -= 1;
@@ -289,8 +289,8 @@ impl<J: Send + 'static> Shared<J> {
         }
     }
 
-    /// What is to be logged of a thread: that it has started, or could not be, which is said
-    /// once until a thread can be started again.
+    /// The message that a thread has started, or could not be. Repeated failures are logged at
+    /// DEBUG until a thread can be started again.
     fn report(&self, number: usize, started: &io::Result<()>) -> Report {
         // Relaxed: it guards nothing but the number of lines.
         let was_short = self.short.swap(started.is_err(), Ordering::Relaxed);
@@ -308,17 +308,17 @@ impl<J: Send + 'static> Shared<J> {
         }
     }
 
-    /// A job was queued after the pool had been closed: a job to give back if the pool
-    /// has ended, so that nobody would run it.
+    /// For a job queued after the pool was closed: returns a job if the pool has ended, so that no
+    /// worker would run it.
     #[cold]
     fn take_back(&self) -> Option<J> {
-        // All that is queued by then was pushed by threads that come here, each of which
-        // takes one job.
+        // Everything queued by then was pushed by threads that come here, and each of them takes
+        // one job.
         let ended = self.roster.lock().ended;
         if ended { self.queue.pop() } else { None }
     }
 
-    /// Tells those who wait for quiet; called under the roster's lock.
+    /// Wakes threads that wait for quiet; called under the roster's lock.
     pub(crate) fn tell_if_quiet(&self, roster: &Roster) {
         if roster.quiet() {
             self.bell.notify_all();
@@ -330,7 +330,7 @@ impl<J: Send + 'static> Shared<J> {
     }
 }
 
-/// A queue of jobs and the threads that run them. Threads start at the first submit.
+/// A queue of jobs and the threads that run them. Threads start at the first `submit`.
 ///
 /// Dropping the pool closes it: jobs already taken still run.
 pub struct Pool<J: Send + 'static> {
@@ -338,8 +338,8 @@ pub struct Pool<J: Send + 'static> {
 }
 
 impl<J: Send + 'static> Pool<J> {
-    /// A pool whose threads run `main`, which asks its [`Worker`] for jobs until there
-    /// are no more. Starts no thread.
+    /// A pool with threads that run `main`, which asks its [`Worker`] for jobs until there are no
+    /// more. Starts no thread.
     ///
     /// # Panics
     ///
@@ -348,8 +348,8 @@ impl<J: Send + 'static> Pool<J> {
         Self::with_birth(config, |_| 0, main)
     }
 
-    /// As [`Pool::new`]; `birth` says where a plain job stands among ranked ones. It is called
-    /// under a lock: it must do no more than read.
+    /// As [`Pool::new`]; `birth` gives a plain job's place among ranked ones. It is called under a
+    /// lock: it must do no more than read.
     ///
     /// # Panics
     ///
@@ -384,25 +384,25 @@ impl<J: Send + 'static> Pool<J> {
         }
     }
 
-    /// How the pool was made.
+    /// The settings of the pool.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.shared.config
     }
 
-    /// Takes `job`: it will run. No lock is taken unless a worker must be called.
+    /// Takes `job`: it will run. No lock is taken unless a worker must be woken.
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Closed`] after [`Pool::close`]; a submit that races with it may
-    /// still be taken, and is then run. [`SubmitError::Spawn`] when there is no thread
-    /// and none can be started.
+    /// [`SubmitError::Closed`] after [`Pool::close`]; a call that races with it may still be taken,
+    /// and its job then runs. [`SubmitError::Spawn`] when there is no thread and none can be
+    /// started.
     pub fn submit(&self, job: J) -> Result<(), SubmitError<J>> {
         self.submit_by(job, Queue::push)
     }
 
-    /// As [`Pool::submit`], for a job that goes before those of a larger rank; of equal ones,
-    /// in order of arrival. `level` is for [`Pool::steal_last`].
+    /// As [`Pool::submit`], for a job that goes before those of a larger rank; jobs of equal rank
+    /// go in order of arrival. `level` is for [`Pool::steal_last`].
     ///
     /// # Errors
     ///
@@ -413,7 +413,7 @@ impl<J: Send + 'static> Pool<J> {
 
     fn submit_by(&self, job: J, push: impl FnOnce(&Queue<J>, J)) -> Result<(), SubmitError<J>> {
         let shared = &self.shared;
-        // Acquire: whoever sees the pool closed sees what happened before.
+        // Acquire: a thread that sees the pool closed sees what happened before.
         let flags = shared.flags.load(Ordering::Acquire);
         if flags & CLOSED != 0 {
             return Err(SubmitError::Closed(job));
@@ -426,7 +426,7 @@ impl<J: Send + 'static> Pool<J> {
         self.enqueue(job, push)
     }
 
-    /// As [`Pool::submit`], also when the pool is closed: for a job that was taken before, and
+    /// As [`Pool::submit`], but also when the pool is closed: for a job that was taken before and
     /// comes back from elsewhere. The caller holds the pool; see [`Pool::hold`].
     ///
     /// # Errors
@@ -448,7 +448,7 @@ impl<J: Send + 'static> Pool<J> {
     fn enqueue(&self, job: J, push: impl FnOnce(&Queue<J>, J)) -> Result<(), SubmitError<J>> {
         let shared = &self.shared;
         push(&shared.queue, job);
-        // Pairs with the fences of those who clear SEARCHING, set HAS_CAPACITY or end the pool:
+        // Pairs with the fences of threads that clear SEARCHING, set HAS_CAPACITY or end the pool:
         // either this thread sees the new flag, or they see the job.
         fence(Ordering::SeqCst);
         let flags = shared.flags.load(Ordering::Relaxed);
@@ -463,8 +463,8 @@ impl<J: Send + 'static> Pool<J> {
         Ok(())
     }
 
-    /// Queues `job` for [`Pool::steal`] alone: no thread is called or started for it. For a
-    /// pool whose jobs are run by whoever asks, and that never gets another kind.
+    /// Queues `job` for [`Pool::steal`] only: no thread is woken or started for it. For a pool
+    /// without threads, which never gets another kind of job.
     pub fn push_unstaffed(&self, job: J) {
         self.shared.queue.push(job);
     }
@@ -474,29 +474,29 @@ impl<J: Send + 'static> Pool<J> {
         self.shared.queue.push_ranked(job, level, rank);
     }
 
-    /// Takes the job that is next out of the queue, to be run or given up by the caller.
+    /// Takes the next job out of the queue, for the caller to run or drop.
     #[must_use]
     pub fn steal(&self) -> Option<J> {
         self.shared.queue.pop()
     }
 
-    /// Takes out the job that can best be spared: of the lowest level, the oldest. That of a
-    /// plain job is zero.
+    /// Takes out the most expendable job: of the lowest level, the oldest. A plain job's level is
+    /// zero.
     #[must_use]
     pub fn steal_last(&self) -> Option<J> {
         self.shared.queue.pop_lowest()
     }
 
-    /// Notes that a job is being done elsewhere until the guard is dropped: the pool is not
-    /// quiet before, nor joined.
+    /// Notes that a job is being done elsewhere until the guard is dropped: before that, the pool
+    /// is not quiet and [`Pool::join`] waits.
     #[must_use]
     pub fn hold(&self) -> Hold<J> {
         self.shared.roster.lock().held += 1;
         Hold(Arc::clone(&self.shared))
     }
 
-    /// Tries again to start a thread, if jobs wait because none could be started. For those
-    /// who have nothing else to do: without them such a job is called for at the next submit.
+    /// Tries again to start a thread, if jobs wait because none could be started. For threads that
+    /// have nothing else to do; without this, the next `submit` tries again.
     pub fn look_after(&self) {
         self.shared.look_after().log();
     }
@@ -526,7 +526,7 @@ pub struct Hold<J: Send + 'static>(Arc<Shared<J>>);
 impl<J: Send + 'static> Drop for Hold<J> {
     fn drop(&mut self) {
         self.0.roster.lock().held -= 1;
-        // Both those who wait for quiet and those who join may have waited for this.
+        // Both `wait_quiet` and `join` may have waited for this.
         self.0.bell.notify_all();
     }
 }

@@ -1,16 +1,16 @@
-//! The order of ranked jobs, and of the plain one that is next.
+//! The order of ranked jobs and the next plain one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where a job stands: smaller is sooner. A plain job's rank is its birth, in nanoseconds of
-/// any one clock. To favour a job, its rank is made smaller than its birth: it then goes
-/// before those that were born that much earlier, and nobody is passed over for ever.
+/// A job's place: smaller is sooner. A plain job's rank is its birth, in nanoseconds of any one
+/// clock. To favour a job, make its rank smaller than its birth. It then goes before jobs born up
+/// to that much earlier, and no job waits without limit.
 pub type Rank = i64;
 
-/// Which class a job belongs to, higher is better; a plain job's is zero.
+/// A job's class, higher is better; a plain job's is zero.
 pub type Level = i32;
 
-/// Of equal rank, who came first.
+/// Rank, then arrival.
 type Place = (Rank, u64);
 
 /// Ranked jobs, and at most one plain job, taken out of the FIFO to see its birth.
@@ -49,7 +49,7 @@ impl<J> PriorityQueue<J> {
         self.head = Some((birth, job));
     }
 
-    /// Takes out the job that is next.
+    /// Takes out the next job.
     pub(crate) fn first(&mut self) -> Option<J> {
         let first = self.ranked.first_key_value();
         let ranked = first.map(|(&place, &(level, _))| (level, place));

@@ -1,7 +1,7 @@
 //! The queue of jobs: plain ones in a FIFO, ranked ones in a priority queue, behind a lock.
 //!
-//! Plain jobs meet neither that priority queue nor its lock while it is empty.
-//! `README.md` beside this file says what those who look without the lock may rely on.
+//! Plain jobs touch neither that priority queue nor its lock while it is empty. `README.md` beside
+//! this file states what code without the lock may rely on.
 
 use crate::fifo::Fifo;
 use crate::priority::{Level, PriorityQueue, Rank};
@@ -9,7 +9,7 @@ use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
 
 /// No ranked job ever came.
 const UNUSED: usize = 0;
-/// One job in the priority queue; the bit below says that it is not [`UNUSED`].
+/// One job in the priority queue; the bit below means that it is not [`UNUSED`].
 const ONE: usize = 2;
 
 pub(crate) struct Queue<J> {
@@ -41,9 +41,9 @@ impl<J> Queue<J> {
         self.publish(&priority);
     }
 
-    /// Takes out the job that is next; `None` only if the queue was empty at some moment.
+    /// Takes out the next job; `None` only if the queue was empty at some moment.
     pub(crate) fn pop(&self) -> Option<J> {
-        // Relaxed: who misses a ranked job takes a plain one first, or looks again.
+        // Relaxed: a thread that misses a ranked job takes a plain one first, or looks again.
         if self.ranked.load(Ordering::Relaxed) < ONE {
             let job = self.plain.pop();
             if job.is_some() {
@@ -55,8 +55,8 @@ impl<J> Queue<J> {
 
     #[cold]
     fn pop_from_priority(&self) -> Option<J> {
-        // Plain jobs may have been moved into the priority queue since: whether that was ever used
-        // is seen here then, see `take`. What is there now is seen under the lock only.
+        // Plain jobs may have been moved into the priority queue since. If so, this thread sees
+        // here that it was used, see `take`. Its present content is seen under the lock only.
         fence(Ordering::Acquire);
         if self.ranked.load(Ordering::Relaxed) == UNUSED {
             return None;
@@ -74,7 +74,7 @@ impl<J> Queue<J> {
             return false;
         }
         // In this order, as in `pop`: a job is moved from the FIFO into the priority queue and
-        // never back, and who sees that it left the one sees that it is in the other.
+        // never back. A thread that sees that it left the one sees that it is in the other.
         fence(Ordering::Acquire);
         self.ranked.load(Ordering::Relaxed) < ONE
     }
@@ -87,7 +87,7 @@ impl<J> Queue<J> {
     fn take(&self, which: fn(&mut PriorityQueue<J>) -> Option<J>) -> Option<J> {
         let mut priority = self.priority.lock();
         if !priority.has_head() {
-            // Pairs with the fences in `pop` and `is_empty`: who sees that the FIFO has
+            // Pairs with the fences in `pop` and `is_empty`. A thread that sees that the FIFO has
             // lost this job sees a priority queue in use, and not empty until the job is taken.
             fence(Ordering::Release);
             if let Some(job) = self.plain.pop() {
@@ -100,8 +100,8 @@ impl<J> Queue<J> {
         job
     }
 
-    /// Called under the lock, and once for all that was done under it: a plain job that is
-    /// moved while ranked ones are there must not be missed in between.
+    /// Called under the lock, and once for all that was done under it: a plain job that is moved
+    /// while there are ranked ones must not be missed in between.
     fn publish(&self, priority: &PriorityQueue<J>) {
         let used = usize::from(priority.is_used());
         // Relaxed: the lock orders the writers, and for the readers see `Pool::submit`.

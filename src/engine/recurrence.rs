@@ -1,5 +1,4 @@
-//! When something that comes again and again is due. Has no clock of its own; whoever has it
-//! brings one.
+//! When a recurrence is due. It has no clock; its owner provides the time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,8 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::crontab::Crontab;
 
-/// When something comes again and again. Everybody who has the same recurrence has the same ticks,
-/// whenever he asks first.
+/// A rule for recurring times. Equal recurrences have the same ticks, whenever they are made.
 #[derive(Clone, Debug)]
 pub struct Recurrence(Kind);
 
@@ -29,12 +27,11 @@ impl Recurrence {
         (!period.is_zero()).then_some(Self(Kind::Every(period)))
     }
 
-    /// The ticks of a line as in a crontab, of five fields, by the clocks of a time zone with
-    /// a name from the IANA's database.
+    /// The ticks of a crontab line of five fields, by the clocks of an IANA time zone.
     ///
     /// As in Vixie cron, a line without a star in its minute and hour names fixed times. When
-    /// clocks are put forward, those that fall into the gap come once, at its end; when they are
-    /// put back, each comes once, at the first of the two times. All others go by the clock.
+    /// clocks are put forward, fixed times in the gap come once, at its end. When they are put
+    /// back, each comes once, at the first of the two times. All others go by the clock.
     ///
     /// # Errors
     ///
@@ -45,7 +42,7 @@ impl Recurrence {
         Ok(Self(Kind::Cron(Box::new((cron, zone)))))
     }
 
-    /// The first tick after `time`; `None` if there is none any more.
+    /// The first tick after `time`; `None` if there are no more.
     #[must_use]
     pub fn after(&self, time: SystemTime) -> Option<SystemTime> {
         match &self.0 {
@@ -72,8 +69,7 @@ impl Recurrence {
         }
     }
 
-    /// Whether a tick belongs to one time of the day, as opposed to those that come every so
-    /// often.
+    /// Whether the ticks are fixed times of the day instead of intervals.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
         match &self.0 {
@@ -86,7 +82,7 @@ impl Recurrence {
 /// Why there is no such recurrence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecurrenceError {
-    /// The line of a crontab is wrong: what about it, to come after "but".
+    /// The crontab line is wrong; with the reason, to follow the word "but".
     Line(String),
     /// There is no such time zone.
     Zone(String),
@@ -107,23 +103,23 @@ fn at(ticks: u128, period: Duration) -> Option<SystemTime> {
 
 const NANOS: u128 = 1_000_000_000;
 
-/// A time during which a zone's clocks go on evenly, between two changes of them.
+/// The time between two changes of a zone's clocks.
 struct Stretch {
     begins: Option<Timestamp>,
     ends: Option<Timestamp>,
     offset: Offset,
-    /// Before it begins.
+    /// The offset before it begins.
     offset_before: Offset,
 }
 
-/// A gap that is longer is none that clocks are put forward by, but a zone that has crossed the
-/// date line: Vixie's bound.
+/// A longer gap is no change to summer time but a zone that has crossed the date line: Vixie's
+/// bound.
 const LONGEST_GAP: SignedDuration = SignedDuration::from_hours(3);
 
 const MOMENT: SignedDuration = SignedDuration::from_nanos(1);
 
 impl Stretch {
-    /// The one that `time` is in.
+    /// The stretch that contains `time`.
     fn at(zone: &TimeZone, time: Timestamp) -> Option<Self> {
         let begins = zone.preceding(time.checked_add(MOMENT).ok()?).next();
         let begins = begins.map(|change| change.timestamp());
@@ -140,19 +136,19 @@ impl Stretch {
         })
     }
 
-    /// The first time of its clocks at which something comes.
+    /// The first time of its clocks that counts.
     fn first(&self, cron: &Crontab) -> Option<DateTime> {
         let begins = self.begins?;
         let first = self.offset.to_datetime(begins);
         Some(if cron.is_fixed() {
-            // What clocks show for the second time, has come the first time.
+            // Times that the clocks show twice have come the first time.
             first.max(self.offset_before.to_datetime(begins))
         } else {
             first
         })
     }
 
-    /// When what falls into the gap before it comes.
+    /// When the ticks of the gap before it come.
     fn after_gap(&self, cron: &Crontab) -> Option<Timestamp> {
         let begins = self.begins?;
         let gap = self.offset.duration_since(self.offset_before);

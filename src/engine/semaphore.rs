@@ -4,19 +4,19 @@ use std::time::Instant;
 
 use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering, fence, wait};
 
-/// So many permits. Who waits for one has no claim on it: whoever comes first takes it.
+/// A number of permits. Waiting threads have no claim on one: the first to come takes it.
 pub struct Semaphore {
     permits: usize,
     taken: AtomicUsize,
     /// Threads in [`Semaphore::take`] that found no permit; written under the lock.
     waiting: AtomicUsize,
     lock: Mutex<()>,
-    /// Rung when a permit is given back.
+    /// Notified when a permit is given back.
     bell: Condvar,
 }
 
 impl Semaphore {
-    /// As many free permits; without any, nobody ever gets one.
+    /// A semaphore with so many free permits; zero means that no thread ever gets one.
     #[must_use]
     pub fn new(permits: usize) -> Self {
         Self {
@@ -31,8 +31,8 @@ impl Semaphore {
     /// Takes a permit, if there is one.
     #[must_use]
     pub fn try_take(&self) -> bool {
-        // Relaxed, here and in `give`: the number guards itself by being changed in one step,
-        // and publishes nothing.
+        // Relaxed, here and in `give`: the number guards itself by being changed in one step, and
+        // publishes nothing.
         let mut taken = self.taken.load(Ordering::Relaxed);
         while taken < self.permits {
             match self.taken.compare_exchange_weak(
@@ -48,8 +48,8 @@ impl Semaphore {
         false
     }
 
-    /// Takes a permit, and waits for one until `deadline` (for ever without one); whether it
-    /// has one.
+    /// Takes a permit, and waits for one until `deadline`, or without limit; returns whether it has
+    /// one.
     #[must_use]
     pub fn take(&self, deadline: Option<Instant>) -> bool {
         if self.try_take() {
@@ -58,8 +58,8 @@ impl Semaphore {
         let mut held = self.lock.lock();
         // Relaxed: the fence below does what is needed.
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // Pairs with the fence in `give`: either the permit is seen here, or its giver sees
-        // that somebody waits.
+        // Pairs with the fence in `give`: either the permit is seen here, or `give` sees that a
+        // thread waits.
         fence(Ordering::SeqCst);
         let took = loop {
             if self.try_take() {
@@ -75,14 +75,14 @@ impl Semaphore {
         took
     }
 
-    /// Gives a permit back, of those that were taken.
+    /// Gives back a permit that was taken.
     pub fn give(&self) {
         let taken = self.taken.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(taken > 0, "a permit that nobody had taken");
         // Pairs with the fence in `take`.
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            // Who has not seen the permit sleeps once the lock is free.
+            // A thread that has not seen the permit sleeps once the lock is free.
             drop(self.lock.lock());
             self.bell.notify_one();
         }

@@ -1,4 +1,4 @@
-//! The end of a pool: no more jobs, all of them done, all threads gone.
+//! The end of a pool: no more jobs, all jobs done, all threads gone.
 
 use std::time::Instant;
 
@@ -17,8 +17,8 @@ impl<J: Send + 'static> Pool<J> {
             return;
         }
         let sleepers = std::mem::take(&mut roster.idle);
-        // Called as by `wake_one`: the caller counts them as active. Those above the limit
-        // leave at once, see `Worker::retire_surplus`.
+        // As in `wake_one`, the waking thread counts them as active. Those above the limit leave at
+        // once, see `Worker::retire_surplus`.
         roster.active += sleepers.len();
         shared.publish(&roster);
         drop(roster);
@@ -40,26 +40,26 @@ impl<J: Send + 'static> Pool<J> {
         self.wait_for(deadline, |shared, roster| shared.is_quiet(roster))
     }
 
-    /// Whether [`Pool::wait_quiet`] would return at once; `None` if the pool's lock is taken,
-    /// maybe by this very thread, which a signal has interrupted.
+    /// Whether [`Pool::wait_quiet`] would return at once; `None` if the pool's lock is taken, maybe
+    /// by this very thread, which a signal has interrupted.
     #[must_use]
     pub fn try_is_quiet(&self) -> Option<bool> {
         let roster = self.shared.roster.try_lock()?;
         Some(self.shared.is_quiet(&roster))
     }
 
-    /// Waits until every thread has left a closed pool, but for stuck ones; `false` when
-    /// `deadline` came first. After `true` no other thread of the pool runs ever again.
+    /// Waits until every thread has left a closed pool, except stuck ones; `false` when `deadline`
+    /// came first. After `true` no other thread of the pool ever runs again.
     #[must_use]
     pub fn join(&self, deadline: Option<Instant>) -> bool {
         self.wait_for(deadline, |shared, roster| {
-            // A thread holds the pool's books until its very end; see `Worker::drop`.
+            // A thread counts in the roster until its very end; see `Worker::drop`.
             if roster.threads > roster.stuck || roster.leaving > 0 || roster.held > 0 {
                 return false;
             }
             let closed = shared.flags.load(Ordering::Relaxed) & CLOSED != 0;
-            // Pairs with the fence in `Pool::submit`: a job pushed by someone who does
-            // not see CLOSED afterwards is visible here.
+            // Pairs with the fence in `Pool::submit`: a job is visible here if its submitter does
+            // not see CLOSED afterwards.
             fence(Ordering::SeqCst);
             let empty = shared.queue.is_empty();
             roster.ended |= closed && empty;

@@ -1,22 +1,22 @@
-//! The one door to threads, locks and atomics, so that loom can stand in for them.
+//! All threads, locks and atomics, so that loom can replace them.
 
 #[cfg(not(loom))]
 mod imp {
     pub(crate) use std::sync::Arc;
-    // Not parking_lot's: its waiting threads stand in one table of the whole process, and a
-    // forked child would find its parent's there.
+    // Not parking_lot's: its waiting threads are in one table of the whole process, and a forked
+    // child would find its parent's there.
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
     pub(crate) use std::sync::{Condvar, MutexGuard};
     use std::sync::{PoisonError, TryLockError};
     pub(crate) use std::thread::{Thread, current};
     use std::time::{Duration, Instant};
 
-    /// How often a spinning thread looks at its condition between two looks at the clock.
+    /// How often a spinning thread checks its condition between two readings of the clock.
     const LOOKS: u32 = 64;
-    /// After this long it lets others have its processor between its looks.
+    /// After this long it yields its processor between its checks.
     const ALONE: Duration = Duration::from_micros(4);
 
-    /// Looks until `done()` is true, which it returns, or `limit` is over.
+    /// Spins until `done()` is true, which it returns, or `limit` is over.
     pub fn spin(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
         if limit.is_zero() {
             return done();
@@ -57,8 +57,8 @@ mod imp {
             .map(drop)
     }
 
-    /// Sleeps until `me`, the calling thread, is unparked or for no reason; `false` when
-    /// `deadline` has passed.
+    /// Sleeps until `me`, the calling thread, is unparked, or spuriously; `false` when `deadline`
+    /// has passed.
     pub(crate) fn park(_me: &Thread, deadline: Option<Instant>) -> bool {
         let Some(deadline) = deadline else {
             std::thread::park();
@@ -72,7 +72,7 @@ mod imp {
         true
     }
 
-    /// Waits for `bell` until `deadline` (for ever without one); gives the guard back.
+    /// Waits for `bell` until `deadline`, or without limit; returns the guard.
     pub(crate) fn wait<'a, T>(
         bell: &Condvar,
         guard: MutexGuard<'a, T>,
@@ -122,13 +122,13 @@ mod imp {
     pub(crate) use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    /// Looks once more after everybody else had a turn; loom has no clock.
+    /// Checks once more after all other threads had a turn; loom has no clock.
     pub fn spin(_limit: Duration, mut done: impl FnMut() -> bool) -> bool {
         loom::thread::yield_now();
         done()
     }
 
-    /// Without a clock, whatever is worth a look.
+    /// There is no clock: any limit but zero.
     pub(crate) fn within(_began: Instant, limit: Duration) -> bool {
         !limit.is_zero()
     }
@@ -157,9 +157,9 @@ mod imp {
         }
     }
 
-    /// loom's thread, but `unpark` wakes it only out of `park`, not while it waits for a
-    /// lock. What it does is written and read without a step of loom's between that and
-    /// the sleep or the token, so loom need not know of it.
+    /// loom's thread, but `unpark` wakes it only out of `park`, not while it waits for a lock.
+    /// `does` is written and read without a step of loom's between that and the sleep or the token,
+    /// so loom need not know of it.
     pub(crate) struct Thread {
         parker: loom::thread::Thread,
         alarm: loom::sync::Notify,
@@ -188,8 +188,8 @@ mod imp {
         }
     }
 
-    /// loom has no clock, but its `Notify` also tries the wait that ends for no reason: then
-    /// `deadline` has passed.
+    /// loom has no clock, but its `Notify` also tries the spurious wake-up: then `deadline` has
+    /// passed.
     pub(crate) fn park(me: &Thread, deadline: Option<Instant>) -> bool {
         if deadline.is_some() {
             me.does.store(NAPS, Ordering::Relaxed);
@@ -202,7 +202,7 @@ mod imp {
         deadline.is_none()
     }
 
-    /// In a model, `stack_size` says how many threads the system is willing to start.
+    /// In a model, `stack_size` is the number of threads that the system is willing to start.
     pub(crate) fn spawn(
         name: String,
         stack_size: usize,

@@ -1,11 +1,10 @@
-//! Where a job stands, and who must be told when it ends: one atomic word.
+//! The phase of a job, and whether its end must notify: one atomic word.
 //!
-//! The owner of the job keeps two things beside the word. The outcome is in its place
-//! before the phase says so. What few jobs need, `extra`, lies under a lock of its own; the
-//! bit `WATCHED` says that somebody has put something there that the end must look at.
-//! Without it a job ends with one compare-and-swap. With it, the end takes that lock and, if
-//! there is one, the condition: a lock of the owner's that somebody may hold while it looks
-//! at the phase and enters itself to be told.
+//! The owner of the job keeps two things beside the word. It stores the outcome before the phase
+//! changes. It keeps rare data in `extra`, under a separate lock; the bit `WATCHED` means that the
+//! end must look there. Without the bit a job ends with one compare-and-swap. With it, the end
+//! takes that lock and, if there is one, the condition. The condition is a lock of the owner's,
+//! which a thread may hold while it reads the phase and registers to be notified.
 //!
 //! Lock order: the condition, then `extra`.
 
@@ -15,15 +14,15 @@ const PHASE: u32 = 0b111;
 /// The end must look into `extra`.
 const WATCHED: u32 = 1 << 3;
 
-/// Where a job stands.
+/// The phase of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Phase {
-    /// Nobody has begun it.
+    /// No thread has begun it.
     Pending = 0,
-    /// Somebody runs it.
+    /// A thread runs it.
     Running = 1,
-    /// Cancelled; whoever would run it has not noticed yet.
+    /// Cancelled; its runner has not noticed yet.
     Cancelled = 2,
     /// Cancelled, and noticed.
     Notified = 3,
@@ -51,7 +50,7 @@ impl Phase {
         matches!(self, Self::Cancelled | Self::Notified)
     }
 
-    /// Whether nothing can change it any more.
+    /// Whether the phase is final.
     #[must_use]
     pub fn is_settled(self) -> bool {
         self.is_done() && self != Self::Cancelled
@@ -64,52 +63,52 @@ impl Phase {
     }
 }
 
-/// What [`TaskState::advance`] found.
+/// The result of [`TaskState::advance`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advance {
     /// The phase has changed.
     Done,
-    /// It was another one.
+    /// The job was in another phase.
     Refused,
-    /// Somebody watches, so it takes [`TaskState::advance_watched`].
+    /// The job is watched: use [`TaskState::advance_watched`].
     Watched,
 }
 
-/// The word. Any thread may do anything with it at any time.
+/// The word. Any thread may call any method at any time.
 #[derive(Debug)]
 pub struct TaskState(AtomicU32);
 
 impl TaskState {
-    /// The first bit that the owner may use for marks of its own.
+    /// The first bit that the owner may use for its own marks.
     pub const MARK: u32 = WATCHED << 1;
 
-    /// Of a job that nobody has begun.
+    /// The state of a job that no thread has begun.
     #[must_use]
     pub fn new() -> Self {
         Self(AtomicU32::new(Phase::Pending as u32))
     }
 
-    /// Where the job stands.
+    /// The phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        // Acquire: whoever sees a job done sees its outcome.
+        // Acquire: a thread that sees a job done sees its outcome.
         Phase::of(self.0.load(Ordering::Acquire))
     }
 
-    /// Sets marks of the owner's; whether one of them was set.
+    /// Sets marks of the owner; returns whether one of them was set.
     pub fn mark(&self, mark: u32) -> bool {
         // Relaxed, as in `has`: a mark publishes nothing.
         self.0.fetch_or(mark, Ordering::Relaxed) & mark != 0
     }
 
-    /// Whether the mark was set.
+    /// Whether the mark is set.
     #[must_use]
     pub fn has(&self, mark: u32) -> bool {
         self.0.load(Ordering::Relaxed) & mark != 0
     }
 
-    /// Takes a mark away; whether it was set. Of those who do so one finds it, so what it stands
-    /// for is done once.
+    /// Clears a mark; returns whether it was set. Only one of several callers finds it, so what it
+    /// stands for is done once.
     #[must_use]
     pub fn unmark(&self, mark: u32) -> bool {
         // Relaxed, as in `mark`.
@@ -122,16 +121,16 @@ impl TaskState {
         self.swap(Phase::Pending, Phase::Running, true).is_ok()
     }
 
-    /// Puts a job that runs back, to be begun once more; `false` if it does not run any more.
+    /// Makes a running job pending again; `false` if it does not run any more.
     ///
-    /// Marks stay, and so does who watches: it is told at the end.
+    /// Marks and watchers stay: watchers are notified at the end.
     #[must_use]
     pub fn again(&self) -> bool {
         self.swap(Phase::Running, Phase::Pending, true).is_ok()
     }
 
-    /// Has `change` end the job from the phase it is in, until it says that it has (`true`)
-    /// or the job was done. A job that starts meanwhile is ended all the same.
+    /// Calls `change` with the job's phase until it has ended the job (`true`) or the job is done.
+    /// A job that starts meanwhile is ended all the same.
     #[inline]
     pub fn end(&self, mut change: impl FnMut(Phase) -> bool) -> bool {
         loop {
@@ -145,7 +144,7 @@ impl TaskState {
         }
     }
 
-    /// Moves the job on, if nobody watches.
+    /// Changes the phase, unless the job is watched.
     #[must_use]
     pub fn advance(&self, from: Phase, to: Phase) -> Advance {
         match self.swap(from, to, false) {
@@ -155,10 +154,10 @@ impl TaskState {
         }
     }
 
-    /// Moves the job on while somebody watches; `false` if its phase is another one.
+    /// Changes the phase of a watched job; `false` if it is in another phase.
     ///
-    /// With a `condition`, `holding` gets it, and has to call what it is given while it
-    /// holds it.
+    /// `holding` gets the `condition`, if there is one, and calls the given function while it holds
+    /// that.
     pub fn advance_watched<X, C>(
         &self,
         extra: &Mutex<X>,
@@ -179,11 +178,11 @@ impl TaskState {
         holding(condition, &swap)
     }
 
-    /// Puts something where the end of the job looks; `false`, without having put it there,
-    /// if the job is done.
+    /// Stores something where the end of the job looks; `false`, without storing it, if the job is
+    /// done.
     pub fn leave<X>(&self, extra: &Mutex<X>, put: impl FnOnce(&mut X)) -> bool {
         let mut extra = extra.lock();
-        // Whoever ends the job from here on finds WATCHED and waits for this lock.
+        // A thread that ends the job from here on finds WATCHED and waits for this lock.
         if self.watch().is_done() {
             return false;
         }
@@ -191,8 +190,8 @@ impl TaskState {
         true
     }
 
-    /// Puts something where the end of the job looks, done or not: the phase tells
-    /// afterwards whether it still looks.
+    /// Stores something where the end of the job looks, done or not: the phase tells afterwards
+    /// whether the end still looks.
     pub fn watch_with<X, R>(&self, extra: &Mutex<X>, put: impl FnOnce(&mut X) -> R) -> R {
         let mut extra = extra.lock();
         let put = put(&mut extra);
@@ -200,23 +199,21 @@ impl TaskState {
         put
     }
 
-    /// The phase, for who has put something where the end of the job looks without `extra`:
-    /// either the end finds it there, or it sees the end here.
+    /// The phase, for a thread that stored something where the end of the job looks without
+    /// `extra`: either the end finds it there, or this thread sees the end here.
     #[must_use]
     pub fn look_after_putting(&self) -> Phase {
-        // A read-modify-write, so that it comes before or after the end's; AcqRel, as in
-        // `watch`.
+        // A read-modify-write, so that it comes before or after the end's; AcqRel, as in `watch`.
         Phase::of(self.0.fetch_or(0, Ordering::AcqRel))
     }
 
     fn watch(&self) -> Phase {
-        // AcqRel: what was put there is seen by whoever ends the job, or the outcome is
-        // seen here.
+        // AcqRel: a thread that ends the job sees what was stored, or this thread sees the outcome.
         Phase::of(self.0.fetch_or(WATCHED, Ordering::AcqRel))
     }
 
-    /// Moves from one phase to another; the word that was found, if it was not the one or
-    /// if `WATCHED` was in the way.
+    /// Changes the phase. Fails with the present word if the job is in another phase or `WATCHED`
+    /// was in the way.
     fn swap(&self, from: Phase, to: Phase, watched: bool) -> Result<(), u32> {
         // Acquire, here and on failure: as in `phase`.
         let mut word = self.0.load(Ordering::Acquire);
@@ -225,8 +222,8 @@ impl TaskState {
                 return Err(word);
             }
             let next = word & !PHASE | to as u32;
-            // AcqRel: gives the outcome to those who see the new phase, and takes what
-            // those who set WATCHED have put there.
+            // AcqRel: publishes the outcome to threads that see the new phase, and sees what
+            // threads stored that set WATCHED.
             match self
                 .0
                 .compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire)

@@ -8,10 +8,10 @@ use log::{debug, warn};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, spawn, wait};
 use crate::timer_heap::{Ticket, TimerHeap};
 
-/// A heap and one thread that hands out what is due. The thread starts at the first
-/// [`Timer::add`] and sleeps while nothing is due.
+/// A heap and one thread that hands out what is due. The thread starts at the first [`Timer::add`]
+/// and sleeps while nothing is due.
 ///
-/// Dropping the timer stops it, and drops the entries it has.
+/// Dropping the timer stops it and drops its entries.
 pub struct Timer<E: Send + 'static> {
     shared: Arc<Shared<E>>,
 }
@@ -21,9 +21,9 @@ struct Shared<E> {
     stack_size: usize,
     fire: Box<dyn Fn(Vec<E>) + Send + Sync>,
     desk: Mutex<Desk<E>>,
-    /// Rung for the thread, when it has to look at the desk before its time.
+    /// Notified when the thread must look at the heap before its time.
     alarm: Condvar,
-    /// Rung when the thread has left.
+    /// Notified when the thread has left.
     left: Condvar,
 }
 
@@ -35,18 +35,18 @@ struct Desk<E> {
     stopped: bool,
 }
 
-/// What the thread does, or has been called to do.
+/// The state of the thread, or the one to which it was woken.
 enum Sleep {
-    /// It looks at the desk before it sleeps.
+    /// It looks at the heap before it sleeps.
     Awake,
-    /// It looks at that time.
+    /// It sleeps until that time.
     Until(Instant),
-    /// It waits to be called.
+    /// It sleeps until it is woken.
     Sound,
 }
 
 impl<E> Desk<E> {
-    /// Whether the thread must be called to be in time; then it counts as called.
+    /// Whether the thread must be woken to be in time; then it counts as woken.
     fn oversleeps(&mut self, at: Instant) -> bool {
         let oversleeps = match self.sleep {
             Sleep::Awake => false,
@@ -61,7 +61,7 @@ impl<E> Desk<E> {
 }
 
 impl<E: Send + 'static> Timer<E> {
-    /// A timer whose thread, called `name`, hands what is due to `fire`, in order. `fire` is
+    /// A timer with a thread called `name`, which hands what is due to `fire`, in order. `fire` is
     /// called without a lock; while it runs nothing else is handed out.
     #[must_use]
     pub fn new(
@@ -92,7 +92,7 @@ impl<E: Send + 'static> Timer<E> {
         self.shared.desk.lock().stopped
     }
 
-    /// Makes sure that there is a thread, so that [`Timer::add`] cannot fail for want of one.
+    /// Starts the thread if there is none, so that [`Timer::add`] cannot fail for want of one.
     ///
     /// # Errors
     ///
@@ -112,7 +112,7 @@ impl<E: Send + 'static> Timer<E> {
         Ok(())
     }
 
-    /// Has `entry` handed out as soon as it is `at`.
+    /// Hands out `entry` as soon as it is `at`.
     ///
     /// # Errors
     ///
@@ -124,7 +124,7 @@ impl<E: Send + 'static> Timer<E> {
             return Err((entry, stopped()));
         }
         let starts = !desk.staffed;
-        // Under the lock, so that no other entry counts on a thread that does not come.
+        // Under the lock, so that no other entry counts on a thread that does not start.
         if starts && let Err(error) = shared.start(&mut desk) {
             return Err((entry, error));
         }
@@ -140,15 +140,14 @@ impl<E: Send + 'static> Timer<E> {
         Ok(ticket)
     }
 
-    /// Takes an entry back; `None` if it has been handed out, or is about to be.
+    /// Takes an entry back; `None` if it was handed out, or is about to be.
     #[must_use]
     pub fn cancel(&self, ticket: Ticket) -> Option<E> {
-        // The thread sleeps on: to wake in vain once costs less than to be called each time.
+        // The thread sleeps on: one wake-up in vain costs less than a wake-up for each call.
         self.shared.desk.lock().heap.remove(ticket)
     }
 
-    /// Gives back what was not handed out, takes nothing more, and has the thread leave once
-    /// `fire` returns.
+    /// Returns the remaining entries, takes no more, and ends the thread once `fire` returns.
     #[must_use]
     pub fn stop(&self) -> Vec<E> {
         let mut desk = self.shared.desk.lock();
@@ -159,8 +158,8 @@ impl<E: Send + 'static> Timer<E> {
         entries
     }
 
-    /// Waits until a timer that was stopped has no thread; `false` when `deadline` came first.
-    /// Not for `fire`, which would wait for itself.
+    /// Waits until a stopped timer has no thread; `false` when `deadline` came first. Not for
+    /// `fire`, which would wait for itself.
     #[must_use]
     pub fn join(&self, deadline: Option<Instant>) -> bool {
         let mut desk = self.shared.desk.lock();
@@ -181,7 +180,6 @@ impl<E: Send + 'static> Drop for Timer<E> {
 }
 
 impl<E: Send + 'static> Shared<E> {
-    /// Starts the thread, and counts it.
     fn start(self: &Arc<Self>, desk: &mut Desk<E>) -> io::Result<()> {
         let shared = Arc::clone(self);
         spawn(self.name.clone(), self.stack_size, move || {
@@ -202,7 +200,7 @@ fn stopped() -> io::Error {
     io::Error::other("the timer has stopped")
 }
 
-/// The thread. Dropping it takes the thread off the books, also when `fire` panics.
+/// The thread. Dropping it also counts the thread as gone when `fire` panics.
 struct Keeper<E: Send + 'static>(Arc<Shared<E>>);
 
 impl<E: Send + 'static> Keeper<E> {
@@ -239,8 +237,8 @@ impl<E: Send + 'static> Drop for Keeper<E> {
         let shared = &self.0;
         let mut desk = shared.desk.lock();
         desk.staffed = false;
-        // It may end in the middle of things: the rest falls to another thread, or waits for
-        // the next `add`.
+        // `fire` may have panicked: another thread takes the remaining entries, or the next `add`
+        // starts one.
         let replaced = if desk.heap.is_empty() {
             Ok(())
         } else {

@@ -1,4 +1,4 @@
-//! What is to happen later, and when. Has no clock of its own; whoever has it brings one.
+//! Entries by their time. It has no clock; its owner provides the time.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -18,7 +18,7 @@ impl Ticket {
     }
 }
 
-/// Entries by the time they are due; of those due at the same time, in order of arrival.
+/// Entries by the time they are due; those due at the same time, in order of arrival.
 #[derive(Debug)]
 pub struct TimerHeap<E> {
     entries: BTreeMap<Ticket, E>,
@@ -36,7 +36,7 @@ impl<E> TimerHeap<E> {
         }
     }
 
-    /// Adds what is due `at` a time, past or to come.
+    /// Adds an entry, due `at` a time, past or future.
     pub fn add(&mut self, at: Instant, entry: E) -> Ticket {
         let number = self.added;
         self.added += 1;

@@ -1,11 +1,10 @@
-//! Who waits for whom: refuses the wait that would close a circle.
+//! The waits between jobs: refuses a wait that would close a circle.
 //!
-//! A job that does not wait can end, and so can one that waits if enough of those that it
-//! waits for can. One of which that cannot be said is in a circle, if those which keep it
-//! from ending lead back to it.
+//! A job that does not wait can end, and so can one that waits if enough of its targets can. Any
+//! other job is in a circle, if the jobs that keep it from ending lead back to it.
 //!
-//! A job that has not started may be held up by others, as if it waited for them. Nobody
-//! tells when that changes, so whoever begins a wait asks.
+//! A job that has not started may be held up by others, as if it waited for them. Such changes are
+//! not reported, so each new wait asks for them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::Mutex;
 use log::warn;
 
-/// A job, by whatever number its owner gives it.
+/// A job, as a number that its owner chooses.
 pub type Key = usize;
 
-/// A job's wait: `T` is what a job is called, `H` whom to ask what holds up another one.
+/// A job's wait: `T` is a job's name, `H` a handle to ask about another job's obstacle.
 #[derive(Clone, Debug)]
 pub struct Wait<T, H> {
-    /// What the job that waits is called.
+    /// The name of the waiting job.
     pub name: T,
     /// The jobs that it waits for.
     pub targets: Vec<Target<H>>,
@@ -32,18 +31,18 @@ pub struct Wait<T, H> {
 pub struct Target<H> {
     /// The job.
     pub job: Key,
-    /// Whom to ask what holds it up, if anything ever does.
+    /// The handle to ask about its obstacle, if it can have one.
     pub held: Option<H>,
 }
 
-/// What holds up a job that has not started.
+/// The obstacle of a job that has not started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle<T, H> {
-    /// What the job is called.
+    /// The name of the job.
     pub name: T,
-    /// How those that are in its way hold it up, in the owner's words.
+    /// How the jobs in its way hold it up, in the owner's words.
     pub how: &'static str,
-    /// The jobs that are in its way.
+    /// The jobs in its way.
     pub jobs: Vec<Target<H>>,
     /// How many of them have to end, at most as many as there are.
     pub need: usize,
@@ -52,9 +51,9 @@ pub struct Obstacle<T, H> {
 /// A job of a circle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link<T> {
-    /// What the job is called.
+    /// The name of the job.
     pub name: T,
-    /// How the next one holds it up; None: it waits for that.
+    /// How the next job holds it up; `None` if it waits for that job.
     pub held: Option<&'static str>,
 }
 
@@ -66,19 +65,18 @@ pub struct WaitGraph<T, H> {
     count: AtomicU64,
 }
 
-/// The waits of each job that waits. The last one counts: while it is not over, the job does
-/// not come to the others.
+/// The waits of each job. Only the last one counts: the job cannot end the others before it.
 type Edges<T, H> = HashMap<Key, Vec<(u64, Wait<T, H>)>>;
 
-/// What holds up the jobs that are held up, as far as it has been asked for.
+/// The obstacles known so far.
 type Known<T, H> = HashMap<Key, Obstacle<T, H>>;
 
-/// How often a wait looks again because what holds a job up has changed meanwhile. Where it
-/// keeps changing jobs end, and nothing stands still.
+/// How often a wait looks again because an obstacle has changed meanwhile. Where obstacles keep
+/// changing, jobs end, so that nothing stands still.
 const ROUNDS: usize = 16;
 
 impl<T: Clone + PartialEq, H: Clone + PartialEq> WaitGraph<T, H> {
-    /// No waits yet.
+    /// A graph without waits.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -87,13 +85,13 @@ impl<T: Clone + PartialEq, H: Clone + PartialEq> WaitGraph<T, H> {
         }
     }
 
-    /// Notes that `waiter` waits, until the guard is dropped. `ask` tells what holds up a
-    /// job now, if anything does; nothing is locked meanwhile.
+    /// Notes that `waiter` waits, until the guard is dropped. `ask` returns a job's present
+    /// obstacle, if any; it is called without a lock.
     ///
     /// # Errors
     ///
-    /// When the wait would never end: the jobs of the circle, from `waiter` on, the last of
-    /// which waits for `waiter` or is held up by it.
+    /// When the wait would never end: the jobs of the circle, from `waiter` on. The last of them
+    /// waits for `waiter` or is held up by it.
     pub fn enter(
         &self,
         waiter: Key,
@@ -118,14 +116,14 @@ impl<T: Clone + PartialEq, H: Clone + PartialEq> WaitGraph<T, H> {
                 }
                 let (asked, circle) = look(edges, &entered, &known);
                 if circle.is_some() {
-                    // In the same step, so that of those that close a circle together
-                    // exactly one is refused.
+                    // In the same step, so that exactly one of the waits that close a circle
+                    // together is refused.
                     wait = remove(edges, &entered);
                 }
                 (asked, circle)
             };
-            // Only now that others can see this wait: a job that comes to be in the way
-            // after this, and then waits itself, finds it.
+            // Only now that others can see this wait: a job that becomes an obstacle after this,
+            // and then waits itself, finds it.
             let answers = ask_all(asked, &ask);
             if known == answers {
                 return match circle {
@@ -133,7 +131,7 @@ impl<T: Clone + PartialEq, H: Clone + PartialEq> WaitGraph<T, H> {
                     None => Ok(entered),
                 };
             }
-            // To learn of more jobs is no change, and comes to an end.
+            // Further jobs are not a change, and their number is finite.
             let grown = known
                 .iter()
                 .all(|(job, told)| answers.get(job) == Some(told));
@@ -193,7 +191,7 @@ fn remove<T, H>(edges: &mut Edges<T, H>, entered: &Entered<'_, T, H>) -> Option<
     Some(wait)
 }
 
-/// What holds up these jobs, and those that hold them up, and so on.
+/// The obstacles of these jobs, and of the jobs in their way, and so on.
 fn ask_all<T, H: Clone>(
     asked: HashMap<Key, H>,
     ask: impl Fn(&H) -> Option<Obstacle<T, H>>,
@@ -212,8 +210,8 @@ fn ask_all<T, H: Clone>(
     answers
 }
 
-/// Whom to ask about the jobs that this wait depends on, and the circle that it closes as far
-/// as is known.
+/// The handles of the jobs that this wait depends on, and the circle that it closes, as far as
+/// known.
 fn look<T: Clone, H: Clone>(
     edges: &Edges<T, H>,
     entered: &Entered<'_, T, H>,
@@ -227,7 +225,7 @@ fn look<T: Clone, H: Clone>(
     let Some(own) = own else {
         return (asked, None);
     };
-    // As nearly always.
+    // The usual case.
     let runs = |target: &Target<H>| target.held.is_none() && !edges.contains_key(&target.job);
     if own.targets.iter().all(runs) {
         return (asked, None);
@@ -259,7 +257,7 @@ fn look<T: Clone, H: Clone>(
     (asked, graph.circle())
 }
 
-/// The jobs that one job's end depends on, itself first. Each is known by its place here.
+/// The jobs on which one job's end depends, itself first. Indices are places in `jobs`.
 struct Graph<'a, T> {
     jobs: Vec<Key>,
     places: HashMap<Key, usize>,
@@ -267,7 +265,7 @@ struct Graph<'a, T> {
 }
 
 struct Node<'a, T> {
-    /// None for a job that nothing keeps from ending.
+    /// `None` for a job that nothing keeps from ending.
     link: Option<Link<&'a T>>,
     targets: Vec<usize>,
     dependents: Vec<usize>,

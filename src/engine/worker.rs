@@ -1,4 +1,4 @@
-//! One thread's side of the pool: finding the next job, or sleeping until there is one.
+//! One thread's side of the pool: finds the next job, or sleeps until there is one.
 
 use std::cell::Cell;
 use std::mem;
@@ -10,17 +10,17 @@ use crate::park::Parker;
 use crate::pool::{CLOSED, HAS_CAPACITY, OVER_CAPACITY, Roster, SEARCHING, Shared, Woken};
 use crate::sync::{Arc, MutexGuard, Ordering, fence, spin, within};
 
-/// What a thread of the pool is given. Dropping it takes the thread off the pool's books,
-/// also when the thread unwinds.
+/// A thread's access to the pool. Dropping it removes the thread from the roster, also when the
+/// thread unwinds.
 pub struct Worker<J: Send + 'static> {
     shared: Arc<Shared<J>>,
     parker: Arc<Parker>,
     name: String,
-    /// This worker was called, or has called itself, and has not looked at the queue since.
+    /// This worker was woken, or began to spin, and has not looked at the queue since.
     searching: bool,
-    /// The last job came so soon that looking on for the next one may pay.
+    /// The last job came so soon that spinning for the next one may pay.
     keen: bool,
-    /// The roster has already been told that this thread leaves.
+    /// The roster already counts this thread as leaving.
     left: Cell<bool>,
 }
 
@@ -30,7 +30,7 @@ impl<J: Send + 'static> Worker<J> {
             parker: Arc::new(Parker::new()),
             name,
             searching: true,
-            // In a model, where there is no "soon", at once.
+            // A model has no clock, so spin at once.
             keen: cfg!(loom) && !shared.config.spin.is_zero(),
             shared,
             left: Cell::new(false),
@@ -45,17 +45,17 @@ impl<J: Send + 'static> Worker<J> {
 
     /// The next job, or `None` when this thread has to leave.
     ///
-    /// `asleep` is called when there is nothing to do; it must call the function it is
-    /// given, which blocks, and may let go of what the thread holds around that call. That
-    /// function returns whether it has looked on and seen a job this very moment: then its
-    /// submitter may still hold what this thread is about to need.
+    /// `asleep` is called when there is nothing to do. It must call the given function, which
+    /// blocks, and may release what the thread holds around that call. That function returns
+    /// whether spinning has found a job this very moment: then its submitter may still hold what
+    /// this thread is about to need.
     pub fn next(&mut self, mut asleep: impl FnMut(&mut (dyn FnMut() -> bool + Send))) -> Option<J> {
         while !self.left.get() {
             // Relaxed: a hint; the lock in `retire_surplus` decides.
             let surplus = self.shared.flags.load(Ordering::Relaxed) & OVER_CAPACITY != 0;
             if !surplus && let Some(job) = self.shared.queue.pop() {
-                // Here and not in `rest`, although that would be sooner: many threads that
-                // wake at once get in each other's way for what they all need.
+                // Here and not in `rest`, although that would be sooner: many threads that wake at
+                // once compete for what they all need.
                 if self.searching {
                     self.found();
                 }
@@ -66,8 +66,8 @@ impl<J: Send + 'static> Worker<J> {
         None
     }
 
-    /// Rests until there may be something to do, or this thread has to leave; whether a job
-    /// was seen by looking on.
+    /// Rests until there may be a job, or this thread has to leave; returns whether spinning has
+    /// found one.
     fn rest(&mut self, surplus: bool) -> bool {
         if self.left.get() {
             return false;
@@ -86,9 +86,8 @@ impl<J: Send + 'static> Worker<J> {
         false
     }
 
-    /// Spins for a while instead of parking, if jobs come that soon; whether there is
-    /// one. Who submits meanwhile need not call anybody: this worker is the one that is
-    /// searching.
+    /// Spins for a while instead of parking, if jobs come that soon; returns whether there is one.
+    /// Meanwhile submitters need not wake a worker: this one is searching.
     fn spin(&mut self) -> bool {
         let shared = &*self.shared;
         if !self.keen {
@@ -106,9 +105,8 @@ impl<J: Send + 'static> Worker<J> {
         self.keen
     }
 
-    /// Notes that this worker's job waits for another job of the pool until the guard is
-    /// dropped: another worker may be active in its place. What is to be logged of that is
-    /// given back.
+    /// Notes that this worker's job waits for another job of the pool until the guard is dropped:
+    /// another worker may be active in its place. Returns the log message, too.
     pub fn waiting(&self) -> (Waiting<J>, Woken) {
         Waiting::new(Arc::clone(&self.shared))
     }
@@ -119,11 +117,11 @@ impl<J: Send + 'static> Worker<J> {
         Handle(Arc::clone(&self.shared))
     }
 
-    /// The search is over, with a job in hand; if there is more, the next one is called.
+    /// Ends the search with a job in hand; if there is another job, wakes the next worker.
     fn found(&mut self) {
         self.searching = false;
         self.shared.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
-        // Submits that saw SEARCHING called nobody: look for their jobs after clearing it.
+        // Submitters that saw SEARCHING woke no worker: look for their jobs after clearing it.
         fence(Ordering::SeqCst);
         if !self.shared.queue.is_empty()
             && self.shared.flags.load(Ordering::Relaxed) & HAS_CAPACITY != 0
@@ -132,20 +130,20 @@ impl<J: Send + 'static> Worker<J> {
         }
     }
 
-    /// Stops although there may be work, if more workers are active than allowed.
+    /// Parks despite queued jobs, if more workers are active than allowed.
     fn retire_surplus(&mut self) -> Rest {
         let mut roster = self.shared.roster.lock();
         if roster.active <= self.shared.config.max_workers {
             return Rest::Up;
         }
         roster.active -= 1;
-        // The others, as many as are allowed, look at the queue before they sleep.
+        // The other workers, as many as are allowed, look at the queue before they park.
         if mem::take(&mut self.searching) {
             self.shared.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
         }
         // Relaxed: CLOSED is set under the lock that is held here.
         if self.shared.flags.load(Ordering::Relaxed) & CLOSED != 0 {
-            // Nobody calls the sleepers of a closed pool any more.
+            // Parked workers of a closed pool are never woken.
             self.leave(roster, "the pool is closed");
             return Rest::Left;
         }
@@ -154,7 +152,7 @@ impl<J: Send + 'static> Worker<J> {
         Rest::InBed
     }
 
-    /// The queue was empty: takes a slot, then looks once more.
+    /// The queue was empty: parks, unless a second look finds a job.
     fn park(&mut self) -> Rest {
         let mut roster = self.shared.roster.lock();
         roster.active -= 1;
@@ -163,14 +161,14 @@ impl<J: Send + 'static> Worker<J> {
         if searched {
             self.shared.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
         }
-        // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no HAS_CAPACITY,
-        // or saw SEARCHING, is visible here.
+        // Pairs with the fence in `Pool::submit`: a job is visible here if its submitter saw no
+        // HAS_CAPACITY, or saw SEARCHING.
         fence(Ordering::SeqCst);
         if !self.shared.queue.is_empty() {
             roster.active += 1;
             self.shared.publish(&roster);
-            // More than one job may be there: the search goes on, unless another worker
-            // has been called since and carries it on.
+            // There may be more than one job: the search goes on, unless another worker was woken
+            // since and carries it on.
             self.searching = searched
                 && self.shared.flags.fetch_or(SEARCHING, Ordering::Relaxed) & SEARCHING == 0;
             return Rest::Up;
@@ -185,22 +183,21 @@ impl<J: Send + 'static> Worker<J> {
         Rest::InBed
     }
 
-    /// Sleeps in the slot taken, until called or for so long that the thread leaves.
+    /// Sleeps until woken or until the idle timeout, after which the thread leaves.
     fn sleep(&mut self) {
         let config = &self.shared.config;
         let began = Instant::now();
         let mut deadline = began.checked_add(config.idle_timeout);
         loop {
             if self.parker.park(deadline) {
-                // The caller counted this worker among the active ones and set SEARCHING.
+                // The waking thread counted this worker as active and set SEARCHING.
                 self.searching = true;
                 self.keen = within(began, config.spin);
                 return;
             }
             let mut roster = self.shared.roster.lock();
             let Some(slot) = self.slot(&roster) else {
-                // Called between the time-out and the lock; the token is there or about
-                // to be.
+                // Woken between the time-out and the lock; the token is there or about to be.
                 drop(roster);
                 deadline = None;
                 continue;
@@ -210,18 +207,18 @@ impl<J: Send + 'static> Worker<J> {
                 self.leave(roster, "idle");
                 return;
             }
-            // The last thread stays, so that a submit need never fail for want of one.
+            // The last thread stays, so that `submit` need never fail for want of one.
             deadline = None;
         }
     }
 
-    /// Where this worker's slot is, if it has one.
+    /// The place of this worker's parker in `idle`, if it is there.
     fn slot(&self, roster: &Roster) -> Option<usize> {
         let mut slots = roster.idle.iter();
         slots.position(|slot| Arc::ptr_eq(slot, &self.parker))
     }
 
-    /// Takes this thread, no longer active nor in a slot, off the books.
+    /// Removes this thread, which is neither active nor parked, from the roster.
     fn leave(&self, mut roster: MutexGuard<'_, Roster>, why: &str) {
         self.left.set(true);
         roster.threads -= 1;
@@ -239,18 +236,18 @@ impl<J: Send + 'static> Drop for Worker<J> {
             roster.leaving -= 1;
             drop(roster);
         } else {
-            // The thread ends in the middle of things; it may have had a slot.
+            // The thread ends by a panic; its parker may be in `idle`.
             match self.slot(&roster) {
                 Some(slot) => drop(roster.idle.remove(slot)),
                 None => roster.active -= 1,
             }
             roster.threads -= 1;
             self.shared.publish(&roster);
-            // It may have been called without knowing. Cleared for another, the flag
-            // costs one call too many; left behind, it would stop all calls.
+            // It may have been woken without knowing. A flag cleared for another worker costs one
+            // wake-up too many; a flag left set would stop all wake-ups.
             self.shared.flags.fetch_and(!SEARCHING, Ordering::Relaxed);
             drop(roster);
-            // Its work falls to another: as in `found`.
+            // Another worker takes its work: as in `found`.
             fence(Ordering::SeqCst);
             if !self.shared.queue.is_empty() {
                 self.shared.wake_one().log();
@@ -260,17 +257,17 @@ impl<J: Send + 'static> Drop for Worker<J> {
     }
 }
 
-/// What has become of a worker that wanted to rest.
+/// The result of a worker's attempt to rest.
 enum Rest {
-    /// Nothing: it goes on looking for jobs.
+    /// It goes on looking for jobs.
     Up,
-    /// It is in the roster as a sleeper and must sleep.
+    /// Its parker is in `idle`, and it must sleep.
     InBed,
-    /// It is off the books and must end.
+    /// It is no longer in the roster and must end.
     Left,
 }
 
-/// A way to reach a worker's pool from anywhere on its thread.
+/// Access to a worker's pool from anywhere on its thread.
 pub struct Handle<J: Send + 'static>(Arc<Shared<J>>);
 
 impl<J: Send + 'static> Handle<J> {
@@ -286,18 +283,18 @@ impl<J: Send + 'static> Handle<J> {
         self.0.look_after().log();
     }
 
-    /// Notes that nobody waits any more for a worker's job: until the guard is dropped, the
-    /// pool may be quiet and be joined without it. Before a [`Waiting`] of that worker's is.
+    /// Notes that a worker's job is abandoned: until the guard is dropped, the pool may be quiet
+    /// and be joined without it. Drop it before a [`Waiting`] of that worker.
     #[must_use]
     pub fn stuck(&self) -> Stuck<J> {
         self.0.roster.lock().stuck += 1;
-        // Those who wait for quiet and those who join may have waited for this.
+        // Both `wait_quiet` and `join` may have waited for this.
         self.0.bell.notify_all();
         Stuck(Arc::clone(&self.0))
     }
 }
 
-/// Nobody waits for a worker's job; see [`Handle::stuck`].
+/// A worker's job is abandoned; see [`Handle::stuck`].
 pub struct Stuck<J: Send + 'static>(Arc<Shared<J>>);
 
 impl<J: Send + 'static> Drop for Stuck<J> {
@@ -315,17 +312,17 @@ impl<J: Send + 'static> Waiting<J> {
         roster.active -= 1;
         roster.waiting += 1;
         shared.publish(&roster);
-        // One that is stuck as well is not waited for.
+        // A worker that is stuck as well does not keep the pool from being quiet.
         shared.tell_if_quiet(&roster);
         drop(roster);
-        // Pairs with the fence in `Pool::submit`: a job pushed by someone who saw no HAS_CAPACITY
-        // is visible here.
+        // Pairs with the fence in `Pool::submit`: a job is visible here if its submitter saw no
+        // HAS_CAPACITY.
         fence(Ordering::SeqCst);
         let woken = if shared.queue.is_empty() {
             Woken::nobody()
         } else {
-            // If no thread can be started, a busy worker comes for the job when it is free; if
-            // there is none, whoever looks after the pool tries again.
+            // If no thread can be started, a busy worker takes the job when it is free. Without
+            // one, the next `look_after` tries again.
             shared.wake_one()
         };
         (Self(shared), woken)

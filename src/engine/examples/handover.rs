@@ -1,6 +1,6 @@
 //! How many jobs a second one thread hands to 1, 2, 4 and 8 workers, without Python.
 //!
-//! `handover [JOBS]` prints a line for each number of workers: the number, jobs/s.
+//! `handover [JOBS]` prints the number of workers and jobs/s, a line for each number.
 #![allow(clippy::print_stdout, reason = "what it prints is its result")]
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use flask_delay_engine::{Config, Pool, Worker};
 
 const JOBS: usize = 10_000_000;
 
-/// One for each worker, so that counting is no contention of its own.
+/// One for each worker, so that counting causes no contention.
 #[repr(align(128))]
 #[derive(Default)]
 struct Count(AtomicUsize);
@@ -50,7 +50,7 @@ fn jobs_per_second(workers: usize, jobs: usize) -> f64 {
             .map(|count| count.0.load(Ordering::Relaxed))
             .sum()
     };
-    // Threads and the queue's memory.
+    // Warms up the threads and the queue's memory.
     run(jobs / 10);
     let before = ran();
     let start = Instant::now();
