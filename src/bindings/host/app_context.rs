@@ -1,7 +1,7 @@
-//! What surrounds a task and its callbacks: for `Delay`, a fresh app context.
+//! The app context of a task and its callbacks.
 //!
-//! Leaving it runs the app's teardown functions, after tasks as after requests. One that
-//! submits a task each time would go on without end; see [`may_submit`].
+//! Leaving it runs the app's teardown functions, as after a request. A teardown function that
+//! always submits a task would never end; see [`may_submit`].
 
 use std::cell::Cell;
 
@@ -12,13 +12,13 @@ use crate::bindings::core::task::Task;
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::names;
 
-/// Whose surroundings a thread is leaving.
+/// Which app context the thread is leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     Nobodys,
-    /// A task's.
+    /// That of a task.
     Tasks,
-    /// A task's that was submitted while another's were left.
+    /// That of a task which a teardown function submitted.
     TeardownsTasks,
 }
 
@@ -26,7 +26,7 @@ thread_local! {
     static LEAVING: Cell<Leaving> = const { Cell::new(Leaving::Nobodys) };
 }
 
-/// Puts back what the thread did before, for what runs inside of something else.
+/// Restores the thread's previous state, since contexts nest.
 struct Before(Leaving);
 
 impl Before {
@@ -41,11 +41,11 @@ impl Drop for Before {
     }
 }
 
-/// Whether a task that is submitted here and now is one of a teardown function.
+/// Whether a teardown function submits the current task.
 ///
 /// # Errors
 ///
-/// `RuntimeError` if it is, and so is the task which that function runs after.
+/// `RuntimeError` if a teardown function submitted the task before it, too.
 pub(crate) fn may_submit() -> PyResult<bool> {
     match LEAVING.get() {
         Leaving::Nobodys => Ok(false),
@@ -58,14 +58,13 @@ pub(crate) fn may_submit() -> PyResult<bool> {
     }
 }
 
-/// An entered context manager.
 pub(crate) struct AppContext<'py> {
     manager: Bound<'py, PyAny>,
     _before: Before,
 }
 
 impl<'py> AppContext<'py> {
-    /// Makes the context manager with `scope()` and enters it.
+    /// Calls `scope` and enters the context manager.
     pub(crate) fn enter(scope: &Bound<'py, PyAny>) -> PyResult<Self> {
         let before = Before::set(Leaving::Nobodys);
         let manager = call_with(scope, [])?;
@@ -76,7 +75,7 @@ impl<'py> AppContext<'py> {
         })
     }
 
-    /// Leaves it after `this`, with what that has raised.
+    /// Leaves the context of `this` with `exception`, if it raised one.
     pub(crate) fn leave(
         self,
         this: &Bound<'_, Task>,
@@ -86,7 +85,7 @@ impl<'py> AppContext<'py> {
     }
 }
 
-/// Leaves the surroundings `manager` of `this`, with what that has raised.
+/// Leaves the context `manager` of `this` with `exception`, if it raised one.
 pub(crate) fn leave<'py>(
     manager: &Bound<'py, PyAny>,
     this: &Bound<'_, Task>,

@@ -1,14 +1,13 @@
-//! What `aio.py` does for the native side: running coroutines, and awaiting futures.
+//! The functions of `aio.py`: running coroutines and awaiting futures.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-/// What `aio.py` does for the native side.
 pub(crate) struct Hooks {
-    /// Takes a [`CoroutineTask`] to the event loop.
+    /// Passes a [`CoroutineTask`] to the event loop.
     pub(crate) start: Py<PyAny>,
-    /// Gives the iterator that awaits a future.
+    /// Returns the iterator that awaits a future.
     pub(crate) wait: Py<PyAny>,
 }
 

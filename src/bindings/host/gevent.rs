@@ -1,7 +1,7 @@
-//! gevent, if it is there: waits that let other greenlets run, and threads that end.
+//! gevent: waits that let other greenlets run, and cleanup when a thread ends.
 //!
-//! What there is to do is Python's (`servers/gevent.py`). Without gevent it costs one look into
-//! `sys.modules` for each wait, and for each thread that ends.
+//! The Python side is `servers/gevent.py`. Without gevent, each wait and each thread that ends
+//! costs one lookup in `sys.modules`.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ struct Hooks {
     wait: Py<PyAny>,
     leave: Py<PyAny>,
     modules: Py<PyDict>,
-    /// What has been imported where gevent may have patched anything.
+    /// The module that is imported when gevent has patched anything.
     monkey: Py<PyString>,
 }
 
@@ -46,7 +46,7 @@ fn hooks(py: Python<'_>) -> PyResult<Option<&Hooks>> {
     }
 }
 
-/// Whether threads may run several greenlets: gevent has patched something.
+/// Whether gevent has patched something, so that threads may run several greenlets.
 pub(crate) fn are_there(py: Python<'_>) -> bool {
     let patched = || -> PyResult<bool> {
         let Some(hooks) = hooks(py)? else {
@@ -55,15 +55,15 @@ pub(crate) fn are_there(py: Python<'_>) -> bool {
         let Some(monkey) = hooks.modules.bind(py).get_item(&hooks.monkey)? else {
             return Ok(false);
         };
-        // The originals of what it has patched; to be imported is not enough.
+        // An import alone does not count: look for the saved originals.
         monkey.getattr("saved")?.is_truthy()
     };
-    // Whoever cannot tell had better not interrupt it.
+    // If in doubt, do not interrupt.
     patched().unwrap_or(true)
 }
 
-/// Waits until the future is done, at most `limit`, if other greenlets of this thread may
-/// run meanwhile; whether it is. `None`: there are none, so nobody has waited.
+/// Waits up to `limit` for the future while other greenlets of this thread run; returns whether it
+/// is done. `None` without greenlets: no wait took place.
 pub(crate) fn wait(this: &Bound<'_, Task>, limit: Option<Duration>) -> PyResult<Option<bool>> {
     let py = this.py();
     match hooks(py)? {
@@ -76,8 +76,7 @@ pub(crate) fn wait(this: &Bound<'_, Task>, limit: Option<Duration>) -> PyResult<
     }
 }
 
-/// Called on a worker's thread as the last thing in Python. What goes wrong is shown: nobody
-/// else could be told.
+/// The last Python call of a worker's thread. Errors are printed: there is no caller to raise to.
 pub(crate) fn leave(py: Python<'_>) {
     let left = hooks(py).and_then(|hooks| hooks.map_or(Ok(()), |it| it.leave.call0(py).map(drop)));
     if let Err(error) = left {

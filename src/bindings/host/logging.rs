@@ -1,4 +1,4 @@
-//! Into Python's `logging`: the engine's own lines through `log`, and what users must see.
+//! Messages to Python's `logging`, including the engine's own through `log`.
 
 use std::time::Duration;
 
@@ -14,21 +14,19 @@ use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::call::call_named;
 use crate::bindings::names;
 
-/// Sends the engine's lines (threads that start and leave, at DEBUG) to Python's logging.
+/// Sends the engine's messages (threads that start and end, at DEBUG) to Python's logging.
 ///
-/// Only loggers are cached, not levels, so that a level set later counts at once; the
-/// lines are few.
+/// Caches only loggers, not levels, so that a level set later takes effect.
 pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
     let logger = Bridge(Logger::new(py, Caching::Loggers)?.filter(LevelFilter::Debug));
-    // An error means that a logger is set already: the module was loaded before.
+    // An error means that the module was loaded before and has set the logger.
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(LevelFilter::Debug);
     }
     Ok(())
 }
 
-/// The way into Python's logging, which leaves the error of a handler that raises as the
-/// current one; that would become an error of whatever C calls next.
+/// Clears the exception of a handler that raises: the next C call would report it as its own.
 struct Bridge(Logger);
 
 impl Log for Bridge {
@@ -37,7 +35,7 @@ impl Log for Bridge {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // None when the interpreter is gone, and with it those who read the log.
+        // `None` when the interpreter is gone.
         attach(|py| {
             let current = PyErr::take(py);
             self.0.log(record);
@@ -53,13 +51,13 @@ impl Log for Bridge {
     fn flush(&self) {}
 }
 
-/// Logs an exception that nobody else may ever see; `template` takes the task's name and id.
+/// Logs an exception that is reported nowhere else; `template` takes the task's name and id.
 pub(crate) fn failure(py: Python<'_>, template: &str, this: &Bound<'_, Task>, error: PyErr) {
     let exception = into_exception(py, error);
     exception_of(template, this, &exception);
 }
 
-/// As [`failure`], for an exception that is kept elsewhere too.
+/// As [`failure`], for an exception that is also kept elsewhere.
 pub(crate) fn exception_of(template: &str, this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) {
     let py = this.py();
     let id = this.get().quiet_id().to_string();
@@ -75,13 +73,13 @@ pub(crate) fn exception_of(template: &str, this: &Bound<'_, Task>, exception: &B
     );
 }
 
-/// Logs why the pool `name` cannot run anything.
+/// Logs why the pool `name` cannot run tasks.
 pub(crate) fn initializer_failed(py: Python<'_>, name: &str, exception: &Bound<'_, PyAny>) {
     let template = "the initializer of pool %s raised";
     or_unraisable(py, log(py, "critical", template, &[name], Some(exception)));
 }
 
-/// Logs that an attempt has failed and another one follows.
+/// Logs a failed attempt that a retry follows.
 pub(crate) fn runs_again(
     this: &Bound<'_, Task>,
     after: Duration,
@@ -99,13 +97,11 @@ pub(crate) fn runs_again(
     or_unraisable(py, log(py, level, template, &arguments, exception));
 }
 
-/// Logs a warning about a task; `template` takes its name and id.
 pub(crate) fn warning_of(template: &str, this: &Bound<'_, Task>) {
     let id = this.get().quiet_id().to_string();
     warning(this.py(), template, &[&name_of(this), &id]);
 }
 
-/// Logs a warning.
 pub(crate) fn warning(py: Python<'_>, template: &str, arguments: &[&str]) {
     or_unraisable(py, log(py, "warning", template, arguments, None));
 }
@@ -135,15 +131,15 @@ pub(crate) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let logger = py
         .import(names::logging(py))?
         .call_method1("getLogger", (names::flask_delay(py),))?;
-    // A configuration that does not name it has switched it off in passing, unless it says
-    // otherwise. Whoever wants silence has a level, filters and a setting.
+    // `dictConfig` disables loggers that it does not name, unless told otherwise. To silence this
+    // one there are levels, filters and a setting.
     if logger.getattr("disabled")?.is_truthy()? {
         logger.setattr("disabled", false)?;
     }
     Ok(logger)
 }
 
-/// A logger that fails must not take the task or the worker with it.
+/// An error in logging must not end the task or the worker.
 fn or_unraisable(py: Python<'_>, logged: PyResult<()>) {
     if let Err(error) = logged {
         error.write_unraisable(py, None);

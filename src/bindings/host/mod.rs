@@ -1,4 +1,4 @@
-//! What Flask and the process lend us: contexts, loggers, signals, gevent, the switch interval.
+//! Flask and the process: contexts, loggers, signals, gevent, the switch interval.
 
 pub(crate) mod app_context;
 pub(crate) mod event_loop;

@@ -1,9 +1,8 @@
-//! Telling those who listen what happens to tasks: blinker's signals, as the native side
-//! sees them.
+//! blinker's signals for events of tasks.
 //!
-//! A signal is a dict of receivers, a function that tells whether some of them listen to this
-//! executor's app, and one that calls those. While the dict is empty, which is what one look
-//! costs, nothing is called.
+//! A signal is a dict of receivers and two functions. One tells whether any receiver listens to
+//! this executor's app, and the other calls those receivers. While the dict is empty, neither is
+//! called.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -15,7 +14,7 @@ use crate::bindings::ffi::call::{call_named, call_with};
 use crate::bindings::names;
 
 impl Signals {
-    /// From triples as [`Signal`] has them, one for each [`Kind`] that has one.
+    /// Takes triples as in [`Signal`], one for each [`Kind`] with a signal.
     pub(crate) fn new(triples: &Bound<'_, PyTuple>) -> PyResult<Self> {
         let triples: [(Py<PyDict>, Py<PyAny>, Py<PyAny>); SIGNALS] = triples.extract()?;
         Ok(Self(triples.map(|(receivers, listens, send)| Signal {
@@ -25,17 +24,16 @@ impl Signals {
         })))
     }
 
-    /// Whether there are receivers.
     fn wanted(&self, py: Python<'_>, kind: Kind) -> bool {
         let signal = &self.0[kind as usize];
         !signal.receivers.bind(py).is_empty()
             && call_with(signal.listens.bind(py), [])
                 .and_then(|listens| listens.is_truthy())
-                // Whoever listens is told rather once too often.
+                // If in doubt, send the signal.
                 .unwrap_or(true)
     }
 
-    /// Tells everybody who listens; what they raise is logged.
+    /// Calls all receivers and logs what they raise.
     fn emit(&self, this: &Bound<'_, Task>, kind: Kind) {
         let py = this.py();
         let send = self.0[kind as usize].send.bind(py);
@@ -46,20 +44,20 @@ impl Signals {
     }
 }
 
-/// Whether this end of a task, if it is one, has receivers.
+/// Whether `kind` ends the task and has receivers.
 #[inline]
 pub(crate) fn wanted(this: &Bound<'_, Task>, kind: Option<Kind>) -> bool {
     kind.is_some_and(|kind| of(this, kind).is_some())
 }
 
-/// Sends the signal of an event of a task, if there are receivers.
+/// Sends the signal of an event, if it has receivers.
 pub(crate) fn emit(this: &Bound<'_, Task>, kind: Kind) {
     if let Some(signals) = of(this, kind) {
         signals.emit(this, kind);
     }
 }
 
-/// The signals of a task's executor, if this one has receivers.
+/// The signals of the task's executor, if `kind` has receivers.
 #[inline]
 fn of<'a>(this: &'a Bound<'_, Task>, kind: Kind) -> Option<&'a Signals> {
     if events::wanted(kind).by(Subscriber::Signals) {
@@ -78,7 +76,7 @@ fn received<'a>(this: &'a Bound<'_, Task>, kind: Kind) -> Option<&'a Signals> {
 #[doc = doc!("_subscribe_signals")]
 #[pyfunction]
 pub(crate) fn _subscribe_signals() {
-    // Of all: a receiver that comes later is told of by nobody else.
+    // All kinds: receivers may be connected later.
     events::subscribe(
         Subscriber::Signals,
         &[

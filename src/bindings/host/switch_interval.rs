@@ -1,11 +1,10 @@
-//! Kind to requests: a short switch interval while tasks burn processor time.
+//! Shortens the switch interval while tasks use the processor, so that requests run sooner.
 //!
-//! A thread that wants the GIL waits a whole switch interval, 5 ms by default, for one that
-//! computes in Python; a request wants it many times. So one thread of the process, the
-//! governor, looks at the processor time of all workers every few milliseconds, has
-//! Python switch more often while some task computes, and puts the user's own interval back
-//! when none does. Tasks that wait, and swarms of tiny tasks, change nothing. Without a
-//! GIL there is no governor.
+//! A thread that wants the GIL waits a whole switch interval, 5 ms by default, for a thread that
+//! computes in Python. A request wants it many times. One thread of the process, the governor,
+//! checks the processor time of all workers every few milliseconds. It shortens the interval while
+//! a task computes, and restores the user's own when none does. Tasks that wait and large numbers
+//! of tiny tasks change nothing. Without a GIL there is no governor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -20,27 +19,27 @@ use crate::bindings::core::worker_slot::WorkerSlot;
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::clock::ThreadClock;
 
-/// How often the governor looks while a task computes or may begin to.
+/// The governor's period while a task computes or may begin to.
 const TICK: Duration = Duration::from_millis(5);
-/// And while the tasks that run only wait.
+/// Its period while the running tasks only wait.
 const SLOW_TICK: Duration = Duration::from_millis(20);
-/// After so long without a worker awake it sleeps, until a worker wakes it.
+/// Without an active worker for this long it sleeps until a worker wakes it.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// After so many ticks of rest a task that goes on is taken to wait. On a busy machine one
-/// that computes may be without a processor for some.
+/// After so many idle ticks a running task is taken to wait. On a busy machine, a task that
+/// computes may get no processor for some ticks.
 const PATIENCE: u32 = 10;
 
-/// Shares of a tick that the workers have computed, in percent: above the first they burn,
-/// below the second they rest; in between stays what was.
+/// Shares of a tick that workers compute, in percent. Above `BURNS` the interval is shortened,
+/// below `RESTS` it is restored, and in between nothing changes.
 const BURNS: u32 = 40;
 const RESTS: u32 = 10;
-/// What one worker has computed counts from this share on.
+/// A worker's share below this is ignored.
 const COUNTS: u32 = 5;
-/// Tasks shorter than this on average give the GIL back soon enough by themselves.
+/// Tasks shorter than this on average release the GIL soon enough by themselves.
 const LONG_TASK: Duration = Duration::from_micros(500);
 
-/// A worker, as the governor sees it.
+/// The governor's view of a worker.
 pub(crate) struct Watched {
     clock: ThreadClock,
     slot: Arc<WorkerSlot>,
@@ -52,9 +51,9 @@ pub(crate) struct Watched {
 struct Governor {
     // A leaf: nothing is called while it is held.
     inner: Mutex<Inner>,
-    /// The governor sleeps until it is woken.
+    /// The governor sleeps until a worker wakes it.
     asleep: AtomicBool,
-    /// The user's own interval as the bits of a float, while a shorter one is set; else 0.
+    /// The user's interval as the bits of a float while a shorter one is set, otherwise 0.
     shortened: AtomicU64,
 }
 
@@ -67,12 +66,11 @@ struct Inner {
 
 static GOVERNOR: LazyPerProcess<Governor> = LazyPerProcess::new();
 
-/// This process's governor.
 fn governor() -> &'static Governor {
     GOVERNOR.get_or_init(Governor::default)
 }
 
-/// Has the calling thread, a worker, watched; `None` where that is of no use.
+/// Registers the calling worker thread; `None` where there is no governor.
 pub(crate) fn watch(
     py: Python<'_>,
     slot: &Arc<WorkerSlot>,
@@ -113,28 +111,25 @@ pub(crate) fn watch(
 }
 
 impl Watched {
-    /// The worker goes to sleep.
     pub(crate) fn sleeps(&self) {
         self.awake.store(false, Ordering::Relaxed);
     }
 
-    /// The worker has work.
     pub(crate) fn wakes(&self) {
         self.awake.store(true, Ordering::Relaxed);
-        // Pairs with the fence before the governor sleeps: either it sees this worker
-        // awake, or this worker sees it asleep.
+        // Pairs with the fence before the governor sleeps: either it sees this worker awake, or
+        // this worker sees it asleep.
         fence(Ordering::SeqCst);
         governor().wake();
     }
 
-    /// The worker leaves.
     pub(crate) fn forget(self: &Arc<Self>) {
         let mut inner = governor().inner.lock();
         inner.workers.retain(|worker| !Arc::ptr_eq(worker, self));
     }
 }
 
-/// What was last seen of a worker.
+/// The last reading of a worker.
 struct Seen {
     worker: Arc<Watched>,
     used: Duration,
@@ -143,7 +138,7 @@ struct Seen {
 
 impl Governor {
     fn wake(&self) {
-        // The load keeps the usual case, awake, free of a write that all workers share.
+        // The load spares the usual case, awake, a write that all workers share.
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
             let thread = self.inner.lock().thread.clone();
             if let Some(thread) = thread {
@@ -215,12 +210,12 @@ impl Governor {
         }
     }
 
-    /// Sets a short interval, or the user's own again.
+    /// Sets a short interval or restores the user's.
     fn apply(&self, burning: Option<Duration>) {
         if burning.is_some() == (self.shortened.load(Ordering::Relaxed) != 0) {
             return;
         }
-        // None once the interpreter is gone, when there is nothing to set.
+        // `None` once the interpreter is gone: there is nothing to set.
         let set = attach(|py| match burning {
             Some(interval) => self.shorten(py, interval.as_secs_f64()),
             None => self.restore(py),
@@ -248,7 +243,7 @@ impl Governor {
         }
         let sys = py.import("sys")?;
         let now: f64 = sys.call_method0("getswitchinterval")?.extract()?;
-        // Someone else has set it since: then that is the user's own.
+        // Other code has set it since, so this is the user's interval.
         let short = f64::from_bits(SHORT.load(Ordering::Relaxed));
         if (now - short).abs() < short / 2.0 {
             sys.call_method1("setswitchinterval", (f64::from_bits(own),))?;
@@ -257,10 +252,10 @@ impl Governor {
     }
 }
 
-/// The short interval that was set last, as the bits of a float.
+/// The short interval set last, as the bits of a float.
 static SHORT: AtomicU64 = AtomicU64::new(0);
 
-/// The share of `window`, in percent, that the workers' long tasks have computed.
+/// The share of `window`, in percent, that long tasks of the workers computed.
 fn look(workers: &[Arc<Watched>], seen: &mut Vec<Seen>, window: Duration) -> u32 {
     let mut share = 0;
     let mut next = Vec::with_capacity(workers.len());
@@ -292,7 +287,7 @@ fn percent(part: Duration, whole: Duration) -> u32 {
     u32::try_from(percent).unwrap_or(u32::MAX)
 }
 
-/// Puts the user's interval back in a process forked while a shorter one was set.
+/// Restores the user's interval in a process forked while a shorter one was set.
 pub(crate) fn restore_after_fork(py: Python<'_>) {
     for governor in GOVERNOR.inherited() {
         if let Err(error) = governor.restore(py) {
@@ -301,7 +296,7 @@ pub(crate) fn restore_after_fork(py: Python<'_>) {
     }
 }
 
-/// Ends the governor, at exit; whatever it has set is undone.
+/// Ends the governor at exit and restores the interval.
 pub(crate) fn stop(py: Python<'_>) {
     let governor = governor();
     let thread = {

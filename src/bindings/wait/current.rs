@@ -1,4 +1,4 @@
-//! What each worker does now: for `current_task`, for waits, and for the report at exit.
+//! The current task of each worker, for `current_task`, for waits and for the report at exit.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -16,14 +16,13 @@ use crate::bindings::core::worker_slot::{Waits, WorkerSlot};
 use crate::bindings::ffi::context::value_of;
 use crate::bindings::ffi::fork::generation;
 
-/// A worker, as code on its thread finds it.
+/// A worker's state, for code on its thread.
 pub(crate) struct Local {
     pub(crate) slot: Arc<WorkerSlot>,
-    /// The executor whose worker this is.
     pub(crate) core: Weak<Core>,
     /// The executor's only task is the event loop.
     pub(crate) service: bool,
-    /// The process that the worker is one of; a fork may have taken its thread elsewhere.
+    /// The worker's process; after a fork, the thread may be in another.
     pub(crate) generation: u32,
     pub(crate) waits: Arc<Waits>,
     pub(crate) deferred: Rc<Deferred>,
@@ -31,20 +30,20 @@ pub(crate) struct Local {
 
 thread_local! {
     static LOCAL: OnceCell<Local> = const { OnceCell::new() };
-    /// The process that this thread is a worker of. Apart from `LOCAL`, which is gone by the
-    /// time that an exit handler runs on its thread.
+    /// The generation in which this thread is a worker. Separate from `LOCAL`, which is destroyed
+    /// before an exit handler runs on the thread.
     static WORKER: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 thread_local! {
-    /// The tasks that this thread runs itself for want of workers, innermost last.
+    /// The tasks that this thread runs itself because there are no workers, innermost last.
     static OWN: RefCell<Vec<Arc<WorkerSlot>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// This thread runs a task itself until the guard is dropped.
+/// Makes this thread run a task itself until the guard is dropped.
 pub(crate) struct CallerSlot {
     pub(crate) slot: Arc<WorkerSlot>,
-    /// Of a task that this one runs inside of.
+    /// Covers the call of an outer task.
     _covered: Option<Covered>,
 }
 
@@ -70,15 +69,14 @@ impl Drop for CallerSlot {
     }
 }
 
-/// Notes that this thread is a worker, for its life.
+/// Makes this thread a worker until it ends.
 pub(crate) fn set_local(local: Local) {
     WORKER.set(Some(local.generation));
     LOCAL.with(|cell| drop(cell.set(local)));
 }
 
-/// Runs `with` if this thread is a worker.
 pub(crate) fn with_local<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
-    // An error where a thread that ends has taken its locals apart already.
+    // An error if the thread is ending and has destroyed its locals.
     LOCAL
         .try_with(|cell| cell.get().map(with))
         .unwrap_or_default()
@@ -89,8 +87,8 @@ fn with_worker<R>(with: impl FnOnce(&Local) -> R) -> Option<R> {
     with_local(|local| (local.generation == generation()).then(|| with(local))).flatten()
 }
 
-/// Leaves it to this worker to ring `waiters` as soon as it lets go of the GIL. Gives back
-/// those that are to be rung now: all, if `may` is not set or this is no worker at work.
+/// Leaves `waiters` to this worker, which wakes them as soon as it releases the GIL. Returns those
+/// to wake now: all, if `may` is false or this is no working worker.
 pub(crate) fn defer(waiters: Vec<Arc<Waiter>>, may: bool) -> Vec<Arc<Waiter>> {
     let own = || OWN.try_with(|own| !own.borrow().is_empty());
     if waiters.is_empty() || !may || own().unwrap_or_default() {
@@ -101,12 +99,11 @@ pub(crate) fn defer(waiters: Vec<Arc<Waiter>>, may: bool) -> Vec<Arc<Waiter>> {
     waiters.unwrap_or_default()
 }
 
-/// Has this worker ring the waiters that were left to it, now.
+/// Wakes the waiters that were left to this worker.
 pub(crate) fn ring() {
     with_worker(|local| local.deferred.ring());
 }
 
-/// Whether this thread is a worker.
 pub(crate) fn is_worker() -> bool {
     WORKER.get() == Some(generation())
 }
@@ -124,8 +121,7 @@ pub(crate) fn is_at_work() -> bool {
             .unwrap_or_default()
 }
 
-/// Notes that this thread's task waits, if it is a worker: another may be active in its
-/// place until the guard is dropped.
+/// Notes that this worker's task waits: another worker may be active until the guard is dropped.
 pub(crate) fn waiting() -> Option<Waiting> {
     let waits = with_worker(|local| Arc::clone(&local.waits))?;
     waits.begin();
@@ -135,14 +131,14 @@ pub(crate) fn waiting() -> Option<Waiting> {
     })
 }
 
-/// Has the pool of this worker, which waits, see to jobs that no thread could be started for.
+/// Lets this waiting worker's pool retry jobs for which no thread could be started.
 pub(crate) fn look_after_pool() {
     if let Some(waits) = with_worker(|local| Arc::clone(&local.waits)) {
         waits.look_after();
     }
 }
 
-/// See [`waiting`]. May be dropped by any thread.
+/// See [`waiting`]. Any thread may drop it.
 pub(crate) struct Waiting {
     waits: Arc<Waits>,
     generation: u32,
@@ -150,14 +146,14 @@ pub(crate) struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // In a process forked meanwhile, the books of the pool are not ours.
+        // After a fork, the pool's counters belong to the parent.
         if self.generation == generation() {
             self.waits.end();
         }
     }
 }
 
-/// Whether the executor has tasks that need this thread: it is one of its workers, or runs
+/// Whether the executor has tasks that need this thread: it is a worker of the executor, or runs
 /// the event loop and one of its coroutines.
 pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
     with_worker(|local| {
@@ -166,7 +162,7 @@ pub(crate) fn is_worker_of(core: &Arc<Core>) -> bool {
     .unwrap_or(false)
 }
 
-/// The task that this thread runs, or whose coroutine this context belongs to.
+/// The task that this thread runs, or the coroutine task of this context.
 pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, Task>> {
     let runs = |task: &Bound<'_, Task>| task.get().phase() == Phase::Running;
     let own = OWN
@@ -175,14 +171,14 @@ pub(crate) fn task(py: Python<'_>) -> Option<Bound<'_, Task>> {
     if let Some(own) = own.filter(runs) {
         return Some(own);
     }
-    // The event loop's thread runs coroutines, not the task that its slot shows.
+    // The event loop's thread runs coroutines, not the task in its slot.
     with_local(|local| (!local.service).then(|| local.slot.task(py)).flatten())
         .flatten()
         .filter(runs)
         .or_else(|| current_coroutine(py).filter(|task| task.get().goes_on()))
 }
 
-/// The future of the coroutine that a context belongs to.
+/// The context variable for the future of a coroutine.
 static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 fn coroutine_variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -194,14 +190,14 @@ fn coroutine_variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
         .map(|variable| variable.bind(py))
 }
 
-/// The coroutine's task that this context belongs to.
+/// The coroutine task of this context.
 pub(crate) fn current_coroutine(py: Python<'_>) -> Option<Bound<'_, Task>> {
     let none = py.None().into_bound(py);
     let task = value_of(coroutine_variable(py).ok()?.as_borrowed(), &none).ok()?;
     task.cast_into::<Task>().ok()
 }
 
-/// Makes the coroutine's task the current one of this context.
+/// Makes `task` the current coroutine task of this context.
 pub(crate) fn set_coroutine(task: &Bound<'_, Task>) -> PyResult<()> {
     let variable = coroutine_variable(task.py())?;
     variable.call_method1("set", (task,)).map(drop)

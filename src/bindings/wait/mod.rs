@@ -1,4 +1,4 @@
-//! Blocking until a task ends, and never in a circle.
+//! Blocking until a task ends, with refusal of circular waits.
 
 pub(crate) mod current;
 pub(crate) mod result;

@@ -1,4 +1,4 @@
-//! Waiting for a future: with the GIL released, interruptible, and never in a circle.
+//! Waiting for a future: interruptible, without the GIL, and never in a circle.
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::host::gevent;
 
-/// Which task waits for which, by address: both futures live as long as the wait. With those
-/// tasks that a key may hold up.
+/// The waits between tasks, and the tasks that a key may hold up. Keys are addresses: both futures
+/// live as long as the wait.
 static WAITS: LazyPerProcess<WaitGraph<String, Held>> = LazyPerProcess::new();
 
-/// A task's wait, for as long as it lasts.
+/// A task's wait; ends when dropped.
 pub(crate) struct Entered {
     inner: Option<engine::Entered<'static, String, Held>>,
     generation: u32,
@@ -38,17 +38,17 @@ pub(crate) struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         if self.generation != generation() {
-            // In a process forked meanwhile: the waits of the parent are not touched.
+            // In a forked process, leave the waits of the parent alone.
             std::mem::forget(self.inner.take());
         }
     }
 }
 
-/// Whom to ask what holds up a task.
+/// What to ask about a task's obstacles.
 #[derive(Clone)]
 pub(crate) enum Held {
     Task(Arc<Py<Task>>),
-    /// The turn that its key will give a task which has yet to wait for others.
+    /// The turn that its limiter will give to a task which does not wait yet.
     Turn(Arc<Py<Task>>),
 }
 
@@ -95,7 +95,6 @@ pub(crate) fn until_done(
     Err(PyTimeoutError::new_err(()))
 }
 
-/// Sleeps until the future is done or the time is over.
 fn sleep(this: &Bound<'_, Task>, limit: Option<Duration>) -> PyResult<()> {
     let py = this.py();
     let cell = this.get();
@@ -123,8 +122,8 @@ fn sleep(this: &Bound<'_, Task>, limit: Option<Duration>) -> PyResult<()> {
     }
 }
 
-/// Refuses to block the event loop until so many of these are done, if that takes a coroutine
-/// which needs it.
+/// Refuses to block the event loop until `need` targets are done, if that takes a coroutine which
+/// needs the loop.
 pub(crate) fn refuse_on_loop(targets: &[Bound<'_, Task>], need: usize) -> PyResult<()> {
     let needs_loop = |target: &&Bound<'_, Task>| policy::needs(target, Task::is_coroutine);
     let Some(target) = targets.iter().find(needs_loop) else {
@@ -141,8 +140,8 @@ pub(crate) fn refuse_on_loop(targets: &[Bound<'_, Task>], need: usize) -> PyResu
     )))
 }
 
-/// Notes that this thread's task waits, if it runs one, until so many of these are done;
-/// refuses that if it would never end.
+/// Notes that this thread's task, if any, waits until `need` targets are done; refuses a wait that
+/// would never end.
 pub(crate) fn enter_own(targets: &[Bound<'_, Task>], need: usize) -> PyResult<Option<Entered>> {
     let Some(target) = targets.first() else {
         return Ok(None);
@@ -152,8 +151,8 @@ pub(crate) fn enter_own(targets: &[Bound<'_, Task>], need: usize) -> PyResult<Op
         .transpose()
 }
 
-/// Notes that the task `waiter` waits until so many of these are done; refuses that if it
-/// would never end.
+/// Notes that the task `waiter` waits until `need` targets are done; refuses a wait that would
+/// never end.
 fn enter(waiter: &Bound<'_, Task>, targets: Vec<Target<Held>>, need: usize) -> PyResult<Entered> {
     let wait = Wait {
         name: name_of(waiter),
@@ -179,7 +178,7 @@ fn target_of(future: &Bound<'_, Task>) -> Target<Held> {
     }
 }
 
-/// What holds up a task now, if anything does.
+/// The obstacle that holds up a task now, if any.
 fn ask(py: Python<'_>, held: &Held) -> Option<Obstacle<String, Held>> {
     let task = match held {
         Held::Task(task) => task,
@@ -205,7 +204,7 @@ fn ask(py: Python<'_>, held: &Held) -> Option<Obstacle<String, Held>> {
     })
 }
 
-/// What its key has before a task.
+/// The tasks that come before `task` in its limiter.
 fn turn(task: &Bound<'_, Task>, name: String) -> Option<Obstacle<String, Held>> {
     let (jobs, need) = policy::held_up(task)?;
     let jobs = jobs.into_iter().map(|job| Target { job, held: None });
@@ -242,7 +241,7 @@ fn endless(circle: &[Link<String>]) -> PyErr {
 #[pyclass(frozen, name = "_Waiting", module = "flask_delay._native")]
 pub(crate) struct Waiting {
     entered: Mutex<Option<Entered>>,
-    /// What the wait itself keeps of the task that is waited for.
+    /// The reference that the wait itself keeps to its target.
     held: Option<Held>,
 }
 
@@ -265,8 +264,8 @@ impl Waiting {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // While nobody but this wait has it. Who looks at waits is attached, so the count is
-        // the same in all of one collection.
+        // Traverse only while this wait has the one reference. Code that looks at waits is
+        // attached, so the count is the same throughout one collection.
         if let Some(Held::Task(task) | Held::Turn(task)) = &self.held
             && Arc::strong_count(task) <= 2
         {
@@ -280,7 +279,7 @@ impl Waiting {
     }
 }
 
-/// Refuses to wait for ever for a task that nobody runs.
+/// Refuses an endless wait for a task that has no worker.
 pub(crate) fn refuse_endless_wait(this: &Bound<'_, Task>) -> PyResult<()> {
     let waits = |cell: &Task| {
         let manual = |core: &Arc<Core>| core.mode == Mode::Manual;

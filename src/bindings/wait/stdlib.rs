@@ -1,16 +1,12 @@
-//! What `concurrent.futures.wait` and `as_completed` use of a future: its list of waiters, and its
-//! condition.
+//! The waiters and the condition of a future, for `concurrent.futures.wait` and `as_completed`.
 //!
-//! They enter themselves in a list, and get one; a task that asks gets one that also tells. A
-//! task's wait is one like that for a single future: it may not be in a circle, and another worker
-//! may be active meanwhile. Nobody tells us when it begins. But it ends by an event, which every
-//! waiter makes for itself and which is replaced, when it enters itself into the first list, by
-//! one that we are asked to wait for.
+//! Both functions append a waiter to a list of the future. For a task that calls them, the list is
+//! a [`Listeners`], which replaces the waiter's event with an [`Event`]. `Event::wait` then notes
+//! the wait: it may not close a circle, and another worker may be active meanwhile.
 //!
-//! They want a `threading.Condition`, but only to lock it: those who wait do so on an event of
-//! their own, and `Future.result` has its own way here. So Python's lock with a no-op is enough,
-//! at a fraction of the cost, and a future that is done, whose state nothing can change any more,
-//! needs not even the lock.
+//! Both functions want a `threading.Condition` only to lock it: they wait on events, and
+//! `Future.result` waits in its own way. So Python's lock with a no-op `notify_all` is enough, at a
+//! fraction of the cost. The state of a done future cannot change, so it needs no lock at all.
 
 use std::time::{Duration, Instant};
 
@@ -28,16 +24,16 @@ use crate::bindings::ffi::call::call_with;
 use crate::bindings::ffi::cpython::{Need, WaitCall, is_waiter};
 use crate::bindings::names;
 
-/// What a future's list of waiters has before a plain list.
+/// The base class of a list that replaces the events of tasks' waiters.
 #[pyclass(frozen, subclass, name = "_Listeners", module = "flask_delay._native")]
 pub(crate) struct Listeners;
 
-/// Whether a list of waiters tells when a worker's task enters itself.
+/// Whether the list is a [`Listeners`].
 pub(crate) fn is_telling(list: &Bound<'_, PyList>) -> bool {
     !list.is_exact_instance_of::<PyList>()
 }
 
-/// A list that tells, with the waiters of a plain one.
+/// A [`Listeners`] with the waiters of a plain list.
 pub(crate) fn telling<'py>(
     py: Python<'py>,
     plain: Option<&Bound<'py, PyList>>,
@@ -65,7 +61,7 @@ impl Listeners {
     }
 
     fn append(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
-        // Nobody sets the event before this returns: the future's condition is held.
+        // The event is not set before this returns: the future's condition is held.
         if current::is_at_work() {
             Event::replace(waiter)?;
         }
@@ -73,12 +69,12 @@ impl Listeners {
     }
 }
 
-/// The event of a waiter.
+/// Replaces the event of a waiter.
 #[pyclass(frozen, name = "_Event", module = "flask_delay._native")]
 pub(crate) struct Event(Py<PyAny>);
 
 impl Event {
-    /// Takes the place of the waiter's event, unless it has it or the waiter is not one of
+    /// Replaces the waiter's event, unless it is replaced already or the waiter is not one of
     /// `concurrent.futures`.
     fn replace(waiter: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = waiter.py();
@@ -135,7 +131,7 @@ impl Event {
     }
 }
 
-/// Waits for the event as a worker, which looks after its pool in between.
+/// Waits for the event as a worker, which looks after its pool between slices.
 fn wait_in_slices<'py>(
     event: &Bound<'py, PyAny>,
     timeout: Option<Bound<'py, PyAny>>,
@@ -154,7 +150,7 @@ fn wait_in_slices<'py>(
     }
 }
 
-/// Notes the wait, if a task waits; refuses one that would never end.
+/// Notes the wait of a task; refuses a wait that would never end.
 fn enter(caller: &WaitCall<'_>) -> PyResult<Option<Entered>> {
     let ours = caller.futures.iter().filter_map(|it| it.cast().ok());
     let mut targets: Vec<Bound<'_, Task>> = ours.cloned().collect();
@@ -164,10 +160,10 @@ fn enter(caller: &WaitCall<'_>) -> PyResult<Option<Entered>> {
     let all = match caller.need()? {
         None => return Ok(None),
         Some(Need::One) if any_done => return Ok(None),
-        // Those that have ended have not raised.
+        // `FIRST_EXCEPTION`: the futures that are done have not raised.
         Some(need) => matches!(need, Need::All),
     };
-    // Those of other executors may end at any time.
+    // Futures of other executors may end at any time.
     if !all && !all_ours {
         return Ok(None);
     }
@@ -176,9 +172,8 @@ fn enter(caller: &WaitCall<'_>) -> PyResult<Option<Entered>> {
     result::enter_own(&targets, need)
 }
 
-/// The list that `concurrent.futures.wait` puts itself into.
-///
-/// A plain one, until a task asks for it.
+/// The list to which `concurrent.futures.wait` appends its waiter: a plain one, until a task asks
+/// for it.
 pub(crate) fn listeners<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, PyList>> {
     let py = this.py();
     let known = || {
@@ -194,9 +189,9 @@ pub(crate) fn listeners<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, PyL
     if !tells {
         return Ok(put_listeners(this, &PyList::empty(py), false));
     }
-    // Whoever enters itself or leaves holds the condition meanwhile, so the lists may be
-    // exchanged under it. That of a future that is done locks nobody out, and it needs no
-    // other list: nobody waits for it.
+    // Waiters enter and leave with the condition held, so the lists may be exchanged under it. The
+    // condition of a done future excludes no thread, but such a future has no waiters and keeps its
+    // list.
     let condition = condition_of(this)?;
     transition::acquire(&condition)?;
     let list = telling(py, known().as_ref())
@@ -205,8 +200,7 @@ pub(crate) fn listeners<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, PyL
     list
 }
 
-/// Puts a list in, instead of another one or only if there is none; the one that is there
-/// afterwards.
+/// Stores a list if there is none, or `instead` of another; returns the one stored afterwards.
 fn put_listeners<'py>(
     this: &Bound<'py, Task>,
     fresh: &Bound<'py, PyList>,
@@ -224,9 +218,9 @@ fn put_listeners<'py>(
     list
 }
 
-/// The condition of a future that is not done.
+/// A condition for a future that is not done.
 pub(crate) fn condition(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    // A class of Python's over the lock, so that locking goes through none of our code.
+    // A Python class over the lock, so that locking calls none of our code.
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let class = CLASS.get_or_try_init(py, || {
         let body = PyDict::new(py);
@@ -242,7 +236,7 @@ pub(crate) fn condition(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     class.bind(py).call0()
 }
 
-/// The condition of all futures that are done, which is never locked.
+/// The condition of all done futures, which is never locked.
 pub(crate) fn condition_of_done(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static OF_DONE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let condition = OF_DONE.get_or_try_init(py, || {
@@ -252,7 +246,7 @@ pub(crate) fn condition_of_done(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok(condition.bind(py).clone())
 }
 
-/// Nobody waits on the condition itself.
+/// No thread waits on the condition itself.
 #[pyfunction]
 fn notify_all() {}
 
@@ -277,10 +271,10 @@ impl OfDone {
     fn notify_all(&self) {}
 }
 
-/// The condition that `concurrent.futures.wait` holds while it looks at the state.
+/// The condition that `concurrent.futures.wait` holds while it reads the state.
 ///
-/// Each future that is not done has its own: `wait` holds those of all its futures at
-/// once, and two such threads would lock each other out over a shared one.
+/// Each future that is not done has its own: `wait` holds those of all its futures at once. With a
+/// shared one, two such threads would block each other.
 pub(crate) fn condition_of<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     let cell = this.get();
@@ -294,7 +288,7 @@ pub(crate) fn condition_of<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, 
         return condition_of_done(py);
     }
     let fresh = condition(py)?;
-    // The loser of a race for it is dropped after the lock is let go.
+    // A condition that loses the race is dropped after the lock is released.
     Ok(cell.state.watch_with(cell.extra(), |extra| {
         let condition = extra
             .condition
