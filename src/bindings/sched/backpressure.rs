@@ -1,5 +1,5 @@
-//! `queue_size`: so many places for tasks that have been accepted and have not started, and
-//! what becomes of a task that finds none.
+//! `queue_size`: permits for tasks that were accepted and have not started, and the policy for a
+//! task that gets none.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,12 +18,11 @@ use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::host::logging;
 use crate::bindings::wait::current;
 
-/// Takes a place in the queue for `this`, if places are counted.
+/// Takes a permit of the queue for `this`.
 ///
 /// # Errors
 ///
-/// `QueueFull`, `RuntimeError` if the pool is closed meanwhile, and what a signal's handler
-/// raises.
+/// `QueueFull`, `RuntimeError` if the pool is closed meanwhile, and what a signal's handler raises.
 #[cold]
 pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, places: &Places) -> PyResult<Entry> {
     if core.pool().is_closed() {
@@ -32,7 +31,7 @@ pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, places: &Places) ->
     let asked = core.backpressure;
     let took = places.try_take()
         || match asked.when_full {
-            // Nobody but the caller runs the tasks of a manual one, which is not yet.
+            // Only the caller runs tasks in manual mode, so waiting would never end.
             WhenFull::Block | WhenFull::CallerRuns if core.mode == Mode::Manual => false,
             WhenFull::Block => wait(this.py(), core, places)?,
             WhenFull::Raise => false,
@@ -51,10 +50,10 @@ fn wait(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool> {
         Some(timeout) => Instant::now().checked_add(timeout),
         None => None,
     };
-    // A worker that waits for a place in its own pool makes room for who empties it.
+    // A worker that waits for a permit of its own pool makes room for one that empties the queue.
     let waiting = current::waiting();
     let reached = |slice| {
-        // Others may have taken places for which there is no thread.
+        // Tasks with permits may be queued for which no thread could be started.
         core.pool().look_after();
         places.take(Some(slice)) || core.pool().is_closed()
     };
@@ -62,16 +61,16 @@ fn wait(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool> {
     drop(waiting);
     let reached = waited?;
     if core.pool().is_closed() {
-        // With or without a place, which nobody counts in a closed pool.
+        // With or without a permit, which does not matter in a closed pool.
         return Err(closed());
     }
     Ok(reached)
 }
 
-/// Cancels tasks that wait, the one that can best be spared first, until there is a place.
+/// Cancels waiting tasks until there is a permit, the most expendable first.
 fn make_room(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool> {
     loop {
-        // What is taken out and has to go back must find that the pool has not ended.
+        // A job that is taken out and put back must find that the pool has not ended.
         let hold = core.pool().hold();
         let found = core.pool().steal_last();
         let dropped = found.map(|job| drop_job(py, core, job.into()));
@@ -86,7 +85,7 @@ fn make_room(py: Python<'_>, core: &Arc<Core>, places: &Places) -> PyResult<bool
                 say(&task);
             }
         } else {
-            // Whoever has a place is about to start.
+            // The tasks with permits are about to start.
             py.detach(|| std::thread::sleep(PAUSE));
             py.check_signals()?;
         }
@@ -105,7 +104,7 @@ const PAUSE: Duration = Duration::from_micros(50);
 fn drop_job(py: Python<'_>, core: &Arc<Core>, job: Job) -> bool {
     core.took_out(&job);
     let task = match &job {
-        // One that has no place runs once more: it was accepted before.
+        // A task without a permit is a retry, which was accepted before.
         Job::Task(task) if task.get().is_placed() || task.get().phase().is_done() => task.bind(py),
         _ => {
             dispatch::put_back(py, core, job);

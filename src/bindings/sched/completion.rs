@@ -1,17 +1,16 @@
-//! What follows the end of a task, for every way a task can end, in one order:
+//! What follows the end of a task, in one order for every way to end:
 //!
-//! 1. what it was to call is let go, and its permit in the queue, if it had not started;
-//! 2. the event is noted, so that `stats()` has counted a task whose result somebody has;
-//! 3. limits: its key, its rate, its unique place, its timers;
+//! 1. drop the call, and give back the permit in the queue, if the task had not started;
+//! 2. note the event, so that `stats()` counts a task before its result is visible;
+//! 3. limits: the key, the rate, the unique key, the timers;
 //! 4. waiters: threads in `result`;
-//! 5. wakers: what awaits it;
+//! 5. wakers: what awaits the future;
 //! 6. the registry, which keeps the last results;
 //! 7. dependents: the tasks that follow it;
-//! 8. the signal, and the done callbacks in order, once each, with what surrounds a task but
-//!    without a request.
+//! 8. the signal, and the done callbacks in order, once each, in an app context without a request.
 //!
-//! A thread that must not be held up (the event loop, the timer, a reader of results) leaves 8 to
-//! a worker: see [`finish_detached`].
+//! A thread that must not block (the event loop, the timer, a reader of results) leaves step 8 to a
+//! worker: see [`finish_detached`].
 
 use std::mem::take;
 use std::sync::Arc;
@@ -43,22 +42,21 @@ use crate::bindings::host::logging;
 use crate::bindings::host::signals;
 use crate::bindings::wait::current;
 
-/// The thread that completes a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The task's worker, in the task's context.
     Worker,
-    /// The event loop, which must not be held up: the callbacks are left where they are.
+    /// The event loop, which must not block: the callbacks stay in the future.
     Loop,
     Elsewhere,
 }
 
-/// Ends the future from `Pending` or `Running`. Those who wait are woken and the callbacks run
-/// before this returns.
+/// Ends the future from `Pending` or `Running`; wakes the waiters and runs the callbacks before it
+/// returns.
 ///
 /// # Errors
 ///
-/// The phase it had instead, if it was done.
+/// The phase of the future, if it was done.
 pub(crate) fn finish<'py>(
     this: &Bound<'py, Task>,
     to: Phase,
@@ -68,13 +66,13 @@ pub(crate) fn finish<'py>(
     transition::finish(this, to, outcome).map(|completed| complete(completed, place))
 }
 
-/// Marks a task that has ended with a cancellation as cancelled; `false` if it was done already.
+/// Marks a task that ended by a cancellation as cancelled; `false` if it was done already.
 pub(crate) fn abandon(this: &Bound<'_, Task>, place: Place) -> bool {
     complete_if(transition::abandon(this), place)
 }
 
-/// Cancels the future if its task has not started, or runs as a coroutine, which is then
-/// told; whether it is cancelled.
+/// Cancels the future if its task has not started or runs as a coroutine; returns whether it is
+/// cancelled.
 pub(crate) fn cancel(this: &Bound<'_, Task>) -> bool {
     if complete_if(transition::cancel(this, Phase::Pending), Place::Elsewhere) {
         recall(this, this.get().told_to_stop());
@@ -88,7 +86,7 @@ pub(crate) fn cancel(this: &Bound<'_, Task>) -> bool {
     this.get().phase().is_cancelled()
 }
 
-/// The maker of a future notices that it was cancelled.
+/// The executor of a future notices its cancellation.
 pub(crate) fn notice(this: &Bound<'_, Task>) {
     complete_if(transition::notice(this), Place::Elsewhere);
 }
@@ -99,7 +97,6 @@ fn complete_if(completed: Option<Completed<'_, '_>>, place: Place) -> bool {
         .is_some()
 }
 
-/// Does all that follows the end of a task.
 fn complete(completed: Completed<'_, '_>, place: Place) {
     let Completed {
         future: this,
@@ -108,7 +105,7 @@ fn complete(completed: Completed<'_, '_>, place: Place) {
     } = completed;
     let cell = this.get();
     if was_pending {
-        // Never to be called: function and arguments go now, and the surroundings.
+        // The task will not run: drop the call and the app context now.
         let scope = cell.take_own_scope();
         leftovers::let_go_of_call(cell.take_call(this));
         leftovers::let_go(scope.map(|scope| scope.into_bound(this.py())));
@@ -120,7 +117,7 @@ fn complete(completed: Completed<'_, '_>, place: Place) {
     track(this);
     let kind = Kind::of(cell.phase());
     if let Some(kind) = kind {
-        // Before anybody is told who waits in `result`, and before the callbacks.
+        // Before waiters in `result` and callbacks see the end.
         events::happened(this, kind);
     }
     if cell.is_ruled() {
@@ -131,12 +128,12 @@ fn complete(completed: Completed<'_, '_>, place: Place) {
     }
 }
 
-/// Wakes those who wait in `result`, and runs the callbacks.
+/// Wakes the waiters and runs the callbacks.
 fn tell_all(this: &Bound<'_, Task>, place: Place) {
     let py = this.py();
     let cell = this.get();
     let Some(extra) = cell.known_extra() else {
-        // As most that are heard of: it has its one callback.
+        // The usual case: one callback and no waiters.
         if place != Place::Loop {
             let callback = cell.callback.take(py).map(Bound::unbind);
             run(this, signalled_end(this), callback.as_slice(), place);
@@ -160,15 +157,15 @@ fn tell_all(this: &Bound<'_, Task>, place: Place) {
     run(this, event, &callbacks, place);
 }
 
-/// The task's end, if its signal has receivers.
+/// The kind of the task's end, if its signal has receivers.
 fn signalled_end(this: &Bound<'_, Task>) -> Option<Kind> {
     let event = Kind::of(this.get().phase());
     event.filter(|_| signals::wanted(this, event))
 }
 
-/// Runs the callbacks that [`Place::Loop`] has left.
+/// Runs the callbacks that [`Place::Loop`] left in the future.
 fn run_callbacks(this: &Bound<'_, Task>, place: Place) {
-    // None are added to a future that is done.
+    // No callback is added to a future that is done.
     let cell = this.get();
     let callbacks = match cell.known_extra() {
         Some(extra) => cell.take_callbacks(this.py(), Some(&mut extra.lock())),
@@ -177,15 +174,14 @@ fn run_callbacks(this: &Bound<'_, Task>, place: Place) {
     run(this, signalled_end(this), &callbacks, place);
 }
 
-/// Keeps `callback` for the end of the task, or runs it now if that has come.
+/// Keeps `callback` for the end of the task, or runs it now if the task is done.
 pub(crate) fn add(this: &Bound<'_, Task>, callback: Bound<'_, PyAny>) {
     if let Some(callback) = this.get().keep(callback) {
         run(this, None, &[callback.unbind()], Place::Elsewhere);
     }
 }
 
-/// Tells the listeners of `event`, if there are any, and runs `callbacks`; what they raise
-/// is logged.
+/// Sends the signal of `event` and runs `callbacks`; logs what they raise.
 pub(crate) fn run(
     this: &Bound<'_, Task>,
     event: Option<Kind>,
@@ -198,7 +194,7 @@ pub(crate) fn run(
     let cell = this.get();
     if !cell.has_scope() {
         if place == Place::Elsewhere {
-            // Of a task that ends another one, or adds a callback to it, inside its own call.
+            // These callbacks belong to another task than the call in which they run.
             let _covered = interrupt::cover(this.py());
             call_all(this, callbacks);
         } else {
@@ -231,7 +227,7 @@ fn run_in_scope(
         surroundings.leave(this, None)
     };
     let ran = match (place, cell.core()) {
-        // The worker is in the task's own context, where no request is.
+        // A worker is in the task's own context, which has no request.
         (Place::Elsewhere, Some(core)) => carry(py, &core.hidden)
             .and_then(|context| within(py, context, inside))
             .flatten(),
@@ -249,7 +245,7 @@ fn call_all(this: &Bound<'_, Task>, callbacks: &[Py<PyAny>]) {
         if let Err(error) = call_with(callback, [this.as_any()])
             .and_then(|result| refuse_result(callback, result, "a done callback"))
         {
-            // The words of concurrent.futures, which its users look for in their logs.
+            // The wording of concurrent.futures, for which users search their logs.
             let template = format!(
                 "exception calling callback for task %s (%s): {}",
                 callback
@@ -277,7 +273,7 @@ pub(crate) fn fail(this: &Bound<'_, Task>, error: PyErr) {
     let _ = finish(this, Phase::Failed, exception, Place::Worker);
 }
 
-/// Ends an accepted task that nobody would run.
+/// Ends an accepted task that no worker would run.
 pub(crate) fn give_up(this: &Bound<'_, Task>, error: PyErr) {
     if !take_over(this) {
         return;
@@ -306,7 +302,7 @@ pub(crate) fn expire(this: &Bound<'_, Task>) {
     );
 }
 
-/// Lets go of what the task is called back and reported by.
+/// Drops the functions that recall the task and report about it.
 pub(crate) fn forget(task: &Bound<'_, Task>) {
     if let Some(extra) = task.get().known_extra() {
         let taken = {
@@ -317,7 +313,7 @@ pub(crate) fn forget(task: &Bound<'_, Task>) {
     }
 }
 
-/// Has a task that was cancelled not run where it is, or be ended there, if it runs elsewhere.
+/// Recalls a cancelled task that runs elsewhere, so that it does not start there, or is terminated.
 pub(crate) fn recall(task: &Bound<'_, Task>, terminate: bool) {
     let py = task.py();
     let recall = task
@@ -334,7 +330,7 @@ pub(crate) fn recall(task: &Bound<'_, Task>, terminate: bool) {
     forget(task);
 }
 
-/// See the module. Taken out of the future, so that each is told once.
+/// The waiters of steps 4 to 7. Taken out of the future, so that each is notified once.
 pub(crate) struct Others {
     waiters: Vec<Arc<Waiter>>,
     wakers: Vec<Py<PyAny>>,
@@ -352,10 +348,10 @@ impl Others {
         }
     }
 
-    /// Tells all of them. `may_defer`: nothing else is to be done at the task's end.
+    /// Notifies all of them. With `may_defer`, nothing else follows the task's end.
     pub(crate) fn tell(self, this: &Bound<'_, Task>, may_defer: bool) {
         let py = this.py();
-        // Nothing of the user's runs before the worker comes to ring them.
+        // Defer only if no user code runs before the worker wakes the waiters.
         let may_defer =
             may_defer && self.wakers.is_empty() && self.followed.is_empty() && self.known.is_none();
         for waiter in current::defer(self.waiters, may_defer) {
@@ -379,11 +375,11 @@ impl Others {
     }
 }
 
-/// Takes a task that has not started from whoever would run it, to be ended; `false` if
-/// somebody else did. Its context is kept for the callbacks.
+/// Takes a task that has not started away from its worker, to end it here; `false` if it was
+/// started or cancelled already. Keeps its context for the callbacks.
 pub(crate) fn take_over(this: &Bound<'_, Task>) -> bool {
     let cell = this.get();
-    // From here on nobody else starts or cancels it.
+    // From here on, no other thread starts or cancels it.
     if !cell.claim_start() {
         return false;
     }
@@ -395,7 +391,7 @@ pub(crate) fn take_over(this: &Bound<'_, Task>) -> bool {
     true
 }
 
-/// Lets go of what was to be called. The context stays for the callbacks.
+/// Drops the call, but keeps the context for the callbacks.
 pub(crate) fn discard_call(this: &Bound<'_, Task>) {
     let cell = this.get();
     let mut taken = cell.take_call(this);
@@ -407,16 +403,15 @@ pub(crate) fn discard_call(this: &Bound<'_, Task>) {
     leftovers::let_go_of_call(taken);
 }
 
-/// A task that has ended on a thread that must not be held up. What follows its end is done, but
-/// for its signal and its callbacks.
+/// A task that ended on a thread that must not block. Its signal and its callbacks are left to do.
 #[must_use = "its callbacks have not run"]
 pub(crate) struct Detached<'py> {
     task: Bound<'py, Task>,
-    /// The pool does not end before a worker has the callbacks.
+    /// Keeps the pool from ending before a worker has the callbacks.
     hold: Option<Hold<Queued>>,
 }
 
-/// Ends a task without its worker; None if it was done.
+/// Ends a task without its worker; `None` if it was done.
 pub(crate) fn detach<'py>(this: &Bound<'py, Task>, end: End<'py>) -> Option<Detached<'py>> {
     let core = this.get().core()?;
     let hold = (core.mode == Mode::Threads).then(|| core.pool().hold());
@@ -427,7 +422,7 @@ pub(crate) fn detach<'py>(this: &Bound<'py, Task>, end: End<'py>) -> Option<Deta
     })
 }
 
-/// As [`detach`], and has a worker do the rest; `false` if the task was done.
+/// As [`detach`], and gives the rest to a worker; `false` if the task was done.
 pub(crate) fn finish_detached<'py>(
     this: &Bound<'py, Task>,
     end: End<'py>,
@@ -438,14 +433,14 @@ pub(crate) fn finish_detached<'py>(
         .is_some()
 }
 
-/// Whether the end of a task has to be told, by its signal or by callbacks.
+/// Whether the end of a task has callbacks or receivers of its signal.
 pub(crate) fn is_heard(this: &Bound<'_, Task>) -> bool {
     this.get().has_callbacks() || signalled_end(this).is_some()
 }
 
 impl Detached<'_> {
-    /// Has a worker log `note` and run the callbacks. Where there are no workers, does so now, but
-    /// for the timer's thread.
+    /// Gives a worker the callbacks and the note to log. Without workers, does both now, unless
+    /// this is the timer's thread.
     pub(crate) fn send(self, note: Option<Note>) {
         let Self { task, hold } = self;
         let py = task.py();
@@ -467,15 +462,15 @@ impl Detached<'_> {
     }
 }
 
-/// Gives a worker a job that belongs to what was accepted before. If the pool has ended, one such
-/// job is done here.
+/// Gives a worker a job that follows from an accepted one. If the pool has ended, does one such job
+/// here.
 pub(crate) fn give_worker(py: Python<'_>, core: &Arc<Core>, job: Job) {
     if let Some(job) = queue::resubmit(py, core, job) {
         leftovers::work(py, move |py| do_job(py, job, Place::Elsewhere));
     }
 }
 
-/// Does a job that is no task to run; ends a task that nobody would run.
+/// Does a job that does not run a task; fails a task that no worker would run.
 pub(crate) fn do_job(py: Python<'_>, job: Job, place: Place) {
     match job {
         Job::Callbacks(task, note) => run_detached(task.bind(py), note, place),
@@ -488,8 +483,7 @@ pub(crate) fn do_job(py: Python<'_>, job: Job, place: Place) {
     }
 }
 
-/// Runs the callbacks of a task that has ended without its worker, in the context that was kept
-/// for them.
+/// Runs the callbacks of a task that ended without its worker, in the context kept for them.
 fn run_detached(task: &Bound<'_, Task>, note: Option<Note>, place: Place) {
     let py = task.py();
     if let Some(note) = note {
@@ -502,7 +496,7 @@ fn run_detached(task: &Bound<'_, Task>, note: Option<Note>, place: Place) {
     leave(task);
 }
 
-/// The task has ended: its executor need not wait for it any more.
+/// The task has ended: its executor no longer waits for it.
 pub(crate) fn leave(task: &Bound<'_, Task>) {
     let_go_of_coroutine(task);
     if let Some(core) = task.get().core() {
@@ -512,7 +506,7 @@ pub(crate) fn leave(task: &Bound<'_, Task>) {
 
 pub(crate) fn let_go_of_coroutine(task: &Bound<'_, Task>) {
     let extra = task.get().known_extra();
-    // It refers to the coroutine, and so to all that its context holds.
+    // The canceller refers to the coroutine, and so to its context.
     let canceller = extra.and_then(|extra| extra.lock().canceller.take());
     drop(canceller);
 }

@@ -1,9 +1,8 @@
-//! Tasks that are held until others are done.
+//! Tasks that are held until other tasks are done.
 //!
-//! Those others know them, and call [`go_on`] when they end, from any thread. What follows one
-//! that has succeeded goes on its way to a worker. What has nothing to run, because it is the
-//! others' results or because one of them has failed, ends right there; its callbacks are a
-//! worker's to run.
+//! When a task ends, on any thread, it calls [`go_on`] for its dependents. A dependent of a task
+//! that succeeded goes to a worker. A dependent without anything to run ends on that thread,
+//! because it only gathers results or because a dependency failed. A worker runs its callbacks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{CancelledError, closed, into_exception};
 
-/// Takes a task that follows others.
+/// Holds a task until `futures` are done.
 pub(crate) fn hold(
     this: &Bound<'_, Task>,
     core: &Arc<Core>,
@@ -48,7 +47,7 @@ pub(crate) fn hold(
     }
     turns.hear(told);
     if this.get().phase().is_done() {
-        // It has ended while they came to know it.
+        // A future ended while it was registering `this`.
         forget(this, futures);
     }
     turns.take()
@@ -60,7 +59,7 @@ fn begin(
     kind: Kind,
     futures: &[Bound<'_, Task>],
 ) -> PyResult<()> {
-    // Before the look: a pool that is closed after that waits for the task.
+    // Before the check: a pool that is closed after that waits for the task.
     let hold = hold_pool(core);
     if core.pool().is_closed() {
         return Err(closed());
@@ -76,13 +75,12 @@ fn begin(
     announce(this, core)
 }
 
-/// Keeps a pool from its end. Not one without threads, which is held only by a coroutine that
-/// somebody waits for.
+/// Keeps a pool from ending. Not one without threads: there only an awaited coroutine holds it.
 fn hold_pool(core: &Arc<Core>) -> Option<Hold<Queued>> {
     (core.mode == Mode::Threads).then(|| core.pool().hold())
 }
 
-/// `future` is done: those that follow it start, or end as it did.
+/// `future` is done: its dependents start, or end as it did.
 pub(crate) fn go_on(future: &Bound<'_, Task>, followed: Vec<Py<Task>>) -> PyResult<()> {
     let py = future.py();
     let told = followed
@@ -96,17 +94,17 @@ pub(crate) fn go_on(future: &Bound<'_, Task>, followed: Vec<Py<Task>>) -> PyResu
 /// A future that is done, and a task that waits for it.
 type Told<'py> = VecDeque<(Bound<'py, Task>, Bound<'py, Task>)>;
 
-/// What is to be done once all have been told, since it may run code of users.
+/// What to do once all dependents are notified, since it may run user code.
 #[derive(Default)]
 struct Turns<'py> {
-    /// To be called with this.
+    /// Tasks to call, each with its argument.
     ready: Vec<(Bound<'py, Task>, Bound<'py, PyAny>)>,
     ended: Vec<Detached<'py>>,
 }
 
 impl<'py> Turns<'py> {
-    /// Tells all of them, and those that wait for who ends by that. One by one, so that a long
-    /// row of them is no deep recursion.
+    /// Notifies all dependents, and the dependents of those that end by that. A queue instead of
+    /// recursion, so that a long chain does not overflow the stack.
     fn hear(&mut self, mut told: Told<'py>) {
         while let Some((future, this)) = told.pop_front() {
             let end = match count(&this, &future) {
@@ -133,13 +131,13 @@ impl<'py> Turns<'py> {
     /// Ends a task that has nothing to run.
     fn end(&mut self, this: &Bound<'py, Task>, end: End<'py>, told: &mut Told<'py>) {
         let cell = this.get();
-        // Taken before its end would tell them itself, inside of this one's.
+        // Taken before the task's end would notify them recursively.
         let next = cell.take_dependents();
         let ended = completion::take_over(this)
             .then(|| completion::detach(this, end))
             .flatten();
         for next in next {
-            // Somebody else may be about to end it.
+            // Another thread may be about to end it.
             if !cell.leave(|extra| extra.dependents.push(next.clone_ref(this.py()))) {
                 told.push_back((this.clone(), next.into_bound(this.py())));
             }
@@ -147,7 +145,6 @@ impl<'py> Turns<'py> {
         self.ended.extend(ended);
     }
 
-    /// Does what is to be done.
     fn take(self) -> PyResult<()> {
         let mut done = Ok(());
         for (this, result) in self.ready {
@@ -160,7 +157,7 @@ impl<'py> Turns<'py> {
     }
 }
 
-/// What it means for a task that another one is done.
+/// What the end of a dependency means for a task.
 enum Counted {
     /// Nothing yet, or nothing any more.
     Waits,
@@ -168,13 +165,12 @@ enum Counted {
     Last(Dependencies),
 }
 
-/// Notes that `future` is done.
 fn count(this: &Bound<'_, Task>, future: &Bound<'_, Task>) -> Counted {
     let succeeded = future.get().phase() == Phase::Finished;
     let counted = policy::with(this.get(), |rules| {
         let dependencies = rules.dependencies.as_mut()?;
         if !succeeded && dependencies.kind != Kind::GatherAll {
-            // Not counted, so there is no last one.
+            // A failure is not counted, so no dependency will be the last.
             return Some(Counted::Failed);
         }
         dependencies.left -= 1;
@@ -194,7 +190,7 @@ fn outcome<'py>(future: &Bound<'py, Task>) -> End<'py> {
     }
 }
 
-/// The outcomes of all that a task has waited for.
+/// The outcomes of all dependencies.
 pub(crate) fn collect<'py>(
     py: Python<'py>,
     dependencies: &Dependencies,
@@ -211,7 +207,7 @@ pub(crate) fn collect<'py>(
     Ok(results)
 }
 
-/// Sends a task to whoever runs it, with its argument.
+/// Dispatches a task with its argument.
 fn start<'py>(this: &Bound<'py, Task>, argument: Bound<'py, PyAny>) -> PyResult<()> {
     let cell = this.get();
     cell.put_argument(this, argument);

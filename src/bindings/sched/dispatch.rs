@@ -1,5 +1,5 @@
-//! The way of a task to whoever runs it: past its key's limit and rate, into the queue or to
-//! the event loop.
+//! The way of a task to its worker: through the limits of its key, into the queue or to the event
+//! loop.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,7 +24,7 @@ use crate::bindings::errors::closed;
 use crate::bindings::host::event_loop::hooks;
 use crate::bindings::host::signals;
 
-/// Marks the task as running; `false` if it was cancelled, or has expired just now.
+/// Marks the task as running; `false` if it was cancelled or has just expired.
 pub(crate) fn start(this: &Bound<'_, Task>) -> bool {
     let cell = this.get();
     if cell.is_placed_or_ruled() {
@@ -48,7 +48,7 @@ fn start_ruled(this: &Bound<'_, Task>) -> bool {
     true
 }
 
-/// `concurrent.futures`' own step for futures that were made by hand.
+/// `set_running_or_notify_cancel` of `concurrent.futures`, for futures that were made by hand.
 pub(crate) fn run_or_notify(this: &Bound<'_, Task>) -> PyResult<bool> {
     if start(this) {
         return Ok(true);
@@ -60,7 +60,7 @@ pub(crate) fn run_or_notify(this: &Bound<'_, Task>) -> PyResult<bool> {
     Err(PyRuntimeError::new_err("Future in unexpected state"))
 }
 
-/// Takes a task of an executor with threads that has no rules, and needs no place.
+/// Takes a task without policy and permit, of an executor with threads.
 pub(crate) fn take_plain(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     if this.get().is_coroutine() {
         return take_coroutine(this, core);
@@ -76,24 +76,24 @@ fn take_coroutine(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     hand_over(this, core)
 }
 
-/// Who is to run a task.
+/// Which thread is to run a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     Worker,
-    /// Whoever submits it, here and now.
+    /// The submitting thread, at once.
     Caller,
 }
 
-/// Takes a task of an executor with threads that has rules, or places to wait for.
+/// Takes a task with a policy or a permit, of an executor with threads.
 pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, entry: Entry) -> PyResult<()> {
     set_expiry(this)?;
     if hold_until(this, core)? {
         return Ok(());
     }
     if let Some(lane) = policy::lane(this) {
-        // Before it is offered: it may be let go at once, by any thread.
+        // Before the offer: any thread may release it at once.
         core.held().add(this, core.pool().hold());
-        // Not before: whoever closes the pool, and cancels what is held, must find it there.
+        // After `add`: a thread that closes the pool, and cancels held tasks, must find it there.
         if core.pool().is_closed() {
             core.held().remove(this);
             return Err(closed());
@@ -118,7 +118,6 @@ fn offer(this: &Bound<'_, Task>, lane: &Bound<'_, keys::Lane>) -> PyResult<bool>
     }
 }
 
-/// Whether the pool is asked for the first time to take a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     First,
@@ -142,26 +141,25 @@ fn go(this: &Bound<'_, Task>, core: &Arc<Core>, call: Call) -> PyResult<()> {
     }
 }
 
-/// Gives a worker a task that was accepted before.
 fn resubmit(this: &Bound<'_, Task>, core: &Arc<Core>) {
     completion::give_worker(this.py(), core, Job::Task(this.clone().unbind()));
 }
 
-/// Puts a job back that was taken out of the queue; the caller held the pool before.
+/// Puts back a job that was taken out of the queue; the caller has held the pool since.
 pub(crate) fn put_back(py: Python<'_>, core: &Arc<Core>, job: Job) {
     match core.mode {
-        // Nothing of it may start a thread.
+        // A manual pool must not start a thread.
         Mode::Manual => queue::shelve(py, core, job),
         Mode::Threads | Mode::Immediate => completion::give_worker(py, core, job),
     }
 }
 
-/// Puts a task where it waits for `run_pending`.
+/// Queues a task for `run_pending`.
 pub(crate) fn shelve(this: &Bound<'_, Task>, core: &Arc<Core>) {
     queue::shelve(this.py(), core, Job::Task(this.clone().unbind()));
 }
 
-/// Why the pool has not taken a task.
+/// The error of a task that the pool refused.
 #[cold]
 fn refused(py: Python<'_>, core: &Arc<Core>, error: SubmitError<Queued>) -> PyErr {
     let (job, why) = match error {
@@ -179,7 +177,7 @@ fn refused(py: Python<'_>, core: &Arc<Core>, error: SubmitError<Queued>) -> PyEr
     PyRuntimeError::new_err(format!("no worker thread could be started: {error}"))
 }
 
-/// Has a task that was held start as soon as there is a worker; it may have been cancelled.
+/// Queues a task that was held, unless it was cancelled.
 pub(crate) fn let_go(this: &Bound<'_, Task>) {
     let Some(core) = this.get().core() else {
         return;
@@ -192,9 +190,9 @@ pub(crate) fn let_go(this: &Bound<'_, Task>) {
     core.held().remove(this);
 }
 
-/// Has a task that has been accepted before start once more, when its key lets it.
+/// Starts a task once more, when its key allows it.
 pub(crate) fn again(this: &Bound<'_, Task>) {
-    // Asked for while it is known: it may end meanwhile.
+    // Read while it is known: the task may end meanwhile.
     let rank = policy::rank(this);
     let Some(lane) = policy::lane(this) else {
         let_go(this);
@@ -206,31 +204,31 @@ pub(crate) fn again(this: &Bound<'_, Task>) {
         Ok(true) => let_go(this),
     }
     if this.get().phase().is_done() {
-        // It may have left the lane, because it was cancelled, before it was offered.
+        // A cancelled task may have left the limiter before it was offered.
         limits::leave(&lane, this, rank);
     }
 }
 
-/// Of the tasks that wait for their key, the one that has done so for longest.
+/// The oldest of the tasks that wait for their key.
 pub(crate) fn oldest_held<'py>(py: Python<'py>, core: &Arc<Core>) -> Option<Bound<'py, Task>> {
     let held = core.held().tasks(py).into_iter();
     held.filter(|task| task.get().is_placed() && task.get().phase() == Phase::Pending)
         .min_by_key(|task| task.get().born())
 }
 
-/// Lets go of what a task has taken that has rules and was not accepted.
+/// Gives back what a task with a policy took before it was refused.
 pub(crate) fn withdraw(future: &Bound<'_, Task>) {
     future.get().give_place();
     future.get().forget_id(future);
     if policy::has_claim(future.get()) {
-        // Others may have this future for the same key.
+        // Other submissions with the same key may have this future.
         completion::cancel(future);
     } else {
         limits::ended(future);
     }
 }
 
-/// Tells subscribers that a task is about to be taken.
+/// Notifies subscribers that a task is about to be accepted.
 pub(crate) fn announce(future: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     if signals::wanted(future, Some(Kind::Submitted)) {
         if core.pool().is_closed() {
@@ -242,13 +240,12 @@ pub(crate) fn announce(future: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<(
     Ok(())
 }
 
-/// Hands `task` over to the event loop.
 pub(crate) fn hand_over(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     let py = task.py();
     core.on_loop().add(task, core.pool().hold());
     let handle = CoroutineTask(task.clone().unbind());
-    // If a task submits it, the end of that one's time must not leave the loop's books half
-    // written.
+    // If a task submits it, the timeout of that task must not interrupt the event loop's
+    // bookkeeping.
     let _covered = interrupt::cover(py);
     hooks(py)?
         .start
@@ -260,7 +257,7 @@ pub(crate) fn hand_over(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()
         })
 }
 
-/// Sets the alarm for the task's expiry; before it is queued.
+/// Sets the timer for the task's expiry; before it is queued.
 pub(crate) fn set_expiry(this: &Bound<'_, Task>) -> PyResult<()> {
     let Some(at) = policy::with(this.get(), |rules| rules.expires).flatten() else {
         return Ok(());
@@ -270,10 +267,10 @@ pub(crate) fn set_expiry(this: &Bound<'_, Task>) -> PyResult<()> {
     Ok(())
 }
 
-/// A set clock is noticed after so long.
+/// A change of the clock is noticed after at most this time.
 pub(crate) const GLANCE: Duration = Duration::from_mins(1);
 
-/// When to look at a task that is not to start yet; None if it may.
+/// When to check a task with a start time again; `None` if it may start.
 fn next_look(this: &Task) -> Option<Instant> {
     if let Some(from) = policy::with(this, |rules| rules.from).flatten() {
         return Some(from).filter(|from| *from > Instant::now());
@@ -285,8 +282,8 @@ fn next_look(this: &Task) -> Option<Instant> {
     (!left.is_zero()).then(|| Instant::now() + left.min(GLANCE))
 }
 
-/// Whether a task that is held cannot start before `deadline`, because of its own time or
-/// that of its next attempt.
+/// Whether a held task cannot start before `deadline`, by its own start time or that of its next
+/// attempt.
 pub(crate) fn starts_after(this: &Task, deadline: Instant) -> bool {
     let times = policy::with(this, |rules| {
         let again = rules.alarm.filter(|_| rules.attempts > 0);
@@ -310,13 +307,13 @@ pub(crate) fn starts_after(this: &Task, deadline: Instant) -> bool {
         .is_none_or(|at| at > deadline)
 }
 
-/// Keeps a task that has just been submitted until its time; `false` if it may start.
+/// Holds a submitted task until its start time; `false` if it may start.
 fn hold_until(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<bool> {
     let Some(at) = next_look(this.get()) else {
         return Ok(false);
     };
     core.held().add(this, core.pool().hold());
-    // Not before: whoever closes the pool, and cancels what is held, must find it there.
+    // After `add`: a thread that closes the pool, and cancels held tasks, must find it there.
     if core.pool().is_closed() {
         core.held().remove(this);
         return Err(closed());
@@ -330,13 +327,13 @@ fn look_at(this: &Bound<'_, Task>, at: Instant) -> PyResult<()> {
     let alarm = timer::set(at, this, ring)?;
     policy::with(cell, |rules| rules.begin = Some(alarm));
     if cell.phase().is_done() {
-        // By somebody who has not seen the alarm.
+        // The thread that ended it has not seen the timer.
         timer::unset(this.py(), alarm);
     }
     Ok(())
 }
 
-/// It may be time.
+/// The task's start time may have come.
 pub(crate) fn ring(this: &Bound<'_, Task>) {
     if this.get().phase() != Phase::Pending {
         return;

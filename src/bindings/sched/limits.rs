@@ -1,5 +1,4 @@
-//! `limit=`, `rate=`, `unique=` and `expires=`: when a task takes what they count, and gives it
-//! back.
+//! `limit=`, `rate=`, `unique=` and `expires=`: when a task takes and returns what they count.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,12 +23,13 @@ impl OfExecutor for Lane {
     }
 }
 
-/// Gives a task that nobody else has yet its rules. The future of the task that is there
-/// already, if there is to be one alone.
+/// Applies the policy to a task that no other thread has yet. Returns the existing future if the
+/// policy allows only one.
 ///
 /// # Errors
 ///
-/// What the user's key raises, `TypeError` for one that is not hashable, `DuplicateTask`.
+/// What the user's key function raises, `TypeError` for a key that is not hashable,
+/// `DuplicateTask`.
 pub(crate) fn give<'py>(
     this: &Bound<'py, Task>,
     policy: &Bound<'py, Policy>,
@@ -38,12 +38,12 @@ pub(crate) fn give<'py>(
 ) -> PyResult<Option<Bound<'py, Task>>> {
     let asked = policy.get();
     if core.mode == Mode::Threads && asked.needs_timer() {
-        // While there is somebody to tell that it cannot be started.
+        // While an error can still tell the caller that the timer does not start.
         timer::ready()?;
     }
     policy::begin(this.get(), |rules| {
         rules.policy = Some(policy.clone().unbind());
-        // Beyond what the clock can tell: never.
+        // Beyond the clock's range: never.
         rules.expires = asked
             .expires
             .and_then(|time| Instant::now().checked_add(time));
@@ -88,7 +88,6 @@ fn claim_and_enter<'py>(
     Ok(None)
 }
 
-/// An attempt begins.
 pub(crate) fn started(this: &Bound<'_, Task>) {
     let alarm = policy::with(this.get(), |rules| {
         rules.attempts += 1;
@@ -100,13 +99,13 @@ pub(crate) fn started(this: &Bound<'_, Task>) {
     }
 }
 
-/// An attempt is over, and there is to be no other; but its outcome has not been told.
+/// The last attempt is over, but its outcome is not visible yet.
 pub(crate) fn attempted(this: &Bound<'_, Task>) {
     stop_clock(this);
     leave_lane(this);
 }
 
-/// An attempt is over; for a coroutine, which has its time limit here.
+/// An attempt is over. For a coroutine, its timeout ends here.
 pub(crate) fn stop_clock(this: &Bound<'_, Task>) {
     let alarm = policy::with(this.get(), |rules| rules.alarm.take()).flatten();
     if let Some(alarm) = alarm {
@@ -114,14 +113,14 @@ pub(crate) fn stop_clock(this: &Bound<'_, Task>) {
     }
 }
 
-/// Others of its key may start.
+/// Lets other tasks of the same key start.
 pub(crate) fn leave_lane(this: &Bound<'_, Task>) {
     if let Some(lane) = policy::lane(this) {
         leave(&lane, this, rank(this));
     }
 }
 
-/// The task is done, or was never taken.
+/// The task is done, or was never accepted.
 #[cold]
 pub(crate) fn ended(this: &Bound<'_, Task>) {
     let py = this.py();
@@ -155,11 +154,11 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
         leave(&lane, this, rank(this));
         leave_for_good(&lane);
     }
-    // Not before: where it stands in its lane is known by it.
+    // Last: the task's place in the limiter depends on the policy.
     let policy = policy::with(this.get(), |rules| rules.policy.take()).flatten();
     leftovers::let_go(policy.map(|policy| policy.into_bound(py)));
     if let Some(claim) = claim {
-        // Its time does not matter: a task that is done keeps nobody from its key.
+        // It may happen late: a task that is done holds up no other of its key.
         let (core, this) = (Arc::clone(core), this.clone().unbind());
         leftovers::work(py, move |py| {
             let this = this.bind(py);
@@ -172,7 +171,7 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
     core.held().remove(this);
 }
 
-/// The code of such a task has ended.
+/// The code of a task has ended after its future.
 pub(crate) fn give_up_turn(this: &Bound<'_, Task>) {
     let lane = policy::with(this.get(), |rules| rules.behind.take()).flatten();
     if let Some(lane) = lane {
@@ -182,7 +181,7 @@ pub(crate) fn give_up_turn(this: &Bound<'_, Task>) {
     }
 }
 
-/// The lane of `key`, which stays there until [`leave_for_good`].
+/// The limiter of `key`, which stays in the table until [`leave_for_good`].
 pub(crate) fn enter<'py>(
     table: &Arc<Table>,
     key: &Bound<'py, PyAny>,
@@ -211,7 +210,7 @@ pub(crate) fn enter<'py>(
     })
 }
 
-/// Whether `task` may start now; otherwise the lane keeps it, and lets it go when it may.
+/// Whether `task` may start now; otherwise the limiter holds it and releases it later.
 pub(crate) fn offer(
     lane: &Bound<'_, Lane>,
     task: &Bound<'_, Task>,
@@ -231,15 +230,14 @@ pub(crate) fn offer(
     let goes = go.take().is_some();
     match set {
         Err(error) if !goes => return Err(error),
-        // It is for those that wait, for whom somebody looks again.
+        // The timer is for held tasks, for which a later call tries again.
         Err(error) => error.write_unraisable(lane.py(), Some(task)),
         Ok(()) => {}
     }
     Ok(goes)
 }
 
-/// This task, which stands at `rank` if it waits, has had its turn, or does not want one any
-/// more; others may start.
+/// The task has had its turn, or gives it up; others may start. A held task stands at `rank`.
 pub(crate) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, Task>, rank: i64) {
     let (left, go, alarm) = {
         let mut inner = lane.get().inner.lock();
@@ -261,7 +259,7 @@ pub(crate) fn leave(lane: &Bound<'_, Lane>, task: &Bound<'_, Task>, rank: i64) {
     let_go(lane, go, alarm);
 }
 
-/// It may be time for further tasks.
+/// The limiter may release tasks by now.
 pub(crate) fn advance(lane: &Bound<'_, Lane>) {
     let (go, alarm) = {
         let mut inner = lane.get().inner.lock();
@@ -274,7 +272,7 @@ pub(crate) fn advance(lane: &Bound<'_, Lane>) {
     sweep_up(lane);
 }
 
-/// One task less that needs the lane.
+/// The limiter has one task less.
 pub(crate) fn leave_for_good(lane: &Bound<'_, Lane>) {
     lane.get().inner.lock().tasks -= 1;
     sweep_up(lane);
@@ -292,8 +290,8 @@ fn sweep_up(lane: &Bound<'_, Lane>) {
     });
 }
 
-/// Takes the lane out of its table, if nobody needs it and no rate has to remember what
-/// started last; else in time.
+/// Removes the limiter from its table if it has no tasks and its rate needs no recent starts;
+/// otherwise sets a timer for that.
 fn sweep(lane: &Bound<'_, Lane>) -> PyResult<()> {
     let py = lane.py();
     let cell = lane.get();
@@ -308,7 +306,7 @@ fn sweep(lane: &Bound<'_, Lane>) -> PyResult<()> {
     }
     let key = cell.key.bind(py);
     cell.table.with(py, |lanes| match lanes.get_item(key)? {
-        // Looked at once more: tasks enter under the table's lock.
+        // Checked again: tasks enter under the table's lock.
         Some(found) if found.is(lane) && is_unused() => lanes.del_item(key),
         _ => Ok(()),
     })
@@ -334,7 +332,7 @@ fn set_alarm(lane: &Bound<'_, Lane>, at: Option<Instant>) -> PyResult<()> {
     };
     let set = timer::set(at, lane, advance);
     if set.is_err() {
-        // None is: whoever comes by sets it again.
+        // No timer is set: the next caller sets it.
         lane.get().inner.lock().alarm.take_if(|alarm| *alarm == at);
     }
     set.map(drop)

@@ -1,4 +1,4 @@
-//! What runs when: the timer, dispatch, limits, dependents, and what follows an end.
+//! Scheduling: the timer, dispatch, limits, dependents, and what follows the end of a task.
 
 pub(crate) mod backpressure;
 pub(crate) mod completion;

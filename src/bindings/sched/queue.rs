@@ -1,5 +1,3 @@
-//! Putting jobs into the queue of a pool.
-
 use std::sync::Arc;
 
 use flask_delay_engine::SubmitError;
@@ -9,7 +7,7 @@ use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::policy;
 use crate::bindings::core::task::Task;
 
-/// Where a job stands among those that wait: its level and its rank. None for a plain one.
+/// A job's level and rank in the queue; `None` for a plain job.
 fn place(py: Python<'_>, job: &Job) -> Option<(i32, i64)> {
     match job {
         Job::Task(task) | Job::Callbacks(task, _) => policy::level_and_rank(task.bind(py)),
@@ -17,7 +15,7 @@ fn place(py: Python<'_>, job: &Job) -> Option<(i32, i64)> {
     }
 }
 
-/// Before `job` is in the queue, where it may be taken at once.
+/// Counts the job before it is in the queue, where a worker may take it at once.
 fn enter(core: &Arc<Core>, job: &Job) {
     match job {
         Job::Task(task) => task.get().enter_queue(),
@@ -25,7 +23,6 @@ fn enter(core: &Arc<Core>, job: &Job) {
     }
 }
 
-/// Asks the pool to take a task with rules.
 pub(crate) fn submit(task: &Bound<'_, Task>, core: &Arc<Core>) -> Result<(), SubmitError<Queued>> {
     let py = task.py();
     let job = Job::Task(task.clone().unbind());
@@ -36,13 +33,12 @@ pub(crate) fn submit(task: &Bound<'_, Task>, core: &Arc<Core>) -> Result<(), Sub
     }
 }
 
-/// Gives a worker a job that belongs to what was accepted before, also in a closed pool. Gives
-/// one back if the pool has ended: of several that came too late each gets one, not always its
-/// own.
+/// Gives a worker a job that follows from an accepted one, even in a closed pool. Returns a job if
+/// the pool has ended: each of several late callers gets one, not always its own.
 pub(crate) fn resubmit(py: Python<'_>, core: &Arc<Core>, job: Job) -> Option<Job> {
     enter(core, &job);
     let pool = core.pool();
-    // So that it does not end meanwhile.
+    // Keeps the pool from ending meanwhile.
     let hold = pool.hold();
     let taken = match place(py, &job) {
         None => pool.resubmit(job.into()),

@@ -1,8 +1,8 @@
-//! The one timer of the process. What it is set for, it is given to call.
+//! The process's one timer: calls functions at their time.
 //!
-//! Its thread is no worker: what it does is short. It ends futures in time and wakes those who
-//! wait for them; what may take long, callbacks above all, it gives to workers. Whatever is about
-//! to be dropped there, or to call code of users, goes by [`leftovers`].
+//! Its thread is no worker, so what it runs is short: it ends futures in time and wakes their
+//! waiters. It leaves to workers what may take long, callbacks above all. What would run user code
+//! when dropped goes through [`leftovers`].
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,20 +20,20 @@ use crate::bindings::core::leftovers::{self, STACK};
 use crate::bindings::core::task::Task;
 use crate::bindings::ffi::attach::attach;
 
-/// What is to be done when it is time.
+/// A function with its argument, called at its time.
 trait Alarm: Send {
-    /// The executor that it is for, if that is still there.
+    /// The executor, if it still exists.
     fn core(&self) -> Option<Arc<Core>>;
 
-    /// What it is about, if that is anything of Python's.
+    /// The Python object that it refers to, if any.
     fn object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>>;
 
     fn ring(self: Box<Self>, py: Python<'_>);
 }
 
-/// Something of Python's, an executor's, that alarms may be about.
+/// A Python object of an executor, as the argument of a timer's function.
 pub(crate) trait OfExecutor: PyClass<Frozen = True> + Sync {
-    /// The executor, if it is still there.
+    /// The executor, if it still exists.
     fn executor(&self) -> Option<Arc<Core>>;
 }
 
@@ -43,7 +43,6 @@ impl OfExecutor for Task {
     }
 }
 
-/// An act on an object.
 struct On<T, A> {
     object: Py<T>,
     act: A,
@@ -67,7 +66,7 @@ where
     }
 }
 
-/// An act for a pool.
+/// A function for a pool.
 struct For<A> {
     core: Weak<Core>,
     act: A,
@@ -98,11 +97,11 @@ fn timer() -> &'static Timer<Box<dyn Alarm>> {
     TIMER.get_or_init(|| Timer::new("delay-timer".to_owned(), STACK, ring_all))
 }
 
-/// Has `act(object)` called at a time, past or to come.
+/// Calls `act(object)` at a time, past or future.
 ///
 /// # Errors
 ///
-/// `RuntimeError` if the timer's thread, which the first alarm starts, cannot be started.
+/// `RuntimeError` if the timer's thread, which the first entry starts, cannot be started.
 pub(crate) fn set<T: OfExecutor>(
     at: Instant,
     object: &Bound<'_, T>,
@@ -119,7 +118,7 @@ fn add(at: Instant, alarm: Box<dyn Alarm>) -> PyResult<Ticket> {
     })
 }
 
-/// Makes sure that alarms can be set, for a task that may need one later.
+/// Makes sure that timers can be set, for a task that may need one later.
 ///
 /// # Errors
 ///
@@ -134,7 +133,7 @@ fn not_started(error: io::Error) -> PyErr {
     ))
 }
 
-/// As [`set`], after some time. None, if that is beyond what the clock can tell: never.
+/// As [`set`], after some time. `None` if that is beyond the clock's range: never.
 pub(crate) fn set_in<T: OfExecutor>(
     time: Duration,
     object: &Bound<'_, T>,
@@ -144,7 +143,7 @@ pub(crate) fn set_in<T: OfExecutor>(
     at.map(|at| set(at, object, act)).transpose()
 }
 
-/// Has `act` called for a pool after some time, if that is still there.
+/// Calls `act` for a pool after some time, if the pool still exists.
 pub(crate) fn set_in_for(
     time: Duration,
     core: &Arc<Core>,
@@ -156,17 +155,17 @@ pub(crate) fn set_in_for(
         .transpose()
 }
 
-/// Whether the timer has stopped for good: the process ends, and no task waits any more.
+/// Whether the timer has stopped, at the end of the process.
 pub(crate) fn has_stopped() -> bool {
     timer().has_stopped()
 }
 
-/// Has an alarm not ring, if it has not yet.
+/// Cancels a timer that has not fired.
 pub(crate) fn unset(_py: Python<'_>, ticket: Ticket) {
     drop(timer().cancel(ticket));
 }
 
-/// The thread leaves; what it was set for is dropped.
+/// Ends the timer's thread and drops its entries.
 pub(crate) fn stop(py: Python<'_>) {
     let Some(timer) = TIMER.get() else {
         return;
@@ -177,20 +176,20 @@ pub(crate) fn stop(py: Python<'_>) {
     debug_assert!(left, "no alarm takes that long");
 }
 
-/// More than any alarm takes.
+/// Longer than any function of the timer takes.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn ring_all(due: Vec<Box<dyn Alarm>>) {
     let mut due = Some(due);
-    // None if the interpreter has gone.
+    // `None` if the interpreter is gone.
     attach(|py| {
         for alarm in due.take().into_iter().flatten() {
             let (core, object) = (alarm.core(), alarm.object(py));
             let mut rung = Ok(());
             leftovers::gather(py, core.as_ref(), || {
-                // A defect in one must not stop the clock for all others.
+                // A defect in one must not stop the timer for all others.
                 rung = catch_unwind(AssertUnwindSafe(|| alarm.ring(py)));
-                // The last reference, perhaps: to a task that has ended meanwhile.
+                // This may be the last reference to a task that ended meanwhile.
                 leftovers::let_go(object);
             });
             if rung.is_err() {
