@@ -1,4 +1,4 @@
-//! Running one task: its context, its surroundings, its outcome, its callbacks.
+//! One attempt of a task: its context, its app context, its outcome, its callbacks.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
 use crate::bindings::wait::current;
 
-/// Runs the task of `this`, unless it was cancelled. Returns when its callbacks have run.
+/// Runs the task, unless it was cancelled. Returns after its callbacks.
 pub(crate) fn run(this: &Bound<'_, Task>, core: &Arc<Core>, slot: &WorkerSlot) {
     if !start(this) {
         if !this.get().leave_queue() {
@@ -52,7 +52,7 @@ pub(crate) fn run(this: &Bound<'_, Task>, core: &Arc<Core>, slot: &WorkerSlot) {
             }
         };
     }
-    // To let go of it is to run what its variables' ends run.
+    // Dropping the context runs the finalizers of its variables, so ring the waiters before.
     let carried = context.is_some();
     let ran = within(this.py(), context, || {
         end(this, core, slot, taken);
@@ -65,12 +65,12 @@ pub(crate) fn run(this: &Bound<'_, Task>, core: &Arc<Core>, slot: &WorkerSlot) {
     }
 }
 
-/// Runs one attempt, and sees to what follows from it.
+/// Runs one attempt and handles its outcome.
 fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken: TakenCall<'py>) {
     let cell = this.get();
     let ended = attempt(this, slot, &taken);
     if cell.is_of_another_process() {
-        // The task has forked: its outcome is the parent's to tell.
+        // The task has forked: its outcome belongs to the parent.
         return;
     }
     let ended = match ended {
@@ -81,7 +81,7 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
             }
             Verdict::Fail(exception) => Attempt::Raised(exception),
         },
-        // What it was to do is done, and is not to be done again.
+        // The function has done its work and must not run again.
         Attempt::Spoilt(exception) => Attempt::Raised(exception),
         Attempt::Returned(_) | Attempt::GivenUp => ended,
     };
@@ -94,7 +94,7 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
             if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
                 drop(taken);
                 cell.let_go();
-                // It did as it was told: neither a failure nor an outcome.
+                // The task stopped as it was told to: that is no failure.
                 let _ = abandon(this, Place::Worker);
                 return;
             }
@@ -103,7 +103,7 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
             }
             (Phase::Failed, exception)
         }
-        // Its outcome has been told.
+        // `timeout` has ended the future already.
         Attempt::GivenUp => {
             drop(taken);
             cell.let_go();
@@ -111,24 +111,23 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
             return;
         }
     };
-    // What was called goes before anyone learns that the task is done.
+    // Dropped before any thread learns that the task is done.
     drop(taken);
     cell.let_go();
-    // Someone may have set an outcome by hand meanwhile; then that one stands.
+    // An outcome that was set by hand meanwhile stands.
     let _ = finish(this, phase, outcome, Place::Worker);
 }
 
-/// What has become of one attempt.
 enum Attempt<'py> {
     Returned(Bound<'py, PyAny>),
     Raised(Bound<'py, PyAny>),
-    /// The function returned, and then something went wrong.
+    /// The function returned, and an error followed.
     Spoilt(Bound<'py, PyAny>),
-    /// It took too long to end, and nobody waits for it any more.
+    /// The call ended too late; the future has ended without it.
     GivenUp,
 }
 
-/// Calls the function inside its surroundings.
+/// Calls the function inside its app context.
 fn attempt<'py>(
     this: &Bound<'py, Task>,
     slot: &WorkerSlot,
@@ -153,7 +152,7 @@ fn attempt<'py>(
     };
     match (surroundings.leave(this, raised), ended) {
         (Ok(()), ended) => ended,
-        // Unless a teardown function asks for it, the task does not run again.
+        // The task runs again only if a teardown function asks for that.
         (Err(error), Attempt::Returned(_)) if error.is_instance_of::<TaskRetry>(py) => {
             Attempt::Raised(into_exception(py, error))
         }
@@ -177,7 +176,7 @@ fn bare_attempt<'py>(
     };
     let call_number = slot.begin();
     let mut limit = None;
-    // Its code may set one later.
+    // The task's code may set the timeout later.
     let is_late = this.get().is_ruled()
         && this
             .get()
@@ -205,7 +204,7 @@ fn bare_attempt<'py>(
             taken.second.as_ref(),
         )
     };
-    // Nothing of Python's may run in between.
+    // No Python code may run in between.
     let ended = slot.end(py, call_number);
     if let Some(limit) = limit {
         timer::unset(py, limit);

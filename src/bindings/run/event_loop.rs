@@ -1,7 +1,7 @@
-//! Tasks that are coroutines: run by one event loop, which lives in Python.
+//! Coroutine tasks, which one event loop in Python runs.
 //!
-//! The Python side (`aio.py`) gives its functions to [`_set_hooks`]. An executor hands each
-//! `async def` task over as a [`CoroutineTask`] and holds its pool until that has ended.
+//! The Python side (`aio.py`) registers its functions by [`_set_hooks`]. An executor passes each
+//! `async def` task on as a [`CoroutineTask`] and holds its pool until that has ended.
 
 use std::time::Duration;
 
@@ -29,20 +29,19 @@ use crate::bindings::sched::dispatch::{self, hand_over};
 use crate::bindings::sched::limits;
 use crate::bindings::wait::current;
 
-/// An attempt of a coroutine is over.
 fn attempted(task: &Bound<'_, Task>) {
     if task.get().is_ruled() {
         limits::attempted(task);
     }
 }
 
-/// Has a coroutine's task called once more.
+/// Starts another attempt of a coroutine's task.
 fn run_again(task: &Bound<'_, Task>, after: Duration, exception: Option<Bound<'_, PyAny>>) {
     let Some(core) = task.get().core() else {
         return;
     };
     if core.mode == Mode::Immediate {
-        // A waiter waits until all its attempts have left.
+        // The submitting thread waits until all attempts have left.
         let_go_of_coroutine(task);
         retry::again(task, core, None, after, exception);
         if task.get().phase().is_done() {
@@ -53,7 +52,7 @@ fn run_again(task: &Bound<'_, Task>, after: Duration, exception: Option<Bound<'_
         return;
     }
     let hold = core.pool().hold();
-    // Not after: the next attempt may have been handed over then.
+    // Before the next attempt can be handed over.
     leave(task);
     retry::again(task, core, None, after, exception);
     drop(hold);
@@ -65,7 +64,7 @@ impl CoroutineTask {
         let task = self.0.bind(py);
         completion::discard_call(task);
         let Some(detached) = completion::detach(task, end) else {
-            // It was cancelled, and has ended all the same.
+            // The task was cancelled, and its coroutine has ended all the same.
             limits::give_up_turn(task);
             leave(task);
             return Ok(());
@@ -93,7 +92,7 @@ impl CoroutineTask {
         canceller: Py<PyAny>,
     ) -> PyResult<Option<(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>)>> {
         let task = self.0.bind(py);
-        // Before it runs, so that a task which runs can be cancelled.
+        // Before the coroutine runs, so that it can be cancelled.
         task.get().extra().lock().canceller = Some(canceller);
         if !dispatch::start(task) {
             leave(task);
@@ -104,7 +103,7 @@ impl CoroutineTask {
         if let Some(timeout) = policy::timeout(task)
             && let Err(error) = timeout::watch_coroutine(task, timeout)
         {
-            // It runs without a limit rather than not at all.
+            // Without a limit rather than not at all.
             error.write_unraisable(py, Some(task));
         }
         let mut context = task.get().take_context(py);
@@ -133,7 +132,7 @@ impl CoroutineTask {
             taken.first.as_ref(),
             taken.second.as_ref(),
         );
-        // It may be called for another attempt; the coroutine has them anyway.
+        // For a retry; the coroutine has its arguments anyway.
         task.get().put_call(task, taken);
         coroutine
     }
@@ -163,7 +162,7 @@ impl CoroutineTask {
         task.get().end_code();
         limits::stop_clock(task);
         let verdict = if returned && !exception.is_instance_of::<TaskRetry>() {
-            // What it was to do is done, and is not to be done again.
+            // The function has done its work and must not run again.
             Verdict::Fail(exception)
         } else {
             retry::judge(task, exception)

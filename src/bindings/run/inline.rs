@@ -1,4 +1,4 @@
-//! Who runs an executor's tasks: its threads or, for tests, whoever submits or asks.
+//! Running tasks without workers, for tests: in the thread that submits or asks.
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -17,7 +17,6 @@ use crate::bindings::sched::dispatch::{self, hand_over};
 use crate::bindings::wait::current::{self, CallerSlot};
 use crate::bindings::wait::result;
 
-/// Takes a task of an executor without threads.
 pub(crate) fn take<'py>(task: Bound<'py, Task>, core: &Arc<Core>) -> PyResult<Bound<'py, Task>> {
     if core.pool().is_closed() {
         return Err(closed());
@@ -30,8 +29,8 @@ pub(crate) fn take<'py>(task: Bound<'py, Task>, core: &Arc<Core>) -> PyResult<Bo
     Ok(task)
 }
 
-/// Runs up to `most` tasks that wait, oldest first, and those that they submit, in the
-/// calling thread; says how many.
+/// Runs up to `most` waiting tasks in the calling thread, oldest first, and those that they submit;
+/// returns how many ran.
 pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyResult<usize> {
     if core.mode != Mode::Manual {
         return Err(PyRuntimeError::new_err(
@@ -50,14 +49,14 @@ pub(crate) fn run_pending(py: Python<'_>, core: &Arc<Core>, most: usize) -> PyRe
         let task = task.bind(py);
         if task.get().phase() == Phase::Pending {
             run(task, core)?;
-            // One that has expired has not run.
+            // A task that has expired did not run.
             count += usize::from(task.get().has_begun());
         }
     }
     Ok(count)
 }
 
-/// Runs one task in the calling thread, or has the event loop do so and waits for it.
+/// Runs one task in the calling thread, or waits while the event loop runs it.
 pub(crate) fn run(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     if !task.get().is_coroutine() {
         return run_here(task, core);
@@ -68,7 +67,7 @@ pub(crate) fn run(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
         return Ok(());
     }
     let _inside = result::enter_own(from_ref(task), 1)?;
-    // Until it has left, since its callbacks run before that.
+    // Until the task has left: its callbacks run before that.
     match core.on_loop().waiter(task) {
         Some(waiter) => waiter
             .wait(task.py(), None, current::look_after_pool)
@@ -77,15 +76,14 @@ pub(crate) fn run(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     }
 }
 
-/// Runs one task in the calling thread.
 pub(crate) fn run_here(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
     // A task that runs another one waits for it.
     let _inside = result::enter_own(from_ref(task), 1)?;
     let caller = CallerSlot::take(task, core);
     run_guarded(task, core, &caller.slot);
-    // In a test nobody waits between two attempts.
+    // Tests do not wait between attempts.
     while core.mode == Mode::Immediate && task.get().phase() == Phase::Pending {
-        // A user's own code that never gives up must still hear of Ctrl-C.
+        // A retry policy without end must still hear of Ctrl-C.
         task.py().check_signals()?;
         run_guarded(task, core, &caller.slot);
     }

@@ -1,4 +1,4 @@
-//! How an attempt is run: on a worker, as a coroutine, inline, or in another process.
+//! Running an attempt: on a worker, as a coroutine, inline, or in another process.
 
 pub(crate) mod attempt;
 pub(crate) mod event_loop;

@@ -1,8 +1,8 @@
-//! Futures of tasks that run elsewhere, in another process or on another machine; and, there,
-//! tasks that whoever has got them runs in its own thread.
+//! Futures of tasks that run in another process or on another machine, and, there, tasks that run
+//! in the thread which received them.
 //!
-//! They are in no queue and hold up no pool: what was handed over is not this process's to end.
-//! Their callbacks run on the pool's workers.
+//! They are in no queue and hold no pool: this process cannot wait for what it handed over. Their
+//! callbacks run on the pool's workers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,7 +34,7 @@ use crate::bindings::sched::dispatch::{self, announce};
 pub(crate) struct RemoteTask(Py<Task>);
 
 impl RemoteTask {
-    /// Ends the task, unless it has ended; a worker runs the callbacks.
+    /// Ends the task, unless it is done; a worker runs the callbacks.
     fn end(&self, py: Python<'_>, end: End<'_>) -> bool {
         let task = self.0.bind(py);
         if !begin(task) && task.get().phase() != Phase::Running {
@@ -47,7 +47,7 @@ impl RemoteTask {
     }
 }
 
-/// The first attempt begins, if none has.
+/// Begins the first attempt, if none has begun.
 fn begin(task: &Bound<'_, Task>) -> bool {
     let began = dispatch::start(task);
     if began {
@@ -85,7 +85,7 @@ impl RemoteTask {
         let call = Call::new(Slot::new(r#fn), Shape::Inline(0), none(), none());
         let cell = Task::for_task(Arc::clone(core), scope, call, context, now());
         let future = new_future(py, cell)?;
-        // Relaxed: as in a submit.
+        // Relaxed: as in `submit`.
         if inner.has_defaults.load(Ordering::Relaxed) && recall.is_some() {
             let defaults = inner.defaults.lock();
             let defaults = defaults.iter().map(|it| it.clone_ref(py)).collect();
@@ -129,7 +129,7 @@ impl RemoteTask {
     #[doc = doc!("_RemoteTask.again")]
     fn again(&self, py: Python<'_>) {
         let task = self.0.bind(py);
-        // What tells of it may come late, or twice.
+        // Messages may arrive late or twice.
         if !task.get().has_begun() {
             begin(task);
         }

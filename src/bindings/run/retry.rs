@@ -1,4 +1,4 @@
-//! `retry=` and `current_task.retry`: whether a task that failed runs again, and when.
+//! `retry=` and `current_task.retry`: whether a failed task runs again, and when.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,15 +23,15 @@ use crate::bindings::sched::dispatch;
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
 
-/// What is to be done about an attempt that has raised.
+/// What follows a failed attempt.
 pub(crate) enum Verdict<'py> {
-    /// It is the task's end, with this.
+    /// The task fails with this exception.
     Fail(Bound<'py, PyAny>),
-    /// It runs again after some time; this is what was raised, if anything was.
+    /// The task runs again after this time; with the exception of the attempt, if there is one.
     Again(Duration, Option<Bound<'py, PyAny>>),
 }
 
-/// What is to be done about an attempt of `this` that has raised `exception`.
+/// What follows an attempt of `this` that raised `exception`.
 pub(crate) fn judge<'py>(this: &Bound<'py, Task>, exception: Bound<'py, PyAny>) -> Verdict<'py> {
     let asked = exception.is_instance_of::<TaskRetry>();
     let over = || this.get().core().is_some_and(|core| core.is_cancelling());
@@ -51,13 +51,13 @@ pub(crate) fn judge<'py>(this: &Bound<'py, Task>, exception: Bound<'py, PyAny>) 
         judge_failure(this, &exception)
     };
     if ends && !matches!(judged, Ok(Verdict::Fail(_))) {
-        // What would come next is cancelled.
+        // The retry is cancelled.
         this.get().tell_to_stop();
         let error = CancelledError::new_err("the task was told to stop");
         return Verdict::Fail(into_exception(this.py(), error));
     }
     judged.unwrap_or_else(|error| {
-        // Of the user's policy; the task's own error must not be hidden by it.
+        // The error of the user's policy must not hide the task's own.
         logging::failure(
             this.py(),
             "the retry policy of task %s (%s) raised",
@@ -93,17 +93,17 @@ fn judge_failure<'py>(
     Ok(Verdict::Fail(exception.clone()))
 }
 
-/// The task's own code has asked for another attempt.
+/// The task's own code asks for another attempt.
 fn judge_request<'py>(
     this: &Bound<'py, Task>,
     request: &Bound<'py, PyAny>,
 ) -> PyResult<Verdict<'py>> {
     let py = this.py();
-    // What was being handled at that moment.
+    // The exception that was being handled.
     let cause = request.getattr("__context__")?;
     let cause = (!cause.is_none()).then_some(cause);
     let after: Option<f64> = request.getattr("args")?.get_item(0)?.extract()?;
-    // Without rules, this is the first attempt there is.
+    // Without a policy, this is the first attempt.
     let attempts = policy::with_new(this.get(), |rules| {
         rules.attempts = rules.attempts.max(1);
         rules.attempts
@@ -136,8 +136,8 @@ fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
-/// Keeps what an attempt has raised, as one of the last that did, without what its frames hold:
-/// there may be thousands of attempts.
+/// Keeps the exceptions of the last attempts, without the contents of their frames: there may be
+/// thousands of attempts.
 fn keep(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
     let (seen, oldest) = policy::with_new(this.get(), |rules| {
         let previous = &mut rules.previous;
@@ -155,11 +155,10 @@ fn keep(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
     traces::let_go_of_frames(exception)
 }
 
-/// So many of the last attempts are told of at the task's end.
+/// How many exceptions of earlier attempts are kept.
 const KEPT: usize = 5;
 
-/// Makes what the attempts before have raised the context of `exception`, at the end of the
-/// chain that it has already.
+/// Appends the exceptions of earlier attempts to the context chain of `exception`.
 fn link(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
     let previous = policy::with(this.get(), |rules| std::mem::take(&mut rules.previous));
     for previous in previous.into_iter().flatten().rev() {
@@ -175,7 +174,7 @@ fn join<'py>(exception: &Bound<'py, PyAny>, previous: Bound<'py, PyAny>) -> PyRe
     if met(&previous) {
         return Ok(());
     }
-    // The same object may be raised twice. Its place is the later one, for there is to be no
+    // The same object may be raised twice. It keeps the later place, so that the chain has no
     // circle.
     let before = self::chain(&previous)?;
     if let Some([last, _]) = before.windows(2).find(|pair| met(&pair[1])) {
@@ -187,7 +186,7 @@ fn join<'py>(exception: &Bound<'py, PyAny>, previous: Bound<'py, PyAny>) -> PyRe
     }
 }
 
-/// An exception and those it came after.
+/// An exception and the chain of its contexts.
 fn chain<'py>(exception: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let mut chain = vec![exception.clone()];
     let mut last = exception.clone();
@@ -201,11 +200,11 @@ fn chain<'py>(exception: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>>
     Ok(chain)
 }
 
-/// Of longer chains no more is looked at.
+/// Longer chains are followed only this far.
 const LONGEST: usize = 1_000;
 
-/// Has the task run once more after some time. In its context, on its worker or the event
-/// loop, with its call as it was; whoever has ended it meanwhile goes first.
+/// Schedules another attempt, with the same context and call. An end of the task that comes first
+/// prevails.
 pub(crate) fn again<'py>(
     this: &Bound<'py, Task>,
     core: &Arc<Core>,
@@ -230,7 +229,7 @@ fn try_again<'py>(
         logging::runs_again(this, after, exception.as_ref());
     }
     if !cell.has_context() {
-        // It had no rules when it began, so its context was not kept as it was.
+        // The task had no policy when it began, so a clean context was not kept.
         cell.put_context(copy_current(this.py())?);
     }
     if let Some(taken) = taken {
@@ -248,21 +247,21 @@ fn try_again<'py>(
     if core.mode == Mode::Threads {
         core.held().add(this, core.pool().hold());
     }
-    // While it is held, it does not count as one that lies in the queue.
+    // While it is held, it does not count as queued.
     cell.leave_queue();
     if !cell.run_again() {
-        // Nobody takes it any more.
+        // No thread takes the call any more.
         drop(cell.take_call(this));
         core.held().remove(this);
         return Ok(());
     }
     events::happened(this, Kind::Retrying);
-    // Not before: one of its key that starts now, and waits for it, must find that it has not
-    // started.
+    // After `run_again`: a task of the same key that starts now and waits for this one must find it
+    // pending.
     limits::leave_lane(this);
     match core.mode {
         Mode::Threads => {}
-        // Whoever runs it goes on with it.
+        // The running thread goes on with the next attempt.
         Mode::Immediate => return Ok(()),
         Mode::Manual => {
             dispatch::shelve(this, core);
@@ -271,7 +270,7 @@ fn try_again<'py>(
     }
     let alarm = timer::set_in(after, this, wake)?;
     policy::with(cell, |rules| {
-        // It may have rung, and the next attempt have an alarm of its own.
+        // The timer may have fired already, and the next attempt may have its own.
         if rules.attempts == attempts {
             rules.alarm = alarm;
         }
@@ -284,7 +283,7 @@ fn try_again<'py>(
     Ok(())
 }
 
-/// It is time for a task's next attempt.
+/// Starts the task's next attempt.
 pub(crate) fn wake(this: &Bound<'_, Task>) {
     if this.get().phase() == Phase::Pending {
         dispatch::again(this);

@@ -1,4 +1,4 @@
-//! Taking a task: from the arguments of a submit to the queue.
+//! The way of a task from the arguments of `submit` to the queue.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,7 +62,7 @@ impl ExecutorCell {
 }
 
 impl Inner {
-    /// A future that has all that its submitter gives it, for a task that is about to be taken.
+    /// A future with all that its submitter gives it, before the executor takes it.
     #[expect(
         clippy::inline_always,
         reason = "a call would cost every submit what one may save"
@@ -91,7 +91,7 @@ impl Inner {
         let context = carry(py, &core.hidden)?.map_or_else(Slot::default, Slot::new);
         let cell = Task::for_task(Arc::clone(core), scope, call, context, now());
         let future = new_future(py, cell)?;
-        // Relaxed: a callback added while this submit runs may or may not count for it.
+        // Relaxed: a callback added while this call runs may or may not count for it.
         if has_defaults.load(Ordering::Relaxed) {
             let defaults = defaults.lock().iter().map(|it| it.clone_ref(py)).collect();
             completion::add_defaults(&future, defaults);
@@ -109,7 +109,7 @@ impl Inner {
     }
 }
 
-/// Submits a task that has rules, or that needs a place in the queue.
+/// Submits a task that has a policy or needs a permit of the queue.
 fn submit_ruled<'py>(
     future: Bound<'py, Task>,
     policy: Option<&Bound<'py, Policy>>,
@@ -123,7 +123,7 @@ fn submit_ruled<'py>(
     }
     let submitted = (|| {
         let entry = match core.places() {
-            // A coroutine waits in no queue, and in immediate mode nothing does.
+            // A coroutine waits in no queue, and in immediate mode no task does.
             Some(places) if core.mode != Mode::Immediate && !future.get().is_coroutine() => {
                 backpressure::take(&future, core, places)?
             }
@@ -149,10 +149,9 @@ fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()>
         .try_for_each(|value| refuse_value(&value, scoped, DEPTH))
 }
 
-/// Refuses a function that has such arguments with it: a method of one, or a
-/// `functools.partial`.
+/// Refuses a function that carries such arguments: a bound method or a `functools.partial`.
 pub(crate) fn refuse_function(function: &Bound<'_, PyAny>, scoped: &Scoped) -> PyResult<()> {
-    // As nearly always.
+    // The usual case.
     if function.is_instance_of::<PyFunction>() {
         return Ok(());
     }
@@ -173,7 +172,7 @@ fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResul
     let py = value.py();
     for refused in scoped.reject_types.bind(py).iter_borrowed() {
         let refused = refused.cast::<PyType>()?;
-        // A proxy would answer for what it stands for.
+        // A proxy would answer for the object that it stands for.
         if is_really_a(value, &refused) {
             scoped.reject.bind(py).call1((value,))?;
         }
@@ -196,7 +195,7 @@ fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResul
     }
 }
 
-/// How deep and how far a look is taken into arguments that contain others: enough for the
-/// uploads of a form (a dict of lists), and little enough to cost nothing.
+/// How many levels of containers are searched: enough for the uploads of a form (a dict of lists),
+/// at little cost.
 const DEPTH: u8 = 2;
 const LOOK: usize = 16;

@@ -1,8 +1,8 @@
-//! `timeout=`, `expires=` and `stop`: tasks that are ended before they end.
+//! `timeout=`, `expires=` and `stop`: tasks that are ended early.
 //!
-//! A call whose time is over gets an exception (see `core::interrupt`). If it has not ended a
-//! moment later, it is stuck in C, or has swallowed the exception: then its future is ended
-//! without it, and its worker counts as one that waits, so that another takes its place.
+//! An overdue call gets an exception (see `core::interrupt`). If it goes on, it is stuck in C or
+//! has swallowed the exception. Then its future ends without it, and its worker counts as waiting,
+//! so that another replaces it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,39 +29,39 @@ use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
 
-/// What a call that was interrupted has left, to end.
+/// How long an interrupted call has to end.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How soon a call that must not be interrupted where it is, is looked at again; each time
-/// after twice as long, up to the latter.
+/// How soon to retry a call that must not be interrupted where it is. The delay doubles each time,
+/// up to `LONGEST_GLANCE`.
 const GLANCE: Duration = Duration::from_millis(1);
 const LONGEST_GLANCE: Duration = Duration::from_millis(32);
 
-/// A call that is to be ended.
+/// An attempt to end a call.
 pub(crate) struct Shot {
     task: Py<Task>,
     at: At,
     why: Why,
-    /// Its future has ended without it already.
+    /// The future has ended already.
     late: bool,
-    /// Since when it has been tried in vain, and how soon it is tried again.
+    /// Since when the attempts failed, and the delay before the next.
     tried: Option<(Instant, Duration)>,
 }
 
 enum At {
-    /// This call, on a worker if there are waits.
+    /// This call; on a worker, with its waits.
     Call {
         target: Arc<Target>,
         call: Call,
         waits: Option<Arc<Waits>>,
     },
-    /// Whatever call of the task runs when it is time.
+    /// The call that runs at that time.
     AnyCall,
     /// The coroutine of this attempt.
     Coroutine(u32),
 }
 
-/// Has `act` called with a shot after some time.
+/// Calls `act` with a shot after some time.
 fn set(
     py: Python<'_>,
     time: Duration,
@@ -72,7 +72,7 @@ fn set(
     timer::set_in(time, &task, move |this| act(this.py(), shot))
 }
 
-/// Sets the alarm for the time limit of a call that has just begun at `slot`.
+/// Sets the timer for the timeout of a call that has just begun at `slot`.
 pub(crate) fn watch(
     this: &Bound<'_, Task>,
     slot: &WorkerSlot,
@@ -93,8 +93,8 @@ pub(crate) fn watch(
     set(this.py(), limit, shot, interrupt)
 }
 
-/// The work of a task begins now, if its executor leaves it to the task to say so: what came
-/// before counts neither for its time limit nor as its run.
+/// Begins the work of a task, if its executor leaves that to the task. What came before counts
+/// neither for its timeout nor for its running time.
 pub(crate) fn begin(this: &Bound<'_, Task>) -> PyResult<()> {
     this.get().set_started(now());
     let Some(limit) = policy::timeout(this) else {
@@ -111,7 +111,7 @@ pub(crate) fn begin(this: &Bound<'_, Task>) -> PyResult<()> {
         tried: None,
     };
     let alarm = set(this.py(), limit, shot, interrupt)?;
-    // Taken back when the call has ended.
+    // Cancelled when the call has ended.
     policy::with(this.get(), |rules| rules.alarm = alarm);
     Ok(())
 }
@@ -136,7 +136,7 @@ pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<
     if cell.phase().is_done() {
         return Ok(false);
     }
-    // Before anything else: a task that is about to start, or to run again, looks.
+    // First: a task that is about to start, or to run again, checks this flag.
     cell.tell_to_stop();
     if completion::cancel(this) || (after.is_some() && stop_elsewhere(this)) {
         return Ok(true);
@@ -159,7 +159,7 @@ pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<
     Ok(true)
 }
 
-/// Cancels a task that has begun elsewhere, and has it ended there; `false` if it is not one.
+/// Cancels a task that has begun elsewhere, and terminates it there; `false` if it runs here.
 fn stop_elsewhere(task: &Bound<'_, Task>) -> bool {
     let is_there = |extra: &Mutex<Extra>| extra.lock().recall.is_some();
     let stopped = task.get().known_extra().is_some_and(is_there)
@@ -171,7 +171,7 @@ fn stop_elsewhere(task: &Bound<'_, Task>) -> bool {
     stopped
 }
 
-/// It is time to end a call.
+/// Ends an overdue call.
 pub(crate) fn interrupt(py: Python<'_>, shot: Shot) {
     let Shot {
         task,
@@ -187,14 +187,14 @@ pub(crate) fn interrupt(py: Python<'_>, shot: Shot) {
     let at = match at {
         At::AnyCall => match find(this) {
             Some(at) => at,
-            // It has not begun, and will see that it must not, or has returned.
+            // The call has returned, or has not begun and will find the flag.
             None => return,
         },
         at => at,
     };
     match &at {
         At::Call { target, call, .. } => {
-            // It would be raised in whatever greenlet the thread runs just then.
+            // Any greenlet that the thread runs at that moment would get the exception.
             if !gevent::are_there(py) && target.shoot(py, *call, why) == Shooting::Later {
                 let shot = Shot {
                     task,
@@ -227,8 +227,8 @@ pub(crate) fn interrupt(py: Python<'_>, shot: Shot) {
     }
 }
 
-/// Has a call interrupted that must not be where it is now. If it has not been for as long as
-/// a call has to end, its future ends without it, and it is still tried.
+/// Retries a call that must not be interrupted where it is now. After `GRACE` its future ends
+/// without it, and the retries go on.
 fn try_soon(py: Python<'_>, mut shot: Shot) {
     let now = Instant::now();
     let (since, glance) = shot.tried.unwrap_or((now, GLANCE));
@@ -260,7 +260,7 @@ fn cancel_coroutine(this: &Bound<'_, Task>) -> PyResult<()> {
     }
 }
 
-/// The call of the task that runs, if one does.
+/// The task's running call, if there is one.
 fn find(this: &Bound<'_, Task>) -> Option<At> {
     let py = this.py();
     let core = this.get().core()?;
@@ -276,7 +276,7 @@ fn find(this: &Bound<'_, Task>) -> Option<At> {
         if !slot.task(py).is_some_and(|task| task.is(this)) {
             return None;
         }
-        // The same before and after: so it is this task's.
+        // The same call before and after the check, so it belongs to this task.
         if slot.call() == Some(call) {
             return Some(At::Call {
                 target: Arc::clone(slot.target()),
@@ -287,7 +287,7 @@ fn find(this: &Bound<'_, Task>) -> Option<At> {
     }
 }
 
-/// What was interrupted has had time to end: if it has not, its future ends without it.
+/// Ends the future of an interrupted call that has not ended in time.
 pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
     let this = shot.task.bind(py);
     let Some(core) = this.get().core() else {
@@ -300,7 +300,8 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
             waits,
         } => {
             if !shot.late {
-                // In one section, which `came_back` waits for: the books are balanced there.
+                // In one critical section, on which `came_back` waits: the counters are updated
+                // there.
                 let astray = with_critical_section(this.as_any(), || {
                     target.give_up(*call).then(|| {
                         policy::keep_turn(this.get());
@@ -312,7 +313,7 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
                 };
                 look_after(py, core, astray);
             }
-            // It is tried anyway while it has only been in vain.
+            // `try_soon` goes on by itself while the call could not be interrupted.
             if cfg!(not(Py_3_12)) && shot.tried.is_none() {
                 target.take_back(py, *call);
                 try_later(py, shot);
@@ -339,7 +340,7 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
     completion::finish_detached(this, end, Some(note));
 }
 
-/// Has a call that is stuck interrupted once more, for it may come back to Python code.
+/// Schedules another interrupt of a stuck call, which may return to Python code.
 fn try_later(py: Python<'_>, shot: &Shot) {
     let At::Call {
         target,
@@ -368,10 +369,10 @@ fn try_later(py: Python<'_>, shot: &Shot) {
     }
 }
 
-/// Between two tries to interrupt a call that is stuck, or to replace it.
+/// The time between two attempts to interrupt or to replace a stuck call.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The code of a task whose future has ended without it has ended.
+/// The code of a task has ended after its future.
 pub(crate) fn came_back(this: &Bound<'_, Task>, slot: &WorkerSlot) {
     // See `give_up`.
     with_critical_section(this.as_any(), || ());
@@ -383,7 +384,7 @@ pub(crate) fn came_back(this: &Bound<'_, Task>, slot: &WorkerSlot) {
     limits::give_up_turn(this);
 }
 
-/// Sees to a pool of which a worker is stuck.
+/// Looks after a pool with a stuck worker.
 fn look_after(py: Python<'_>, core: &Arc<Core>, astray: Added) {
     if astray.first {
         look_again(py, core);
@@ -404,14 +405,14 @@ fn look_after(py: Python<'_>, core: &Arc<Core>, astray: Added) {
     }
 }
 
-/// If no thread can be started in place of one that is stuck, nobody else would try again.
+/// Retries if no thread could replace a stuck one: nothing else would.
 fn look_again(py: Python<'_>, core: &Arc<Core>) {
     if let Err(error) = timer::set_in_for(PAUSE, core, look_after_stuck) {
         error.write_unraisable(py, None);
     }
 }
 
-/// Some workers of a pool were stuck a moment ago.
+/// Looks after a pool until it has no stuck workers.
 fn look_after_stuck(py: Python<'_>, core: &Arc<Core>) {
     if core.stuck().count() > 0 {
         core.pool().look_after();
@@ -419,7 +420,6 @@ fn look_after_stuck(py: Python<'_>, core: &Arc<Core>) {
     }
 }
 
-/// The error of a task whose time is over.
 pub(crate) fn timed_out(this: &Bound<'_, Task>) -> PyErr {
     TaskTimeout::new_err(message(this))
 }
@@ -432,12 +432,12 @@ fn message(this: &Bound<'_, Task>) -> String {
     )
 }
 
-/// Says in `exception`, if it is what a call was interrupted with, why.
+/// Adds the message to an exception by which a call was interrupted.
 pub(crate) fn explain(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) {
     if !exception.is_instance_of::<TaskTimeout>() {
         return;
     }
-    // CPython raises a class, so without a word.
+    // CPython raises a class, without a message.
     let explained = exception.getattr("args").and_then(|args| {
         if args.len()? == 0 {
             exception.setattr("args", (message(this),))?;

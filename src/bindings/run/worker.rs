@@ -1,4 +1,4 @@
-//! A worker thread: attached to Python once, for its life; detached only to sleep.
+//! A worker thread: attached to Python for its whole life, and detached only to sleep.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,19 +30,19 @@ use crate::bindings::names;
 use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::wait::current::{self, Local};
 
-/// A task that is a builtin never looks whether another thread wants the GIL; after this
-/// many nanoseconds of such tasks the worker does.
+/// A builtin never checks whether another thread wants the GIL; after this many nanoseconds of such
+/// tasks the worker does.
 const BREATH: u64 = 1_000_000;
 
-/// Who submits holds the GIL, and often lets go of it right away to wait for the result. A
-/// worker that asks for it too soon goes to sleep over it and has to be woken.
+/// A submitter holds the GIL, and often releases it right away to wait for the result. A worker
+/// that asks for the GIL too soon blocks and has to be woken.
 const GRACE: Duration = Duration::from_nanos(1_500);
 
-/// The main function of each thread of a pool. `end_child` ends a process that a task has forked
-/// and whose task has returned; it is told whether that has failed.
+/// The main function of each thread of a pool. `end_child` ends a process that a task forked, once
+/// that task has returned; its argument is whether the task failed.
 pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Queued>, end_child: fn(Python<'_>, bool)) {
     let generation = generation();
-    // None only if the interpreter has been finalized; then nothing can run any more.
+    // `None` only after the interpreter is finalized, when nothing can run.
     let finished = attach(|py| {
         let Some(core) = weak.upgrade() else {
             return;
@@ -64,7 +64,7 @@ pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Queued>, end_child: fn(
             initialize(py, &core);
         }
         let watched = switch_interval::watch(py, &slot, core.switch_interval);
-        // Held by the futures from here on, so that an idle worker keeps nothing alive.
+        // From here on only futures hold the core, so that an idle worker keeps nothing alive.
         drop(core);
         let watched_by = watched.as_deref();
         let failed = work(
@@ -90,15 +90,15 @@ pub(crate) fn main(weak: &Weak<Core>, mut worker: Worker<Queued>, end_child: fn(
         }
     });
     if generation != self::generation() {
-        // The task forked, and this is the child, where its thread is all there is. The
-        // books of the parent's pool are not ours to keep.
+        // The task forked, and this is the child, where only this thread exists. The counters of
+        // the parent's pool must not change.
         std::mem::forget(worker);
     }
     let _ = finished;
 }
 
-/// Runs tasks until there are none for this thread. In a child that a task has forked, returns
-/// when the task has ended there, with whether it failed.
+/// Runs tasks until there are none for this thread. In a child that a task forked, returns after
+/// that task, with whether it failed.
 fn work(
     py: Python<'_>,
     core: &Weak<Core>,
@@ -113,7 +113,7 @@ fn work(
         if let Some(watched) = watched {
             watched.sleeps();
         }
-        // Detached, so that who is woken finds the GIL free.
+        // Detached, so that the woken thread finds the GIL free.
         let waiters = deferred.take();
         py.detach(|| {
             drop(waiters);
@@ -133,11 +133,11 @@ fn work(
                 let task = task.into_bound(py);
                 run(&task, slot);
                 if forked() {
-                    // A child of the task's: this thread is all there is of it.
+                    // A child of the task, with this thread only.
                     return Some(task.get().phase() == Phase::Failed);
                 }
                 task.get().ended()
-                // The last reference to it, often, goes before the worker sleeps.
+                // Often the last reference: dropped before the worker sleeps.
             }
             job => {
                 run_other(py, core, job, slot);
@@ -150,14 +150,14 @@ fn work(
         if finished.saturating_sub(breathed) > BREATH {
             breathed = finished;
             deferred.ring();
-            // It cannot fail, and if it did, the next breath would come.
+            // It cannot fail, and if it did, the next one would come.
             let _ = breathe(py);
         }
     }
     None
 }
 
-/// Runs one task; whatever happens in it, the worker goes on.
+/// Runs one task; the worker survives whatever happens in it.
 fn run(task: &Bound<'_, Task>, slot: &WorkerSlot) {
     let Some(core) = task.get().core() else {
         return;
@@ -167,7 +167,7 @@ fn run(task: &Bound<'_, Task>, slot: &WorkerSlot) {
     slot.clear();
 }
 
-/// Does a job that is no task to run.
+/// Does a job that does not run a task.
 #[cold]
 fn run_other(py: Python<'_>, core: &Weak<Core>, job: Job, slot: &WorkerSlot) {
     if let Some(core) = core.upgrade() {
@@ -190,7 +190,7 @@ fn defect(payload: &(dyn Any + Send)) -> PyErr {
     PyRuntimeError::new_err(message)
 }
 
-/// Runs one task; a panic fails that task alone.
+/// Runs one task; a panic fails only that task.
 pub(crate) fn run_guarded(task: &Bound<'_, Task>, core: &Arc<Core>, slot: &WorkerSlot) {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         if core.is_broken() {
@@ -218,7 +218,7 @@ fn initialize(py: Python<'_>, core: &Arc<Core>) {
     let Some((initializer, arguments)) = initializer else {
         return;
     };
-    // Packed arguments lie as a task's do.
+    // Packed arguments have the layout of a task's.
     if let Err(error) = call(&initializer, Shape::Packed, Some(&arguments), None) {
         core.set_broken();
         let exception = error.into_value(py);
@@ -226,11 +226,11 @@ fn initialize(py: Python<'_>, core: &Arc<Core>) {
     }
 }
 
-/// This thread as Python's `threading` module sees it.
+/// This thread in Python's `threading` module.
 struct Thread(Py<PyAny>);
 
 impl Thread {
-    /// Gives the thread its name there and the hooks that a Python thread starts with.
+    /// Sets the thread's name and the hooks that a Python thread starts with.
     fn enter(py: Python<'_>, name: &str) -> Option<Self> {
         let entered = (|| -> PyResult<Self> {
             let threading = py.import(names::threading(py))?;
