@@ -1,6 +1,6 @@
-//! Tells the crate which Python it is built for (`cfg(Py_3_12)`, `cfg(Py_GIL_DISABLED)`), carries
-//! the docstrings of the stub into it (`doc!("Future.cancel")`), and tells the linker what
-//! `src/bindings/ffi/ending.rs` is for.
+//! Sets `cfg(Py_3_12)` and `cfg(Py_GIL_DISABLED)` by the Python version, carries the docstrings of
+//! the stub into the crate (`doc!("Future.cancel")`), and sets the linker option for
+//! `src/bindings/ffi/ending.rs`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -48,7 +48,7 @@ fn stop_at_the_end() {
     }
 }
 
-/// A macro that gives the docstring of a name, and no build for a name without one.
+/// A macro that gives the docstring of a name, and fails the build for a name without one.
 fn macro_of(docs: &[(String, String)]) -> String {
     let mut code = "macro_rules! doc {\n".to_owned();
     for (name, text) in docs {
@@ -59,12 +59,12 @@ fn macro_of(docs: &[(String, String)]) -> String {
 
 /// The docstrings of a stub's classes, functions and methods by their qualified names.
 ///
-/// Python shows no text of its own for `__init__` and `__new__` of a native class, so what the
-/// stub says there follows that of the class.
+/// Python shows no docstring for `__init__` and `__new__` of a native class, so these are appended
+/// to that of the class.
 fn docstrings(stub: &str) -> Vec<(String, String)> {
     let mut docs: Vec<(String, String)> = Vec::new();
     let mut class = "";
-    // What a docstring may follow: the name of a definition whose head has ended.
+    // The definition before a possible docstring: its head has ended.
     let mut defined: Option<(usize, &str)> = None;
     let mut lines = stub.lines();
     while let Some(line) = lines.next() {
@@ -91,7 +91,7 @@ fn docstrings(stub: &str) -> Vec<(String, String)> {
             let body = docstring(quoted, &mut lines, indent + 4);
             match docs.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, text)) if own => *text = format!("{text}\n\n{body}"),
-                // An overload that says the same once more.
+                // An overload that repeats the docstring.
                 Some(_) => {}
                 None => docs.push((name, body)),
             }

@@ -1,9 +1,10 @@
 //! `flask_delay._native`: background tasks for Flask on Rust-managed threads.
 //!
-//! Exports only. What Python sees is described in `python/flask_delay/_native.pyi`.
+//! Exports only. `python/flask_delay/_native.pyi` describes the Python side.
 #![deny(unsafe_code)]
 
-// `doc!`: what the stub says of a name. Made by build.rs; before the modules that use it.
+// `doc!`: the stub's docstring of a name. Made by build.rs; included before the modules that use
+// it.
 include!(concat!(env!("OUT_DIR"), "/docs.rs"));
 
 mod bindings;
@@ -12,8 +13,8 @@ use pyo3::prelude::*;
 
 /// The native module of `flask_delay`.
 ///
-/// It does not need the GIL: classes are frozen, what changes in them is atomic or behind a
-/// lock of ours, and references are read by the rules of [`bindings::ffi::slot`].
+/// It does not need the GIL: classes are frozen, and their changing parts are atomic or behind our
+/// own locks. References are read by the rules of [`bindings::ffi::slot`].
 #[pymodule(gil_used = false)]
 mod _native {
     use pyo3::exceptions::PyImportError;
@@ -65,7 +66,8 @@ mod _native {
     use crate::bindings::host::logging;
     use crate::bindings::process::{exit, init, last_exit};
 
-    /// A class of the native one and the standard library's, for whom it is the real thing.
+    /// A Python class derived from the native one and from that of the standard library, so that
+    /// `isinstance` holds.
     fn derive<'py>(
         name: &str,
         native: Bound<'py, PyType>,
@@ -89,8 +91,8 @@ mod _native {
         ffi::fork::generation()
     }
 
-    /// Threads of ours run in the main interpreter: in another one a submit would wait for them
-    /// for ever, or the end of that interpreter.
+    /// Our threads run in the main interpreter: in another one, a submission or the interpreter's
+    /// end would wait forever.
     fn refuse_subinterpreter(py: Python<'_>) -> PyResult<()> {
         if ffi::interrupt::is_main_interpreter(py) {
             return Ok(());

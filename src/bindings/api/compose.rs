@@ -1,5 +1,4 @@
-//! `then` and `gather`, as they are called: what they take and refuse. What comes of it is in
-//! [`crate::bindings::sched::dependents`].
+//! The arguments of `then` and `gather`. What they do is in [`crate::bindings::sched::dependents`].
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -48,14 +47,14 @@ pub(crate) fn _check_step(
 ) -> PyResult<()> {
     check(policy.as_ref(), &r#fn)?;
     if is_first {
-        // Its arguments are yet to come.
+        // The arguments are not known yet.
         return Ok(());
     }
     signature::check_call(&r#fn, 1, Vec::new())
 }
 
-/// As `Future.then`, by a policy, with the task, but not its callbacks, in a scope, and by
-/// another executor than that of `future`.
+/// As `Future.then`, with a policy, a scope for the task but not its callbacks, and an executor
+/// that may differ from that of `future`.
 pub(crate) fn follow<'py>(
     future: &Bound<'py, Task>,
     policy: Option<&Bound<'py, Policy>>,
@@ -142,12 +141,12 @@ fn of_ours(future: Bound<'_, PyAny>) -> PyResult<Bound<'_, Task>> {
     })
 }
 
-/// Where the tasks that follow `future` are submitted.
+/// The executor to which dependents of `future` are submitted.
 fn executor_of(future: &Bound<'_, Task>) -> PyResult<Arc<Inner>> {
     core_of(future)?.executor().ok_or_else(closed)
 }
 
-/// Refuses a future that nothing can follow.
+/// Refuses a future that no task can follow.
 fn core_of<'a>(future: &'a Bound<'_, Task>) -> PyResult<&'a Arc<Core>> {
     let cell = future.get();
     let core = cell.core().ok_or_else(|| {

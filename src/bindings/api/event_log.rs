@@ -1,4 +1,4 @@
-//! The log of events, as a page reads it.
+//! The event log, for a page that reads it.
 
 use pyo3::prelude::*;
 
@@ -10,7 +10,7 @@ type Row = (u64, &'static str, String, String, u64);
 #[doc = doc!("_EventLog")]
 #[pyclass(frozen, name = "_EventLog", module = "flask_delay._native")]
 pub(crate) struct EventLog {
-    /// Has events kept.
+    /// Keeps events while it exists.
     _reader: Reader,
 }
 

@@ -1,4 +1,4 @@
-//! The native half of `Executor`. How it takes tasks is in [`crate::bindings::run::submit`].
+//! The native half of `Executor`. Submission is in [`crate::bindings::run::submit`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -28,15 +28,15 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.core.close();
         if self.core.mode == Mode::Manual {
-            // Nobody can run them any more.
+            // No thread can run them any more.
             Python::try_attach(|py| cancel_queued(py, &self.core, |_| {}));
         }
-        // Nobody can ask for them any more, and they keep the core alive that keeps them.
+        // No code can ask for them any more, and they keep the core alive, which keeps them.
         self.core.registry.clear();
     }
 }
 
-/// How tasks are run, for the floors below that have them run.
+/// The upper floors' functions that the floors below call.
 static RUNNER: Runner = Runner {
     begin: exit::add,
     work: exit::work,
@@ -230,7 +230,7 @@ impl ExecutorCell {
         Ok(id.to_str().is_ok_and(|id| core.registry.is_gone(id)))
     }
 
-    /// Libraries that divide work among the threads (dask) read this of any executor.
+    /// Libraries that divide work among threads (dask) read this of any executor.
     #[getter]
     fn _max_workers(&self) -> PyResult<usize> {
         Ok(self.core()?.max_workers())
@@ -260,15 +260,16 @@ impl ExecutorCell {
             visit.call(&scoped.reject)?;
             visit.call(&scoped.step)?;
         }
-        // Held by another thread: not traversed this time, so nothing is freed too early.
+        // If another thread holds the lock, nothing is visited this time, so nothing is freed too
+        // early.
         if let Some(defaults) = inner.defaults.try_lock() {
             for callback in defaults.iter() {
                 visit.call(callback)?;
             }
         }
-        // What the core refers to, only while nothing else, such as a task that is yet to
-        // run, needs it. Nobody comes to or goes from the core without being attached, so
-        // the count is the same in all of one collection.
+        // Visited only while nothing else, such as a pending task, needs the core. Code that takes
+        // or drops a reference to the core is attached, so the count is the same throughout one
+        // collection.
         if Arc::strong_count(&inner.core) == 1
             && let Some(initializer) = inner.core.initializer.try_lock()
             && let Some((function, arguments)) = initializer.as_ref()
@@ -283,8 +284,8 @@ impl ExecutorCell {
         let Some(inner) = self.0.get() else {
             return;
         };
-        // The scope stays: futures that are not done have their own reference to it, and
-        // what it refers to is cleared in its turn.
+        // The scope stays: pending futures have their own reference to it, and its own references
+        // are cleared in turn.
         let defaults = std::mem::take(&mut *inner.defaults.lock());
         drop(defaults);
         if Arc::strong_count(&inner.core) == 1 {
@@ -295,7 +296,7 @@ impl ExecutorCell {
     }
 }
 
-/// What tasks and workers there are now.
+/// Counts of tasks and workers.
 fn counts<'py>(py: Python<'py>, core: &Arc<Core>) -> PyResult<Bound<'py, PyDict>> {
     let stats = core.pool().stats();
     let dict = PyDict::new(py);
@@ -311,10 +312,10 @@ fn counts<'py>(py: Python<'py>, core: &Arc<Core>) -> PyResult<Bound<'py, PyDict>
     Ok(dict)
 }
 
-/// Waits, not for long, until a thread that was started for a task has begun one.
+/// Waits briefly until a thread that was started for a task has begun one.
 ///
-/// It may not have had the GIL since the submit, and "cancel what has not started" would
-/// then hit all. Python's own pool waits for its threads to start in `submit`.
+/// It may not have had the GIL since the submission, and "cancel what has not started" would then
+/// cancel all. Python's own pool waits for its threads to start in `submit`.
 fn let_begin(py: Python<'_>, core: &Arc<Core>) {
     let deadline = Instant::now() + BEGIN;
     while Instant::now() < deadline {
@@ -335,15 +336,15 @@ fn let_begin(py: Python<'_>, core: &Arc<Core>) {
     }
 }
 
-/// How long `shutdown` lets a thread that is starting come to its task, and how often it
-/// looks. A slow initializer may take longer: then the tasks have not started indeed.
+/// How long `shutdown` waits for a starting thread to begin a task, and how often it checks. With a
+/// slower initializer the tasks have indeed not started.
 const BEGIN: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_micros(500);
 
-/// An executor of `Delay` lets those workers go that were idle for so long.
+/// Idle workers of a `Delay` executor end after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The class that executors are made of here.
+/// The class of the executors that are made here.
 static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 #[doc = doc!("_service_executor")]
@@ -374,7 +375,7 @@ fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     class.ok_or_else(|| PyRuntimeError::new_err("the executor class is not set"))
 }
 
-/// Notes the class that scoped executors are made of.
+/// Sets the class of scoped executors.
 pub(crate) fn set_class(class: &Bound<'_, PyType>) {
     let _ = CLASS.set(class.py(), class.clone().unbind());
 }

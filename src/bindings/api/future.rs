@@ -1,7 +1,7 @@
-//! The native half of `Future`: what Python may ask it.
+//! The native half of `Future`: its Python methods.
 //!
-//! What it is made of is in `core::task`, how it changes state in `core::transition`, how it is
-//! waited for in `wait::result`.
+//! Its data are in `core::task`, its state changes in `core::transition`, and waiting for it in
+//! `wait::result`.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -101,12 +101,12 @@ impl Task {
 
     #[doc = doc!("Future.then")]
     fn then<'py>(slf: &Bound<'py, Self>, r#fn: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        // A `Task`, which has options. Of the type alone: mocks have attributes of any name.
+        // A `Task`, which has options. Looked up on the type: mocks have attributes of any name.
         let follow = names::_flask_delay_follow(slf.py());
         if let Some(follow) = r#fn.get_type().getattr_opt(follow)? {
             return follow.call1((r#fn, slf));
         }
-        // A partial of one.
+        // A `functools.partial` of a `Task`.
         if let Some(task) = inner_of(&r#fn)
             && let Some(follow) = task.get_type().getattr_opt(follow)?
         {
@@ -174,7 +174,7 @@ impl Task {
     }
 
     fn set_exception(slf: &Bound<'_, Self>, exception: Bound<'_, PyAny>) -> PyResult<()> {
-        // `None` is a success for concurrent.futures, which then has None as its result.
+        // `None` is a success for concurrent.futures, with `None` as the result.
         let phase = if exception.is_none() {
             Phase::Finished
         } else {
@@ -301,7 +301,8 @@ impl Task {
         ] {
             slot.visit(&visit)?;
         }
-        // Held by another thread: not traversed this time, so nothing is freed too early.
+        // If another thread holds the lock, nothing is visited this time, so nothing is freed too
+        // early.
         if let Some(extra) = self.known_extra().and_then(Mutex::try_lock) {
             let objects = extra.callbacks.iter().chain(&extra.wakers);
             for object in objects.chain(&extra.canceller).chain(&extra.scope) {
@@ -325,7 +326,7 @@ impl Task {
     fn __clear__(slf: &Bound<'_, Self>) {
         let py = slf.py();
         let cell = slf.get();
-        // Nobody can reach this future any more, so nobody takes from it meanwhile.
+        // This future is unreachable, so no thread takes from it meanwhile.
         drop((
             cell.scope.take(py),
             cell.call.function.take(py),
@@ -352,7 +353,7 @@ fn invalid(this: &Bound<'_, Task>, phase: Phase) -> PyErr {
     ))
 }
 
-/// `Future.add_done_callback`, which many tasks have one of.
+/// `Future.add_done_callback`, which many tasks use.
 struct AddDoneCallback;
 
 impl CallMethod for AddDoneCallback {

@@ -1,4 +1,4 @@
-//! What Python sees: classes and functions, each a thin layer over the floors below.
+//! The classes and functions that Python sees, each a thin layer over the floors below.
 
 pub(crate) mod compose;
 pub(crate) mod current_task;

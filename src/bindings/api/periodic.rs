@@ -1,4 +1,4 @@
-//! What comes again and again: a function that a worker calls at each tick of a rhythm.
+//! Periodic functions: a worker calls one at each tick of a recurrence.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -70,7 +70,7 @@ fn from_nanos(nanos: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
-/// None from the year 2554 on.
+/// `None` from the year 2554 on.
 fn to_nanos(time: SystemTime) -> Option<u64> {
     let since = time.duration_since(UNIX_EPOCH).ok()?;
     u64::try_from(since.as_nanos()).ok()
@@ -79,12 +79,12 @@ fn to_nanos(time: SystemTime) -> Option<u64> {
 #[doc = doc!("_Ticker")]
 #[pyclass(frozen, name = "_Ticker", module = "flask_delay._native")]
 pub(crate) struct Ticker {
-    /// Not kept alive: with the executor its ticks end.
+    /// Weak: when the executor goes, the ticks end.
     core: Weak<Core>,
     beat: Beat,
-    /// Never emptied while somebody has the ticker.
+    /// Never emptied while the ticker is reachable.
     call: Slot,
-    /// A leaf; nothing is dropped under it but what is plain.
+    /// A leaf; only plain values are dropped under it.
     state: Mutex<State>,
 }
 
@@ -98,12 +98,12 @@ struct Run {
     generation: u32,
     ticks: Ticks,
     ticket: Option<Ticket>,
-    /// The newest tick for which a worker has been asked, and has not come yet.
+    /// The newest tick for which a job is queued that no worker has taken yet.
     asked: Option<u64>,
 }
 
 impl Run {
-    /// When to look at the ticks: at the next one, or earlier, in case the clock is set.
+    /// When to check the ticks: at the next one, or earlier, in case the clock is set.
     fn next_look(&self, now: SystemTime) -> Option<Instant> {
         let left = self.ticks.due()?.duration_since(now).unwrap_or_default();
         Instant::now().checked_add(left.min(GLANCE))
@@ -170,13 +170,13 @@ impl Ticker {
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        // Nobody can reach this ticker any more.
+        // The ticker is unreachable now.
         drop(self.call.take(py));
     }
 }
 
 fn unset(py: Python<'_>, run: Option<Run>) {
-    // A ticket of another process is none of this one's timer's.
+    // A ticket of another process is not valid for this one's timer.
     let run = run.filter(|run| run.generation == generation());
     if let Some(ticket) = run.and_then(|run| run.ticket) {
         timer::unset(py, ticket);
@@ -196,7 +196,7 @@ fn set(this: &Bound<'_, Ticker>, look: Option<Instant>) -> PyResult<()> {
         None => true,
     };
     if stopped {
-        // By somebody who has not seen the alarm.
+        // The thread that stopped it has not seen the timer.
         timer::unset(this.py(), ticket);
     }
     Ok(())
@@ -208,7 +208,7 @@ impl OfExecutor for Ticker {
     }
 }
 
-/// A tick may be due.
+/// Checks whether a tick is due.
 pub(crate) fn ring(this: &Bound<'_, Ticker>) {
     let py = this.py();
     let ticker = this.get();
@@ -227,7 +227,7 @@ pub(crate) fn ring(this: &Bound<'_, Ticker>) {
             return;
         };
         let tick = run.ticks.take(now).and_then(to_nanos);
-        // Those that nobody has had the time for are one: the errand that waits takes the last.
+        // Missed ticks count as one: the queued job takes the last.
         let send = tick.is_some() && run.asked.is_none();
         run.asked = tick.or(run.asked);
         (send, run.next_look(now))
@@ -241,7 +241,7 @@ pub(crate) fn ring(this: &Bound<'_, Ticker>) {
     }
 }
 
-/// Has a worker do what is to be done at a tick.
+/// Queues the call of the function at a tick.
 fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>) -> PyResult<()> {
     let ticker = this.clone().unbind();
     let tick = PyCFunction::new_closure(this.py(), Some(c"tick"), None, move |args, _| {
@@ -251,7 +251,7 @@ fn call(this: &Bound<'_, Ticker>, core: &Arc<Core>) -> PyResult<()> {
                 Some(call) => call.call1((tick,)).map(drop),
                 None => Ok(()),
             },
-            // It was stopped.
+            // The ticker was stopped.
             None => Ok(()),
         }
     })?;

@@ -1,4 +1,4 @@
-//! The process's life: what happens at interpreter exit, and what a fork leaves behind.
+//! The process's life: interpreter exit, and the children that a task forks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -30,15 +30,15 @@ static CORES: LazyPerProcess<Mutex<Cores>> = LazyPerProcess::new();
 #[derive(Default)]
 struct Cores {
     all: Vec<Weak<Core>>,
-    /// They have been closed for good. Under the lock, so that no executor is made between
-    /// the last look at them and that.
+    /// All are closed for good. Under the lock, so that no executor is made between the last look
+    /// at them and this.
     exited: bool,
 }
 
-/// What tasks that were told to stop have left, to notice it.
+/// How long tasks that were told to stop have to notice it.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// Has this executor drained at exit of this process.
+/// Adds an executor to drain when this process exits.
 pub(crate) fn add(core: &Arc<Core>) {
     let exited = {
         let mut cores = CORES.get_or_init(Mutex::default).lock();
@@ -47,7 +47,7 @@ pub(crate) fn add(core: &Arc<Core>) {
         cores.exited
     };
     if exited {
-        // Nobody would wait for its tasks.
+        // No thread would wait for its tasks.
         core.close();
     }
 }
@@ -57,15 +57,15 @@ fn cores() -> Vec<Arc<Core>> {
     cores.all.iter().filter_map(Weak::upgrade).collect()
 }
 
-/// Registers what is done at exit; called once, when the module is loaded.
+/// Registers the exit hooks; called once, when the module is loaded.
 ///
-/// `threading`'s own hook runs first, while threads can still be used freely: there the
-/// tasks end, those that tasks submit included. `atexit` runs after the last other thread
-/// has ended: there, before any other function, the pools are closed and their
-/// threads joined, and last those that serve them.
+/// `threading`'s hook runs first, while threads can still be used freely: it waits for the tasks,
+/// including those that tasks submit. `atexit` runs after the last other thread has ended. Before
+/// any other function there, the pools are closed and their threads joined, and the service pools
+/// last.
 pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
-    // Its own hook must be registered first, so that it runs after ours: our tasks may
-    // still use such an executor.
+    // The hook of `ThreadPoolExecutor` must be registered first, so that it runs after ours: our
+    // tasks may still use such an executor.
     py.import("concurrent.futures.thread")?;
     let close = PyCFunction::new_closure(py, Some(c"_close_at_exit"), None, |args, _| {
         close_at_exit(args.py());
@@ -83,8 +83,8 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
         // Relaxed: read by signal handlers, which run on this thread, the main one.
         EXITING.store(true, Ordering::Relaxed);
         drain_at_exit(py);
-        // Last, so it is called first: before functions that would have something accepted
-        // which nobody waits for any more.
+        // Registered last and so called first: before functions that would submit tasks for which
+        // no thread waits.
         register.call1(py, (&refuse,)).map(drop)
     })?;
     register_atexit(drain)?;
@@ -107,7 +107,7 @@ pub(crate) fn _is_exiting() -> bool {
     EXITING.load(Ordering::Relaxed)
 }
 
-/// The process ends, and nothing new begins by itself.
+/// The process ends, and periodic tasks start no more.
 static BEGUN: AtomicBool = AtomicBool::new(false);
 
 /// Whether the process has begun to end.
@@ -115,14 +115,14 @@ pub(crate) fn has_begun() -> bool {
     BEGUN.load(Ordering::Relaxed)
 }
 
-/// When the interpreter began to exit: one time limit for all that is done then.
+/// When the interpreter began to exit: one deadline for all that follows.
 fn exit_began() -> Instant {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     *BEGAN.get_or_init(Instant::now)
 }
 
-/// Signals' handlers may raise on the way out. Only Ctrl-C then means "do not wait"; what
-/// others raise is shown, and an exit is under way already.
+/// Signal handlers may raise during exit. Only Ctrl-C means "do not wait"; other exceptions are
+/// printed, except `SystemExit`: an exit is under way already.
 fn ignore_exit(py: Python<'_>, waited: PyResult<bool>) {
     if let Err(error) = waited
         && !error.is_instance_of::<PySystemExit>(py)
@@ -131,7 +131,7 @@ fn ignore_exit(py: Python<'_>, waited: PyResult<bool>) {
     }
 }
 
-/// Waits for the threads of a closed pool to leave; `false` if time or patience is over.
+/// Waits for the threads of a closed pool to end; `false` on timeout or Ctrl-C.
 fn join_at_exit(py: Python<'_>, core: &Arc<Core>) -> bool {
     let deadline = deadline_of(core, exit_began());
     loop {
@@ -144,15 +144,15 @@ fn join_at_exit(py: Python<'_>, core: &Arc<Core>) -> bool {
 }
 
 fn drain_at_exit(py: Python<'_>) {
-    // Before: what comes again and again would keep a pool from ever being done.
-    // Relaxed: a tick that comes meanwhile is one that came before.
+    // Before draining: periodic tasks would keep a pool busy without limit. Relaxed: a tick that
+    // comes meanwhile is one that came before.
     BEGUN.store(true, Ordering::Relaxed);
     let lost = drain_all(py);
     report(py, &lost);
 }
 
-/// Lets all accepted tasks end, those that tasks submit included. The names of those whose
-/// time was over.
+/// Lets all accepted tasks end, including those that tasks submit. Returns the names of the tasks
+/// that ran out of time.
 fn drain_all(py: Python<'_>) -> Vec<String> {
     let start = exit_began();
     let mut lost = Vec::new();
@@ -169,7 +169,7 @@ fn drain_all(py: Python<'_>) -> Vec<String> {
             if let Some(deadline) = deadline {
                 give_up_late(py, &core, deadline, &mut lost);
             }
-            // Nobody runs the tasks of a manual one.
+            // No thread runs the tasks of a manual executor.
             let hopeless = core.mode == Mode::Manual;
             if hopeless || impatient || deadline.is_some_and(|deadline| now >= deadline) {
                 give_up(py, &core, &mut lost);
@@ -178,7 +178,7 @@ fn drain_all(py: Python<'_>) -> Vec<String> {
             }
         }
         let Some(core) = busy else {
-            // A task of one pool may submit to another, so twice.
+            // A task of one pool may submit to another, so check twice.
             if quiet_before {
                 return lost;
             }
@@ -195,7 +195,7 @@ fn drain_all(py: Python<'_>) -> Vec<String> {
 }
 
 fn deadline_of(core: &Core, start: Instant) -> Option<Instant> {
-    // A limit beyond what the clock can tell is none.
+    // A timeout beyond the clock's range is none.
     let own = core
         .shutdown_timeout
         .and_then(|timeout| start.checked_add(timeout));
@@ -206,7 +206,7 @@ fn deadline_of(core: &Core, start: Instant) -> Option<Instant> {
     }
 }
 
-/// When whatever runs this process will kill it, if it has been said. The lock is a leaf.
+/// When the process's supervisor will kill it, if known. The lock is a leaf.
 static UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
 
 #[doc = doc!("_end_within")]
@@ -227,8 +227,8 @@ pub(crate) fn _end(py: Python<'_>) {
     close_at_exit(py);
 }
 
-/// Whether a pool of this process has something left to do, and has not been given up;
-/// `None` if a lock that this thread may itself hold is in the way.
+/// Whether a pool of this process is busy and not given up; `None` if a lock is taken, perhaps by
+/// this thread.
 pub(crate) fn is_busy() -> Option<bool> {
     let cores: Vec<_> = {
         let cores = CORES.get_or_init(Mutex::default).try_lock()?;
@@ -244,8 +244,8 @@ pub(crate) fn is_busy() -> Option<bool> {
     Some(busy)
 }
 
-/// Closes all pools but those that serve them, and waits for their threads. The names of tasks
-/// whose time was over.
+/// Closes all pools, the service pools last, and joins their threads. Returns the names of the
+/// tasks that ran out of time.
 fn close_pools(py: Python<'_>) -> Vec<String> {
     // Other threads may have submitted since the first time.
     let mut lost = drain_all(py);
@@ -262,7 +262,7 @@ fn close_pools(py: Python<'_>) -> Vec<String> {
 
 fn close_at_exit(py: Python<'_>) {
     let lost = close_pools(py);
-    // Nobody's task is lost with them.
+    // Service pools have no tasks to lose.
     for core in cores().iter().filter(|core| core.service) {
         core.close();
     }
@@ -276,8 +276,8 @@ pub(crate) fn work(core: &Weak<Core>, worker: Worker<Queued>) {
     worker::main(core, worker, end_child);
 }
 
-/// Ends a process that a task has forked and whose task has returned: its thread, the only
-/// one that came along, is no main thread, so nothing else would.
+/// Ends a process that a task forked, once that task has returned. Its only thread is not the main
+/// thread, so nothing else would end it.
 fn end_child(py: Python<'_>, failed: bool) {
     drain_at_exit(py);
     close_at_exit(py);
@@ -302,10 +302,9 @@ fn end_child(py: Python<'_>, failed: bool) {
     }
 }
 
-/// Cancels what an executor holds until a time at which it is too late, and notes the names:
-/// to wait until then would be in vain.
+/// Cancels held tasks that start only after the deadline, and notes their names.
 fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut Vec<String>) {
-    // Those that follow others are cancelled with them.
+    // Dependents are cancelled with the tasks that they follow.
     let (followers, held): (Vec<_>, Vec<_>) = core
         .held()
         .tasks(py)
@@ -323,7 +322,7 @@ fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut 
     }
 }
 
-/// Cancels what an executor has not started, tells what runs to stop, and notes the names.
+/// Cancels tasks that have not started, tells running ones to stop, and notes the names.
 fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     core.set_given_up();
     core.close();
@@ -352,8 +351,8 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     py.detach(|| {
         let _ = core.pool().join(Some(grace));
     });
-    // Still there: it runs, or its callbacks do. First in the list, of which only the beginning
-    // may be shown: these are what kept the process.
+    // These still run, or their callbacks do. First in the list, of which only the beginning may be
+    // shown: they kept the process.
     let kept = running
         .iter()
         .filter(|(slot, task)| slot.task(py).is_some_and(|now| now.is(task)))
@@ -361,17 +360,17 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     lost.splice(0..0, kept);
 }
 
-/// Cancels every task that has not started; `each` is told of those that it cancelled.
+/// Cancels every task that has not started; calls `each` with those that it cancelled.
 pub(crate) fn cancel_queued(
     py: Python<'_>,
     core: &Arc<Core>,
     mut each: impl FnMut(&Bound<'_, Task>),
 ) {
     let mut others = Vec::new();
-    // Noted before those that they follow are cancelled, and they with them.
+    // Read before the tasks that they follow are cancelled, which cancels them, too.
     let mut held = core.held().tasks(py);
     held.retain(|task| policy::followed(task).is_some());
-    // What is taken out and has to go back must find that the pool has not ended.
+    // A job that is taken out and put back must find that the pool has not ended.
     let hold = core.pool().hold();
     while let Some(job) = core.pool().steal().map(Job::from) {
         core.took_out(&job);
@@ -382,7 +381,7 @@ pub(crate) fn cancel_queued(
                     each(task);
                 }
             }
-            // Of tasks that have ended: their callbacks are to run all the same.
+            // The callbacks of tasks that have ended must run all the same.
             Job::Callbacks(..) | Job::Tick(_) => others.push(job),
         }
     }
@@ -411,10 +410,9 @@ fn label(task: &Bound<'_, Task>) -> String {
     format!("{} ({})", name_of(task), task.get().quiet_id())
 }
 
-/// How many tasks the warning at exit names: one line that can be read, however many are lost.
+/// How many tasks the warning at exit names: one readable line, however many are lost.
 const NAMED: usize = 20;
 
-/// With commas between thousands.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

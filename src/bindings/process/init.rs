@@ -1,8 +1,8 @@
-//! Everything that is made at first use is made when the module is loaded.
+//! Fills every once-cell when the module is loaded.
 //!
-//! PyO3's once-cells let go of the GIL while they are filled. A process forked by another
-//! thread at that moment has a cell that stays half made, and whoever needs it there waits
-//! for ever. When the module is loaded there is nothing yet that could meet that.
+//! PyO3's once-cells release the GIL while they are filled. If another thread forks at that moment,
+//! the cell stays half filled in the child, and a thread that needs it there waits forever. When
+//! the module is loaded, no code can be affected yet.
 
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
@@ -23,7 +23,7 @@ use crate::bindings::names;
 use crate::bindings::wait::current;
 use crate::bindings::wait::stdlib::{self, Event};
 
-/// Fills every once-cell of this module, and those of PyO3 that it comes by.
+/// Fills every once-cell of this module, and those of PyO3 that it uses.
 pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     names::init(py);
     // Fails at interpreter exit, where PyO3 would panic.
@@ -51,7 +51,7 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     frames::init(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
     is_coroutine_function(&any)?;
-    // Neither a function nor a class, so that it is looked at in every way.
+    // Neither a function nor a class, so that every check runs.
     is_coroutine_function(py.None().bind(py))?;
     Ok(())
 }

@@ -1,9 +1,7 @@
-//! The process ends by C's `exit`, and Python's own end, where tasks are waited for, was left
-//! out: uWSGI does so when it is told to end in the middle of a request, and the program that
-//! an interpreter is embedded in may.
+//! Waits for tasks if the process ends by C's `exit` without Python's own end, which would wait for
+//! them. uWSGI does so when it is told to end during a request, and an embedding program may.
 //!
-//! `exit` is called by any thread, from a signal handler too, so this may be anywhere in the
-//! middle of things.
+//! Any thread may call `exit`, a signal handler too, so this may run in the middle of any code.
 
 use std::io;
 use std::thread::sleep;
@@ -21,7 +19,7 @@ pub(crate) fn register() -> io::Result<()> {
 }
 
 extern "C" fn at_exit() {
-    // Another thread that has a pool's lock lets go of it soon; this one never would.
+    // Another thread with a pool's lock releases it soon; this thread never would.
     let mut busy = is_busy();
     for _ in 0..TRIES {
         if busy.is_some() {
@@ -32,10 +30,10 @@ extern "C" fn at_exit() {
     }
     match busy {
         Some(false) => {}
-        // Attached, this thread is in the middle of Python code, where no other code may run
-        // and without which no task can; and a worker cannot wait for itself.
+        // An attached thread is in the middle of Python code, where no other code may run and
+        // without which no task can; and a worker cannot wait for itself.
         Some(true) if !exit::is_attached() && !current::is_worker() => {
-            // None if there is no interpreter any more.
+            // `None` if there is no interpreter any more.
             if Python::try_attach(_end).is_none() {
                 exit::write_error(LOST);
             }

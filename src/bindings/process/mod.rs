@@ -1,4 +1,4 @@
-//! The process's beginning and end.
+//! The process's start and end.
 
 pub(crate) mod exit;
 pub(crate) mod init;
