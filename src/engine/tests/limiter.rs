@@ -1,4 +1,4 @@
-//! Which jobs of a key start, and when. Time is whatever the test says.
+//! Which jobs of a key start, and when. The test sets the time.
 #![cfg(not(loom))]
 
 mod support;
@@ -21,7 +21,7 @@ fn limit(limit: usize) -> Limits {
     }
 }
 
-/// So many in a second.
+/// A rate per second.
 fn rate(count: usize) -> Limits {
     let per = Duration::from_secs(1);
     Limits {
@@ -78,7 +78,7 @@ fn as_many_run_as_the_limit_allows() {
     assert_eq!((limiter.running(), limiter.held()), (2, 1));
 }
 
-/// Each job has its own limit, and all that run count.
+/// Each job has its own limit, and all running jobs count.
 #[test]
 fn limits_may_differ() {
     let (mut limiter, clock) = (Limiter::new(), Clock::new());
@@ -98,7 +98,7 @@ fn who_arrives_while_others_are_held_waits_behind_them() {
     assert_eq!(limiter.offer(1, limit(1), now), Some(1));
     assert_eq!(limiter.offer(2, limit(1), now), None);
     limiter.finished();
-    // Not even although there is room for one.
+    // Even if there is room for one.
     assert_eq!(limiter.offer(3, limit(1), now), None);
     assert_eq!(limiter.release(now), [2]);
     limiter.finished();
@@ -114,7 +114,7 @@ fn a_smaller_rank_overtakes() {
         assert_eq!(limiter.offer(job, ranked(limit(1), rank), now), None);
     }
     limiter.finished();
-    // It may start, and nobody before it is held.
+    // It may start, and no job before it is held.
     assert_eq!(
         limiter.offer("first", ranked(limit(1), -6), now),
         Some("first")
@@ -127,7 +127,7 @@ fn a_smaller_rank_overtakes() {
     assert_eq!(order, ["a", "b", "c", "c2"]);
 }
 
-/// One that stands first and may not start yet holds up the others, like any.
+/// A job that stands first and may not start yet holds up the others, like any.
 #[test]
 fn who_overtakes_may_have_to_wait() {
     let (mut limiter, clock) = (Limiter::new(), Clock::new());
@@ -152,7 +152,7 @@ fn so_many_start_in_any_span() {
     assert_eq!(limiter.next(clock.at(700)), Some(clock.at(1000)));
     assert!(limiter.release(clock.at(999)).is_empty());
     assert_eq!(limiter.release(clock.at(1000)), [3]);
-    // The second one's start counts until then.
+    // The second job's start counts until then.
     assert_eq!(limiter.next(clock.at(1000)), Some(clock.at(1600)));
     assert_eq!(limiter.release(clock.at(5000)), [4]);
     assert_eq!(limiter.next(clock.at(5000)), None);
@@ -179,7 +179,7 @@ fn both_limit_and_rate_hold() {
     };
     assert_eq!(limiter.offer(1, limits, clock.at(0)), Some(1));
     assert_eq!(limiter.offer(2, limits, clock.at(0)), None);
-    // The time alone does not help.
+    // Time alone does not help.
     assert_eq!(limiter.next(clock.at(0)), None);
     assert!(limiter.release(clock.at(5000)).is_empty());
     limiter.finished();
@@ -189,7 +189,7 @@ fn both_limit_and_rate_hold() {
     assert_eq!(limiter.next(clock.at(5000)), Some(clock.at(6000)));
 }
 
-/// Only what starts after a rate was seen is remembered, also of jobs without one.
+/// Only starts after a rate was seen are remembered, also of jobs without a rate.
 #[test]
 fn starts_without_a_rate_count_once_one_was_seen() {
     let (mut limiter, clock) = (Limiter::new(), Clock::new());
@@ -217,7 +217,7 @@ fn rates_may_differ() {
     assert_eq!(limiter.next(clock.at(4000)), Some(clock.at(3_600_000)));
 }
 
-/// What was forgotten is not counted by a rate that is seen later.
+/// A rate that is seen later does not count forgotten starts.
 #[test]
 fn a_rate_counts_the_starts_since_it_was_seen() {
     let (mut limiter, clock) = (Limiter::new(), Clock::new());
@@ -284,7 +284,7 @@ fn a_held_job_may_be_taken_out() {
     assert_eq!(limiter.remove(0, |&job| job == 1), None);
     assert_eq!(limiter.remove(0, |&job| job == 2), Some(2));
     assert_eq!(limiter.remove(0, |&job| job == 2), None);
-    // What it held up may go.
+    // A name in the wrong field, a step too long and an empty place in a list are errors.
     assert_eq!(limiter.next(now), Some(now));
     assert_eq!(limiter.release(now), [3]);
 }
@@ -300,13 +300,13 @@ fn a_lane_may_be_emptied() {
     assert_eq!((limiter.running(), limiter.held()), (1, 0));
 }
 
-/// No rate of the comparison needs more starts, or needs them longer.
+/// No rate of the comparison needs more starts or older ones.
 const SLOWEST: Rate = Rate {
     count: 3,
     per: Duration::from_secs(2),
 };
 
-/// The simplest thing that keeps to the same rules: it forgets nothing.
+/// The simplest implementation of the same rules: it forgets nothing.
 #[derive(Default)]
 struct Model {
     held: Vec<(usize, Limits)>,
@@ -378,7 +378,7 @@ fn a_lane_does_what_the_model_does() {
         let mut random = Random(seed);
         let (mut limiter, mut model) = (Limiter::new(), Model::default());
         let mut now = Instant::now();
-        // A rate counts the starts since it was seen: this one, so that all are counted.
+        // A rate counts the starts since it was seen: see this one first, so that all are counted.
         let limits = Limits {
             rate: Some(SLOWEST),
             ..FREE
@@ -410,7 +410,7 @@ fn a_lane_does_what_the_model_does() {
             }
             assert_eq!(limiter.held(), model.held.len());
             assert_eq!(limiter.running(), model.running);
-            // It says when something happens: then, and not before.
+            // If it names a time, something happens then and not before.
             let first = model.held.first().map(|&(_, limits)| limits);
             match limiter.next(now) {
                 Some(next) => {
@@ -441,13 +441,13 @@ fn how_many_have_to_end_before_one_starts() {
     for job in 0..3 {
         assert_eq!(limiter.offer(job, limit(3), clock.at(0)), Some(job));
     }
-    // A job that comes now would be held by its own limit alone.
+    // A new job would be held by its own limit only.
     let must_end = |limiter: &Limiter<i32>, job, limit| limiter.must_end(limit, |it| *it == job);
     assert_eq!(must_end(&limiter, 9, Some(3)), 1);
     assert_eq!(must_end(&limiter, 9, Some(1)), 3);
     assert_eq!(must_end(&limiter, 9, Some(4)), 0);
     assert_eq!(must_end(&limiter, 9, None), 0);
-    // One that is held also by that of those before it.
+    // A held job is held by the limits of those before it, too.
     assert_eq!(limiter.offer(3, limit(3), clock.at(0)), None);
     assert_eq!(limiter.offer(4, limit(2), clock.at(0)), None);
     assert_eq!(limiter.offer(5, FREE, clock.at(0)), None);

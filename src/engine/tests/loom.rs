@@ -2,9 +2,8 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom`
 //!
-//! A lost wake-up shows as a deadlock: every model waits until the pool is quiet before it
-//! closes it, because closing wakes everybody. Each says what it guards: take that away and
-//! the model fails.
+//! A lost wake-up shows as a deadlock: every model waits until the pool is quiet before it closes
+//! it, because closing wakes all workers. Each names what it guards: without that, the model fails.
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed model has to panic")]
 
@@ -29,7 +28,7 @@ fn pool_with(max_workers: usize, idle_timeout: Duration, threads: usize) -> Arc<
     Arc::new(Pool::new(config, work))
 }
 
-/// A pool whose workers spin for a while before they park.
+/// A pool with workers that spin for a while before they park.
 fn keen_pool(max_workers: usize) -> Arc<Pool<Job>> {
     let config = Config {
         spin: Duration::from_nanos(1),
@@ -38,7 +37,7 @@ fn keen_pool(max_workers: usize) -> Arc<Pool<Job>> {
     Arc::new(Pool::new(config, work))
 }
 
-/// A pool whose threads end after one job, as if it had panicked.
+/// A pool with threads that end after one job, as if it had panicked.
 fn mortal_pool() -> Arc<Pool<Job>> {
     Arc::new(Pool::new(config(1), |mut worker: Worker<Job>| {
         if let Some(job) = worker.next(|park| _ = park()) {
@@ -47,7 +46,7 @@ fn mortal_pool() -> Arc<Pool<Job>> {
     }))
 }
 
-/// Something that happens once.
+/// A one-time event.
 #[derive(Clone, Default)]
 struct Event(Arc<(Mutex<bool>, Condvar)>);
 
@@ -95,15 +94,15 @@ fn two_submits(make: fn() -> Arc<Pool<Job>>, preemptions: usize) {
     });
 }
 
-/// Guards: the fences of `Pool::submit` and `Worker::park`, and the look at the queue
-/// in the latter.
+/// Guards: the fences of `Pool::submit` and `Worker::park`, and the look at the queue in the
+/// latter.
 #[test]
 fn submit_while_the_worker_parks() {
     two_submits(|| pool(1), 3);
 }
 
-/// Guards: a worker that spins is the one that is searching, and clears the flag before
-/// its last look.
+/// Guards: a worker that spins is the one that is searching, and clears the flag before its last
+/// look.
 #[test]
 fn submit_while_a_worker_spins() {
     two_submits(|| keen_pool(1), 3);
@@ -125,7 +124,7 @@ fn two_that_meet(make: fn() -> Arc<Pool<Job>>, preemptions: usize) {
     });
 }
 
-/// Guards: one that looked on and has found a job calls the next one if there are more.
+/// Guards: a worker that found a job by spinning wakes the next one if there are more.
 #[test]
 fn two_jobs_while_a_worker_spins() {
     two_that_meet(|| keen_pool(2), 1);
@@ -152,15 +151,15 @@ fn two_submitters_one_worker() {
     two_submitters(1, 2);
 }
 
-/// As above, with a second worker to call.
+/// As above, with a second worker to wake.
 #[test]
 fn two_submitters_two_workers() {
     two_submitters(2, 1);
 }
 
-/// Guards: a worker that finds a job calls the next one for what else there is, also when
-/// it finds the job only at its second look (`Worker::found`, `Worker::park`). The jobs
-/// need each other, so one worker alone never ends.
+/// Guards: a worker that finds a job wakes the next one for further jobs. So does one that finds it
+/// only at its second look (`Worker::found`, `Worker::park`). The jobs need each other, so one
+/// worker alone never ends.
 #[test]
 fn two_jobs_at_once_get_two_workers() {
     two_that_meet(|| pool(2), 2);
@@ -184,8 +183,7 @@ fn job_queued_while_the_only_worker_waits() {
     });
 }
 
-/// Guards: who looks after a pool calls a worker for a job as a submit does, and no second one
-/// (`Pool::look_after`).
+/// Guards: `Pool::look_after` wakes a worker for a job as a submit does, and no second one.
 #[test]
 fn who_looks_after_a_pool_and_a_submit() {
     check(2, || {
@@ -201,8 +199,8 @@ fn who_looks_after_a_pool_and_a_submit() {
     });
 }
 
-/// Guards: after a wait one worker too many is active; the first that is done takes no
-/// other job, and leaves none behind (`Worker::retire_surplus`).
+/// Guards: after a wait one worker too many is active. The first that is done takes no other job,
+/// and leaves none behind (`Worker::retire_surplus`).
 #[test]
 fn surplus_worker_leaves() {
     check(2, || {
@@ -235,8 +233,8 @@ fn surplus_worker_leaves() {
     });
 }
 
-/// Guards: a worker that leaves or parks while it is being called is no longer being called
-/// (`Worker::retire_surplus` clears SEARCHING).
+/// Guards: a worker that leaves or parks while it is being woken clears SEARCHING
+/// (`Worker::retire_surplus`).
 #[test]
 fn wait_ends_while_another_worker_is_called() {
     check(1, || {
@@ -258,8 +256,7 @@ fn wait_ends_while_another_worker_is_called() {
     });
 }
 
-/// Guards: a thread that ends in the middle of things leaves its jobs to another
-/// (`Worker::drop`).
+/// Guards: a thread that panics leaves its jobs to another (`Worker::drop`).
 #[test]
 fn worker_that_ends_is_replaced() {
     two_submits(mortal_pool, 2);
@@ -299,27 +296,27 @@ fn close_while_submitting(make: fn() -> Arc<Pool<Job>>, used: bool, preemptions:
     });
 }
 
-/// Guards: what `join` promises. A job is either run before it returns or refused: the
+/// Guards: the promise of `join`. A job is either run before it returns or refused:
 /// `Roster::ended`, `Shared::take_back`.
 #[test]
 fn close_while_the_first_job_is_submitted() {
     close_while_submitting(|| pool(1), false, 3);
 }
 
-/// Guards: `close` wakes the sleepers, and a worker looks at the queue before it leaves.
+/// Guards: `close` wakes the parked workers, and a worker looks at the queue before it leaves.
 #[test]
 fn close_while_a_worker_parks() {
     close_while_submitting(|| pool(1), true, 2);
 }
 
-/// Guards: the fence of `Pool::join`, which is all there is when no worker has looked.
+/// Guards: the fence of `Pool::join`, the only one when no worker has looked.
 #[test]
 fn close_while_a_worker_ends() {
     close_while_submitting(mortal_pool, true, 2);
 }
 
-/// Guards: a worker whose time is up is either gone or called, never both; the last one
-/// stays (`Worker::sleep`).
+/// Guards: a worker after its idle timeout is either gone or woken, never both; the last one stays
+/// (`Worker::sleep`).
 #[test]
 fn idle_workers_retire() {
     check(1, || {
@@ -335,7 +332,7 @@ fn idle_workers_retire() {
     });
 }
 
-/// Guards: a thread that cannot be started gives its place to a sleeper (`Shared::forgo`);
+/// Guards: a thread that cannot be started gives its place to a parked worker (`Shared::forgo`);
 /// otherwise a submit that saw SEARCHING would be forgotten.
 #[test]
 fn thread_that_cannot_start() {
@@ -356,7 +353,7 @@ fn thread_that_cannot_start() {
                 pool.submit(job).unwrap();
             })
         };
-        // The only thread is active when the second job arrives, and asleep soon after.
+        // The only thread is active when the second job arrives, and parked soon after.
         started.wait();
         go.set();
         pool.submit(Job::new(move |_| second_runs.set())).unwrap();

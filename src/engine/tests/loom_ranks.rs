@@ -1,5 +1,5 @@
-//! Models of ranked jobs: loom runs each of them in every order that it can tell apart. Each
-//! says what it guards: take that away and the model fails.
+//! Models of ranked jobs: loom runs each of them in every order that it can tell apart. Each names
+//! what it guards: without that, the model fails.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_ranks`
 #![cfg(loom)]
@@ -16,8 +16,8 @@ use loom::sync::{Condvar, Mutex};
 use loom::thread::spawn;
 use models::{Job, Runs, check, end, pool, race};
 
-/// Guards: the order of the two looks of `is_empty`, the fence between them and the one in
-/// `take`; and that a plain job which was moved into the priority queue is counted there.
+/// Guards: the order of the two looks of `is_empty`, the fence between them and the one in `take`.
+/// Also that a plain job which was moved into the priority queue is counted there.
 #[test]
 fn a_plain_job_is_not_overlooked_while_it_is_moved() {
     let look = |queue: &Queue| assert!(!queue.is_empty());
@@ -61,15 +61,16 @@ fn exchanges(preemptions: usize, pushes: &'static [fn(&Queue)]) {
     });
 }
 
-/// Guards: who finds no plain job looks into the priority queue, although that was empty before.
+/// Guards: a thread that finds no plain job looks into the priority queue, although that was empty
+/// before.
 #[test]
 fn who_adds_a_job_can_take_one() {
     exchanges(3, &[|queue| queue.push(1), |queue| queue.push_ranked(2)]);
     exchanges(3, &[|queue| queue.push_ranked(0), |queue| queue.push(1)]);
 }
 
-/// Guards: who finds no plain job looks into the priority queue once it was used, even if it looks
-/// empty: a plain job may have gone through it while another came.
+/// Guards: a thread that finds no plain job looks into the priority queue once it was used, even if
+/// it looks empty: a plain job may have gone through it while another came.
 #[test]
 fn who_adds_a_job_can_take_one_of_three() {
     exchanges(
@@ -82,8 +83,8 @@ fn who_adds_a_job_can_take_one_of_three() {
     );
 }
 
-/// Guards: a submit of a ranked job fences as any does, after the priority queue says that the job
-/// is there, and the worker looks at the priority queue too.
+/// Guards: a submit of a ranked job fences like any, after the priority queue counts the job, and
+/// the worker looks at the priority queue too.
 #[test]
 fn ranked_submit_while_the_worker_parks() {
     check(3, || {
@@ -97,7 +98,7 @@ fn ranked_submit_while_the_worker_parks() {
     });
 }
 
-/// Guards: what is left in the priority queue, moved there or not, gets the next worker. The jobs
+/// Guards: a job left in the priority queue, moved there or not, gets the next worker. The jobs
 /// need each other, so one worker alone never ends.
 #[test]
 fn plain_and_ranked_job_at_once_get_two_workers() {

@@ -1,6 +1,6 @@
-//! Models of the permits of a bounded queue: loom runs each of them in every order that it can
-//! tell apart. Each says what it guards: take that away and the model fails. A permit that is
-//! lost, or a thread that is forgotten, shows as a deadlock.
+//! Models of the permits of a bounded queue: loom runs each of them in every order that it can tell
+//! apart. Each names what it guards: without that, the model fails. A permit that is lost, or a
+//! thread that is forgotten, shows as a deadlock.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_semaphore`
 #![cfg(loom)]
@@ -36,7 +36,7 @@ fn place_given_while_a_thread_begins_to_wait() {
     });
 }
 
-/// Guards: who waits looks again when another was faster, and is told again.
+/// Guards: a waiting thread looks again when another was faster, and is woken again.
 #[test]
 fn place_taken_by_another_meanwhile() {
     loom::model(|| {
@@ -52,7 +52,7 @@ fn place_taken_by_another_meanwhile() {
     });
 }
 
-/// Guards: each permit that is given back tells one more.
+/// Guards: each permit that is given back wakes one more thread.
 #[test]
 fn two_places_for_two_threads() {
     check(3, || {
@@ -75,7 +75,7 @@ fn two_places_for_two_threads() {
 fn never_more_than_the_limit() {
     loom::model(|| {
         let semaphore = semaphore(1, 0);
-        // Unknown to loom, so that it adds nothing to the orders tried.
+        // Unknown to loom, so that it adds no orders to try.
         let inside = Arc::new(AtomicUsize::new(0));
         let work = |semaphore: &Semaphore, inside: &AtomicUsize| {
             assert!(semaphore.take(None));
@@ -120,7 +120,7 @@ impl Queued {
         }
     }
 
-    /// Who takes a job out of the queue gives its permit back, cancelled or not.
+    /// A thread that takes a job out of the queue gives its permit back, cancelled or not.
     fn start(&self) -> bool {
         let started = self.state.start();
         self.give_back();
@@ -136,8 +136,7 @@ impl Queued {
     }
 }
 
-/// Guards: `TaskState::unmark` tells one thread only that the mark was there, and changes nothing
-/// but the mark.
+/// Guards: `TaskState::unmark` returns true to one thread only, and changes nothing but the mark.
 #[test]
 fn a_job_gives_its_place_back_once() {
     check(3, || {
@@ -150,7 +149,7 @@ fn a_job_gives_its_place_back_once() {
             let queued = Arc::clone(&queued);
             spawn(move || queued.cancel())
         };
-        // Who waits for a permit gets that one.
+        // A waiting thread gets that permit.
         assert!(queued.semaphore.take(None));
         let started = worker.join().unwrap();
         assert_ne!(started, canceller.join().unwrap());

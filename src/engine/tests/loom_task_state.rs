@@ -1,5 +1,5 @@
-//! Models of the word that says where a job stands: loom runs each of them in every order
-//! that it can tell apart. Each says what it guards: take that away and the model fails.
+//! Models of `TaskState`: loom runs each of them in every order that it can tell apart. Each names
+//! what it guards: without that, the model fails.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_task_state`
 #![cfg(loom)]
@@ -21,7 +21,7 @@ struct Extra {
     listeners: usize,
 }
 
-/// A job as its owner keeps it, and who was told.
+/// A job as its owner keeps it, and the notified waiters.
 struct Job {
     state: TaskState,
     extra: Mutex<Extra>,
@@ -118,8 +118,8 @@ impl Job {
         }
     }
 
-    /// As `concurrent.futures.wait` does under the condition: looks whether the job is done,
-    /// and enters itself, done or not. Whether it is to be told.
+    /// As `concurrent.futures.wait` under the condition: reads the phase and registers, done or
+    /// not. Returns whether it is to be notified.
     fn listen(&self) -> bool {
         let condition = self.state.watch_with(&self.extra, |extra| {
             Arc::clone(
@@ -135,7 +135,7 @@ impl Job {
     }
 }
 
-/// Two at once, in every order.
+/// Two threads at once, in every order.
 fn race<A: 'static, B: 'static>(
     make: fn() -> Arc<Job>,
     one: fn(&Job) -> A,
@@ -173,7 +173,7 @@ fn lone_callback_put_at_the_end_is_called_once() {
     );
 }
 
-/// Without Release where the phase changes, or Acquire where it is read.
+/// Guards: Release where the phase changes, and Acquire where it is read.
 #[test]
 fn who_sees_the_end_sees_the_outcome() {
     let look = |job: &Job| {
@@ -186,7 +186,7 @@ fn who_sees_the_end_sees_the_outcome() {
     });
 }
 
-/// Without the condition held over the change, or the lock while there is none.
+/// Guards: the condition held over the change, and the lock while there is none.
 #[test]
 fn listener_is_told_if_it_has_not_seen_the_end() {
     for make in [Job::running, Job::watched] {
@@ -197,7 +197,7 @@ fn listener_is_told_if_it_has_not_seen_the_end() {
     }
 }
 
-/// Without the second look in `end`.
+/// Guards: the second look in `end`.
 #[test]
 fn job_that_starts_meanwhile_is_ended() {
     let start = |job: &Job| job.state.start();
@@ -207,7 +207,7 @@ fn job_that_starts_meanwhile_is_ended() {
     });
 }
 
-/// Without the compare-and-swap.
+/// Guards: the compare-and-swap.
 #[test]
 fn job_is_either_cancelled_or_run() {
     let cancel = |job: &Job| job.change(Phase::Pending, Phase::Notified);
@@ -219,7 +219,7 @@ fn job_is_either_cancelled_or_run() {
 
 const MARK: u32 = TaskState::MARK;
 
-/// Without the one step in which `unmark` takes the mark away, a phase is lost.
+/// If `unmark` took the mark away in two steps, a phase would be lost.
 #[test]
 fn mark_is_taken_away_while_the_job_starts() {
     let make = || {
@@ -236,7 +236,7 @@ fn mark_is_taken_away_while_the_job_starts() {
     });
 }
 
-/// Without the one step, two find the mark.
+/// In two steps, two threads would find the mark.
 #[test]
 fn mark_is_found_by_one() {
     let make = || {
@@ -248,7 +248,7 @@ fn mark_is_found_by_one() {
     race(make, unmark, unmark, |_, one, other| assert_ne!(one, other));
 }
 
-/// Without the compare-and-swap in `again`, or the second look in `end`.
+/// Guards: the compare-and-swap in `again`, and the second look in `end`.
 #[test]
 fn job_that_is_put_back_meanwhile_is_ended() {
     let again = |job: &Job| job.state.again();
@@ -259,7 +259,7 @@ fn job_that_is_put_back_meanwhile_is_ended() {
     });
 }
 
-/// Without `WATCHED` staying when the job is put back, a callback is lost.
+/// If `WATCHED` were cleared when the job is put back, a callback would be lost.
 #[test]
 fn callback_added_before_the_job_is_put_back_is_called_once() {
     let once_more = |job: &Job| {
@@ -278,7 +278,7 @@ fn callback_added_before_the_job_is_put_back_is_called_once() {
     );
 }
 
-/// As above: what is done while the job is pending again, its cancellation included.
+/// As above, for changes while the job is pending again, its cancellation included.
 #[test]
 fn job_that_is_put_back_is_either_cancelled_or_run() {
     let once_more = |job: &Job| job.state.again() && job.state.start();
@@ -289,7 +289,7 @@ fn job_that_is_put_back_is_either_cancelled_or_run() {
     });
 }
 
-/// Without Release where the job is put back, or Acquire where it is begun.
+/// Guards: Release where the job is put back, and Acquire where it is begun.
 #[test]
 fn who_begins_again_sees_what_was_left() {
     let put_back = |job: &Job| {

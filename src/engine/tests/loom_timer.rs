@@ -1,7 +1,6 @@
-//! Models of the timer: loom runs each of them in every order that it can tell apart. Each
-//! says what it guards: take that away and the model fails. An entry that is forgotten shows
-//! as a deadlock, because loom has no clock: a thread that sleeps until some time sleeps on
-//! until it is called.
+//! Models of the timer: loom runs each of them in every order that it can tell apart. Each names
+//! what it guards: without that, the model fails. A forgotten entry shows as a deadlock, because
+//! loom has no clock: a timed sleep lasts until the thread is woken.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p flask-delay-engine --release --test loom_timer`
 #![cfg(loom)]
@@ -19,14 +18,14 @@ use loom::sync::{Condvar, Mutex};
 use loom::thread::spawn;
 use models::check;
 
-/// What has fired.
+/// The entries that have fired.
 #[derive(Clone, Default)]
 struct Fired(Arc<(Mutex<Vec<u32>>, Condvar)>);
 
 impl Fired {
     fn timer(&self) -> Timer<u32> {
         let fired = self.clone();
-        // Unknown to loom, so that it adds nothing to the orders tried.
+        // Unknown to loom, so that it adds no orders to try.
         let inside = AtomicBool::new(false);
         // One thread at a time; see `spawn` in `sync.rs`.
         Timer::new("model_0".to_owned(), 1, move |entries| {
@@ -37,7 +36,7 @@ impl Fired {
         })
     }
 
-    /// Waits until so many have.
+    /// Waits until so many entries have fired.
     fn wait(&self, count: usize) {
         let mut fired = self.0.0.lock().unwrap();
         while fired.len() < count {
@@ -61,8 +60,7 @@ fn end(timer: &Timer<u32>) -> Vec<u32> {
     entries
 }
 
-/// Guards: who adds an entry calls the thread if it sleeps, and it does not sleep without a
-/// look at the schedule.
+/// Guards: `add` wakes the thread if it sleeps, and it does not sleep without a look at the heap.
 #[test]
 fn entry_added_while_the_thread_goes_to_sleep() {
     check(3, || {
@@ -76,8 +74,7 @@ fn entry_added_while_the_thread_goes_to_sleep() {
     });
 }
 
-/// Guards: the thread is called for an entry that is due before it would wake, also when it
-/// has been called before.
+/// Guards: an entry that is due earlier wakes the thread, also when it was woken before.
 #[test]
 fn earlier_entry_wakes_the_thread() {
     check(3, || {
@@ -107,8 +104,8 @@ fn entry_is_cancelled_while_it_fires() {
     });
 }
 
-/// Guards: what `stop` and `join` promise. An entry is taken, and then fires or is given back,
-/// or it is refused; after `join` nothing fires.
+/// Guards: the promises of `stop` and `join`. An entry is refused, or it is taken and then fires or
+/// is given back; after `join` nothing fires.
 #[test]
 fn timer_is_stopped_while_entries_are_added() {
     check(3, || {
@@ -135,7 +132,7 @@ fn timer_is_stopped_while_entries_are_added() {
     });
 }
 
-/// Guards: of two that add the first entry one starts the thread, and both may count on it.
+/// Guards: of two threads that add the first entry one starts the thread, and both may count on it.
 #[test]
 fn two_first_entries() {
     check(3, || {

@@ -22,7 +22,7 @@ fn a_forked_process_has_a_value_of_its_own() {
     assert_eq!(*known.get_or_init(|| vec![1]), [1]);
     assert_eq!(known.get(), Some(&vec![1]));
 
-    // One that has not been used in a generation has no value for it.
+    // A value that was not used in a generation does not exist in it.
     begin_generation();
     assert_eq!(*lazy.get_or_init(|| "grandchild"), "grandchild");
     assert_eq!(lazy.inherited().collect::<Vec<_>>(), [&"parent"]);

@@ -73,7 +73,7 @@ fn every_job_runs_exactly_once() {
     }
 }
 
-/// A worker that has slept is called again, and again.
+/// A parked worker is woken again and again.
 #[test]
 fn one_job_after_the_other() {
     let pool = pool(2);
@@ -174,7 +174,7 @@ fn idle_threads_leave_but_the_last_one() {
     assert!(name < format!("test_{WORKERS}"), "{name} is a new thread");
 }
 
-/// Threads time out while they are called.
+/// Threads time out while they are woken.
 #[test]
 fn leaving_threads_lose_no_job() {
     let config = Config {
@@ -204,7 +204,7 @@ fn nested_waits_end_with_one_worker() {
     assert_eq!((stats.queued, stats.waiting), (0, 0));
 }
 
-/// A wait may also be noted by way of a handle, and is counted.
+/// A wait may also be noted through a handle, and is counted.
 #[test]
 fn a_wait_makes_room_for_another_worker() {
     let pool = pool(1);
@@ -244,7 +244,7 @@ fn a_surplus_worker_leaves() {
     let pool = Pool::new(config(1), move |mut worker: Worker<Job>| {
         let sleeps = sleeps.clone();
         while let Some(job) = worker.next(|park| {
-            // Nobody may listen any more.
+            // The receiver may be gone.
             let _ = sleeps.send(());
             park();
         }) {
@@ -278,7 +278,7 @@ fn a_surplus_worker_leaves() {
         ran.send(second_runs.load(Ordering::SeqCst)).unwrap();
     }))
     .unwrap();
-    // The first worker goes to sleep although the third job is queued.
+    // The first worker parks although the third job is queued.
     asleep.recv_timeout(LONG).unwrap();
     finish.set();
     assert_eq!(third.recv_timeout(LONG), Ok(false));
@@ -296,15 +296,15 @@ fn a_thread_that_panics_is_replaced() {
         };
         pool.submit(job).unwrap();
     }
-    // A thread that ends and its successor are counted one after the other, so the pool
-    // may look quiet in between, but not with a job in its queue.
+    // A thread that ends and its successor are counted one after the other. So the pool may look
+    // quiet in between, but not with a job in its queue.
     assert!(pool.wait_quiet(Some(soon())));
     assert_eq!(gauge.runs(), 180);
     pool.close();
     assert!(pool.join(Some(soon())));
 }
 
-/// The thread had been called but had not noticed: the call must not be lost with it.
+/// The thread was woken but had not noticed: the wake-up must not be lost with it.
 #[test]
 fn a_thread_that_panics_in_its_sleep_is_replaced() {
     for before_parking in [false, true] {

@@ -11,7 +11,7 @@ use std::thread;
 use flask_delay_engine::{Level, Pool, Rank, SubmitError};
 use support::{Event, Gauge, Job, Random, block, config, pool, soon};
 
-/// A job that nobody runs.
+/// A job that no worker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shelved {
     birth: Rank,
@@ -68,12 +68,12 @@ fn a_plain_job_stands_where_it_was_born() {
     push_ranked_unstaffed(&pool, 0, 5, 5);
     assert_eq!(pool.stats().queued, 6);
     assert_eq!(pool.steal().map(|job| job.number), Some(5));
-    // One of them has been looked at, and counts all the same.
+    // The head has left the FIFO, and counts all the same.
     assert_eq!(pool.stats().queued, 5);
     assert_eq!(steal_all(&pool), [10, 20, 25, 30, 40]);
 }
 
-/// A plain job that was looked at stays before the other plain ones.
+/// A plain job in `head` stays before the other plain ones.
 #[test]
 fn plain_jobs_keep_their_order() {
     let pool = shelf();
@@ -85,8 +85,8 @@ fn plain_jobs_keep_their_order() {
     assert_eq!(steal_all(&pool), [1, 2, 3]);
 }
 
-/// What an owner makes of ranks: a level is worth ten, and a job that has waited for that
-/// long goes before one that comes now.
+/// How an owner may use ranks: a level is worth ten, and a job that has waited for that long goes
+/// before a new one.
 #[test]
 fn nobody_is_passed_over_for_ever() {
     let pool = shelf();
@@ -124,7 +124,7 @@ fn the_oldest_of_the_lowest_level_can_best_be_spared() {
     assert_eq!(pool.stats().queued, 0);
 }
 
-/// A worker takes them in the same order.
+/// A worker takes jobs in the same order.
 #[test]
 fn workers_go_by_rank() {
     let pool = pool(1);
@@ -164,7 +164,7 @@ fn a_closed_pool_takes_no_ranked_job() {
     ));
 }
 
-/// Against a list that is searched from one end to the other.
+/// Compared with a list that is searched from one end to the other.
 #[test]
 fn a_queue_does_what_the_model_does() {
     for seed in 0..200 {
@@ -204,7 +204,7 @@ fn a_queue_does_what_the_model_does() {
     }
 }
 
-/// Ranked and plain jobs from many sides, while some are stolen.
+/// Ranked and plain jobs from many threads, while some are stolen.
 #[test]
 fn every_job_runs_exactly_once() {
     const SUBMITTERS: usize = 4;

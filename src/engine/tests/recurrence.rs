@@ -1,4 +1,4 @@
-//! Rhythms and their ticks, by clocks of our own: no test here sleeps.
+//! Recurrences and their ticks, by clocks of the tests: no test here sleeps.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
 
@@ -62,7 +62,7 @@ fn a_period_is_counted_from_1970_and_does_not_drift() {
         time = tenth.after(time).unwrap();
     }
     assert_eq!(time, utc("2026-11-24T12:00:00Z") + 100_000 * SECOND);
-    // One that does not divide a second is not rounded.
+    // A period that does not divide a second is not rounded.
     let third = every(Duration::from_nanos(333_333_333));
     let first = third.after(UNIX_EPOCH).unwrap();
     assert_eq!(first, UNIX_EPOCH + Duration::from_nanos(333_333_333));
@@ -95,7 +95,7 @@ fn what_cannot_be_counted_has_no_ticks() {
     let before = UNIX_EPOCH - SECOND;
     assert_eq!(every(SECOND).after(before), None);
     assert_eq!(every(SECOND).until(before), None);
-    // Beyond what the clock can tell.
+    // Beyond the clock's range.
     assert_eq!(
         every(Duration::MAX).after(utc("2026-11-24T12:00:00Z")),
         None
@@ -123,7 +123,7 @@ fn cron_lines_are_those_of_a_crontab() {
         ("0 9-17/4 * * 1-5", "2026-11-24T13:00:00Z"),
         // As in Vixie cron, one of the two days is enough.
         ("0 0 13 * fri", "2026-11-27T00:00:00Z"),
-        // Both are meant where either begins with a star: the first odd day that is a Monday.
+        // Both must match where either begins with a star: the first odd day that is a Monday.
         ("0 0 */2 * mon", "2026-12-07T00:00:00Z"),
         ("0 0 1-7 * */7", "2026-12-06T00:00:00Z"),
         ("@hourly", "2026-11-24T13:00:00Z"),
@@ -139,7 +139,7 @@ fn cron_lines_are_those_of_a_crontab() {
         ("0 0 * * sat-sun", "2026-11-28T00:00:00Z"),
         ("0 0 * * sun-mon", "2026-11-29T00:00:00Z"),
         ("0 0 29 2 *", "2028-02-29T00:00:00Z"),
-        // A step as long as its field is once in it.
+        // A step as long as its field matches once.
         ("*/60 * * * *", "2026-11-24T13:00:00Z"),
         ("0 */24 * * *", "2026-11-25T00:00:00Z"),
     ] {
@@ -168,7 +168,7 @@ fn wrong_lines_and_zones_are_refused() {
     assert!(matches!(error, RecurrenceError::Zone(_)), "{error:?}");
 }
 
-/// Lines that are refused, and what is said of them.
+/// Lines that are refused, and their messages.
 const WRONG: &[(&str, &str)] = &[
     (
         "0 0 MON * *",
@@ -284,8 +284,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
 ];
 
-/// A name in the wrong field was another schedule, a step too long was none, and an empty place
-/// in a list was left out.
+/// A name in the wrong field, a step too long and an empty place in a list are errors.
 #[test]
 fn what_is_wrong_is_named_with_its_field() {
     for (line, expected) in WRONG {
@@ -296,7 +295,7 @@ fn what_is_wrong_is_named_with_its_field() {
     }
 }
 
-/// What crontabs do not have, and croner, Quartz and others do.
+/// What crontabs do not have, but croner, Quartz and others do.
 #[test]
 fn last_days_workdays_and_so_manieth_days() {
     // November 1st, 2026, is a Sunday; so is January 31st, 2027.
@@ -345,8 +344,7 @@ fn leap_days_come() {
     );
 }
 
-/// In Berlin there is nothing between 2:00 and 3:00 on March 29th, and twice as much on
-/// October 25th.
+/// In Berlin the hour from 2:00 to 3:00 is missing on March 29th, and comes twice on October 25th.
 #[test]
 fn clocks_that_are_put_forward() {
     let berlin = |line| ticks(&cron(line, "Europe/Berlin"), "2026-03-28T12:00:00Z", 3);
@@ -368,7 +366,7 @@ fn clocks_that_are_put_forward() {
             "2026-03-31T07:00:00Z"
         ]
     );
-    // One that comes every so often has nothing to make up for.
+    // An interval has nothing to make up for.
     let found = ticks(
         &cron("*/30 * * * *", "Europe/Berlin"),
         "2026-03-29T00:15:00Z",
@@ -438,8 +436,7 @@ fn zones_with_other_changes() {
     );
 }
 
-/// Lists and ranges are fixed times as well: 2:00 was left out, the whole of the day, and 2:30
-/// came twice.
+/// Lists and ranges are fixed times as well.
 #[test]
 fn lists_and_ranges_when_clocks_change() {
     let berlin = |line, after, count| ticks(&cron(line, "Europe/Berlin"), after, count);
@@ -483,7 +480,7 @@ fn lists_and_ranges_when_clocks_change() {
             "2026-10-25T02:30:00Z",
         ]
     );
-    // A star anywhere in minute or hour, and it goes by the clock.
+    // With a star anywhere in minute or hour, it goes by the clock.
     assert_eq!(berlin("*/30 2 * * *", spring, 1), ["2026-03-30T00:00:00Z"]);
     assert_eq!(
         berlin("0,*/30 2 * * *", autumn, 4),
@@ -500,12 +497,12 @@ fn lists_and_ranges_when_clocks_change() {
     assert_eq!(ticks(&nuuk, before, 1), ["2026-03-29T01:00:00Z"]);
 }
 
-/// Vixie cron's own way to tell when a line comes, minute by minute, from a time at which nothing
-/// has changed for long.
+/// Vixie cron's own algorithm, minute by minute, from a time long after the last change of the
+/// clocks.
 fn by_vixie(line: &str, zone: &TimeZone, from: Timestamp, minutes: i64) -> Vec<Timestamp> {
     let fields: Vec<&str> = line.split(' ').collect();
     let fixed = !fields[0].contains('*') && !fields[1].contains('*');
-    // The fields as sets, of what the lines below have.
+    // The fields as sets, for the syntax of the lines below.
     let set = |field: &str, all: std::ops::Range<i8>| -> Vec<i8> {
         field
             .split(',')
@@ -575,7 +572,7 @@ fn every_kind_of_change_of_clocks_is_as_in_vixie_cron() {
         };
         let changes = zone.following(start).map(|change| change.timestamp());
         for time in changes.take_while(|time| *time < end) {
-            // It matters by how much clocks change, and at what time of the day.
+            // The result depends on the size of the change and the time of the day.
             let before = zone.to_datetime(time - SignedDuration::from_nanos(1));
             let clock = zone.to_datetime(time);
             if !seen.insert((before.duration_since(clock), clock.time())) {
@@ -588,7 +585,7 @@ fn every_kind_of_change_of_clocks_is_as_in_vixie_cron() {
                 while let Some(next) = recurrence.after(at)
                     && next <= SystemTime::from(from + day * 2)
                 {
-                    // Both ways are of one mind.
+                    // `after` and `until` agree.
                     assert_eq!(recurrence.until(next), Some(next), "{name} {line}");
                     if !found.is_empty() {
                         assert_eq!(recurrence.until(next - SECOND), Some(at), "{name} {line}");
@@ -680,9 +677,9 @@ fn what_others_have_taken() {
             three + 10 * SECOND
         ));
     }
-    // The clock was adjusted, after another process has taken it.
+    // The clock was adjusted after another process had taken the tick.
     assert!(has_come(&often, three, three, three - SECOND / 200));
-    // What it says was taken in the future.
+    // The tick appears to have been taken in the future.
     assert!(!has_come(&often, three, three + HOUR, three));
     assert!(has_come(&fixed, three, three + HOUR, three));
     assert!(!has_come(&fixed, three, three + 3 * HOUR, three));

@@ -41,7 +41,7 @@ fn the_wait_ends_at_the_deadline() {
     assert_eq!(semaphore.taken(), 1);
 }
 
-/// A deadline that has passed takes what is there all the same.
+/// A deadline that has passed does not keep `take` from a free permit.
 #[test]
 fn a_free_place_needs_no_time() {
     assert!(Semaphore::new(1).take(Some(Instant::now())));
@@ -71,7 +71,7 @@ fn never_more_than_the_limit_and_nobody_is_forgotten() {
             let (semaphore, inside, most) = (&semaphore, &inside, &most);
             scope.spawn(move || {
                 for round in 0..2_000 {
-                    // Some have a deadline, and miss it or not.
+                    // Some have a deadline, and may miss it.
                     let deadline = if (number + round) % 3 == 0 {
                         Instant::now() + Duration::from_micros(50)
                     } else {

@@ -114,7 +114,7 @@ fn a_dropped_pool_runs_what_it_took() {
     }
 }
 
-/// Waits have left many sleepers behind; woken by `close`, they must not all work at once.
+/// Waits have left many parked workers; woken by `close`, they must not all work at once.
 #[test]
 fn the_limit_holds_while_closing() {
     let pool = pool(1);
@@ -150,7 +150,7 @@ fn a_job_of_a_closed_pool_may_wait_for_a_queued_one() {
     assert!(pool.join(Some(soon())));
 }
 
-/// Whatever the order: what was taken has run when `join` returns, and nothing runs later.
+/// In any order: accepted jobs have run when `join` returns, and nothing runs later.
 #[test]
 fn submits_that_race_with_the_end_run_or_are_refused() {
     for round in 0..200 {
@@ -198,7 +198,7 @@ fn a_job_that_is_done_elsewhere_holds_the_pool() {
     assert!(!pool.wait_quiet(shortly()));
     pool.close();
     assert!(!pool.join(shortly()));
-    // It comes back to a pool that is closed, and whose thread may have left.
+    // It comes back to a closed pool, and the thread may have left.
     pool.resubmit(gauge.job()).unwrap();
     drop(hold);
     assert!(pool.join(Some(soon())));
@@ -209,7 +209,7 @@ fn a_job_that_is_done_elsewhere_holds_the_pool() {
     ));
 }
 
-/// Nobody waits for a stuck job any more, whichever of the two is noted first; when it ends
+/// No thread waits for a stuck job any more, whichever of the two is noted first. When it ends
 /// after all, its thread leaves as any does.
 #[test]
 fn a_stuck_job_holds_up_neither_quiet_nor_the_end() {
@@ -225,7 +225,7 @@ fn a_stuck_job_holds_up_neither_quiet_nor_the_end() {
             may_go_on.wait();
             let (waiting, stuck) = if stuck_first {
                 let stuck = handle.stuck();
-                // Who was told of the first has looked by then.
+                // By then the thread notified by the first has looked.
                 thread::sleep(Duration::from_millis(20));
                 (handle.waiting(), stuck)
             } else {
@@ -246,7 +246,7 @@ fn a_stuck_job_holds_up_neither_quiet_nor_the_end() {
             go_on.set();
             assert!(quiet.join().unwrap());
         });
-        // It was told, and has not just looked when its time was over.
+        // It was notified, and did not only look after its deadline.
         assert!(began.elapsed() < LONG / 2);
         noted.wait();
         let gauge = Gauge::default();

@@ -1,4 +1,4 @@
-//! Where a job stands, one thread at a time.
+//! The phases of a job, one thread at a time.
 #![cfg(not(loom))]
 
 use flask_delay_engine::{Advance, Mutex, Phase, TaskState};

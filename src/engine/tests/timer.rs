@@ -1,4 +1,4 @@
-//! Schedules, which need no clock, and a timer, which has one.
+//! Heaps, which need no clock, and a timer, which has one.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
 
@@ -58,7 +58,7 @@ fn a_schedule_may_be_emptied() {
     assert_eq!(schedule.remove(ticket), None);
 }
 
-/// A timer that says what it fires, and when.
+/// A timer that reports what it fires, and when.
 fn timer() -> (Timer<u32>, mpsc::Receiver<(u32, Instant)>) {
     let (fired, fires) = mpsc::channel();
     let timer = Timer::new("timer".to_owned(), STACK, move |entries| {
@@ -206,7 +206,7 @@ fn without_a_thread_the_entry_is_given_back() {
     assert!(timer.join(Some(Instant::now())));
 }
 
-/// Whatever is added fires or is given back, by `cancel` or by `stop`, and once.
+/// Every entry either fires or is given back, by `cancel` or by `stop`, and once.
 #[test]
 fn nothing_is_lost_under_load() {
     let (timer, fires) = timer();

@@ -66,7 +66,7 @@ fn chains_are_fine_and_circles_are_not() {
     let waits = WaitGraph::new();
     let _a = one(&waits, 1, 2, "a").ok().unwrap();
     let _b = one(&waits, 2, 3, "b").ok().unwrap();
-    // Two may wait for the same one.
+    // Two jobs may wait for the same one.
     let _d = one(&waits, 4, 2, "d").ok().unwrap();
     assert_eq!(circle(one(&waits, 3, 1, "c")), ["c", "a", "b"]);
     assert_eq!(circle(one(&waits, 3, 4, "c")), ["c", "d", "b"]);
@@ -118,10 +118,10 @@ fn who_waits_for_any_is_stuck_with_all_of_them() {
     let c = one(&waits, 3, 1, "c").ok().unwrap();
     assert_eq!(circle(one(&waits, 4, 1, "d")), ["d", "a"]);
     assert_eq!(circle(one(&waits, 4, 2, "d")), ["d", "b", "a"]);
-    // While any is left that may end, it is none.
+    // While one is left that may end, there is no circle.
     drop(c);
     let _d = one(&waits, 4, 1, "d").ok().unwrap();
-    // The way is the one that cannot end.
+    // The circle goes through the one that cannot end.
     let _e = one(&waits, 3, 5, "c").ok().unwrap();
     assert_eq!(circle(some(&waits, 5, &[6, 1], 2, "e")), ["e", "a", "c"]);
     assert!(some(&waits, 5, &[6, 1], 1, "e").is_ok());
@@ -156,7 +156,7 @@ fn long_chains_are_followed_to_the_end() {
     assert!(one(&waits, LENGTH, 0, LENGTH).is_ok());
 }
 
-/// Of the waits that would close a circle together, exactly one is refused.
+/// Exactly one of the waits that would close a circle together is refused.
 #[test]
 fn one_of_a_circle_is_refused() {
     const JOBS: usize = 4;
@@ -183,7 +183,7 @@ fn one_of_a_circle_is_refused() {
 
 // --- Jobs that are held up -------------------------------------------------------------
 
-/// What holds up which job.
+/// The obstacle of each job.
 #[derive(Default)]
 struct Lanes(RefCell<HashMap<Key, Obstacle<&'static str, Key>>>);
 
@@ -263,7 +263,7 @@ fn nor_for_one_that_waits_for_such_a_one() {
     let _a = one(&waits, 1, 2, "a").ok().unwrap();
     let links = lanes.enter(&waits, 2, 3, "b").err().unwrap();
     assert_eq!(links, [waiting("b"), held_up("c"), waiting("a")]);
-    // The same from the other side: what holds it up was not in the way before.
+    // The same from the other side: its obstacle was not in the way before.
     let (waits, lanes) = (WaitGraph::new(), Lanes::default());
     let _b = lanes.enter(&waits, 2, 3, "b").ok().unwrap();
     lanes.hold(3, "c", &[1], 1);
@@ -318,7 +318,7 @@ fn a_job_may_be_held_up_by_one_that_is_held_up() {
     assert!(lanes.enter(&waits, 1, 4, "a").is_ok());
 }
 
-/// Each wait shows others, whose obstacles are asked for in their turn.
+/// Each wait reveals other jobs, and their obstacles are asked for in turn.
 #[test]
 fn however_many_wait_for_jobs_that_are_held_up() {
     const LENGTH: Key = 200;
@@ -346,7 +346,7 @@ fn a_job_that_waits_is_not_asked_about() {
     assert!(waits.enter(1, wait, |_| panic!("it runs")).is_ok());
 }
 
-/// The answers may change while they are looked at: what was found then is found anew.
+/// The answers may change during the search: the circle is then searched again.
 #[test]
 fn only_a_circle_that_stays_is_refused() {
     let waits: Graph<&str> = WaitGraph::new();
@@ -364,7 +364,7 @@ fn only_a_circle_that_stays_is_refused() {
     // In the way, but not for long.
     let entered = waits.enter(1, wait(), |_| turns(1).then(|| obstacle(1)));
     assert!(entered.is_ok());
-    // Seen by others all the same.
+    // Other waits see it all the same.
     assert_eq!(circle(one(&waits, 2, 1, "b")), ["b", "a"]);
     drop(entered);
     assert!(one(&waits, 2, 1, "b").is_ok());
@@ -396,7 +396,7 @@ fn an_answer_that_panics_leaves_nothing_behind() {
     assert!(one(&waits, 2, 1, "b").is_ok());
 }
 
-/// Two that each wait for what the other one's key holds up, at once: one is refused.
+/// Two jobs wait at once, each for a job that the other one's key holds up: one is refused.
 #[test]
 fn one_of_a_circle_of_keys_is_refused() {
     let waits: Graph<&str> = WaitGraph::new();

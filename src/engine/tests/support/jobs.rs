@@ -22,7 +22,7 @@ impl std::fmt::Debug for Job {
     }
 }
 
-/// What a thread of a pool does.
+/// The main function of a pool's thread.
 pub(crate) fn work(mut worker: Worker<Job>) {
     while let Some(job) = worker.next(|park| _ = park()) {
         job.run(&worker);

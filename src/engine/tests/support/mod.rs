@@ -1,4 +1,4 @@
-//! What the tests share: pools of closures, waiting with a deadline, numbers that look random.
+//! Shared parts of the tests: pools of closures, waiting with a deadline, random numbers.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -40,7 +40,7 @@ pub(crate) fn panic_quietly() -> ! {
     std::panic::resume_unwind(Box::new("a test's panic"))
 }
 
-/// Something that happens once and can be waited for.
+/// A one-time event that threads can wait for.
 #[derive(Clone, Default)]
 pub(crate) struct Event(Arc<(Mutex<bool>, Condvar)>);
 
@@ -120,14 +120,14 @@ fn submit_nested(pool: &Arc<Pool<Job>>, depth: usize, end: Event) {
             let _waiting = worker.waiting();
             done.wait();
         }
-        // Before the event: whoever sees it may want to be the last owner of the pool.
+        // Before the event: a thread that sees it may want to be the last owner of the pool.
         drop(inner);
         end.set();
     });
     pool.submit(job).unwrap();
 }
 
-/// Numbers that look random and are the same each time: Knuth's generator.
+/// Reproducible random numbers: Knuth's generator.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

@@ -1,4 +1,4 @@
-//! What the models share: the orders that are tried, and pools of closures.
+//! Shared parts of the models: the orders to try, and pools of closures.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -14,8 +14,7 @@ use std::time::Duration;
 use flask_delay_engine::{Config, Pool};
 pub(crate) use jobs::{Job, work};
 
-/// Runs the model in every order in which threads are interrupted that many times at the most;
-/// with `None` in every order.
+/// Runs the model in every order with at most that many preemptions; with `None` in every order.
 pub(crate) fn check(
     preemptions: impl Into<Option<usize>>,
     model: impl Fn() + Send + Sync + 'static,
@@ -29,10 +28,10 @@ pub(crate) fn check(
     builder.check(model);
 }
 
-/// Does `one` and `other` at once with what is made, and looks at it `after`.
+/// Runs `one` and `other` at once on the result of `make`, then `after`.
 ///
-/// Each is the thread that goes first once: loom looks back to the last use of a word alone,
-/// and so overlooks orders that it finds the other way round.
+/// Each is once the thread that goes first. loom looks back only to the last use of a word, and so
+/// overlooks orders that it finds the other way round.
 pub(crate) fn race<T: Send + Sync + 'static, A: 'static, B: 'static>(
     preemptions: impl Into<Option<usize>>,
     make: fn() -> Arc<T>,
@@ -57,7 +56,7 @@ pub(crate) fn race<T: Send + Sync + 'static, A: 'static, B: 'static>(
     });
 }
 
-/// Workers whose beds are never left for lack of work, and as many threads as they want.
+/// Workers without an idle timeout, and as many threads as they want.
 pub(crate) fn config(max_workers: usize) -> Config {
     Config {
         name: "model".to_owned(),
@@ -78,7 +77,7 @@ pub(crate) fn end(pool: &Pool<Job>) {
     pool.close();
 }
 
-/// How often each job ran; unknown to loom, so that it adds nothing to the orders tried.
+/// How often each job ran; unknown to loom, so that it adds no orders to try.
 #[derive(Clone, Default)]
 pub(crate) struct Runs(Arc<AtomicUsize>);
 
@@ -88,7 +87,7 @@ impl Runs {
         Job::new(move |_| _ = runs.add())
     }
 
-    /// Counts one more; how many there were before.
+    /// Counts one more; returns the count before.
     pub(crate) fn add(&self) -> usize {
         self.0.fetch_add(1, Ordering::SeqCst)
     }
