@@ -1,13 +1,13 @@
-//! Between what Python gives and takes and what is used here.
+//! Conversions between Python values and Rust ones.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDateTime, PyTzInfo};
 
-/// `threading.TIMEOUT_MAX` is a little more.
+/// A little less than `threading.TIMEOUT_MAX`.
 const LONGEST: f64 = 9e9;
 
-/// The argument `after`, in seconds; None for none.
+/// The argument `after`, in seconds.
 pub(crate) fn after(given: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
     if given.is_none() {
         return Ok(None);
@@ -17,7 +17,7 @@ pub(crate) fn after(given: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
         given.repr()?
     );
     match given.extract::<f64>() {
-        // A bool would do for a number.
+        // A bool would pass as a number.
         Ok(_) | Err(_) if given.is_instance_of::<PyBool>() => Err(PyTypeError::new_err(message)),
         Err(_) => Err(PyTypeError::new_err(message)),
         Ok(seconds) if (0.0..f64::INFINITY).contains(&seconds) => Ok(Some(seconds)),
@@ -25,7 +25,7 @@ pub(crate) fn after(given: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
     }
 }
 
-/// A time limit in seconds; a negative one is over at once, as in `concurrent.futures`.
+/// A timeout in seconds; a negative one has passed already, as in `concurrent.futures`.
 pub(crate) fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
     let seconds: f64 = timeout.extract().map_err(|_| {
         PyTypeError::new_err(format!(
@@ -43,7 +43,7 @@ pub(crate) fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
     Ok(seconds.clamp(0.0, LONGEST))
 }
 
-/// A time as Python has it; `None` for not yet.
+/// A UTC `datetime`; `None` for 0, which means not yet.
 pub(crate) fn to_datetime(
     py: Python<'_>,
     nanoseconds: u64,

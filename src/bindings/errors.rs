@@ -50,7 +50,7 @@ create_exception!(
 
 create_exception!(flask_delay, TaskRetry, PyBaseException, doc!("TaskRetry"));
 
-/// The error of any use of a future that only its own process can settle.
+/// The error for a future that only its own process can settle.
 #[cold]
 pub(crate) fn forked(name: &str) -> PyErr {
     ForkedFutureError::new_err(format!(
@@ -59,7 +59,7 @@ pub(crate) fn forked(name: &str) -> PyErr {
     ))
 }
 
-/// The error of a submit with the id of another task.
+/// The error for a submission with the id of another task.
 #[cold]
 pub(crate) fn id_is_taken(id: &impl Display) -> PyErr {
     DuplicateTask::new_err(format!(
@@ -69,7 +69,7 @@ pub(crate) fn id_is_taken(id: &impl Display) -> PyErr {
     ))
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     payload
         .downcast_ref::<&str>()
@@ -83,20 +83,20 @@ pub(crate) fn into_exception(py: Python<'_>, error: PyErr) -> Bound<'_, PyAny> {
     error.into_value(py).into_bound(py).into_any()
 }
 
-/// The error of a submit that came too late.
+/// The error for a submission after shutdown.
 #[cold]
 pub(crate) fn closed() -> PyErr {
     PyRuntimeError::new_err("cannot schedule new futures after shutdown")
 }
 
-/// The error of tasks that a pool without initialised workers cannot run.
+/// The error for tasks of a pool with a failed initializer.
 pub(crate) fn broken() -> PyErr {
     BrokenThreadPool::new_err(
         "the pool's initializer raised an exception (see the log); no task can run in it",
     )
 }
 
-/// Shows an error that nobody is there to handle, as Python shows those of destructors.
+/// Reports an error that no caller can handle, as Python reports errors of destructors.
 pub(crate) fn or_unraisable<T>(result: PyResult<()>, of: &Bound<'_, T>) {
     if let Err(error) = result {
         error.write_unraisable(of.py(), Some(of.as_any()));

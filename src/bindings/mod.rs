@@ -1,58 +1,57 @@
-//! The only place that knows Python: futures, executors and the loop of a worker.
+//! The Python side: futures, executors and worker loops. The engine below knows no Python.
 //!
-//! Eight floors, a folder each. A folder imports from lower floors only:
-//! `tests/core/test_layers.py` reads the floors here and enforces that.
+//! Floors, each a folder, above the shared files of floor 0. A folder imports from lower floors
+//! only; `tests/core/test_layers.py` enforces that.
 //!
-//! 8. `api`: the classes and functions that Python sees, each a thin layer.
-//! 7. `process`: what is made at import, and what happens at exit.
-//! 6. `run`: how an attempt is run: on a worker, as a coroutine, inline, in another process.
-//! 5. `sched`: what runs when: timer, dispatch, limits, dependents, and what follows an end.
-//! 4. `wait`: blocking until a task ends, and never in a circle.
-//! 3. `host`: what Flask and the process lend us: contexts, loggers, signals, gevent.
-//! 2. `core`: what a task and an executor are: data and leaf locks, no code of users.
+//! 8. `api`: the classes and functions that Python sees; a thin layer.
+//! 7. `process`: setup at import, shutdown at exit.
+//! 6. `run`: running an attempt: on a worker, as a coroutine, inline, in another process.
+//! 5. `sched`: timer, dispatch, limits, dependents, and the work after a task ends.
+//! 4. `wait`: blocking until a task ends, with deadlock detection.
+//! 3. `host`: Flask and the process: contexts, loggers, signals, gevent.
+//! 2. `core`: tasks and executors: data and leaf locks, no user code.
 //! 1. `ffi`: the only `unsafe`.
-//! 0. `errors`, `names`, `convert`: what every floor uses.
+//! 0. `errors`, `names`, `convert`: shared by every floor.
 //!
-//! # Where a submit goes
+//! # The path of a submission
 //!
 //! `api::submit_method -> run::submit -> sched::dispatch ->` the engine's pool
 //! `-> run::worker -> run::attempt -> core::transition -> sched::completion`.
 //!
 //! - `run::submit` checks the function and its arguments and makes the future.
-//! - `sched::dispatch` takes it past its limits into the queue, or to the event loop.
-//! - The queue holds jobs (`core::executor::Job`): tasks to run, callbacks of tasks that have
-//!   ended without a worker, ticks of periodic jobs.
+//! - `sched::dispatch` applies the limits, then uses the queue or the event loop.
+//! - The queue holds jobs (`core::executor::Job`): tasks, callbacks of tasks that ended without a
+//!   worker, and ticks of periodic jobs.
 //! - `run::attempt` calls the function; `run::retry` decides whether another attempt follows.
-//! - `core::transition` alone changes a phase. What it returns goes to `sched::completion`, which
-//!   does all that follows an end, in one order.
+//! - Only `core::transition` changes a phase. `sched::completion` takes the value it returns and
+//!   does all work after an end, in one order.
 //!
-//! # Rules for locks
+//! # Lock rules
 //!
-//! 1. The lock orders are: a future's condition (a lock of Python's), its `Extra`, the registry;
-//!    a table of keys (an RLock of Python's), a lane; the strays of a pool, a worker's waits, the
-//!    engine's roster. All other locks are leaves.
-//! 2. Under a lock of ours no Python code runs, nothing of Python's is dropped, nothing is logged.
+//! 1. Lock orders: a future's condition (Python's), its `Extra`, the registry; a key `Table`
+//!    (Python's RLock), a limiter (`Lane`); a pool's `Strays`, a worker's `Waits`, the engine's
+//!    roster. All other locks are leaves.
+//! 2. Under a Rust lock no Python code runs, no Python object is dropped and nothing is logged.
 //! 3. A thread that blocks detaches from Python first.
 //!
-//! # What may run code of users
+//! # Where user code runs
 //!
 //! Task functions run in `run::attempt` and `run::event_loop`; callbacks and signals in
-//! `sched::completion`; initializers in `run::worker`; ticks on workers; keys, retry policies and
-//! app contexts where a submit or an attempt needs them. All are called through `ffi::call`. On
-//! the timer's thread nothing of users is called or dropped: see `core::leftovers`.
+//! `sched::completion`; initializers in `run::worker`; ticks on workers. Keys, retry policies and
+//! app contexts run where a submission or an attempt needs them. All calls go through `ffi::call`.
+//! The timer thread calls and drops no user object: see `core::leftovers`.
 //!
-//! # To change
+//! # Where to make a change
 //!
-//! - an option of a task: its data is in `core::options` and `core::policy`, its act in
+//! - an option of a task: its data in `core::options` and `core::policy`; its effect in
 //!   `sched::limits` (keys, rates, expiry), `sched::dispatch` (countdown, eta),
-//!   `sched::backpressure` (the size of the queue), `sched::dependents` (then, gather),
-//!   `run::timeout` or `run::retry`;
-//! - what happens after an end: `sched::completion`;
-//! - what is told of tasks: `core::events`, and its subscribers `core::metrics` and
-//!   `host::signals`;
-//! - a way to run an attempt: a file in `run`, which ends tasks by `completion::finish` on their
+//!   `sched::backpressure` (queue size), `sched::dependents` (then, gather), `run::timeout` or
+//!   `run::retry`;
+//! - work after an end: `sched::completion`;
+//! - events of tasks: `core::events`, and its subscribers `core::metrics` and `host::signals`;
+//! - a way to run an attempt: a file in `run` that ends tasks by `completion::finish` on their
 //!   worker, or by `completion::finish_detached`;
-//! - what a thread waits for: `wait`.
+//! - blocking waits: `wait`.
 
 pub(crate) mod api;
 pub(crate) mod convert;

@@ -1,8 +1,8 @@
-//! The names that are looked up in Python objects, made once, when the module is loaded.
+//! Names of Python attributes, interned once, when the module is loaded.
 //!
-//! PyO3's own `intern!` makes each at its first use, in a cell that lets go of the GIL
-//! meanwhile: a process forked by another thread at that moment would have a cell that
-//! stays half made, and wait for it for ever.
+//! PyO3's `intern!` makes each name at its first use, in a cell that releases the GIL meanwhile.
+//! In a process forked by another thread at that moment, the cell would stay half made and block
+//! forever.
 
 use std::sync::OnceLock;
 
@@ -39,7 +39,6 @@ fn names(py: Python<'_>) -> &'static Names {
     NAMES.get_or_init(|| Names::new(py))
 }
 
-/// Makes all names.
 pub(crate) fn init(py: Python<'_>) {
     names(py);
 }
