@@ -1,4 +1,4 @@
-//! Methods that take a function with its arguments as CPython's stack holds them.
+//! Methods that read a function and its arguments straight from CPython's stack.
 
 use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use super::call::Shape;
 use super::slot::Slot;
 use crate::bindings::errors::panic_message;
 
-/// A function and its arguments, still on the stack of who called a method with them.
+/// A function and its arguments, on the stack of a running method call.
 pub(crate) struct Arguments<'a, 'py> {
     pub(crate) function: Borrowed<'a, 'py, PyAny>,
     /// Values of positional, then of keyword arguments.
@@ -26,7 +26,7 @@ pub(crate) struct Arguments<'a, 'py> {
 }
 
 impl<'a, 'py> Arguments<'a, 'py> {
-    /// None, or none that are known yet.
+    /// No arguments, or none known yet.
     pub(crate) fn none(function: Borrowed<'a, 'py, PyAny>) -> Self {
         Self {
             function,
@@ -36,7 +36,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         }
     }
 
-    /// Every value, positional or not.
+    /// All values, positional and keyword.
     pub(crate) fn values(&self) -> impl ExactSizeIterator<Item = Borrowed<'_, 'py, PyAny>> {
         self.values.iter().map(|value| {
             // SAFETY: CPython keeps the arguments of a call alive until it returns.
@@ -48,7 +48,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         self.names.is_null()
     }
 
-    /// How many are given by position, and the names of the others.
+    /// The number of positional arguments, and the names of the keyword arguments.
     pub(crate) fn shape(&self) -> PyResult<(usize, Vec<Bound<'py, PyString>>)> {
         // SAFETY: null or the tuple of the keywords' names, alive during the call.
         let names = unsafe { Bound::from_borrowed_ptr_or_opt(self.py, self.names) };
@@ -61,7 +61,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         Ok((self.values.len() - strings.len(), strings))
     }
 
-    /// The arguments as a function written in Python would get them with `*` and `**`.
+    /// The arguments as `*args` and `**kwargs`.
     pub(crate) fn to_python(&self) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
         // SAFETY: null or the tuple of the keywords' names, alive during the call.
         let names = unsafe { Bound::from_borrowed_ptr_or_opt(self.py, self.names) };
@@ -82,7 +82,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         Ok((positional, Some(keywords)))
     }
 
-    /// Takes new references to function and arguments.
+    /// Takes new references to the function and the arguments.
     pub(crate) fn to_slots(&self) -> PyResult<(Slot, Shape, Slot, Slot)> {
         // SAFETY: the pointers are live arguments of the running call (see `values`), and
         // the thread is attached.
@@ -107,14 +107,14 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 }
 
-/// The arguments that stand before the function.
+/// The arguments before the function.
 pub(crate) struct Before<'a, 'py> {
     values: &'a [*mut ffi::PyObject],
     py: Python<'py>,
 }
 
 impl<'py> Before<'_, 'py> {
-    /// The one at a place, if it is there and not None.
+    /// The argument at `place`, unless it is missing or None.
     pub(crate) fn get(&self, place: usize) -> Option<Bound<'py, PyAny>> {
         // SAFETY: CPython keeps the arguments of a call alive until it returns.
         let value = unsafe { Bound::from_borrowed_ptr(self.py, *self.values.get(place)?) };
@@ -122,19 +122,19 @@ impl<'py> Before<'_, 'py> {
     }
 }
 
-/// A method of a native class that takes some arguments of its own and then a function with that
-/// function's arguments, as CPython's stack holds them: so a call builds no tuple and no dict.
+/// A method of a native class that takes its own arguments, then a function with that function's
+/// arguments. It reads CPython's stack, so a call builds no tuple and no dict.
 pub(crate) trait CallMethod {
     type Class: PyClass<Frozen = True> + Sync;
 
     const NAME: &CStr;
-    /// The signature and the docstring, as CPython wants them.
+    /// The signature and the docstring, in CPython's format.
     const DOC: &CStr;
-    /// How many arguments stand before the function.
+    /// The number of arguments before the function.
     const BEFORE: usize;
-    /// The error of a call without a function.
+    /// The error message of a call without a function.
     const MISSING: &str;
-    /// The function's keyword, if it may be given so, alone.
+    /// The keyword for the function, if it may be given as the only argument.
     const KEYWORD: Option<&str> = None;
 
     fn call<'py>(
@@ -178,8 +178,8 @@ unsafe extern "C" fn trampoline<M: CallMethod>(
         // the call returns.
         let this = unsafe { Borrowed::from_ptr(py, this).cast_unchecked::<M::Class>() };
         let positional = usize::try_from(count).unwrap_or(0);
-        // SAFETY: `names` is null or a tuple, by the calling convention, and `arguments`
-        // has one cell for each positional and each keyword argument.
+        // SAFETY: `names` is null or a tuple, by the calling convention, and `arguments` has one
+        // entry for each positional and each keyword argument.
         let values = unsafe {
             let named = if names.is_null() {
                 0
@@ -195,7 +195,7 @@ unsafe extern "C" fn trampoline<M: CallMethod>(
         } else {
             return Err(PyTypeError::new_err(M::MISSING));
         };
-        // SAFETY: this cell is an argument, alive until the call returns.
+        // SAFETY: this entry is an argument, alive until the call returns.
         let function = unsafe { Borrowed::from_ptr(py, values[M::BEFORE]) };
         let before = Before {
             values: &values[..M::BEFORE],
@@ -222,7 +222,7 @@ unsafe extern "C" fn trampoline<M: CallMethod>(
     }
 }
 
-/// Whether the only argument is the keyword of this name.
+/// Whether the only argument is given by this keyword.
 #[cold]
 fn is_keyword(
     py: Python<'_>,

@@ -1,13 +1,13 @@
-//! Attaching a thread that Python does not know: one of ours, at its first time.
+//! Attaches threads of this crate, which Python does not know at first.
 //!
-//! CPython lists a thread before that waits for the GIL, under a lock of its own, and up to
-//! version 3.11 a forked child takes that lock before it makes it anew
-//! (`PyOS_AfterFork_Child`). If some thread was about to list itself at the fork, the child
-//! waits for that one for ever. So ours list themselves while nobody forks.
+//! CPython lists a new thread under a lock of its own, before the thread waits for the GIL. Up to
+//! 3.11, a forked child takes that lock before it makes it anew (`PyOS_AfterFork_Child`). If a
+//! thread was about to list itself at the fork, the child would wait for it forever. So threads of
+//! this crate list themselves only while no thread forks.
 
 use pyo3::prelude::*;
 
-/// As `Python::try_attach`, for a thread that may be one of ours.
+/// As `Python::try_attach`, also for threads of this crate.
 pub(crate) fn attach<R>(inside: impl FnOnce(Python<'_>) -> R) -> Option<R> {
     #[cfg(not(Py_3_12))]
     let listed = list::enter();
@@ -31,15 +31,15 @@ pub(super) mod list {
     use pyo3::ffi;
     use pyo3::prelude::*;
 
-    /// The standard one, which a child may let go of; see the engine's `sync`.
+    /// A standard mutex, since the child may release it; see the engine's `sync`.
     static GATE: Mutex<()> = Mutex::new(());
 
     thread_local! {
-        /// This thread's hold of the gate, from before its fork until after it.
+        /// This thread's guard of the gate, from before its fork until after it.
         static HELD: Cell<Option<ManuallyDrop<MutexGuard<'static, ()>>>> = const { Cell::new(None) };
     }
 
-    /// Takes the gate, or goes on without it when that takes too long.
+    /// Locks the gate, or continues without it after `PATIENCE`.
     fn hold() -> Option<MutexGuard<'static, ()>> {
         let mut began = None;
         loop {
@@ -55,18 +55,18 @@ pub(super) mod list {
         }
     }
 
-    /// More than it takes to list a thread. Not for ever: under `tracemalloc` that allocation
-    /// waits for the GIL, which who forks may have; and then the child finds the gate taken.
+    /// More than listing a thread takes. Limited, because under `tracemalloc` its allocation waits
+    /// for the GIL, which the forking thread may hold. The child then finds the gate locked.
     const PATIENCE: Duration = Duration::from_millis(100);
     const PAUSE: Duration = Duration::from_micros(20);
 
-    /// Lists this thread, unless it is; whether it was not.
+    /// Lists this thread if it is not listed; returns whether it did.
     pub(super) fn enter() -> bool {
         let gate = hold();
-        // SAFETY: both may be called from any thread, attached or not, and the former says
-        // whether the latter's interpreter is there. `PyThreadState_New` needs no GIL and
-        // waits for nobody but those who are in here too. What it makes is this thread's own,
-        // found by the next `PyGILState_Ensure`.
+        // SAFETY: these functions may be called from any thread, attached or not, and
+        // `Py_IsInitialized` says whether the interpreter exists. `PyThreadState_New` needs no GIL
+        // and waits only for threads that are in here too. The new state belongs to this thread,
+        // and the next `PyGILState_Ensure` finds it.
         let listed = unsafe {
             ffi::PyGILState_GetThisThreadState().is_null()
                 && ffi::Py_IsInitialized() != 0
@@ -76,10 +76,10 @@ pub(super) mod list {
         listed
     }
 
-    /// Has the entry that [`enter`] made go when this attachment ends, as if that had made it.
+    /// Removes the entry of [`enter`] when this attachment ends, as if the attachment had made it.
     pub(super) fn leave_with_this_attachment(_py: Python<'_>) {
-        // SAFETY: attached, by a second count on top of the one with which the entry was born;
-        // this takes back the first, and `PyGILState_LOCKED` says to stay attached.
+        // SAFETY: attached, by a second count on top of the entry's initial one. This releases the
+        // first; `PyGILState_LOCKED` says to stay attached.
         unsafe { ffi::PyGILState_Release(ffi::PyGILState_STATE::PyGILState_LOCKED) };
     }
 
@@ -87,7 +87,7 @@ pub(super) mod list {
         HELD.set(hold().map(ManuallyDrop::new));
     }
 
-    /// In the parent and in the child, whose only thread is the one that has forked.
+    /// Runs in the parent and in the child; the child's only thread is the one that forked.
     pub(in crate::bindings::ffi) fn after_fork() {
         if let Some(gate) = HELD.take() {
             drop(ManuallyDrop::into_inner(gate));

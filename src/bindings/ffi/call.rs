@@ -1,4 +1,4 @@
-//! Calling Python functions straight from a future's slots, and looking at what they are.
+//! Calls Python functions straight from a future's slots, and checks their kind.
 
 use std::panic::catch_unwind;
 use std::ptr;
@@ -11,13 +11,12 @@ use pyo3::{Borrowed, ffi};
 use crate::bindings::errors::panic_message;
 use crate::bindings::names;
 
-/// How a call's arguments lie in a future's two argument slots.
+/// The layout of a call's arguments in a future's two argument slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// None, one or two positional arguments, inline.
+    /// Up to two positional arguments, inline.
     Inline(u8),
-    /// A tuple of all values, and the tuple of keyword names that the last of them belong
-    /// to, if any.
+    /// A tuple of all values and, if the last ones are keywords, a tuple of their names.
     Packed,
 }
 
@@ -31,10 +30,10 @@ pub(crate) fn call<'py>(
     let raw = |slot: Option<&Bound<'py, PyAny>>| slot.map_or(ptr::null_mut(), Bound::as_ptr);
     match shape {
         Shape::Inline(count) => {
-            // The cell before the arguments may be used by a bound method for `self`.
+            // A bound method may use the entry before the arguments for `self`.
             let cells = [ptr::null_mut(), raw(first), raw(second)];
             let count = usize::from(count) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-            // SAFETY: the shape says how many of the cells are arguments.
+            // SAFETY: the shape says how many of the entries are arguments.
             unsafe { vectorcall(function, &cells[1..], count, ptr::null_mut()) }
         }
         Shape::Packed => {
@@ -44,7 +43,7 @@ pub(crate) fn call<'py>(
             let names = second.and_then(|names| names.cast::<PyTuple>().ok());
             let named = names.map_or(0, PyTupleMethods::len);
             let cells: Vec<_> = values.iter_borrowed().map(Borrowed::as_ptr).collect();
-            // SAFETY: the last `named` cells are the values of the keywords.
+            // SAFETY: the last `named` entries are the values of the keywords.
             unsafe { vectorcall(function, &cells, cells.len() - named, raw(second)) }
         }
     }
@@ -56,7 +55,7 @@ pub(crate) fn call_with<'py, const N: usize>(
     arguments: [&Bound<'py, PyAny>; N],
 ) -> PyResult<Bound<'py, PyAny>> {
     let cells = arguments.map(Bound::as_ptr);
-    // SAFETY: all cells are positional arguments.
+    // SAFETY: all entries are positional arguments.
     unsafe { vectorcall(function, &cells, N, ptr::null_mut()) }
 }
 
@@ -70,16 +69,16 @@ pub(crate) fn call_named<'py>(
     let names = PyTuple::new(function.py(), [name])?;
     let all = arguments.iter().copied().chain([value]);
     let cells: Vec<_> = all.map(Bound::as_ptr).collect();
-    // SAFETY: all cells but the last are positional arguments.
+    // SAFETY: all entries but the last are positional arguments.
     unsafe { vectorcall(function, &cells, arguments.len(), names.as_ptr()) }
 }
 
-/// `PyObject_Vectorcall`, through which all code of users is called.
+/// `PyObject_Vectorcall`: all user code is called through it.
 ///
 /// # Safety
 ///
-/// `cells` holds the call's arguments and `count` and `names` say which, as the vectorcall
-/// protocol wants it.
+/// `cells` holds the call's arguments; `count` and `names` describe them by the vectorcall
+/// protocol.
 unsafe fn vectorcall<'py>(
     function: &Bound<'py, PyAny>,
     cells: &[*mut ffi::PyObject],
@@ -95,8 +94,8 @@ unsafe fn vectorcall<'py>(
     };
     match result {
         Some(result) => Ok(result),
-        // PyO3 goes on with a panic of its own that comes back as a Python exception. It
-        // must not take more with it than the call.
+        // PyO3 resumes a Rust panic that returns as a Python exception. The panic must end this
+        // call only.
         None => Err(catch_unwind(|| PyErr::fetch(py)).unwrap_or_else(|payload| {
             PyRuntimeError::new_err(format!("a Rust panic: {}", panic_message(&*payload)))
         })),
@@ -116,11 +115,11 @@ pub(crate) fn code_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, Py
         return None;
     }
     if cfg!(Py_GIL_DISABLED) {
-        // Another thread may assign to it, and free what was borrowed.
+        // Another thread may assign to it and free the borrowed object.
         return function.getattr(names::__code__(function.py())).ok();
     }
-    // SAFETY: it is a function; the reference is borrowed, and with the GIL it cannot go
-    // before it is counted.
+    // SAFETY: it is a function; the reference is borrowed, and with the GIL the object cannot be
+    // freed before it is counted.
     unsafe {
         Bound::from_borrowed_ptr_or_opt(function.py(), ffi::PyFunction_GetCode(function.as_ptr()))
     }
@@ -143,7 +142,7 @@ pub(crate) fn function_name<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'
     }
 }
 
-/// What the call of a function gives that has not run any of its code.
+/// Objects that a call returns before any of the function's code has run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unrun {
     Coroutine,
@@ -151,11 +150,11 @@ pub(crate) enum Unrun {
     AsyncGenerator,
 }
 
-/// Which of these `object` is, if it is one.
+/// The kind of `object`, if it is one of these.
 #[inline]
 pub(crate) fn unrun(object: &Bound<'_, PyAny>) -> Option<Unrun> {
     let kind = object.get_type_ptr();
-    // These have no subclasses. PyO3's checks look for some all the same, at each result.
+    // These types have no subclasses, but PyO3's checks would look for them at each result.
     if kind == &raw mut ffi::PyCoro_Type {
         Some(Unrun::Coroutine)
     } else if kind == &raw mut ffi::PyGen_Type {
@@ -167,13 +166,13 @@ pub(crate) fn unrun(object: &Bound<'_, PyAny>) -> Option<Unrun> {
     }
 }
 
-/// Whether `object` really is a code object; mocks say that they are.
+/// Whether `object` really is a code object; mocks claim to be one.
 pub(crate) fn is_code(object: &Bound<'_, PyAny>) -> bool {
     // SAFETY: only looks at the type of a live object.
     unsafe { ffi::PyCode_Check(object.as_ptr()) != 0 }
 }
 
-/// A function of a C extension that keeps nothing alive but its module.
+/// Whether `object` is a C function that keeps only its module alive.
 pub(crate) fn is_module_function(object: &Bound<'_, PyAny>) -> bool {
     // SAFETY: checked to be a C function before it is read as one; `owner` is borrowed
     // and may be null. Nothing can change it, so it lives as long as the function.

@@ -1,5 +1,4 @@
-//! The system's clocks: the time, and how much processor time a thread has used, read from
-//! another thread.
+//! The system's clocks: the time, and the processor time of a thread, readable from another one.
 
 #[cfg(target_vendor = "apple")]
 pub(crate) use super::clock_apple::ThreadClock;
@@ -8,8 +7,7 @@ pub(crate) use super::clock_posix::ThreadClock;
 
 /// Nanoseconds since 1970.
 ///
-/// Asked three times for each task: the standard library's way takes five times as many
-/// instructions.
+/// Called three times per task: the standard library takes five times as many instructions.
 pub(crate) fn now() -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,

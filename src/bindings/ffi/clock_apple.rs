@@ -1,14 +1,12 @@
-//! How much processor time a thread has used, as Apple's kernel tells it: a thread has no clock
-//! there.
+//! The processor time of a thread, from Apple's kernel: threads have no clocks there.
 
 use std::time::Duration;
 
-/// A thread, by its name in the kernel; readable until the thread ends.
+/// A thread's name in the kernel; readable until the thread ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadClock(libc::mach_port_t);
 
 impl ThreadClock {
-    /// The calling thread's.
     #[expect(clippy::unnecessary_wraps, reason = "as on other systems")]
     pub(crate) fn of_this_thread() -> Option<Self> {
         // SAFETY: the calling thread is alive; its name is its own, and is not to be freed.
@@ -34,8 +32,8 @@ impl ThreadClock {
             sleep_time: 0,
         };
         let mut count = libc::THREAD_BASIC_INFO_COUNT;
-        // SAFETY: what is asked for is written to a local, of which the count says how many
-        // integers it has; the name of a thread that has ended is refused with an error.
+        // SAFETY: the answer is written to a local of `count` integers; the name of a thread that
+        // has ended is refused with an error.
         let answer = unsafe {
             libc::thread_info(
                 self.0,

@@ -1,4 +1,4 @@
-//! How much processor time a thread has used, where POSIX's clocks of threads are there.
+//! The processor time of a thread, on systems with POSIX clocks of threads.
 
 use std::time::Duration;
 

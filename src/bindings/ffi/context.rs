@@ -1,8 +1,8 @@
-//! `contextvars`: taking a context at submit, and running a task inside it.
+//! `contextvars`: copies a context at submission, and runs a task inside it.
 //!
-//! Some variables a task does not get as its submitter has them. Those that tell what event loop
-//! or thread their owner is in are left out: a task is in another. Of values that are changed in
-//! place a task gets a copy.
+//! A task does not get all variables of its submitter. Variables that name the event loop or the
+//! thread of their owner are left out, since a task runs in another. Values that are changed in
+//! place are copied.
 
 use std::cell::Cell;
 use std::ptr;
@@ -17,11 +17,11 @@ use super::object::loaded;
 use super::slot::Slot;
 use crate::bindings::names;
 
-/// The context that was carried last from this thread, for as long as a task has it: a view
-/// that starts several tasks has them share one.
+/// The last context carried from this thread, while a task has it. Several tasks of one view share
+/// it.
 struct Last {
     context: Py<PyWeakrefReference>,
-    /// Its variables and their values, all kept alive by the context.
+    /// Its variables and their values; the context keeps them alive.
     pairs: Vec<(*mut ffi::PyObject, *mut ffi::PyObject)>,
 }
 
@@ -29,9 +29,8 @@ thread_local! {
     static LAST: Cell<Option<Last>> = const { Cell::new(None) };
 }
 
-/// The current context's variables without `hidden` and those that are bound to where this
-/// thread is, or `None` if there are none. What is given may be given again, so it is to be
-/// copied and never entered.
+/// The current context without `hidden` and without variables bound to this thread; `None` if no
+/// variable is left. The result may be shared: copy it, never enter it.
 pub(crate) fn carry<'py>(
     py: Python<'py>,
     hidden: &[Py<PyAny>],
@@ -47,7 +46,7 @@ pub(crate) fn carry<'py>(
             without += 1;
         }
     }
-    // As nearly always.
+    // The usual case.
     if without == count {
         return Ok(None);
     }
@@ -83,15 +82,14 @@ pub(crate) fn carry<'py>(
     with_copies(py, rest.as_ref(), own).map(Some)
 }
 
-/// The `count` variables of the current context, of which `current` is a copy, that are not
-/// out.
+/// The `count` variables of `current`, a copy of the current context, that are not left out.
 fn select<'py>(
     current: &Bound<'py, PyAny>,
     count: usize,
     is_out: impl Fn(&Bound<'py, PyAny>) -> bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = current.py();
-    // Gone where a thread that ends has taken its locals apart already.
+    // An ending thread may have destroyed its thread-locals already.
     let last = LAST.try_with(Cell::take).unwrap_or_default();
     if let Some(last) = last
         && last.pairs.len() == count
@@ -117,15 +115,14 @@ fn select<'py>(
     Ok(selected)
 }
 
-/// `context`, or one without variables, in which each of these variables has a copy of its
-/// value.
+/// `context`, or an empty one, with a copy of each of these variables' values.
 fn with_copies<'py>(
     py: Python<'py>,
     context: Option<&Bound<'py, PyAny>>,
     variables: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let context = context.map_or_else(|| empty(py), copy)?;
-    // Before it is entered: it may be code of users, which is to run in its own context.
+    // Before entering: `copy` may be user code, which must run in its own context.
     let mut copies = Vec::with_capacity(variables.len());
     for (variable, value) in variables {
         copies.push((variable, value.call_method0(names::copy(py))?));
@@ -137,8 +134,7 @@ fn with_copies<'py>(
     Ok(entered.leave())
 }
 
-/// A context for one attempt of a task, whose values that are changed in place are not those
-/// of the next.
+/// A context for one attempt; the next attempt does not share its values changed in place.
 pub(crate) fn for_attempt(context: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
     let py = context.py();
     let mut own = Vec::new();
@@ -156,7 +152,8 @@ pub(crate) fn for_attempt(context: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny
 
 /// Sets a variable in the current context.
 fn set(variable: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    // SAFETY: attached; CPython refuses what is no variable; the token is owned and dropped.
+    // SAFETY: attached; CPython refuses an object that is no variable; the token is owned and
+    // dropped.
     unsafe {
         Bound::from_owned_ptr_or_err(
             variable.py(),
@@ -166,15 +163,14 @@ fn set(variable: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
     }
 }
 
-/// Whether `object` is a context variable.
 pub(crate) fn is_variable(object: &Bound<'_, PyAny>) -> bool {
     // SAFETY: only looks at the type of a live object.
     unsafe { ffi::PyContextVar_CheckExact(object.as_ptr()) != 0 }
 }
 
 impl Last {
-    /// The context, if it is still there and each of its variables has the same value in
-    /// `current`, and is not out.
+    /// The context, if it still exists and each of its variables has the same value in `current`
+    /// and is not left out.
     fn if_same<'py>(
         &self,
         current: &Bound<'py, PyAny>,
@@ -185,7 +181,7 @@ impl Last {
             return Ok(None);
         };
         for &(variable, value) in &self.pairs {
-            // SAFETY: `context` keeps the variable alive, since nobody enters it.
+            // SAFETY: `context` keeps the variable alive, since no code enters it.
             let variable = unsafe { Borrowed::from_ptr(py, variable) };
             if is_out(&variable) || value_of(variable, current)?.as_ptr() != value {
                 return Ok(None);
@@ -195,21 +191,20 @@ impl Last {
     }
 }
 
-/// What a variable is set to here; `unset`, which is the value of none, if it is not.
+/// A variable's value here, or `unset`, which is no variable's value.
 pub(crate) fn value_of<'py>(
     variable: Borrowed<'_, 'py, PyAny>,
     unset: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut value = ptr::null_mut();
-    // SAFETY: attached; CPython refuses what is no variable. A default that is given goes
-    // before the variable's own, so there is a value, a new reference, unless it failed.
+    // SAFETY: attached; CPython refuses an object that is no variable. The given default takes
+    // precedence over the variable's own, so there is a value, a new reference, unless it failed.
     unsafe {
         ffi::PyContextVar_Get(variable.as_ptr(), unset.as_ptr(), &raw mut value);
         Bound::from_owned_ptr_or_err(variable.py(), value)
     }
 }
 
-/// A copy of the current context.
 pub(crate) fn copy_current(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: attached; the result is a new reference or an error.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
@@ -217,18 +212,17 @@ pub(crate) fn copy_current(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 
 /// A copy of `context`, which shares its variables until one is set.
 pub(crate) fn copy<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached; CPython refuses what is no context; the result is a new reference
-    // or an error.
+    // SAFETY: attached; CPython refuses an object that is no context; the result is a new
+    // reference or an error.
     unsafe { Bound::from_owned_ptr_or_err(context.py(), ffi::PyContext_Copy(context.as_ptr())) }
 }
 
-/// A context without variables.
 pub(crate) fn empty(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: attached; the result is a new reference or an error.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_New()) }
 }
 
-/// This thread runs in a context until the guard is dropped.
+/// Runs this thread in a context until the guard is dropped.
 pub(crate) struct Entered<'py>(Bound<'py, PyAny>);
 
 impl<'py> Entered<'py> {
@@ -248,8 +242,8 @@ impl<'py> Entered<'py> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        // SAFETY: entered by this thread in `new`, and left once, here. The thread is attached,
-        // as `Bound` says: an end of the thread unwinds nothing of ours, see `super::ending`.
+        // SAFETY: entered by this thread in `new`, and left once, here. The thread is attached, as
+        // `Bound` says: ending the thread unwinds no frame of this crate, see `super::ending`.
         if unsafe { ffi::PyContext_Exit(self.0.as_ptr()) } != 0 {
             // Only if the task left the context itself, which Python code cannot do.
             PyErr::fetch(self.0.py()).write_unraisable(self.0.py(), Some(&self.0));
@@ -274,21 +268,21 @@ pub(crate) fn within<'py, R>(
     Ok(result)
 }
 
-/// Those that are left out, each filled when its library has been imported; never emptied.
+/// Variables to leave out; each slot is filled once its library is imported, and never emptied.
 static BOUND_HERE: [Slot; 4] = [const { Slot::empty() }; 4];
-/// Those of the standard library whose values are copied; filled when this module is loaded.
+/// Standard library variables with values to copy; filled when this module is loaded.
 static CHANGED_IN_PLACE: [Slot; 2] = [const { Slot::empty() }; 2];
 
-/// The variables that are left out, as far as anybody can have set them.
+/// The variables to leave out, of libraries that are imported.
 fn bound_here(py: Python<'_>) -> PyResult<impl Iterator<Item = Bound<'_, PyAny>>> {
     let [sniffio, deadlock, single, sensitive] = &BOUND_HERE;
-    // What library's event loop this is. AnyIO goes by it too.
+    // The library of the event loop. AnyIO reads it too.
     if sniffio.is_empty()
         && let Some(module) = loaded(py, names::sniffio(py))?
     {
         note(sniffio, &module, names::current_async_library_cvar(py))?;
     }
-    // Which thread the synchronous code of an asynchronous view runs in, and that it is taken.
+    // The thread for synchronous code of an asynchronous view, and whether it is taken.
     if sensitive.is_empty()
         && let Some(package) = loaded(py, names::asgiref(py))?
         && let Some(module) = package.getattr_opt(names::sync(py))?
@@ -297,13 +291,13 @@ fn bound_here(py: Python<'_>) -> PyResult<impl Iterator<Item = Bound<'_, PyAny>>
     {
         note(deadlock, &to_async, names::deadlock_context(py))?;
         note(single, &to_sync, names::async_single_thread_context(py))?;
-        // The last of them: every version has it.
+        // Set last: every version has it.
         note(sensitive, &to_async, names::thread_sensitive_context(py))?;
     }
     Ok(BOUND_HERE.iter().filter_map(move |slot| slot.get(py)))
 }
 
-/// The variables whose values are copied.
+/// The variables with values to copy.
 fn changed_in_place(py: Python<'_>) -> impl Iterator<Item = Bound<'_, PyAny>> {
     CHANGED_IN_PLACE.iter().filter_map(move |slot| slot.get(py))
 }

@@ -1,20 +1,20 @@
-//! What leans on private parts of CPython: all of it is here, and reached by way of here.
+//! All uses of private parts of CPython.
 //!
-//! `tests/core/test_private.py` fails, and says what depends on it, where such a part has gone.
-//! It was tried on 3.11.7, 3.12.1 and 3.13.0.
+//! `tests/core/test_private.py` fails, and names the dependents, if such a part is missing. Tried
+//! on 3.11.7, 3.12.1 and 3.13.0.
 //!
 //! | part | for |
 //! | --- | --- |
-//! | `threading._register_atexit` | accepted tasks end at exit, while other threads still run |
-//! | `threading.Thread._set_tstate_lock`, up to 3.12 | a task forks, as `multiprocessing` does |
-//! | `threading._active` | a worker that has left is in `threading.enumerate` no more |
+//! | `threading._register_atexit` | accepted tasks finish at exit, while other threads still run |
+//! | `threading.Thread._set_tstate_lock`, up to 3.12 | a task may fork, as `multiprocessing` does |
+//! | `threading._active` | `threading.enumerate` omits workers that have ended |
 //! | `sys._getframe`, `sys._current_frames`, `code.co_exceptiontable` | `timeout` and `stop` interrupt no code that holds a lock |
 //! | `threading.Thread._wait_for_tstate_lock`, up to 3.12 | they interrupt a `join` |
-//! | `_Waiter` and its classes in `concurrent.futures._base`, the variables `waiter` and `fs` of `wait` and `as_completed`, `Future._waiters` and `_condition` | a circle of tasks that wait so is found |
-//! | the variable that `decimal` sets, `warnings._warnings_context` from 3.14 on | a task has a context of its own there |
+//! | `_Waiter` and its classes in `concurrent.futures._base`, the variables `waiter` and `fs` of `wait` and `as_completed`, `Future._waiters` and `_condition` | deadlock detection covers these waits |
+//! | the variable that `decimal` sets, `warnings._warnings_context` from 3.14 on | a task has its own context there |
 //!
-//! Beside these, `ending.rs` lists functions of CPython that its headers call, and the threads
-//! that it ends before 3.14.
+//! Besides, `ending.rs` lists functions that CPython's headers call, and handles threads that
+//! CPython ends before 3.14.
 
 use std::ops::Range;
 
@@ -26,18 +26,18 @@ use super::context::{Entered, copy_current, empty};
 use super::interrupt::ThreadId;
 use crate::bindings::names;
 
-/// Has `function` called when the interpreter begins to exit, while other threads still run.
+/// Registers `function` for the start of interpreter exit, while other threads still run.
 pub(crate) fn register_atexit(function: Bound<'_, PyCFunction>) -> PyResult<()> {
     let threading = function.py().import("threading")?;
     threading.call_method1("_register_atexit", (function,))?;
     Ok(())
 }
 
-/// Makes a thread that `threading` did not start complete.
+/// Completes the `Thread` object of a thread that `threading` did not start.
 ///
-/// Up to 3.12, `threading` asserts in a forked child that the thread which forked has this lock;
-/// only threads that it started do. Without it, a process that a task starts with
-/// `multiprocessing` would end with an error.
+/// Up to 3.12, `threading` asserts in a forked child that the forking thread has this lock; only
+/// threads that it started do. Without it, a process that a task starts with `multiprocessing`
+/// would end with an error.
 pub(crate) fn set_tstate_lock(thread: &Bound<'_, PyAny>) -> PyResult<()> {
     if let Some(set) = thread.getattr_opt(names::_set_tstate_lock(thread.py()))? {
         set.call0()?;
@@ -45,8 +45,7 @@ pub(crate) fn set_tstate_lock(thread: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// Takes a thread off the list of `threading.enumerate`, where Python 3.11 would keep one that it
-/// did not start.
+/// Removes a thread from `threading.enumerate`; Python 3.11 keeps threads that it did not start.
 pub(crate) fn forget_thread(thread: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = thread.py();
     let active = py
@@ -58,11 +57,11 @@ pub(crate) fn forget_thread(thread: &Bound<'_, PyAny>) -> PyResult<()> {
         .map(drop)
 }
 
-/// The context variables of the standard library whose values are changed in place: that of
-/// `decimal`, and since 3.14 that of `warnings`.
+/// The standard library's context variables with values changed in place: of `decimal` and, since
+/// 3.14, of `warnings`.
 pub(crate) fn changed_in_place(py: Python<'_>) -> PyResult<[Option<Bound<'_, PyAny>>; 2]> {
-    // The name of the first is not public, but it is the only one that is set where nothing else
-    // was.
+    // The variable of `decimal` has no public name, but it is the only one set in an empty
+    // context.
     let alone = Entered::new(empty(py)?)?;
     py.import("decimal")?.call_method0("getcontext")?;
     let set = copy_current(py)?;
@@ -74,16 +73,16 @@ pub(crate) fn changed_in_place(py: Python<'_>) -> PyResult<[Option<Bound<'_, PyA
     Ok([decimal, warnings])
 }
 
-/// Functions of the standard library in which a thread sleeps, up to 3.12 the second, from 3.13
-/// on the third.
+/// Functions of the standard library in which a thread sleeps; the second one up to 3.12, the
+/// third from 3.13 on.
 const BEDS: [(&str, &str); 3] = [
     ("threading", "Condition.wait"),
     ("threading", "Thread._wait_for_tstate_lock"),
     ("threading", "Thread.join"),
 ];
 
-/// What these are called by, where all who sleep are woken at once: so none takes a wake-up with
-/// it that was meant for another, as in a queue.
+/// Callers of `BEDS` that wake all sleepers at once. An interrupted sleeper thus takes no wake-up
+/// meant for another, as it could in a queue.
 const SLEEPERS: [(&str, &str); 6] = [
     ("threading", "Thread.join"),
     ("threading", "Event.wait"),
@@ -95,11 +94,11 @@ const SLEEPERS: [(&str, &str); 6] = [
 
 struct Bed {
     code: Py<PyAny>,
-    /// The body of its first `try`; where there is none, all of it.
+    /// The body of its first `try`; None: the whole function.
     body: Option<Vec<Range<usize>>>,
 }
 
-/// The stacks of threads, and where on them a thread sleeps.
+/// Reads the stacks of threads, and finds the frames in which they sleep.
 pub(crate) struct Stacks {
     beds: Vec<Bed>,
     sleepers: Vec<Py<PyAny>>,
@@ -132,12 +131,11 @@ impl Stacks {
         })
     }
 
-    /// The frame that calls us.
+    /// The frame of the caller.
     pub(crate) fn caller<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.get_frame.bind(py).call0()
     }
 
-    /// The innermost frame of a thread.
     pub(crate) fn innermost<'py>(
         &self,
         py: Python<'py>,
@@ -167,7 +165,7 @@ impl Stacks {
     }
 }
 
-/// None where there is no such function, or something else: gevent may have patched it.
+/// None if the function does not exist or is something else: gevent may have patched it.
 fn code_of<'py>(py: Python<'py>, module: &str, path: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
     let mut found = Some(py.import(module)?.into_any());
     for name in path.split('.').chain(["__code__"]) {
@@ -179,9 +177,9 @@ fn code_of<'py>(py: Python<'py>, module: &str, path: &str) -> PyResult<Option<Bo
     Ok(found)
 }
 
-/// Where the handler of a code's first `try` is in force, by the offsets of instructions, as
-/// CPython's `Objects/exception_handling_notes.txt` says: entries of start, length, handler and
-/// depth, each a number of groups of six bits, the highest first.
+/// The instruction offsets that the first `try`'s handler covers. CPython's
+/// `Objects/exception_handling_notes.txt` describes the format: entries of start, length, handler
+/// and depth, in groups of six bits, highest first.
 fn body_of_first_try(table: &[u8]) -> Option<Vec<Range<usize>>> {
     let mut bytes = table.iter().copied();
     let mut number = || {
@@ -210,21 +208,21 @@ fn base(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     py.import("concurrent.futures._base")
 }
 
-/// Whether `concurrent.futures` has made it, in order to wait.
+/// Whether `concurrent.futures` made `waiter` in order to wait.
 pub(crate) fn is_waiter(waiter: &Bound<'_, PyAny>) -> PyResult<bool> {
     waiter.is_instance(&base(waiter.py())?.getattr("_Waiter")?)
 }
 
-/// `wait` or `as_completed`, as it waits.
+/// A running call of `wait` or `as_completed`.
 pub(crate) struct WaitCall<'py> {
     waiter: Bound<'py, PyAny>,
-    /// Those of its futures that it has not come to know as done.
+    /// Its futures that it does not yet know to be done.
     pub(crate) futures: Vec<Bound<'py, PyAny>>,
 }
 
 impl<'py> WaitCall<'py> {
-    /// The one that waits for this event. None if it is another function, or another version
-    /// of it: then nothing is known of what it waits for.
+    /// The call that waits for this event. None in another function, or in an unknown version of
+    /// it.
     pub(crate) fn of<T>(event: &Bound<'py, T>) -> Option<Self> {
         let py = event.py();
         let read = || {
@@ -248,7 +246,7 @@ impl<'py> WaitCall<'py> {
         class.is_ok_and(|class| self.waiter.get_type().is(&class))
     }
 
-    /// What ends the wait; None if that is not known.
+    /// The condition that ends the wait; None if unknown.
     pub(crate) fn need(&self) -> PyResult<Option<Need>> {
         if self.is_of("_AllCompletedWaiter") {
             let stops = self.waiter.getattr("stop_on_exception")?.is_truthy()?;
@@ -258,7 +256,7 @@ impl<'py> WaitCall<'py> {
         Ok(one.then_some(Need::One))
     }
 
-    /// Takes the waiter out of the lists again, unless its function does.
+    /// Removes the waiter from the futures' lists, unless its function does.
     pub(crate) fn withdraw(&self) {
         if self.is_of("_AsCompletedWaiter") {
             return;
@@ -281,7 +279,7 @@ impl<'py> WaitCall<'py> {
     }
 }
 
-/// What ends a wait for some futures.
+/// The condition that ends a wait for futures.
 pub(crate) enum Need {
     All,
     /// Or the first that raises.

@@ -1,18 +1,16 @@
-//! Threads that CPython ends under our feet.
+//! Threads that CPython ends at interpreter exit.
 //!
-//! A thread that is still in Python when the interpreter is finalized is ended by CPython before
-//! 3.14 with `pthread_exit`, as soon as it wants the GIL. Where the C library unwinds the stack
-//! for that, Rust's frames are in the way: the process aborts, or they drop what is not theirs
-//! without a GIL. Any call into CPython may come to that, not only one of a user's function: the
-//! last reference to an object is dropped, and its `__del__` is Python code.
+//! Before 3.14, CPython ends a thread with `pthread_exit` if it wants the GIL while the
+//! interpreter is finalized. Where the C library unwinds the stack for that, it meets Rust's
+//! frames. The process aborts, or they drop Python objects without the GIL. Any call into CPython
+//! may lead there: dropping a last reference may run `__del__`, which is Python code.
 //!
-//! So every call of ours into CPython that may run Python code, PyO3's among them, goes through
-//! one of the functions here, in which an unwinding thread stops for good, as later versions of
-//! CPython do themselves. The linker sees to that: `build.rs` has it resolve each function that
-//! is listed here to its `__wrap_` (`--wrap`). So in all of this crate a call into CPython either
-//! returns, attached, or never.
+//! So every call of this crate into CPython that may run Python code, PyO3's calls included, goes
+//! through a function here. In it an unwinding thread stops for good, as later versions of CPython
+//! do. `build.rs` has the linker resolve each function listed here to its `__wrap_` (`--wrap`). So
+//! a call into CPython from this crate either returns, attached, or never returns.
 //!
-//! Left out are functions that only look, count or allocate what the collector does not know.
+//! Functions that only read, count or allocate untracked objects are left out.
 
 #![allow(non_snake_case, reason = "named after what they stand for")]
 
@@ -22,7 +20,7 @@ use pyo3::ffi::{
     Py_hash_t, Py_ssize_t, PyGILState_STATE, PyMethodDef, PyObject, PyThreadState, PyTypeObject,
 };
 
-/// Dropped only by an unwinding that must not go on.
+/// Dropped only when the stack unwinds, which must stop here.
 struct StopThread;
 
 impl Drop for StopThread {
@@ -55,16 +53,16 @@ macro_rules! stop_in {
             }
         }
 
-        /// LLD wraps only what somebody refers to, and leaves the real function out else.
+        /// LLD wraps only referenced symbols, and otherwise omits the real function.
         #[used]
         static NAMED: &[unsafe extern "C" fn()] = &[$($(#[$on])* named::$name),*];
 
         $($(#[$on])*
-        // SAFETY: nobody else has this symbol, which is the linker's for the wrapped function.
+        // SAFETY: no other item has this symbol, which is the linker's for the wrapped function.
         #[unsafe(export_name = concat!("__wrap_", stringify!($name)))]
         unsafe extern "C" fn $name($($value: $type),*) $(-> $result)? {
             let stop = StopThread;
-            // SAFETY: whoever calls the real function with these arguments vouches for them.
+            // SAFETY: the caller of the real function vouches for these arguments.
             let result = unsafe { real::$name($($value),*) };
             std::mem::forget(stop);
             result
@@ -72,7 +70,7 @@ macro_rules! stop_in {
     };
 }
 
-// Read by `build.rs`: one function in a line.
+// `build.rs` reads this list: one function per line.
 #[rustfmt::skip]
 stop_in! {
     fn _Py_Dealloc(object: Object);

@@ -1,4 +1,4 @@
-//! Noticing a fork, also where the server forks in C and Python's hooks do not run.
+//! Notices forks, also those that a server makes in C, without Python's hooks.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -12,16 +12,15 @@ use pyo3::prelude::*;
 #[cfg(not(Py_3_12))]
 use super::attach::list;
 
-/// Whether forks are made as Python makes them: under uWSGI, whose master lets go of the GIL and
-/// forks in C. If another thread, one of ours perhaps, had the GIL at that moment or waited for
-/// it, the child would wait for that thread for ever.
+/// Whether C code forks, as uWSGI's master does after it has released the GIL. The handlers then
+/// do what Python's own fork does. Otherwise the child would wait forever for a thread that held
+/// the GIL or waited for it.
 static IS_FORKED_IN_C: AtomicBool = AtomicBool::new(false);
 
-/// The file descriptors that a process forked from this one is not to have; -1 for none.
+/// File descriptors that no forked child may keep; -1 for none.
 static PRIVATE: [AtomicI32; 2] = [AtomicI32::new(-1), AtomicI32::new(-1)];
 
-/// Has these file descriptors closed in whatever process is forked from this one, also where it is
-/// C that forks.
+/// Closes these file descriptors in each process forked from this one, also by C code.
 pub(crate) fn keep(descriptors: [c_int; 2]) {
     for (place, descriptor) in PRIVATE.iter().zip(descriptors) {
         // Relaxed, here and below: a fork publishes everything to its child.
@@ -30,12 +29,12 @@ pub(crate) fn keep(descriptors: [c_int; 2]) {
 }
 
 thread_local! {
-    /// This thread's attachment, from before its fork until after it, if that is our doing.
+    /// This thread's attachment, from before its fork until after it, if the handlers made it.
     static ATTACHED: Cell<Option<ffi::PyGILState_STATE>> = const { Cell::new(None) };
 }
 
 extern "C" fn before() {
-    // Relaxed: set once, before any fork that it is for.
+    // Relaxed: set once, before any fork that it concerns.
     if IS_FORKED_IN_C.load(Ordering::Relaxed) {
         ATTACHED.set(attach());
     }
@@ -44,16 +43,16 @@ extern "C" fn before() {
 }
 
 fn attach() -> Option<ffi::PyGILState_STATE> {
-    // SAFETY: the first may be called by any thread at any time, the second while the
-    // interpreter is there. Nobody who has the GIL waits for this thread, which is uWSGI's own.
+    // SAFETY: `Py_IsInitialized` may be called by any thread at any time, the other functions
+    // while the interpreter exists. No thread with the GIL waits for this thread, which is uWSGI's
+    // own.
     unsafe {
         if ffi::Py_IsInitialized() == 0 {
             return None;
         }
         let state = ffi::PyGILState_Ensure();
         if matches!(state, ffi::PyGILState_STATE::PyGILState_LOCKED) {
-            // Attached already: this is a fork of Python's, or uWSGI's with its
-            // `py-call-uwsgi-fork-hooks`.
+            // Attached already: Python forks, or uWSGI with its `py-call-uwsgi-fork-hooks`.
             ffi::PyGILState_Release(state);
             return None;
         }
@@ -74,22 +73,22 @@ extern "C" fn in_parent() {
     }
 }
 
-/// By the only thread that there is: the one that has forked.
+/// Runs on the child's only thread: the one that forked.
 extern "C" fn in_child() {
     begin_generation();
     for place in &PRIVATE {
         let descriptor = place.swap(-1, Ordering::Relaxed);
         if descriptor >= 0 {
-            // SAFETY: allowed between fork and exec. Nobody here uses it: the thread that runs
-            // this is all there is, and `worker.py` looks whether it is in the process it was in.
+            // SAFETY: allowed between fork and exec. No code here uses it: this is the only
+            // thread, and `worker.py` checks that it is still in its own process.
             unsafe { libc::close(descriptor) };
         }
     }
     #[cfg(not(Py_3_12))]
     list::after_fork();
     if let Some(state) = ATTACHED.take() {
-        // SAFETY: the counterpart of `attach`, by the same thread. The former makes Python's locks
-        // anew.
+        // SAFETY: the counterpart of `attach`, by the same thread. `PyOS_AfterFork_Child` makes
+        // Python's locks anew.
         unsafe {
             ffi::PyOS_AfterFork_Child();
             ffi::PyGILState_Release(state);
@@ -97,15 +96,14 @@ extern "C" fn in_child() {
     }
 }
 
-/// Counts forks from now on, and has threads of ours wait for them where they must; called
-/// once, when the module is loaded.
+/// Installs the fork handlers; called once, when the module is loaded.
 pub(crate) fn watch(py: Python<'_>) -> PyResult<()> {
-    // uWSGI's own module is there in a uWSGI alone. Without a GIL nobody can be waited for.
+    // Only uWSGI has a module `uwsgi`. Without a GIL there is no thread to wait for.
     let embedded = py.import("sys")?.getattr("modules")?.contains("uwsgi")?;
     IS_FORKED_IN_C.store(embedded && cfg!(not(Py_GIL_DISABLED)), Ordering::Relaxed);
-    // SAFETY: in the child the handlers change atomics, close files and let go of a lock that the
-    // same thread has taken, which is allowed between fork and exec, and do what Python's own fork does.
-    // The module is never unloaded (CPython does not), so the handlers stay valid.
+    // SAFETY: in the child the handlers change atomics, close files and release a lock that the
+    // same thread has taken. That is allowed between fork and exec. They also do what Python's own
+    // fork does. The module is never unloaded (CPython does not), so the handlers stay valid.
     match unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
         0 => Ok(()),
         code => Err(std::io::Error::from_raw_os_error(code).into()),

@@ -1,16 +1,16 @@
-//! The GIL: letting other threads have it, and waiting without it.
+//! The GIL: yielding it to other threads, and waiting without it.
 
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-/// How often a blocked wait looks for Ctrl-C. A native condition variable goes on after a
-/// signal, so nothing else would.
+/// How often a blocked wait checks for Ctrl-C: a native condition variable continues after a
+/// signal.
 pub(crate) const SIGNALS: Duration = Duration::from_millis(50);
 
-/// Calls `reached` with deadlines until it says yes (`true`) or `deadline` has passed.
-/// Ctrl-C is noticed in between and ends the wait with its error.
+/// Calls `reached` with short deadlines until it returns `true` or `deadline` has passed. Ctrl-C
+/// ends the wait with its error.
 pub(crate) fn wait_with_signals(
     py: Python<'_>,
     deadline: Option<Instant>,
@@ -29,8 +29,8 @@ pub(crate) fn wait_with_signals(
     }
 }
 
-/// Lets another thread have the GIL if it wants it: entering a Python function makes the
-/// interpreter look.
+/// Yields the GIL to a thread that wants it: entering a Python function makes the interpreter
+/// check.
 pub(crate) fn breathe(py: Python<'_>) -> PyResult<()> {
     static BREATHE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let function = BREATHE.get_or_try_init(py, || {

@@ -1,5 +1,4 @@
-//! Exceptions that are raised in another thread, at its next step in Python code; and whose
-//! code a thread runs.
+//! Raises exceptions in another thread, at its next step in Python code.
 
 use std::ffi::{c_long, c_ulong};
 use std::ptr;
@@ -8,38 +7,36 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-/// What CPython knows a thread by.
+/// CPython's identifier of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadId(c_long);
 
 impl ThreadId {
-    /// As `threading.get_ident` gives it.
+    /// As `threading.get_ident` returns it.
     pub(crate) fn ident(self) -> c_ulong {
         self.0.cast_unsigned()
     }
 }
 
-/// The calling thread's.
 pub(crate) fn this_thread() -> ThreadId {
     // SAFETY: may be called by any thread.
     let ident = unsafe { ffi::PyThread_get_thread_ident() };
-    // The one function gives an unsigned number and the other wants a signed one, of the
-    // same bits.
+    // CPython returns an unsigned number here, and takes a signed one of the same bits in `set`.
     ThreadId(ident.cast_signed())
 }
 
-/// Has `class` raised in `thread`, instead of what was set for it before.
+/// Raises `class` in `thread`, in place of an exception set before.
 ///
-/// Runs no code: what it drops is a class, which its module keeps.
+/// Runs no code: it drops only a class, which its module keeps.
 pub(crate) fn set(thread: ThreadId, class: &Bound<'_, PyType>) {
-    // SAFETY: attached; a thread that is not there is not found. CPython takes a reference.
+    // SAFETY: attached; a thread that does not exist is not found. CPython takes a reference.
     unsafe { ffi::PyThreadState_SetAsyncExc(thread.0, class.as_ptr()) };
 }
 
-/// Takes back what was set for `thread` and has not been raised. Before 3.13 that alone leaves
-/// every thread looking for it for ever: see `take_back` in `core::interrupt`.
+/// Clears an exception set for `thread` that was not raised yet. Before 3.13 every thread then
+/// keeps checking for it: see `take_back` in `core::interrupt`.
 pub(crate) fn unset(_py: Python<'_>, thread: ThreadId) {
-    // SAFETY: attached; a thread that is not there is not found.
+    // SAFETY: attached; a thread that does not exist is not found.
     unsafe { ffi::PyThreadState_SetAsyncExc(thread.0, ptr::null_mut()) };
 }
 
@@ -54,7 +51,7 @@ pub(crate) fn is_main_interpreter(_py: Python<'_>) -> bool {
     }
 }
 
-/// As if Ctrl-C had been pressed once more.
+/// Acts like another Ctrl-C.
 pub(crate) fn interrupt_main(_py: Python<'_>) {
     // SAFETY: attached; sets a flag.
     unsafe { ffi::PyErr_SetInterrupt() };

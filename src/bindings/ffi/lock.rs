@@ -1,5 +1,5 @@
-//! A lock of CPython's: a sleep that signals interrupt on every system, and that another
-//! thread ends without the GIL.
+//! CPython's lock: signals interrupt its wait on every system, and another thread ends it without
+//! the GIL.
 
 use std::ffi::{c_int, c_longlong, c_void};
 use std::ptr::NonNull;
@@ -31,17 +31,17 @@ const INTERRUPTED: c_int = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acquired {
     Yes,
-    /// The time is over.
+    /// The time has passed.
     No,
-    /// A signal came.
+    /// A signal arrived.
     Interrupted,
 }
 
-/// Locked when it is made. Whoever waits for it acquires it; anybody may release it, once.
+/// Created locked. A waiting thread acquires it; any thread may release it, once.
 pub(crate) struct Lock(NonNull<c_void>);
 
-// SAFETY: CPython's locks are made to be used by several threads, and by those that are not
-// attached too.
+// SAFETY: CPython's locks are made for use by several threads, also by threads that are not
+// attached.
 unsafe impl Send for Lock {}
 // SAFETY: as above.
 unsafe impl Sync for Lock {}
@@ -59,7 +59,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Waits for the lock. Blocks, so not to be called attached but with no time to wait.
+    /// Waits for the lock. It blocks, so an attached thread may call it only with a limit of zero.
     pub(crate) fn acquire(&self, limit: Duration) -> Acquired {
         let limit = c_longlong::try_from(limit.as_micros()).unwrap_or(c_longlong::MAX);
         // SAFETY: the lock lives as long as `self`.
@@ -79,7 +79,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // SAFETY: nobody else can reach the lock any more, so nobody waits for it.
+        // SAFETY: nothing else can reach the lock any more, so no thread waits for it.
         unsafe { raw::PyThread_free_lock(self.0.as_ptr()) };
     }
 }

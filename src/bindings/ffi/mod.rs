@@ -1,4 +1,4 @@
-//! The only module with `unsafe`: what PyO3 has no safe call for, behind safe functions.
+//! The only module with `unsafe`: safe functions for operations that PyO3 does not offer safely.
 #![allow(unsafe_code)]
 
 #[cfg(target_vendor = "apple")]

@@ -1,4 +1,4 @@
-//! What objects really are, and making many of one class at little cost.
+//! Real types of objects, and cheap allocation of many instances of one class.
 
 use std::marker::PhantomData;
 use std::mem::size_of;
@@ -9,11 +9,11 @@ use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyString, PyType};
 use pyo3::{PyClass, ffi};
 
-/// Makes instances of a Python class over the native class `T`, which has `T` for its first base
-/// and no code of its own.
+/// Makes instances of a Python class that has the native class `T` as its first base, and no code
+/// of its own.
 ///
-/// Making one the ordinary way would call `__new__` and `__init__` and have the garbage
-/// collector look at it from then on; here it is allocated and filled in.
+/// An ordinary call would run `__new__` and `__init__`, and track the instance in the garbage
+/// collector. Here it is only allocated and filled in.
 pub(crate) struct Allocator<T> {
     class: Py<PyType>,
     /// Where an instance keeps its `T`.
@@ -42,7 +42,7 @@ impl<T: PyClass<Frozen = True> + Sync> Allocator<T> {
         })
     }
 
-    /// A new instance around `value`, not yet known to the garbage collector.
+    /// A new instance around `value`, not yet tracked by the garbage collector.
     pub(crate) fn make<'py>(&self, py: Python<'py>, value: T) -> PyResult<Bound<'py, T>> {
         // SAFETY: `class` is a heap type with garbage collection, so its instances come from
         // `PyObject_GC_New`, which also zeroes what stands before and initialises the header.
@@ -76,39 +76,39 @@ pub(crate) fn loaded<'py>(
         unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyImport_GetModule(name.as_ptr())) };
     match (module, PyErr::take(py)) {
         (None, Some(error)) => Err(error),
-        // Imported by others as None: that it must not be.
+        // None in `sys.modules` forbids the import.
         (module, _) => Ok(module.filter(|it| !it.is_none())),
     }
 }
 
-/// Whether the value's real type is `class` or derived from it, without asking the value or
-/// the class, which may say something else.
+/// Whether the value's real type is `class` or derived from it. `isinstance` would ask the value
+/// and the class, which may claim otherwise.
 pub(crate) fn is_really_a(value: &Bound<'_, PyAny>, class: &Bound<'_, PyType>) -> bool {
-    // SAFETY: both are alive and the thread is attached; what is compared are the types'
-    // own lists of their bases, so nothing else runs.
+    // SAFETY: both are alive and the thread is attached; only the types' own lists of their bases
+    // are compared, so no code runs.
     unsafe {
         let real = ffi::Py_TYPE(value.as_ptr());
         ffi::PyType_IsSubtype(real, class.as_ptr().cast()) != 0
     }
 }
 
-/// How many references there are to an object. Without a GIL that may change at once.
+/// The reference count of an object. Without a GIL it may change at once.
 pub(crate) fn references(object: &Bound<'_, PyAny>) -> isize {
     // SAFETY: the object is alive and the thread is attached; a number is read.
     unsafe { ffi::Py_REFCNT(object.as_ptr()) }
 }
 
-/// Whether somebody else has a reference to `object` too.
+/// Whether `object` has another reference.
 pub(crate) fn is_shared(object: &Bound<'_, PyAny>) -> bool {
     references(object) > 1
 }
 
-/// Shows an object that an [`Allocator`] made to the garbage collector, since it may be part of a
-/// cycle from now on. By one thread at a time.
+/// Tracks an object of an [`Allocator`] in the garbage collector, since it may join a cycle from
+/// now on. Only one thread at a time may call it.
 pub(crate) fn track<T>(object: &Bound<'_, T>) {
     let object = object.as_ptr();
     // SAFETY: attached; the object is fully initialised. Its owner calls this once for an object
-    // that `make` made; others are tracked from birth, which is all that the look finds out.
+    // that `make` made; others are tracked from birth, which the check finds out.
     unsafe {
         if ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());

@@ -1,19 +1,19 @@
-//! What ties a worker process to its parent: a thread that Python does not know, so that it sees
-//! the parent go whatever the tasks do, in C and with the GIL too.
+//! Ties a worker process to its parent, by a thread that Python does not know. The thread notices
+//! the parent's end even while tasks run in C or hold the GIL.
 
 use std::ffi::c_int;
 use std::{io, thread};
 
 use super::fork;
 
-/// How often the parent's id is looked at, in milliseconds. Needed where another process has
-/// inherited the parent's end of the lifeline; else the lifeline tells at once.
+/// Milliseconds between checks of the parent's id. They are needed if another process has
+/// inherited the parent's end of the lifeline; otherwise the lifeline closes at once.
 const INTERVAL: c_int = 500;
 
-/// It calls a few functions of the system.
+/// The thread calls only a few system functions.
 const STACK: usize = 64 << 10;
 
-/// What such a process leaves as its exit code, for nobody to read.
+/// The exit code, which no process reads.
 const CODE: c_int = 1;
 
 /// See `_tie` in `_native.pyi`.
@@ -28,7 +28,7 @@ pub(crate) fn tie(parent: libc::pid_t, lifeline: c_int, connection: c_int) -> io
 
 fn watch(parent: libc::pid_t, lifeline: c_int) {
     // SAFETY: the set is a local that the first call fills; only this thread's mask is changed.
-    // Signals are for the other threads, whose waits they are to interrupt.
+    // Signals are for the other threads, to interrupt their waits.
     unsafe {
         let mut all = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
@@ -40,7 +40,7 @@ fn watch(parent: libc::pid_t, lifeline: c_int) {
         revents: 0,
     };
     loop {
-        // SAFETY: one entry, which is a local. It may stand for no open file, which is reported.
+        // SAFETY: one entry, which is a local. If it names no open file, that is reported.
         let ready = unsafe { libc::poll(&raw mut looked_at, 1, INTERVAL) };
         let is_cut = ready > 0 && looked_at.revents & libc::POLLHUP != 0;
         // SAFETY: always allowed.
@@ -49,8 +49,8 @@ fn watch(parent: libc::pid_t, lifeline: c_int) {
             unsafe { libc::_exit(CODE) };
         }
         if ready > 0 {
-            // Nobody writes to it: a task has closed it, and the number may be another file's. An
-            // entry below zero is passed over.
+            // No process writes to it: a task has closed it, and the number may be another file's.
+            // `poll` skips an entry below zero.
             looked_at.fd = -1;
         }
     }

@@ -1,19 +1,17 @@
 //! A place in a native object that holds at most one Python reference.
 //!
-//! What holds here, and in all that this crate shares between threads, with or without
-//! a GIL:
+//! Rules for this type, and for all that this crate shares between threads, with or without a GIL:
 //!
-//! - A reference is read by copying a pointer and then counting it, so nobody may take it
-//!   away in between. Either it stays for as long as its object lives (`scope`, and `outcome`
-//!   once it is filled), or both sides hold the object's critical section (`function`), or a
-//!   lock of ours (all else). Where there is a GIL, it is that critical section.
-//! - A lock of ours that is taken by threads attached to Python is never held across a call
-//!   that may detach: under it references are counted and moved, never dropped, and no Python
-//!   code runs. Without a GIL the garbage collector stops all threads where they may detach;
-//!   one that was stopped with the lock held would be waited for by one that cannot be
-//!   stopped, because it waits for the lock.
-//! - A traversal never waits for such a lock, and what it skips because somebody holds it, it
-//!   skips each time: nobody else runs until the collector has made up its mind.
+//! - Reading copies a pointer and then counts the reference, so no thread may take it in between.
+//!   Either it stays while its object lives (`scope`, filled `outcome`), or both sides hold the
+//!   object's critical section (`function`) or a Rust lock (all else). With a GIL, the GIL is that
+//!   critical section.
+//! - A Rust lock that attached threads take is never held across a call that may detach. Under it
+//!   references are counted and moved, never dropped, and no Python code runs. Without a GIL the
+//!   garbage collector stops all threads where they may detach. It could not stop a thread that
+//!   waits for a lock held by a stopped one.
+//! - A traversal never waits for such a lock. It skips a locked object in each pass, since no
+//!   other thread runs until the collector has decided.
 
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
@@ -24,8 +22,8 @@ use pyo3::{PyTraverseError, PyVisit, ffi};
 
 /// Holds one strong reference or none.
 ///
-/// A slot is changed by swapping its pointer, so each reference has exactly one owner at
-/// any time. Reading without taking is safe only while nobody else takes: see above.
+/// A slot is changed by swapping its pointer, so each reference has exactly one owner at any time.
+/// Reading without taking is safe only while no other thread takes: see above.
 #[derive(Default)]
 pub(crate) struct Slot(AtomicPtr<ffi::PyObject>);
 
@@ -34,11 +32,11 @@ impl Slot {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Whether `object` is what lies here.
+    /// Whether the slot holds `object`.
     pub(crate) fn is(&self, object: &Bound<'_, PyAny>) -> bool {
-        // Relaxed: an address is compared, and nothing is read behind it. It is not that of
-        // an object which lay here once and has gone: it was taken before it was freed, and
-        // freed before its memory became `object`, so this thread sees what came after.
+        // Relaxed: an address is compared, and nothing is read behind it. It is not the address of
+        // a former object. That was taken before it was freed, and freed before its memory became
+        // `object`, so this thread sees the later value.
         self.0.load(Ordering::Relaxed) == object.as_ptr()
     }
 
@@ -57,26 +55,24 @@ impl Slot {
         Self(AtomicPtr::new(object))
     }
 
-    /// Whether nothing is here.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.load(Ordering::Relaxed).is_null()
     }
 
-    /// Takes the reference out.
     pub(crate) fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.swap(py, ptr::null_mut())
     }
 
-    /// Puts `object` in; gives back what was there.
+    /// Puts `object` in; returns the previous object.
     pub(crate) fn put<'py>(&self, object: Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
         let py = object.py();
         self.swap(py, object.into_ptr())
     }
 
-    /// Puts `object` in if nothing is there; gives it back if something is.
+    /// Puts `object` in if the slot is empty; otherwise returns it.
     pub(crate) fn fill<'py>(&self, object: Bound<'py, PyAny>) -> Result<(), Bound<'py, PyAny>> {
-        // Release: hands the object's contents over together with the pointer. Relaxed: what
-        // is there instead is not looked at.
+        // Release: hands the object's contents over together with the pointer. Relaxed: an object
+        // already there is not read.
         let filled = self.0.compare_exchange(
             ptr::null_mut(),
             object.as_ptr(),
@@ -86,7 +82,7 @@ impl Slot {
         if filled.is_err() {
             return Err(object);
         }
-        // The slot has the reference now.
+        // The slot owns the reference now.
         std::mem::forget(object);
         Ok(())
     }
@@ -98,7 +94,7 @@ impl Slot {
         unsafe { Bound::from_owned_ptr_or_opt(py, old) }
     }
 
-    /// A new reference to what is there, which nobody may take meanwhile: see above.
+    /// A new reference to the object, which no thread may take meanwhile: see above.
     pub(crate) fn get<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         // Acquire pairs with the swap that put the object in.
         let object = self.0.load(Ordering::Acquire);
@@ -127,8 +123,8 @@ impl Drop for Slot {
             return;
         };
         // SAFETY: a slot lives in a Python object, or in one that is about to be made, so it is
-        // dropped attached. It owned the reference, and nobody can reach the slot any more. What
-        // the object's end runs may have this thread ended, which then goes no further: see
+        // dropped attached. It owned the reference, and nothing else can reach the slot any more.
+        // Code that the object's end runs may end this thread, which then goes no further: see
         // `super::ending`.
         drop(unsafe { Bound::from_owned_ptr(Python::assume_attached(), object.as_ptr()) });
     }
