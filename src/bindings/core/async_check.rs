@@ -1,5 +1,5 @@
-//! What a call of a function gives: telling `async def` functions, which go to the event loop,
-//! from plain ones, and refusing those whose call runs none of their code.
+//! Tells `async def` functions, which go to the event loop, from plain ones, and refuses functions
+//! that a call would not run.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -11,15 +11,15 @@ use crate::bindings::ffi::call::{Unrun, call_with, code_of, is_code, unrun};
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::names;
 
-/// Code objects last found to be of plain functions. They are kept, so that an address cannot come
-/// back for another one.
+/// Code objects of plain functions, found last. They are kept alive, so that no other object gets
+/// their address.
 static CHECKED: [Slot; 64] = [const { Slot::empty() }; 64];
 
-/// Whether calling `function`, a task's, gives a coroutine.
+/// Whether a call of a task's `function` returns a coroutine.
 ///
 /// # Errors
 ///
-/// `TypeError` if it gives a generator, async or not: its body would never run.
+/// `TypeError` if it returns a generator, async or not: its body would never run.
 pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<bool> {
     let flags = flags_of(function)?;
     if flags & (GENERATOR | ASYNC_GENERATOR) != 0 {
@@ -28,11 +28,11 @@ pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<boo
     Ok(flags & COROUTINE != 0)
 }
 
-/// The same of what is to be a `role`.
+/// As [`is_coroutine_function`], for a function in the role `role`.
 ///
 /// # Errors
 ///
-/// `TypeError` too if it cannot be called.
+/// Also `TypeError` if it is not callable.
 pub(crate) fn check_function(function: &Bound<'_, PyAny>, role: &str) -> PyResult<bool> {
     if is_plain(function)? {
         return Ok(false);
@@ -57,11 +57,11 @@ pub(crate) fn _check_callback(r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
     check_callback(r#fn)
 }
 
-/// Refuses what is no done callback.
+/// Refuses a function that cannot be a done callback.
 ///
 /// # Errors
 ///
-/// `TypeError` for what cannot be called, and for what would not run if it was.
+/// `TypeError` if it is not callable, or if a call would not run it.
 pub(crate) fn check_callback(function: &Bound<'_, PyAny>) -> PyResult<()> {
     if is_plain(function)? {
         return Ok(());
@@ -79,8 +79,7 @@ pub(crate) fn check_callback(function: &Bound<'_, PyAny>) -> PyResult<()> {
     )
 }
 
-/// Refuses a function that is to be called for what it does, as `role`, and whose call would
-/// do nothing; `remedy` says what to give instead.
+/// Refuses a function for `role` that a call would not run; `remedy` names the alternative.
 pub(crate) fn refuse_unrun(function: &Bound<'_, PyAny>, role: &str, remedy: &str) -> PyResult<()> {
     let flags = flags_of(function)?;
     if flags == 0 {
@@ -93,10 +92,10 @@ pub(crate) fn refuse_unrun(function: &Bound<'_, PyAny>, role: &str, remedy: &str
     )))
 }
 
-/// Refuses what a plain `function`, called as `role`, returned if it has not run: a coroutine, or the generator
-/// of a generator function that a decorator has made a plain one of.
+/// Refuses a `result` that has not run: a coroutine, or the generator of a generator function that
+/// a decorator has made plain.
 ///
-/// Another generator is a result like any other.
+/// Any other generator is an ordinary result.
 #[inline]
 pub(crate) fn refuse_result<'py>(
     function: &Bound<'py, PyAny>,
@@ -135,7 +134,7 @@ fn judge_unrun<'py>(
     }
 }
 
-/// The function of this code that `function` is made of by decorators.
+/// The function with this code among those that decorators have wrapped in `function`.
 fn decorated<'py>(
     function: &Bound<'py, PyAny>,
     code: &Bound<'py, PyAny>,
@@ -156,10 +155,10 @@ fn decorated<'py>(
     Ok(None)
 }
 
-/// Of more decorators on one function no more is looked at. Mocks have attributes without end.
+/// The most decorators to unwrap: mocks have attributes without end.
 const DECORATORS: usize = 32;
 
-/// Whether `function`, as nearly always, is one written in Python whose call runs its code.
+/// Whether `function` is written in Python and a call runs its code: the usual case.
 #[inline]
 fn is_plain(function: &Bound<'_, PyAny>) -> PyResult<bool> {
     match code_of(function) {
@@ -169,14 +168,14 @@ fn is_plain(function: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
 }
 
-/// Where this code object lies if it was found to be a plain function's.
+/// The slot for this code object, which is in it if it was found to be plain.
 #[inline]
 fn checked(code: &Bound<'_, PyAny>) -> &'static Slot {
     // Code objects are some hundred bytes apart.
     &CHECKED[(code.as_ptr() as usize >> 8) % CHECKED.len()]
 }
 
-/// The flags of the code that a call of `function` runs, as far as they are of interest.
+/// The relevant flags of the code that a call of `function` runs.
 fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
     let py = function.py();
     if let Some(code) = code_of(function) {
@@ -188,7 +187,7 @@ fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
     if let Some(inner) = inner_of(function) {
         return flags_of(&inner);
     }
-    // As a function that Cython has compiled, or a `Task`.
+    // Such as a function compiled by Cython, or a `Task` of Python.
     if let Ok(Some(code)) = function.getattr_opt(names::__code__(py))
         && is_code(&code)
     {
@@ -197,7 +196,7 @@ fn flags_of(function: &Bound<'_, PyAny>) -> PyResult<u32> {
             return Ok(flags);
         }
     }
-    // An object that says itself what it is, such as `AsyncMock`, or an instance.
+    // An object that declares its own kind, such as `AsyncMock`, or an instance.
     let marked = py
         .import(names::inspect(py))?
         .getattr(names::iscoroutinefunction(py))?;

@@ -1,5 +1,5 @@
-//! What a task is going to call: as it is given, as it lies in the future, on its way to the
-//! worker, and for those who look before it starts.
+//! The call of a task: as given, as stored in the future, as taken by the worker, and as shown
+//! before the task starts.
 
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
@@ -17,10 +17,9 @@ pub(crate) struct Call {
     pub(crate) shape: Shape,
 }
 
-/// A call as it lies in the future. Its shape is seen from what is there, and from the
-/// mark `PACKED`.
+/// A call as stored in the future. The filled slots and the flag `PACKED` give its shape.
 pub(crate) struct Held {
-    /// The function; once it has been taken, what the task's name is read from.
+    /// The function; once it was taken, the source of the task's name.
     pub(crate) function: Slot,
     pub(crate) first: Slot,
     pub(crate) second: Slot,
@@ -43,7 +42,7 @@ impl Call {
     }
 }
 
-/// A call on its way from the future to the worker.
+/// A call that was taken out of the future.
 pub(crate) struct TakenCall<'py> {
     pub(crate) function: Option<Bound<'py, PyAny>>,
     pub(crate) first: Option<Bound<'py, PyAny>>,
@@ -60,12 +59,12 @@ pub(crate) type Shown<'py> = (
     Option<Bound<'py, PyAny>>,
 );
 
-/// What a task is going to call, until it starts.
+/// The call of a task that has not started.
 pub(crate) fn call_of<'py>(this: &Bound<'py, Task>) -> PyResult<Option<Shown<'py>>> {
     let py = this.py();
     let cell = this.get();
     let call = &cell.call;
-    // Who starts the task takes them in this section, and after it has changed the phase.
+    // The thread that starts the task takes them in this section, after it has changed the phase.
     let (function, first, second) = with_critical_section(this.as_any(), || {
         if cell.phase() == Phase::Pending {
             (

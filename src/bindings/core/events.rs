@@ -1,8 +1,8 @@
-//! What happens to tasks: one stream of events per process, in order.
+//! Events of tasks: one stream per process, in order.
 //!
-//! Three subscribe to it: the figures of `stats()`, Python's signals, and the log of events, a
-//! ring that a page reads. Each event is looked up in one word, [`WANTED`]: while nobody
-//! subscribes to it, that load is all it costs.
+//! It has three subscribers: the figures of `stats()`, Python's signals, and the log of events, a
+//! ring that a page reads. One word, [`WANTED`], holds all subscriptions: an event without
+//! subscribers costs one load of it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +19,7 @@ use super::transition::Phase;
 use crate::bindings::errors::TaskExpired;
 use crate::bindings::ffi::clock::now;
 
-/// What may happen to a task.
+/// The kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Submitted = 0,
@@ -27,17 +27,17 @@ pub(crate) enum Kind {
     Succeeded = 2,
     Failed = 3,
     Cancelled = 4,
-    // From here on without a signal.
+    // The kinds below have no signal.
     Expired = 5,
     Retrying = 6,
     Progress = 7,
 }
 
-/// The kinds that have a signal come first.
+/// The number of kinds with a signal, which come first.
 pub(crate) const SIGNALS: usize = 5;
 
 impl Kind {
-    /// The end that a phase is, if it is one. Whether a failed task has expired is left open.
+    /// The kind of a done phase. It does not tell expired tasks from failed ones.
     pub(crate) fn of(phase: Phase) -> Option<Self> {
         match phase {
             Phase::Pending | Phase::Running => None,
@@ -65,7 +65,7 @@ impl Kind {
     }
 }
 
-/// Who subscribes to events: each has a byte of [`WANTED`], in which each kind has a bit.
+/// A subscriber to events: each has a byte of [`WANTED`], with a bit for each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subscriber {
     Metrics = 0,
@@ -73,22 +73,21 @@ pub(crate) enum Subscriber {
     Log = 16,
 }
 
-/// What subscribers want. Bits of the figures and the signals stay once they are set.
+/// All subscriptions. Bits of the figures and the signals stay set.
 static WANTED: AtomicU32 = AtomicU32::new(0);
 
-/// Has a subscriber told of events from now on.
+/// Subscribes to events from now on.
 pub(crate) fn subscribe(subscriber: Subscriber, kinds: &[Kind]) {
     let bits = kinds.iter().fold(0, |bits, kind| bits | kind.bit());
-    // Relaxed, here and in `wanted`: an event that happens meanwhile may be told or not.
+    // Relaxed, here and in `wanted`: a concurrent event may be reported or not.
     WANTED.fetch_or(bits << subscriber as u32, Ordering::Relaxed);
 }
 
-/// Who wants to be told of an event.
+/// The subscribers to an event.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted(u32);
 
-/// Who wants events of this kind. A failure may turn out to be an expiry, which is told to the
-/// same.
+/// The subscribers to this kind. Expiries go to the subscribers to failures.
 pub(crate) fn wanted(kind: Kind) -> Wanted {
     Wanted(WANTED.load(Ordering::Relaxed) >> kind as u32)
 }
@@ -98,14 +97,14 @@ impl Wanted {
         self.0 & 1 << subscriber as u32 != 0
     }
 
-    /// Whether the event is to be noted: for that, no code of users is called.
+    /// Whether a subscriber notes the event, which calls no user code.
     pub(crate) fn to_be_noted(self) -> bool {
         self.0 & (1 << Subscriber::Metrics as u32 | 1 << Subscriber::Log as u32) != 0
     }
 }
 
-/// Notes what happens to a task, for the figures and for the log. Signals are sent elsewhere:
-/// they call code of users, with an app context.
+/// Notes an event for the figures and for the log. Signals are sent in `host::signals`: they call
+/// user code, with an app context.
 #[inline]
 pub(crate) fn happened(this: &Bound<'_, Task>, kind: Kind) {
     let wanted = wanted(kind);
@@ -139,7 +138,7 @@ fn has_expired(this: &Bound<'_, Task>) -> bool {
         && !this.get().has_begun()
 }
 
-/// What happened to a task.
+/// An event in the log.
 #[derive(Clone)]
 pub(crate) struct Event {
     /// Counts the process's events from 1.
@@ -151,10 +150,10 @@ pub(crate) struct Event {
     pub(crate) time: u64,
 }
 
-/// So many events are kept; the oldest goes first.
+/// The most events that the log keeps; the oldest goes first.
 const CAPACITY: usize = 8_192;
 
-/// The newest events of a process. The lock around it is a leaf, and nothing of Python's is in it.
+/// The newest events of a process. The lock around it is a leaf, and it holds no Python object.
 #[derive(Default)]
 struct Log {
     events: VecDeque<Event>,
@@ -179,7 +178,7 @@ impl Log {
 
 static LOG: LazyPerProcess<Mutex<Log>> = LazyPerProcess::new();
 
-/// How many read the log. The last one takes it off the subscribers. The lock is a leaf.
+/// The number of readers of the log. The last one unsubscribes it. The lock is a leaf.
 static READERS: Mutex<usize> = Mutex::new(0);
 
 /// The events that figures count.
@@ -201,7 +200,7 @@ const ALL: [Kind; 8] = [
     Kind::Progress,
 ];
 
-/// Events are kept while there is one of these.
+/// The log keeps events while a reader exists.
 pub(crate) struct Reader(());
 
 impl Reader {
@@ -223,8 +222,8 @@ impl Drop for Reader {
     }
 }
 
-/// Up to `most` of the events after number `after`, oldest first, and how many of those after it
-/// are not kept any more.
+/// Up to `most` of the events after number `after`, oldest first, and the number of later events
+/// that were dropped.
 pub(crate) fn read(after: u64, most: usize) -> (Vec<Event>, u64) {
     let log = LOG.get_or_init(Mutex::default).lock();
     let next = after.saturating_add(1);
@@ -239,12 +238,12 @@ pub(crate) fn read(after: u64, most: usize) -> (Vec<Event>, u64) {
 
 pub(crate) struct Signal {
     pub(crate) receivers: Py<PyDict>,
-    /// Called if there are receivers: some may listen to other apps alone.
+    /// Called if there are receivers: some may listen to other apps only.
     pub(crate) listens: Py<PyAny>,
     /// Called as `send(future=future)`.
     pub(crate) send: Py<PyAny>,
 }
 
-/// An executor's signals. Not shown to the garbage collector, so they may refer to nothing
+/// An executor's signals. The garbage collector does not see them, so they must refer to nothing
 /// that refers to the executor.
 pub(crate) struct Signals(pub(crate) [Signal; SIGNALS]);

@@ -1,4 +1,4 @@
-//! What an executor, its workers and its futures share, and its pools: one per process.
+//! The state that an executor shares with its workers and futures, and its pools, one per process.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -23,18 +23,18 @@ use super::worker_slot::WorkerSlot;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::ffi::packed::{Packed, Unpacked};
 
-/// What lies in a pool's queue, and owns what it refers to.
+/// An entry of a pool's queue; it owns its objects.
 pub(crate) enum Job {
     /// A task to run.
     Task(Py<Task>),
-    /// The done callbacks of a task that has ended without its worker, after a line in the log.
-    /// They may block, so a worker runs them.
+    /// The done callbacks of a task that ended without its worker, after a line in the log. They
+    /// may block, so a worker runs them.
     Callbacks(Py<Task>, Option<Note>),
     /// A periodic job that is due: a function without arguments.
     Tick(Py<PyAny>),
 }
 
-/// A job as it lies in the queue: in one word, since nearly all are tasks.
+/// A job in the queue, as one word, since nearly all jobs are tasks.
 pub(crate) struct Queued(Packed<Task, Job>);
 
 impl From<Job> for Queued {
@@ -57,7 +57,7 @@ impl From<Queued> for Job {
     }
 }
 
-/// Why a task has ended without its worker, for the log.
+/// Why a task ended without its worker, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
     TimedOut,
@@ -80,17 +80,17 @@ impl Note {
     }
 }
 
-/// What the floors above do for an executor, which knows nothing of them.
+/// Functions of the floors above that an executor calls.
 pub(crate) struct Runner {
-    /// Takes note of a pool that this process has made.
+    /// Registers a new pool of this process.
     pub(crate) begin: fn(&Arc<Core>),
     /// The main function of each thread of a pool.
     pub(crate) work: fn(&Weak<Core>, Worker<Queued>),
-    /// Runs a task in the calling thread, or has the event loop run it and waits for that.
+    /// Runs a task in the calling thread, or on the event loop and waits for it.
     pub(crate) run_here: fn(&Bound<'_, Task>, &Arc<Core>) -> PyResult<()>,
-    /// Sends a held task that may start now on its way to a worker.
+    /// Dispatches a held task that may start now.
     pub(crate) release: fn(&Bound<'_, Task>),
-    /// Tells the tasks that follow a task of its end.
+    /// Notifies the dependents of a task that has ended.
     pub(crate) follow: fn(&Bound<'_, Task>, Vec<Py<Task>>) -> PyResult<()>,
 }
 
@@ -104,25 +104,25 @@ pub(crate) struct Core {
     pub(crate) service: bool,
     pub(crate) switch_interval: Option<Duration>,
     pub(crate) mode: Mode,
-    /// Who is told what happens to tasks; None for an executor without an app.
+    /// None for an executor without an app.
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
     counted: bool,
     pub(crate) beginning: Beginning,
     pub(crate) scope_method: Option<Py<PyString>>,
-    /// Where tasks are submitted, as long as there is somebody who may.
+    /// Where tasks are submitted, while that object exists.
     executor: OnceLock<Weak<Inner>>,
     /// The initializer has raised.
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
     closed: AtomicBool,
-    /// `shutdown` was told to cancel what has not started, which no attempt may any more.
+    /// `shutdown` cancels tasks that have not started; no attempt may start any more.
     cancelling: AtomicBool,
-    /// Its time at exit is over: nobody waits for its threads any more.
+    /// Its time at exit is over: exit waits for its threads no longer.
     given_up: AtomicBool,
     config: Config,
     pub(crate) runner: &'static Runner,
-    /// The pools of this process and of those that it was forked from.
+    /// The pools of this process and of the processes that it was forked from.
     eras: PerProcess<Era>,
 }
 
@@ -131,15 +131,15 @@ struct Era {
     generation: u32,
     pool: Arc<Pool<Queued>>,
     slots: Arc<WorkerSlots>,
-    /// Tasks that are with the event loop.
+    /// Tasks on the event loop.
     on_loop: HeldTasks,
-    /// Tasks that wait for their turn, for another attempt, or for other tasks.
+    /// Tasks that wait for a limiter, for another attempt, or for other tasks.
     held: HeldTasks,
     uncounted: Count,
     stuck: Strays,
-    /// The places of its queue, if they are counted.
+    /// The permits of its queue, if its size is limited.
     places: Option<Places>,
-    /// The keys of tasks by which they are limited, and those of which there is one alone.
+    /// Limiters by key, and unique tasks by key.
     lanes: OnceBox<Arc<Table>>,
     claims: OnceBox<Table>,
     figures: Metrics,
@@ -151,7 +151,7 @@ pub(crate) struct Count(AtomicUsize);
 
 impl Count {
     pub(crate) fn add(&self) {
-        // Relaxed, here and below: a number for `stats`, which nothing is decided by.
+        // Relaxed, here and below: a number for `stats`; no decision depends on it.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -210,7 +210,7 @@ impl Core {
         }
     }
 
-    /// Makes the pool of a process that was forked since the last one was made.
+    /// Makes the pool of a forked process.
     #[cold]
     fn begin_era(self: &Arc<Self>) -> &Era {
         let mut made = false;
@@ -229,12 +229,12 @@ impl Core {
         era
     }
 
-    /// Where tasks are submitted; None if nobody can do so any more.
+    /// Where tasks are submitted; None once that object is gone.
     pub(crate) fn executor(&self) -> Option<Arc<Inner>> {
         self.executor.get().and_then(Weak::upgrade)
     }
 
-    /// By the executor that is made, once.
+    /// Called once, by the new executor.
     pub(crate) fn set_executor(&self, executor: &Arc<Inner>) {
         let _ = self.executor.set(Arc::downgrade(executor));
     }
@@ -244,8 +244,8 @@ impl Core {
         &self.era().pool
     }
 
-    /// Whether this process's pool has something left to do; `None` if its lock is taken.
-    /// Makes no pool, and touches no other process's.
+    /// Whether this process's pool has work left; `None` if its lock is taken. It makes no pool,
+    /// and touches no other process's.
     pub(crate) fn is_busy(&self) -> Option<bool> {
         match self.eras.get() {
             Some(era) => era.pool.try_is_quiet().map(|quiet| !quiet),
@@ -253,32 +253,32 @@ impl Core {
         }
     }
 
-    /// What this process's workers do.
+    /// The slots of this process's workers.
     pub(crate) fn slots(self: &Arc<Self>) -> &Arc<WorkerSlots> {
         &self.era().slots
     }
 
-    /// Shows what a thread does to those who look.
+    /// Shows a thread's slot to readers of the list.
     pub(crate) fn add_slot(self: &Arc<Self>, slot: &Arc<WorkerSlot>) {
         let mut slots = self.slots().lock();
         slots.retain(|slot| slot.strong_count() > 0);
         slots.push(Arc::downgrade(slot));
     }
 
-    /// How many jobs in this process's queue are no tasks that wait: callbacks, ticks, and tasks
-    /// that have ended there, which a worker has yet to come by.
+    /// Counts queued jobs that are no waiting tasks: callbacks, ticks, and tasks that ended in the
+    /// queue and that no worker has removed yet.
     pub(crate) fn uncounted(self: &Arc<Self>) -> &Count {
         &self.era().uncounted
     }
 
-    /// A task has ended before it ran; if it lies in the queue, it is no task that waits there.
+    /// Notes that a task ended before it ran: if it is queued, it no longer waits there.
     pub(crate) fn ended_in_queue(self: &Arc<Self>, task: &Task) {
         if task.leave_queue() {
             self.uncounted().add();
         }
     }
 
-    /// `job` was taken out of the queue, and is not about to be started.
+    /// Notes that `job` was taken out of the queue and is not about to start.
     pub(crate) fn took_out(self: &Arc<Self>, job: &Job) {
         let waited = match job {
             Job::Task(task) => task.get().leave_queue(),
@@ -289,39 +289,39 @@ impl Core {
         }
     }
 
-    /// How many of this process's tasks have ended while their code goes on.
+    /// This process's abandoned calls: their tasks have ended, their code still runs.
     pub(crate) fn stuck(self: &Arc<Self>) -> &Strays {
         &self.era().stuck
     }
 
-    /// This process's tasks that wait for their turn, for another attempt, or for other tasks.
+    /// This process's tasks that wait for a limiter, for another attempt, or for other tasks.
     pub(crate) fn held(self: &Arc<Self>) -> &HeldTasks {
         &self.era().held
     }
 
-    /// The places of this process's queue, if they are counted.
+    /// The permits of this process's queue, if its size is limited.
     pub(crate) fn places(self: &Arc<Self>) -> Option<&Places> {
         self.era().places.as_ref()
     }
 
-    /// This process's keys by which tasks are limited.
+    /// This process's limiters by key.
     pub(crate) fn lanes(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Arc<Table>> {
         let lanes = &self.era().lanes;
         lanes.get_or_try_init(|| Ok(Box::new(Arc::new(Table::new(py, self)?))))
     }
 
-    /// This process's keys of which there is to be one task alone.
+    /// This process's unique tasks by key.
     pub(crate) fn claims(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Table> {
         let claims = &self.era().claims;
         claims.get_or_try_init(|| Table::new(py, self).map(Box::new))
     }
 
-    /// What has become of this process's tasks, if that is counted.
+    /// The figures of this process's tasks, if they are counted.
     pub(crate) fn figures(self: &Arc<Self>) -> Option<&Metrics> {
         self.counted.then(|| &self.era().figures)
     }
 
-    /// This process's tasks that are with the event loop.
+    /// This process's tasks on the event loop.
     pub(crate) fn on_loop(self: &Arc<Self>) -> &HeldTasks {
         &self.era().on_loop
     }
@@ -330,7 +330,7 @@ impl Core {
         &self.config.name
     }
 
-    /// How many workers that are stuck are replaced.
+    /// The most stuck workers that are replaced.
     pub(crate) fn most_stuck(&self) -> usize {
         Strays::limit(self.config.max_workers)
     }
@@ -399,7 +399,7 @@ impl Era {
     }
 }
 
-/// When the task of a job was made. A tick takes no time to speak of, so it goes before all.
+/// When the task of a job was made. A tick is short, so it goes first.
 fn birth(queued: &Queued) -> Rank {
     match queued.0.look() {
         Ok(task) | Err(Job::Task(task) | Job::Callbacks(task, _)) => task.get().born(),
@@ -410,22 +410,22 @@ fn birth(queued: &Queued) -> Rank {
 impl Drop for Era {
     fn drop(&mut self) {
         if self.generation != generation() {
-            // Another process's pool: its locks may be held by threads that are not here.
+            // Another process's pool: its locks may be held by threads that do not exist here.
             std::mem::forget(Arc::clone(&self.pool));
             std::mem::forget(std::mem::take(&mut self.on_loop));
             std::mem::forget(std::mem::take(&mut self.held));
-            // A thread that is not here may have left them half changed.
+            // A thread that does not exist here may have left them half changed.
             std::mem::forget(std::mem::take(&mut self.figures));
         }
     }
 }
 
-/// What `Delay` asks of its executor beyond a plain one.
+/// Options of a `Delay`'s executor that a plain one lacks.
 pub(crate) struct Scoped {
     pub(crate) scope: Scope,
     pub(crate) reject_types: Py<PyTuple>,
     pub(crate) reject: Py<PyAny>,
-    /// Makes of a function that is to follow a task what is called in its place.
+    /// Turns the function of a dependent task into the one that is called in its place.
     pub(crate) step: Option<Py<PyAny>>,
 }
 
@@ -433,7 +433,7 @@ pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) scoped: Option<Scoped>,
     pub(crate) defaults: Mutex<Vec<Py<PyAny>>>,
-    /// So that a submit need not lock `defaults` to see that there are none.
+    /// Lets a submission skip the lock of `defaults` if there are none.
     pub(crate) has_defaults: AtomicBool,
 }
 
@@ -456,12 +456,12 @@ impl ExecutorCell {
     }
 }
 
-/// What an executor's futures get, to make what surrounds their tasks and callbacks.
+/// The source of the app contexts for an executor's tasks and callbacks.
 pub(crate) enum Scope {
-    /// Called for it.
+    /// Called to make one.
     Maker(Py<PyAny>),
-    /// A weak reference to what has a method that is: it has the executor, and is to go with its
-    /// last reference. Each future has a strong one.
+    /// A weak reference to the owner of a method that makes one. The owner has the executor, and
+    /// must go with its last reference. Each future has a strong one.
     Owner(Py<PyAny>),
 }
 
@@ -478,7 +478,7 @@ impl Scope {
 
     /// # Errors
     ///
-    /// `RuntimeError` if what has the executor has gone.
+    /// `RuntimeError` if the owner is gone.
     pub(crate) fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self {
             Self::Maker(scope) => Ok(scope.bind(py).clone()),

@@ -1,4 +1,4 @@
-//! Marks of a task, beside its phase in one word: what is asked of it that few tasks have.
+//! Flags of a task, in one word with its phase.
 
 use flask_delay_engine::TaskState;
 
@@ -6,8 +6,7 @@ use super::task::Task;
 
 /// The task was told to stop.
 const STOP: u32 = TaskState::MARK;
-/// The task does not lie in the queue as one that waits: it is a coroutine, is held, or has been
-/// taken out.
+/// The task does not wait in the queue: it is a coroutine, is held, or was taken out.
 const UNQUEUED: u32 = TaskState::MARK << 1;
 /// The task is a coroutine.
 const COROUTINE: u32 = TaskState::MARK << 2;
@@ -15,14 +14,14 @@ const COROUTINE: u32 = TaskState::MARK << 2;
 const OF_TEARDOWN: u32 = TaskState::MARK << 3;
 /// The task's arguments are packed.
 pub(crate) const PACKED: u32 = TaskState::MARK << 4;
-/// The task has taken a place in a queue where places are counted.
+/// The task holds a permit of a queue with limited size.
 const PLACED: u32 = TaskState::MARK << 5;
-/// The task has rules, see [`super::policies`].
+/// The task has rules, see [`super::policy`].
 const RULED: u32 = TaskState::MARK << 6;
-/// The task has surroundings that are not those of its callbacks.
+/// The task has an app context that is not that of its callbacks.
 const OWN_SCOPE: u32 = TaskState::MARK << 7;
-/// The code of a coroutine's task has begun and has not ended, whatever the task has come to:
-/// after a cancellation it cleans up.
+/// The coroutine of the task has begun and has not ended, in any phase: after a cancellation it
+/// cleans up.
 const GOES_ON: u32 = TaskState::MARK << 8;
 
 impl Task {
@@ -58,7 +57,7 @@ impl Task {
         self.state.has(OWN_SCOPE)
     }
 
-    /// Whether it keeps more for another attempt than its call.
+    /// Whether the task keeps more than its call for another attempt.
     pub(crate) fn keeps_more(&self) -> bool {
         self.state.has(OWN_SCOPE | RULED)
     }
@@ -67,32 +66,32 @@ impl Task {
         self.state.has(GOES_ON)
     }
 
-    /// By the event loop: an attempt begins.
+    /// Called by the event loop when an attempt begins.
     pub(crate) fn begin_code(&self) {
         self.state.mark(GOES_ON);
     }
 
-    /// By the event loop: the attempt has ended, if one had begun.
+    /// Called by the event loop when an attempt, if one had begun, has ended.
     pub(crate) fn end_code(&self) {
         let _ = self.state.unmark(GOES_ON);
     }
 
-    /// For a future that nobody else has yet.
+    /// For a future that is not shared yet.
     pub(crate) fn mark_own_scope(&self) {
         self.state.mark(OWN_SCOPE);
     }
 
-    /// For a future that nobody else has yet.
+    /// For a future that is not shared yet.
     pub(crate) fn mark_placed(&self) {
         self.state.mark(PLACED);
     }
 
-    /// By whoever has the task: its submitter, or who runs it.
+    /// Called by the task's submitter, or by the thread that runs it.
     pub(crate) fn mark_ruled(&self) {
         self.state.mark(RULED);
     }
 
-    /// Gives back the place in the queue, if the task has one.
+    /// Returns the permit of the queue, if the task holds one.
     pub(crate) fn give_place(&self) {
         if self.is_placed()
             && self.state.unmark(PLACED)
@@ -103,27 +102,27 @@ impl Task {
     }
 
     pub(crate) fn tell_to_stop(&self) {
-        // A request, looked at when the task likes.
+        // A request, which the task may read at any time.
         self.state.mark(STOP);
     }
 
-    /// For a future that nobody else has yet.
+    /// For a future that is not shared yet.
     pub(crate) fn mark_coroutine(&self) {
         self.state.mark(COROUTINE | UNQUEUED);
     }
 
-    /// For a future that nobody else has yet.
+    /// For a future that is not shared yet.
     pub(crate) fn mark_of_teardown(&self) {
         self.state.mark(OF_TEARDOWN);
     }
 
-    /// The task is about to be put into the queue.
+    /// Called before the task is put into the queue.
     pub(crate) fn enter_queue(&self) {
         let _ = self.state.unmark(UNQUEUED);
     }
 
-    /// The task is held, has ended, or was taken out of the queue; whether it lay there as one
-    /// that waits. Of those who ask, one hears so.
+    /// Called when the task is held, has ended, or was taken out of the queue. Returns `true` to
+    /// only one caller, if the task was waiting there.
     pub(crate) fn leave_queue(&self) -> bool {
         !self.state.mark(UNQUEUED)
     }

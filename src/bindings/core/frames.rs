@@ -1,19 +1,19 @@
-//! Where a thread may be interrupted, as the frames of its stack say.
+//! Decides whether a thread may be interrupted, by the frames of its stack.
 //!
 //! The standard library takes locks in Python code: `logging` its handlers' in `acquire`, a
-//! `Condition` its own in `__enter__`. An exception that comes between the instruction which
-//! takes such a lock and the block that lets go of it leaves the lock taken, and everybody who
-//! logs waits from then on. So none is set while a frame of such a module is on the stack of
-//! the call, however deep: a handler that calls a formatter of the user's has its lock too.
+//! `Condition` its own in `__enter__`. An exception between the instruction that takes such a lock
+//! and the block that releases it leaves the lock taken. Every thread that logs would block from
+//! then on. So none is set while a frame of such a module is on the stack of the call, at any
+//! depth. A handler that calls a user's formatter has its lock too.
 //!
-//! What is set is raised at the next instruction at which the interpreter looks: in a frame
-//! that was on the stack when we looked, or at the first instruction of a function that one of
-//! those calls, before that has taken anything. With the GIL nobody moves between our look and
-//! the setting. Without a GIL the frames of a thread that runs cannot be read, so there nothing
-//! is looked at, and the exception may come anywhere.
+//! The exception is raised at the next instruction at which the interpreter checks. That is in a
+//! frame on the stack, or at the first instruction of a function that it calls, before that has
+//! taken anything. With the GIL no thread moves between the check here and the setting.
+//! Without a GIL the frames of a running thread cannot be read: nothing is checked, and the
+//! exception may come anywhere.
 //!
-//! There are places in these modules where threads spend their time asleep, and which are
-//! written for an exception to come: see [`Stacks`]. They are no obstacle.
+//! Some places in these modules, where threads sleep, are written to allow an exception: see
+//! [`Stacks`]. They are no obstacle.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -23,8 +23,7 @@ use crate::bindings::ffi::cpython::Stacks;
 use crate::bindings::ffi::interrupt::ThreadId;
 use crate::bindings::names;
 
-/// Modules, with all that is inside of them, whose code takes locks and lets go of them in
-/// separate steps.
+/// Packages and modules with code that takes and releases locks in separate steps.
 const LOCKING: [&str; 11] = [
     "_frozen_importlib",
     "_frozen_importlib_external",
@@ -39,13 +38,13 @@ const LOCKING: [&str; 11] = [
     "weakref",
 ];
 
-/// The like, of which the parent is no such module.
+/// Such modules inside other packages.
 const LOCKING_TOO: [&str; 2] = ["http.cookiejar", "zipimport"];
 
-/// Our own code; but not what merely calls the user's, or is an example.
+/// This package's own code, in the innermost frame; the examples are excepted.
 const OURS: &str = "flask_delay";
 const EXAMPLES: &str = "flask_delay.demo";
-/// And not what waits for a worker process, which is written for an exception to come.
+/// Also excepted: the wait for a worker process, which is written to allow an exception.
 const WAITING: &str = "flask_delay.backends.processes.child";
 
 struct Tools {
@@ -55,7 +54,7 @@ struct Tools {
 
 static TOOLS: PyOnceLock<Tools> = PyOnceLock::new();
 
-/// Looks up what is needed; called once, when the module is loaded.
+/// Called once, when the module is loaded.
 pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
     let new = || {
         PyResult::Ok(Tools {
@@ -66,18 +65,17 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
     TOOLS.get_or_try_init(py, new).map(drop)
 }
 
-/// The frame that calls us, as an address; 0 if there is none.
+/// The address of the calling frame; 0 if there is none.
 pub(crate) fn caller(py: Python<'_>) -> usize {
     let tools = TOOLS.get(py);
     let frame = tools.and_then(|tools| tools.stacks.caller(py).ok());
     frame.map_or(0, |frame| frame.as_ptr() as usize)
 }
 
-/// Whether an exception may be set for `thread` here and now, for a call that was made by the
-/// frame at the address `floor`, or by none. The caller releases the GIL only after it has
-/// set it.
+/// Whether an exception may be set for `thread` now, for a call made by the frame at the address
+/// `floor`, or by none. The caller releases the GIL only after it has set it.
 ///
-/// Nothing that this does runs code of Python's, but for audit hooks, and those before the look.
+/// This runs no Python code but audit hooks, and those before the check.
 pub(crate) fn may_interrupt(py: Python<'_>, thread: ThreadId, floor: usize) -> bool {
     if cfg!(Py_GIL_DISABLED) {
         return true;
@@ -85,7 +83,7 @@ pub(crate) fn may_interrupt(py: Python<'_>, thread: ThreadId, floor: usize) -> b
     let Some(tools) = TOOLS.get(py) else {
         return true;
     };
-    // Up to 3.11 the collector may run at any allocation, and with it code of users.
+    // Up to 3.11 the collector, and with it user code, may run at any allocation.
     let _off = tools.gc.off(py);
     is_free(py, tools, thread, floor).unwrap_or(false)
 }
@@ -137,7 +135,7 @@ fn is_ours(module: &str) -> bool {
     is_in(OURS) && !is_in(EXAMPLES) && !is_in(WAITING)
 }
 
-/// The garbage collector, where it may run in the middle of C.
+/// The garbage collector, in versions where it may run inside C code.
 #[cfg(not(Py_3_12))]
 struct Gc {
     is_enabled: Py<PyAny>,
@@ -156,7 +154,7 @@ impl Gc {
         })
     }
 
-    /// Switches it off until the answer is dropped, if it is on.
+    /// Switches it off until the guard is dropped, if it is on.
     fn off<'a>(&'a self, py: Python<'a>) -> Option<GcIsOff<'a>> {
         let enabled = self.is_enabled.bind(py).call0();
         if !enabled.and_then(|it| it.is_truthy()).unwrap_or(false) {
@@ -173,7 +171,7 @@ struct GcIsOff<'a>(&'a Bound<'a, PyAny>);
 #[cfg(not(Py_3_12))]
 impl Drop for GcIsOff<'_> {
     fn drop(&mut self) {
-        // It takes nothing and cannot fail.
+        // `gc.enable` cannot fail.
         let _ = self.0.call0();
     }
 }

@@ -1,5 +1,5 @@
-//! Tasks that are neither in the queue nor with a worker: with the event loop, or waiting for
-//! their time or their turn.
+//! Tasks that are neither in the queue nor on a worker: on the event loop, or waiting for their
+//! start or a limiter.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use super::executor::Queued;
 use super::task::Task;
 use super::waiter::Waiter;
 
-/// Tasks of an executor, each of which holds its pool if that has threads. The lock is a leaf,
-/// and nothing is dropped under it.
+/// Held tasks of an executor; each holds its pool, if that has threads. The lock is a leaf, and
+/// nothing is dropped under it.
 #[derive(Default)]
 pub(crate) struct HeldTasks(Mutex<HashMap<usize, Held>>);
 
 struct Held {
     task: Py<Task>,
     hold: Option<Hold<Queued>>,
-    /// Of those who wait until the task is not here any more.
+    /// Threads that wait until the task is removed.
     waiters: Vec<Arc<Waiter>>,
 }
 
@@ -41,7 +41,7 @@ impl HeldTasks {
         drop(replaced);
     }
 
-    /// It has ended, or has come to a place where the pool sees it.
+    /// Called when the task has ended, or is where the pool sees it.
     pub(crate) fn remove(&self, task: &Bound<'_, Task>) {
         let entry = self.0.lock().remove(&(task.as_ptr() as usize));
         let Some(Held {
@@ -52,14 +52,14 @@ impl HeldTasks {
         else {
             return;
         };
-        // Whoever is told finds that the pool is not held any more.
+        // Before the wake-ups: a woken thread must find the pool released.
         drop((task, hold));
         for waiter in waiters {
             waiter.ring();
         }
     }
 
-    /// What rings when the task is not here any more; None if it is not now.
+    /// A waiter that is rung when the task is removed; None if it is not here.
     pub(crate) fn waiter(&self, task: &Bound<'_, Task>) -> Option<Arc<Waiter>> {
         let waiter = Waiter::new();
         let mut tasks = self.0.lock();

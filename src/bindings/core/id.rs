@@ -1,14 +1,14 @@
-//! What a task is known by.
+//! Ids of tasks.
 
 use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// A task's id: a random UUID, or what its submitter has chosen.
+/// A task's id: a random UUID, or a text that its submitter has chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Id {
-    /// Any that is written as UUIDs usually are, chosen or not.
+    /// Any id in the usual notation of UUIDs, chosen or not.
     Uuid(Uuid),
     Text(Arc<str>),
 }
@@ -26,7 +26,7 @@ impl Id {
         }
     }
 
-    /// The ids that somebody may mean by `text`: UUIDs may be written in other ways.
+    /// The ids that `text` may mean: UUIDs have other notations.
     pub(crate) fn meant_by(text: &str) -> impl Iterator<Item = Self> {
         let other = Uuid::try_parse(text).ok().map(Self::Uuid);
         std::iter::once(Self::new(text)).chain(other)

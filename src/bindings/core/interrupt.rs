@@ -1,12 +1,11 @@
-//! How the code of a running task is interrupted, and nothing but that.
+//! Interrupts the code of a running task, and no other code.
 //!
-//! An asynchronous exception is set for a thread, not for what runs there. So each call of a
-//! task's function has a number, which stands in the thread's [`Target`] while the call lasts;
-//! who wants to interrupt the call names it, and whoever leaves it looks whether somebody has
-//! aimed at it, and has what has not been raised yet raised in a function of its own. No other
-//! Python code runs between the end of the call and that. What else a thread does for a task
-//! (its surroundings, its callbacks) is no call, and a call is covered while another task runs
-//! inside it.
+//! An asynchronous exception is set for a thread, not for the code that runs there. So each call
+//! of a task's function has a number, which is in the thread's [`Target`] while the call lasts. An
+//! interruption names its call. A thread that leaves a call checks whether it was targeted, and
+//! raises a pending exception in a separate function. No other Python code runs between the end of
+//! the call and that. Other work for a task (its app context, its callbacks) is no call,
+//! and a call is covered while another task runs inside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,19 +21,19 @@ use crate::bindings::errors::{CancelledError, TaskTimeout};
 use crate::bindings::ffi::gil::breathe;
 use crate::bindings::ffi::interrupt::{self, ThreadId};
 
-/// Why a call is to end.
+/// Why a call is interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     Timeout,
     Stop,
 }
 
-/// How a shot went.
+/// The result of [`Target::shoot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shooting {
     /// The exception is set, or was before, or the call has ended.
     Over,
-    /// The call is covered, or is where it must not be interrupted: to be tried again.
+    /// The call is covered or must not be interrupted where it is: try again.
     Later,
 }
 
@@ -46,37 +45,37 @@ pub(crate) const NONE: Call = 0;
 /// One thread that runs tasks.
 pub(crate) struct Target {
     thread: ThreadId,
-    /// The call that runs now, if one does and is not covered. Written by the thread alone.
+    /// The call that runs now, if there is one and it is not covered. Only the thread writes it.
     call: AtomicU64,
-    /// The frame that made it, see [`frames::may_interrupt`]. Written by the thread alone.
+    /// The frame that made it, see [`frames::may_interrupt`]. Only the thread writes it.
     floor: AtomicUsize,
-    /// The last one's number, for the thread alone.
+    /// The last call's number. Only the thread uses it.
     last: AtomicU64,
-    /// Somebody has aimed at this thread: who leaves a call takes the lock to see.
+    /// A call of this thread is targeted: a thread that leaves a call takes the lock to check.
     aimed: AtomicBool,
-    /// A leaf; what CPython does under it (see [`interrupt`]) runs no code.
+    /// A leaf; the calls of CPython under it (see [`interrupt`]) run no code.
     aim: Mutex<Aim>,
 }
 
 #[derive(Default)]
 struct Aim {
-    /// The exception that was set, and for which call.
+    /// The exception that was set, and its call.
     shot: Option<(Call, Why)>,
-    /// Calls that others run inside of.
+    /// Calls with another task's call inside.
     covered: Vec<Call>,
-    /// What is to be set for those of them, once they are uncovered.
+    /// Exceptions to set for covered calls, once they are uncovered.
     due: Vec<(Call, Why)>,
-    /// Calls that nobody waits for any more.
+    /// Abandoned calls: their tasks have ended without them.
     given_up: Vec<Call>,
-    /// What the thread sleeps on inside its call.
+    /// The waiter on which the thread sleeps inside its call.
     waiter: Option<Arc<Waiter>>,
 }
 
-/// What has become of a call.
+/// How a call ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ended {
     pub(crate) shot: Option<Why>,
-    /// It took too long to end; the task's outcome has been told without it.
+    /// It took too long, and its task has ended without it.
     pub(crate) given_up: bool,
 }
 
@@ -84,14 +83,14 @@ thread_local! {
     static OWN: Arc<Target> = Arc::new(Target::new());
 }
 
-/// Does something with this thread's target. None in a thread whose locals are gone: what it
-/// does as the process ends is no call of a task's.
+/// Calls `with` on this thread's target. None in a thread without thread-locals: its code at the
+/// process's end is no call of a task.
 fn with_own<R>(with: impl FnOnce(&Arc<Target>) -> R) -> Option<R> {
     OWN.try_with(with).ok()
 }
 
-/// Where there is no GIL, orders "the call has ended" and "is it aimed at?" on one side,
-/// "it is aimed at" and "does the call run?" on the other. With the GIL, both sides have it.
+/// Without a GIL, orders "the call has ended" before "is it targeted?" on one side. On the other it
+/// orders "it is targeted" before "does the call run?". With the GIL, both sides hold it.
 pub(crate) fn order() {
     if cfg!(Py_GIL_DISABLED) {
         std::sync::atomic::fence(Ordering::SeqCst);
@@ -110,13 +109,12 @@ impl Target {
         }
     }
 
-    /// This thread's.
     pub(crate) fn own() -> Arc<Self> {
         with_own(Arc::clone).unwrap_or_else(|| Arc::new(Self::new()))
     }
 
-    /// A task's function is about to be called by this thread, whose target it is, on top of
-    /// the frame at the address `floor`, or of none.
+    /// Called by the target's own thread before a task's function, on top of the frame at the
+    /// address `floor`, or of none.
     pub(crate) fn begin(&self, floor: usize) -> Call {
         // Relaxed, here and below: see `order`.
         let call = self.last.load(Ordering::Relaxed) + 1;
@@ -139,12 +137,12 @@ impl Target {
         self.runs(&self.aim.lock(), call)
     }
 
-    /// Has the exception for `why` raised in `call`, if that has not ended and may be
-    /// interrupted where it is.
+    /// Raises the exception for `why` in `call`, if that has not ended and may be interrupted
+    /// where it is.
     pub(crate) fn shoot(&self, py: Python<'_>, call: Call, why: Why) -> Shooting {
         let class = exception_class(py, why);
-        // Before the lock is taken, for it calls Python. Not needed for a call that has ended or
-        // is covered, which is found out below.
+        // Before the lock is taken, since it calls Python. It is not needed for a call that has
+        // ended or is covered, which is checked below.
         let free = frames::may_interrupt(py, self.thread, self.floor.load(Ordering::Relaxed));
         let waiter = {
             let mut aim = self.aim.lock();
@@ -172,7 +170,7 @@ impl Target {
         Shooting::Over
     }
 
-    /// Nobody waits for `call` any more; `false` if it has ended.
+    /// Abandons `call`; `false` if it has ended.
     pub(crate) fn give_up(&self, call: Call) -> bool {
         let mut aim = self.aim.lock();
         self.aimed.store(true, Ordering::Relaxed);
@@ -184,7 +182,7 @@ impl Target {
         runs
     }
 
-    /// This thread's `call` has returned.
+    /// Called when this thread's `call` has returned.
     pub(crate) fn leave(&self, py: Python<'_>, call: Call) -> Ended {
         self.call.store(NONE, Ordering::Relaxed);
         order();
@@ -215,13 +213,13 @@ impl Target {
         }
     }
 
-    /// Takes back what was set for `call`, whose thread is stuck. Before 3.12, while it is
-    /// set a thread with a trace function does not get beyond the beginning of a function.
+    /// Clears the exception set for `call`, on a stuck thread. Before 3.12, while it is set, a
+    /// thread with a trace function does not get beyond the start of a function.
     pub(crate) fn take_back(&self, py: Python<'_>, call: Call) {
         let shot = self.aim.lock().take_shot(call);
         if let Some(why) = shot {
             interrupt::unset(py, self.thread);
-            // What has all threads look is put back by one that finds something.
+            // The flag that makes all threads check is reset by a thread that finds an exception.
             interrupt::set(interrupt::this_thread(), &exception_class(py, why));
             receive(py);
         }
@@ -229,7 +227,7 @@ impl Target {
 }
 
 impl Aim {
-    /// What was set for `call`, raised or not.
+    /// The reason set for `call`, raised or not.
     fn take_shot(&mut self, call: Call) -> Option<Why> {
         self.shot
             .take_if(|(shot, _)| *shot == call)
@@ -237,7 +235,7 @@ impl Aim {
     }
 }
 
-/// Has what was set for this thread raised here and now, if it has not been.
+/// Raises and absorbs an exception set for this thread, if it was not raised yet.
 fn receive(py: Python<'_>) {
     match breathe(py) {
         Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => {
@@ -247,14 +245,14 @@ fn receive(py: Python<'_>) {
             if !error.is_instance_of::<TaskTimeout>(py)
                 && !error.is_instance_of::<CancelledError>(py) =>
         {
-            // Of a signal's handler.
+            // From a signal handler.
             error.write_unraisable(py, None);
         }
         _ => {}
     }
 }
 
-/// The frame that calls are made by from now on, where that is code of Python's.
+/// The frame that makes the calls from now on, if that is Python code.
 pub(crate) fn floor(py: Python<'_>) -> usize {
     frames::caller(py)
 }
@@ -270,17 +268,17 @@ impl Drop for Covered {
             due.map(|due| aim.due.swap_remove(due).1)
         });
         if let Some(why) = due.flatten() {
-            // Attached already: the call that goes on is of Python's. If it must not be
-            // interrupted here, the thread that aimed at it tries again.
+            // Attached already: the resumed call is Python code. If it must not be interrupted
+            // here, the thread that targeted it tries again.
             Python::attach(|py| with_own(|own| own.shoot(py, self.0, why)));
         }
     }
 }
 
-/// The call that runs on this thread cannot be hit until this is dropped.
+/// This thread's call cannot be interrupted until this is dropped.
 pub(crate) struct Covered(Call, usize);
 
-/// Covers this thread's call, if there is one: what comes is not its own code.
+/// Covers this thread's call, if there is one: the code that follows is not its own.
 pub(crate) fn cover(py: Python<'_>) -> Option<Covered> {
     let (call, floor, shot) = with_own(|own| {
         let call = own.call()?;
@@ -292,13 +290,13 @@ pub(crate) fn cover(py: Python<'_>) -> Option<Covered> {
         Some((call, floor, aim.take_shot(call)))
     })??;
     if shot.is_some() {
-        // It has been raised already, or is lost: who set it looks again, see `run::timeout`.
+        // It was raised already, or is lost: its sender checks again, see `run::timeout`.
         receive(py);
     }
     Some(Covered(call, floor))
 }
 
-/// Has `waiter` rung if this thread's call is aimed at, until the answer is dropped.
+/// Rings `waiter` if this thread's call is interrupted, until the guard is dropped.
 pub(crate) fn awake_on(waiter: &Arc<Waiter>) -> Option<Awake> {
     with_own(|own| {
         own.call()?;
@@ -312,7 +310,7 @@ pub(crate) fn awake_on(waiter: &Arc<Waiter>) -> Option<Awake> {
 pub(crate) struct Awake(());
 
 impl Awake {
-    /// What the call is to be ended with, now that its waiter has rung for that.
+    /// The error that ends the call, after its waiter was rung for it.
     #[expect(clippy::unused_self, reason = "whose thread this is")]
     pub(crate) fn error(&self, py: Python<'_>) -> Option<PyErr> {
         with_own(|own| {
@@ -323,7 +321,7 @@ impl Awake {
                 return None;
             }
             drop(aim);
-            // Raised here, so not once more.
+            // Absorbed here, so that it is not raised again.
             receive(py);
             let class: Bound<'_, PyType> = exception_class(py, why);
             Some(PyErr::from_type(class, ()))
@@ -339,7 +337,7 @@ impl Drop for Awake {
     }
 }
 
-/// What is raised in a task.
+/// The exception to raise in a task.
 pub(crate) fn exception_class(py: Python<'_>, why: Why) -> Bound<'_, PyType> {
     match why {
         Why::Timeout => py.get_type::<TaskTimeout>(),

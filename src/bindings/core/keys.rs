@@ -1,7 +1,6 @@
-//! A dict of the users' keys. Their `__eq__` and `__hash__` may be Python code, which runs
-//! under no lock of ours; so what has to be done to the dict as one step is done under a lock
-//! of Python's, which lets go of the GIL while it is waited for, and may be taken again by who
-//! has it: a signal's handler may submit too.
+//! A dict of users' keys. Their `__eq__` and `__hash__` may be Python code, which runs under no
+//! Rust lock. So a step on the dict runs under a lock of Python's, which releases the GIL while a
+//! thread waits for it. It is reentrant: a signal handler may submit too.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -36,12 +35,12 @@ impl Table {
         })
     }
 
-    /// The executor whose tasks' keys these are, if it is still there.
+    /// The executor of the tasks, if it still exists.
     pub(crate) fn core(&self) -> Option<Arc<Core>> {
         self.core.upgrade()
     }
 
-    /// Does something to the dict that nobody else may come in between of.
+    /// Runs `step` on the dict, which no other thread uses meanwhile.
     pub(crate) fn with<'py, R>(
         &self,
         py: Python<'py>,
@@ -55,7 +54,7 @@ impl Table {
     }
 }
 
-/// The lock is taken until this is dropped, by a panic too.
+/// Holds the lock until it is dropped, also by a panic.
 struct Taken<'py>(Bound<'py, PyAny>);
 
 impl Drop for Taken<'_> {
@@ -96,11 +95,11 @@ impl Lane {
 
 pub(crate) struct Inner {
     pub(crate) lane: engine::Limiter<Py<Task>>,
-    /// Those that run, or have been let go to, by their addresses; they live meanwhile.
+    /// Addresses of tasks that run, or were released to run; the tasks live meanwhile.
     pub(crate) running: Vec<usize>,
-    /// Tasks that are not done, each of which keeps the lane in its table.
+    /// The number of tasks that are not done; each keeps the limiter in its table.
     pub(crate) tasks: usize,
-    /// When it will be looked at again because of its rate.
+    /// When the timer checks the rate again.
     pub(crate) alarm: Option<Instant>,
 }
 
@@ -108,8 +107,8 @@ pub(crate) fn address(task: &Bound<'_, Task>) -> usize {
     task.as_ptr() as usize
 }
 
-/// What holds up a task that has not started: the addresses of those of its lane that run, and
-/// how many of them have to end.
+/// The blockers of a task that has not started: the addresses of its limiter's running tasks, and
+/// how many of them must end.
 pub(crate) fn held_up(
     lane: &Bound<'_, Lane>,
     task: &Bound<'_, Task>,
@@ -132,7 +131,7 @@ impl Inner {
         go
     }
 
-    /// When nothing but a rate's memory keeps the lane, until when it does, if no alarm is set.
+    /// The end of the rate's memory, if nothing else keeps the limiter and no timer is set.
     pub(crate) fn end_of_memory(&mut self, now: Instant) -> Option<Instant> {
         if self.tasks > 0 || self.alarm.is_some() {
             return None;
@@ -141,7 +140,7 @@ impl Inner {
         self.alarm
     }
 
-    /// When the lane has to be looked at, if no alarm is set for so early.
+    /// When to check the limiter, unless a timer is set for then or earlier.
     pub(crate) fn next_alarm(&mut self, now: Instant) -> Option<Instant> {
         let next = self.lane.next(now)?;
         if self.alarm.is_some_and(|alarm| alarm <= next) {
@@ -152,11 +151,11 @@ impl Inner {
     }
 }
 
-/// Claims `key` for `this`; the future of the task that has it, if one does.
+/// Claims `key` for `this`; returns the future of the task that has it, if any.
 ///
 /// # Errors
 ///
-/// `DuplicateTask`, if that is what was asked for instead.
+/// `DuplicateTask`, if `twin` asks for it.
 pub(crate) fn claim<'py>(
     table: &Table,
     key: &Bound<'py, PyAny>,
@@ -174,8 +173,8 @@ pub(crate) fn claim<'py>(
         Ok(None)
     })?;
     match (&first, twin) {
-        // Neither the key nor the id, by which the first one can be asked about: the message
-        // may get to whoever sent the request.
+        // Neither the key nor the id, which give access to the first task: the message may reach
+        // the client of the request.
         (Some(first), Twin::AnError) => Err(DuplicateTask::new_err(format!(
             "task {:?} was not accepted: the task {:?}, which has the same key, is not done yet",
             name_of(this),
@@ -185,7 +184,7 @@ pub(crate) fn claim<'py>(
     }
 }
 
-/// `this` is done.
+/// Releases the key of a task that is done.
 pub(crate) fn release(
     table: &Table,
     key: &Bound<'_, PyAny>,

@@ -1,9 +1,9 @@
-//! What the timer's thread leaves to others, since it keeps the time of all tasks: to drop what
-//! may be the last reference to an object of a user's, and to call code of users.
+//! Work that the timer thread hands over, since it keeps the time of all tasks. It drops what may
+//! be the last reference to a user's object, or calls user code.
 //!
-//! Anywhere else it is done at once. What an alarm has left goes to a thread of its own and not to
-//! a worker: tasks expire where all workers are busy, and their arguments are not to stay until
-//! one of them is free.
+//! Other threads do it at once. Leftovers of a timer callback go to a thread of their own, not to
+//! a worker. Tasks expire where all workers are busy, and their arguments must not stay until one
+//! is free.
 
 use std::cell::RefCell;
 use std::io;
@@ -21,13 +21,12 @@ use super::executor::{Core, Queued};
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::object::is_shared;
 
-/// Of threads that may run Python code.
+/// The stack size of threads that may run Python code.
 pub(crate) const STACK: usize = 8 << 20;
 
-/// Work that is left to do.
 type Work = Box<dyn FnOnce(Python<'_>) + Send>;
 
-/// What one alarm has left.
+/// The leftovers of one timer callback.
 #[derive(Default)]
 struct Leftovers {
     objects: Vec<Py<PyAny>>,
@@ -35,14 +34,14 @@ struct Leftovers {
 }
 
 thread_local! {
-    /// Set while the timer's thread sees to an alarm.
+    /// Set while the timer thread runs a callback.
     static LEFT: RefCell<Option<Leftovers>> = const { RefCell::new(None) };
 }
 
-/// Adds to what the timer's thread leaves. Gives back `item` if this is another thread.
+/// Adds `item` to the leftovers; returns it on any other thread.
 fn leave<T>(item: T, add: impl FnOnce(&mut Leftovers, T)) -> Option<T> {
     let mut item = Some(item);
-    // An error where a thread that ends has taken its locals apart already.
+    // Fails in an ending thread that has destroyed its thread-locals.
     let _ = LEFT.try_with(|left| {
         if let Some(left) = left.borrow_mut().as_mut()
             && let Some(item) = item.take()
@@ -53,7 +52,7 @@ fn leave<T>(item: T, add: impl FnOnce(&mut Leftovers, T)) -> Option<T> {
     item
 }
 
-/// Drops `object`, or leaves it to be dropped.
+/// Drops `object`, or leaves that to the helper thread.
 pub(crate) fn let_go<T>(object: Option<Bound<'_, T>>) {
     let Some(object) = object.map(Bound::into_any) else {
         return;
@@ -65,8 +64,8 @@ pub(crate) fn let_go<T>(object: Option<Bound<'_, T>>) {
     drop(mine);
 }
 
-/// Whether to drop this reference cannot run code: it is not the last, or the object has no end
-/// worth the name.
+/// Whether dropping this reference runs no code: it is not the last one, or the object has no
+/// finalizer.
 fn runs_nothing(object: &Bound<'_, PyAny>) -> bool {
     is_shared(object)
         || object.is_exact_instance_of::<PyString>()
@@ -76,14 +75,14 @@ fn runs_nothing(object: &Bound<'_, PyAny>) -> bool {
         || object.is_exact_instance_of::<PyBool>()
 }
 
-/// Drops what a task was to call, or leaves it to be dropped.
+/// As [`let_go`], for the call of a task.
 pub(crate) fn let_go_of_call(taken: TakenCall<'_>) {
     for object in [taken.function, taken.first, taken.second, taken.context] {
         let_go(object);
     }
 }
 
-/// Does `work`, or leaves it to be done.
+/// Runs `work`, or leaves it to the helper thread.
 pub(crate) fn work(py: Python<'_>, work: impl FnOnce(Python<'_>) + Send + 'static) {
     let add = |left: &mut Leftovers, work| left.work.push(Box::new(work) as Work);
     if let Some(work) = leave(work, add) {
@@ -91,8 +90,8 @@ pub(crate) fn work(py: Python<'_>, work: impl FnOnce(Python<'_>) + Send + 'stati
     }
 }
 
-/// Does `inside` on the timer's thread, for an executor if that is still there, and sends off
-/// what it leaves.
+/// Runs `inside` on the timer thread, for an executor if it still exists, and sends off the
+/// leftovers.
 pub(crate) fn gather(py: Python<'_>, core: Option<&Arc<Core>>, inside: impl FnOnce()) {
     LEFT.set(Some(Leftovers::default()));
     inside();
@@ -115,16 +114,16 @@ impl Leftovers {
 }
 
 thread_local! {
-    /// The way to the thread that sees to leftovers, from the timer's. With that it goes: the
-    /// other one leaves too, once it has done what there is.
+    /// The timer thread's way to the helper thread. It is dropped with the timer thread, and the
+    /// helper then ends after its last batch.
     static HELPER: RefCell<Option<Sender<Batch>>> = const { RefCell::new(None) };
 }
 
-/// What is sent there, and what keeps the executor's pool from its end until it is done.
+/// Leftovers, and a hold that keeps the executor's pool until they are done.
 type Batch = (Leftovers, Option<Hold<Queued>>);
 
 fn send(py: Python<'_>, core: Option<&Arc<Core>>, left: Leftovers) {
-    // Whether an object is dropped before the process ends does not matter, what is called does.
+    // Calls must happen before the process ends; dropping objects need not.
     let core = core.filter(|_| !left.work.is_empty());
     let batch = (left, core.map(|core| core.pool().hold()));
     HELPER.with_borrow_mut(|helper| {
@@ -133,7 +132,7 @@ fn send(py: Python<'_>, core: Option<&Arc<Core>>, left: Leftovers) {
         }
         let refused = match helper {
             Some(helper) => helper.send(batch).err().map(|error| error.0),
-            // There is no thread to be had.
+            // No thread could be started.
             None => Some(batch),
         };
         if let Some((left, _hold)) = refused {
@@ -151,12 +150,12 @@ fn start() -> io::Result<Sender<Batch>> {
     Ok(sender)
 }
 
-/// The main function of that thread, which is attached to Python only while it has to do.
+/// The helper's main function; it is attached to Python only while it has work.
 fn see_to(batches: &Receiver<Batch>) {
     for (left, hold) in batches {
         let mut left = Some(left);
         attach(|py| left.take().map(|left| left.finish(py)));
-        // Nobody's if the interpreter has gone.
+        // Leaked if the interpreter is gone.
         std::mem::forget(left);
         drop(hold);
     }

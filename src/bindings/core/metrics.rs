@@ -1,8 +1,8 @@
-//! What has become of an executor's tasks, by their names: how many ended how, how long they
-//! waited and how long they ran.
+//! Figures of an executor's tasks, by name: how they ended, how long they waited and how long they
+//! ran.
 //!
-//! Counted for executors of a `Delay` alone, once per task, at its end; a plain executor's
-//! tasks pay a look at one byte.
+//! Only executors of a `Delay` count, once per task, at its end; a plain executor's tasks pay for
+//! a load of one byte.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use super::task::Task;
 use super::task_name::read_name;
 use super::transition::Phase;
 
-/// Names that are made up, one for each task, must not fill the memory: those beyond so many
-/// are counted as one. With two histograms of at most 16 kB for each name it is 6 MB at worst.
+/// Generated names, one for each task, must not fill the memory: further names share one entry.
+/// Two histograms of at most 16 kB for each name make 6 MB at worst.
 const NAMES: usize = 200;
 const OTHERS: &str = "(others)";
 
-/// Each power of two has so many buckets, as bits: a bucket is less than 1 % wide, because two
-/// significant digits are what a reader of such figures can use.
+/// The number of buckets for each power of two, in bits: a bucket is less than 1 % wide, which
+/// gives two significant digits.
 const FINE: u32 = 7;
-/// In microseconds: a day. What took longer counts as that.
+/// A day, in microseconds. Longer times count as that.
 const LONGEST: u64 = 24 * 60 * 60 * 1_000_000;
 
-/// Of one process. The lock is a leaf: under it nothing is dropped that Python knows, and no
+/// The figures of one process. The lock is a leaf: under it no Python object is dropped, and no
 /// Python code runs.
 #[derive(Default)]
 pub(crate) struct Metrics(Mutex<Names>);
@@ -50,25 +50,24 @@ struct Counts {
     retried: u64,
 }
 
-/// A histogram. The buckets are the same in each, so that histograms can be added.
+/// A histogram. All have the same buckets, so that they can be added.
 #[derive(Clone, Default)]
 struct Times {
-    /// As far as to the longest time.
+    /// Up to the longest recorded time.
     buckets: Vec<u32>,
     count: u64,
     /// In microseconds.
     sum: u64,
 }
 
-/// In nanoseconds: from the submit, or the time before which it was not to start, to the first
-/// start; and of the last attempt.
+/// Nanoseconds: from submission, or the earliest start, to the first start; of the last attempt.
 pub(crate) struct Spent {
     pub(crate) wait: u64,
     pub(crate) run: u64,
 }
 
 impl Spent {
-    /// Of a task that has returned or failed, and has been started before.
+    /// None unless the task was started, and has returned or failed.
     pub(crate) fn of(cell: &Task) -> Option<Self> {
         if !matches!(cell.phase(), Phase::Finished | Phase::Failed) {
             return None;
@@ -87,7 +86,7 @@ impl Spent {
     }
 }
 
-/// Counts a task that has just ended. Its call has been taken, so that its name is at hand.
+/// Counts a task that has just ended. Its call was taken, so that its name is at hand.
 pub(crate) fn ended(this: &Bound<'_, Task>) {
     let cell = this.get();
     let Some(figures) = cell.core().and_then(|core| core.figures()) else {
@@ -107,7 +106,7 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
     });
 }
 
-/// Counts a task that is to run once more.
+/// Counts a task that will run again.
 pub(crate) fn retried(this: &Bound<'_, Task>) {
     if let Some(figures) = this.get().core().and_then(|core| core.figures()) {
         figures.note(this, |it| it.counts.retried += 1);
@@ -122,7 +121,7 @@ impl Metrics {
         let text = label
             .as_ref()
             .and_then(|label| label.cast::<PyString>().ok());
-        // Most names lie in the label as they are; reading the others takes Python.
+        // Most labels are the name itself; reading others calls Python.
         match text.map(|text| text.to_str()) {
             Some(Ok(name)) => self.note_name(name, step),
             _ => self.note_name(&label.as_ref().map_or_else(String::new, read_name), step),
@@ -138,21 +137,20 @@ impl Metrics {
         step(names.entry(name.into()).or_default());
     }
 
-    /// What is read of each name. No worker waits until all of them have been.
+    /// Reads each name under the lock, one at a time, so that no worker waits for all of them.
     fn each<T>(&self, read: impl Fn(&OfName) -> T) -> Vec<(Box<str>, T)> {
         let names: Vec<_> = self.0.lock().keys().cloned().collect();
         let read = |name: Box<str>| {
-            // A name stays once it is there.
+            // Names are never removed.
             let it = self.0.lock().get(&name).map(&read)?;
             Some((name, it))
         };
         names.into_iter().filter_map(read).collect()
     }
 
-    /// What an exporter needs of each name, in one row: how many were done, failed, cancelled and
-    /// retried, and twice, for the waits and the runs: the sum in seconds, how many were longer
-    /// than the bound before and no longer than this one, for each of the bounds in seconds, and
-    /// how many were longer than all of them.
+    /// One row for each name, for an exporter: the numbers of done, failed, cancelled and retried
+    /// tasks, then the waits, then the runs. Both have the sum in seconds, the number above the
+    /// previous bound and up to each bound (in seconds), and the number above all bounds.
     pub(crate) fn export<'py>(
         &self,
         py: Python<'py>,
@@ -231,7 +229,7 @@ impl Counts {
 
 /// The bucket of a time in microseconds.
 fn bucket(time: u64) -> usize {
-    // The bits that the bucket does not go by.
+    // The number of low bits that the bucket ignores.
     let coarse = (u64::BITS - time.leading_zeros()).saturating_sub(FINE + 1);
     let bucket = (u64::from(coarse) << FINE) + (time >> coarse);
     usize::try_from(bucket).unwrap_or(usize::MAX)
@@ -280,7 +278,7 @@ impl Times {
     }
 }
 
-/// What `stats()` tells of a histogram.
+/// The summary of a histogram for `stats()`.
 struct Quantiles {
     count: u64,
     sum: u64,

@@ -1,4 +1,4 @@
-//! What a task and an executor are: data and leaf locks. No user code runs from here.
+//! Tasks and executors: data and leaf locks. No user code runs from here.
 
 pub(crate) mod async_check;
 pub(crate) mod call;

@@ -1,4 +1,4 @@
-//! What was asked for with `using` or `task`.
+//! The options of `using` and `task`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,10 +13,10 @@ use super::policy::Start;
 use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::slot::Slot;
 
-/// A task that waits gains one level of priority in this time, so that none waits for ever.
+/// A waiting task gains a level of priority in this time (nanoseconds), so that none starves.
 pub(crate) const AGEING: i64 = 10_000_000_000;
 
-/// What a second task of a key that is not done yet gets.
+/// The answer to a second task with the key of a task that is not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Twin {
     /// The first one's future.
@@ -29,7 +29,7 @@ pub(crate) enum Twin {
 #[pyclass(frozen, name = "_Policy", module = "flask_delay._native")]
 pub(crate) struct Policy {
     pub(crate) priority: i32,
-    /// Never emptied while somebody has the policy, and so `retry`.
+    /// Never emptied while the policy is referenced; nor is `retry`.
     key: Slot,
     limit: Option<usize>,
     rate: Option<Rate>,
@@ -41,12 +41,12 @@ pub(crate) struct Policy {
     pub(crate) id: Option<Id>,
 }
 
-/// None for ever.
+/// None: no limit.
 fn duration(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// A moment in seconds since 1970. What is before that is past, which is all that matters.
+/// A time in seconds since 1970. An earlier one has passed in any case.
 fn time(seconds: f64) -> Option<SystemTime> {
     duration(seconds.max(0.0)).and_then(|since| UNIX_EPOCH.checked_add(since))
 }
@@ -97,23 +97,23 @@ impl Policy {
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        // Nobody can reach this policy any more.
+        // Nothing can reach this policy any more.
         drop((self.key.take(py), self.retry.take(py)));
     }
 }
 
 impl Policy {
-    /// The `Retry` that was asked for.
+    /// The option `retry`.
     pub(crate) fn retry<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.retry.get(py)
     }
 
-    /// Whether something that it asks for is done by the process's timer.
+    /// Whether an option needs the process's timer.
     pub(crate) fn needs_timer(&self) -> bool {
         self.rate.is_some() || self.timeout.is_some() || !self.retry.is_empty()
     }
 
-    /// What tasks of one key share a lane for, if they do.
+    /// The limits that tasks of one key share, if any.
     pub(crate) fn terms(&self, born: i64) -> Option<Limits> {
         (self.limit.is_some() || self.rate.is_some()).then(|| Limits {
             limit: self.limit,
@@ -122,7 +122,7 @@ impl Policy {
         })
     }
 
-    /// The option that goes by a task's arguments, if one does.
+    /// The option that depends on a task's arguments, if any.
     pub(crate) fn by_arguments(&self, py: Python<'_>) -> Option<&'static str> {
         match self.key.get(py) {
             Some(key) => key.is_callable().then_some("key"),
@@ -130,13 +130,12 @@ impl Policy {
         }
     }
 
-    /// Where a task stands that was made at `born`, in nanoseconds: those of a smaller rank
-    /// go first.
+    /// The rank of a task made at `born`, in nanoseconds; a smaller rank goes first.
     pub(crate) fn rank(&self, born: i64) -> i64 {
         born.saturating_sub(i64::from(self.priority).saturating_mul(AGEING))
     }
 
-    /// The key that the limit and the rate are counted by: by default the function.
+    /// The key of the limit and the rate; by default the function.
     pub(crate) fn lane_key<'py>(
         &self,
         arguments: &Arguments<'_, 'py>,
@@ -147,7 +146,7 @@ impl Policy {
         }
     }
 
-    /// The key of which there is to be one task: by default the function and its arguments.
+    /// The key of a unique task; by default the function and its arguments.
     pub(crate) fn claim_key<'py>(
         &self,
         arguments: &Arguments<'_, 'py>,

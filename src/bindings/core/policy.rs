@@ -1,5 +1,4 @@
-//! What one task keeps of its policy, and what is done at its start, after each attempt, and
-//! at its end.
+//! The options and the state that one task keeps for its start, its attempts and its end.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,36 +15,35 @@ use super::task::Task;
 use super::transition::Phase;
 use crate::bindings::ffi::clock::now;
 
-/// See the module.
 #[derive(Default)]
 pub(crate) struct Rules {
-    /// None for a task that has asked to run again and has no other rules.
+    /// None for a task without options that has asked to run again.
     pub(crate) policy: Option<Py<Policy>>,
     pub(crate) lane: Option<Py<Lane>>,
-    /// The lane, if the task has ended and its code goes on in there.
+    /// The limiter of a task that ended while its code still runs.
     pub(crate) behind: Option<Py<Lane>>,
     /// The key that this task has claimed.
     pub(crate) claim: Option<Py<PyAny>>,
     pub(crate) attempts: u32,
-    /// When the first of several attempts was started, in nanoseconds since 1970.
+    /// When the first of several attempts started, in nanoseconds since 1970.
     pub(crate) first_start: Option<u64>,
-    /// What the last attempts have raised, oldest first.
+    /// The exceptions of the last attempts, oldest first.
     pub(crate) previous: Vec<Py<PyAny>>,
-    /// While it has not started: when it expires, or runs again.
+    /// The timer for its expiry or its next attempt, until it starts.
     pub(crate) alarm: Option<Ticket>,
-    /// From when on it may start.
+    /// The earliest start.
     pub(crate) start: Option<Start>,
-    /// That moment, if it is known by a clock that nobody sets.
+    /// The same on the monotonic clock, if known.
     pub(crate) from: Option<Instant>,
-    /// While it is held until then.
+    /// The timer for that start, while the task is held.
     pub(crate) begin: Option<Ticket>,
-    /// When it is too late to start.
+    /// The latest start.
     pub(crate) expires: Option<Instant>,
     /// Why its coroutine was cancelled.
     pub(crate) why: Option<Why>,
-    /// What it waits for before it may start, if it still does.
+    /// The tasks that it waits for before it may start.
     pub(crate) dependencies: Option<Dependencies>,
-    /// Not ours to decide is whether it runs again.
+    /// The sender or the backend, not this process, decides whether it runs again.
     pub(crate) elsewhere: bool,
 }
 
@@ -71,7 +69,7 @@ pub(crate) fn with<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> Option
     extra.lock().rules.as_mut().map(|rules| step(rules))
 }
 
-/// As [`with`], for a task that need not have had any.
+/// As [`with`], for a task that may have no rules yet.
 pub(crate) fn with_new<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> R {
     let done = {
         let mut extra = this.extra().lock();
@@ -81,14 +79,14 @@ pub(crate) fn with_new<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> R 
     done
 }
 
-/// As [`with_new`], for a task that nobody else has yet: it is not in the queue until it is put
+/// As [`with_new`], for a task that is not shared yet: it is not in the queue until it is put
 /// there.
 pub(crate) fn begin<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> R {
     this.leave_queue();
     with_new(this, step)
 }
 
-/// Gives a task that runs elsewhere, or comes from there, its rules: others see to the rest.
+/// Gives rules to a task that another process runs, or has sent here, and retries.
 pub(crate) fn runs_elsewhere(this: &Task, attempts: u32) {
     begin(this, |rules| {
         rules.attempts = attempts;
@@ -96,12 +94,12 @@ pub(crate) fn runs_elsewhere(this: &Task, attempts: u32) {
     });
 }
 
-/// Whether others decide if the task runs again.
+/// Whether the decision on another attempt is not made here.
 pub(crate) fn is_elsewhere(this: &Task) -> bool {
     with(this, |rules| rules.elsewhere).unwrap_or(false)
 }
 
-/// There will be another attempt.
+/// Keeps the first start, before another attempt.
 pub(crate) fn begins_again(this: &Task) {
     with(this, |rules| {
         rules.first_start.get_or_insert_with(|| this.last_start());
@@ -124,8 +122,8 @@ pub(crate) fn lane<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, Lane>> {
     .flatten()
 }
 
-/// Where the task stands among those that wait: its priority, and its rank. None for a plain
-/// one, which goes by its age; one that had to wait for its time is younger than that.
+/// The task's priority and rank in the queue. None for a plain task, which goes by its age; a
+/// delayed task is younger than that.
 pub(crate) fn level_and_rank(this: &Bound<'_, Task>) -> Option<(i32, i64)> {
     let policy = policy(this)?;
     let asked = policy.get();
@@ -133,18 +131,18 @@ pub(crate) fn level_and_rank(this: &Bound<'_, Task>) -> Option<(i32, i64)> {
     (!is_plain).then(|| (asked.priority, asked.rank(ready(this.get()))))
 }
 
-/// Since when a task has waited, in nanoseconds since 1970: from when on it might start.
+/// The earliest start of a task, from which its wait counts, in nanoseconds since 1970.
 pub(crate) fn ready(this: &Task) -> i64 {
     let start = with(this, |rules| rules.start).flatten();
     start.map_or(this.born(), |start| start.ready(this.born()))
 }
 
-/// Whether the task is one of those of a key.
+/// Whether the task has a limiter.
 pub(crate) fn has_lane(this: &Task) -> bool {
     with(this, |rules| rules.lane.is_some()).unwrap_or(false)
 }
 
-/// Whether something else may keep the task from starting.
+/// Whether a limiter or a dependency may delay the start.
 pub(crate) fn may_be_held(this: &Task) -> bool {
     with(this, |rules| {
         rules.lane.is_some() || rules.dependencies.is_some()
@@ -152,10 +150,9 @@ pub(crate) fn may_be_held(this: &Task) -> bool {
     .unwrap_or(false)
 }
 
-/// What holds up a task that has not started, by its key: some addresses of tasks that run,
-/// and how many of them have to end.
+/// As [`keys::held_up`], by the task's own limiter.
 pub(crate) fn held_up(this: &Bound<'_, Task>) -> Option<(Vec<usize>, usize)> {
-    // One that has failed has left its lane, but may be about to tell.
+    // A failed task has left its limiter, but its waiters may not have been notified.
     if this.get().phase() != Phase::Pending {
         return None;
     }
@@ -164,22 +161,22 @@ pub(crate) fn held_up(this: &Bound<'_, Task>) -> Option<(Vec<usize>, usize)> {
     keys::held_up(&lane, this, terms.limit)
 }
 
-/// The time limit of one attempt.
+/// The timeout of one attempt.
 pub(crate) fn timeout(this: &Bound<'_, Task>) -> Option<Duration> {
     policy(this)?.get().timeout
 }
 
-/// How often the task has been begun.
+/// The number of attempts that have begun.
 pub(crate) fn attempts(this: &Task) -> Option<u32> {
     with(this, |rules| rules.attempts)
 }
 
-/// When the first attempt was started, in nanoseconds since 1970, if another one followed.
+/// When the first attempt started, in nanoseconds since 1970, if another one followed.
 pub(crate) fn first_start(this: &Task) -> Option<u64> {
     with(this, |rules| rules.first_start).flatten()
 }
 
-/// Counts the time before which the task is not to start from now on.
+/// Restarts the countdown of the task now.
 pub(crate) fn wait_from_now(this: &Task) {
     let age = now().cast_signed().saturating_sub(this.born());
     let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
@@ -191,7 +188,7 @@ pub(crate) fn wait_from_now(this: &Task) {
     });
 }
 
-/// Whether it is the one task of its key.
+/// Whether the task has claimed its key.
 pub(crate) fn has_claim(this: &Task) -> bool {
     with(this, |rules| rules.claim.is_some()).unwrap_or(false)
 }
@@ -202,48 +199,47 @@ pub(crate) fn is_late(this: &Task) -> bool {
     expires.flatten().is_some_and(|at| at <= Instant::now())
 }
 
-/// Why a coroutine was cancelled, if that was for its rules.
+/// Why a coroutine was cancelled, if its rules did that.
 pub(crate) fn why(this: &Task) -> Option<Why> {
     with(this, |rules| rules.why).flatten()
 }
 
-/// Where a task that has not ended stands in its lane.
+/// The rank of an open task in its limiter.
 pub(crate) fn rank(this: &Bound<'_, Task>) -> i64 {
     policy(this).map_or(0, |it| it.get().rank(ready(this.get())))
 }
 
-/// The task is about to end without its code, which keeps its turn until it ends too.
+/// Called before a task ends without its code, which keeps the limiter's permit until its end.
 pub(crate) fn keep_turn(this: &Task) {
     with(this, |rules| rules.behind = rules.lane.take());
 }
 
-/// From when on a task may start.
+/// The earliest start of a task.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Start {
-    /// So long after its submit, whatever becomes of the clocks.
+    /// This long after its submission, whether or not clocks are set.
     After(Duration),
-    /// As soon as it is that late by the system's clock, which may be set meanwhile.
+    /// At this time of the system clock, which may be set meanwhile.
     At(SystemTime),
 }
 
-/// More than a submit takes, even where its thread has to wait for a processor.
+/// More than a submission takes, even if its thread waits for a processor.
 const LAG: Duration = Duration::from_secs(1);
 
 impl Start {
-    /// That moment by a clock that nobody sets, if it is known, for a task that was made at
-    /// `born`.
+    /// The moment on the monotonic clock, if known, for a task made at `born`.
     pub(crate) fn from(self, born: i64) -> Option<Instant> {
         let Self::After(time) = self else {
             return None;
         };
-        // From then on, and not from now: tasks are to come in the order of their times.
+        // From `born`, not from now: tasks must start in the order of their times.
         let age = now().cast_signed().saturating_sub(born);
         let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
-        // A clock that was set just now makes no task old.
+        // Limited, so that a clock that was set just now makes no task old.
         Instant::now().checked_add(time.saturating_sub(age.min(LAG)))
     }
 
-    /// In nanoseconds since 1970, for a task that was made at `born`.
+    /// In nanoseconds since 1970, for a task made at `born`.
     pub(crate) fn ready(self, born: i64) -> i64 {
         match self {
             Self::After(time) => {
@@ -259,27 +255,27 @@ impl Start {
     }
 }
 
-/// What a task waits for before it may start.
+/// The tasks that another one waits for before it may start.
 pub(crate) struct Dependencies {
     pub(crate) kind: Kind,
     pub(crate) futures: Vec<Py<Task>>,
-    /// How many of them have not told that they are done.
+    /// The number of them that have not reported their end.
     pub(crate) left: usize,
 }
 
-/// What becomes of the others' results.
+/// The use of the dependencies' results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It is called with the one result.
+    /// The function is called with the one result.
     Then,
-    /// It is the list of the results.
+    /// The task's result is the list of the results.
     Gather,
-    /// The same, with the exceptions of those that failed.
+    /// The same, with the exceptions of failed tasks.
     GatherAll,
 }
 
 impl Dependencies {
-    /// The task has ended without them.
+    /// Called when the task has ended without them.
     pub(crate) fn forget(self, this: &Bound<'_, Task>) {
         let futures = self.futures.into_iter();
         let futures: Vec<_> = futures.map(|it| it.into_bound(this.py())).collect();
@@ -294,7 +290,7 @@ impl Dependencies {
     }
 }
 
-/// `this` does not wait for these any more.
+/// Removes `this` from the dependents of these futures.
 pub(crate) fn forget(this: &Bound<'_, Task>, futures: &[Bound<'_, Task>]) {
     for future in futures {
         let Some(extra) = future.get().known_extra() else {
@@ -307,8 +303,7 @@ pub(crate) fn forget(this: &Bound<'_, Task>, futures: &[Bound<'_, Task>]) {
     }
 }
 
-/// Those that a task waits for before it may start, as far as they are not done; None if it
-/// waits for none.
+/// The dependencies of a task that are not done; None if it has no dependencies.
 pub(crate) fn followed<'py>(this: &Bound<'py, Task>) -> Option<Vec<Bound<'py, Task>>> {
     let py = this.py();
     with(this.get(), |rules| {
@@ -322,9 +317,9 @@ pub(crate) fn followed<'py>(this: &Bound<'py, Task>) -> Option<Vec<Bound<'py, Ta
     })
 }
 
-/// Whether a task, or one that it has to wait for before it may start, `is` one of a kind.
+/// Whether `is` holds for a task, or for one of its dependencies, direct or not.
 pub(crate) fn needs(this: &Bound<'_, Task>, is: impl Fn(&Task) -> bool) -> bool {
-    // As nearly always.
+    // The usual case.
     if !this.get().is_ruled() {
         return is(this.get());
     }

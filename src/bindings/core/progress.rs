@@ -1,14 +1,14 @@
-//! How far a task has come: what `current_task.progress` was given, until somebody reads it.
+//! The progress of a task, as given to `current_task.progress`.
 //!
-//! A task may say it for each row of a million, and few look. So what is kept is no Python
-//! object; the tuple is made for who reads it.
+//! A task may report each row of a million, and few readers ask. So no Python object is kept: the
+//! tuple is made for the reader.
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyString, PyType};
 
-/// Means the same to all who read it, in JSON too, whatever class of number was given.
+/// Means the same to all readers, in JSON too, for any class of number.
 #[derive(Clone, Copy, IntoPyObject)]
 enum Number {
     Int(i64),
@@ -42,7 +42,7 @@ impl Progress {
     }
 }
 
-/// A text that can be written anywhere, which the name of a file may not be.
+/// A text that can be encoded anywhere, unlike some names of files.
 pub(crate) fn note(value: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(value.cast::<PyString>()?.to_string_lossy().into_owned())
 }
@@ -50,7 +50,7 @@ pub(crate) fn note(value: &Bound<'_, PyAny>) -> PyResult<String> {
 fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Number> {
     let float = match value.cast::<PyFloat>() {
         Ok(float) => Ok(float.value()),
-        // First, because what is no whole number has no `__index__`.
+        // Integers first, because other numbers have no `__index__`.
         Err(_) => match value.extract::<i64>() {
             Ok(int) => return Ok(Number::Int(int)),
             Err(error) if is_about_value(value.py(), &error) => value.extract::<f64>(),
@@ -76,7 +76,7 @@ fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Number> {
     }
 }
 
-/// Others are none of ours: a task's time may be over while a method of the value runs.
+/// Other errors pass: a task's timeout may be raised while a method of the value runs.
 fn is_about_value(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyOverflowError>(py)
 }

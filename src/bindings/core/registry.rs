@@ -1,4 +1,4 @@
-//! Futures by id: those whose id was asked for, all that run and the last that ended.
+//! Futures by id, once the id was requested: all that run, and the last that ended.
 
 use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -16,16 +16,16 @@ use crate::bindings::ffi::object::references;
 #[derive(Default)]
 struct Known {
     futures: HashMap<Id, Entry>,
-    /// Ids of those that have ended, oldest first.
+    /// Ids of ended tasks, oldest first.
     ended: VecDeque<Id>,
-    /// Ids of those that have been forgotten, oldest first, and the same to look into.
+    /// Ids of forgotten tasks, oldest first, and the same as a set.
     gone: VecDeque<Id>,
     is_gone: HashSet<Id>,
-    /// Ids of those that have failed and whose frames hold what they held then.
+    /// Ids of failed tasks with frames that are not cleared, oldest first.
     whole: VecDeque<Id>,
 }
 
-/// So many ids of forgotten tasks are told from ids that never were.
+/// The most forgotten ids to keep, which tells them from unknown ids.
 const GONE: usize = 10_000;
 
 struct Entry {
@@ -33,7 +33,7 @@ struct Entry {
     ended: bool,
 }
 
-/// What `Executor._get` looks into. Its lock is a leaf, and nothing is dropped under it.
+/// The tasks that `Executor._get` finds. The lock is a leaf, and nothing is dropped under it.
 pub(crate) struct Registry {
     limit: usize,
     known: Mutex<Known>,
@@ -47,8 +47,7 @@ impl Registry {
         }
     }
 
-    /// Called once for each future; `false`, and nothing is changed, if there is another one of
-    /// this id.
+    /// Called once for each future; `false`, without a change, if another one has this id.
     pub(crate) fn add(&self, id: Id, future: &Bound<'_, Task>) -> bool {
         let known = &mut *self.known.lock();
         let Vacant(place) = known.futures.entry(id) else {
@@ -62,7 +61,7 @@ impl Registry {
         true
     }
 
-    /// Forgets a future whose task was never taken.
+    /// Forgets a future of a task that was not accepted.
     pub(crate) fn remove(&self, id: &Id, future: &Bound<'_, Task>) {
         let removed = {
             let known = &mut *self.known.lock();
@@ -72,8 +71,8 @@ impl Registry {
         drop(removed);
     }
 
-    /// The task with this id has ended: the oldest that has is forgotten, if they are too
-    /// many. May be called twice.
+    /// Notes the end of the task with this id, and forgets the oldest ended tasks beyond the
+    /// limit. May be called twice.
     pub(crate) fn finished(&self, py: Python<'_>, id: &Id) {
         let mut forgotten = Vec::new();
         {
@@ -110,11 +109,10 @@ impl Registry {
         }
     }
 
-    /// Empties the frames of tasks that have failed before this one has ended, and that nobody
-    /// else has: what they refer to may be much. Runs code of users, so not for the timer's
-    /// thread.
+    /// Clears the frames of earlier failed tasks that have no other reference: they may hold much
+    /// memory. It runs user code, so the timer thread must not call it.
     pub(crate) fn let_go_of_frames(&self, py: Python<'_>, last: &Id) {
-        // Two for each that is added, so that it comes to an end.
+        // Two for each that is added, so that the list shrinks.
         for _ in 0..2 {
             let oldest = {
                 let known = &mut *self.known.lock();
@@ -131,7 +129,7 @@ impl Registry {
                 continue;
             };
             let future = future.into_bound(py);
-            // The registry's, and this one.
+            // The registry's reference, and this one.
             if references(&future) > 2 {
                 self.known.lock().whole.push_back(id);
             } else if let Err(error) = future.get().let_go_of_frames(py) {

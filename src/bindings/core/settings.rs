@@ -1,4 +1,4 @@
-//! Making executors: what they may be asked for, and what they get if they are not.
+//! The settings of executors, and their defaults.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,17 +12,17 @@ use super::events::Signals;
 use super::waiter::look_on;
 
 const MEBIBYTE: usize = 1 << 20;
-/// What a main thread has on Linux; deep recursion must not depend on the thread.
+/// As on Linux for a main thread; deep recursion must not depend on the thread.
 const STACK: usize = 8 * MEBIBYTE;
 
-/// How often Python switches threads while a task computes, unless told otherwise. At a tenth of
-/// a millisecond the switches themselves cost about a tenth of the time.
+/// The default switch interval while a task computes. At this value the switches themselves cost
+/// about a tenth of the time.
 const SWITCH_INTERVAL: Duration = Duration::from_micros(100);
 
-/// What Python's own pool has by default: some more threads than processors.
+/// The default of Python's own pool: a few more threads than processors.
 fn default_workers(py: Python<'_>) -> PyResult<usize> {
     let os = py.import("os")?;
-    // Python is asked: the newer function heeds the affinity and `-X cpu_count`.
+    // The newer function respects the affinity and `-X cpu_count`.
     let count = match os.getattr_opt("process_cpu_count")? {
         Some(count) => count,
         None => os.getattr("cpu_count")?,
@@ -31,7 +31,7 @@ fn default_workers(py: Python<'_>) -> PyResult<usize> {
     Ok(32.min(processors.unwrap_or(1) + 4))
 }
 
-/// A number of workers; a number too large is a bad value like any other.
+/// A number of workers; one that is too large is a `ValueError` like other bad values.
 pub(crate) fn max_workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
     count.extract().or_else(|error: PyErr| {
         if !error.is_instance_of::<PyOverflowError>(count.py()) {
@@ -44,7 +44,7 @@ pub(crate) fn max_workers(count: &Bound<'_, PyAny>) -> PyResult<i64> {
     })
 }
 
-/// A number of places in the queue; 0 for no limit.
+/// A queue size; 0 for no limit.
 pub(crate) fn queue_size(size: &Bound<'_, PyAny>) -> PyResult<usize> {
     let bad = |error: PyErr| {
         if error.is_instance_of::<PyTypeError>(size.py()) {
@@ -98,7 +98,7 @@ fn config(
     })
 }
 
-/// How long a submit waits for a place in the queue, from seconds; None for ever.
+/// How long a submission waits for a permit of the queue, in seconds; None for no limit.
 pub(crate) fn block_timeout(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     match seconds {
         Some(seconds) if seconds < 0.0 || seconds.is_nan() => Err(PyValueError::new_err(format!(
@@ -108,40 +108,39 @@ pub(crate) fn block_timeout(seconds: Option<f64>) -> PyResult<Option<Duration>> 
     }
 }
 
-/// None for as long as it takes.
+/// None: no limit.
 fn duration(seconds: Option<f64>) -> Option<Duration> {
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }
 
-/// What each worker calls first, and with what.
+/// The function that each worker calls first, and its arguments.
 pub(crate) type Initializer = (Py<PyAny>, Py<PyTuple>);
 
-/// How an executor was asked to be.
 pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) initializer: Option<Initializer>,
     /// Context variables that are not carried to tasks.
     pub(crate) hidden: Vec<Py<PyAny>>,
     pub(crate) log_failures: bool,
-    /// How long tasks may go on at exit.
+    /// How long tasks may run at exit.
     pub(crate) shutdown_timeout: Option<Duration>,
     pub(crate) result_limit: usize,
-    /// How often Python switches threads while a task computes; `None`: as ever.
+    /// The switch interval while a task computes; `None`: unchanged.
     pub(crate) switch_interval: Option<Duration>,
     /// Serves other executors: not drained, and closed last.
     pub(crate) service: bool,
     pub(crate) mode: Mode,
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
-    /// What becomes of its tasks is counted.
+    /// Whether its tasks are counted by name.
     pub(crate) counted: bool,
     pub(crate) beginning: Beginning,
-    /// What futures have is an object, which makes their surroundings by its method of this name.
+    /// The method that makes app contexts, if a future's `scope` is the owner of one.
     pub(crate) scope_method: Option<Py<PyString>>,
 }
 
 impl Settings {
-    /// Those of a plain executor.
+    /// The settings of a plain executor.
     pub(crate) fn new(
         py: Python<'_>,
         max_workers: Option<i64>,
@@ -166,7 +165,7 @@ impl Settings {
         })
     }
 
-    /// Sets one by the name that it has in Python.
+    /// Sets one setting by its name in Python.
     pub(crate) fn set(&mut self, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
         match name {
             "hidden" => {
@@ -196,13 +195,13 @@ impl Settings {
     }
 }
 
-/// Who runs an executor's tasks.
+/// Where an executor's tasks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Threads,
-    /// The submitter runs its task before it goes on.
+    /// The submitting thread runs its task inline.
     Immediate,
-    /// Tasks wait for [`run_pending`].
+    /// Tasks wait for `run_pending`.
     Manual,
 }
 
@@ -219,7 +218,7 @@ impl Mode {
     }
 }
 
-/// What is done when the queue is full.
+/// The reaction to a full queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenFull {
     Block,
@@ -243,7 +242,7 @@ impl WhenFull {
     }
 }
 
-/// How an executor's queue was asked to be.
+/// The settings of an executor's queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backpressure {
     /// Zero: no limit.
@@ -262,11 +261,11 @@ impl Default for Backpressure {
     }
 }
 
-/// From when on a task's time limit counts.
+/// When a task's timeout starts to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beginning {
-    /// The call of its function.
+    /// At the call of its function.
     Call,
-    /// When that says so: see `run::timeout::begin`.
+    /// When the function says so: see `run::timeout::begin`.
     Told,
 }

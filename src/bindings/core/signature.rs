@@ -1,8 +1,8 @@
-//! Whether a function can be called with the arguments of a submit. That is said at the submit,
-//! in the words of the call itself, and not by a task that fails.
+//! Checks whether a function can be called with the arguments of a submission. The submission
+//! raises the error of the call itself, and no task fails later.
 //!
-//! What is known are functions written in Python, and what leads to one: methods, partials and
-//! objects with a `__call__`. Anything else is taken as it is.
+//! It checks functions written in Python, and methods, partials and objects with a `__call__` that
+//! lead to one. Other callables are accepted.
 
 use std::fmt::Write;
 
@@ -28,16 +28,16 @@ const VARKEYWORDS: u32 = 0x8;
 
 /// The parameters of a code object.
 struct Parameters {
-    /// Kept, so that its address cannot come back for another one.
+    /// Kept alive, so that no other object gets its address.
     code: Py<PyAny>,
-    /// How many may be given by position, and how many of these only so.
+    /// The number of positional parameters, and of the positional-only ones.
     positional: usize,
     positional_only: usize,
-    /// How many arguments a call takes, if it takes them by position alone and runs the code.
+    /// The number of arguments, if all are positional and a call runs the code.
     plain: Option<usize>,
     takes_more: bool,
     takes_any_keyword: bool,
-    /// First the positional ones, then those that are keywords only.
+    /// First the positional ones, then the keyword-only ones.
     names: Py<PyTuple>,
 }
 
@@ -65,11 +65,11 @@ impl Parameters {
     }
 }
 
-/// Parameters by the address of the code object, each place filled once: what is here is never
-/// taken away, so that it can be read without a lock. What finds its place taken is read anew.
+/// Parameters by the address of the code object. An entry is set once and never removed, so that
+/// it can be read without a lock. Parameters of another code at a taken place are read anew.
 static KNOWN: [OnceBox<Parameters>; 512] = [const { OnceBox::new() }; 512];
 
-/// Does something with the parameters of a code object.
+/// Calls `look` with the parameters of a code object.
 fn with<R>(code: &Bound<'_, PyAny>, look: impl FnOnce(&Parameters) -> R) -> PyResult<R> {
     // Code objects are some hundred bytes apart.
     let place = &KNOWN[(code.as_ptr() as usize >> 7) % KNOWN.len()];
@@ -86,8 +86,8 @@ fn with<R>(code: &Bound<'_, PyAny>, look: impl FnOnce(&Parameters) -> R) -> PyRe
     }
 }
 
-/// Whether the call is, as nearly always, one of a function written in Python which runs its
-/// code, and takes so many arguments by position.
+/// Whether the call runs a Python function's code with the right number of positional arguments:
+/// the usual case.
 pub(crate) fn is_plain(arguments: &Arguments<'_, '_>) -> PyResult<bool> {
     if !arguments.has_no_names() {
         return Ok(false);
@@ -96,7 +96,7 @@ pub(crate) fn is_plain(arguments: &Arguments<'_, '_>) -> PyResult<bool> {
     code_of(&arguments.function).map_or(Ok(false), |code| with(&code, |it| it.plain == given))
 }
 
-/// Refuses arguments with which the function cannot be called.
+/// Refuses arguments that do not fit the function.
 ///
 /// # Errors
 ///
@@ -110,7 +110,7 @@ pub(crate) fn check(arguments: &Arguments<'_, '_>) -> PyResult<()> {
     if let Some(code) = code
         && arguments.has_no_names()
     {
-        // As nearly always.
+        // The usual case.
         let given = arguments.values().len() + bound;
         let fits = |it: &Parameters| given == it.positional && it.keyword_only(code.py()) == 0;
         if with(&code, fits)? {
@@ -121,7 +121,7 @@ pub(crate) fn check(arguments: &Arguments<'_, '_>) -> PyResult<()> {
     check_call(function, positional, names)
 }
 
-/// The same, for a call with so many positional arguments and with these names of keywords.
+/// The same, for a call with this number of positional arguments and these names of keywords.
 ///
 /// # Errors
 ///
@@ -133,7 +133,7 @@ pub(crate) fn check_call<'py>(
 ) -> PyResult<()> {
     let py = function.py();
     let mut function = function.clone();
-    // What leads to a function may lead to another one that does, but not for ever.
+    // A wrapper may lead to another one, but only `DEPTH` of them are followed.
     for _ in 0..DEPTH {
         if let Some(code) = code_of(&function) {
             return with(&code, |it| it.check(&function, positional, &names))?;
@@ -174,7 +174,7 @@ pub(crate) fn check_call<'py>(
 
 const DEPTH: usize = 16;
 
-/// `functools.Placeholder` of Python 3.14, which is filled by the call.
+/// `functools.Placeholder` of Python 3.14, which the call fills.
 fn is_placeholder(value: &Bound<'_, PyAny>) -> bool {
     value
         .get_type()
@@ -182,7 +182,7 @@ fn is_placeholder(value: &Bound<'_, PyAny>) -> bool {
         .is_ok_and(|name| name == "_PlaceholderType")
 }
 
-/// Looks a name up. They are interned, nearly always.
+/// Names are interned, nearly always.
 fn has(names: &[Bound<'_, PyString>], name: &Bound<'_, PyString>) -> PyResult<bool> {
     if names.iter().any(|it| it.is(name)) {
         return Ok(true);
@@ -195,7 +195,7 @@ fn has(names: &[Bound<'_, PyString>], name: &Bound<'_, PyString>) -> PyResult<bo
     Ok(false)
 }
 
-/// "'a'", "'a' and 'b'", "'a', 'b', and 'c'", as Python says it.
+/// "'a'", "'a' and 'b'", "'a', 'b', and 'c'", as Python writes it.
 fn listed(names: &[String]) -> String {
     match names {
         [] => String::new(),
@@ -225,7 +225,7 @@ impl Parameters {
         let py = function.py();
         let own = self.names.bind(py);
         let mut is_named = vec![false; own.len()];
-        // In the order in which Python itself looks.
+        // In the order in which Python itself checks.
         for name in names {
             let mut place = None;
             for (at, known) in own.iter().enumerate() {
@@ -339,7 +339,7 @@ pub(crate) fn _check_call<'py>(
     check_call(r#fn, args.len(), names)
 }
 
-/// The error of what is no function: often what one has returned.
+/// The error for an object that is no function: often the result of one.
 #[cold]
 pub(crate) fn not_callable(what: &str, given: &Bound<'_, PyAny>) -> PyErr {
     let mut shown = given
@@ -354,5 +354,5 @@ pub(crate) fn not_callable(what: &str, given: &Bound<'_, PyAny>) -> PyErr {
     ))
 }
 
-/// So much is shown of what is no function.
+/// The most characters of such an object to show.
 const SHOWN: usize = 80;

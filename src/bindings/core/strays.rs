@@ -1,5 +1,5 @@
-//! Calls that nobody waits for any more and that have not ended: their workers are replaced,
-//! up to a limit, since each of them keeps a thread.
+//! Abandoned calls: their tasks have ended, their code still runs. Their workers are replaced up
+//! to a limit, since each of them keeps a thread.
 
 use std::sync::Arc;
 
@@ -7,38 +7,38 @@ use flask_delay_engine::{Mutex, Woken};
 
 use super::worker_slot::Waits;
 
-/// Of one pool, in one process.
+/// The abandoned calls of one pool, in one process.
 #[derive(Default)]
 pub(crate) struct Strays(Mutex<Inner>);
 
-// The lock is held while a worker's waits change, whose lock is taken under it; nothing of
-// Python's is done meanwhile.
+// The lock is held while a worker's `Waits` change, and their lock is taken under it. No call into
+// Python happens meanwhile.
 #[derive(Default)]
 struct Inner {
     count: usize,
-    /// Workers that others are active in place of.
+    /// The number of workers that were replaced.
     replaced: usize,
-    /// Those for which there was none left.
+    /// Workers that were not replaced, because of the limit.
     others: Vec<Arc<Waits>>,
 }
 
-/// What there is to do for a call that has gone astray, once no lock is held.
+/// Work to do for an abandoned call, once no lock is held.
 #[must_use]
 pub(crate) struct Added {
     pub(crate) woken: Option<Woken>,
-    /// There was no other.
+    /// It is the only one.
     pub(crate) first: bool,
     /// It is the first that is not replaced.
     pub(crate) full: bool,
 }
 
 impl Strays {
-    /// How many of them are replaced in a pool of so many workers.
+    /// The most workers to replace in a pool of this size.
     pub(crate) fn limit(max_workers: usize) -> usize {
         max_workers.saturating_mul(4).max(16)
     }
 
-    /// Nobody waits any more for a call, on a worker if it has waits.
+    /// Adds an abandoned call; `waits` are those of its worker, if it runs on one.
     pub(crate) fn add(&self, waits: Option<&Arc<Waits>>, limit: usize) -> Added {
         let mut inner = self.0.lock();
         inner.count += 1;
@@ -60,7 +60,7 @@ impl Strays {
         added
     }
 
-    /// Such a call has ended, and another one may be replaced.
+    /// Removes an abandoned call that has ended; another worker may be replaced for it.
     #[must_use]
     pub(crate) fn remove(&self, waits: Option<&Arc<Waits>>, limit: usize) -> Option<Woken> {
         let mut inner = self.0.lock();
@@ -81,7 +81,6 @@ impl Strays {
         inner.others.remove(0).replace()
     }
 
-    /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.0.lock().count
     }

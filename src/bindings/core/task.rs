@@ -1,4 +1,4 @@
-//! What a future is made of.
+//! The native future, and its data.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -31,56 +31,55 @@ use crate::bindings::ffi::slot::Slot;
 /// Most futures that have callbacks have one.
 pub(crate) type Callbacks = SmallVec<[Py<PyAny>; 1]>;
 
-/// What few futures need; made when first used.
+/// Data that few futures need; made at first use.
 #[derive(Default)]
 pub(crate) struct Extra {
-    /// To be called after the one that lies in the future itself.
+    /// Called after the callback in the future itself.
     pub(crate) callbacks: Callbacks,
     /// One for each thread that waits in `result`.
     pub(crate) waiters: Vec<Arc<Waiter>>,
-    /// Called as soon as the task is done, before the callbacks and without a scope: what
-    /// awaits the future.
+    /// Called as soon as the task is done, before the callbacks and without an app context, to
+    /// wake code that awaits the future.
     pub(crate) wakers: Vec<Py<PyAny>>,
     /// Tasks that wait for this one, see [`crate::bindings::sched::dependents`].
     pub(crate) dependents: Vec<Py<Task>>,
     /// Stops a task that runs as a coroutine.
     pub(crate) canceller: Option<Py<PyAny>>,
-    /// Called, with whether to end it there, if a task that runs elsewhere is cancelled.
+    /// Called when a task in another process is cancelled, with whether to end it there.
     pub(crate) recall: Option<Py<PyAny>>,
     /// Called with the progress of a task that was sent here.
     pub(crate) report: Option<Py<PyAny>>,
-    /// `concurrent.futures.wait` and its like lock this and put themselves into the list.
+    /// `concurrent.futures.wait` and similar functions lock this and add themselves to the list.
     pub(crate) condition: Option<Py<PyAny>>,
     pub(crate) listeners: Option<Py<PyList>>,
     pub(crate) id: Option<Id>,
-    /// That of the task's exception, before anybody raised it again.
+    /// The traceback of the task's exception, before it was raised again.
     pub(crate) traceback: Option<Py<PyAny>>,
-    /// The executor has been told the id.
+    /// Whether the registry has the id.
     pub(crate) known: bool,
     pub(crate) progress: Option<Progress>,
-    /// What surrounds the task, where that is not what surrounds its callbacks.
+    /// The task's own app context, if it is not that of its callbacks.
     pub(crate) scope: Option<Py<PyAny>>,
-    /// What is asked of this task beyond a plain one.
+    /// The rules of a task with options.
     pub(crate) rules: Option<Box<Rules>>,
 }
 
-// Many may be queued, so a future is small (at most 128 bytes, checked below): function,
-// up to two arguments and one callback lie inside, and what is rarely needed is made on
-// demand.
+// Many may be queued, so a future is small (at most 128 bytes, checked below). The function, up to
+// two arguments and one callback lie inside; rarely needed data is made on demand.
 #[doc = doc!("Future")]
 #[pyclass(frozen, subclass, name = "Future", module = "flask_delay._native")]
 pub(crate) struct Task {
-    /// The phase, and marks; see [`super::transition`].
+    /// The phase and the flags; see [`super::transition`].
     pub(crate) state: TaskState,
     /// The process that runs the task; see [`crate::bindings::ffi::fork`].
     pub(crate) generation: u32,
     /// None for a future that was not made by an executor.
     pub(crate) core: Option<Arc<Core>>,
-    /// What makes what surrounds the task and its callbacks, under `Delay`, or has a method that
-    /// does; see [`crate::bindings::core::executor::Scope`].
+    /// Under `Delay`, the maker of the app context of the task and its callbacks, or the owner of
+    /// such a method; see [`crate::bindings::core::executor::Scope`].
     pub(crate) scope: Slot,
     pub(crate) call: Held,
-    /// The first callback, unless `extra` was there before it. Filled and taken, never read.
+    /// The first callback, unless `extra` existed before it. Filled and taken, never read.
     pub(crate) callback: Slot,
     /// The submitter's context variables, if there were any.
     pub(crate) context: Slot,
@@ -165,24 +164,24 @@ impl Task {
 
     /// Nanoseconds since 1970, 0 for not yet.
     pub(crate) fn ended(&self) -> u64 {
-        // Who ends a task notes the time once it has: one that is refused has none. Who comes
-        // in between, without a GIL, does that for it.
+        // The thread that ends a task notes the time afterwards, since its change may be refused.
+        // Without a GIL, a reader in between notes it first.
         if self.phase().is_done() {
             self.note_end();
         }
         self.finished.load(Ordering::Relaxed)
     }
 
-    /// Notes that the task has ended by now, for the first who does.
+    /// Notes that the task has ended by now; the first call wins.
     pub(crate) fn note_end(&self) {
-        // Relaxed: the number says nothing of anything else.
+        // Relaxed: the number says nothing about other data.
         if self.finished.load(Ordering::Relaxed) == 0 {
             let (relaxed, now) = (Ordering::Relaxed, now());
             let _ = self.finished.compare_exchange(0, now, relaxed, relaxed);
         }
     }
 
-    /// What makes what surrounds the callbacks.
+    /// The maker of the callbacks' app context.
     pub(crate) fn scope<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         // Never emptied while the future lives.
         let scope = self.scope.get(py);
@@ -197,7 +196,7 @@ impl Task {
         !self.scope.is_empty()
     }
 
-    /// What makes what surrounds the task.
+    /// The maker of the task's app context.
     pub(crate) fn task_scope<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if !self.has_own_scope() {
             return self.scope(py);
@@ -206,13 +205,13 @@ impl Task {
         Ok(self.known_extra().and_then(own))
     }
 
-    /// Gives a future that nobody else has yet surroundings for its task alone.
+    /// Gives a future that is not shared yet an app context for its task alone.
     pub(crate) fn put_own_scope(&self, scope: Bound<'_, PyAny>) {
         self.extra().lock().scope = Some(scope.unbind());
         self.mark_own_scope();
     }
 
-    /// Takes what surrounds the task alone, which will not run any more.
+    /// Takes the app context of the task alone, which will not run any more.
     pub(crate) fn take_own_scope(&self) -> Option<Py<PyAny>> {
         if !self.has_own_scope() {
             return None;
@@ -220,7 +219,7 @@ impl Task {
         self.known_extra()?.lock().scope.take()
     }
 
-    /// Whether this process was forked after the submit.
+    /// Whether this process was forked after the submission.
     pub(crate) fn is_of_another_process(&self) -> bool {
         self.core.is_some() && self.generation != generation()
     }
@@ -237,8 +236,8 @@ impl Task {
         Ok(())
     }
 
-    /// The rarely needed part, made now if need be. Work for the end of the task is put
-    /// there by [`Task::leave`] or [`TaskState::watch_with`], so that the end looks there.
+    /// The rarely needed data, made on demand. [`Task::leave`] or [`TaskState::watch_with`] put
+    /// work for the end of the task there, so that the end finds it.
     pub(crate) fn extra(&self) -> &Mutex<Extra> {
         self.extra.get_or_init(Box::default)
     }
@@ -247,20 +246,19 @@ impl Task {
         self.extra.get()
     }
 
-    /// Keeps the context that the callbacks of a coroutine are to run in.
+    /// Keeps the context for the callbacks of a coroutine.
     pub(crate) fn put_context(&self, context: Bound<'_, PyAny>) {
         drop(self.context.put(context));
     }
 
-    /// Leaves the context where it was for another attempt, and for what runs after a call
-    /// that nobody waits for any more.
+    /// Keeps the context for another attempt, and for callbacks of a task with an abandoned call.
     pub(crate) fn keep_context(&self, context: Option<&Bound<'_, PyAny>>) {
         if let Some(context) = context {
             self.put_context(context.clone());
         }
     }
 
-    /// Lets go of what was kept for another attempt.
+    /// Drops the data kept for another attempt.
     #[inline]
     pub(crate) fn let_go(&self) {
         if self.keeps_more() {
@@ -284,13 +282,12 @@ impl Task {
         self.context.take(py)
     }
 
-    /// Takes function, arguments and context out for the one thread that may have them:
-    /// the one that moved the future out of `Pending`. Leaves behind what the name is
-    /// read from.
+    /// Takes function, arguments and context; only for the thread that moved the future out of
+    /// `Pending`. Leaves a label from which the name is read.
     pub(crate) fn take_call<'py>(&self, this: &Bound<'py, Self>) -> TakenCall<'py> {
         let py = this.py();
         let call = &self.call;
-        // Others may look at them meanwhile, see `super::call`.
+        // Other threads may read them meanwhile, see `super::call`.
         let taken = with_critical_section(this.as_any(), || {
             let (first, second) = (call.first.take(py), call.second.take(py));
             let shape = if self.is_packed() {
@@ -315,8 +312,8 @@ impl Task {
         taken
     }
 
-    /// Puts back what [`Task::take_call`] has taken, for another attempt. By the one
-    /// thread that has it.
+    /// Puts back the result of [`Task::take_call`], for another attempt; called by the thread that
+    /// has it.
     pub(crate) fn put_call<'py>(&self, this: &Bound<'py, Self>, mut taken: TakenCall<'py>) {
         let call = &self.call;
         let label = with_critical_section(this.as_any(), || {
@@ -341,9 +338,9 @@ impl Task {
         }
     }
 
-    /// Gives a task that has not started another argument for its only one.
+    /// Replaces the only argument of a task that has not started.
     pub(crate) fn put_argument<'py>(&self, this: &Bound<'py, Self>, argument: Bound<'py, PyAny>) {
-        // Who starts or cancels the task takes it in this section, after the phase has changed.
+        // A start or cancellation takes it in this section, after the phase has changed.
         let left = with_critical_section(this.as_any(), || match self.phase() {
             Phase::Pending => self.call.first.put(argument),
             _ => Some(argument),
@@ -351,7 +348,7 @@ impl Task {
         drop(left);
     }
 
-    /// Takes those who would be told of the end.
+    /// Takes the tasks that wait for this one.
     pub(crate) fn take_dependents(&self) -> Vec<Py<Self>> {
         let taken = |extra: &Mutex<Extra>| std::mem::take(&mut extra.lock().dependents);
         self.known_extra().map(taken).unwrap_or_default()
@@ -368,17 +365,17 @@ impl Task {
         extra.id.get_or_insert_with(Id::random).clone()
     }
 
-    /// The task's id; its executor will find the future by it from now on.
+    /// The task's id; its executor finds the future by it from now on.
     pub(crate) fn public_id(&self, this: &Bound<'_, Self>) -> Id {
         let id = self.quiet_id();
         let Some(core) = &self.core else {
             return id;
         };
-        // Under one lock, so that whoever has the id is found by it. If the task ends in
-        // between, one of the two sees that it is done.
+        // Under one lock, so that a future is found by its id as soon as that is known. If the
+        // task ends in between, one of the two sees that it is done.
         let first = self.state.watch_with(self.extra(), |extra| {
             let first = !extra.known && core.registry.add(id.clone(), this);
-            // Not so, if a task that was sent here comes a second time.
+            // False if a task that was sent here comes a second time.
             extra.known |= first;
             first
         });
@@ -388,8 +385,8 @@ impl Task {
         id
     }
 
-    /// The task's exception, to be raised once more: by whoever asks for the result, each of
-    /// whom would add to its traceback, and keep its own frames in there.
+    /// The task's exception, to be raised again, with its first traceback: each reader of the
+    /// result would add its frames to it, and keep them.
     pub(crate) fn raised(&self, exception: Bound<'_, PyAny>) -> PyErr {
         let py = exception.py();
         let name = intern!(py, "__traceback__");
@@ -411,18 +408,18 @@ impl Task {
             }),
         };
         if let Err(error) = restored {
-            // Set by hand, and no exception.
+            // Set by hand, to an object that is no exception.
             drop(error);
         }
         PyErr::from_value(exception)
     }
 
-    /// Lets go of what the frames of the task's exception hold.
+    /// Clears the frames of the task's exception.
     pub(crate) fn let_go_of_frames(&self, py: Python<'_>) -> PyResult<()> {
         let Some(Err(exception)) = self.done_outcome(py) else {
             return Ok(());
         };
-        // Those of who has raised it again are not the task's, and may still be at work.
+        // Frames that raised it again are not the task's, and may still run.
         let first = self.known_extra().and_then(|extra| {
             let extra = extra.lock();
             extra.traceback.as_ref().map(|it| it.clone_ref(py))
@@ -433,8 +430,8 @@ impl Task {
         traces::let_go_of_frames(&exception)
     }
 
-    /// Gives a task that nobody else has yet the id that was chosen for it, by which its
-    /// executor finds it from now on; `false` if it finds another one by it.
+    /// Gives a task that is not shared yet its chosen id and registers it; `false` if another task
+    /// has that id.
     pub(crate) fn take_id(&self, this: &Bound<'_, Self>, id: &Id) -> bool {
         let Some(core) = &self.core else {
             return true;
@@ -450,7 +447,7 @@ impl Task {
         })
     }
 
-    /// Has nobody find a task by its id that was not taken.
+    /// Unregisters a task that was not accepted.
     pub(crate) fn forget_id(&self, this: &Bound<'_, Self>) {
         let known = |extra: &Mutex<Extra>| {
             let extra = extra.lock();
@@ -461,11 +458,11 @@ impl Task {
         }
     }
 
-    /// Keeps `callback` for the end of the task; gives it back if that has come.
+    /// Keeps `callback` for the end of the task; returns it if the task is done.
     pub(crate) fn keep<'py>(&self, callback: Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
         let py = callback.py();
         let mut callback = callback;
-        // Later ones go where the others are, and are called after this one.
+        // Later ones go to `extra`, and are called after this one.
         if self.known_extra().is_none() {
             match self.callback.fill(callback) {
                 Ok(()) if self.state.look_after_putting().is_done() => {
@@ -481,7 +478,7 @@ impl Task {
         callback.map(|callback| callback.into_bound(py))
     }
 
-    /// Whether a callback was kept that nobody has taken.
+    /// Whether a callback is left that was not taken.
     pub(crate) fn has_callbacks(&self) -> bool {
         let more = || Some(!self.known_extra()?.lock().callbacks.is_empty());
         self.has_lone_callback() || more().unwrap_or(false)
@@ -492,7 +489,7 @@ impl Task {
         !self.callback.is_empty()
     }
 
-    /// Takes out the callbacks, in order; for who has `extra`, if there is one.
+    /// Takes out the callbacks, in order; the caller has `extra`, if it exists.
     pub(crate) fn take_callbacks(&self, py: Python<'_>, extra: Option<&mut Extra>) -> Callbacks {
         let mut callbacks = Callbacks::new();
         callbacks.extend(self.callback.take(py).map(Bound::unbind));
@@ -502,8 +499,7 @@ impl Task {
         callbacks
     }
 
-    /// Puts something where the end of the task will look; `false`, without having put it
-    /// there, if the task is done.
+    /// Adds work for the end of the task; `false`, without adding it, if the task is done.
     pub(crate) fn leave(&self, put: impl FnOnce(&mut Extra)) -> bool {
         self.state.leave(self.extra(), put)
     }
@@ -513,10 +509,10 @@ impl Task {
 #[pyclass(frozen, name = "_CoroutineTask", module = "flask_delay._native")]
 pub(crate) struct CoroutineTask(pub(crate) Py<Task>);
 
-// Not PyOnceLock: that one lets go of the GIL when it is set, and this one is only read.
+// Not PyOnceLock, which releases the GIL when it is set; this one is only read.
 static FUTURES: OnceLock<Allocator<Task>> = OnceLock::new();
 
-/// Notes the class that futures are made of: `Future`, a Python class over the native one and
+/// Sets the class of futures: `Future`, a Python class over the native one and
 /// `concurrent.futures.Future`. Called once, when the module is loaded.
 pub(crate) fn set_class(future: &Bound<'_, PyType>) -> PyResult<()> {
     FUTURES
@@ -524,8 +520,8 @@ pub(crate) fn set_class(future: &Bound<'_, PyType>) -> PyResult<()> {
         .map_err(|_| PySystemError::new_err("the future class is set already"))
 }
 
-/// A new future around `cell`. The garbage collector does not see it while it is queued: the one
-/// thread that completes its task shows it to that.
+/// A new future around `cell`, untracked by the garbage collector while it is queued. The one
+/// thread that completes its task tracks it.
 pub(crate) fn new_future(py: Python<'_>, cell: Task) -> PyResult<Bound<'_, Task>> {
     FUTURES
         .get()

@@ -1,4 +1,4 @@
-//! What a task is called, also when its function has been let go.
+//! The name of a task, also after its function was dropped.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -9,8 +9,7 @@ use super::task::Task;
 use crate::bindings::ffi::call::{function_name, is_module_function};
 use crate::bindings::names;
 
-/// What a finished task's name can still be read from, without keeping its function (and
-/// all that this refers to) alive.
+/// A label for a finished task, from which its name is read. It does not keep the function alive.
 pub(crate) fn label_of<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
     if let Some(name) = function_name(function) {
         return name;
@@ -21,7 +20,7 @@ pub(crate) fn label_of<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
     PyString::new(function.py(), &read_name(function)).into_any()
 }
 
-/// The name of a function, or a name.
+/// The name of a function, or of a label.
 pub(crate) fn read_name(label: &Bound<'_, PyAny>) -> String {
     if let Ok(name) = label.cast::<PyString>() {
         return name.to_string_lossy().into_owned();
@@ -40,7 +39,7 @@ pub(crate) fn read_name(label: &Bound<'_, PyAny>) -> String {
     }
 }
 
-/// What a bound method calls.
+/// The function of a bound method.
 pub(crate) fn function_of_method<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     static METHOD: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = function.py();
@@ -49,8 +48,8 @@ pub(crate) fn function_of_method<'py>(function: &Bound<'py, PyAny>) -> Option<Bo
     is_one.then(|| function.getattr(names::__func__(py)).ok())?
 }
 
-/// What a bound method or a `functools.partial` calls. Of these two alone: other objects,
-/// mocks above all, may have attributes of any name, and have them for ever.
+/// The function inside a bound method, a static method or a `functools.partial`. Of these types
+/// alone: mocks have attributes of any name, without end.
 pub(crate) fn inner_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     static STATIC: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     static PARTIAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -69,7 +68,6 @@ pub(crate) fn inner_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, P
     None
 }
 
-/// The task's name.
 pub(crate) fn name_of(this: &Bound<'_, Task>) -> String {
     let call = &this.get().call;
     let label = with_critical_section(this.as_any(), || call.function.get(this.py()));

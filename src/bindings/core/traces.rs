@@ -1,5 +1,4 @@
-//! What an exception that is kept refers to: the frames that it came through, with all that
-//! their variables hold.
+//! Releases the variables in the frames of an exception that is kept.
 
 use std::collections::HashSet;
 
@@ -7,16 +6,16 @@ use pyo3::exceptions::{PyBaseExceptionGroup, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-/// Of more exceptions than that, which belong to one, no more is looked at.
+/// The most linked exceptions to visit.
 const MOST: usize = 1_000;
 
-/// In the flags of code: generators, coroutines and asynchronous generators.
+/// Flags of code: generators, coroutines and asynchronous generators.
 const SUSPENDS: u32 = 0x20 | 0x80 | 0x200;
 
-/// Empties the frames of an exception, and of those it came after or consists of. What is left
+/// Clears the frames of an exception, of its contexts and causes, and of a group's parts. The rest
 /// of their tracebacks can be shown as before.
 ///
-/// To let go of variables may run Python code.
+/// Dropping variables may run Python code.
 pub(crate) fn let_go_of_frames(exception: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = exception.py();
     let mut seen = HashSet::new();
@@ -37,7 +36,7 @@ pub(crate) fn let_go_of_frames(exception: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// Empties the frames of one exception that have ended.
+/// Clears the frames of one exception that have ended.
 fn empty(exception: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = exception.py();
     let (traceback, next) = (intern!(py, "__traceback__"), intern!(py, "tb_next"));
@@ -47,15 +46,15 @@ fn empty(exception: &Bound<'_, PyAny>) -> PyResult<()> {
         let frame = entry.getattr(intern!(py, "tb_frame"))?;
         let after = entry.getattr(next)?;
         if cfg!(not(Py_3_13)) && suspends(&frame)? {
-            // There, to empty the frame of a coroutine that goes on would end it, and nobody
-            // can tell whether it does. So the entry goes.
+            // There, clearing the frame of a coroutine that still runs would end it, and that
+            // cannot be told from outside. So the entry goes.
             match &before {
                 Some(before) => before.setattr(next, &after)?,
                 None => exception.setattr(traceback, &after)?,
             }
         } else {
             match frame.call_method0(intern!(py, "clear")) {
-                // It is still at work.
+                // The frame still runs.
                 Err(error) if error.is_instance_of::<PyRuntimeError>(py) => {}
                 cleared => drop(cleared?),
             }

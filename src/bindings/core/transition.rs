@@ -1,14 +1,14 @@
-//! The only place where a future changes its phase.
+//! The only module that changes the phase of a future.
 //!
-//! The engine's `TaskState` holds the phase, and orders the end of a task against those who want to
-//! be told of it. Here is what Python adds: the outcome, and the condition, which is a lock of
-//! Python's, because `concurrent.futures.wait` looks at the state and adds itself while it holds
-//! that. What follows the end of a task is in `sched::completion`, which takes the [`Completed`]
-//! that each change to a done phase returns.
+//! The engine's `TaskState` holds the phase, and orders the end of a task against threads that
+//! register for it. This module adds Python's part: the outcome and the condition. The latter is a
+//! lock of Python's, because `concurrent.futures.wait` reads the state and adds itself while it
+//! holds it. `sched::completion` does all work after an end: it takes the [`Completed`] that each
+//! change to a done phase returns.
 //!
-//! Lock order: the condition, then the rarely needed part (ours), then the registry's. No
-//! Python code runs and nothing is dropped under the latter two; see `ffi::slot` for
-//! why that matters most where there is no GIL.
+//! Lock order: the condition, then `Extra` (a Rust lock), then the registry's. No Python code runs
+//! and nothing is dropped under the latter two; see `ffi::slot` for why that matters most without
+//! a GIL.
 
 use flask_delay_engine::Advance;
 use pyo3::exceptions::PyRuntimeError;
@@ -22,7 +22,7 @@ use crate::bindings::names;
 
 pub(crate) use flask_delay_engine::Phase;
 
-/// What `concurrent.futures` calls a phase.
+/// The name of a phase in `concurrent.futures`.
 pub(crate) fn standard_name(py: Python<'_>, phase: Phase) -> &Bound<'_, PyString> {
     match phase {
         Phase::Pending => names::PENDING(py),
@@ -38,13 +38,13 @@ impl Task {
         self.state.phase()
     }
 
-    /// Moves the task out of `Pending`, to be run or ended by the caller alone; `false` if it
-    /// was not there.
+    /// Moves the task out of `Pending`, for the caller alone to run or to end; `false` if it was
+    /// not there.
     pub(crate) fn claim_start(&self) -> bool {
         self.state.start()
     }
 
-    /// Puts a task that ran back to be begun once more; `false` if it was ended meanwhile.
+    /// Moves a task that ran back to `Pending`; `false` if it was ended meanwhile.
     pub(crate) fn run_again(&self) -> bool {
         self.state.again()
     }
@@ -75,20 +75,20 @@ impl Task {
     }
 }
 
-/// What stops the task's coroutine, if it runs as one.
+/// The canceller of the task's coroutine, if it runs as one.
 pub(crate) fn canceller<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, PyAny>> {
     let extra = this.get().known_extra()?.lock();
     let canceller = extra.canceller.as_ref();
     canceller.map(|canceller| canceller.bind(this.py()).clone())
 }
 
-/// A future that has just ended; what follows from that is `sched::completion`'s to do, once.
+/// A future that has just ended; `sched::completion` must process it, once.
 #[must_use = "those who wait for the task have not been told"]
 pub(crate) struct Completed<'a, 'py> {
     pub(crate) future: &'a Bound<'py, Task>,
     /// The task had not started.
     pub(crate) was_pending: bool,
-    /// Somebody may have to be told beside the first callback.
+    /// Other observers than the first callback may exist.
     pub(crate) watched: bool,
 }
 
@@ -99,7 +99,7 @@ pub(crate) enum End<'py> {
     Cancelled,
 }
 
-/// Ends the future in whichever way; None if it was done. A cancellation ends only one that runs.
+/// Ends the future; None if it was done. A cancellation ends only a running task.
 pub(crate) fn end<'a, 'py>(
     this: &'a Bound<'py, Task>,
     end: End<'py>,
@@ -115,7 +115,7 @@ pub(crate) fn end<'a, 'py>(
 ///
 /// # Errors
 ///
-/// The phase it had instead, if it was done.
+/// The current phase, if it was done.
 #[expect(
     clippy::inline_always,
     reason = "every task ends by it, and what it returns would go through memory"
@@ -131,10 +131,10 @@ pub(crate) fn finish<'a, 'py>(
         return Err(cell.phase());
     }
     // Only the thread that fills the slot goes on to change the phase. The slot is never filled
-    // again, so whoever sees the phase may read it.
+    // again, so a thread that sees the phase may read it.
     if cell.outcome.fill(outcome).is_err() {
         let phase = cell.phase();
-        // It is about to be, if it is not.
+        // If it is not done yet, it is about to be.
         return Err(if phase.is_done() { phase } else { to });
     }
     let mut completed = None;
@@ -150,8 +150,8 @@ pub(crate) fn cancel<'a, 'py>(
     this: &'a Bound<'py, Task>,
     from: Phase,
 ) -> Option<Completed<'a, 'py>> {
-    // Nobody need notice the cancellation of an executor's task: its place in the queue
-    // is free from now on. A future made by hand waits for its maker to notice.
+    // An executor's task needs no notice of its cancellation: its place in the queue is free from
+    // now on. A future made by hand waits for its maker to notice.
     let to = if this.get().core().is_some() {
         Phase::Notified
     } else {
@@ -160,12 +160,12 @@ pub(crate) fn cancel<'a, 'py>(
     change(this, from, to)
 }
 
-/// Ends a task that runs, and that has ended with a cancellation.
+/// Ends a running task as cancelled.
 pub(crate) fn abandon<'a, 'py>(this: &'a Bound<'py, Task>) -> Option<Completed<'a, 'py>> {
     change(this, Phase::Running, Phase::Notified)
 }
 
-/// The maker of a future has noticed that it was cancelled.
+/// Called when the maker of a future has noticed its cancellation.
 pub(crate) fn notice<'a, 'py>(this: &'a Bound<'py, Task>) -> Option<Completed<'a, 'py>> {
     change(this, Phase::Cancelled, Phase::Notified)
 }
@@ -195,7 +195,7 @@ fn change<'a, 'py>(
     })
 }
 
-/// The change while somebody watches; with the condition held, if there is one.
+/// Changes a watched phase, with the condition held, if there is one.
 fn change_watched(this: &Bound<'_, Task>, from: Phase, to: Phase) -> bool {
     let py = this.py();
     let cell = this.get();
@@ -214,15 +214,14 @@ fn change_watched(this: &Bound<'_, Task>, from: Phase, to: Phase) -> bool {
             if held.is_ok() {
                 or_unraisable(release(&condition), this);
             }
-            // A KeyboardInterrupt while the condition was acquired: the phase had to change
-            // all the same.
+            // After a KeyboardInterrupt in `acquire`, too, the phase had to change.
             or_unraisable(held, this);
             changed
         },
     )
 }
 
-/// Tells `concurrent.futures.wait` and its like; the condition is held.
+/// Notifies `concurrent.futures.wait` and similar functions; the condition is held.
 fn announce(this: &Bound<'_, Task>, to: Phase) -> PyResult<()> {
     let py = this.py();
     let method = match to {
@@ -241,7 +240,7 @@ fn announce(this: &Bound<'_, Task>, to: Phase) -> PyResult<()> {
     Ok(())
 }
 
-/// Locks a condition. That may take its time, so it is called as code of users is.
+/// Locks a condition. That may block, so it is called as user code is.
 pub(crate) fn acquire(condition: &Bound<'_, PyAny>) -> PyResult<()> {
     let acquire = condition.getattr(names::acquire(condition.py()))?;
     call_with(&acquire, []).map(drop)

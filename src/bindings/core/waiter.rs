@@ -1,9 +1,9 @@
-//! What a thread that waits for one future sleeps on, and who wakes it when.
+//! How a thread waits for one future, and when it is woken.
 //!
-//! A wake-up is a system call, and the thread that wakes wants the GIL at once. So a worker
-//! that has nothing of its user's left to run wakes those who wait for its task only after it
-//! has let go of the GIL, or before it takes up the next task, whichever comes first. Who
-//! has got results that soon of late looks on for a moment before it sleeps.
+//! A wake-up is a system call, and the woken thread wants the GIL at once. So a worker without
+//! user code left to run defers the wake-ups for its task. It wakes the waiters after it has
+//! released the GIL, or before its next task, whichever comes first. A thread that got its last
+//! result that soon spins for a moment before it sleeps.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,17 +16,15 @@ use pyo3::prelude::*;
 
 use crate::bindings::ffi::lock::{Acquired, Lock};
 
-/// What is worth looking on for instead of going to sleep: sleeping and being woken takes
-/// two threads about a tenth of it each.
+/// How long it pays to spin instead of sleeping: a sleep and its wake-up take two threads about a
+/// tenth of it each.
 const LOOK_ON: Duration = Duration::from_micros(100);
 
-/// Between two looks for signals: CPython's lock notices one that interrupts the sleep, but
-/// one that comes just before the sleep begins would wait until it ends. And between two looks
-/// after the pool of the worker that waits.
+/// Between two checks for signals, and of the pool of the waiting worker. CPython's lock notices a
+/// signal during the sleep, but one just before it would wait until the sleep ends.
 pub(crate) const SLICE: Duration = Duration::from_secs(1);
 
-/// How long to look on before a sleep; not at all with one processor, which whoever is
-/// waited for needs.
+/// How long to spin before a sleep; not at all with one processor, which the other thread needs.
 pub(crate) fn look_on() -> Duration {
     static LIMIT: OnceLock<Duration> = OnceLock::new();
     *LIMIT.get_or_init(|| match thread::available_parallelism() {
@@ -36,7 +34,7 @@ pub(crate) fn look_on() -> Duration {
 }
 
 thread_local! {
-    /// The last wait of this thread was short.
+    /// Whether the last wait of this thread was short.
     static KEEN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -47,7 +45,7 @@ const RUNG: u32 = 2;
 /// One thread's wait.
 pub(crate) struct Waiter {
     state: AtomicU32,
-    /// There from the moment that the state is `SLEEPS`.
+    /// Set before the state becomes `SLEEPS`.
     lock: OnceLock<Lock>,
 }
 
@@ -61,7 +59,7 @@ impl Waiter {
 
     /// Ends the wait. Needs no GIL; called once.
     pub(crate) fn ring(&self) {
-        // AcqRel: what the ringer did is seen by who waits, and its lock is seen here.
+        // AcqRel: the waiter sees the ringing thread's writes, and the waiter's lock is seen here.
         if self.state.swap(RUNG, Ordering::AcqRel) == SLEEPS
             && let Some(lock) = self.lock.get()
         {
@@ -73,12 +71,12 @@ impl Waiter {
         self.state.load(Ordering::Acquire) == RUNG
     }
 
-    /// Waits for the waiter without the GIL, at most `limit` (None: without one), and calls `meanwhile`
-    /// once a second; whether it rang.
+    /// Waits without the GIL, at most `limit` (None: without one), and calls `meanwhile` once a
+    /// second; returns whether it was rung.
     ///
     /// # Errors
     ///
-    /// What a signal's handler raises.
+    /// The error that a signal handler raises.
     pub(crate) fn wait(
         &self,
         py: Python<'_>,
@@ -138,14 +136,13 @@ impl Deferred {
         self.0.borrow_mut().0.extend(waiters);
     }
 
-    /// Rings those there are.
     pub(crate) fn ring(&self) {
         if !self.0.borrow().0.is_empty() {
             drop(self.take());
         }
     }
 
-    /// Those there are, to be rung elsewhere.
+    /// Takes the waiters, to ring them elsewhere.
     pub(crate) fn take(&self) -> Waiters {
         self.0.take()
     }

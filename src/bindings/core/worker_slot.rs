@@ -1,4 +1,4 @@
-//! Where a thread's task lies while it runs, and what its pool is told of its waits.
+//! The running task of a thread, and the waits that its pool knows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,27 +10,27 @@ use super::executor::Queued;
 use super::interrupt::{self, Ended, Target};
 use super::task::Task;
 
-/// Where a thread's task lies while it runs. The lock is a leaf, and nothing is dropped
-/// under it; only the report at exit and who stops a task come from another thread.
+/// Holds a thread's task while it runs. The lock is a leaf, and nothing is dropped under it; other
+/// threads take it only for the report at exit and to stop a task.
 pub(crate) struct WorkerSlot {
     task: Mutex<Option<Py<Task>>>,
     turns: AtomicU64,
     /// The call of the task's function, while that runs.
     call: AtomicU64,
     target: Arc<Target>,
-    /// The frame that its calls are made by, as an address; 0 for a worker, whose first they are.
+    /// The address of the frame that makes its calls; 0 for a worker, which has no such frame.
     floor: usize,
-    /// A worker's.
+    /// Set for a worker.
     waits: Option<Arc<Waits>>,
 }
 
 impl WorkerSlot {
-    /// A worker's, by its thread.
+    /// The slot of a worker, made by its thread.
     pub(crate) fn of_worker(waits: Arc<Waits>) -> Self {
         Self::new(Some(waits), 0)
     }
 
-    /// That of the calling thread, which runs a task inside of other code.
+    /// The slot of the calling thread, which runs a task inside of other code.
     pub(crate) fn of_caller(py: Python<'_>) -> Self {
         Self::new(None, interrupt::floor(py))
     }
@@ -59,16 +59,16 @@ impl WorkerSlot {
         Some(self.call.load(Ordering::Relaxed)).filter(|call| *call != interrupt::NONE)
     }
 
-    /// The task's function is about to be called.
+    /// Called before the task's function.
     pub(crate) fn begin(&self) -> interrupt::Call {
         let call = self.target.begin(self.floor);
         self.call.store(call, Ordering::Relaxed);
-        // Who stops a task looks for its call after it has told it to stop.
+        // A thread that stops a task looks for its call after it has told it to stop.
         interrupt::order();
         call
     }
 
-    /// It has returned.
+    /// Called when the function has returned.
     pub(crate) fn end(&self, py: Python<'_>, call: interrupt::Call) -> Ended {
         self.call.store(interrupt::NONE, Ordering::Relaxed);
         self.target.leave(py, call)
@@ -76,14 +76,14 @@ impl WorkerSlot {
 
     pub(crate) fn put(&self, task: &Bound<'_, Task>) {
         let previous = self.task.lock().replace(task.clone().unbind());
-        // Outside of the lock; there is none, unless a defect ended a task half-way.
+        // Outside the lock; it is None, unless a defect ended a task halfway.
         drop(previous);
         // Written by the worker alone, so no read-modify-write is needed; read as a hint.
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns + 1, Ordering::Relaxed);
     }
 
-    /// How many tasks have lain here.
+    /// The number of tasks that were put here.
     pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
@@ -98,21 +98,21 @@ impl WorkerSlot {
     }
 }
 
-/// A worker's waits. A task may be in several at once, as when it waits for one future
+/// The waits of a worker. A task may be in several at once, as when it waits for one future
 /// between two steps of `as_completed`; to the pool they are one.
 pub(crate) struct Waits {
     handle: Handle<Queued>,
-    // Held while the pool is told, so that it is told in order; the pool's own locks are taken
-    // under it, and nothing of Python's.
+    // Held while the pool is notified, to keep the order; the pool's own locks are taken under it,
+    // and none of Python's.
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
     waits: usize,
-    /// There while `waits` is not zero.
+    /// Set while `waits` is not zero.
     waiting: Option<engine::Waiting<Queued>>,
-    /// For each call that nobody waits for any more.
+    /// One for each abandoned call.
     stuck: Vec<engine::Stuck<Queued>>,
 }
 
@@ -143,8 +143,8 @@ impl Waits {
         }
     }
 
-    /// Nobody waits any more for a call that this worker runs, until [`Waits::come_back`].
-    /// If it is `replaced`, that counts as a wait; what is to be logged then.
+    /// Notes that a call of this worker is abandoned, until [`Waits::come_back`]. If it is
+    /// `replaced`, that counts as a wait; returns what to log.
     #[must_use]
     pub(crate) fn give_up(&self, replaced: bool) -> Option<Woken> {
         let mut inner = self.inner.lock();
@@ -159,7 +159,7 @@ impl Waits {
         self.inner.lock().begin(&self.handle)
     }
 
-    /// Such a call has ended.
+    /// Called when an abandoned call has ended.
     pub(crate) fn come_back(&self, replaced: bool) {
         let mut inner = self.inner.lock();
         inner.stuck.pop();
@@ -179,7 +179,7 @@ impl Waits {
         self.inner.lock().end();
     }
 
-    /// Has the pool try again to start a thread, if jobs wait because it could not.
+    /// Makes the pool try again to start a thread, if jobs wait because it could not.
     pub(crate) fn look_after(&self) {
         self.handle.look_after();
     }
