@@ -1,5 +1,5 @@
-//! A Python object or a box, in one word. A queue holds many objects and few boxes, and each of
-//! its places would be twice as large for a tag beside the pointer.
+//! A Python object or a box, in one word. A queue holds many objects and few boxes; a tag beside
+//! the pointer would double the size of its entries.
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use pyo3::prelude::*;
 
-/// The lowest bit of the word, which no pointer has: objects and boxes are aligned to more.
+/// The lowest bit of the word. It is free, since objects and boxes are aligned to more.
 const BOXED: usize = 1;
 
 /// Owns a `Py<T>` or a `Box<B>`.
@@ -16,13 +16,13 @@ pub(crate) struct Packed<T, B> {
     owns: PhantomData<(Py<T>, Box<B>)>,
 }
 
-/// What was packed.
+/// The content of a [`Packed`].
 pub(crate) enum Unpacked<T, B> {
     Object(Py<T>),
     Boxed(Box<B>),
 }
 
-// SAFETY: it is one of the two, and both may go to another thread.
+// SAFETY: it is either an object or a box, and both may go to another thread.
 unsafe impl<T, B: Send> Send for Packed<T, B> {}
 
 impl<T, B> Packed<T, B> {
@@ -55,7 +55,7 @@ impl<T, B> Packed<T, B> {
         word.map_addr(|address| address & !BOXED).cast()
     }
 
-    /// What it owns, as it lies here.
+    /// The content, in place.
     pub(crate) fn look(&self) -> Result<&Py<T>, &B> {
         if self.is_boxed() {
             // SAFETY: by its bit, the word came from a box in `boxed`, which this owns.
@@ -85,7 +85,7 @@ impl<T, B> Drop for Packed<T, B> {
             word: self.word,
             owns: PhantomData,
         };
-        // The copy has what this owned, and is taken apart without coming here again.
+        // The copy owns the content now; unpacking it does not run this `drop` again.
         drop(owned.unpack());
     }
 }
