@@ -65,7 +65,7 @@ pub(crate) struct Extra {
 }
 
 // Many may be queued, so a future is small (at most 128 bytes, checked below). The function, up to
-// two arguments and one callback lie inside; rarely needed data is made on demand.
+// two arguments and one callback are inside; rarely needed data is made on demand.
 #[doc = doc!("Future")]
 #[pyclass(frozen, subclass, name = "Future", module = "flask_delay._native")]
 pub(crate) struct Task {
