@@ -22,7 +22,6 @@ use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCFunction, PyDict};
 
-use super::context::{Entered, copy_current, empty};
 use super::interrupt::ThreadId;
 use crate::bindings::names;
 
@@ -62,11 +61,10 @@ pub(crate) fn forget_thread(thread: &Bound<'_, PyAny>) -> PyResult<()> {
 pub(crate) fn changed_in_place(py: Python<'_>) -> PyResult<[Option<Bound<'_, PyAny>>; 2]> {
     // The variable of `decimal` has no public name, but it is the only one set in an empty
     // context.
-    let alone = Entered::new(empty(py)?)?;
-    py.import("decimal")?.call_method0("getcontext")?;
-    let set = copy_current(py)?;
-    drop(alone);
-    let decimal = set.try_iter()?.next().transpose()?;
+    let alone = py.import("contextvars")?.getattr("Context")?.call0()?;
+    let get = py.import("decimal")?.getattr("getcontext")?;
+    alone.call_method1("run", (get,))?;
+    let decimal = alone.try_iter()?.next().transpose()?;
     let warnings = py
         .import("warnings")?
         .getattr_opt(names::_warnings_context(py))?;
