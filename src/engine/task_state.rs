@@ -95,10 +95,17 @@ impl TaskState {
         Phase::of(self.0.load(Ordering::Acquire))
     }
 
-    /// Sets marks of the owner; returns whether one of them was set.
-    pub fn mark(&self, mark: u32) -> bool {
+    /// Sets a mark of the owner.
+    pub fn mark(&self, mark: u32) {
         // Relaxed, as in `has`: a mark publishes nothing.
-        self.0.fetch_or(mark, Ordering::Relaxed) & mark != 0
+        self.0.fetch_or(mark, Ordering::Relaxed);
+    }
+
+    /// Sets a mark; returns whether this call set it. Of concurrent callers one gets `true`.
+    #[must_use]
+    pub fn mark_first(&self, mark: u32) -> bool {
+        // Relaxed, as in `mark`.
+        self.0.fetch_or(mark, Ordering::Relaxed) & mark == 0
     }
 
     /// Whether the mark is set.

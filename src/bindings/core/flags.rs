@@ -124,6 +124,6 @@ impl Task {
     /// Called when the task is held, has ended, or was taken out of the queue. Returns `true` to
     /// only one caller, if the task was waiting there.
     pub(crate) fn leave_queue(&self) -> bool {
-        !self.state.mark(UNQUEUED)
+        self.state.mark_first(UNQUEUED)
     }
 }

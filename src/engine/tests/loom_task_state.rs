@@ -303,3 +303,36 @@ fn who_begins_again_sees_what_was_left() {
     };
     race(Job::running, put_back, begin, |_, (), ()| ());
 }
+
+/// As a binding counts jobs that end while they lie in the queue.
+const OUT: u32 = TaskState::MARK;
+
+/// The job ends before it runs; returns whether it is counted as one that lies in the queue.
+fn end_in_queue(job: &Job) -> bool {
+    job.change(Phase::Pending, Phase::Notified) && job.state.mark_first(OUT)
+}
+
+/// Takes the job out of the queue; returns whether a job that was counted is gone.
+fn take_out(job: &Job) -> bool {
+    !job.state.start() && !job.state.mark_first(OUT)
+}
+
+/// Guards: one read-modify-write in `TaskState::mark_first`.
+#[test]
+fn what_ends_in_the_queue_is_counted_until_it_is_taken_out() {
+    race(Job::pending, end_in_queue, take_out, |_, added, removed| {
+        assert_eq!(added, removed);
+    });
+}
+
+/// Guards: the mark before a job is put back, as it is held elsewhere then.
+#[test]
+fn what_is_put_back_is_not_counted_while_it_is_held() {
+    let put_back = |job: &Job| {
+        let _ = job.state.mark_first(OUT);
+        assert!(job.state.again());
+    };
+    race(Job::running, put_back, end_in_queue, |_, (), added| {
+        assert!(!added);
+    });
+}
