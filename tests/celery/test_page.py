@@ -10,7 +10,7 @@ import pytest
 from tests.celery.harness import DEADLINE, ROOT
 
 from flask_delay.backends.celery import Backend
-from flask_delay.config import Config
+from flask_delay.backends.celery.settings import Settings
 
 pytestmark = pytest.mark.servers
 
@@ -48,7 +48,7 @@ def test_code(shop, tmp_path, own_redis, start_worker, caplog):
 
 def test_settings():
     told = set(re.findall(r"^\| `DELAY_(CELERY_\w+)` \|", TEXT, re.MULTILINE))
-    assert told == {it.name.upper() for it in fields(Config) if it.name.startswith("celery_")}
+    assert told == {it.name.upper() for it in fields(Settings)}
 
 
 def test_options():
