@@ -113,8 +113,8 @@ pub(crate) fn happened(this: &Bound<'_, Task>, kind: Kind) {
     }
 }
 
-#[cold]
-pub(crate) fn note(this: &Bound<'_, Task>, kind: Kind, wanted: Wanted) {
+#[inline(never)]
+fn note(this: &Bound<'_, Task>, kind: Kind, wanted: Wanted) {
     if wanted.by(Subscriber::Metrics) {
         match kind {
             Kind::Retrying => metrics::retried(this),

@@ -1,3 +1,5 @@
+//! Puts jobs into the queue of a pool, at their place and counted.
+
 use std::sync::Arc;
 
 use flask_delay_engine::SubmitError;
@@ -23,6 +25,7 @@ fn enter(core: &Arc<Core>, job: &Job) {
     }
 }
 
+/// Offers a task with rules to the pool.
 pub(crate) fn submit(task: &Bound<'_, Task>, core: &Arc<Core>) -> Result<(), SubmitError<Queued>> {
     let py = task.py();
     let job = Job::Task(task.clone().unbind());
