@@ -212,7 +212,7 @@ class Load:
             if not executor.drain(LIMIT):
                 self.wrong.append(f"{executor!r} has not come to its end")
             executor.shutdown(cancel_futures=True)
-        # Threads that were stuck are on their way out, unless they are for ever.
+        # Threads that were stuck are on their way out, unless they are forever.
         end = time.monotonic() + LIMIT
         while any(it.stats()["stuck"] for it in self.executors) and time.monotonic() < end:
             time.sleep(0.01)

@@ -416,7 +416,7 @@ class Executor(concurrent.futures.Executor):
         The executor of a `Delay` gives more, see `Delay.stats`.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        """Call `fn(future)` for every task submitted from now on, before its own callbacks.
+        """Call `fn(future)` forevery task submitted from now on, before its own callbacks.
 
         Raises TypeError as `Future.add_done_callback`.
         """
@@ -717,7 +717,7 @@ def _set_hooks(
     start: Callable[[_CoroutineTask], object],
     wait: Callable[[Future[Any]], Generator[Any, None, Any]],
 ) -> None:
-    """Register the functions that run a coroutine and await a future; kept for ever."""
+    """Register the functions that run a coroutine and await a future; kept forever."""
 
 def _logger() -> logging.Logger:
     """The logger `flask_delay`, enabled. Fetch it anew for each message.
@@ -745,7 +745,7 @@ def _is_exiting() -> bool:
 def _set_greenlet_hooks(
     *, wait: Callable[[Future[Any], float | None], bool | None], leave: Callable[[], object]
 ) -> None:
-    """Register the functions that the native module calls under gevent; kept for ever.
+    """Register the functions that the native module calls under gevent; kept forever.
 
     `wait(future, seconds)` waits for an unfinished future and returns whether it is done. It
     returns None if no greenlet can run meanwhile; then the native module has to wait. `leave()` is

@@ -203,7 +203,7 @@ async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
 class _Loops:
     """The event loop of this process, made at first use.
 
-    Loops of the processes from which this process was forked stay untouched for ever: closing one
+    Loops of the processes from which this process was forked stay untouched forever: closing one
     would remove its sockets from the parent's selector, which both processes share. The native
     module keeps this object until the very end of the interpreter.
     """

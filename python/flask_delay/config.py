@@ -124,8 +124,8 @@ class Config:
         "threads",
         one_of("threads", "immediate", "manual"),
         '"threads", "immediate" or "manual"',
-        "Who runs the tasks: threads; for tests, whoever submits, before it goes on; or"
-        " whoever calls executor.run_pending().",
+        "Where tasks run: on threads; for tests, in the submit itself, or in"
+        " executor.run_pending().",
     )
     of_backends: Mapping[type, Any] = field(default_factory=dict, hash=False)
     """The settings of backends, by their classes `Settings`; without those that have no key."""

@@ -153,7 +153,7 @@ def test_a_child_that_is_killed(app, tmp_path):
 
 
 def test_a_task_that_kills_its_worker_each_time(app, tmp_path):
-    """Its message is not run for ever."""
+    """Its message is not run forever."""
     future = work.die_always.delay(str(tmp_path / "died"))
     with pytest.raises(ProcessDied, match="is not run any more: its worker was lost the last 6"):
         future.result(2 * DEADLINE)

@@ -98,7 +98,7 @@ class Gate:
 
 
 def spin(until: threading.Event | None = None) -> None:
-    """Stay in Python code, where an exception from outside arrives, until then or for ever."""
+    """Stay in Python code, where an exception from outside arrives, until then or forever."""
     end = time.monotonic() + DEADLINE
     while until is None or not until.is_set():
         assert time.monotonic() < end, "nothing ended it"

@@ -65,7 +65,7 @@ def warned(caplog):
 
 
 class Noted:
-    """A task that goes on for ever, and notes how it was ended."""
+    """A task that goes on forever, and notes how it was ended."""
 
     def __init__(self):
         self.entered, self.errors, self.left = threading.Event(), [], threading.Event()

@@ -391,7 +391,7 @@ def test_gauges_of_a_process_that_is_at_rest(run_script, tmp_path):
 
 
 def test_forks_while_everything_is_counted(run_script, tmp_path):
-    """A lock of the client library that a child finds taken would be taken for ever."""
+    """A lock of the client library that a child finds taken would be taken forever."""
     (tmp_path / "values").mkdir()
     result = run_script(
         APP

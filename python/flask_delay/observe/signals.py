@@ -22,7 +22,7 @@ _signals = Namespace()
 
 task_submitted = _signals.signal(
     "task-submitted",
-    """A task is about to be queued; sent in the context of whoever submits it.
+    """A task is about to be queued; sent in the context of its submit.
 
     The task has not started. It may yet be refused, if the pool shuts down at this moment.
     """,
@@ -41,7 +41,8 @@ task_failed = _signals.signal(
     "task-failed", "A task has raised, see `future.exception()`; sent as `task_succeeded`."
 )
 task_cancelled = _signals.signal(
-    "task-cancelled", "A task was cancelled; sent as `task_succeeded`, by whoever cancelled it."
+    "task-cancelled",
+    "A task was cancelled; sent as `task_succeeded`, on the thread that cancelled it.",
 )
 
 

@@ -79,7 +79,7 @@ def _wait(future: Future[Any], seconds: float | None) -> bool | None:
 
 
 def _leave() -> None:
-    """Destroy the thread's hub; gevent itself would leave its files open for ever."""
+    """Destroy the thread's hub; gevent itself would leave its files open forever."""
     hub = _hub()
     if hub is not None:
         hub.destroy(destroy_loop=True)

@@ -1,6 +1,6 @@
 """Connections to a Celery app's broker and results, which report at once if these are down.
 
-Celery's own connections would retry for ever, and redis-py for seconds, while a request waits.
+Celery's own connections would retry forever, and redis-py for seconds, while a request waits.
 """
 
 from typing import Any

@@ -10,7 +10,7 @@ CASES=processes` shows what can be measured):
 
 - The native executor already has a queue, futures, retries and deadlines. Of a pool only a process
   that runs calls would be used. No pool can exchange messages with it while it runs a call.
-- When the server is killed, a pool's processes stay for ever. These children notice it, and end.
+- When the server is killed, a pool's processes stay forever. These children notice it, and end.
 - All three pools register their processes with `multiprocessing`. After a fork, as in gunicorn with
   a preloaded app, these records are wrong in the new process. Its exit fails with an
   AssertionError, and with Pebble ends the parent's processes in the middle of a task.
