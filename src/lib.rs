@@ -39,8 +39,8 @@ mod _native {
     use crate::bindings::core::task::CoroutineTask;
     #[pymodule_export]
     use crate::bindings::errors::{
-        DuplicateTask, ForkedFutureError, QueueFull, TaskExpired, TaskRetry, TaskTimeout,
-        WaitCycleError,
+        DuplicateTask, ForkedFutureError, JournalUnavailable, QueueFull, ResultNotKept,
+        TaskExpired, TaskRetry, TaskTimeout, WaitCycleError, WorkerDied,
     };
     #[pymodule_export]
     use crate::bindings::host::event_loop::_set_hooks;

@@ -40,12 +40,15 @@ __all__ = [
     "Executor",
     "ForkedFutureError",
     "Future",
+    "JournalUnavailable",
     "Progress",
     "QueueFull",
+    "ResultNotKept",
     "TaskExpired",
     "TaskRetry",
     "TaskTimeout",
     "WaitCycleError",
+    "WorkerDied",
     "_CoroutineTask",
     "_EventLog",
     "_Policy",
@@ -117,6 +120,25 @@ class TaskTimeout(TimeoutError):
 
 class TaskExpired(TimeoutError):
     """The task was not started within its `expires` seconds, and never will be."""
+
+class JournalUnavailable(RuntimeError):
+    """The task was not accepted: its journal could not store it.
+
+    The message names the journal's file, the cause and the remedy.
+    """
+
+class WorkerDied(RuntimeError):
+    """The process that ran the task died.
+
+    A durable task runs again in another process. It fails with this error after
+    `DELAY_JOURNAL_DEATHS` deaths, and the message says how many processes died with it.
+    """
+
+class ResultNotKept(RuntimeError):
+    """The task succeeded in another process, and its result could not be stored.
+
+    The message names the type of the result. Raised by `Future.result` alone.
+    """
 
 class TaskRetry(BaseException):
     """Ends an attempt and asks for another one; raised by `current_task.retry`.

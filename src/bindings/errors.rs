@@ -48,6 +48,22 @@ create_exception!(
     doc!("TaskExpired")
 );
 
+create_exception!(
+    flask_delay,
+    JournalUnavailable,
+    PyRuntimeError,
+    doc!("JournalUnavailable")
+);
+
+create_exception!(flask_delay, WorkerDied, PyRuntimeError, doc!("WorkerDied"));
+
+create_exception!(
+    flask_delay,
+    ResultNotKept,
+    PyRuntimeError,
+    doc!("ResultNotKept")
+);
+
 create_exception!(flask_delay, TaskRetry, PyBaseException, doc!("TaskRetry"));
 
 /// The error for a future that only its own process can settle.

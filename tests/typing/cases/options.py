@@ -11,10 +11,13 @@ from flask_delay import (
     Executor,
     Future,
     Job,
+    JournalUnavailable,
     QueueFull,
+    ResultNotKept,
     Retry,
     TaskExpired,
     TaskTimeout,
+    WorkerDied,
     current_task,
     task,
     using,
@@ -120,8 +123,9 @@ def stopping(future: Future[int]) -> None:
 
 def errors() -> None:
     runtime: list[type[RuntimeError]] = [QueueFull, DuplicateTask]
+    durable: list[type[RuntimeError]] = [JournalUnavailable, WorkerDied, ResultNotKept]
     late: list[type[TimeoutError]] = [TaskTimeout, TaskExpired]
-    print(runtime, late)
+    print(runtime, durable, late)
 
 
 def executors() -> None:
