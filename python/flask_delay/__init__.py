@@ -4,17 +4,18 @@
 # part of a folder may have a floor of its own. Within a folder, imports form no cycle.
 # `tests/core/test_layers.py` reads the floors here and enforces that.
 #
-# 12. `__main__`: `python -m flask_delay`.
-# 11. `cli`, `commands`: commands for a shell.
-# 10. `backends`, `compat`, `contrib`, `demo`, `testing`: users of the extension.
-#  9. `__init__`: the public names.
-#  8. `extension`, `compose`: `Delay` and `delay`; `chain` and `gather`.
-#  7. `tasks`: `task`.
-#  6. `submit`: `using`, and the submit of a call.
-#  5. `state`: the state of a `Delay` on an app, and the executor for a task.
+# 13. `__main__`: `python -m flask_delay`.
+# 12. `cli`, `commands`: commands for a shell.
+# 11. `backends`, `compat`, `contrib`, `demo`, `testing`: users of the extension.
+# 10. `__init__`: the public names.
+#  9. `extension`, `compose`: `Delay` and `delay`; `chain` and `gather`.
+#  8. `tasks`: `task`.
+#  7. `submit`: `using`, and the submit of a call.
+#  6. `state`: the state of a `Delay` on an app, and the executor for a task.
+#  5. `journal`: durable tasks.
 #  4. `options`: the options of one task.
-#  3. `backends.base`, `observe`, `periodic`: the parts of a `Delay`.
-#  2. `aio`, `config`, `context`, `retry`, `servers`: the app and the process.
+#  3. `backends.base`, `backends.message`, `observe`, `periodic`: the parts of a `Delay`.
+#  2. `aio`, `config`, `context`, `failures`, `retry`, `servers`: the app and the process.
 #  1. `backends.table`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`: modules
 #     without imports from the others.
 #  0. `_native`: the Rust half.

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask
 from kombu.utils import json
 
-from flask_delay import registry
+from flask_delay import failures, registry
 from flask_delay._native import TaskTimeout
 from flask_delay.backends.base import ProcessDied, RemoteError
 from flask_delay.backends.serializer import json_values
@@ -36,18 +36,18 @@ _NOT_THERE = "celery.exceptions:NotRegistered"
 
 def packed(exception: BaseException, app: Flask) -> dict[str, Any]:
     """Make the record: the class, its arguments, its attributes and its message."""
-    arguments = _arguments(exception)
+    made = failures.made_of(exception)
     return {
         "class": registry.path_of(type(exception), app.name),
         "args": _carried(list(exception.args)),
         # The arguments of the built-in base class, such as an OSError's file.
-        "made": _carried(list(arguments)) if arguments is not exception.args else None,
+        "made": _carried(list(made)) if made is not exception.args else None,
         "state": {
             name: value
             for name, value in getattr(exception, "__dict__", {}).items()
             if json_values.fault(value, name) is None and len(_dumps(value)) <= _MOST
         },
-        "text": _text(exception)[:_MOST],
+        "text": failures.text_of(exception, _MOST),
     }
 
 
@@ -60,46 +60,35 @@ def unpacked(name: str, meta: Mapping[str, Any], app: Flask) -> BaseException:
     stored = meta["result"]
     record = stored.get(KEY) or _celerys(stored)
     path: str = record["class"]
-    exception: BaseException
+    exception: BaseException | None
     if ours := _OURS.get(path):
         exception = ours(_TEXTS[ours].format(name))
     else:
-        exception = _rebuilt(record, app) or RemoteError(path.replace(":", "."), record["text"])
+        exception = _rebuilt(record, app)
+    if exception is None:
+        exception = RemoteError(path.replace(":", "."), record["text"])
     if path == _NOT_THERE:
         exception.add_note(
             "The worker does not have the task: its module is not imported there, or it is not"
             " meant for Celery there: say @task(backend='celery'), or set DELAY_BACKEND"
         )
     if traceback := meta.get("traceback"):
-        exception.add_note(f"In the Celery worker:\n{traceback}")
+        failures.add_notes(exception, [f"In the Celery worker:\n{traceback}"])
     return exception
 
 
 def exception_class(path: str, app: Flask) -> type[Exception] | None:
-    """The exception class of this path; None if this process has not imported it.
-
-    Never returns a class that ends more than a task, such as SystemExit.
-    """
-    kind = registry.resolve_class(path, app.name if app.import_name == registry.MAIN else "")
-    return kind if kind is not None and issubclass(kind, Exception) else None
+    """As `failures.exception_class`, for a path that a worker of this app has sent."""
+    return failures.exception_class(path, app.name if app.import_name == registry.MAIN else "")
 
 
 def _rebuilt(record: Mapping[str, Any], app: Flask) -> Exception | None:
     kind = exception_class(record["class"], app)
     if kind is None:
         return None
-    base: Any = _own_of_python(kind)
     args = [record["text"]] if record["args"] is None else record["args"]
     made = args if record.get("made") is None else record["made"]
-    try:
-        exception: Exception = base.__new__(kind, *made)
-        base.__init__(exception, *made)
-    except (TypeError, ValueError):
-        # An exception group, whose arguments are exceptions.
-        return None
-    exception.args = tuple(args)
-    vars(exception).update(record.get("state") or {})
-    return exception
+    return failures.rebuilt(kind, made, args, record.get("state") or {})
 
 
 def _celerys(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,24 +99,5 @@ def _celerys(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {"class": path, "args": args, "text": ", ".join(map(str, args))}
 
 
-def _arguments(exception: BaseException) -> tuple[Any, ...]:
-    """The arguments of the built-in class from which the exception's class derives."""
-    base: Any = _own_of_python(type(exception))
-    reduced = base.__reduce__(exception)
-    arguments: tuple[Any, ...] = reduced[1]
-    return arguments
-
-
-def _own_of_python(kind: type[BaseException]) -> type[BaseException]:
-    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
-
-
 def _carried(values: list[Any]) -> list[Any] | None:
     return values if json_values.fault(values, "args") is None else None
-
-
-def _text(exception: BaseException) -> str:
-    try:
-        return str(exception)
-    except Exception as error:
-        return f"<its message cannot be had: {type(error).__name__}>"

@@ -1,0 +1,1 @@
+"""Durable tasks: they are rows of a file that all processes of the machine share."""
