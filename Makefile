@@ -11,6 +11,8 @@ INSTALL := $(PIP) install --constraint $(CONSTRAINTS) --build-constraint $(CONST
 WHEEL := $(PIP) --quiet wheel --no-cache-dir --no-deps --build-constraint $(CONSTRAINTS) --wheel-dir
 AGAIN := $(MAKE) --no-print-directory
 ENGINE := --package flask-delay-engine
+# The crates with Rust tests: those without Python.
+CRATES := $(ENGINE) --package flask-delay-journal
 
 # PyO3's build script asks this interpreter; the same one everywhere, or it builds anew each time.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
@@ -41,10 +43,10 @@ install: $(VENV)/.installed ## Install the package into .venv as a user would (p
 test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Python; not the slow ones
 	@# Two at a time, once what all need is there: none uses more than one processor for long.
 	@$(AGAIN) -j2 $(if $(PYTEST_ARGS),test-python,test-core test-others) test-engine
-test-engine: ## Run the engine's Rust tests and loom models
-	cargo test --locked $(ENGINE)
+test-engine: ## Run the Rust tests and loom models of engine and journal
+	cargo test --locked $(CRATES)
 	@# One at a time: side by side they take twice as long, over the memory map they share.
-	$(LOOM) cargo test --locked $(ENGINE) --release --test 'loom*' -- --test-threads=1
+	$(LOOM) cargo test --locked $(CRATES) --release --test 'loom*' -- --test-threads=1
 test-python: $(VENV)/.installed $(VENV)/.dev ## Run pytest; PYTEST_ARGS="..."
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 test-core: $(VENV)/.installed $(VENV)/.dev
@@ -100,7 +102,7 @@ lint: lint-rust lint-apple lint-python ## Check formats, clippy, macOS, ruff, ty
 lint-rust: $(VENV)/.pip ## Check rustfmt and clippy; loom models and free threading too
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	$(LOOM) cargo clippy --locked $(ENGINE) --release --lib --test 'loom*' -- -D warnings
+	$(LOOM) cargo clippy --locked $(CRATES) --release --lib --test 'loom*' -- -D warnings
 	$(FREE_THREADED) cargo clippy --locked --workspace --all-targets -- -D warnings
 lint-apple: ## Check that it compiles for macOS, where Rust's targets for that are installed
 	@for target in aarch64-apple-darwin x86_64-apple-darwin; do \

@@ -1,0 +1,410 @@
+//! What goes in and comes out: settings, tasks, changes, rows, errors.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// When a submit answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncLevel {
+    /// When the task is on the disk.
+    Commit,
+    /// When it is committed; it is on the disk within a second.
+    Second,
+    /// When it is committed; it is on the disk when the system likes.
+    Never,
+}
+
+/// How a process uses a journal.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The database file. Its folder is made if it is missing.
+    pub path: PathBuf,
+    /// The namespace of functions and keys: several apps may share a file.
+    pub app: String,
+    /// When a submit answers.
+    pub sync: SyncLevel,
+    /// For how long ended tasks are known.
+    pub keep: Duration,
+    /// How many ended tasks are known at most.
+    pub limit: u64,
+    /// How many processes a task may take with it before it is a dead letter.
+    pub deaths: u32,
+    /// How long an operation waits for the writer thread to take it.
+    pub timeout: Duration,
+    /// How many tasks may wait; 0 is any number.
+    pub waiting: u64,
+    /// The version of the package, to name processes by.
+    pub code: String,
+}
+
+/// Where a task runs in its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// On a worker thread.
+    Threads = 0,
+    /// On the event loop.
+    Loop = 1,
+    /// In a child process.
+    Processes = 2,
+}
+
+impl Pool {
+    pub(crate) const ALL: [Self; 3] = [Self::Threads, Self::Loop, Self::Processes];
+
+    pub(crate) fn of(code: i64) -> Self {
+        match code {
+            1 => Self::Loop,
+            2 => Self::Processes,
+            _ => Self::Threads,
+        }
+    }
+
+    pub(crate) fn code(self) -> i64 {
+        self as i64
+    }
+}
+
+/// What the journal needs of its process. Called by the writer thread, with no lock of the journal
+/// held: must not block.
+pub trait Host: Send + Sync + 'static {
+    /// How many tasks each pool could run if no task of the journal did. `None`: claim none for
+    /// that pool.
+    fn capacity(&self) -> [Option<usize>; 3];
+    /// Takes claimed tasks, in order. Each is answered with a change.
+    fn run(&self, tasks: Vec<Claimed>);
+    /// These watched tasks have ended. Each is reported once.
+    fn ended(&self, rows: Vec<Row>);
+    /// The task with this id, which runs here, is asked to stop.
+    fn stop(&self, id: &str);
+    /// A line for the log. May come from any thread that uses the journal.
+    fn report(&self, level: log::Level, text: String);
+}
+
+/// A task to submit. Times are in microseconds since 1970.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    /// Unlike any other.
+    pub id: String,
+    /// The name its function is registered by.
+    pub function: String,
+    /// Where it runs.
+    pub pool: Pool,
+    /// Its arguments, as JSON.
+    pub arguments: String,
+    /// What was asked of it besides, as JSON.
+    pub options: Option<String>,
+    /// Smaller ones go first.
+    pub rank: i64,
+    /// Not before this time.
+    pub due: Option<i64>,
+    /// Not started after this time.
+    pub expires: Option<i64>,
+    /// No second task with this key before this one has ended.
+    pub unique: Option<String>,
+    /// No second task with this key as long as this one is known.
+    pub once: Option<String>,
+    /// On the disk before the answer, whatever the level.
+    pub sync: bool,
+}
+
+/// What became of a submit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It runs, and the caller has to run it: it is not given to `Host::run`.
+    Mine(Claim),
+    /// It waits, and this process watches it: `Host::run` or `Host::ended` follows.
+    Waiting,
+    /// There is a task with the same key.
+    Twin {
+        /// Its id.
+        id: String,
+        /// Its function's name.
+        function: String,
+        /// Which of the keys.
+        by: Key,
+    },
+    /// There is a task with this id, or was.
+    Taken,
+    /// As many tasks wait as may.
+    Full,
+}
+
+/// A key by which tasks exclude each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// `NewTask::unique`
+    Unique,
+    /// `NewTask::once`
+    Once,
+}
+
+/// The right to run one attempt of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The task's place in the file.
+    pub task: i64,
+    /// Counts the claims of the task: the fence.
+    pub epoch: i64,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+}
+
+/// A task that this process has to run.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// What it is answered by.
+    pub claim: Claim,
+    /// Its id.
+    pub id: String,
+    /// The name of its function.
+    pub function: String,
+    /// Where it runs.
+    pub pool: Pool,
+    /// Its arguments, as JSON.
+    pub arguments: String,
+    /// What was asked of it besides, as JSON.
+    pub options: Option<String>,
+    /// When it was submitted.
+    pub submitted_at: i64,
+    /// When its first attempt began, if it is not this one.
+    pub began: Option<i64>,
+}
+
+/// How a task ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has returned.
+    Finished {
+        /// The result, as JSON.
+        result: Option<String>,
+        /// The type's name of a result that is not kept.
+        unkept: Option<String>,
+    },
+    /// It has raised.
+    Failed {
+        /// The error, as JSON.
+        error: String,
+    },
+    /// It was cancelled or stopped.
+    Cancelled,
+}
+
+/// What becomes of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The task ends.
+    End(Outcome),
+    /// Another attempt follows.
+    Again {
+        /// Not before this time.
+        due: Option<i64>,
+    },
+    /// Another process may run it; the attempt is not counted.
+    PutBack,
+    /// It waits for code that can run it; the attempt is not counted.
+    Park {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It is committed.
+    Done,
+    /// The task is not this process's any more.
+    Fenced,
+}
+
+/// The state of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waits for a worker.
+    Ready = 0,
+    /// Waits for its time.
+    Scheduled = 1,
+    /// Runs.
+    Running = 2,
+    /// Waits for another task.
+    Blocked = 3,
+    /// Waits for code that can run it.
+    Parked = 4,
+    /// Has returned.
+    Finished = 6,
+    /// Has raised.
+    Failed = 7,
+    /// Was cancelled.
+    Cancelled = 8,
+    /// A dead letter.
+    Dead = 9,
+}
+
+impl State {
+    pub(crate) fn of(code: i64) -> Self {
+        match code {
+            0 => Self::Ready,
+            1 => Self::Scheduled,
+            2 => Self::Running,
+            3 => Self::Blocked,
+            4 => Self::Parked,
+            6 => Self::Finished,
+            7 => Self::Failed,
+            8 => Self::Cancelled,
+            _ => Self::Dead,
+        }
+    }
+
+    pub(crate) fn code(self) -> i64 {
+        self as i64
+    }
+
+    /// Whether the task has ended.
+    #[must_use]
+    pub fn is_end(self) -> bool {
+        matches!(
+            self,
+            Self::Finished | Self::Failed | Self::Cancelled | Self::Dead
+        )
+    }
+}
+
+/// What there is to know of a task. Times are in microseconds since 1970.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its id.
+    pub id: String,
+    /// The name of its function.
+    pub function: String,
+    /// Its state.
+    pub state: State,
+    /// Whether it is not durable, but published.
+    pub plain: bool,
+    /// How many attempts have begun.
+    pub attempt: u32,
+    /// How many processes it has taken with it.
+    pub deaths: u32,
+    /// Whether it is asked to stop.
+    pub stop_requested: bool,
+    /// Whether this process runs it.
+    pub is_mine: bool,
+    /// Not before this time.
+    pub due: Option<i64>,
+    /// Not started after this time.
+    pub expires: Option<i64>,
+    /// When it was submitted.
+    pub submitted_at: i64,
+    /// When its first attempt began.
+    pub began: Option<i64>,
+    /// When it ended.
+    pub ended: Option<i64>,
+    /// How far it is, of how much, and a note.
+    pub progress: Option<(f64, Option<f64>, String)>,
+    /// The result, as JSON.
+    pub result: Option<String>,
+    /// The type's name of a result that is not kept.
+    pub unkept: Option<String>,
+    /// The error, as JSON.
+    pub error: Option<String>,
+    /// Why it is parked.
+    pub reason: Option<String>,
+}
+
+/// What an id leads to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// A task.
+    Row(Box<Row>),
+    /// A task that was pruned.
+    Gone,
+    /// Nothing.
+    Unknown,
+}
+
+/// What a request to cancel or stop has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The task is cancelled.
+    Yes,
+    /// It runs; if it was asked to stop, its process is told.
+    Running,
+    /// It has ended before.
+    Ended,
+    /// There is none.
+    Unknown,
+}
+
+/// How many tasks are in each state, and how large the files are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Tasks that wait for a worker.
+    pub ready: u64,
+    /// Tasks that wait for their time.
+    pub scheduled: u64,
+    /// Durable tasks that run.
+    pub running: u64,
+    /// Tasks that wait for others.
+    pub blocked: u64,
+    /// Tasks that wait for code.
+    pub parked: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Processes that have the journal open.
+    pub processes: u64,
+    /// Bytes of the database file and its log.
+    pub bytes: u64,
+}
+
+/// What kind of trouble there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The file is on a network file system.
+    Network,
+    /// Files cannot be made, read or written.
+    Permission,
+    /// The file system has no locks.
+    Locks,
+    /// The file was made by newer code.
+    Newer,
+    /// The file is damaged, or something else.
+    Corrupt,
+    /// The disk is full.
+    Full,
+    /// The writer thread did not take the operation in time.
+    Timeout,
+    /// The journal is closed.
+    Closed,
+    /// Reading or writing has failed.
+    Io,
+    /// A process of another machine uses the file.
+    OtherMachine,
+    /// The folder cannot be used.
+    Folder,
+}
+
+/// Why an operation was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The kind of trouble.
+    pub kind: ErrorKind,
+    /// The file, the cause and the remedy.
+    pub text: String,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,826 @@
+//! One transaction of the writer thread: a group of operations, claims, takeovers.
+//!
+//! What a group does to the file counts when it is committed. So whatever follows from it is
+//! collected in `Effects`, and done by the writer thread then, or forgotten.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use log::Level;
+use rusqlite::Connection;
+
+use crate::api::{
+    Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, Found, Key, NewTask, Outcome,
+    Pool, Row, State,
+};
+use crate::filesystem::refused;
+use crate::memory::{Memory, Running, Watch};
+use crate::operation::{Operation, Plain, Said};
+use crate::part::{Files, Part, Subject};
+use crate::store::{self, End, NewRow, Ready};
+use crate::{liveness, poison, schema, wakeup};
+
+/// What breaks a transaction.
+pub(crate) enum Trouble {
+    Sql(rusqlite::Error),
+    Other(Error),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl Trouble {
+    pub(crate) fn told(&self, place: &crate::filesystem::Place) -> Error {
+        match self {
+            Self::Sql(error) => schema::failed(place, error),
+            Self::Other(error) => error.clone(),
+        }
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Trouble>;
+
+/// By what a commit of unknown fate is known to have happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Evidence {
+    /// A row with this id is there.
+    Inserted(String),
+    /// This claim holds no more.
+    Changed(Claim),
+    /// This process has this claim.
+    Claimed(Claim),
+}
+
+/// What follows from a group when it is committed.
+#[derive(Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
+pub(crate) struct Effects {
+    /// What to tell each operation, in order.
+    pub said: Vec<Said>,
+    pub evidence: Option<Evidence>,
+    /// The slot that this process has by this group.
+    pub slot: Option<i64>,
+    pub started: Vec<(i64, Running)>,
+    pub stopped: Vec<i64>,
+    pub run: Vec<Claimed>,
+    pub watched: Vec<(i64, Watch)>,
+    pub unwatched: Vec<i64>,
+    pub ended: Vec<Row>,
+    pub stops: Vec<String>,
+    pub stops_told: Vec<i64>,
+    pub published: Vec<(String, i64)>,
+    pub unpublished: Vec<String>,
+    /// Processes to wake.
+    pub wake: BTreeSet<i64>,
+    pub reports: Vec<(Level, String)>,
+    /// Slots whose files go.
+    pub gone: Vec<i64>,
+    pub reserved: Option<i64>,
+    pub next_due: Option<i64>,
+    pub is_hungry: bool,
+    pub claims: bool,
+    pub has_ends: bool,
+    /// Whether the next group has more to do at once.
+    pub again: bool,
+    pub is_closed: bool,
+}
+
+/// What a look has found to be done.
+#[derive(Default)]
+pub(crate) struct Chores {
+    pub dead: Vec<store::Process>,
+    /// Older ends are pruned, older dead letters, and so many in any case.
+    pub prune: Option<(i64, i64, u64)>,
+    /// Functions that no process knows.
+    pub park: Vec<i64>,
+    /// Ends of others that were told.
+    pub told: Vec<i64>,
+}
+
+pub(crate) struct Group<'a> {
+    pub part: &'a Arc<Part>,
+    pub connection: &'a Connection,
+    pub files: &'a mut Files,
+    pub memory: &'a mut Memory,
+    pub capacity: [Option<usize>; 3],
+    pub now: i64,
+    pub effects: Effects,
+    flight: [usize; 3],
+    /// Durable tasks in flight that must run alone.
+    suspects: usize,
+    /// Whether ready tasks are left that this process could run.
+    left: [bool; 3],
+    may_start: bool,
+    application: Option<i64>,
+    has_ready: bool,
+    deliver: Vec<i64>,
+}
+
+impl<'a> Group<'a> {
+    pub(crate) fn new(
+        part: &'a Arc<Part>,
+        connection: &'a Connection,
+        files: &'a mut Files,
+        memory: &'a mut Memory,
+        capacity: [Option<usize>; 3],
+        now: i64,
+    ) -> Self {
+        let mut flight = [0; 3];
+        let mut suspects = 0;
+        for running in memory.running.values() {
+            flight[running.pool as usize] += 1;
+            suspects += usize::from(running.is_suspect);
+        }
+        let effects = Effects {
+            reserved: memory.reserved,
+            next_due: memory.next_due,
+            claims: memory.claims,
+            ..Effects::default()
+        };
+        Self {
+            part,
+            connection,
+            files,
+            memory,
+            capacity,
+            now,
+            effects,
+            flight,
+            suspects,
+            left: [false; 3],
+            may_start: false,
+            application: None,
+            has_ready: false,
+            deliver: Vec::new(),
+        }
+    }
+
+    /// Does it all. `progress` is what there is to write of it.
+    pub(crate) fn work(
+        &mut self,
+        operations: &[Operation],
+        chores: &Chores,
+        progress: &[(Subject, store::Progress)],
+    ) -> Result<()> {
+        if self.effects.claims && self.memory.known.is_empty() {
+            self.know()?;
+        }
+        let mut said: Vec<Option<Said>> = operations.iter().map(|_| None).collect();
+        for (place, operation) in operations.iter().enumerate() {
+            if operation.is_first() {
+                said[place] = Some(self.operate(operation)?);
+            }
+        }
+        self.do_chores(chores)?;
+        self.claim()?;
+        for (place, operation) in operations.iter().enumerate() {
+            if said[place].is_none() {
+                said[place] = Some(self.operate(operation)?);
+            }
+        }
+        self.effects.said = said.into_iter().flatten().collect();
+        self.write_progress(progress)?;
+        self.wake_claimers()?;
+        self.load_ended()
+    }
+
+    fn slot(&mut self) -> Result<i64> {
+        if let Some(slot) = self.effects.slot.or(self.memory.slot) {
+            return Ok(slot);
+        }
+        let core = &self.part.core;
+        // The lock is there before the row can be seen, or others would find a dead process.
+        loop {
+            let code = &core.settings.code;
+            let slot = store::add_process(self.connection, &core.boot, code, false, self.now)?;
+            let path = core.place.alive(slot);
+            let failed = |error| Trouble::Other(refused(&path, "cannot be locked", &error));
+            // The name may belong to a process of a file that was here before, and still live.
+            let Some(alive) = liveness::claim(&core.place, slot).map_err(failed)? else {
+                store::remove_process(self.connection, slot)?;
+                continue;
+            };
+            self.effects.slot = Some(slot);
+            self.files.alive = Some(alive);
+            let failed =
+                |error| Trouble::Other(refused(&core.place.wake(slot), "cannot be made", &error));
+            self.files.fifo = Some(Arc::new(wakeup::make(&core.place, slot).map_err(failed)?));
+            return Ok(slot);
+        }
+    }
+
+    fn application(&mut self) -> Result<i64> {
+        if let Some(application) = self.memory.application.or(self.application) {
+            return Ok(application);
+        }
+        let name = &self.part.core.settings.app;
+        let application = store::application(self.connection, name)?;
+        self.application = Some(application);
+        self.memory.application = Some(application);
+        Ok(application)
+    }
+
+    fn function(&mut self, name: &str) -> Result<i64> {
+        if let Some(&function) = self.memory.functions.get(name) {
+            return Ok(function);
+        }
+        let application = self.application()?;
+        let function = store::function(self.connection, application, name)?;
+        self.memory.functions.insert(name.to_owned(), function);
+        Ok(function)
+    }
+
+    fn operate(&mut self, operation: &Operation) -> Result<Said> {
+        Ok(match operation {
+            Operation::Submit(task, _) => Said::Accepted(self.submit(task)?),
+            Operation::Change(claim, change, _) => Said::Changed(self.change(*claim, change)?),
+            Operation::Get(id, _) => {
+                let slot = self.effects.slot.or(self.memory.slot);
+                Said::Found(store::find(self.connection, id, slot)?.0)
+            }
+            Operation::Watch(id, _) => Said::Found(self.watch(id)?),
+            Operation::Cancel(id, _) => Said::Cancelled(self.cancel(id, false)?),
+            Operation::Stop(id, _) => Said::Cancelled(self.cancel(id, true)?),
+            Operation::Stats(_) => Said::Stats(store::stats(self.connection)?),
+            Operation::Publish(plain) => {
+                self.publish(plain)?;
+                Said::Nothing
+            }
+            Operation::PublishBegan(id, at) => {
+                if let Some(task) = self.published(id) {
+                    let slot = self.slot()?;
+                    store::publish_began(self.connection, task, slot, *at)?;
+                }
+                Said::Nothing
+            }
+            Operation::PublishEnded(id, outcome) => {
+                self.publish_ended(id, outcome)?;
+                Said::Nothing
+            }
+            Operation::Know => {
+                if self.effects.claims {
+                    self.know()?;
+                }
+                Said::Nothing
+            }
+            Operation::Start(_) => {
+                self.start()?;
+                Said::Nothing
+            }
+            Operation::Close(_) => {
+                self.close()?;
+                Said::Nothing
+            }
+        })
+    }
+
+    // --- Processes ------------------------------------------------------------------
+
+    fn start(&mut self) -> Result<()> {
+        if self.effects.claims {
+            return Ok(());
+        }
+        let slot = self.slot()?;
+        store::set_claims(self.connection, slot, true)?;
+        self.effects.claims = true;
+        self.know()
+    }
+
+    /// Notes which functions this process can run, and looks again at those that were parked.
+    fn know(&mut self) -> Result<()> {
+        let slot = self.slot()?;
+        let names = self.part.functions.lock().clone();
+        for name in names {
+            let function = self.function(&name)?;
+            if self.memory.known.insert(function) {
+                store::add_known(self.connection, slot, function)?;
+                self.has_ready |= store::revive(self.connection, function)? > 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last transaction of a process: what still runs is left to a takeover, and counts as no death.
+    fn close(&mut self) -> Result<()> {
+        self.effects.is_closed = true;
+        let Some(slot) = self.effects.slot.or(self.memory.slot) else {
+            return Ok(());
+        };
+        for task in store::published_by(self.connection, slot)? {
+            let error = poison::error("WorkerDied", "the process ended before the task did");
+            self.end(task, State::Failed, Some(&error))?;
+        }
+        store::unreserve(self.connection, slot)?;
+        if store::interrupt(self.connection, slot)? > 0 {
+            store::set_claims(self.connection, slot, false)?;
+        } else {
+            store::remove_process(self.connection, slot)?;
+            self.effects.gone.push(slot);
+        }
+        Ok(())
+    }
+
+    fn do_chores(&mut self, chores: &Chores) -> Result<()> {
+        let core = Arc::clone(&self.part.core);
+        for process in &chores.dead {
+            // What a restart of the machine has ended is no task's fault.
+            let counts = process.boot == core.boot;
+            let allowed = core.settings.deaths;
+            let done = poison::take_over(self.connection, process, counts, allowed, self.now)?;
+            let Some(done) = done else { continue };
+            self.has_ready |= done.has_ready;
+            for task in done.ended {
+                self.tell(task)?;
+            }
+            for (id, function) in done.dead {
+                let text = format!(
+                    "{function} has ended {allowed} processes and is not run again: task {id} is a dead \
+                     letter; retry it with `flask delay journal retry {id}`"
+                );
+                self.effects.reports.push((Level::Error, text));
+            }
+            self.effects.gone.push(process.slot);
+        }
+        if let Some((since, long_since, surplus)) = chores.prune {
+            let count = store::prune(self.connection, since, long_since, surplus)?;
+            self.effects.again |= count > 0 && surplus > 0;
+        }
+        for &function in &chores.park {
+            self.park(function)?;
+        }
+        if let Some(slot) = self.memory.slot {
+            for &task in &chores.told {
+                store::unwatch(self.connection, task, slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn park(&mut self, function: i64) -> Result<()> {
+        let application = self.application()?;
+        let name = store::function_name(self.connection, function)?.unwrap_or_default();
+        let reason = format!("no process knows the function {name}");
+        let count = store::park_unknown(self.connection, application, function, &reason, self.now)?;
+        if count > 0 {
+            let text = format!(
+                "{count} tasks of {name} are parked: no process has known this function for a minute; they \
+                 are run when one does"
+            );
+            self.effects.reports.push((Level::Warn, text));
+        }
+        Ok(())
+    }
+
+    // --- Ends -----------------------------------------------------------------------
+
+    /// Ends a task whatever it does.
+    fn end(&mut self, task: i64, state: State, error: Option<&str>) -> Result<()> {
+        let end = End {
+            state,
+            result: None,
+            unkept: None,
+            error,
+        };
+        store::end_any(self.connection, task, &end, self.now)?;
+        self.tell(task)
+    }
+
+    /// Tells all that wait for a task that it has ended.
+    fn tell(&mut self, task: i64) -> Result<()> {
+        let me = self.effects.slot.or(self.memory.slot);
+        for slot in store::tell_waiters(self.connection, task)? {
+            if Some(slot) == me {
+                self.deliver.push(task);
+            } else {
+                self.effects.wake.insert(slot);
+            }
+        }
+        self.effects.has_ends = true;
+        Ok(())
+    }
+
+    /// Reads what has ended and is watched here, as it is at the end of the group.
+    fn load_ended(&mut self) -> Result<()> {
+        let Some(slot) = self.effects.slot.or(self.memory.slot) else {
+            return Ok(());
+        };
+        let mut tasks = std::mem::take(&mut self.deliver);
+        tasks.sort_unstable();
+        tasks.dedup();
+        for task in tasks {
+            store::unwatch(self.connection, task, slot)?;
+            let row = store::row(self.connection, task, Some(slot))?;
+            self.effects.ended.extend(row);
+            self.effects.unwatched.push(task);
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, claim: Claim, change: &Change) -> Result<Changed> {
+        let Some(slot) = self.memory.slot else {
+            return Ok(self.fenced(claim));
+        };
+        let state = match change {
+            Change::End(outcome) => {
+                let end = End::from(outcome);
+                let (task, epoch) = (claim.task, claim.epoch);
+                store::end(self.connection, task, epoch, slot, &end, self.now)?.then_some(end.state)
+            }
+            other => store::put_back(self.connection, claim, slot, other, self.now)?,
+        };
+        let running = self.memory.running.get(&claim.task);
+        let running = running.filter(|it| it.epoch == claim.epoch);
+        let is_watched = running.is_some_and(|it| it.is_watched);
+        if let Some(running) = running {
+            self.flight[running.pool as usize] -= 1;
+            self.suspects -= usize::from(running.is_suspect);
+            self.effects.stopped.push(claim.task);
+        }
+        let Some(state) = state else {
+            return Ok(self.fenced(claim));
+        };
+        self.note(|| Evidence::Changed(claim));
+        if state.is_end() {
+            self.tell(claim.task)?;
+            if !matches!(change, Change::End(_)) && is_watched {
+                self.deliver.push(claim.task);
+            }
+            return Ok(Changed::Done);
+        }
+        if is_watched {
+            store::watch(self.connection, claim.task, slot)?;
+            self.effects.watched.push((claim.task, Watch::Implied));
+        }
+        match (state, change) {
+            (State::Scheduled, Change::Again { due }) => self.schedule(*due),
+            _ => self.has_ready = true,
+        }
+        Ok(Changed::Done)
+    }
+
+    fn fenced(&mut self, claim: Claim) -> Changed {
+        let text = format!(
+            "the outcome of task {} is dropped: this process does not have it any more (attempt {})",
+            claim.task, claim.attempt
+        );
+        self.effects.reports.push((Level::Error, text));
+        Changed::Fenced
+    }
+
+    fn note(&mut self, evidence: impl FnOnce() -> Evidence) {
+        if self.effects.evidence.is_none() {
+            self.effects.evidence = Some(evidence());
+        }
+    }
+
+    fn schedule(&mut self, due: Option<i64>) {
+        self.effects.next_due = match (self.effects.next_due, due) {
+            (Some(known), Some(due)) => Some(known.min(due)),
+            (known, due) => known.or(due),
+        };
+    }
+
+    fn cancel(&mut self, id: &str, stop: bool) -> Result<Cancelled> {
+        let Some(found) = store::standing(self.connection, id)? else {
+            let (found, _) = store::find(self.connection, id, None)?;
+            let is_gone = matches!(found, Found::Gone);
+            return Ok(if is_gone {
+                Cancelled::Ended
+            } else {
+                Cancelled::Unknown
+            });
+        };
+        if found.state.is_end() {
+            return Ok(Cancelled::Ended);
+        }
+        if found.state != State::Running {
+            self.end(found.sequence, State::Cancelled, None)?;
+            return Ok(Cancelled::Yes);
+        }
+        if stop {
+            store::ask_to_stop(self.connection, found.sequence)?;
+            if found.owner == self.memory.slot {
+                self.effects.stops.push(id.to_owned());
+                self.effects.stops_told.push(found.sequence);
+            } else {
+                self.effects.wake.extend(found.owner);
+            }
+        }
+        Ok(Cancelled::Running)
+    }
+
+    // --- Submits and claims ---------------------------------------------------------
+
+    fn free(&self, pool: Pool) -> usize {
+        let flight = self.flight[pool as usize];
+        // However many plain tasks there are, a durable one may be in flight.
+        let least = usize::from(flight == 0);
+        self.capacity[pool as usize].map_or(0, |most| most.saturating_sub(flight).max(least))
+    }
+
+    fn is_claiming(&self) -> bool {
+        self.effects.claims && !self.part.is_leaving() && !self.effects.is_closed
+    }
+
+    fn submit(&mut self, task: &NewTask) -> Result<Accepted> {
+        let settings = &self.part.core.settings;
+        if settings.waiting > 0 {
+            let count = match self.memory.waiting {
+                Some(count) => count,
+                None => store::count_waiting(self.connection)?,
+            };
+            if count >= settings.waiting {
+                return Ok(Accepted::Full);
+            }
+            self.memory.waiting = Some(count);
+        }
+        let scoped = |key: &String| format!("{}|{key}", settings.app);
+        let unique_key = task.unique.as_ref().map(scoped);
+        let once_key = task.once.as_ref().map(scoped);
+        let function = self.function(&task.function)?;
+        let application = self.application()?;
+        let is_due = task.due.is_none_or(|due| due <= self.now);
+        let is_fresh = task.expires.is_none_or(|expires| expires > self.now);
+        let starts = self.is_claiming()
+            && self.may_start
+            && is_due
+            && is_fresh
+            && self.memory.known.contains(&function)
+            && !self.left[task.pool as usize]
+            && self.free(task.pool) > 0;
+        let state = match (starts, is_due) {
+            (true, _) => State::Running,
+            (_, true) => State::Ready,
+            _ => State::Scheduled,
+        };
+        // The process watches what it does not start.
+        let slot = self.slot()?;
+        let row = NewRow {
+            task,
+            application,
+            function,
+            state,
+            owner: starts.then_some(slot),
+            unique_key: unique_key.as_deref(),
+            once_key: once_key.as_deref(),
+            now: self.now,
+        };
+        let Some(sequence) = store::insert(self.connection, &row)? else {
+            return self.excluded(unique_key.as_deref(), once_key.as_deref());
+        };
+        self.effects.evidence = Some(Evidence::Inserted(task.id.clone()));
+        if starts {
+            self.flight[task.pool as usize] += 1;
+            let claim = Claim {
+                task: sequence,
+                epoch: 1,
+                attempt: 1,
+            };
+            self.effects.started.push((
+                sequence,
+                Running {
+                    epoch: 1,
+                    pool: task.pool,
+                    is_suspect: false,
+                    is_watched: true,
+                    is_told: false,
+                },
+            ));
+            return Ok(Accepted::Mine(claim));
+        }
+        store::watch(self.connection, sequence, slot)?;
+        self.effects.watched.push((sequence, Watch::Implied));
+        if let Some(count) = &mut self.memory.waiting {
+            *count += 1;
+        }
+        if state == State::Ready {
+            self.left[task.pool as usize] = true;
+            self.has_ready = true;
+            self.effects.is_hungry = true;
+        } else {
+            self.schedule(task.due);
+            // A process that does not claim leaves it to the others to wake in time.
+            self.has_ready |= !self.effects.claims;
+        }
+        Ok(Accepted::Waiting)
+    }
+
+    fn excluded(&mut self, unique: Option<&str>, once: Option<&str>) -> Result<Accepted> {
+        for (key, by) in [(once, Key::Once), (unique, Key::Unique)] {
+            let Some(key) = key else { continue };
+            if let Some((id, function)) = store::twin(self.connection, by, key)? {
+                return Ok(Accepted::Twin { id, function, by });
+            }
+        }
+        Ok(Accepted::Taken)
+    }
+
+    /// Claims what this process has workers for.
+    fn claim(&mut self) -> Result<()> {
+        if !self.is_claiming() {
+            return Ok(());
+        }
+        let application = self.application()?;
+        if self.effects.next_due.is_some_and(|due| due <= self.now) {
+            let count = store::promote(self.connection, application, self.now)?;
+            self.has_ready |= count > 0;
+            self.effects.next_due = store::next_due(self.connection, application)?;
+        }
+        if self.suspects > 0 || self.claim_suspect(application)? {
+            return Ok(());
+        }
+        for pool in Pool::ALL {
+            if self.capacity[pool as usize].is_some() {
+                self.claim_pool(application, pool)?;
+            }
+        }
+        self.may_start = true;
+        Ok(())
+    }
+
+    /// Claims a suspect if nothing else is in flight, or reserves one: no more is claimed then.
+    fn claim_suspect(&mut self, application: i64) -> Result<bool> {
+        let slot = self.slot()?;
+        let is_idle = self.flight == [0; 3];
+        loop {
+            let memory = &*self.memory;
+            let capacity = self.capacity;
+            let may_run = |function: i64, pool: Pool| {
+                memory.known.contains(&function) && capacity[pool as usize].is_some()
+            };
+            let found = store::suspect(self.connection, application, slot, is_idle, may_run)?;
+            let Some(ready) = found else {
+                self.effects.reserved = None;
+                return Ok(false);
+            };
+            if is_idle {
+                if !self.begin(&ready, true)? {
+                    continue;
+                }
+                self.effects.reserved = None;
+            } else {
+                store::reserve(self.connection, ready.sequence, slot)?;
+                self.effects.reserved = Some(ready.sequence);
+            }
+            return Ok(true);
+        }
+    }
+
+    fn claim_pool(&mut self, application: i64, pool: Pool) -> Result<()> {
+        loop {
+            let free = self.free(pool);
+            // One more than there is room for tells whether any are left.
+            let known = &self.memory.known;
+            let is_known = |function| known.contains(&function);
+            let found = store::ready(self.connection, application, pool, free + 1, is_known)?;
+            let mut has_dropped = false;
+            for ready in found.iter().take(free) {
+                has_dropped |= !self.begin(ready, false)?;
+            }
+            self.left[pool as usize] = found.len() > free;
+            if !(has_dropped && self.left[pool as usize]) {
+                self.effects.is_hungry |= self.left[pool as usize];
+                return Ok(());
+            }
+        }
+    }
+
+    /// Claims a ready task, or ends it if it is too late for it; whether it is claimed.
+    fn begin(&mut self, ready: &Ready, is_suspect: bool) -> Result<bool> {
+        let task = ready.sequence;
+        if ready.stop_requested {
+            self.end(task, State::Cancelled, None)?;
+            return Ok(false);
+        }
+        if ready.expires.is_some_and(|expires| expires <= self.now) {
+            let error = poison::error("TaskExpired", "the task expired before it began");
+            self.end(task, State::Failed, Some(&error))?;
+            return Ok(false);
+        }
+        let slot = self.slot()?;
+        let Some(claimed) = store::claim(self.connection, task, slot, self.now)? else {
+            return Ok(false);
+        };
+        let is_watched = self.memory.watched.contains_key(&task);
+        if self.memory.watched.get(&task) == Some(&Watch::Implied) {
+            store::unwatch(self.connection, task, slot)?;
+            self.effects.unwatched.push(task);
+        }
+        self.flight[claimed.pool as usize] += 1;
+        self.suspects += usize::from(is_suspect);
+        self.note(|| Evidence::Claimed(claimed.claim));
+        self.effects.started.push((
+            task,
+            Running {
+                epoch: claimed.claim.epoch,
+                pool: claimed.pool,
+                is_suspect,
+                is_watched,
+                is_told: false,
+            },
+        ));
+        if let Some(count) = &mut self.memory.waiting {
+            *count = count.saturating_sub(1);
+        }
+        self.effects.run.push(claimed);
+        Ok(true)
+    }
+
+    /// Wakes the other processes that claim if there is work that this one leaves.
+    fn wake_claimers(&mut self) -> Result<()> {
+        let is_left = !self.is_claiming() || self.left.contains(&true) || !self.may_start;
+        if self.has_ready && is_left {
+            let slot = self.effects.slot.or(self.memory.slot);
+            self.effects
+                .wake
+                .extend(store::claimers(self.connection, slot)?);
+        }
+        Ok(())
+    }
+
+    // --- Watching and publishing ----------------------------------------------------
+
+    fn watch(&mut self, id: &str) -> Result<Found> {
+        let slot = self.slot()?;
+        let (found, sequence) = store::find(self.connection, id, Some(slot))?;
+        if let (Found::Row(row), Some(sequence)) = (&found, sequence)
+            && !row.state.is_end()
+        {
+            store::watch(self.connection, sequence, slot)?;
+            self.effects.watched.push((sequence, Watch::Asked));
+        }
+        Ok(found)
+    }
+
+    fn published(&self, id: &str) -> Option<i64> {
+        let new = self.effects.published.iter().rev().find(|(it, _)| it == id);
+        new.map(|(_, task)| *task)
+            .or_else(|| self.memory.published.get(id).copied())
+    }
+
+    fn publish(&mut self, plain: &Plain) -> Result<()> {
+        let function = self.function(&plain.function)?;
+        let task = store::Published {
+            id: &plain.id,
+            application: self.application()?,
+            function,
+            owner: self.slot()?,
+            submitted_at: plain.submitted_at,
+            began: plain.began,
+        };
+        if let Some(sequence) = store::publish(self.connection, &task)? {
+            self.effects.published.push((plain.id.clone(), sequence));
+        }
+        Ok(())
+    }
+
+    fn publish_ended(&mut self, id: &str, outcome: &Outcome) -> Result<()> {
+        let Some(task) = self.published(id) else {
+            return Ok(());
+        };
+        let slot = self.slot()?;
+        if store::end(
+            self.connection,
+            task,
+            1,
+            slot,
+            &End::from(outcome),
+            self.now,
+        )? {
+            self.tell(task)?;
+        }
+        self.effects.unpublished.push(id.to_owned());
+        Ok(())
+    }
+
+    fn write_progress(&mut self, progress: &[(Subject, store::Progress)]) -> Result<()> {
+        let Some(slot) = self.effects.slot.or(self.memory.slot) else {
+            return Ok(());
+        };
+        for (subject, progress) in progress {
+            let claim = match subject {
+                Subject::Claim(task, epoch) => Some((*task, *epoch)),
+                Subject::Plain(id) => self.published(id).map(|task| (task, 1)),
+            };
+            if let Some((task, epoch)) = claim {
+                store::set_progress(self.connection, task, epoch, slot, progress)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Effects {
+    /// Marks whether tasks were left for lack of workers.
+    pub(crate) fn set_hunger(&self, part: &Part) {
+        // Relaxed: a worker that misses it is made up for by the look of each second.
+        part.is_hungry.store(self.is_hungry, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,446 @@
+//! The journal: durable tasks in one SQLite file that the processes of a machine share.
+//!
+//! Knows nothing of Python: names, arguments and results are text. `README.md` beside this file
+//! argues why nothing is lost; start there.
+#![deny(unsafe_code)]
+
+mod answer;
+mod api;
+mod filesystem;
+mod flusher;
+mod gate;
+mod group;
+mod liveness;
+mod memory;
+mod operation;
+mod part;
+mod poison;
+mod queue;
+mod schema;
+mod store;
+mod sync;
+mod turnstile;
+#[allow(unsafe_code, reason = "the one module with it")]
+mod vfs;
+mod wakeup;
+mod writer;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Instant;
+
+use flask_delay_engine::LazyPerProcess;
+use log::Level;
+
+use answer::Answer;
+pub use api::{
+    Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, ErrorKind, Found, Host, Key,
+    NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
+};
+use filesystem::{Place, boot, refused};
+use gate::gate;
+use operation::{Operation, Plain};
+use part::{Core, Part, Subject, closed};
+pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
+use writer::Writer;
+
+/// A journal, as one app of one process has it. A copy is the same journal; a forked child that
+/// uses it has its own thread, slot and connection.
+#[derive(Clone)]
+pub struct Journal(Arc<Inner>);
+
+struct Inner {
+    core: Arc<Core>,
+    parts: LazyPerProcess<Arc<Part>>,
+}
+
+impl Journal {
+    /// Opens the journal, making the file if there is none. Starts no thread and keeps nothing
+    /// open but the turnstile.
+    ///
+    /// # Errors
+    ///
+    /// What of the place, the file or its version keeps it from being used.
+    pub fn open(settings: Settings, host: Arc<dyn Host>) -> Result<Self, Error> {
+        let place = Place::new(&settings.path);
+        if !vfs::is_sqlite_new_enough() {
+            let text = format!("SQLite {} can lose commits", rusqlite::version());
+            return Err(Error::new(ErrorKind::Io, text));
+        }
+        let warning = place.prepare()?;
+        let core = Arc::new(Core {
+            settings,
+            host,
+            place,
+            boot: boot(),
+        });
+        let journal = Self(Arc::new(Inner {
+            core,
+            parts: LazyPerProcess::new(),
+        }));
+        journal.try_open()?;
+        if let Some(text) = warning {
+            journal.0.core.host.report(Level::Warn, text);
+        }
+        Ok(journal)
+    }
+
+    fn try_open(&self) -> Result<(), Error> {
+        let part = self.part()?;
+        let place = &part.core.place;
+        let path = place.turnstile();
+        let turn = part.turnstile()?;
+        turnstile::lock(&turn).map_err(|error| refused(&path, "cannot be locked", &error))?;
+        let opened = {
+            let _inside = gate().enter();
+            let made = schema::make(place);
+            let mut disk = part.disk.lock();
+            let opened = made.and_then(|()| disk.open(&part.core).map(|_| ()));
+            disk.suspend();
+            opened
+        };
+        // Fails only for a file that is closed, and it is open.
+        _ = turn.unlock();
+        opened
+    }
+
+    /// This process's part of the journal.
+    fn part(&self) -> Result<Arc<Part>, Error> {
+        let inner = &self.0;
+        if let Some(part) = inner.parts.get() {
+            return Ok(Arc::clone(part));
+        }
+        // A child begins with what its parent knew. The lock is free there: see `Part`.
+        let inherited = inner.parts.inherited().last();
+        let functions = inherited.map_or_else(Vec::new, |part| part.functions.lock().clone());
+        let path = &inner.core.place.folder;
+        let part = Part::new(Arc::clone(&inner.core), functions)
+            .map_err(|error| refused(path, "cannot be used: no pipe", &error))?;
+        let part = Arc::new(part);
+        let kept = inner.parts.get_or_init(|| Arc::clone(&part));
+        if Arc::ptr_eq(kept, &part) {
+            part::register(kept);
+        }
+        Ok(Arc::clone(kept))
+    }
+
+    /// Starts the writer thread of this process if it does not run.
+    fn ensure_writer(part: &Arc<Part>) -> Result<(), Error> {
+        let mut has_writer = part.has_writer.lock();
+        if *has_writer {
+            return Ok(());
+        }
+        let its = Arc::clone(part);
+        let main = move || {
+            let writer = Writer::new(Arc::clone(&its));
+            if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
+                writer::give_up(&its);
+            }
+        };
+        let thread = thread::Builder::new().name("flask-delay-journal".to_owned());
+        thread.spawn(main).map_err(|error| {
+            Error::new(ErrorKind::Io, format!("no thread for the journal: {error}"))
+        })?;
+        *has_writer = true;
+        Ok(())
+    }
+
+    fn send(part: &Arc<Part>, operation: Operation) -> Result<u64, Error> {
+        Self::ensure_writer(part)?;
+        let (number, has_to_wake) = part.queue.push(operation).ok_or_else(closed)?;
+        if has_to_wake {
+            part.bed.wake();
+        }
+        Ok(number)
+    }
+
+    /// Sends an operation and waits for its answer. What the writer thread has not taken in time
+    /// is withdrawn, unless it has to be done some time.
+    fn ask<T>(
+        &self,
+        may_withdraw: bool,
+        make: impl FnOnce(Answer<T>) -> Operation,
+    ) -> Result<T, Error> {
+        let part = self.part()?;
+        let (answer, ticket) = Answer::ticket();
+        let number = Self::send(&part, make(answer))?;
+        let began = Instant::now();
+        let limit = part.core.settings.timeout;
+        let mut is_told = false;
+        loop {
+            let spent = began.elapsed();
+            let next = match (is_told, may_withdraw) {
+                (false, true) => limit.min(turnstile::PATIENCE),
+                (false, false) => turnstile::PATIENCE,
+                (true, true) => limit,
+                (true, false) => return ticket.wait(),
+            };
+            if let Some(answer) = ticket.wait_for(next.saturating_sub(spent)) {
+                return answer;
+            }
+            let spent = began.elapsed();
+            if !is_told && spent >= turnstile::PATIENCE {
+                is_told = true;
+                Self::tell_of_holder(&part);
+            }
+            if may_withdraw && spent >= limit {
+                if part.queue.withdraw(number).is_some() {
+                    return Err(Self::late(&part));
+                }
+                // It is taken, and will be answered.
+                return ticket.wait();
+            }
+        }
+    }
+
+    fn late(part: &Part) -> Error {
+        let place = &part.core.place;
+        let by = turnstile::holder(&place.turnstile())
+            .map_or_else(String::new, |pid| format!("; process {pid} has the turn"));
+        let text = format!(
+            "{}: not accepted within {} s{by}",
+            place.database.display(),
+            part.core.settings.timeout.as_secs_f64()
+        );
+        Error::new(ErrorKind::Timeout, text)
+    }
+
+    fn tell_of_holder(part: &Part) {
+        let place = &part.core.place;
+        if let Some(pid) = turnstile::holder(&place.turnstile())
+            && pid != std::process::id()
+        {
+            let text = format!(
+                "{}: process {pid} has kept the turn for {} s; all other processes wait for it",
+                place.database.display(),
+                turnstile::PATIENCE.as_secs()
+            );
+            part.core.host.report(Level::Warn, text);
+        }
+    }
+
+    /// These functions can be run by this process, besides those that it has named before.
+    pub fn know(&self, functions: Vec<String>) {
+        let Ok(part) = self.part() else { return };
+        {
+            // Inside the gate, so that a forked child finds the lock free.
+            let _inside = gate().enter();
+            let mut known = part.functions.lock();
+            for function in functions {
+                if !known.contains(&function) {
+                    known.push(function);
+                }
+            }
+        }
+        if *part.has_writer.lock() {
+            // A closed journal need not know.
+            _ = Self::send(&part, Operation::Know);
+        }
+    }
+
+    /// Begins to claim tasks, once for each process.
+    ///
+    /// # Errors
+    ///
+    /// If the writer thread cannot start, or the journal is closed or cannot be written to.
+    pub fn start(&self) -> Result<(), Error> {
+        self.ask(true, Operation::Start)
+    }
+
+    /// Claims no more tasks.
+    pub fn stop_claiming(&self) {
+        if let Some(part) = self.0.parts.get() {
+            // Relaxed: what follows from it goes through the queue's lock.
+            part.is_leaving.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells that a worker has become free, for tasks that were left for lack of one.
+    pub fn wake(&self) {
+        if let Some(part) = self.0.parts.get()
+            // Relaxed: a worker that misses it is made up for by the look of each second.
+            && part.is_hungry.swap(false, Ordering::Relaxed)
+        {
+            part.has_room.store(true, Ordering::Relaxed);
+            part.wake();
+        }
+    }
+
+    /// Submits a task; returns when it is committed, and on the disk if that was asked for.
+    ///
+    /// # Errors
+    ///
+    /// Then it is not accepted, and will not run.
+    pub fn submit(&self, task: NewTask) -> Result<Accepted, Error> {
+        let task = Box::new(task);
+        self.ask(true, |answer| Operation::Submit(task, answer))
+    }
+
+    /// Changes a task that this process runs; returns when that is committed.
+    ///
+    /// # Errors
+    ///
+    /// Then it is not in the file; if this process ends, the task runs again.
+    pub fn change(&self, claim: Claim, change: Change) -> Result<Changed, Error> {
+        self.ask(false, |answer| Operation::Change(claim, change, answer))
+    }
+
+    /// As `change`, but calls `then`, mostly on the writer thread: it must not block.
+    pub fn change_later(
+        &self,
+        claim: Claim,
+        change: Change,
+        then: Box<dyn FnOnce(Result<Changed, Error>) + Send>,
+    ) {
+        let answer = Answer::call(then);
+        // If it cannot be sent, its answer says so when it is dropped.
+        if let Ok(part) = self.part() {
+            _ = Self::send(&part, Operation::Change(claim, change, answer));
+        }
+    }
+
+    /// What there is of a task.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, the wait takes too long, or the journal is closed.
+    pub fn get(&self, id: &str) -> Result<Found, Error> {
+        self.ask(true, |answer| Operation::Get(id.to_owned(), answer))
+    }
+
+    /// As `get`; if it has not ended, `Host::ended` follows.
+    ///
+    /// # Errors
+    ///
+    /// As for `get`, or if the file cannot be written to.
+    pub fn watch(&self, id: &str) -> Result<Found, Error> {
+        self.ask(true, |answer| Operation::Watch(id.to_owned(), answer))
+    }
+
+    /// Cancels a task that has not begun.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written to, the wait takes too long, or the journal is closed.
+    pub fn cancel(&self, id: &str) -> Result<Cancelled, Error> {
+        self.ask(true, |answer| Operation::Cancel(id.to_owned(), answer))
+    }
+
+    /// Cancels a task, or asks the process that runs it to stop it.
+    ///
+    /// # Errors
+    ///
+    /// As for `cancel`.
+    pub fn stop(&self, id: &str) -> Result<Cancelled, Error> {
+        self.ask(true, |answer| Operation::Stop(id.to_owned(), answer))
+    }
+
+    /// Tells how far a task of this process is; written at most twice a second.
+    pub fn progress(&self, claim: Claim, done: f64, total: Option<f64>, note: String) {
+        let subject = Subject::Claim(claim.task, claim.epoch);
+        self.tell_progress(subject, done, total, note);
+    }
+
+    fn tell_progress(&self, subject: Subject, done: f64, total: Option<f64>, note: String) {
+        let Ok(part) = self.part() else { return };
+        let progress = store::Progress { done, total, note };
+        let is_first = {
+            let mut pending = part.progress.lock();
+            let is_first = pending.is_empty();
+            pending.insert(subject, progress);
+            is_first
+        };
+        if is_first {
+            part.wake();
+        }
+    }
+
+    /// Publishes a plain task of this process; does not wait. It is never claimed, and fails if
+    /// this process dies.
+    pub fn publish(&self, id: String, function: String, submitted_at: i64, began: Option<i64>) {
+        self.tell(Operation::Publish(Box::new(Plain {
+            id,
+            function,
+            submitted_at,
+            began,
+        })));
+    }
+
+    /// A published task begins.
+    pub fn publish_began(&self, id: &str, at: i64) {
+        self.tell(Operation::PublishBegan(id.to_owned(), at));
+    }
+
+    /// How far a published task is.
+    pub fn publish_progress(&self, id: &str, done: f64, total: Option<f64>, note: String) {
+        self.tell_progress(Subject::Plain(id.to_owned()), done, total, note);
+    }
+
+    /// A published task ends.
+    pub fn publish_ended(&self, id: String, outcome: Outcome) {
+        self.tell(Operation::PublishEnded(id, outcome));
+    }
+
+    /// Sends what nobody waits for.
+    fn tell(&self, operation: Operation) {
+        if let Ok(part) = self.part() {
+            // A closed journal need not hear it.
+            _ = Self::send(&part, operation);
+        }
+    }
+
+    /// Counts tasks and processes.
+    ///
+    /// # Errors
+    ///
+    /// As for `get`.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        self.ask(true, Operation::Stats)
+    }
+
+    /// Ends the use of the journal in this process. What still runs is left to the other processes
+    /// when this one has ended.
+    pub fn close(&self) {
+        let Some(part) = self.0.parts.get() else {
+            return;
+        };
+        self.stop_claiming();
+        if *part.has_writer.lock() {
+            // An error is the end too; the look of another process finds what is left.
+            _ = self.ask(true, Operation::Close);
+        } else {
+            drop(part.queue.close());
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Some(part) = self.parts.get() else {
+            return;
+        };
+        if *part.has_writer.lock() {
+            let (answer, _) = Answer::ticket();
+            // Closed already: then the thread has ended.
+            _ = Journal::send(part, Operation::Close(answer));
+        }
+    }
+}
+
+/// The version of SQLite that is linked.
+#[must_use]
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}
+
+/// What `flask delay check` says of a journal's place: whether each is well, and a text.
+#[must_use]
+pub fn check(path: &Path) -> Vec<(bool, String)> {
+    filesystem::check(&Place::new(path))
+}
+
+#[cfg(loom)]
+pub mod model;

@@ -1,0 +1,49 @@
+//! Which processes live: each locks a file of its own, and the kernel lets go of the lock when the
+//! process ends, however it ends. So a death is never assumed, and needs no clock.
+//!
+//! `flock`, because it belongs to the open file: another thread that reads the folder cannot drop
+//! it, as it could a POSIX lock. A forked child closes its copy.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::filesystem::Place;
+
+/// Locks the file of a slot. `None` if another process has it: one of a journal that was here
+/// before.
+pub(crate) fn claim(place: &Place, slot: i64) -> io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(place.alive(slot))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether the process of a slot is dead.
+pub(crate) fn is_dead(place: &Place, slot: i64) -> io::Result<bool> {
+    let file = match File::open(place.alive(slot)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Removes the files of a slot; for a process that is dead or has closed its journal.
+pub(crate) fn remove(place: &Place, slot: i64) {
+    // What is left costs nothing but its name.
+    _ = std::fs::remove_file(place.wake(slot));
+    _ = std::fs::remove_file(place.alive(slot));
+}

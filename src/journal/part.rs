@@ -1,0 +1,244 @@
+//! What one process has of a journal. A forked child makes its own.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use flask_delay_engine::LazyPerProcess;
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use crate::api::{Error, ErrorKind, Host, Settings};
+use crate::filesystem::{Identity, Place, refused};
+use crate::flusher::Flusher;
+use crate::gate::gate;
+use crate::operation::Operation;
+use crate::queue::Queue;
+use crate::store;
+use crate::sync::Mutex;
+use crate::wakeup::{Bed, Peers};
+use crate::{schema, turnstile, vfs};
+
+/// What all processes of a journal share by inheritance; never changed.
+pub(crate) struct Core {
+    pub settings: Settings,
+    pub host: Arc<dyn Host>,
+    pub place: Place,
+    pub boot: String,
+}
+
+/// A task whose progress is told: by its claim, or a plain one by its id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    Claim(i64, i64),
+    Plain(String),
+}
+
+/// What of a journal belongs to one process.
+pub(crate) struct Part {
+    pub core: Arc<Core>,
+    pub queue: Queue<Operation>,
+    pub bed: Bed,
+    pub flusher: Arc<Flusher>,
+    /// Locked by threads inside the gate only. So it is free when the process forks, and the child
+    /// may look into it.
+    pub disk: Mutex<Disk>,
+    /// As `disk`: the child takes them over.
+    pub functions: Mutex<Vec<String>>,
+    pub progress: Mutex<HashMap<Subject, store::Progress>>,
+    /// Whether the writer thread runs.
+    pub has_writer: Mutex<bool>,
+    /// No more claims: the process ends.
+    pub is_leaving: AtomicBool,
+    /// Tasks were left for lack of workers.
+    pub is_hungry: AtomicBool,
+    /// A worker has become free since.
+    pub has_room: AtomicBool,
+}
+
+/// The open files.
+#[derive(Default)]
+pub(crate) struct Disk {
+    pub connection: Option<Connection>,
+    pub files: Files,
+}
+
+/// The open files but the database.
+#[derive(Default)]
+pub(crate) struct Files {
+    /// Which file the connection has open.
+    pub identity: Option<Identity>,
+    pub turnstile: Option<Arc<File>>,
+    /// The log of the connection, for the flusher.
+    pub log: Option<Arc<File>>,
+    /// The log whose name is known to be on the disk.
+    pub named_log: Option<Identity>,
+    pub alive: Option<File>,
+    pub fifo: Option<Arc<File>>,
+    pub peers: Peers,
+}
+
+impl Part {
+    pub(crate) fn new(core: Arc<Core>, functions: Vec<String>) -> io::Result<Self> {
+        Ok(Self {
+            core,
+            queue: Queue::new(),
+            bed: Bed::new()?,
+            flusher: Arc::new(Flusher::default()),
+            disk: Mutex::default(),
+            functions: Mutex::new(functions),
+            progress: Mutex::default(),
+            has_writer: Mutex::new(false),
+            is_leaving: AtomicBool::new(false),
+            is_hungry: AtomicBool::new(false),
+            has_room: AtomicBool::new(false),
+        })
+    }
+
+    /// The turnstile's file. Enters the gate.
+    pub(crate) fn turnstile(&self) -> Result<Arc<File>, Error> {
+        let _inside = gate().enter();
+        let mut disk = self.disk.lock();
+        if let Some(file) = &disk.files.turnstile {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(turnstile::open(&self.core.place)?);
+        disk.files.turnstile = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Wakes the writer thread if it sleeps.
+    pub(crate) fn wake(&self) {
+        if self.queue.poke() {
+            self.bed.wake();
+        }
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        // Relaxed: what follows from it goes through the queue's lock.
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _inside = gate().enter();
+        self.disk.lock().suspend();
+    }
+}
+
+impl Disk {
+    /// The connection and the other files; opens what is closed.
+    pub(crate) fn open(&mut self, core: &Core) -> Result<(&Connection, &mut Files), Error> {
+        let Self { connection, files } = self;
+        let connection = if let Some(connection) = connection {
+            connection
+        } else {
+            let opened = schema::open(&core.place)?;
+            files.opened(core)?;
+            connection.insert(opened)
+        };
+        Ok((connection, files))
+    }
+
+    /// Closes the connection, without a checkpoint: others have the file open, or will soon.
+    pub(crate) fn suspend(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // Without it the close would only take longer.
+            _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            close(connection);
+        }
+        self.files.log = None;
+    }
+}
+
+/// Closes a connection; statements are not in use here, so it cannot refuse.
+pub(crate) fn close(connection: Connection) {
+    connection.flush_prepared_statement_cache();
+    drop(connection);
+}
+
+impl Files {
+    /// After the connection was opened, which has made the log.
+    fn opened(&mut self, core: &Core) -> Result<(), Error> {
+        let place = &core.place;
+        let path = place.log();
+        let failed = |error| refused(&path, "cannot be opened", &error);
+        let log = File::open(&path).map_err(failed)?;
+        let identity = Identity::of(&path).map_err(failed)?;
+        if self.named_log != Some(identity) {
+            // A new log's name must be on the disk before what is in it counts.
+            place.sync_names().map_err(failed)?;
+            self.named_log = Some(identity);
+        }
+        self.log = Some(Arc::new(log));
+        self.identity = Identity::of(&place.database).ok();
+        Ok(())
+    }
+
+    fn descriptors(&self) -> Vec<i32> {
+        let mut found: Vec<i32> = self.peers.descriptors().collect();
+        found.extend(self.turnstile.as_deref().map(AsRawFd::as_raw_fd));
+        found.extend(self.log.as_deref().map(AsRawFd::as_raw_fd));
+        found.extend(self.alive.as_ref().map(AsRawFd::as_raw_fd));
+        found.extend(self.fifo.as_deref().map(AsRawFd::as_raw_fd));
+        found
+    }
+}
+
+/// The parts of this process, for the fork handlers. Changed inside the gate only.
+static PARTS: LazyPerProcess<Mutex<Vec<Weak<Part>>>> = LazyPerProcess::new();
+
+/// Makes a part known to the fork handlers.
+pub(crate) fn register(part: &Arc<Part>) {
+    let _inside = gate().enter();
+    let mut parts = PARTS.get_or_init(Mutex::default).lock();
+    parts.retain(|part| part.strong_count() > 0);
+    parts.push(Arc::downgrade(part));
+}
+
+fn parts(all: &Mutex<Vec<Weak<Part>>>) -> Vec<Arc<Part>> {
+    all.lock().iter().filter_map(Weak::upgrade).collect()
+}
+
+/// Before a fork, on the thread that forks: waits until no thread is inside SQLite, keeps them out,
+/// and closes all connections.
+pub fn before_fork() {
+    gate().close();
+    for part in PARTS.get().map(parts).unwrap_or_default() {
+        part.disk.lock().suspend();
+    }
+}
+
+/// After a fork, in the parent, on the thread that has forked.
+pub fn after_fork_in_parent() {
+    gate().open();
+}
+
+/// After a fork, in the child, when its generation has begun: closes what it has from its parent.
+pub fn after_fork_in_child() {
+    let Some(all) = PARTS.inherited().last() else {
+        return;
+    };
+    // The lock is free, since the gate was closed: nobody was inside.
+    for part in parts(all) {
+        for descriptor in part.disk.lock().files.descriptors() {
+            vfs::close_inherited(descriptor);
+        }
+        for descriptor in part.bed.descriptors() {
+            vfs::close_inherited(descriptor);
+        }
+        // The descriptors' owners must not close them again; threads of the parent may hold some.
+        _ = ManuallyDrop::new(part);
+    }
+    // A child of this process finds none of them.
+    all.lock().clear();
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the journal is closed")
+}

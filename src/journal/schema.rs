@@ -1,0 +1,214 @@
+//! The layout of the file, and how it is opened.
+
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::api::{Error, ErrorKind};
+use crate::filesystem::{Place, refused};
+use crate::vfs;
+
+/// "FLDY": what `file` and SQLite's shell tell a journal by.
+const APPLICATION_ID: i64 = 0x464c_4459;
+/// The layout that this code makes.
+pub(crate) const VERSION: i64 = 1;
+
+/// Tables and indexes, each as SQLite keeps its text.
+///
+/// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
+/// 9 dead. Times are in microseconds since 1970. A published row is a plain task's: never claimed.
+const LAYOUT: [&str; 24] = [
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
+    // Never uses a number twice: the files of a slot are named by it.
+    "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
+    "CREATE TABLE application (application INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
+    "CREATE TABLE function (function INTEGER PRIMARY KEY, application INTEGER NOT NULL, name TEXT NOT NULL, UNIQUE (application, name)) STRICT",
+    // The functions that a process can run.
+    "CREATE TABLE known (function INTEGER NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY (function, slot)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE task (sequence INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state INTEGER NOT NULL, \
+     application INTEGER NOT NULL, function INTEGER NOT NULL, pool INTEGER NOT NULL, published INTEGER NOT NULL DEFAULT 0, \
+     owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, \
+     interrupted INTEGER NOT NULL DEFAULT 0, stop_requested INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL, \
+     due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, ended_at INTEGER, parked_at INTEGER, \
+     unique_key TEXT, once_key TEXT, limit_key TEXT, waiting_for INTEGER NOT NULL DEFAULT 0, \
+     options TEXT, arguments TEXT, done REAL, total REAL, note TEXT, result TEXT, unkept TEXT, error TEXT, reason TEXT) STRICT",
+    "CREATE INDEX ready ON task (application, pool, rank) WHERE state = 0",
+    "CREATE INDEX suspect ON task (application, rank) WHERE state = 0 AND deaths > 0",
+    "CREATE INDEX scheduled ON task (application, due) WHERE state = 1",
+    "CREATE INDEX owned ON task (owner) WHERE owner IS NOT NULL",
+    "CREATE INDEX parked ON task (function) WHERE state = 4",
+    "CREATE INDEX asked ON task (owner) WHERE stop_requested = 1 AND state = 2",
+    "CREATE INDEX limited ON task (limit_key, rank) WHERE limit_key IS NOT NULL AND state < 6",
+    "CREATE UNIQUE INDEX unique_key ON task (unique_key) WHERE unique_key IS NOT NULL AND state < 6",
+    "CREATE UNIQUE INDEX once_key ON task (once_key) WHERE once_key IS NOT NULL",
+    "CREATE INDEX ended ON task (ended_at) WHERE state BETWEEN 6 AND 8",
+    "CREATE INDEX dead ON task (ended_at) WHERE state = 9",
+    // Arguments above a size: a change of their task need not write them again.
+    "CREATE TABLE body (task INTEGER PRIMARY KEY, arguments TEXT NOT NULL) STRICT",
+    "CREATE TABLE dependency (predecessor INTEGER NOT NULL, task INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (predecessor, task, place)) STRICT, WITHOUT ROWID",
+    // The processes that want to hear of a task's end, and whether it has come.
+    "CREATE TABLE waiter (task INTEGER NOT NULL, slot INTEGER NOT NULL, ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (task, slot)) STRICT, WITHOUT ROWID",
+    "CREATE INDEX told ON waiter (slot) WHERE ended = 1",
+    "CREATE TABLE rate (limit_key TEXT PRIMARY KEY, starts BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE periodic (name TEXT PRIMARY KEY, tick INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    // The ids of pruned tasks.
+    "CREATE TABLE forgotten (id TEXT PRIMARY KEY, ended_at INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+];
+
+/// The error for what SQLite says.
+pub(crate) fn failed(place: &Place, error: &rusqlite::Error) -> Error {
+    let file = place.database.display();
+    let code = error.sqlite_error_code();
+    let (kind, remedy) = match code {
+        Some(ErrorCode::DiskFull) => (ErrorKind::Full, "; make room on its disk"),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => (
+            ErrorKind::Corrupt,
+            "; keep it, and get what can be read with `flask delay journal salvage`",
+        ),
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => (
+            ErrorKind::Permission,
+            "; its folder and files must be writable for this user",
+        ),
+        Some(ErrorCode::FileLockingProtocolFailed) => (
+            ErrorKind::Locks,
+            "; its file system needs locks and shared memory",
+        ),
+        _ => (ErrorKind::Io, ""),
+    };
+    Error::new(kind, format!("{file}: {error}{remedy}"))
+}
+
+/// Opens the database, which is there, with the gate held.
+pub(crate) fn open(place: &Place) -> Result<Connection, Error> {
+    if !vfs::prepare() {
+        let text = format!(
+            "{}: SQLite takes no locks of ours",
+            place.database.display()
+        );
+        return Err(Error::new(ErrorKind::Locks, text));
+    }
+    let connection = connect(place).map_err(|error| failed(place, &error))?;
+    if !vfs::persist_log(&connection) {
+        let text = format!("{}: SQLite does not keep the log", place.database.display());
+        return Err(Error::new(ErrorKind::Io, text));
+    }
+    check(place, &connection)?;
+    Ok(connection)
+}
+
+fn connect(place: &Place) -> rusqlite::Result<Connection> {
+    // One thread at a time uses it, by the gate.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&place.database, flags)?;
+    // The turnstile is what processes wait at. This is for SQLite's moments of its own, such as
+    // recovery after a crash, and for people with a shell.
+    connection.busy_timeout(Duration::from_secs(2))?;
+    connection.set_prepared_statement_cache_capacity(96);
+    for (option, on) in [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+        (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
+        (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
+    ] {
+        connection.set_db_config(option, on)?;
+    }
+    // NORMAL: the log is synced before a checkpoint. What is answered for is synced by the flusher.
+    connection.execute_batch(
+        "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY",
+    )?;
+    Ok(connection)
+}
+
+fn number(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
+    connection.query_row(sql, [], |row| row.get(0))
+}
+
+/// Makes the layout in a new file; leaves any other alone. With the turnstile and the gate held.
+pub(crate) fn make(place: &Place) -> Result<(), Error> {
+    place.make_database()?;
+    if !vfs::prepare() {
+        let text = format!(
+            "{}: SQLite takes no locks of ours",
+            place.database.display()
+        );
+        return Err(Error::new(ErrorKind::Locks, text));
+    }
+    let failed = |error| failed(place, &error);
+    let connection = connect(place).map_err(failed)?;
+    if !is_new(&connection).map_err(failed)? {
+        return Ok(());
+    }
+    lay_out(&connection).map_err(failed)?;
+    drop(connection);
+    place
+        .sync_names()
+        .map_err(|error| refused(place.parent(), "cannot be synced", &error))
+}
+
+fn is_new(connection: &Connection) -> rusqlite::Result<bool> {
+    Ok(number(connection, "PRAGMA user_version")? == 0
+        && number(connection, "SELECT count(*) FROM sqlite_schema")? == 0)
+}
+
+fn lay_out(connection: &Connection) -> rusqlite::Result<()> {
+    // Both before the first table, in this order: the first page is written by the second.
+    connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL")?;
+    let mut text = format!(
+        "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+    );
+    for statement in LAYOUT {
+        text.push_str(statement);
+        text.push(';');
+    }
+    text.push_str("INSERT INTO meta (key, value) VALUES ('oldest', 1); COMMIT");
+    connection.execute_batch(&text)
+}
+
+/// Refuses what is no journal, or one that this code must not write to.
+fn check(place: &Place, connection: &Connection) -> Result<(), Error> {
+    let failed = |error| failed(place, &error);
+    let file = place.database.display();
+    let id = number(connection, "PRAGMA application_id").map_err(failed)?;
+    if id != APPLICATION_ID {
+        let text = format!("{file}: this file is not a journal; set DELAY_JOURNAL to another path");
+        return Err(Error::new(ErrorKind::Corrupt, text));
+    }
+    let version = number(connection, "PRAGMA user_version").map_err(failed)?;
+    let oldest =
+        number(connection, "SELECT value FROM meta WHERE key = 'oldest'").map_err(failed)?;
+    if oldest > VERSION {
+        let text = format!(
+            "{file}: newer code has changed the layout of this journal (version {version}); this \
+             code knows version {VERSION} and cannot use it: deploy the newer code here too"
+        );
+        return Err(Error::new(ErrorKind::Newer, text));
+    }
+    // The texts of a newer layout are unknown, but it has the columns of this one.
+    if version == VERSION && !is_known(connection).map_err(failed)? {
+        let text = format!(
+            "{file}: the tables of this journal are not those that this code has made; keep the \
+             file, and get what can be read with `flask delay journal salvage`"
+        );
+        return Err(Error::new(ErrorKind::Corrupt, text));
+    }
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .map_err(failed)?;
+    if mode != "wal" {
+        let text = format!("{file}: this journal is in mode {mode} and has to be in mode wal");
+        return Err(Error::new(ErrorKind::Corrupt, text));
+    }
+    Ok(())
+}
+
+fn is_known(connection: &Connection) -> rusqlite::Result<bool> {
+    let mut statement = connection.prepare(
+        "SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid",
+    )?;
+    let texts = statement.query_map([], |row| row.get::<_, String>(0))?;
+    let found = texts.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(found == LAYOUT)
+}

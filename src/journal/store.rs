@@ -1,0 +1,805 @@
+//! The SQL of the journal. Each function is a step of a transaction that its caller has begun, or reads.
+
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use crate::api::{Change, Claim, Claimed, Found, Key, NewTask, Outcome, Pool, Row, State, Stats};
+
+/// Arguments above this many bytes are kept beside their task's row, which changes more often.
+const BODY: usize = 1000;
+/// So many scheduled tasks become ready in one transaction.
+pub(crate) const PROMOTED: i64 = 500;
+
+pub(crate) fn begin(connection: &Connection) -> Result<()> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    Ok(())
+}
+
+pub(crate) fn commit(connection: &Connection) -> Result<()> {
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
+}
+
+/// Ends a transaction that has failed; SQLite may have ended it itself.
+pub(crate) fn roll_back(connection: &Connection) {
+    if !connection.is_autocommit() {
+        _ = connection.execute_batch("ROLLBACK");
+    }
+}
+
+/// Changes when another connection commits.
+pub(crate) fn data_version(connection: &Connection) -> Result<i64> {
+    let mut statement = connection.prepare_cached("PRAGMA data_version")?;
+    statement.query_row([], |row| row.get(0))
+}
+
+pub(crate) fn application(connection: &Connection, name: &str) -> Result<i64> {
+    let sql = "INSERT INTO application (name) VALUES (?1) ON CONFLICT DO NOTHING";
+    connection.prepare_cached(sql)?.execute([name])?;
+    let sql = "SELECT application FROM application WHERE name = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([name], |row| row.get(0))
+}
+
+pub(crate) fn function(connection: &Connection, application: i64, name: &str) -> Result<i64> {
+    let sql = "INSERT INTO function (application, name) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![application, name])?;
+    let sql = "SELECT function FROM function WHERE application = ?1 AND name = ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row(params![application, name], |row| row.get(0))
+}
+
+// --- Processes ----------------------------------------------------------------------
+
+/// A process that has the journal open.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    pub slot: i64,
+    pub pid: i64,
+    pub boot: String,
+}
+
+pub(crate) fn add_process(
+    connection: &Connection,
+    boot: &str,
+    code: &str,
+    claims: bool,
+    now: i64,
+) -> Result<i64> {
+    let sql = "INSERT INTO process (pid, boot, code, claims, began_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+    connection.prepare_cached(sql)?.execute(params![
+        std::process::id(),
+        boot,
+        code,
+        claims,
+        now
+    ])?;
+    Ok(connection.last_insert_rowid())
+}
+
+pub(crate) fn set_claims(connection: &Connection, slot: i64, claims: bool) -> Result<()> {
+    let sql = "UPDATE process SET claims = ?2 WHERE slot = ?1";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![slot, claims])?;
+    Ok(())
+}
+
+pub(crate) fn remove_process(connection: &Connection, slot: i64) -> Result<bool> {
+    for sql in [
+        "DELETE FROM known WHERE slot = ?1",
+        "DELETE FROM waiter WHERE slot = ?1",
+    ] {
+        connection.prepare_cached(sql)?.execute([slot])?;
+    }
+    let sql = "DELETE FROM process WHERE slot = ?1";
+    Ok(connection.prepare_cached(sql)?.execute([slot])? > 0)
+}
+
+pub(crate) fn processes(connection: &Connection) -> Result<Vec<Process>> {
+    let mut statement = connection.prepare_cached("SELECT slot, pid, boot FROM process")?;
+    let rows = statement.query_map([], |row| {
+        Ok(Process {
+            slot: row.get(0)?,
+            pid: row.get(1)?,
+            boot: row.get(2)?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// The other processes that claim.
+pub(crate) fn claimers(connection: &Connection, slot: Option<i64>) -> Result<Vec<i64>> {
+    let sql = "SELECT slot FROM process WHERE claims AND slot IS NOT ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([slot], |row| row.get(0))?.collect()
+}
+
+pub(crate) fn add_known(connection: &Connection, slot: i64, function: i64) -> Result<()> {
+    let sql = "INSERT INTO known (function, slot) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![function, slot])?;
+    Ok(())
+}
+
+// --- Submits ------------------------------------------------------------------------
+
+/// A row to insert: a task with its place among the others.
+pub(crate) struct NewRow<'a> {
+    pub task: &'a NewTask,
+    pub application: i64,
+    pub function: i64,
+    pub state: State,
+    pub owner: Option<i64>,
+    pub unique_key: Option<&'a str>,
+    pub once_key: Option<&'a str>,
+    pub now: i64,
+}
+
+/// Inserts a row; `None` if another one excludes it.
+pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option<i64>> {
+    let task = row.task;
+    let is_running = row.state == State::Running;
+    let is_large = task.arguments.len() > BODY;
+    let sql = "INSERT INTO task (id, state, application, function, pool, owner, epoch, attempt, rank, due, expires, \
+               submitted_at, began_at, unique_key, once_key, options, arguments) \
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16 \
+               WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id = ?1) ON CONFLICT DO NOTHING";
+    let count = connection.prepare_cached(sql)?.execute(params![
+        task.id,
+        row.state.code(),
+        row.application,
+        row.function,
+        task.pool.code(),
+        row.owner,
+        i64::from(is_running),
+        task.rank,
+        task.due,
+        task.expires,
+        row.now,
+        is_running.then_some(row.now),
+        row.unique_key,
+        row.once_key,
+        task.options,
+        (!is_large).then_some(&task.arguments),
+    ])?;
+    if count == 0 {
+        return Ok(None);
+    }
+    let sequence = connection.last_insert_rowid();
+    if is_large {
+        let sql = "INSERT INTO body (task, arguments) VALUES (?1, ?2)";
+        connection
+            .prepare_cached(sql)?
+            .execute(params![sequence, task.arguments])?;
+    }
+    Ok(Some(sequence))
+}
+
+/// The id and the function of the task that has a key.
+pub(crate) fn twin(
+    connection: &Connection,
+    by: Key,
+    key: &str,
+) -> Result<Option<(String, String)>> {
+    let sql = match by {
+        Key::Unique => {
+            "SELECT task.id, function.name FROM task LEFT JOIN function USING (function) \
+             WHERE unique_key = ?1 AND unique_key IS NOT NULL AND state < 6"
+        }
+        Key::Once => {
+            "SELECT task.id, function.name FROM task LEFT JOIN function USING (function) \
+             WHERE once_key = ?1 AND once_key IS NOT NULL"
+        }
+    };
+    let mut statement = connection.prepare_cached(sql)?;
+    let found = statement.query_row([key], |row| {
+        Ok((
+            row.get(0)?,
+            row.get::<_, Option<String>>(1)?.unwrap_or_default(),
+        ))
+    });
+    found.optional()
+}
+
+/// How many tasks wait for a worker or their time.
+pub(crate) fn count_waiting(connection: &Connection) -> Result<u64> {
+    let sql = "SELECT (SELECT count(*) FROM task WHERE state = 0) + (SELECT count(*) FROM task WHERE state = 1)";
+    let mut statement = connection.prepare_cached(sql)?;
+    let count: i64 = statement.query_row([], |row| row.get(0))?;
+    Ok(count.cast_unsigned())
+}
+
+pub(crate) fn exists(connection: &Connection, id: &str) -> Result<bool> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM task WHERE id = ?1")?;
+    statement.exists([id])
+}
+
+// --- Published tasks ----------------------------------------------------------------
+
+pub(crate) struct Published<'a> {
+    pub id: &'a str,
+    pub application: i64,
+    pub function: i64,
+    pub owner: i64,
+    pub submitted_at: i64,
+    pub began: Option<i64>,
+}
+
+pub(crate) fn publish(connection: &Connection, task: &Published<'_>) -> Result<Option<i64>> {
+    let sql = "INSERT INTO task (id, state, application, function, pool, published, owner, epoch, attempt, rank, \
+               submitted_at, began_at) VALUES (?1, 2, ?2, ?3, 0, 1, ?4, 1, ?7, ?5, ?5, ?6) ON CONFLICT DO NOTHING";
+    let count = connection.prepare_cached(sql)?.execute(params![
+        task.id,
+        task.application,
+        task.function,
+        task.owner,
+        task.submitted_at,
+        task.began,
+        task.began.is_some(),
+    ])?;
+    Ok((count > 0).then(|| connection.last_insert_rowid()))
+}
+
+pub(crate) fn publish_began(connection: &Connection, task: i64, slot: i64, at: i64) -> Result<()> {
+    let sql = "UPDATE task SET began_at = coalesce(began_at, ?3), attempt = attempt + 1 \
+               WHERE sequence = ?1 AND owner = ?2 AND state = 2";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![task, slot, at])?;
+    Ok(())
+}
+
+// --- Claims -------------------------------------------------------------------------
+
+/// A ready task, as it is looked at before it is claimed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready {
+    pub sequence: i64,
+    pub expires: Option<i64>,
+    pub stop_requested: bool,
+}
+
+/// The first `most` ready tasks of a pool whose functions are known, in order; no suspects.
+pub(crate) fn ready(
+    connection: &Connection,
+    application: i64,
+    pool: Pool,
+    most: usize,
+    is_known: impl Fn(i64) -> bool,
+) -> Result<Vec<Ready>> {
+    let sql = "SELECT sequence, function, deaths, expires, stop_requested FROM task \
+               WHERE application = ?1 AND pool = ?2 AND state = 0 ORDER BY rank";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![application, pool.code()])?;
+    let mut found = Vec::new();
+    while found.len() < most {
+        let Some(row) = rows.next()? else { break };
+        if is_known(row.get(1)?) && row.get::<_, i64>(2)? == 0 {
+            found.push(Ready {
+                sequence: row.get(0)?,
+                expires: row.get(3)?,
+                stop_requested: row.get(4)?,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// The functions of ready tasks that are not known to `is_known`.
+pub(crate) fn ready_unknown(
+    connection: &Connection,
+    application: i64,
+    is_known: impl Fn(i64) -> bool,
+) -> Result<Vec<i64>> {
+    let sql = "SELECT DISTINCT function FROM task WHERE application = ?1 AND state = 0 AND pool IN (0, 1, 2)";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([application])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let function = row.get(0)?;
+        if !is_known(function) {
+            found.push(function);
+        }
+    }
+    Ok(found)
+}
+
+/// Claims a ready task.
+pub(crate) fn claim(
+    connection: &Connection,
+    task: i64,
+    slot: i64,
+    now: i64,
+) -> Result<Option<Claimed>> {
+    let sql = "UPDATE task SET state = 2, owner = ?2, epoch = epoch + 1, attempt = attempt + 1, \
+               began_at = coalesce(began_at, ?3) WHERE sequence = ?1 AND state = 0 \
+               RETURNING epoch, attempt, id, (SELECT name FROM function WHERE function.function = task.function), pool, \
+               coalesce(arguments, (SELECT arguments FROM body WHERE body.task = task.sequence)), options, submitted_at, began_at";
+    let mut statement = connection.prepare_cached(sql)?;
+    let claimed = statement.query_row(params![task, slot, now], |row| {
+        let began: i64 = row.get(8)?;
+        Ok(Claimed {
+            claim: Claim {
+                task,
+                epoch: row.get(0)?,
+                attempt: row.get(1)?,
+            },
+            id: row.get(2)?,
+            function: row.get::<_, Option<String>>(3)?.unwrap_or_default(),
+            pool: Pool::of(row.get(4)?),
+            arguments: row.get::<_, Option<String>>(5)?.unwrap_or_default(),
+            options: row.get(6)?,
+            submitted_at: row.get(7)?,
+            began: (began != now).then_some(began),
+        })
+    });
+    claimed.optional()
+}
+
+/// Makes scheduled tasks ready whose time has come; how many.
+pub(crate) fn promote(connection: &Connection, application: i64, now: i64) -> Result<usize> {
+    let sql = "UPDATE task SET state = 0 WHERE sequence IN (SELECT sequence FROM task \
+               WHERE application = ?1 AND state = 1 AND due <= ?2 ORDER BY due LIMIT ?3)";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![application, now, PROMOTED])
+}
+
+/// When the next scheduled task is due.
+pub(crate) fn next_due(connection: &Connection, application: i64) -> Result<Option<i64>> {
+    let sql = "SELECT due FROM task WHERE application = ?1 AND state = 1 ORDER BY due LIMIT 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let found: Option<Option<i64>> = statement
+        .query_row([application], |row| row.get(0))
+        .optional()?;
+    Ok(found.flatten())
+}
+
+/// A suspect that this process may run: one that nobody has reserved, or any if this process is idle.
+pub(crate) fn suspect(
+    connection: &Connection,
+    application: i64,
+    slot: i64,
+    is_idle: bool,
+    may_run: impl Fn(i64, Pool) -> bool,
+) -> Result<Option<Ready>> {
+    let sql = "SELECT sequence, function, pool, expires, owner, stop_requested FROM task \
+               WHERE application = ?1 AND state = 0 AND deaths > 0 ORDER BY rank";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([application])?;
+    while let Some(row) = rows.next()? {
+        let owner: Option<i64> = row.get(4)?;
+        let is_free = is_idle || owner.is_none_or(|owner| owner == slot);
+        if is_free && may_run(row.get(1)?, Pool::of(row.get(2)?)) {
+            return Ok(Some(Ready {
+                sequence: row.get(0)?,
+                expires: row.get(3)?,
+                stop_requested: row.get(5)?,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+pub(crate) fn reserve(connection: &Connection, task: i64, slot: i64) -> Result<()> {
+    let sql = "UPDATE task SET owner = ?2 WHERE sequence = ?1 AND state = 0";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![task, slot])?;
+    Ok(())
+}
+
+pub(crate) fn is_reserved(connection: &Connection, task: i64, slot: i64) -> Result<bool> {
+    let sql = "SELECT 1 FROM task WHERE sequence = ?1 AND state = 0 AND owner = ?2";
+    connection.prepare_cached(sql)?.exists(params![task, slot])
+}
+
+// --- Changes ------------------------------------------------------------------------
+
+/// The columns of an end.
+pub(crate) struct End<'a> {
+    pub state: State,
+    pub result: Option<&'a str>,
+    pub unkept: Option<&'a str>,
+    pub error: Option<&'a str>,
+}
+
+impl<'a> From<&'a Outcome> for End<'a> {
+    fn from(outcome: &'a Outcome) -> Self {
+        let (state, result, unkept, error) = match outcome {
+            Outcome::Finished { result, unkept } => {
+                (State::Finished, result.as_deref(), unkept.as_deref(), None)
+            }
+            Outcome::Failed { error } => (State::Failed, None, None, Some(&**error)),
+            Outcome::Cancelled => (State::Cancelled, None, None, None),
+        };
+        Self {
+            state,
+            result,
+            unkept,
+            error,
+        }
+    }
+}
+
+/// Ends a task that this process runs by that claim; whether it does.
+pub(crate) fn end(
+    connection: &Connection,
+    task: i64,
+    epoch: i64,
+    slot: i64,
+    end: &End<'_>,
+    now: i64,
+) -> Result<bool> {
+    let sql = "UPDATE task SET state = ?4, owner = NULL, deaths = 0, interrupted = 0, ended_at = ?5, result = ?6, unkept = ?7, \
+               error = ?8 WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2";
+    let count = connection.prepare_cached(sql)?.execute(params![
+        task,
+        slot,
+        epoch,
+        end.state.code(),
+        now,
+        end.result,
+        end.unkept,
+        end.error
+    ])?;
+    Ok(count > 0)
+}
+
+/// Ends a task in whatever state it is.
+pub(crate) fn end_any(connection: &Connection, task: i64, end: &End<'_>, now: i64) -> Result<()> {
+    let sql = "UPDATE task SET state = ?2, owner = NULL, interrupted = 0, ended_at = ?3, error = ?4 WHERE sequence = ?1";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![task, end.state.code(), now, end.error])?;
+    Ok(())
+}
+
+/// A change that is no end, of a task that this process runs by that claim: the state it is in
+/// then, `None` if it is not this process's.
+pub(crate) fn put_back(
+    connection: &Connection,
+    claim: Claim,
+    slot: i64,
+    change: &Change,
+    now: i64,
+) -> Result<Option<State>> {
+    // What was asked to stop does not begin again.
+    let sql = match change {
+        Change::Again { due } => {
+            let sql = "UPDATE task SET state = CASE WHEN stop_requested THEN 8 WHEN ?4 IS NULL THEN 0 ELSE 1 END, due = ?4, owner = NULL, \
+                       deaths = 0, interrupted = 0, ended_at = CASE WHEN stop_requested THEN ?5 END \
+                       WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2 RETURNING state";
+            let mut statement = connection.prepare_cached(sql)?;
+            let values = params![claim.task, slot, claim.epoch, due, now];
+            return statement.query_row(values, state_of).optional();
+        }
+        Change::PutBack => {
+            "UPDATE task SET state = CASE WHEN stop_requested THEN 8 ELSE 0 END, owner = NULL, interrupted = 0, \
+             attempt = attempt - 1, ended_at = CASE WHEN stop_requested THEN ?4 END \
+             WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2 RETURNING state"
+        }
+        Change::Park { reason } => {
+            let sql = "UPDATE task SET state = CASE WHEN stop_requested THEN 8 ELSE 4 END, reason = ?4, parked_at = ?5, owner = NULL, \
+                       interrupted = 0, attempt = attempt - 1, ended_at = CASE WHEN stop_requested THEN ?5 END \
+                       WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2 RETURNING state";
+            let mut statement = connection.prepare_cached(sql)?;
+            let values = params![claim.task, slot, claim.epoch, reason, now];
+            return statement.query_row(values, state_of).optional();
+        }
+        Change::End(_) => return Ok(None),
+    };
+    let mut statement = connection.prepare_cached(sql)?;
+    let values = params![claim.task, slot, claim.epoch, now];
+    statement.query_row(values, state_of).optional()
+}
+
+fn state_of(row: &rusqlite::Row<'_>) -> Result<State> {
+    Ok(State::of(row.get(0)?))
+}
+
+/// What there is of a task before it is cancelled or stopped.
+pub(crate) struct Standing {
+    pub sequence: i64,
+    pub state: State,
+    pub owner: Option<i64>,
+}
+
+pub(crate) fn standing(connection: &Connection, id: &str) -> Result<Option<Standing>> {
+    let sql = "SELECT sequence, state, owner FROM task WHERE id = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let found = statement.query_row([id], |row| {
+        Ok(Standing {
+            sequence: row.get(0)?,
+            state: State::of(row.get(1)?),
+            owner: row.get(2)?,
+        })
+    });
+    found.optional()
+}
+
+pub(crate) fn ask_to_stop(connection: &Connection, task: i64) -> Result<()> {
+    let sql = "UPDATE task SET stop_requested = 1 WHERE sequence = ?1";
+    connection.prepare_cached(sql)?.execute([task])?;
+    Ok(())
+}
+
+/// The tasks that a process runs and is asked to stop.
+pub(crate) fn asked_to_stop(connection: &Connection, slot: i64) -> Result<Vec<(i64, String)>> {
+    let sql = "SELECT sequence, id FROM task WHERE owner = ?1 AND stop_requested = 1 AND state = 2";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement
+        .query_map([slot], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
+}
+
+/// How far a task of this process is.
+pub(crate) struct Progress {
+    pub done: f64,
+    pub total: Option<f64>,
+    pub note: String,
+}
+
+pub(crate) fn set_progress(
+    connection: &Connection,
+    task: i64,
+    epoch: i64,
+    slot: i64,
+    progress: &Progress,
+) -> Result<()> {
+    let sql = "UPDATE task SET done = ?4, total = ?5, note = ?6 WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2";
+    connection.prepare_cached(sql)?.execute(params![
+        task,
+        slot,
+        epoch,
+        progress.done,
+        progress.total,
+        progress.note
+    ])?;
+    Ok(())
+}
+
+/// Marks the tasks that a process leaves behind as it ends in order, so that nobody counts that as a death;
+/// how many are durable.
+pub(crate) fn interrupt(connection: &Connection, slot: i64) -> Result<usize> {
+    let sql = "UPDATE task SET interrupted = 1 WHERE owner = ?1 AND state = 2 AND published = 0";
+    connection.prepare_cached(sql)?.execute([slot])
+}
+
+/// The plain tasks that a process has published and that have not ended.
+pub(crate) fn published_by(connection: &Connection, slot: i64) -> Result<Vec<i64>> {
+    let sql = "SELECT sequence FROM task WHERE owner = ?1 AND state = 2 AND published = 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([slot], |row| row.get(0))?.collect()
+}
+
+/// Lets go of the suspects that a process has reserved.
+pub(crate) fn unreserve(connection: &Connection, slot: i64) -> Result<()> {
+    let sql = "UPDATE task SET owner = NULL WHERE owner = ?1 AND state = 0";
+    connection.prepare_cached(sql)?.execute([slot])?;
+    Ok(())
+}
+
+// --- Parking ------------------------------------------------------------------------
+
+/// Parks the ready tasks of a function that no process knows; how many.
+pub(crate) fn park_unknown(
+    connection: &Connection,
+    application: i64,
+    function: i64,
+    reason: &str,
+    now: i64,
+) -> Result<usize> {
+    let sql = "UPDATE task SET state = 4, owner = NULL, reason = ?3, parked_at = ?4 \
+               WHERE application = ?1 AND state = 0 AND pool IN (0, 1, 2) AND function = ?2 \
+               AND NOT EXISTS (SELECT 1 FROM known WHERE known.function = ?2)";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![application, function, reason, now])
+}
+
+/// Makes the parked tasks of a function ready again; how many.
+pub(crate) fn revive(connection: &Connection, function: i64) -> Result<usize> {
+    let sql = "UPDATE task SET state = 0, reason = NULL, parked_at = NULL WHERE function = ?1 AND state = 4";
+    connection.prepare_cached(sql)?.execute([function])
+}
+
+pub(crate) fn is_known_to_any(connection: &Connection, function: i64) -> Result<bool> {
+    let sql = "SELECT 1 FROM known WHERE function = ?1";
+    connection.prepare_cached(sql)?.exists([function])
+}
+
+pub(crate) fn function_name(connection: &Connection, function: i64) -> Result<Option<String>> {
+    let sql = "SELECT name FROM function WHERE function = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([function], |row| row.get(0)).optional()
+}
+
+// --- Waiters ------------------------------------------------------------------------
+
+pub(crate) fn watch(connection: &Connection, task: i64, slot: i64) -> Result<()> {
+    let sql = "INSERT INTO waiter (task, slot) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![task, slot])?;
+    Ok(())
+}
+
+pub(crate) fn unwatch(connection: &Connection, task: i64, slot: i64) -> Result<()> {
+    let sql = "DELETE FROM waiter WHERE task = ?1 AND slot = ?2";
+    connection
+        .prepare_cached(sql)?
+        .execute(params![task, slot])?;
+    Ok(())
+}
+
+/// Marks that a task has ended for all that wait for it; which processes they are.
+pub(crate) fn tell_waiters(connection: &Connection, task: i64) -> Result<Vec<i64>> {
+    let sql = "UPDATE waiter SET ended = 1 WHERE task = ?1 RETURNING slot";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([task], |row| row.get(0))?.collect()
+}
+
+/// The ended tasks that a process waits for.
+pub(crate) fn told(connection: &Connection, slot: i64) -> Result<Vec<i64>> {
+    let sql = "SELECT task FROM waiter WHERE slot = ?1 AND ended = 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([slot], |row| row.get(0))?.collect()
+}
+
+// --- Reads --------------------------------------------------------------------------
+
+const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = task.function), state, published, attempt, \
+     deaths, stop_requested, owner, due, expires, submitted_at, began_at, ended_at, done, total, note, result, unkept, error, \
+     reason, sequence";
+
+fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> {
+    let plain: bool = row.get(3)?;
+    let began: Option<i64> = row.get(11)?;
+    let stored = State::of(row.get(2)?);
+    // A plain task is its owner's from the start, and waits there.
+    let waits = plain && began.is_none() && stored == State::Running;
+    let state = if waits { State::Ready } else { stored };
+    let owner: Option<i64> = row.get(7)?;
+    let done: Option<f64> = row.get(13)?;
+    let total: Option<f64> = row.get(14)?;
+    let note: Option<String> = row.get(15)?;
+    Ok(Row {
+        id: row.get(0)?,
+        function: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
+        state,
+        plain,
+        attempt: row.get(4)?,
+        deaths: row.get(5)?,
+        stop_requested: row.get(6)?,
+        is_mine: stored == State::Running && owner.is_some() && owner == slot,
+        due: row.get(8)?,
+        expires: row.get(9)?,
+        submitted_at: row.get(10)?,
+        began,
+        ended: row.get(12)?,
+        progress: done.map(|done| (done, total, note.unwrap_or_default())),
+        result: row.get(16)?,
+        unkept: row.get(17)?,
+        error: row.get(18)?,
+        reason: row.get(19)?,
+    })
+}
+
+/// The row with an id, and its place.
+pub(crate) fn find(
+    connection: &Connection,
+    id: &str,
+    slot: Option<i64>,
+) -> Result<(Found, Option<i64>)> {
+    let sql = format!("SELECT {COLUMNS} FROM task WHERE id = ?1");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let found = statement.query_row([id], |row| Ok((row_of(row, slot)?, row.get(20)?)));
+    if let Some((row, sequence)) = found.optional()? {
+        return Ok((Found::Row(Box::new(row)), Some(sequence)));
+    }
+    let mut statement = connection.prepare_cached("SELECT 1 FROM forgotten WHERE id = ?1")?;
+    let found = if statement.exists([id])? {
+        Found::Gone
+    } else {
+        Found::Unknown
+    };
+    Ok((found, None))
+}
+
+pub(crate) fn row(connection: &Connection, task: i64, slot: Option<i64>) -> Result<Option<Row>> {
+    let sql = format!("SELECT {COLUMNS} FROM task WHERE sequence = ?1");
+    let mut statement = connection.prepare_cached(&sql)?;
+    statement
+        .query_row([task], |row| row_of(row, slot))
+        .optional()
+}
+
+pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
+    let count = |sql: &str| -> Result<u64> {
+        let mut statement = connection.prepare_cached(sql)?;
+        let count: i64 = statement.query_row([], |row| row.get(0))?;
+        Ok(count.cast_unsigned())
+    };
+    Ok(Stats {
+        ready: count("SELECT count(*) FROM task WHERE state = 0")?,
+        scheduled: count("SELECT count(*) FROM task WHERE state = 1")?,
+        running: count(
+            "SELECT count(*) FROM task WHERE owner IS NOT NULL AND state = 2 AND published = 0",
+        )?,
+        blocked: count(
+            "SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state < 6 AND state = 3",
+        )?,
+        parked: count("SELECT count(*) FROM task WHERE state = 4")?,
+        dead: count("SELECT count(*) FROM task WHERE state = 9")?,
+        processes: count("SELECT count(*) FROM process")?,
+        bytes: 0,
+    })
+}
+
+// --- Pruning ------------------------------------------------------------------------
+
+/// So many rows are pruned in one transaction.
+const PRUNED: i64 = 200;
+
+/// Whether a row has ended before `since`, or a dead letter or parked one before `long_since`.
+pub(crate) fn has_old(connection: &Connection, since: i64, long_since: i64) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM task WHERE state BETWEEN 6 AND 8 AND ended_at < ?1) \
+               OR EXISTS (SELECT 1 FROM task WHERE state = 9 AND ended_at < ?2)";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row(params![since, long_since], |row| row.get(0))
+}
+
+/// How many ended rows there are.
+pub(crate) fn count_ended(connection: &Connection) -> Result<u64> {
+    let sql = "SELECT count(*) FROM task WHERE state BETWEEN 6 AND 8";
+    let mut statement = connection.prepare_cached(sql)?;
+    let count: i64 = statement.query_row([], |row| row.get(0))?;
+    Ok(count.cast_unsigned())
+}
+
+/// Removes old rows, the oldest first: those that have ended before `since`, `surplus` in any case, and dead
+/// letters from before `long_since`. Not all at once; how many.
+pub(crate) fn prune(
+    connection: &Connection,
+    since: i64,
+    long_since: i64,
+    surplus: u64,
+) -> Result<usize> {
+    let surplus = i64::try_from(surplus).unwrap_or(PRUNED).min(PRUNED);
+    let sql = "SELECT sequence, id, ended_at FROM (SELECT sequence, id, ended_at, row_number() OVER (ORDER BY ended_at) AS place \
+               FROM (SELECT sequence, id, ended_at FROM task WHERE state BETWEEN 6 AND 8 ORDER BY ended_at LIMIT ?4)) \
+               WHERE ended_at < ?1 OR place <= ?3 \
+               UNION ALL SELECT sequence, id, ended_at FROM (SELECT sequence, id, ended_at FROM task WHERE state = 9 \
+               AND ended_at < ?2 ORDER BY ended_at LIMIT ?4)";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![since, long_since, surplus, PRUNED], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    })?;
+    let old = rows.collect::<Result<Vec<(i64, String, i64)>>>()?;
+    for (sequence, id, ended) in &old {
+        let sql = "INSERT INTO forgotten (id, ended_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        connection
+            .prepare_cached(sql)?
+            .execute(params![id, ended])?;
+        for sql in [
+            "DELETE FROM task WHERE sequence = ?1",
+            "DELETE FROM body WHERE task = ?1",
+            "DELETE FROM waiter WHERE task = ?1",
+        ] {
+            connection.prepare_cached(sql)?.execute([sequence])?;
+        }
+    }
+    Ok(old.len())
+}
+
+/// Whether a claim holds.
+pub(crate) fn is_claimed(connection: &Connection, claim: Claim, slot: i64) -> Result<bool> {
+    let sql = "SELECT 1 FROM task WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2";
+    connection
+        .prepare_cached(sql)?
+        .exists(params![claim.task, slot, claim.epoch])
+}

@@ -1,0 +1,232 @@
+//! Shared parts of the tests: a folder, a host that notes what it is told, tasks.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses its part, and a failed test has to panic"
+)]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use flask_delay_journal::{
+    Accepted, Claim, Claimed, Found, Host, Journal, NewTask, Outcome, Pool, Row, Settings,
+    SyncLevel,
+};
+
+/// More than any test needs; reached only when something is lost.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+/// A folder of its own, removed at the end.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("flask-delay-journal-{}-{next}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.0.join("journal.db")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[derive(Default)]
+struct Noted {
+    run: Vec<Claimed>,
+    ended: Vec<Row>,
+    stops: Vec<String>,
+    reports: Vec<(log::Level, String)>,
+    capacity: [Option<usize>; 3],
+}
+
+/// A host that notes what it is told, and runs nothing by itself.
+#[derive(Default)]
+pub(crate) struct Notes {
+    noted: Mutex<Noted>,
+    bell: Condvar,
+}
+
+impl Notes {
+    pub(crate) fn new(workers: usize) -> Arc<Self> {
+        let notes = Self::default();
+        notes.set_capacity([Some(workers), None, None]);
+        Arc::new(notes)
+    }
+
+    pub(crate) fn set_capacity(&self, capacity: [Option<usize>; 3]) {
+        self.noted.lock().unwrap().capacity = capacity;
+    }
+
+    fn take<T>(&self, mut look: impl FnMut(&mut Noted) -> Option<T>) -> T {
+        let deadline = Instant::now() + LONG;
+        let mut noted = self.noted.lock().unwrap();
+        loop {
+            if let Some(found) = look(&mut noted) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "never told");
+            noted = self.bell.wait_timeout(noted, left).unwrap().0;
+        }
+    }
+
+    /// The next claimed task.
+    pub(crate) fn claimed(&self) -> Claimed {
+        self.take(|noted| (!noted.run.is_empty()).then(|| noted.run.remove(0)))
+    }
+
+    /// The next row that has ended.
+    pub(crate) fn ended(&self) -> Row {
+        self.take(|noted| (!noted.ended.is_empty()).then(|| noted.ended.remove(0)))
+    }
+
+    pub(crate) fn stopped(&self) -> String {
+        self.take(|noted| (!noted.stops.is_empty()).then(|| noted.stops.remove(0)))
+    }
+
+    /// The next line for the log with that in it.
+    pub(crate) fn reported(&self, part: &str) -> (log::Level, String) {
+        self.take(|noted| {
+            let place = noted
+                .reports
+                .iter()
+                .position(|(_, text)| text.contains(part))?;
+            Some(noted.reports.remove(place))
+        })
+    }
+
+    /// How many tasks were claimed and rows ended that no test has looked at.
+    pub(crate) fn left(&self) -> (usize, usize) {
+        let noted = self.noted.lock().unwrap();
+        (noted.run.len(), noted.ended.len())
+    }
+
+    pub(crate) fn reports(&self) -> Vec<String> {
+        let noted = self.noted.lock().unwrap();
+        noted.reports.iter().map(|(_, text)| text.clone()).collect()
+    }
+}
+
+impl Host for Notes {
+    fn capacity(&self) -> [Option<usize>; 3] {
+        self.noted.lock().unwrap().capacity
+    }
+
+    fn run(&self, tasks: Vec<Claimed>) {
+        self.noted.lock().unwrap().run.extend(tasks);
+        self.bell.notify_all();
+    }
+
+    fn ended(&self, rows: Vec<Row>) {
+        self.noted.lock().unwrap().ended.extend(rows);
+        self.bell.notify_all();
+    }
+
+    fn stop(&self, id: &str) {
+        self.noted.lock().unwrap().stops.push(id.to_owned());
+        self.bell.notify_all();
+    }
+
+    fn report(&self, level: log::Level, text: String) {
+        self.noted.lock().unwrap().reports.push((level, text));
+        self.bell.notify_all();
+    }
+}
+
+pub(crate) fn settings(path: &Path) -> Settings {
+    Settings {
+        path: path.to_owned(),
+        app: "shop|delay".to_owned(),
+        sync: SyncLevel::Second,
+        keep: Duration::from_hours(24),
+        limit: 100_000,
+        deaths: 3,
+        timeout: LONG,
+        waiting: 0,
+        code: "0.1.0".to_owned(),
+    }
+}
+
+/// A journal that claims tasks of "send", with its host.
+pub(crate) fn claiming(folder: &Folder, workers: usize) -> (Journal, Arc<Notes>) {
+    let (journal, notes) = with(settings(&folder.database()), workers);
+    journal.know(vec!["send".to_owned()]);
+    journal.start().unwrap();
+    (journal, notes)
+}
+
+/// A journal that submits and reads only.
+pub(crate) fn watching(folder: &Folder) -> (Journal, Arc<Notes>) {
+    with(settings(&folder.database()), 0)
+}
+
+pub(crate) fn with(settings: Settings, workers: usize) -> (Journal, Arc<Notes>) {
+    let notes = Notes::new(workers);
+    let journal = Journal::open(settings, notes.clone()).unwrap();
+    (journal, notes)
+}
+
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_micros()).unwrap()
+}
+
+/// Unlike any other of this process.
+pub(crate) fn id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{:08x}-{next:08}", std::process::id())
+}
+
+pub(crate) fn task() -> NewTask {
+    NewTask {
+        id: id(),
+        function: "send".to_owned(),
+        pool: Pool::Threads,
+        arguments: "{\"args\": [7], \"kwargs\": {}}".to_owned(),
+        options: None,
+        rank: now(),
+        due: None,
+        expires: None,
+        unique: None,
+        once: None,
+        sync: false,
+    }
+}
+
+pub(crate) fn mine(accepted: Accepted) -> Claim {
+    match accepted {
+        Accepted::Mine(claim) => claim,
+        other => panic!("not started at once: {other:?}"),
+    }
+}
+
+pub(crate) fn finished() -> Outcome {
+    Outcome::Finished {
+        result: Some("42".to_owned()),
+        unkept: None,
+    }
+}
+
+pub(crate) fn row(journal: &Journal, id: &str) -> Row {
+    match journal.get(id).unwrap() {
+        Found::Row(row) => *row,
+        other => panic!("no row: {other:?}"),
+    }
+}
