@@ -124,7 +124,9 @@ class Delay(Submitter):
         """The future of the task with this id, or None.
 
         Finds tasks of this process that have the option `id` or whose id was asked for: all
-        unfinished ones, and the last `RESULT_LIMIT` finished ones.
+        unfinished ones, and the last `RESULT_LIMIT` finished ones. If a backend shares its results
+        between processes, tasks of all processes are found as long as these are kept. Raises
+        BrokerUnavailable if such results cannot be reached.
         """
         return self._state().get(str(id))
 
@@ -142,7 +144,8 @@ class Delay(Submitter):
         failed, the `error`'s class. With `errors` it has the error's message too, up to 1,000
         characters and without the passwords of URLs. Everything else in the message is readable for
         anyone with the id. With `results` it has the task's result, if that can be JSON. The status
-        is 404 for an unknown id, and 410 for a forgotten one. `name` is the blueprint's name
+        is 404 for an unknown id, 410 for a forgotten one, and 503 if the
+        results of a backend cannot be reached. `name` is the blueprint's name
         (default: as "delay_status"). May be called before `init_app`, and for each of several apps.
         """
         return status.blueprint(

@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,7 +131,7 @@ class State:
 
     def _require_free(self, id: str) -> None:
         """Raise DuplicateTask if another pool has a task with this id; a pool checks its own."""
-        if self._backends and self.get(id) is not None:
+        if self._backends and self._known(id) is not None:
             raise DuplicateTask(
                 f"there is a task with the id {id!r} already: each needs one of its own, until the"
                 f" task has been forgotten"
@@ -162,13 +162,40 @@ class State:
 
     def get(self, id: str) -> Future[Any] | None:
         """The future of the task with this id, or None. See `Delay.get`."""
-        found = (executor._get(id) for executor in self.executors())
+        known = self._known(id)
+        if known is not None:
+            return known
+        found = (backend.find(id) for backend in self._shared())
         return next((future for future in found if future is not None), None)
 
     def view(self, id: str) -> TaskView | None:
-        """The state of the task with this id, as this process knows it; None for an unknown id."""
-        future = self.get(id)
-        return None if future is None else view_of(future)
+        """The state of the task with this id; None for an unknown id. Raises as `get`."""
+        known = self._known(id)
+        view = None if known is None else view_of(known)
+        if view is not None:
+            return view
+        views = (backend.view(id) for backend in self._shared())
+        return next((view for view in views if view is not None), None)
+
+    def _known(self, id: str) -> Future[Any] | None:
+        """The future of a task of this process."""
+        found = (executor._get(id) for executor in self.executors())
+        return next((future for future in found if future is not None), None)
+
+    def _shared(self) -> Iterator[Backend]:
+        """The configured backends that know the tasks of other processes.
+
+        This process need not have submitted to them.
+        """
+        for name in table.used() if self.config.mode == "threads" else ():
+            if not base.kind(name).is_shared:
+                continue
+            try:
+                backend = self.backend(name)
+            except ValueError:
+                # It is for another Delay: this one has no settings for it.
+                continue
+            yield backend
 
     def is_gone(self, id: str) -> bool:
         """Whether the task with this id is one of the last forgotten ones."""

@@ -1,5 +1,6 @@
 """The app of the workers: `celery -A tests.celery.site:celery worker`."""
 
+import json
 import logging
 import os
 
@@ -32,7 +33,8 @@ def make(url, **more):
 
 
 if "SITE_REDIS" in os.environ:
-    app = make(os.environ["SITE_REDIS"], DELAY_BACKEND="celery")
+    more = json.loads(os.environ.get("SITE_MORE", "{}"))
+    app = make(os.environ["SITE_REDIS"], DELAY_BACKEND="celery", **more)
     celery = celery_app(app)
     log = logging.getLogger("site")
 

@@ -9,7 +9,7 @@ from tests.celery import work
 from tests.celery.harness import DEADLINE, ROOT, entered, let_go
 
 from flask_delay import BrokerUnavailable, ProcessDied, TaskExpired
-from flask_delay.backends.celery import buffer, client
+from flask_delay.backends.celery import buffer, results
 
 pytestmark = pytest.mark.servers
 
@@ -162,7 +162,7 @@ def test_a_task_that_kills_its_worker_each_time(app, tmp_path):
 
 
 def test_a_lost_message_of_a_task_that_expires(make_site, own_redis, monkeypatch):
-    monkeypatch.setattr(client, "_GRACE", 0.1)
+    monkeypatch.setattr(results, "GRACE", 0.1)
     app = make_site(own_redis.url)
     with app.app_context():
         lost = work.add.using(expires=0.2).delay(1)

@@ -34,7 +34,7 @@ from flask_delay import (
     task,
 )
 from flask_delay.backends import celery as backend
-from flask_delay.backends.celery import celery_app, client, errors, messages
+from flask_delay.backends.celery import celery_app, errors, messages, results
 from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.serializer import json_values
 from flask_delay.commands import delay as group
@@ -449,7 +449,7 @@ def test_the_command_check():
     ],
 )
 def test_a_view_of_what_celery_stores(stored, expected):
-    view = client.view_of("an-id", "f", stored, Flask("shop"))
+    view = results.view_of("an-id", "f", stored, Flask("shop"))
     assert view == TaskView(id="an-id", name="f", **expected)
     assert view.is_over == (view.state in ("finished", "cancelled"))
 
@@ -461,6 +461,10 @@ def test_a_view_of_a_failure():
         ({"status": "REVOKED", "result": expired}, TaskExpired),
         ({"status": "FAILURE", "result": failed}, KeyError),
     ):
-        view = client.view_of("an-id", "f", stored, Flask("shop"))
+        view = results.view_of("an-id", "f", stored, Flask("shop"))
         assert (view.state, type(view.error)) == ("finished", kind)
-    assert client.view_of("an-id", "f", {"status": "CUSTOM", "result": 1}, Flask("shop")) is None
+
+
+def test_a_view_of_a_state_of_the_tasks_own():
+    view = results.view_of("an-id", "f", {"status": "CUSTOM", "result": 1}, Flask("shop"))
+    assert (view.state, view.result) == ("running", None)

@@ -102,7 +102,8 @@ def test_priority(make_site, own_redis: Redis):
     with app.app_context():
         for priority in (0, -1, -3, -9):
             work.add.using(priority=priority).delay(1)
-    levels = {key.decode(): client.llen(key) for key in client.keys("celery*")}
+    queues = [key for key in client.keys("celery*") if client.type(key) == b"list"]
+    levels = {key.decode(): client.llen(key) for key in queues}
     assert levels == {"celery": 2, "celery\x06\x163": 1, "celery\x06\x169": 1}
 
 

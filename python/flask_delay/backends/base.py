@@ -13,6 +13,7 @@ from flask import Flask
 from flask_delay._native import Executor, Future, _Policy
 from flask_delay.backends import table
 from flask_delay.config import Config
+from flask_delay.observe.view import TaskView
 
 Finding = tuple[Literal["ok", "note", "wrong"], str]
 """A line of `flask delay check`, without a full stop."""
@@ -26,7 +27,11 @@ class ProcessDied(RuntimeError):  # noqa: N818 (as QueueFull)
 
 
 class BrokerUnavailable(ConnectionError):  # noqa: N818 (as QueueFull)
-    """The task was not accepted: the broker or the result store cannot be reached."""
+    """The broker or the result store cannot be reached.
+
+    A submit that raises it has not accepted the task. A `get` that raises it cannot tell whether
+    there is one.
+    """
 
 
 class RemoteError(RuntimeError):
@@ -64,6 +69,9 @@ class Backend(Protocol):
     The methods below use it, where a backend does not say otherwise.
     """
 
+    is_shared: ClassVar[bool] = False
+    """Whether `find` and `view` know the tasks of other processes."""
+
     @staticmethod
     def check(options: Mapping[str, object], /) -> None:
         """Raise ValueError for values of the other options that this backend does not support."""
@@ -92,6 +100,18 @@ class Backend(Protocol):
             raise NotImplementedError
         del options
         return self.executor._submit_with(policy, None, fn, *args, **kwargs)  # noqa: SLF001
+
+    def find(self, id: str) -> Future[Any] | None:
+        """A future of the task with this id, whichever process has submitted it; None if unknown.
+
+        Its `cancel` and `stop` reach the task. Its end sends no signal, is not counted, and runs no
+        default callbacks. Raises BrokerUnavailable.
+        """
+        raise NotImplementedError
+
+    def view(self, id: str) -> TaskView | None:
+        """The state of the task that `find` would find. Raises BrokerUnavailable."""
+        raise NotImplementedError
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until no task is left; False if `timeout` seconds were not enough."""

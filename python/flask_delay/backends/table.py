@@ -79,6 +79,11 @@ def is_used(name: str) -> bool:
     return name in _used
 
 
+def used() -> list[str]:
+    """The names for which `is_used` is true."""
+    return list(_used)
+
+
 def settings() -> Iterator[type]:
     """The classes `Settings` of the backends that have one; warns about those that fail to load."""
     for name in names()[1:]:

@@ -7,6 +7,7 @@ from flask import Blueprint, Response
 from flask.blueprints import BlueprintSetupState
 
 from flask_delay import context
+from flask_delay.logs import log as _log
 from flask_delay.masking import masked
 from flask_delay.observe.view import TaskView
 
@@ -21,6 +22,7 @@ _UNKNOWN = (
     "no task with this id is known in this process; if the server has several worker"
     " processes, each knows its own tasks alone, and another one may know this id"
 )
+_UNREACHABLE = "whether there is a task with this id cannot be told at the moment"
 _FAILED = "the task failed"
 _GONE = "the task with this id ended, and has been forgotten since"
 
@@ -36,14 +38,19 @@ def blueprint(
 ) -> Blueprint:
     """Make a blueprint that answers `GET /<id>`; see `Delay.status_blueprint`.
 
-    `view` returns the state of the task with an id; `is_gone` distinguishes a forgotten id from an
-    unknown one. Both are called during the request.
+    `view` returns the state of the task with an id, or raises ConnectionError if that cannot be
+    told now; `is_gone` distinguishes a forgotten id from an unknown one. Both are called during the
+    request.
     """
 
     def task(id: object) -> Response:
         # A UUID from the converter, or any text.
         key = str(id)
-        found = view(key)
+        try:
+            found = view(key)
+        except ConnectionError as error:
+            _log.warning("the state of task %s cannot be told: %s", key, error)
+            return _answer(503, {"state": "unavailable", "message": _UNREACHABLE})
         if found is not None:
             return _tell(found, results=results, errors=errors)
         if is_gone(key):
@@ -107,6 +114,6 @@ def _answer(status: int, body: dict[str, Any]) -> Response:
     mimetype = getattr(app.json, "mimetype", "application/json")
     response = app.response_class(text, status, mimetype=mimetype)
     response.cache_control.no_store = True
-    if body["state"] in {"pending", "running"}:
+    if body["state"] in {"pending", "running", "unavailable"}:
         response.retry_after = _POLL
     return response

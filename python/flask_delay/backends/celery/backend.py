@@ -4,9 +4,11 @@ In this process a task is a message to the broker and a future that the result b
 `client`. In a Celery worker, `worker` runs it.
 """
 
+import contextlib
 import inspect
 import uuid
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
@@ -14,8 +16,15 @@ from typing import Any, cast
 
 from flask import Flask
 
-from flask_delay import context, registry, state
-from flask_delay._native import Executor, Future, _generation, _Policy, _RemoteTask
+from flask_delay import context, registry, state, validators
+from flask_delay._native import (
+    Executor,
+    Future,
+    _generation,
+    _Policy,
+    _RemoteTask,
+    _scoped_executor,
+)
 from flask_delay.config import Config
 
 try:
@@ -34,6 +43,7 @@ from flask_delay.backends.celery import connections, messages, worker
 from flask_delay.backends.celery.client import Client
 from flask_delay.backends.celery.settings import Settings
 from flask_delay.backends.message import TaskMessage
+from flask_delay.observe.view import TaskView
 
 _NOT_THERE = "Celery has no such thing; leave it out, or use the backend 'threads'"
 
@@ -50,10 +60,12 @@ class Backend(base.Backend):
         }
     )
     check = staticmethod(messages.check)
+    is_shared = True
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         self._name = name
         self._app = app
+        self._settings = settings
         self._default = settings.backend
         self._place = worker.Place(app, name)
         own = settings.of(Settings)
@@ -75,6 +87,8 @@ class Backend(base.Backend):
         self._clients: dict[int, Client] = {}
         self._buffers = own.celery_when_down == "buffer"
         self._closed = False
+        # The pool of found futures, under one name, once there is one.
+        self._found: dict[str, Executor] = {}
 
     def submit(
         self,
@@ -115,6 +129,22 @@ class Backend(base.Backend):
             raise
         return handle.future
 
+    def find(self, id: str) -> Future[Any] | None:
+        """See `base.Backend`. None after shutdown."""
+        if self._closed:
+            return None
+        found = (self._client().follow(it, self._follower) for it in _meant(id))
+        return next((future for future in found if future is not None), None)
+
+    def view(self, id: str) -> TaskView | None:
+        """See `base.Backend`."""
+        found = map(self._client().look, _meant(id))
+        return next((view for view in found if view is not None), None)
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait for the callbacks of found futures; the tasks run in other processes."""
+        return all(pool.drain(timeout) for pool in list(self._found.values()))
+
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """Publish no more tasks; with `cancel_futures`, cancel those that have not begun.
 
@@ -124,6 +154,8 @@ class Backend(base.Backend):
         client = self._clients.get(_generation())
         if client is not None:
             client.close(wait, cancel_futures=cancel_futures)
+        for pool in list(self._found.values()):
+            pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def diagnose(self) -> Iterator[base.Finding]:
         """Report problems of broker, results and settings, and the number of workers."""
@@ -179,6 +211,34 @@ class Backend(base.Backend):
     def _executor(self) -> Executor:
         executor: Executor = self._app.extensions[self._name].executor
         return executor
+
+    def _follower(self, id: str, name: str, recall: Callable[[bool], object]) -> _RemoteTask:
+        """A handle of a task that another process has sent."""
+
+        def elsewhere() -> None: ...
+
+        elsewhere.__name__ = elsewhere.__qualname__ = name
+        return _RemoteTask(self._pool_of_found(), elsewhere, id=id, recall=recall)
+
+    def _pool_of_found(self) -> Executor:
+        """The pool for callbacks of found futures.
+
+        Signals, default callbacks and counts are for the process that has sent the task, so this
+        pool has none. No lock: see `state.State`.
+        """
+        found = self._found.get(self._name)
+        if found is None:
+            made = _scoped_executor(
+                scope=weakref.WeakMethod(context.scope(self._app)),
+                max_workers=self._settings.max_workers,
+                thread_name_prefix=self._name,
+                hidden=context.hidden_variables(),
+                # Of what follows them.
+                log_failures=self._settings.log_failures,
+                shutdown_timeout=self._settings.shutdown_timeout,
+            )
+            found = self._found.setdefault(self._name, made)
+        return found
 
     def _client(self) -> Client:
         generation = _generation()
@@ -239,6 +299,14 @@ def celery_app(app: Flask, *, name: str = state.DEFAULT_NAME) -> Celery:
     if not isinstance(found, state.State):
         raise RuntimeError(state.not_initialised(app, name))  # noqa: TRY004 (as everywhere)
     return cast("Backend", found.backend("celery")).celery
+
+
+def _meant(text: str) -> Iterator[str]:
+    """The ids that a text may mean: UUIDs have other notations."""
+    with contextlib.suppress(ValueError):
+        yield validators.identity(text)
+        if (other := str(uuid.UUID(text))) != text:
+            yield other
 
 
 def _imported(path: str, key: str) -> Celery:

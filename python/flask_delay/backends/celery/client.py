@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import redis
@@ -21,22 +21,18 @@ from flask import Flask
 from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.pools import ProducerPool
 
-from flask_delay._native import Progress, TaskExpired, _RemoteTask
+from flask_delay._native import DuplicateTask, Future, _RemoteTask
 from flask_delay.backends.base import BrokerUnavailable
-from flask_delay.backends.celery import connections, errors, messages
+from flask_delay.backends.celery import connections, messages, results
 from flask_delay.backends.celery.buffer import Buffer
+from flask_delay.backends.celery.results import Results, Stored
 from flask_delay.backends.message import TaskMessage
 from flask_delay.logs import log as _log
 from flask_delay.observe.view import TaskView
 
-PROGRESS = "PROGRESS"
-"""The state of a task that has said how far it is."""
-
 # Seconds. The longest wait of the listener before it checks for a missed wake-up.
 _LOOK = 1.0
 _PAUSES = (0.1, 5.0)
-# Seconds after a task's `expires` until an unstarted task is given up: clocks differ.
-_GRACE = 5.0
 
 
 class Client:
@@ -45,8 +41,9 @@ class Client:
     def __init__(self, celery: Celery, app: Flask, *, buffers: bool) -> None:
         self._celery = celery
         self._app = app
-        self._results = celery.backend
-        self._client = connections.to_results(self._results.client)
+        backend: Any = celery.backend
+        self._client = connections.to_results(backend.client)
+        self._results = Results(celery, self._client, app)
         connection = connections.to_broker(celery)
         self.is_redis: bool = connection.transport.driver_type == "redis"
         pool: Any = ProducerPool
@@ -64,7 +61,7 @@ class Client:
             OSError,
         )
         self._buffer = Buffer(
-            self._send, self._unreachable, lambda it: self._channel(it.id) in self._pending
+            self._send_held, self._unreachable, lambda it: self._channel(it.id) in self._pending
         )
         self._buffers = buffers
         # By the channel, which is also the key of the stored result.
@@ -80,37 +77,76 @@ class Client:
         self._closed = threading.Event()
 
     def publish(self, handle: _RemoteTask, message: TaskMessage) -> None:
-        """Send a task, and update `handle` from now on. Raises BrokerUnavailable."""
+        """Send a task, and update `handle` from now on.
+
+        Raises BrokerUnavailable, and DuplicateTask if another task has the id.
+        """
         channel = self._channel(message.id)
-        if message.expires is not None:
-            end = time.monotonic() + (message.expires - time.time()) + _GRACE
-            self._expiring.append((end, message.id))
+        if self._pending.setdefault(channel, handle) is not handle:
+            raise DuplicateTask(f"there is a task with the id {message.id!r} already")
+        self._note_expiry(message.id, message.expires)
         try:
             # Before the message is sent, so that no result is missed.
-            self._expect(channel, handle)
+            self._listen_to(channel)
             if self._buffer.is_empty() or not self._buffer.keep(message):
                 self._send(message)
         except self._unreachable as error:
             if self._buffers and self._buffer.keep(message):
                 return
-            self._pending.pop(channel, None)
-            self._changed.append(channel)
+            self._forget(channel)
             raise BrokerUnavailable(
                 f"task {message.name!r} was not accepted: the broker {self._where()} or the"
                 f" results' Redis cannot be reached ({error})"
             ) from error
+        except DuplicateTask:
+            self._forget(channel)
+            raise
 
-    def recall(self, id: str, *, terminate: bool) -> None:
-        """Revoke a task, or end it where it runs. Logs if the message cannot be sent."""
+    def look(self, id: str) -> TaskView | None:
+        """The state of the task with this id, whichever process has sent it; None if unknown.
+
+        Raises BrokerUnavailable.
+        """
+        found = self._stored(id)
+        return None if found is None else found.view
+
+    def follow(
+        self, id: str, make: Callable[[str, str, Callable[[bool], object]], _RemoteTask]
+    ) -> Future[Any] | None:
+        """A future of the task with this id, which is updated from now on; None if unknown.
+
+        It is one that there is already, or that of `make(id, name, recall)`. Raises
+        BrokerUnavailable.
+        """
         channel = self._channel(id)
-        self._pending.pop(channel, None)
-        self._changed.append(channel)
+        # A second one would take the updates of the first.
+        if (known := self._pending.get(channel)) is not None:
+            return known.future
+        found = self._stored(id)
+        if found is None:
+            return None
+        made = make(id, found.view.name, lambda terminate: self.recall(id, terminate=terminate))
+        if _update(made, found.status, found.view):
+            return made.future
+        handle = self._pending.setdefault(channel, made)
+        if handle is made:
+            self._note_expiry(id, found.expires)
+            self._listen_to(channel)
+            # In case the listener sleeps: it reads the state again once it has subscribed.
+            with self._reaching():
+                self._client.publish(self._bell, b"")
+        return handle.future
+
+    def recall(self, id: str, *, terminate: bool, reason: str = "revoked") -> None:
+        """Revoke a task, or end it where it runs. Logs if the message cannot be sent."""
+        self._forget(self._channel(id))
         try:
             with self._producers.acquire(block=True) as producer:
                 # As Celery's `control.revoke`, which would open a connection of its own.
                 mailbox = self._celery.control.mailbox(producer.connection)
                 mailbox.producer_pool = self._producers
                 mailbox.abcast("revoke", {"task_id": id, "terminate": terminate, "signal": "TERM"})
+            self._results.revoke(id, reason)
         except self._unreachable as error:
             _log.warning(
                 "task %s was cancelled, but the broker cannot be told, so it may run all the"
@@ -131,12 +167,34 @@ class Client:
             return
         # Otherwise it notices by itself, a moment later.
         with contextlib.suppress(*self._unreachable):
-            self._ring()
+            self._client.publish(self._bell, b"")
         if wait and thread is not threading.current_thread():
             thread.join()
         self._producers.force_close_all()
 
     def _send(self, message: TaskMessage) -> None:
+        """Make the task known, and send its message."""
+        handle = self._pending.get(self._channel(message.id))
+        name = message.name if handle is None else handle.future.name
+        # Wakes the listener too.
+        self._results.announce(message, name, self._bell)
+        try:
+            self._send_message(message)
+        except self._unreachable:
+            with contextlib.suppress(*self._unreachable):
+                self._results.withdraw(message.id)
+            raise
+
+    def _send_held(self, message: TaskMessage) -> None:
+        try:
+            self._send(message)
+        except DuplicateTask as error:
+            # Too late to refuse it.
+            handle = self._pending.pop(self._channel(message.id), None)
+            if handle is not None:
+                handle.fail(error)
+
+    def _send_message(self, message: TaskMessage) -> None:
         # As Celery's `send_task`, which would subscribe each publishing thread to results that it
         # never reads.
         id, name, args, kwargs = message.id, message.name, message.args, dict(message.kwargs)
@@ -171,13 +229,35 @@ class Client:
         return where
 
     def _channel(self, id: str) -> str:
-        key = self._results.get_key_for_task(id)
-        return key.decode() if isinstance(key, bytes) else str(key)
+        return self._results.channel(id)
 
     # --- Results ---
 
-    def _expect(self, channel: str, handle: _RemoteTask) -> None:
-        self._pending[channel] = handle
+    def _stored(self, id: str) -> Stored | None:
+        with self._reaching():
+            return self._results.find(id)
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.RedisError, OSError) as error:
+            where = self._celery.backend.as_uri()
+            raise BrokerUnavailable(
+                f"the results' Redis {where} cannot be reached: {error}"
+            ) from error
+
+    def _note_expiry(self, id: str, expires: float | None) -> None:
+        if expires is not None:
+            end = time.monotonic() + (expires - time.time()) + results.GRACE
+            self._expiring.append((end, id))
+
+    def _forget(self, channel: str) -> None:
+        self._pending.pop(channel, None)
+        self._changed.append(channel)
+
+    def _listen_to(self, channel: str) -> None:
+        """Have the listener subscribe to this channel, once it is woken."""
         self._changed.append(channel)
         with self._lock:
             if self._thread is None:
@@ -186,10 +266,6 @@ class Client:
                     target=self._listen, name="delay-celery", daemon=True
                 )
                 self._thread.start()
-        self._ring()
-
-    def _ring(self) -> None:
-        self._client.publish(self._bell, b"")
 
     def _listen(self) -> None:
         pause = _PAUSES[0]
@@ -248,13 +324,17 @@ class Client:
             if handle is None or handle.future.state != "pending":
                 continue
             data = self._client.get(channel)
-            if data is not None:
+            if data is not None and not self._is_waiting(data):
                 if self._is_over(channel, data):
                     self._changed.append(channel)
                 continue
             # In case its message is still in the queue.
-            self.recall(id, terminate=False)
-            handle.fail(_expired(handle.future.name))
+            self.recall(id, terminate=False, reason="expired")
+            handle.fail(results.expired(handle.future.name))
+
+    def _is_waiting(self, data: bytes) -> bool:
+        """Whether no worker has begun the task."""
+        return bool(self._results.decode(data)["status"] == states.PENDING)
 
     def _is_over(self, channel: str, data: bytes) -> bool:
         """Update a task's future from a message; return whether the task is over."""
@@ -262,10 +342,10 @@ class Client:
         if handle is None:
             return True
         try:
-            # Not `decode_result`, which makes exceptions of its own.
             meta = self._results.decode(data)
-            view = view_of(handle.future.id, handle.future.name, meta, self._app)
-            is_over = view is not None and _update(handle, view)
+            future = handle.future
+            view = results.view_of(future.id, future.name, meta, self._app)
+            is_over = _update(handle, meta["status"], view)
         except Exception as error:
             # Not JSON, or not in Celery's form.
             handle.fail(error)
@@ -275,52 +355,19 @@ class Client:
         return is_over
 
 
-_STATES = {
-    states.STARTED: "running",
-    PROGRESS: "running",
-    states.RETRY: "pending",
-    states.SUCCESS: "finished",
-    states.FAILURE: "finished",
-    states.REVOKED: "cancelled",
-}
-# The stored result of a task that was revoked because it expired.
-_EXPIRED = {"exc_type": "TaskRevokedError", "exc_message": ["expired"]}
-
-
-def view_of(id: str, name: str, meta: Mapping[str, Any], app: Flask) -> TaskView | None:
-    """The state that Celery has stored of a task; None for a state without information."""
-    status, result = meta["status"], meta["result"]
-    state = _STATES.get(status)
-    if state is None:
-        return None
-    progress = error = value = None
-    if status == PROGRESS:
-        progress = Progress(result["done"], result["total"], result["note"])
-    elif status == states.SUCCESS:
-        value = result
-    elif status == states.FAILURE:
-        error = errors.unpacked(name, meta, app)
-    elif status == states.REVOKED and _EXPIRED.items() <= result.items():
-        state, error = "finished", _expired(name)
-    return TaskView(id=id, name=name, state=state, progress=progress, error=error, result=value)
-
-
-def _update(handle: _RemoteTask, view: TaskView) -> bool:
+def _update(handle: _RemoteTask, status: str, view: TaskView) -> bool:
     """Update a task's future to match the view; return whether the task is over."""
     if view.state == "running":
         handle.start()
-        if view.progress is not None:
-            handle.progress(*view.progress)
-    elif view.state == "pending":
-        handle.again()
-    elif view.state == "cancelled":
+    if view.progress is not None:
+        # Before the end, so that callbacks see it.
+        handle.progress(*view.progress)
+    if view.state == "cancelled":
         handle.abandon()
     elif view.error is not None:
         handle.fail(view.error)
-    else:
+    elif view.is_over:
         handle.finish(view.result)
+    elif status == states.RETRY:
+        handle.again()
     return view.is_over
-
-
-def _expired(name: str) -> TaskExpired:
-    return TaskExpired(f"task {name!r} was not started before it expired")

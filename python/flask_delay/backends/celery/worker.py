@@ -18,7 +18,7 @@ from flask_delay._native import Executor, Future, Progress, TaskTimeout
 from flask_delay.backends import execution
 from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.celery import errors, messages
-from flask_delay.backends.celery.client import PROGRESS
+from flask_delay.backends.celery.results import PROGRESS, Results
 from flask_delay.backends.execution import Attempt
 from flask_delay.backends.serializer import json_values
 from flask_delay.logs import log as _log
@@ -228,26 +228,37 @@ class _Report:
         self._call = call
         self._id = call.request.id
         self._sent = 0.0
-        self._left: Progress | None = None
+        self._last: Progress | None = None
+        self._is_left = False
 
     def __call__(self, progress: Progress) -> None:
         """Report progress; called in the task's thread."""
+        self._last = progress
         now = time.monotonic()
-        if now - self._sent < _INTERVAL:
-            self._left = progress
-            return
-        self._sent = now
-        self._send(progress)
+        self._is_left = now - self._sent < _INTERVAL
+        if not self._is_left:
+            self._sent = now
+            self._send(progress)
 
     def flush(self) -> None:
-        """Send the held-back progress; the task has ended."""
-        if self._left is not None:
-            self._send(self._left)
+        """Send the held-back progress, and keep the last; the attempt has ended."""
+        last = self._last
+        if last is None:
+            return
+        if self._is_left:
+            self._send(last)
+        call = self._call
+        name = type(call).function.__qualname__
+        self._try(
+            Results(call.app, call.app.backend.client, call.place.app).keep, self._id, name, last
+        )
 
     def _send(self, progress: Progress) -> None:
-        self._left = None
+        self._try(self._call.update_state, self._id, state=PROGRESS, meta=progress._asdict())
+
+    def _try(self, tell: Callable[..., object], *args: object, **kwargs: object) -> None:
         try:
-            self._call.update_state(self._id, state=PROGRESS, meta=progress._asdict())
+            tell(*args, **kwargs)
         except Exception as error:
             # A lost progress message is no reason for the task to fail.
             _log.warning("the progress of task %s cannot be told: %s", self._id, error)
