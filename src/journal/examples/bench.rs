@@ -1,0 +1,219 @@
+//! What the journal costs without Python.
+//!
+//! `bench [SECONDS] [FOLDER]` prints a line for each measurement.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "what it prints is its result, and it has nobody to tell of errors"
+)]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flask_delay_journal::{
+    Accepted, Change, Claimed, Host, Journal, NewTask, Outcome, Pool, Row, Settings, SyncLevel,
+};
+
+/// Runs tasks on the thread that it is told of them: a host without workers.
+#[derive(Default)]
+struct Tasks {
+    claimed: Mutex<Vec<Claimed>>,
+    bell: Condvar,
+    ended: AtomicU64,
+}
+
+impl Host for Tasks {
+    fn capacity(&self) -> [Option<usize>; 3] {
+        [Some(8), None, None]
+    }
+
+    fn run(&self, tasks: Vec<Claimed>) {
+        self.claimed.lock().unwrap().extend(tasks);
+        self.bell.notify_all();
+    }
+
+    fn ended(&self, _rows: Vec<Row>) {}
+
+    fn stop(&self, _id: &str) {}
+
+    fn report(&self, level: log::Level, text: String) {
+        println!("{level}: {text}");
+    }
+}
+
+fn settings(path: PathBuf, sync: SyncLevel) -> Settings {
+    Settings {
+        path,
+        app: "bench|delay".to_owned(),
+        sync,
+        keep: Duration::from_secs(5),
+        limit: 10_000,
+        deaths: 3,
+        timeout: Duration::from_secs(30),
+        waiting: 0,
+        code: "0".to_owned(),
+    }
+}
+
+fn task(number: u64) -> NewTask {
+    NewTask {
+        id: format!("{number:036}"),
+        function: "shop.tasks.send_receipt".to_owned(),
+        pool: Pool::Threads,
+        arguments: "x".repeat(100),
+        options: None,
+        rank: number.cast_signed(),
+        due: None,
+        expires: None,
+        unique: None,
+        once: None,
+        sync: false,
+    }
+}
+
+fn done() -> Change {
+    Change::End(Outcome::Finished {
+        result: Some("null".to_owned()),
+        unkept: None,
+    })
+}
+
+fn open(folder: &Path, sync: SyncLevel) -> (Journal, Arc<Tasks>) {
+    let _ = std::fs::remove_dir_all(folder);
+    std::fs::create_dir_all(folder).unwrap();
+    let tasks = Arc::new(Tasks::default());
+    let journal = Journal::open(settings(folder.join("journal.db"), sync), tasks.clone()).unwrap();
+    journal.know(vec!["shop.tasks.send_receipt".to_owned()]);
+    journal.start().unwrap();
+    (journal, tasks)
+}
+
+#[derive(Default)]
+struct Times(Vec<f64>);
+
+impl Times {
+    fn measure<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = work();
+        self.0.push(began.elapsed().as_secs_f64() * 1e6);
+        done
+    }
+
+    fn text(&mut self) -> String {
+        self.0.sort_by(f64::total_cmp);
+        let last = self.0.len() - 1;
+        let [p50, p99] = [last / 2, last - last / 100].map(|place| self.0[place]);
+        format!(
+            "p50 {p50:.0} us, p99 {p99:.0} us, max {:.0} us",
+            self.0[last]
+        )
+    }
+}
+
+/// One thread submits, runs and ends.
+fn alone(folder: &Path, sync: SyncLevel, seconds: f64) {
+    let (journal, _) = open(folder, sync);
+    let (mut submits, mut changes, mut gets) =
+        (Times::default(), Times::default(), Times::default());
+    let began = Instant::now();
+    let mut number = 0;
+    while began.elapsed().as_secs_f64() < seconds {
+        number += 1;
+        let task = task(number);
+        let id = task.id.clone();
+        let Accepted::Mine(claim) = submits.measure(|| journal.submit(task).unwrap()) else {
+            panic!("a free worker and nothing that waits");
+        };
+        changes.measure(|| journal.change(claim, done()).unwrap());
+        gets.measure(|| journal.get(&id).unwrap());
+        // A view has other things to do: the writer thread sleeps meanwhile.
+        thread::sleep(Duration::from_micros(200));
+    }
+    println!("{sync:?}, one thread: submit {}", submits.text());
+    println!("{sync:?}, one thread: change {}", changes.text());
+    println!("{sync:?}, one thread: get    {}", gets.text());
+    journal.close();
+}
+
+/// Threads submit as fast as they can, workers end.
+fn together(folder: &Path, sync: SyncLevel, submitters: u64, seconds: f64) {
+    let (journal, tasks) = open(folder, sync);
+    for _ in 0..8 {
+        let (journal, tasks) = (journal.clone(), Arc::clone(&tasks));
+        thread::spawn(move || {
+            loop {
+                let mut claimed = tasks.claimed.lock().unwrap();
+                let task = loop {
+                    match claimed.pop() {
+                        Some(task) => break task,
+                        None => claimed = tasks.bell.wait(claimed).unwrap(),
+                    }
+                };
+                drop(claimed);
+                if journal.change(task.claim, done()).is_err() {
+                    return;
+                }
+                tasks.ended.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let times = Mutex::new(Times::default());
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for submitter in 0..submitters {
+            let (journal, tasks, times) = (&journal, &tasks, &times);
+            scope.spawn(move || {
+                let mut mine = Times::default();
+                let mut number = submitter * 1_000_000_000;
+                while began.elapsed().as_secs_f64() < seconds {
+                    number += 1;
+                    let task = task(number);
+                    let accepted = mine.measure(|| journal.submit(task.clone()).unwrap());
+                    if let Accepted::Mine(claim) = accepted {
+                        tasks.run(vec![Claimed {
+                            claim,
+                            id: task.id,
+                            function: task.function,
+                            pool: task.pool,
+                            arguments: task.arguments,
+                            options: None,
+                            submitted_at: 0,
+                            began: None,
+                        }]);
+                    }
+                }
+                times.lock().unwrap().0.extend(mine.0);
+            });
+        }
+    });
+    let accepted = times.lock().unwrap().0.len();
+    while tasks.ended.load(Ordering::Relaxed) < accepted as u64 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a figure to print")]
+    let rate = accepted as f64 / began.elapsed().as_secs_f64();
+    let text = times.into_inner().unwrap().text();
+    println!("{sync:?}, {submitters} threads: {rate:.0} tasks/s to the last end; submit {text}");
+    journal.close();
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let seconds = arguments.next().map_or(2.0, |text| text.parse().unwrap());
+    let folder = arguments.next().map_or_else(
+        || std::env::temp_dir().join(format!("flask-delay-bench-{}", std::process::id())),
+        PathBuf::from,
+    );
+    for sync in [SyncLevel::Never, SyncLevel::Second, SyncLevel::Commit] {
+        alone(&folder, sync, seconds);
+    }
+    for sync in [SyncLevel::Never, SyncLevel::Commit] {
+        for submitters in [1, 4, 16] {
+            together(&folder, sync, submitters, seconds);
+        }
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+}

@@ -1,0 +1,128 @@
+//! Processes for tests: this test binary once more, as a child that can be killed, and forks.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses its part, and a failed test has to panic"
+)]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use flask_delay_engine::begin_generation;
+use flask_delay_journal::{after_fork_in_child, after_fork_in_parent, before_fork};
+
+const ROLE: &str = "JOURNAL_TEST_ROLE";
+const FOLDER: &str = "JOURNAL_TEST_FOLDER";
+
+/// A child process that plays a role.
+pub(crate) struct Actor {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Actor {
+    /// Starts this test binary once more, with its ignored test `actor` alone.
+    pub(crate) fn start(role: &str, folder: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["actor", "--exact", "--ignored", "--nocapture", "--quiet"])
+            .env(ROLE, role)
+            .env(FOLDER, folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the child says this.
+    pub(crate) fn hear(&mut self, word: &str) {
+        let mut line = String::new();
+        while !line.contains(word) {
+            line.clear();
+            let count = self.lines.read_line(&mut line).unwrap();
+            assert!(count > 0, "the child has ended before it said {word}");
+        }
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Has the child's `wait_for_end` return, and waits for its end.
+    pub(crate) fn end(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        signal_to(self.pid(), signal);
+    }
+}
+
+pub(crate) fn signal_to(pid: u32, signal: i32) {
+    // SAFETY: a child of this process that was not waited for.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
+}
+
+/// The role and the folder of a child process.
+pub(crate) fn role() -> (String, std::path::PathBuf) {
+    let role = std::env::var(ROLE).expect("run by other tests");
+    (role, std::env::var_os(FOLDER).unwrap().into())
+}
+
+/// In a child: tells its parent.
+#[allow(clippy::print_stdout, reason = "its parent reads it")]
+pub(crate) fn say(word: &str) {
+    println!("{word}");
+}
+
+/// In a child: sleeps until the parent has it end, or has ended itself.
+pub(crate) fn wait_for_end() {
+    let mut line = String::new();
+    while std::io::stdin().read_line(&mut line).unwrap() > 0 {}
+}
+
+/// Kills this process at once.
+pub(crate) fn die() -> ! {
+    // SAFETY: always allowed.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    unreachable!("killed")
+}
+
+/// Forks with the handlers that a program installs. The child runs `main` and ends; the parent gets its id.
+pub(crate) fn fork(main: impl FnOnce()) -> u32 {
+    before_fork();
+    // SAFETY: the child does what the handlers and `main` do, on one thread, and ends without any destructors.
+    match unsafe { libc::fork() } {
+        0 => {
+            begin_generation();
+            after_fork_in_child();
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(main));
+            // SAFETY: always allowed.
+            unsafe { libc::_exit(i32::from(done.is_err())) }
+        }
+        pid => {
+            after_fork_in_parent();
+            u32::try_from(pid).expect("the system forks")
+        }
+    }
+}
+
+/// Waits for the end of a forked child; whether it was well.
+pub(crate) fn wait_for(pid: u32) -> bool {
+    let mut status = 0;
+    // SAFETY: the status outlives the call.
+    let found = unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, 0) };
+    found == pid.cast_signed() && status == 0
+}
