@@ -66,6 +66,10 @@ __all__ = [
     "_gather",
     "_generation",
     "_is_exiting",
+    "_journal_decode",
+    "_journal_decode_call",
+    "_journal_encode",
+    "_journal_encode_call",
     "_logger",
     "_scoped_executor",
     "_service_executor",
@@ -509,6 +513,40 @@ def _check_step(policy: _Policy | None, fn: Callable[..., Any], *, is_first: boo
     """Raise the error of `Future.then` for this function and policy, for any future.
 
     With `is_first`, omits the errors that depend on its single argument.
+    """
+
+def _journal_encode(value: object, most: int = 1_000_000) -> str:
+    """Return the value as the text that the journal stores: JSON, with tags for other types.
+
+    `value` consists of None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset,
+    datetime, date, time, timedelta, Decimal and UUID, and of these classes alone. `most` is the
+    longest text, in bytes. Raises TypeError for any other value, which it names, and ValueError for
+    one that contains itself, is nested more than 100 levels deep, or is too long. Equal sets and
+    frozensets have the same text in each process. May be called from any thread.
+    """
+
+def _journal_decode(text: str) -> Any:
+    """Return the value of a text by `_journal_encode`: equal, and of the same types.
+
+    Raises ValueError for any other text. Nothing is imported or executed by a name in the text; a
+    time zone is looked up by its key, as `zoneinfo.ZoneInfo` does. May be called from any thread.
+    """
+
+def _journal_encode_call(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    most: int = 1_000_000,
+) -> str:
+    """Return the arguments of a call of task `name` as text, as `_journal_encode` does a value.
+
+    The errors name the task and the argument.
+    """
+
+def _journal_decode_call(text: str) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    """Return the arguments of a text by `_journal_encode_call`; None if none has a keyword.
+
+    Raises ValueError for any other text, as `_journal_decode` does.
     """
 
 def _gather(

@@ -116,6 +116,7 @@ stop_in! {
     #[cfg(Py_3_13)]
     fn PyDict_SetDefaultRef(dict: Object, key: Object, default: Object, result: *mut Object) -> c_int;
     fn PySet_Add(set: Object, key: Object) -> c_int;
+    fn PySet_New(iterable: Object) -> Object;
     fn PyDict_Items(dict: Object) -> Object;
     fn PyDict_New() -> Object;
     fn PyDict_Values(dict: Object) -> Object;

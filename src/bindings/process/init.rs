@@ -11,6 +11,7 @@ use pyo3::types::PyCFunction;
 
 use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::is_coroutine_function;
+use crate::bindings::core::codec;
 use crate::bindings::core::frames;
 use crate::bindings::core::progress;
 use crate::bindings::core::task::CoroutineTask;
@@ -49,6 +50,7 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     gil::breathe(py)?;
     context::init(py)?;
     frames::init(py)?;
+    codec::init(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
     is_coroutine_function(&any)?;
     // Neither a function nor a class, so that every check runs.
