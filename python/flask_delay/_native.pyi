@@ -823,6 +823,83 @@ def _tie(parent: int, lifeline: int, connection: int) -> None:
     descriptors closed. Raises OSError if the watching thread cannot be started. Once per process.
     """
 
+@final
+class _Journal:
+    """A journal of one `Delay`: accepts durable tasks, runs them here, and finds those of others.
+
+    Starts no thread by itself. Its methods may be called from any thread, and in a forked child.
+    """
+
+    def __new__(
+        cls,
+        executor: Executor,
+        path: str,
+        *,
+        app: str,
+        sync: Literal["commit", "second", "never"],
+        keep: float,
+        limit: int,
+        deaths: int,
+        max_bytes: int,
+        timeout: float,
+        waiting: int,
+        code: str,
+        publish: bool,
+        revive: Callable[
+            [str, str | None], tuple[Callable[..., Any], _Policy | None, Executor | None]
+        ],
+        encode_error: Callable[[BaseException], str],
+        decode_error: Callable[[str], BaseException],
+    ) -> _Journal:
+        """Open the file at `path`, which is made if it is not there.
+
+        `app` separates the functions of several apps in one file. `keep` and `timeout` are seconds,
+        `code` is the version of the package. With `publish`, other processes find plain tasks,
+        too, once their ids were asked for. `revive` gets the registered name of a function and
+        options as text, and returns the function, its policy and its executor, or None for the
+        executor of the journal. It raises LookupError for a name that this process does not know.
+        Raises ValueError for a place where a journal cannot be, JournalUnavailable for a file that
+        cannot be used.
+        """
+
+    def know(self, names: list[str]) -> None:
+        """Tell the journal that this process can run the functions with these registered names."""
+    def start(self) -> None:
+        """Begin to claim tasks, unless this process does so already. Raises JournalUnavailable."""
+    def submit(
+        self,
+        name: str,
+        pool: int,
+        policy: _Policy | None,
+        options: str | None,
+        once: str | None,
+        disk: bool,
+        executor: Executor | None,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Future[Any]:
+        """Accept a task: it is in the journal when this returns.
+
+        `pool` is 0 for threads and 2 for child processes, whose executor is `executor`. Raises what
+        the codec refuses, DuplicateTask, QueueFull and JournalUnavailable.
+        """
+
+    def get(self, id: str) -> Future[Any] | None:
+        """The future of a task in the journal, of whichever process; None for an unknown id."""
+    def view(self, id: str) -> dict[str, Any] | None:
+        """The row of a task; its state is "gone" for a task that was forgotten, None if unknown."""
+    def stats(self) -> dict[str, int]:
+        """The numbers of tasks by their state, of processes, and the bytes of the file."""
+    def stop_claiming(self) -> None:
+        """Claim no more tasks in this process."""
+    def close(self) -> None:
+        """Leave the journal: its tasks belong to other processes from now on."""
+
+def _journal_check(path: str) -> list[tuple[bool, str]]:
+    """Whether a journal can be at `path`: a line for each condition, and whether it holds."""
+
 def _generation() -> int:
     """The number of forks between the first process and this one."""
 

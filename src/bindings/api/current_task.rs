@@ -3,6 +3,7 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::Task;
@@ -92,6 +93,7 @@ impl CurrentTask {
             extra.report.as_ref().map(|report| report.clone_ref(py))
         };
         events::happened(&task, Kind::Progress);
+        durable::report(task.get());
         if let Some(report) = report {
             report.call1(py, (task.getattr("progress")?,))?;
         }

@@ -20,7 +20,7 @@ use crate::bindings::core::task::Task;
 use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::process::exit::{self, cancel_queued};
-use crate::bindings::run::inline;
+use crate::bindings::run::{durable, inline};
 use crate::bindings::sched::{dependents, dispatch};
 use crate::bindings::wait::current;
 
@@ -43,6 +43,7 @@ static RUNNER: Runner = Runner {
     run_here: inline::run,
     release: dispatch::let_go,
     follow: dependents::go_on,
+    deliver: durable::deliver,
 };
 
 impl ExecutorCell {

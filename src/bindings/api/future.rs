@@ -28,7 +28,7 @@ use crate::bindings::errors::InvalidStateError;
 use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
 use crate::bindings::host::event_loop::hooks;
 use crate::bindings::names;
-use crate::bindings::run::timeout;
+use crate::bindings::run::{durable, timeout};
 use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::dispatch;
 
@@ -46,7 +46,9 @@ impl Task {
 
     #[doc = doc!("Future.cancel")]
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        slf.get().refuse_foreign(slf)?;
+        if slf.get().is_foreign() {
+            return Self::cancel(&durable::own(slf)?);
+        }
         Ok(completion::cancel(slf))
     }
 
@@ -56,24 +58,29 @@ impl Task {
         slf: &Bound<'_, Self>,
         #[pyo3(from_py_with = crate::bindings::convert::after)] after: Option<f64>,
     ) -> PyResult<bool> {
-        slf.get().refuse_foreign(slf)?;
+        if slf.get().is_foreign() {
+            return Self::stop(&durable::own(slf)?, after);
+        }
         let after = after.map(|after| Duration::try_from_secs_f64(after).unwrap_or(Duration::MAX));
         timeout::stop(slf, after)
     }
 
     #[doc = doc!("Future.cancelled")]
-    fn cancelled(&self) -> bool {
-        self.phase().is_cancelled()
+    fn cancelled(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let slf = &durable::current(slf)?;
+        Ok(slf.get().phase().is_cancelled())
     }
 
     #[doc = doc!("Future.running")]
-    fn running(&self) -> bool {
-        self.phase() == Phase::Running
+    fn running(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let slf = &durable::current(slf)?;
+        Ok(slf.get().phase() == Phase::Running)
     }
 
     #[doc = doc!("Future.done")]
-    fn done(&self) -> bool {
-        self.phase().is_done()
+    fn done(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let slf = &durable::current(slf)?;
+        Ok(slf.get().phase().is_done())
     }
 
     #[doc = doc!("Future.result")]
@@ -82,8 +89,12 @@ impl Task {
         slf: &Bound<'py, Self>,
         timeout: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        if slf.get().is_foreign() {
+            return Self::result(&durable::own(slf)?, timeout);
+        }
         crate::bindings::wait::result::until_done(slf, timeout.as_ref())?;
         match slf.get().outcome(slf.py())? {
+            Ok(result) if slf.get().ended_elsewhere() => durable::kept(result),
             Ok(result) => Ok(result),
             Err(exception) => Err(slf.get().raised(exception)),
         }
@@ -95,6 +106,9 @@ impl Task {
         slf: &Bound<'py, Self>,
         timeout: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if slf.get().is_foreign() {
+            return Self::exception(&durable::own(slf)?, timeout);
+        }
         crate::bindings::wait::result::until_done(slf, timeout.as_ref())?;
         Ok(slf.get().outcome(slf.py())?.err())
     }
@@ -133,7 +147,9 @@ impl Task {
 
     #[doc = doc!("Future._add_waker")]
     fn _add_waker(slf: &Bound<'_, Self>, waker: Py<PyAny>) -> PyResult<bool> {
-        slf.get().refuse_foreign(slf)?;
+        if slf.get().is_foreign() {
+            return Self::_add_waker(&durable::own(slf)?, waker);
+        }
         Ok(slf.get().leave(|extra| extra.wakers.push(waker)))
     }
 
@@ -197,30 +213,28 @@ impl Task {
     }
 
     #[doc = doc!("Future.state")]
-    #[getter(state)]
-    fn state_name(&self) -> &'static str {
-        match self.phase() {
-            Phase::Pending => "pending",
-            Phase::Running => "running",
-            Phase::Cancelled | Phase::Notified => "cancelled",
-            Phase::Finished | Phase::Failed => "finished",
-        }
+    #[getter]
+    fn state(slf: &Bound<'_, Self>) -> PyResult<&'static str> {
+        let slf = &durable::current(slf)?;
+        Ok(state_name(slf.get().phase()))
     }
 
     #[doc = doc!("Future.progress")]
     #[getter]
-    fn progress<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let last = self.known_extra().and_then(|it| it.lock().progress.clone());
-        last.map(|progress| progress.into_tuple(py)).transpose()
+    fn progress<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let slf = &durable::current(slf)?;
+        let extra = slf.get().known_extra();
+        let last = extra.and_then(|it| it.lock().progress.clone());
+        last.map(|progress| progress.into_tuple(slf.py()))
+            .transpose()
     }
 
     #[doc = doc!("Future.attempts")]
     #[getter]
-    fn attempts(&self) -> u32 {
-        if let Some(attempts) = policy::attempts(self) {
-            return attempts;
-        }
-        u32::from(self.has_begun())
+    fn attempts(slf: &Bound<'_, Self>) -> PyResult<u32> {
+        let slf = &durable::current(slf)?;
+        let attempts = policy::attempts(slf.get());
+        Ok(attempts.unwrap_or_else(|| u32::from(slf.get().has_begun())))
     }
 
     #[doc = doc!("Future.enqueued_at")]
@@ -256,7 +270,7 @@ impl Task {
             "<{} at {:#x} state={}{outcome}{name}>",
             slf.get_type().name()?,
             slf.as_ptr() as usize,
-            cell.state_name()
+            state_name(cell.phase())
         ))
     }
 
@@ -269,13 +283,17 @@ impl Task {
 
     #[getter]
     fn _condition<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.get().refuse_foreign(slf)?;
+        if slf.get().is_foreign() {
+            return Self::_condition(&durable::own(slf)?);
+        }
         crate::bindings::wait::stdlib::condition_of(slf)
     }
 
     #[getter]
     fn _waiters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
-        slf.get().refuse_foreign(slf)?;
+        if slf.get().is_foreign() {
+            return Self::_waiters(&durable::own(slf)?);
+        }
         crate::bindings::wait::stdlib::listeners(slf)
     }
 
@@ -343,6 +361,15 @@ impl Task {
     }
 }
 
+fn state_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "pending",
+        Phase::Running => "running",
+        Phase::Cancelled | Phase::Notified => "cancelled",
+        Phase::Finished | Phase::Failed => "finished",
+    }
+}
+
 #[cold]
 fn invalid(this: &Bound<'_, Task>, phase: Phase) -> PyErr {
     InvalidStateError::new_err(format!(
@@ -378,9 +405,12 @@ impl CallMethod for AddDoneCallback {
                 "add_done_callback() takes one argument",
             ));
         }
-        this.get().refuse_foreign(this)?;
         check_callback(&arguments.function)?;
-        completion::add(this, arguments.function.to_owned());
+        if this.get().is_foreign() {
+            completion::add(&durable::own(this)?, arguments.function.to_owned());
+        } else {
+            completion::add(this, arguments.function.to_owned());
+        }
         Ok(this.py().None().into_bound(this.py()))
     }
 }

@@ -5,5 +5,6 @@ pub(crate) mod current_task;
 pub(crate) mod event_log;
 pub(crate) mod executor;
 pub(crate) mod future;
+pub(crate) mod journal;
 pub(crate) mod periodic;
 pub(crate) mod submit_method;

@@ -5,12 +5,14 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use flask_delay_engine::{Config, Mutex, PerProcess, Pool, Rank, Semaphore as Places, Worker};
+use flask_delay_journal::Claimed;
 use once_cell::race::OnceBox;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::durable::{Link, Message};
 use super::events::{self, Signals, Subscriber};
 use super::held::HeldTasks;
 use super::keys::Table;
@@ -32,6 +34,8 @@ pub(crate) enum Job {
     Callbacks(Py<Task>, Option<Note>),
     /// A periodic job that is due: a function without arguments.
     Tick(Py<PyAny>),
+    /// A row of the journal that this process has claimed.
+    Claimed(Box<(Arc<Link>, Claimed)>),
 }
 
 /// A job in the queue, as one word, since nearly all jobs are tasks.
@@ -92,6 +96,8 @@ pub(crate) struct Runner {
     pub(crate) release: fn(&Bound<'_, Task>),
     /// Notifies the dependents of a task that has ended.
     pub(crate) follow: fn(&Bound<'_, Task>, Vec<Py<Task>>) -> PyResult<()>,
+    /// Acts on a message from the journal.
+    pub(crate) deliver: fn(Python<'_>, &Arc<Link>, Message),
 }
 
 /// Outlives the Python executor for as long as a future or a worker needs it.
@@ -112,6 +118,8 @@ pub(crate) struct Core {
     pub(crate) scope_method: Option<Py<PyString>>,
     /// Where tasks are submitted, while that object exists.
     executor: OnceLock<Weak<Inner>>,
+    /// The journal that is told of tasks with ids that were asked for.
+    journal: OnceLock<Weak<Link>>,
     /// The initializer has raised.
     broken: AtomicBool,
     /// `shutdown` was called; a forked child's pool is then closed as well.
@@ -189,6 +197,7 @@ impl Core {
             beginning: settings.beginning,
             scope_method: settings.scope_method,
             executor: OnceLock::new(),
+            journal: OnceLock::new(),
             broken: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             cancelling: AtomicBool::new(false),
@@ -239,6 +248,15 @@ impl Core {
         let _ = self.executor.set(Arc::downgrade(executor));
     }
 
+    /// The journal that is told of tasks with ids that were asked for.
+    pub(crate) fn journal(&self) -> Option<Arc<Link>> {
+        self.journal.get().and_then(Weak::upgrade)
+    }
+
+    pub(crate) fn set_journal(&self, link: &Arc<Link>) {
+        let _ = self.journal.set(Arc::downgrade(link));
+    }
+
     /// This process's pool.
     pub(crate) fn pool(self: &Arc<Self>) -> &Pool<Queued> {
         &self.era().pool
@@ -282,7 +300,7 @@ impl Core {
     pub(crate) fn took_out(self: &Arc<Self>, job: &Job) {
         let waited = match job {
             Job::Task(task) => task.get().leave_queue(),
-            Job::Callbacks(..) | Job::Tick(_) => false,
+            Job::Callbacks(..) | Job::Tick(_) | Job::Claimed(_) => false,
         };
         if !waited {
             self.uncounted().remove();
@@ -404,6 +422,8 @@ fn birth(queued: &Queued) -> Rank {
     match queued.0.look() {
         Ok(task) | Err(Job::Task(task) | Job::Callbacks(task, _)) => task.get().born(),
         Err(Job::Tick(_)) => Rank::MIN,
+        // In microseconds.
+        Err(Job::Claimed(claimed)) => claimed.1.submitted_at.saturating_mul(1_000),
     }
 }
 

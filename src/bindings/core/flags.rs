@@ -23,6 +23,8 @@ const OWN_SCOPE: u32 = TaskState::MARK << 7;
 /// The coroutine of the task has begun and has not ended, in any phase: after a cancellation it
 /// cleans up.
 const GOES_ON: u32 = TaskState::MARK << 8;
+/// Another process ended the task: its signal and its figures are that process's.
+const ENDED_ELSEWHERE: u32 = TaskState::MARK << 9;
 
 impl Task {
     pub(crate) fn told_to_stop(&self) -> bool {
@@ -74,6 +76,15 @@ impl Task {
     /// Called by the event loop when an attempt, if one had begun, has ended.
     pub(crate) fn end_code(&self) {
         let _ = self.state.unmark(GOES_ON);
+    }
+
+    pub(crate) fn ended_elsewhere(&self) -> bool {
+        self.state.has(ENDED_ELSEWHERE)
+    }
+
+    /// Called before the task is ended.
+    pub(crate) fn mark_ended_elsewhere(&self) {
+        self.state.mark(ENDED_ELSEWHERE);
     }
 
     /// For a future that is not shared yet.

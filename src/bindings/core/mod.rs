@@ -8,6 +8,7 @@ mod codec_form;
 mod codec_read;
 mod codec_refusal;
 mod codec_write;
+pub(crate) mod durable;
 pub(crate) mod events;
 pub(crate) mod executor;
 pub(crate) mod flags;

@@ -169,7 +169,11 @@ impl Policy {
         hashable(key.into_any(), "an argument")
     }
 
-    fn key<'py>(&self, arguments: &Arguments<'_, 'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    /// The option `key`, called with the task's arguments if it is a function.
+    pub(crate) fn key<'py>(
+        &self,
+        arguments: &Arguments<'_, 'py>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = arguments.function.py();
         let Some(key) = self.key.get(py) else {
             return Ok(None);

@@ -1,12 +1,14 @@
 //! The options and the state that one task keeps for its start, its attempts and its end.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::durable::{Durable, Link};
 use super::interrupt::Why;
 use super::keys::{self, Lane};
 use super::leftovers;
@@ -45,6 +47,10 @@ pub(crate) struct Rules {
     pub(crate) dependencies: Option<Dependencies>,
     /// The sender or the backend, not this process, decides whether it runs again.
     pub(crate) elsewhere: bool,
+    /// The row of a durable task.
+    pub(crate) durable: Option<Box<Durable>>,
+    /// The journal that was told of this plain task, until the task has ended.
+    pub(crate) published: Option<Arc<Link>>,
 }
 
 impl Rules {

@@ -15,6 +15,29 @@ enum Number {
     Float(f64),
 }
 
+impl Number {
+    #[expect(clippy::cast_precision_loss, reason = "the journal stores floats")]
+    fn get(self) -> f64 {
+        match self {
+            Self::Int(int) => int as f64,
+            Self::Float(float) => float,
+        }
+    }
+
+    /// A number that was stored, as an integer if it is one.
+    #[expect(clippy::cast_possible_truncation, reason = "checked by the way back")]
+    #[expect(clippy::cast_precision_loss, reason = "checked by the way back")]
+    #[expect(clippy::float_cmp, reason = "exact by design")]
+    fn stored(float: f64) -> Self {
+        let int = float as i64;
+        if int as f64 == float {
+            Self::Int(int)
+        } else {
+            Self::Float(float)
+        }
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Progress {
     done: Number,
@@ -34,6 +57,20 @@ impl Progress {
             .then(|| number("total", total))
             .transpose()?;
         Ok(Self { done, total, note })
+    }
+
+    /// The progress that another process has stored.
+    pub(crate) fn stored(done: f64, total: Option<f64>, note: String) -> Self {
+        Self {
+            done: Number::stored(done),
+            total: total.map(Number::stored),
+            note,
+        }
+    }
+
+    /// The numbers and the note, to be stored.
+    pub(crate) fn parts(&self) -> (f64, Option<f64>, &str) {
+        (self.done.get(), self.total.map(Number::get), &self.note)
     }
 
     /// A `Progress` of Python.

@@ -13,6 +13,7 @@ use pyo3::types::{PyList, PyType};
 use smallvec::SmallVec;
 
 use super::call::{Call, Held, TakenCall};
+use super::durable;
 use super::executor::Core;
 use super::flags::PACKED;
 use super::id::Id;
@@ -379,8 +380,11 @@ impl Task {
             extra.known |= first;
             first
         });
-        if first && self.phase().is_done() {
-            core.registry.finished(this.py(), &id);
+        if first {
+            if self.phase().is_done() {
+                core.registry.finished(this.py(), &id);
+            }
+            durable::publish(this, &id);
         }
         id
     }
@@ -476,6 +480,17 @@ impl Task {
         let mut callback = Some(callback.unbind());
         self.leave(|extra| extra.callbacks.extend(callback.take()));
         callback.map(|callback| callback.into_bound(py))
+    }
+
+    /// Keeps callbacks of a durable task before all others; it has `extra` from the start, where
+    /// all its callbacks are.
+    pub(crate) fn keep_first(&self, callbacks: Callbacks) {
+        let mut callbacks = Some(callbacks);
+        self.leave(|extra| {
+            extra
+                .callbacks
+                .insert_many(0, callbacks.take().into_iter().flatten());
+        });
     }
 
     /// Whether a callback is left that was not taken.

@@ -40,6 +40,8 @@ extern "C" fn before() {
     }
     #[cfg(not(Py_3_12))]
     list::before_fork();
+    // Last: the journal's writer thread must not wait for a lock that is taken here.
+    flask_delay_journal::before_fork();
 }
 
 fn attach() -> Option<ffi::PyGILState_STATE> {
@@ -62,6 +64,7 @@ fn attach() -> Option<ffi::PyGILState_STATE> {
 }
 
 extern "C" fn in_parent() {
+    flask_delay_journal::after_fork_in_parent();
     #[cfg(not(Py_3_12))]
     list::after_fork();
     if let Some(state) = ATTACHED.take() {
@@ -76,6 +79,7 @@ extern "C" fn in_parent() {
 /// Runs on the child's only thread: the one that forked.
 extern "C" fn in_child() {
     begin_generation();
+    flask_delay_journal::after_fork_in_child();
     for place in &PRIVATE {
         let descriptor = place.swap(-1, Ordering::Relaxed);
         if descriptor >= 0 {

@@ -106,6 +106,17 @@ pub(crate) fn warning(py: Python<'_>, template: &str, arguments: &[&str]) {
     or_unraisable(py, log(py, "warning", template, arguments, None));
 }
 
+/// Logs a text as it is.
+pub(crate) fn plain(py: Python<'_>, level: log::Level, text: &str) {
+    let level = match level {
+        log::Level::Error => "error",
+        log::Level::Warn => "warning",
+        log::Level::Info => "info",
+        log::Level::Debug | log::Level::Trace => "debug",
+    };
+    or_unraisable(py, log(py, level, "%s", &[text], None));
+}
+
 fn log(
     py: Python<'_>,
     level: &str,

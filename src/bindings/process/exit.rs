@@ -5,10 +5,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::{LazyPerProcess, Mutex, Worker};
+use flask_delay_journal::Journal;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
+use crate::bindings::core::durable;
 use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
@@ -19,6 +21,7 @@ use crate::bindings::ffi::cpython::register_atexit;
 use crate::bindings::ffi::gil::{SIGNALS, wait_with_signals};
 use crate::bindings::host::logging;
 use crate::bindings::host::switch_interval;
+use crate::bindings::run::durable::put_back;
 use crate::bindings::run::worker;
 use crate::bindings::sched::completion::cancel;
 use crate::bindings::sched::dispatch;
@@ -147,6 +150,10 @@ fn drain_at_exit(py: Python<'_>) {
     // Before draining: periodic tasks would keep a pool busy without limit. Relaxed: a tick that
     // comes meanwhile is one that came before.
     BEGUN.store(true, Ordering::Relaxed);
+    // What waits in a journal belongs to the next process.
+    for link in durable::links() {
+        link.tell(Journal::stop_claiming);
+    }
     let lost = drain_all(py);
     report(py, &lost);
 }
@@ -266,6 +273,9 @@ fn close_at_exit(py: Python<'_>) {
     for core in cores().iter().filter(|core| core.service) {
         core.close();
     }
+    for link in durable::links() {
+        link.close(py);
+    }
     switch_interval::stop(py);
     timer::stop(py);
     report(py, &lost);
@@ -342,7 +352,9 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     cancel_queued(py, core, |task| lost.push(label(task)));
     for task in core.on_loop().tasks(py) {
         if !task.get().phase().is_done() {
-            lost.push(label(&task));
+            if !durable::has_claim(task.get()) {
+                lost.push(label(&task));
+            }
             task.get().tell_to_stop();
             cancel(&task);
         }
@@ -374,15 +386,18 @@ pub(crate) fn cancel_queued(
     let hold = core.pool().hold();
     while let Some(job) = core.pool().steal().map(Job::from) {
         core.took_out(&job);
-        match &job {
+        match job {
             Job::Task(task) => {
                 let task = task.bind(py);
-                if !task.get().phase().is_done() && cancel(task) {
+                if durable::has_claim(task.get()) {
+                    put_back(task);
+                } else if !task.get().phase().is_done() && cancel(task) {
                     each(task);
                 }
             }
+            job @ Job::Claimed(_) => durable::put_job_back(job),
             // The callbacks of tasks that have ended must run all the same.
-            Job::Callbacks(..) | Job::Tick(_) => others.push(job),
+            job @ (Job::Callbacks(..) | Job::Tick(_)) => others.push(job),
         }
     }
     for job in others {

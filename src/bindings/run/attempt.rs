@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
+use super::durable;
 use super::retry::{self, Verdict};
 use super::timeout;
+use crate::bindings::core;
 use crate::bindings::core::async_check::refuse_result;
 use crate::bindings::core::call::TakenCall;
 use crate::bindings::core::events::{self, Kind};
@@ -13,7 +15,7 @@ use crate::bindings::core::executor::Core;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Beginning;
 use crate::bindings::core::task::Task;
-use crate::bindings::core::transition::Phase;
+use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::core::worker_slot::WorkerSlot;
 use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::call::call;
@@ -22,7 +24,7 @@ use crate::bindings::ffi::context::{for_attempt, within};
 use crate::bindings::host::app_context::AppContext;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
-use crate::bindings::sched::completion::{Place, abandon, fail, finish};
+use crate::bindings::sched::completion::{self, Place, abandon, fail, finish};
 use crate::bindings::sched::dispatch::start;
 use crate::bindings::sched::limits;
 use crate::bindings::sched::timer;
@@ -73,6 +75,11 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
         // The task has forked: its outcome belongs to the parent.
         return;
     }
+    if cell.is_ruled() && is_interrupted(this, core, &ended) {
+        drop(taken);
+        durable::put_back(this);
+        return;
+    }
     let ended = match ended {
         Attempt::Raised(exception) => match retry::judge(this, exception) {
             Verdict::Again(after, exception) => {
@@ -94,6 +101,7 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
             if cell.told_to_stop() && exception.is_instance_of::<CancelledError>() {
                 drop(taken);
                 cell.let_go();
+                completion::store_end(this, &End::Cancelled);
                 // The task stopped as it was told to: that is no failure.
                 let _ = abandon(this, Place::Worker);
                 return;
@@ -114,8 +122,24 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
     // Dropped before any thread learns that the task is done.
     drop(taken);
     cell.let_go();
+    if cell.is_ruled() {
+        let end = match phase {
+            Phase::Finished => End::Returned(outcome.clone()),
+            _ => End::Raised(outcome.clone()),
+        };
+        completion::store_end(this, &end);
+    }
     // An outcome that was set by hand meanwhile stands.
     let _ = finish(this, phase, outcome, Place::Worker);
+}
+
+/// Whether the end of the process has ended an attempt of a durable task, which then runs again in
+/// another process.
+fn is_interrupted(this: &Bound<'_, Task>, core: &Arc<Core>, ended: &Attempt<'_>) -> bool {
+    core.is_given_up()
+        && this.get().told_to_stop()
+        && matches!(ended, Attempt::Raised(_))
+        && core::durable::has_claim(this.get())
 }
 
 enum Attempt<'py> {

@@ -11,6 +11,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::retry::{self, Verdict};
 use super::timeout;
+use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::interrupt::Why;
 use crate::bindings::core::policy;
@@ -58,11 +59,26 @@ fn run_again(task: &Bound<'_, Task>, after: Duration, exception: Option<Bound<'_
     drop(hold);
 }
 
+/// Whether the end of the process, and not its own, ends a durable task, which then runs again in
+/// another process.
+fn is_interrupted(task: &Bound<'_, Task>) -> bool {
+    let cell = task.get();
+    durable::has_claim(cell)
+        && cell.told_to_stop()
+        && cell.core().is_some_and(|core| core.is_given_up())
+}
+
 impl CoroutineTask {
     /// Ends the task; a worker runs the callbacks, in the context of the coroutine.
     fn end(&self, py: Python<'_>, end: End<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
         completion::discard_call(task);
+        if durable::has_claim(task.get()) {
+            // The courier ends it, in the context of the coroutine.
+            task.get().put_context(copy_current(py)?);
+            completion::finish_detached(task, end, None);
+            return Ok(());
+        }
         let Some(detached) = completion::detach(task, end) else {
             // The task was cancelled, and its coroutine has ended all the same.
             limits::give_up_turn(task);
@@ -168,6 +184,12 @@ impl CoroutineTask {
             retry::judge(task, exception)
         };
         let exception = match verdict {
+            Verdict::Fail(exception) if is_interrupted(task) => {
+                drop(exception);
+                super::durable::put_back(task);
+                leave(task);
+                return Ok(());
+            }
             Verdict::Fail(exception) => exception,
             Verdict::Again(after, exception) => {
                 run_again(task, after, exception);
@@ -189,6 +211,11 @@ impl CoroutineTask {
         }
         task.get().end_code();
         attempted(task);
+        if is_interrupted(task) {
+            super::durable::put_back(task);
+            leave(task);
+            return Ok(());
+        }
         self.end(py, End::Cancelled)
     }
 

@@ -7,6 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::bindings::core::call::TakenCall;
+use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::policy;
@@ -244,7 +245,8 @@ fn try_again<'py>(
         rules.first_start.get_or_insert_with(|| cell.last_start());
         rules.attempts
     });
-    if core.mode == Mode::Threads {
+    let is_durable = durable::has_claim(cell);
+    if core.mode == Mode::Threads && !is_durable {
         core.held().add(this, core.pool().hold());
     }
     // While it is held, it does not count as queued.
@@ -259,6 +261,10 @@ fn try_again<'py>(
     // After `run_again`: a task of the same key that starts now and waits for this one must find it
     // pending.
     limits::leave_lane(this);
+    if is_durable {
+        super::durable::again(this, after);
+        return Ok(());
+    }
     match core.mode {
         Mode::Threads => {}
         // The running thread goes on with the next attempt.

@@ -11,6 +11,7 @@ use flask_delay_engine::{Mutex, Ticket};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 
+use crate::bindings::core::durable;
 use crate::bindings::core::executor::{Core, Note};
 use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
 use crate::bindings::core::leftovers;
@@ -161,6 +162,9 @@ pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<
 
 /// Cancels a task that has begun elsewhere, and terminates it there; `false` if it runs here.
 fn stop_elsewhere(task: &Bound<'_, Task>) -> bool {
+    if stop_durable(task) {
+        return true;
+    }
     let is_there = |extra: &Mutex<Extra>| extra.lock().recall.is_some();
     let stopped = task.get().known_extra().is_some_and(is_there)
         && completion::abandon(task, Place::Elsewhere);
@@ -169,6 +173,24 @@ fn stop_elsewhere(task: &Bound<'_, Task>) -> bool {
         drop(task.get().take_call(task));
     }
     stopped
+}
+
+/// Asks the process that runs a durable task to stop it; `false` if it runs here.
+fn stop_durable(task: &Bound<'_, Task>) -> bool {
+    let cell = task.get();
+    let Some(link) = durable::elsewhere(cell) else {
+        return false;
+    };
+    let id = cell.quiet_id().to_string();
+    let stopped = link.ask(task.py(), |journal| journal.stop(&id));
+    stopped
+        .map(drop)
+        .inspect_err(|error| {
+            error
+                .clone_ref(task.py())
+                .write_unraisable(task.py(), Some(task));
+        })
+        .is_ok()
 }
 
 /// Ends an overdue call.

@@ -7,10 +7,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use flask_delay_engine::{Worker, spin};
+use flask_delay_journal::Claimed;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::attempt;
+use super::{attempt, durable};
+use crate::bindings::core::durable::Link;
 use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
@@ -139,6 +141,14 @@ fn work(
                 task.get().ended()
                 // Often the last reference: dropped before the worker sleeps.
             }
+            Job::Claimed(claimed) => {
+                let (link, claimed) = *claimed;
+                run_claimed(py, core, &link, claimed, slot);
+                if forked() {
+                    return Some(false);
+                }
+                now()
+            }
             job => {
                 run_other(py, core, job, slot);
                 if forked() {
@@ -165,6 +175,25 @@ fn run(task: &Bound<'_, Task>, slot: &WorkerSlot) {
     slot.put(task);
     run_guarded(task, core, slot);
     slot.clear();
+}
+
+/// Runs a row that this process has claimed.
+fn run_claimed(
+    py: Python<'_>,
+    core: &Weak<Core>,
+    link: &Arc<Link>,
+    claimed: Claimed,
+    slot: &WorkerSlot,
+) {
+    if let Some(core) = core.upgrade() {
+        core.uncounted().remove();
+    }
+    let prepared = catch_unwind(AssertUnwindSafe(|| durable::prepare(py, link, claimed)));
+    match prepared {
+        Ok(Some(task)) => run(&task, slot),
+        Ok(None) => {}
+        Err(payload) => defect(&*payload).write_unraisable(py, None),
+    }
 }
 
 /// Does a job that does not run a task.

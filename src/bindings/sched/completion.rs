@@ -16,12 +16,14 @@ use std::mem::take;
 use std::sync::Arc;
 
 use flask_delay_engine::Hold;
+use flask_delay_journal::Cancelled;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::limits;
 use super::queue;
 use crate::bindings::core::async_check::refuse_result;
+use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::{Core, Job, Note, Queued};
 use crate::bindings::core::id::Id;
@@ -74,6 +76,9 @@ pub(crate) fn abandon(this: &Bound<'_, Task>, place: Place) -> bool {
 /// Cancels the future if its task has not started or runs as a coroutine; returns whether it is
 /// cancelled.
 pub(crate) fn cancel(this: &Bound<'_, Task>) -> bool {
+    if durable::is_durable(this.get()) {
+        return cancel_durable(this);
+    }
     if complete_if(transition::cancel(this, Phase::Pending), Place::Elsewhere) {
         recall(this, this.get().told_to_stop());
         return true;
@@ -84,6 +89,41 @@ pub(crate) fn cancel(this: &Bound<'_, Task>) -> bool {
         or_unraisable(call_with(&canceller, []).map(drop), this);
     }
     this.get().phase().is_cancelled()
+}
+
+/// Cancels a durable task. The journal decides whether it has started, in whichever process.
+fn cancel_durable(this: &Bound<'_, Task>) -> bool {
+    let cell = this.get();
+    if cell.phase().is_done() {
+        return cell.phase().is_cancelled();
+    }
+    if durable::has_claim(cell) {
+        if let Some(canceller) = transition::canceller(this) {
+            // Its coroutine ends, and the journal hears of it then.
+            cell.tell_to_stop();
+            or_unraisable(call_with(&canceller, []).map(drop), this);
+            return true;
+        }
+        return take_over(this) && finish_detached(this, End::Cancelled, None);
+    }
+    let Some((link, _)) = durable::link_of(cell) else {
+        return false;
+    };
+    let id = cell.quiet_id().to_string();
+    match link.ask(this.py(), |journal| journal.cancel(&id)) {
+        Ok(Cancelled::Yes) => {
+            link.remove(&id);
+            complete_if(transition::cancel(this, Phase::Pending), Place::Elsewhere)
+        }
+        // The end, if there is one, arrives from the journal.
+        Ok(Cancelled::Running | Cancelled::Ended | Cancelled::Unknown) => {
+            cell.phase().is_cancelled()
+        }
+        Err(error) => {
+            error.write_unraisable(this.py(), Some(this.as_any()));
+            false
+        }
+    }
 }
 
 /// The executor of a future notices its cancellation.
@@ -115,12 +155,13 @@ fn complete(completed: Completed<'_, '_>, place: Place) {
         }
     }
     track(this);
-    let kind = Kind::of(cell.phase());
+    let kind = Kind::of(cell.phase()).filter(|_| !cell.ended_elsewhere());
     if let Some(kind) = kind {
         // Before waiters in `result` and callbacks see the end.
         events::happened(this, kind);
     }
     if cell.is_ruled() {
+        durable::publish_end(this);
         limits::ended(this);
     }
     if watched || cell.has_lone_callback() || signals::wanted(this, kind) {
@@ -159,7 +200,7 @@ fn tell_all(this: &Bound<'_, Task>, place: Place) {
 
 /// The kind of the task's end, if its signal has receivers.
 fn signalled_end(this: &Bound<'_, Task>) -> Option<Kind> {
-    let event = Kind::of(this.get().phase());
+    let event = Kind::of(this.get().phase()).filter(|_| !this.get().ended_elsewhere());
     event.filter(|_| signals::wanted(this, event))
 }
 
@@ -270,6 +311,7 @@ pub(crate) fn add_defaults(this: &Bound<'_, Task>, callbacks: Vec<Py<PyAny>>) {
 pub(crate) fn fail(this: &Bound<'_, Task>, error: PyErr) {
     let exception = into_exception(this.py(), error);
     logging::exception_of("task %s (%s) could not be run", this, &exception);
+    store_end(this, &End::Raised(exception.clone()));
     let _ = finish(this, Phase::Failed, exception, Place::Worker);
 }
 
@@ -422,15 +464,67 @@ pub(crate) fn detach<'py>(this: &Bound<'py, Task>, end: End<'py>) -> Option<Deta
     })
 }
 
-/// As [`detach`], and gives the rest to a worker; `false` if the task was done.
+/// As [`detach`], and gives the rest to a worker; `false` if the task was done. The journal hears
+/// of the end of a durable task first.
 pub(crate) fn finish_detached<'py>(
     this: &Bound<'py, Task>,
     end: End<'py>,
     note: Option<Note>,
 ) -> bool {
+    let Some(end) = store_end_later(this, end, note) else {
+        return true;
+    };
     detach(this, end)
         .map(|detached| detached.send(note))
         .is_some()
+}
+
+/// Stores the end of a durable task that runs here, and waits for that: an outcome that anybody has
+/// seen is in the journal.
+pub(crate) fn store_end(this: &Bound<'_, Task>, end: &End<'_>) {
+    if !this.get().is_ruled() {
+        return;
+    }
+    if let Some(taken) = durable::take_claim(this.get()) {
+        add_defaults_first(this);
+        taken.end(this, end);
+    }
+}
+
+/// As [`store_end`], without waiting: the end follows when the journal has it. Returns the end of a
+/// task that has no row here.
+pub(crate) fn store_end_later<'py>(
+    this: &Bound<'py, Task>,
+    end: End<'py>,
+    note: Option<Note>,
+) -> Option<End<'py>> {
+    if !this.get().is_ruled() {
+        return Some(end);
+    }
+    match durable::take_claim(this.get()) {
+        Some(taken) => {
+            add_defaults_first(this);
+            taken.end_later(this, end, note);
+            None
+        }
+        None => Some(end),
+    }
+}
+
+/// Adds the executor's default callbacks before those of a durable task: they run once, in the
+/// process where the task ended.
+fn add_defaults_first(this: &Bound<'_, Task>) {
+    let py = this.py();
+    let Some(inner) = this.get().core().and_then(|core| core.executor()) else {
+        return;
+    };
+    let defaults: Callbacks = {
+        let defaults = inner.defaults.lock();
+        defaults.iter().map(|it| it.clone_ref(py)).collect()
+    };
+    if !defaults.is_empty() {
+        this.get().keep_first(defaults);
+    }
 }
 
 /// Whether the end of a task has callbacks or receivers of its signal.
@@ -480,6 +574,7 @@ pub(crate) fn do_job(py: Python<'_>, job: Job, place: Place) {
             }
         }
         Job::Task(task) => give_up(task.bind(py), closed()),
+        job @ Job::Claimed(_) => durable::put_job_back(job),
     }
 }
 

@@ -7,6 +7,7 @@ use flask_delay_engine::{self as engine, Limits, Mutex};
 use pyo3::prelude::*;
 
 use super::timer::{self, OfExecutor};
+use crate::bindings::core::durable;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::keys::{self, Inner, Lane, Table, address};
 use crate::bindings::core::leftovers;
@@ -89,6 +90,7 @@ fn claim_and_enter<'py>(
 }
 
 pub(crate) fn started(this: &Bound<'_, Task>) {
+    durable::publish_start(this.get());
     let alarm = policy::with(this.get(), |rules| {
         rules.attempts += 1;
         rules.why = None;

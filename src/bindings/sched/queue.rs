@@ -13,7 +13,7 @@ use crate::bindings::core::task::Task;
 fn place(py: Python<'_>, job: &Job) -> Option<(i32, i64)> {
     match job {
         Job::Task(task) | Job::Callbacks(task, _) => policy::level_and_rank(task.bind(py)),
-        Job::Tick(_) => None,
+        Job::Tick(_) | Job::Claimed(_) => None,
     }
 }
 
@@ -21,7 +21,7 @@ fn place(py: Python<'_>, job: &Job) -> Option<(i32, i64)> {
 fn enter(core: &Arc<Core>, job: &Job) {
     match job {
         Job::Task(task) => task.get().enter_queue(),
-        Job::Callbacks(..) | Job::Tick(_) => core.uncounted().add(),
+        Job::Callbacks(..) | Job::Tick(_) | Job::Claimed(_) => core.uncounted().add(),
     }
 }
 

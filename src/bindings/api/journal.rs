@@ -1,0 +1,205 @@
+//! `_Journal`, the class by which `flask_delay.journal` uses a journal.
+
+use std::ffi::CStr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flask_delay_journal::{Found, Journal as Store, Pool, Settings, SyncLevel};
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi::c_str;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::bindings::core::durable::{Hooks, Link};
+use crate::bindings::core::executor::ExecutorCell;
+use crate::bindings::core::options::Policy;
+use crate::bindings::core::task::Task;
+use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
+use crate::bindings::run::durable::{self, Order};
+
+#[doc = doc!("_Journal")]
+#[pyclass(frozen, name = "_Journal", module = "flask_delay._native")]
+pub(crate) struct Journal(Arc<Link>);
+
+#[pymethods]
+impl Journal {
+    #[new]
+    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, encode_error, decode_error))]
+    #[expect(clippy::too_many_arguments, reason = "most of them named")]
+    fn new(
+        executor: &Bound<'_, ExecutorCell>,
+        path: PathBuf,
+        app: String,
+        sync: &str,
+        keep: f64,
+        limit: u64,
+        deaths: u32,
+        max_bytes: usize,
+        timeout: f64,
+        waiting: u64,
+        code: String,
+        publish: bool,
+        revive: Py<PyAny>,
+        encode_error: Py<PyAny>,
+        decode_error: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let py = executor.py();
+        let sync = match sync {
+            "commit" => SyncLevel::Commit,
+            "second" => SyncLevel::Second,
+            "never" => SyncLevel::Never,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "sync must be \"commit\", \"second\" or \"never\", got {sync:?}"
+                )));
+            }
+        };
+        let time = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let settings = Settings {
+            path,
+            app,
+            sync,
+            keep: time(keep),
+            limit,
+            deaths,
+            timeout: time(timeout),
+            waiting,
+            code,
+        };
+        let hooks = Hooks {
+            revive,
+            encode_error,
+            decode_error,
+        };
+        let core = executor.get().core()?;
+        let link = Link::new(core, hooks, max_bytes, publish, |host| {
+            py.detach(|| Store::open(settings, host))
+        })?;
+        Ok(Self(link))
+    }
+
+    #[doc = doc!("_Journal.know")]
+    fn know(&self, names: Vec<String>) {
+        self.0.tell(|journal| journal.know(names));
+    }
+
+    #[doc = doc!("_Journal.start")]
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.ask(py, Store::start)
+    }
+
+    #[doc = doc!("_Journal.get")]
+    fn get<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Bound<'py, Task>>> {
+        durable::get(&self.0, py, id)
+    }
+
+    #[doc = doc!("_Journal.view")]
+    fn view<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+        match self.0.ask(py, |journal| journal.get(id))? {
+            Found::Row(row) => durable::view(py, *row).map(Some),
+            Found::Gone => {
+                let dict = PyDict::new(py);
+                dict.set_item("state", "gone")?;
+                Ok(Some(dict))
+            }
+            Found::Unknown => Ok(None),
+        }
+    }
+
+    #[doc = doc!("_Journal.stats")]
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.0.ask(py, Store::stats)?;
+        let dict = PyDict::new(py);
+        for (name, value) in [
+            ("ready", stats.ready),
+            ("scheduled", stats.scheduled),
+            ("running", stats.running),
+            ("blocked", stats.blocked),
+            ("parked", stats.parked),
+            ("dead", stats.dead),
+            ("processes", stats.processes),
+            ("bytes", stats.bytes),
+        ] {
+            dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+
+    #[doc = doc!("_Journal.stop_claiming")]
+    fn stop_claiming(&self) {
+        self.0.tell(Store::stop_claiming);
+    }
+
+    #[doc = doc!("_Journal.close")]
+    fn close(&self, py: Python<'_>) {
+        self.0.close(py);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Tasks have the link, too.
+        if Arc::strong_count(&self.0) == 1 {
+            self.0.visit(&visit)?;
+        }
+        Ok(())
+    }
+}
+
+struct Submit;
+
+impl CallMethod for Submit {
+    type Class = Journal;
+
+    const NAME: &CStr = c"submit";
+    const DOC: &CStr = c_str!(concat!(
+        "submit($self, name, pool, policy, options, once, disk, executor, fn, /, *args, **kwargs)\n--\n\n",
+        doc!("_Journal.submit")
+    ));
+    const BEFORE: usize = 7;
+    const MISSING: &str = "submit() needs the function to run";
+
+    fn call<'py>(
+        this: &Bound<'py, Journal>,
+        before: &Before<'_, 'py>,
+        arguments: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let text = |place| -> PyResult<Option<String>> {
+            let text = before.get(place).map(Bound::cast_into::<PyString>);
+            text.transpose()?.map(|text| text.extract()).transpose()
+        };
+        let policy = before.get(2).map(Bound::cast_into::<Policy>).transpose()?;
+        let executor = before
+            .get(6)
+            .map(Bound::cast_into::<ExecutorCell>)
+            .transpose()?;
+        let order = Order {
+            name: text(0)?.unwrap_or_default(),
+            pool: match before.get(1).map(|pool| pool.extract()).transpose()? {
+                Some(2u8) => Pool::Processes,
+                _ => Pool::Threads,
+            },
+            policy: policy.as_ref(),
+            options: text(3)?,
+            once: text(4)?,
+            disk: before
+                .get(5)
+                .is_some_and(|disk| disk.is_truthy().unwrap_or(false)),
+            executor: executor
+                .map(|executor| executor.get().core().map(Arc::clone))
+                .transpose()?,
+        };
+        durable::submit(&this.get().0, order, arguments).map(Bound::into_any)
+    }
+}
+
+/// Adds it to the class.
+pub(crate) fn add(py: Python<'_>) -> PyResult<()> {
+    arguments::add::<Submit>(py)
+}
+
+#[doc = doc!("_journal_check")]
+#[pyfunction]
+pub(crate) fn _journal_check(py: Python<'_>, path: PathBuf) -> Vec<(bool, String)> {
+    py.detach(|| flask_delay_journal::check(&path))
+}

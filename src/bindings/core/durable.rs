@@ -1,0 +1,641 @@
+//! Durable tasks: what ties a task of this process to its row in the journal.
+//!
+//! A durable task has two lives. In the journal it is a row, which any process may claim. Here it
+//! is a [`Task`], whose rules have a [`Durable`]: with a claim while this process runs the row, and
+//! without one while the row waits or another process runs it.
+//!
+//! The journal's writer thread calls [`Caller`] and never waits for the GIL. It gives claimed rows
+//! to the pool as jobs, and all else to the courier, a thread that attaches to Python.
+//!
+//! Whoever takes the claim out of a task ends the attempt in the journal, and no other thread does.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::JoinHandle;
+
+use flask_delay_engine::{LazyPerProcess, Mutex, PerProcess, SubmitError};
+use flask_delay_journal::{
+    Change, Changed, Claim, Claimed, Error, ErrorKind, Host, Journal, Outcome, Pool, Row,
+};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::codec;
+use super::executor::{Core, Job, Note};
+use super::id::Id;
+use super::leftovers;
+use super::policy;
+use super::task::Task;
+use super::task_name::name_of;
+use super::transition::End;
+use crate::bindings::errors::JournalUnavailable;
+use crate::bindings::ffi::attach::attach;
+use crate::bindings::ffi::clock::now;
+
+/// The journal's part of a task's rules.
+pub(crate) struct Durable {
+    pub(crate) link: Arc<Link>,
+    pub(crate) pool: Pool,
+    /// The row's claim, while this process runs it.
+    claim: Option<Claim>,
+}
+
+impl Durable {
+    pub(crate) fn new(link: Arc<Link>, pool: Pool) -> Self {
+        Self {
+            link,
+            pool,
+            claim: None,
+        }
+    }
+}
+
+/// A `Delay`'s journal, and what its rows need of Python.
+pub(crate) struct Link {
+    journal: OnceLock<Journal>,
+    core: Weak<Core>,
+    /// The most bytes of a call, and of a result.
+    pub(crate) most: usize,
+    pub(crate) hooks: Hooks,
+    here: PerProcess<Here>,
+}
+
+/// Functions of `flask_delay.journal`.
+pub(crate) struct Hooks {
+    /// From a registered name and options as text: the function, its policy and its executor.
+    pub(crate) revive: Py<PyAny>,
+    /// An exception as text, and back.
+    pub(crate) encode_error: Py<PyAny>,
+    pub(crate) decode_error: Py<PyAny>,
+}
+
+/// The tasks of one process.
+#[derive(Default)]
+struct Here {
+    /// Unfinished tasks by id. The lock is a leaf, and nothing is dropped under it.
+    tasks: Mutex<HashMap<String, Py<Task>>>,
+    /// How many claimed tasks each pool has.
+    claimed: [AtomicUsize; 3],
+    /// The executor of tasks in child processes, once it is known.
+    processes: Mutex<Option<Weak<Core>>>,
+    courier: OnceLock<Courier>,
+}
+
+struct Courier {
+    messages: Sender<Message>,
+    /// Joined when the journal is closed.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the courier brings to Python.
+pub(crate) enum Message {
+    /// Tasks that ended in another process, or in the journal.
+    Ended(Vec<Row>),
+    /// Another process asks the task with this id to stop.
+    Stop(String),
+    Report(log::Level, String),
+    /// The end of an attempt is in the journal.
+    Stored(Stored),
+    /// Ends the courier.
+    Close,
+}
+
+/// The end of a task without its worker, once the journal has it.
+pub(crate) struct Stored {
+    pub(crate) task: Py<Task>,
+    pub(crate) end: Ending,
+    pub(crate) note: Option<Note>,
+}
+
+/// As [`End`], without a thread that is attached.
+pub(crate) enum Ending {
+    Returned(Py<PyAny>),
+    Raised(Py<PyAny>),
+    Cancelled,
+}
+
+impl Ending {
+    fn of(end: End<'_>) -> Self {
+        match end {
+            End::Returned(result) => Self::Returned(result.unbind()),
+            End::Raised(exception) => Self::Raised(exception.unbind()),
+            End::Cancelled => Self::Cancelled,
+        }
+    }
+
+    pub(crate) fn into_end(self, py: Python<'_>) -> End<'_> {
+        match self {
+            Self::Returned(result) => End::Returned(result.into_bound(py)),
+            Self::Raised(exception) => End::Raised(exception.into_bound(py)),
+            Self::Cancelled => End::Cancelled,
+        }
+    }
+}
+
+/// All links, for the exit of the process. The lock is a leaf.
+static LINKS: LazyPerProcess<Mutex<Vec<Weak<Link>>>> = LazyPerProcess::new();
+
+/// The links that exist.
+pub(crate) fn links() -> Vec<Arc<Link>> {
+    let links = LINKS.get_or_init(Mutex::default).lock();
+    links.iter().filter_map(Weak::upgrade).collect()
+}
+
+impl Link {
+    /// Makes a link whose journal `open` opens. If it `publishes`, the journal is told of plain
+    /// tasks, too, once their ids are asked for.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        hooks: Hooks,
+        most: usize,
+        publishes: bool,
+        open: impl FnOnce(Arc<dyn Host>) -> Result<Journal, Error>,
+    ) -> PyResult<Arc<Self>> {
+        let link = Arc::new(Self {
+            journal: OnceLock::new(),
+            core: Arc::downgrade(core),
+            most,
+            hooks,
+            here: PerProcess::new(Here::default()),
+        });
+        let journal = open(Arc::new(Caller(Arc::downgrade(&link)))).map_err(refusal)?;
+        let _ = link.journal.set(journal);
+        if publishes {
+            core.set_journal(&link);
+        }
+        let mut links = LINKS.get_or_init(Mutex::default).lock();
+        links.retain(|link| link.strong_count() > 0);
+        links.push(Arc::downgrade(&link));
+        drop(links);
+        Ok(link)
+    }
+
+    pub(crate) fn core(&self) -> Option<Arc<Core>> {
+        self.core.upgrade()
+    }
+
+    fn here(&self) -> &Here {
+        self.here.get_or_init(Here::default)
+    }
+
+    /// Calls the journal without the GIL.
+    ///
+    /// # Errors
+    ///
+    /// `JournalUnavailable`.
+    pub(crate) fn ask<R: Send>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(&Journal) -> Result<R, Error> + Send,
+    ) -> PyResult<R> {
+        let Some(journal) = self.journal.get() else {
+            return Err(JournalUnavailable::new_err("the journal is not open"));
+        };
+        py.detach(|| question(journal)).map_err(refusal)
+    }
+
+    /// Tells the journal something that it does not wait for.
+    pub(crate) fn tell(&self, words: impl FnOnce(&Journal)) {
+        if let Some(journal) = self.journal.get() {
+            words(journal);
+        }
+    }
+
+    /// Adds an unfinished task; returns another task of this process that has the id.
+    pub(crate) fn add<'py>(&self, id: &str, task: &Bound<'py, Task>) -> Option<Bound<'py, Task>> {
+        let mut tasks = self.here().tasks.lock();
+        if let Some(known) = tasks.get(id) {
+            return Some(known.bind(task.py()).clone());
+        }
+        tasks.insert(id.to_owned(), task.clone().unbind());
+        None
+    }
+
+    /// The unfinished task with this id.
+    pub(crate) fn find<'py>(&self, py: Python<'py>, id: &str) -> Option<Bound<'py, Task>> {
+        let tasks = self.here().tasks.lock();
+        tasks.get(id).map(|task| task.bind(py).clone())
+    }
+
+    /// Forgets a task, which has ended or was not accepted.
+    pub(crate) fn remove(&self, id: &str) {
+        let task = self.here().tasks.lock().remove(id);
+        drop(task);
+    }
+
+    /// Sets the executor of tasks in child processes.
+    pub(crate) fn set_processes(&self, core: &Arc<Core>) {
+        *self.here().processes.lock() = Some(Arc::downgrade(core));
+    }
+
+    /// Sends to the courier, which is started at first use.
+    pub(crate) fn send(self: &Arc<Self>, message: Message) {
+        let courier = self.here().courier.get_or_init(|| start(self));
+        // It ends when the journal is closed.
+        let _ = courier.messages.send(message);
+    }
+
+    /// Closes the journal, after which it answers no more, and ends the courier.
+    pub(crate) fn close(&self, py: Python<'_>) {
+        py.detach(|| self.tell(Journal::close));
+        if let Some(courier) = self.here().courier.get() {
+            let _ = courier.messages.send(Message::Close);
+            let thread = courier.thread.lock().take();
+            // A task's callback may close the journal on the courier itself.
+            let thread = thread.filter(|it| it.thread().id() != std::thread::current().id());
+            py.detach(|| thread.map(JoinHandle::join));
+        }
+        let tasks = std::mem::take(&mut *self.here().tasks.lock());
+        drop(tasks);
+    }
+
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.hooks.revive)?;
+        visit.call(&self.hooks.encode_error)?;
+        visit.call(&self.hooks.decode_error)
+    }
+}
+
+/// Starts the courier of this process.
+fn start(link: &Arc<Link>) -> Courier {
+    let (sender, messages) = channel();
+    let link = Arc::downgrade(link);
+    let started = std::thread::Builder::new()
+        .name("delay-courier".to_owned())
+        .stack_size(leftovers::STACK)
+        .spawn(move || {
+            for message in messages {
+                let close = matches!(message, Message::Close);
+                let link = link.upgrade();
+                let core = link.as_ref().and_then(|link| link.core());
+                if let (Some(link), Some(core)) = (&link, &core) {
+                    let mut message = Some(message);
+                    attach(|py| {
+                        if let Some(message) = message.take() {
+                            (core.runner.deliver)(py, link, message);
+                        }
+                    });
+                    // Leaked if the interpreter is gone.
+                    std::mem::forget(message);
+                }
+                if close {
+                    return;
+                }
+            }
+        });
+    if let Err(error) = &started {
+        log::error!("the journal's courier could not be started: {error}");
+    }
+    Courier {
+        messages: sender,
+        thread: Mutex::new(started.ok()),
+    }
+}
+
+/// The journal's way to the process. Weak, since the link has the journal.
+struct Caller(Weak<Link>);
+
+impl Host for Caller {
+    fn capacity(&self) -> [Option<usize>; 3] {
+        let Some(link) = self.0.upgrade() else {
+            return [None; 3];
+        };
+        let here = link.here();
+        let processes = here.processes.lock().clone();
+        let free = |core: Option<Arc<Core>>, pool: Pool| {
+            let core = core?;
+            let stats = core.pool().stats();
+            let busy = stats.threads.saturating_sub(stats.idle + stats.waiting) + stats.queued;
+            // Relaxed: a hint, which a later look corrects.
+            let claimed = here.claimed[pool as usize].load(Ordering::Relaxed);
+            let plain = busy.saturating_sub(claimed);
+            Some(core.max_workers().saturating_sub(plain))
+        };
+        let threads = free(link.core(), Pool::Threads);
+        [
+            threads,
+            threads.map(|_| COROUTINES),
+            match processes {
+                Some(core) => free(core.upgrade(), Pool::Processes),
+                // The first claimed one makes the executor.
+                None => threads.map(|_| 1),
+            },
+        ]
+    }
+
+    fn run(&self, tasks: Vec<Claimed>) {
+        let Some(link) = self.0.upgrade() else {
+            return;
+        };
+        let Some(core) = link.core() else {
+            return;
+        };
+        for claimed in tasks {
+            link.count(claimed.pool);
+            let job = Job::Claimed(Box::new((Arc::clone(&link), claimed)));
+            core.uncounted().add();
+            if let Err(SubmitError::Closed(job) | SubmitError::Spawn(job, _)) =
+                core.pool().resubmit(job.into())
+            {
+                let job = Job::from(job);
+                core.took_out(&job);
+                put_job_back(job);
+            }
+        }
+    }
+
+    fn ended(&self, rows: Vec<Row>) {
+        self.send(Message::Ended(rows));
+    }
+
+    fn stop(&self, id: &str) {
+        self.send(Message::Stop(id.to_owned()));
+    }
+
+    fn report(&self, level: log::Level, text: String) {
+        self.send(Message::Report(level, text));
+    }
+}
+
+impl Caller {
+    fn send(&self, message: Message) {
+        if let Some(link) = self.0.upgrade() {
+            link.send(message);
+        }
+    }
+}
+
+/// How many coroutines of durable tasks run at once in a process.
+const COROUTINES: usize = 100;
+
+impl Link {
+    fn count(&self, pool: Pool) {
+        // Relaxed: as in `capacity`.
+        self.here().claimed[pool as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn uncount(&self, pool: Pool) {
+        // Relaxed: as in `capacity`.
+        self.here().claimed[pool as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Gives a claimed row back, which no worker has begun. Returns at once.
+pub(crate) fn put_job_back(job: Job) {
+    if let Job::Claimed(claimed) = job {
+        let (link, claimed) = *claimed;
+        give_back(&link, &claimed, Change::PutBack);
+    }
+}
+
+/// Answers for a claimed row that does not run here. Returns at once.
+pub(crate) fn give_back(link: &Arc<Link>, claimed: &Claimed, change: Change) {
+    link.uncount(claimed.pool);
+    link.tell(|journal| journal.change_later(claimed.claim, change, Box::new(|_| ())));
+}
+
+/// Gives a task the claim of its row, which `Link` has counted.
+pub(crate) fn set_claim(this: &Task, claim: Claim) {
+    policy::with(this, |rules| {
+        if let Some(durable) = &mut rules.durable {
+            durable.claim = Some(claim);
+        }
+        rules.attempts = claim.attempt.saturating_sub(1);
+    });
+}
+
+/// As [`set_claim`], for the submit itself.
+pub(crate) fn claim_here(this: &Task, claim: Claim) {
+    if let Some(durable) = link_of(this) {
+        durable.0.count(durable.1);
+    }
+    set_claim(this, claim);
+}
+
+/// The link and the pool of a durable task.
+pub(crate) fn link_of(this: &Task) -> Option<(Arc<Link>, Pool)> {
+    policy::with(this, |rules| {
+        let durable = rules.durable.as_ref()?;
+        Some((Arc::clone(&durable.link), durable.pool))
+    })
+    .flatten()
+}
+
+/// The link of a durable task that this process does not run.
+pub(crate) fn elsewhere(this: &Task) -> Option<Arc<Link>> {
+    policy::with(this, |rules| {
+        let durable = rules.durable.as_ref()?;
+        durable.claim.is_none().then(|| Arc::clone(&durable.link))
+    })
+    .flatten()
+}
+
+/// Whether the task is durable.
+pub(crate) fn is_durable(this: &Task) -> bool {
+    policy::with(this, |rules| rules.durable.is_some()).unwrap_or(false)
+}
+
+/// Whether this process has the claim of the task's row.
+pub(crate) fn has_claim(this: &Task) -> bool {
+    let claimed = policy::with(this, |rules| Some(rules.durable.as_ref()?.claim.is_some()));
+    claimed.flatten().unwrap_or(false)
+}
+
+/// Tells the journal the progress of a task that runs here. Returns at once.
+pub(crate) fn report(this: &Task) {
+    let claimed = policy::with(this, |rules| {
+        let durable = rules.durable.as_ref()?;
+        Some((Arc::clone(&durable.link), durable.claim?))
+    })
+    .flatten();
+    let published = policy::with(this, |rules| rules.published.clone()).flatten();
+    if claimed.is_none() && published.is_none() {
+        return;
+    }
+    let progress = this.known_extra().and_then(|it| it.lock().progress.clone());
+    let Some(progress) = progress else {
+        return;
+    };
+    let (done, total, note) = progress.parts();
+    let note = note.to_owned();
+    if let Some(link) = published {
+        let id = this.quiet_id().to_string();
+        link.tell(|journal| journal.publish_progress(&id, done, total, note));
+    } else if let Some((link, claim)) = claimed {
+        link.tell(|journal| journal.progress(claim, done, total, note));
+    }
+}
+
+/// A claim that was taken out of its task: the caller must change the row.
+#[must_use = "the row would stay claimed"]
+pub(crate) struct Taken {
+    link: Arc<Link>,
+    claim: Claim,
+}
+
+/// Takes the claim of a durable task that runs here.
+pub(crate) fn take_claim(this: &Task) -> Option<Taken> {
+    let (link, pool, claim) = policy::with(this, |rules| {
+        let durable = rules.durable.as_mut()?;
+        let claim = durable.claim.take()?;
+        Some((Arc::clone(&durable.link), durable.pool, claim))
+    })
+    .flatten()?;
+    link.uncount(pool);
+    Some(Taken { link, claim })
+}
+
+impl Taken {
+    /// Changes the row, and waits until the journal has committed that.
+    pub(crate) fn change(self, py: Python<'_>, change: Change) -> PyResult<()> {
+        let Self { link, claim } = self;
+        link.ask(py, |journal| journal.change(claim, change))
+            .map(|_: Changed| ())
+    }
+
+    /// Stores the end of the task, and waits until the journal has committed that. An error is
+    /// logged: the outcome stands in this process.
+    pub(crate) fn end(self, this: &Bound<'_, Task>, end: &End<'_>) {
+        let outcome = outcome_of(this, &self.link, end);
+        let link = Arc::clone(&self.link);
+        if let Err(error) = self.change(this.py(), Change::End(outcome)) {
+            link.send(Message::Report(log::Level::Error, lost(&error)));
+        }
+        link.remove(&this.get().quiet_id().to_string());
+    }
+
+    /// As [`Taken::end`], without waiting: the courier ends the task when the journal has it.
+    pub(crate) fn end_later<'py>(self, this: &Bound<'py, Task>, end: End<'py>, note: Option<Note>) {
+        let Self { link, claim } = self;
+        let outcome = outcome_of(this, &link, &end);
+        let stored = Stored {
+            task: this.clone().unbind(),
+            end: Ending::of(end),
+            note,
+        };
+        let courier = Arc::clone(&link);
+        link.tell(move |journal| {
+            let then = move |changed: Result<Changed, Error>| {
+                if let Err(error) = changed {
+                    courier.send(Message::Report(log::Level::Error, lost(&error)));
+                }
+                courier.send(Message::Stored(stored));
+            };
+            journal.change_later(claim, Change::End(outcome), Box::new(then));
+        });
+    }
+}
+
+/// The log line for an end that the journal has not stored.
+pub(crate) fn lost(error: &dyn std::fmt::Display) -> String {
+    format!(
+        "the end of a durable task could not be stored, so it runs again when this process has \
+         ended: {error}"
+    )
+}
+
+/// Tells the journal of a plain task with an id that was asked for, so that other processes find
+/// it. Returns at once.
+pub(crate) fn publish(this: &Bound<'_, Task>, id: &Id) {
+    let cell = this.get();
+    let Some(link) = cell.core().and_then(|core| core.journal()) else {
+        return;
+    };
+    if is_durable(cell) || policy::is_elsewhere(cell) {
+        return;
+    }
+    policy::with_new(cell, |rules| {
+        rules.published = Some(Arc::clone(&link));
+        rules.attempts = rules.attempts.max(u32::from(cell.has_begun()));
+    });
+    let born = cell.born() / 1_000;
+    let began = cell.has_begun().then(|| micros(cell.last_start()));
+    link.tell(|journal| journal.publish(id.to_string(), name_of(this), born, began));
+    if cell.phase().is_done() {
+        publish_end(this);
+    }
+}
+
+/// Nanoseconds since 1970 in microseconds.
+fn micros(nanos: u64) -> i64 {
+    (nanos / 1_000).cast_signed()
+}
+
+/// Tells the journal that a published task has begun.
+pub(crate) fn publish_start(this: &Task) {
+    if let Some(link) = policy::with(this, |rules| rules.published.clone()).flatten() {
+        let id = this.quiet_id().to_string();
+        link.tell(|journal| journal.publish_began(&id, micros(now())));
+    }
+}
+
+/// Tells the journal how a published task has ended. Returns at once.
+pub(crate) fn publish_end(this: &Bound<'_, Task>) {
+    let cell = this.get();
+    // Taken, so that an end that comes while the task is published is told once.
+    let Some(link) = policy::with(cell, |rules| rules.published.take()).flatten() else {
+        return;
+    };
+    let end = match cell.done_outcome(this.py()) {
+        Some(Ok(result)) => End::Returned(result),
+        Some(Err(exception)) => End::Raised(exception),
+        None => End::Cancelled,
+    };
+    let outcome = outcome_of(this, &link, &end);
+    let id = cell.quiet_id().to_string();
+    link.tell(|journal| journal.publish_ended(id, outcome));
+}
+
+/// The outcome of a task as the journal keeps it. A result or an exception that cannot be encoded
+/// does not fail the task: others are told its type.
+pub(crate) fn outcome_of(this: &Bound<'_, Task>, link: &Arc<Link>, end: &End<'_>) -> Outcome {
+    let py = this.py();
+    match end {
+        End::Returned(result) => match codec::encode(result, link.most) {
+            Ok(text) => Outcome::Finished {
+                result: Some(text),
+                unkept: None,
+            },
+            Err(error) => {
+                let kind = result.get_type().fully_qualified_name();
+                let kind = kind.map_or_else(|_| "?".to_owned(), |name| name.to_string());
+                link.send(Message::Report(
+                    log::Level::Warn,
+                    format!(
+                        "the result of durable task {} is not kept for other processes: {error}",
+                        name_of(this)
+                    ),
+                ));
+                Outcome::Finished {
+                    result: None,
+                    unkept: Some(kind),
+                }
+            }
+        },
+        End::Raised(exception) => {
+            let encode = link.hooks.encode_error.bind(py);
+            let encoded = encode
+                .call1((exception,))
+                .and_then(|text| text.extract::<String>());
+            let error = encoded.unwrap_or_else(|error| {
+                error.write_unraisable(py, Some(this));
+                "{}".to_owned()
+            });
+            Outcome::Failed { error }
+        }
+        End::Cancelled => Outcome::Cancelled,
+    }
+}
+
+/// The error for a journal that cannot answer.
+pub(crate) fn refusal(error: Error) -> PyErr {
+    match error.kind {
+        ErrorKind::Network | ErrorKind::Folder | ErrorKind::OtherMachine => {
+            PyValueError::new_err(error.text)
+        }
+        _ => JournalUnavailable::new_err(error.text),
+    }
+}

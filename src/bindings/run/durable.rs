@@ -1,0 +1,653 @@
+//! Durable tasks: from a submit to a row of the journal, and from a claimed row to an attempt.
+//!
+//! The data are in `core::durable`; the ends of attempts go through `sched::completion`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use flask_delay_engine::Mutex;
+use flask_delay_journal::{Accepted, Change, Claimed, Found, Key, NewTask, Pool, Row, State};
+use pyo3::exceptions::{PyLookupError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use super::timeout;
+use crate::bindings::core::async_check::check_function;
+use crate::bindings::core::call::{Call, TakenCall};
+use crate::bindings::core::codec;
+use crate::bindings::core::durable::{self, Durable, Link, Message, Stored};
+use crate::bindings::core::executor::{Core, ExecutorCell, Job};
+use crate::bindings::core::id::Id;
+use crate::bindings::core::options::{Policy, Twin};
+use crate::bindings::core::policy::{self, Start};
+use crate::bindings::core::progress::Progress;
+use crate::bindings::core::signature;
+use crate::bindings::core::task::{Task, new_future};
+use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::transition::{End, Phase};
+use crate::bindings::errors::{
+    DuplicateTask, QueueFull, ResultNotKept, broken, closed, forked, id_is_taken, into_exception,
+};
+use crate::bindings::ffi::arguments::Arguments;
+use crate::bindings::ffi::call::Shape;
+use crate::bindings::ffi::clock::now;
+use crate::bindings::ffi::slot::Slot;
+use crate::bindings::host::app_context::may_submit;
+use crate::bindings::host::logging;
+use crate::bindings::sched::completion;
+use crate::bindings::sched::dispatch::{self, announce};
+use crate::bindings::sched::timer;
+
+/// A submit of a durable task, but for its function and its arguments.
+pub(crate) struct Order<'a, 'py> {
+    /// The registered name of the function.
+    pub(crate) name: String,
+    pub(crate) pool: Pool,
+    pub(crate) policy: Option<&'a Bound<'py, Policy>>,
+    /// The options that another process needs, as text.
+    pub(crate) options: Option<String>,
+    pub(crate) once: Option<String>,
+    /// On the disk before the submit returns, whatever the journal's level.
+    pub(crate) disk: bool,
+    /// Where it runs, if that is not the link's own executor.
+    pub(crate) executor: Option<Arc<Core>>,
+}
+
+/// Accepts a task: when this returns, the journal has it.
+///
+/// # Errors
+///
+/// What the codec refuses, `DuplicateTask`, `QueueFull`, `JournalUnavailable`.
+pub(crate) fn submit<'py>(
+    link: &Arc<Link>,
+    order: Order<'_, 'py>,
+    arguments: &Arguments<'_, 'py>,
+) -> PyResult<Bound<'py, Task>> {
+    let function = &arguments.function;
+    let py = function.py();
+    let is_coroutine = check_function(function, "task")?;
+    signature::check(arguments)?;
+    let core = match order.executor {
+        Some(core) => core,
+        None => link.core().ok_or_else(closed)?,
+    };
+    if core.pool().is_closed() {
+        return Err(closed());
+    }
+    let (positional, named) = arguments.to_python()?;
+    let call = codec::encode_call(&order.name, &positional, named.as_ref(), link.most)?;
+    let asked = order.policy.map(|policy| policy.get());
+    let unique = match asked.filter(|asked| asked.unique.is_some()) {
+        Some(asked) => Some(unique_key(asked, &order.name, &call, arguments, link.most)?),
+        None => None,
+    };
+    if asked.is_some_and(Policy::needs_timer) {
+        // While an error can still tell the caller that the timer does not start.
+        timer::ready()?;
+    }
+    let id = asked.and_then(|asked| asked.id.clone());
+    let id = id.unwrap_or_else(Id::random);
+    let pool = if is_coroutine { Pool::Loop } else { order.pool };
+    let this = make(link, &core, Bound::clone(function), pool, now())?;
+    let cell = this.get();
+    policy::with(cell, |rules| {
+        rules.policy = order.policy.map(|policy| policy.clone().unbind());
+        rules.start = asked.and_then(|asked| asked.start);
+    });
+    cell.extra().lock().id = Some(id.clone());
+    if is_coroutine {
+        cell.mark_coroutine();
+    }
+    if may_submit()? {
+        cell.mark_of_teardown();
+    }
+    let text = id.to_string();
+    if link.add(&text, &this).is_some() {
+        return Err(id_is_taken(&id));
+    }
+    let born = cell.born() / 1_000;
+    let due = asked
+        .and_then(|asked| asked.start)
+        .map(|start| match start {
+            Start::After(time) => born.saturating_add(micros(time)),
+            Start::At(time) => micros(time.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        });
+    let expires = asked.and_then(|asked| asked.expires);
+    let row = NewTask {
+        id: text.clone(),
+        function: order.name.clone(),
+        pool,
+        arguments: call.clone(),
+        options: order.options,
+        rank: asked.map_or(born, |asked| asked.rank(policy::ready(cell)) / 1_000),
+        due: due.filter(|due| *due > born),
+        expires: expires.map(|expires| born.saturating_add(micros(expires))),
+        unique,
+        once: order.once.clone(),
+        sync: order.disk,
+    };
+    let accepted = announce(&this, &core)
+        .and_then(|()| link.ask(py, |journal| journal.submit(row)))
+        .inspect_err(|_| link.remove(&text))?;
+    match accepted {
+        Accepted::Waiting => Ok(this),
+        Accepted::Mine(claim) => {
+            durable::claim_here(cell, claim);
+            begin(&this, &core, &call);
+            Ok(this)
+        }
+        Accepted::Twin { id, function, by } => {
+            link.remove(&text);
+            if by == Key::Once && function != order.name {
+                return Err(PyValueError::new_err(format!(
+                    "the option 'once' is {:?}, which belongs to a task of {function:?} already, \
+                     not of {:?}: give each function keys of its own",
+                    order.once.unwrap_or_default(),
+                    order.name
+                )));
+            }
+            let asked = asked.and_then(|asked| asked.unique);
+            if by == Key::Unique && asked == Some(Twin::AnError) {
+                return Err(DuplicateTask::new_err(format!(
+                    "there is a task of {:?} with the same key already, which is not done: {id}",
+                    order.name
+                )));
+            }
+            get(link, py, &id)?.ok_or_else(|| {
+                DuplicateTask::new_err(format!(
+                    "a task with the same key, {id}, has just been forgotten: submit again"
+                ))
+            })
+        }
+        Accepted::Taken => {
+            link.remove(&text);
+            Err(id_is_taken(&id))
+        }
+        Accepted::Full => {
+            link.remove(&text);
+            Err(QueueFull::new_err(
+                "the journal has as many waiting tasks as the setting JOURNAL_WAITING allows",
+            ))
+        }
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The key of a unique task as text, the same in all processes.
+fn unique_key(
+    asked: &Policy,
+    name: &str,
+    call: &str,
+    arguments: &Arguments<'_, '_>,
+    most: usize,
+) -> PyResult<String> {
+    match asked.key(arguments)? {
+        Some(key) => codec::encode(&key, most),
+        // Equal arguments have equal texts, but for the order of keywords.
+        None => Ok(format!("{name} {call}")),
+    }
+}
+
+/// A task without arguments, which its row has.
+fn make<'py>(
+    link: &Arc<Link>,
+    core: &Arc<Core>,
+    function: Bound<'py, PyAny>,
+    pool: Pool,
+    born: u64,
+) -> PyResult<Bound<'py, Task>> {
+    let py = function.py();
+    if core.is_broken() {
+        return Err(broken());
+    }
+    let inner = core.executor().ok_or_else(closed)?;
+    let scope = match &inner.scoped {
+        None => Slot::default(),
+        Some(scoped) => Slot::new(scoped.scope.get(py)?),
+    };
+    let none = Slot::default;
+    let call = Call::new(Slot::new(function), Shape::Packed, none(), none());
+    let cell = Task::for_task(Arc::clone(core), scope, call, none(), born);
+    let this = new_future(py, cell)?;
+    policy::begin(this.get(), |rules| {
+        rules.durable = Some(Box::new(Durable::new(Arc::clone(link), pool)));
+    });
+    Ok(this)
+}
+
+/// Gives a claimed task its arguments and dispatches it.
+fn begin(this: &Bound<'_, Task>, core: &Arc<Core>, call: &str) {
+    let py = this.py();
+    if let Err(error) = fill(this, call) {
+        completion::give_up(this, error);
+        return;
+    }
+    if this.get().is_coroutine() {
+        if let Err(error) = dispatch::hand_over(this, core) {
+            completion::give_up(this, error);
+        }
+        return;
+    }
+    completion::give_worker(py, core, Job::Task(this.clone().unbind()));
+}
+
+/// Gives a task that has not started the arguments of its row.
+fn fill(this: &Bound<'_, Task>, call: &str) -> PyResult<()> {
+    let py = this.py();
+    let (positional, named) = codec::decode_call(py, call)?;
+    let (values, names) = match named {
+        None => (positional, None),
+        Some(named) => {
+            let values = positional.iter().chain(named.values());
+            let values = PyTuple::new(py, values.collect::<Vec<_>>())?;
+            (values, Some(PyTuple::new(py, named.keys())?))
+        }
+    };
+    let taken = TakenCall {
+        function: None,
+        first: Some(values.into_any()),
+        second: names.map(Bound::into_any),
+        context: None,
+        shape: Shape::Packed,
+    };
+    this.get().put_call(this, taken);
+    Ok(())
+}
+
+/// Prepares a claimed row. Returns the task for the calling worker to run; `None` if it runs
+/// elsewhere, or not at all.
+pub(crate) fn prepare<'py>(
+    py: Python<'py>,
+    link: &Arc<Link>,
+    claimed: Claimed,
+) -> Option<Bound<'py, Task>> {
+    let (this, core) = match find_or_make(py, link, &claimed) {
+        Ok(found) => found,
+        Err(error) => {
+            let change = unfit(py, link, error);
+            durable::give_back(link, &claimed, change);
+            return None;
+        }
+    };
+    let cell = this.get();
+    // It may have been shown as running in another process.
+    let _ = cell.phase() == Phase::Running && cell.run_again();
+    durable::set_claim(cell, claimed.claim);
+    if let Some(began) = claimed.began.filter(|_| claimed.claim.attempt > 1) {
+        let began = began.cast_unsigned().saturating_mul(1_000);
+        policy::with(cell, |rules| {
+            rules.first_start.get_or_insert(began);
+        });
+    }
+    let is_own = link.core().is_some_and(|own| Arc::ptr_eq(&own, &core));
+    if !is_own || cell.is_coroutine() {
+        begin(&this, &core, &claimed.arguments);
+        return None;
+    }
+    if let Err(error) = fill(&this, &claimed.arguments) {
+        completion::give_up(&this, error);
+        return None;
+    }
+    cell.enter_queue();
+    Some(this)
+}
+
+/// The task of this process for a claimed row, and its executor.
+fn find_or_make<'py>(
+    py: Python<'py>,
+    link: &Arc<Link>,
+    claimed: &Claimed,
+) -> PyResult<(Bound<'py, Task>, Arc<Core>)> {
+    if let Some(this) = link.find(py, &claimed.id)
+        && !this.get().phase().is_done()
+        && has_function(&this)
+        && let Some(core) = this.get().core().cloned()
+    {
+        return Ok((this, core));
+    }
+    let revive = link.hooks.revive.bind(py);
+    let (function, policy, executor) = revive
+        .call1((&claimed.function, &claimed.options))?
+        .extract::<(
+            Bound<'py, PyAny>,
+            Option<Bound<'py, Policy>>,
+            Option<Bound<'py, ExecutorCell>>,
+        )>()?;
+    let (positional, named) = codec::decode_call(py, &claimed.arguments)?;
+    let keywords = named
+        .map(|named| {
+            named
+                .keys()
+                .iter()
+                .map(Bound::cast_into::<PyString>)
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .transpose()?;
+    signature::check_call(&function, positional.len(), keywords.unwrap_or_default())?;
+    let core = match executor {
+        Some(executor) => {
+            let core = Arc::clone(executor.get().core()?);
+            link.set_processes(&core);
+            core
+        }
+        None => link.core().ok_or_else(closed)?,
+    };
+    let is_coroutine = check_function(&function, "task")?;
+    let born = claimed.submitted_at.cast_unsigned().saturating_mul(1_000);
+    let this = match link.find(py, &claimed.id) {
+        // A handle, which others may have: it gets the function.
+        Some(this) if !this.get().phase().is_done() => {
+            let taken = TakenCall {
+                function: Some(function),
+                first: None,
+                second: None,
+                context: None,
+                shape: Shape::Packed,
+            };
+            this.get().put_call(&this, taken);
+            this
+        }
+        _ => {
+            let this = make(link, &core, function, claimed.pool, born)?;
+            this.get().extra().lock().id = Some(Id::new(&claimed.id));
+            link.remove(&claimed.id);
+            link.add(&claimed.id, &this);
+            this
+        }
+    };
+    if is_coroutine {
+        this.get().mark_coroutine();
+    }
+    policy::with(this.get(), |rules| {
+        rules.policy = policy.map(Bound::unbind);
+    });
+    Ok((this, core))
+}
+
+/// Whether the task has its function, and not only a name.
+fn has_function(this: &Bound<'_, Task>) -> bool {
+    let function = this.get().call.function.get(this.py());
+    function.is_some_and(|function| function.is_callable())
+}
+
+/// What becomes of a row that this process cannot run.
+fn unfit(py: Python<'_>, link: &Arc<Link>, error: PyErr) -> Change {
+    if error.is_instance_of::<PyLookupError>(py) || error.is_instance_of::<PyTypeError>(py) {
+        return Change::Park {
+            reason: error.value(py).to_string(),
+        };
+    }
+    if link.core().is_none_or(|core| core.pool().is_closed()) {
+        return Change::PutBack;
+    }
+    let reason = error.to_string();
+    Change::Park { reason }
+}
+
+/// The future of a row: this process's task, or a handle. None for an id that no row has.
+pub(crate) fn get<'py>(
+    link: &Arc<Link>,
+    py: Python<'py>,
+    id: &str,
+) -> PyResult<Option<Bound<'py, Task>>> {
+    if let Some(this) = link.find(py, id) {
+        return Ok(Some(this));
+    }
+    let core = link.core().ok_or_else(closed)?;
+    let row = match link.ask(py, |journal| journal.get(id))? {
+        Found::Row(row) => row,
+        Found::Gone | Found::Unknown => return Ok(None),
+    };
+    let born = row.submitted_at.cast_unsigned().saturating_mul(1_000);
+    let label = PyString::new(py, label(&row.function)).into_any();
+    let this = make(link, &core, label, Pool::Threads, born)?;
+    this.get().extra().lock().id = Some(Id::new(id));
+    // Before the journal is asked to report the end.
+    if let Some(known) = link.add(id, &this) {
+        return Ok(Some(known));
+    }
+    let watched = link
+        .ask(py, |journal| journal.watch(id))
+        .inspect_err(|_| link.remove(id))?;
+    match watched {
+        Found::Row(row) => show(link, &this, *row),
+        Found::Gone | Found::Unknown => {
+            link.remove(id);
+            return Ok(None);
+        }
+    }
+    Ok(Some(this))
+}
+
+/// In a forked child, this process's handle of a durable task of the parent.
+///
+/// # Errors
+///
+/// `ForkedFutureError` for a task that is not durable.
+#[cold]
+pub(crate) fn own<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, Task>> {
+    let known = this.get().known_extra();
+    // A thread of the parent may have held the lock when the process was forked.
+    let found = known.and_then(Mutex::try_lock).and_then(|extra| {
+        let durable = extra.rules.as_ref()?.durable.as_ref()?;
+        Some((Arc::clone(&durable.link), extra.id.clone()?))
+    });
+    let found = found.map(|(link, id)| get(&link, this.py(), &id.to_string()));
+    let found = found.transpose()?.flatten();
+    found.ok_or_else(|| forked(&name_of(this)))
+}
+
+/// The qualified name in a registered name such as "shop.tasks.tidy".
+fn label(function: &str) -> &str {
+    function.rsplit_once('.').map_or(function, |(_, name)| name)
+}
+
+/// The task to read the state of, with what the journal knows by now. That is the task itself or,
+/// in a forked child, a handle.
+pub(crate) fn current<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, Task>> {
+    let cell = this.get();
+    if !cell.is_ruled() || cell.phase().is_done() {
+        return Ok(this.clone());
+    }
+    let this = match cell.is_foreign() {
+        true => own(this).unwrap_or_else(|_| this.clone()),
+        false => this.clone(),
+    };
+    let Some(link) = durable::elsewhere(this.get()) else {
+        return Ok(this);
+    };
+    let id = this.get().quiet_id().to_string();
+    if let Found::Row(row) = link.ask(this.py(), |journal| journal.get(&id))? {
+        show(&link, &this, *row);
+    }
+    Ok(this)
+}
+
+/// Makes a task of another process look as its row says.
+fn show(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
+    let cell = this.get();
+    if cell.phase().is_done() || durable::has_claim(cell) {
+        return;
+    }
+    policy::with(cell, |rules| rules.attempts = row.attempt);
+    if let Some((done, total, note)) = row.progress.clone() {
+        cell.extra().lock().progress = Some(Progress::stored(done, total, note));
+    }
+    match row.state {
+        State::Ready | State::Scheduled | State::Blocked | State::Parked => {
+            let _ = cell.phase() == Phase::Running && cell.run_again();
+        }
+        // This process is about to run it.
+        State::Running if row.is_mine && !row.plain => {}
+        State::Running => {
+            // A plain task that has not begun is its process's, too.
+            if let Some(began) = row.began
+                && cell.claim_start()
+            {
+                cell.set_started(began.cast_unsigned().saturating_mul(1_000));
+            }
+        }
+        State::Finished | State::Failed | State::Cancelled | State::Dead => {
+            finish(link, this, row);
+        }
+    }
+}
+
+/// Ends a task as its row has ended.
+fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
+    let py = this.py();
+    let cell = this.get();
+    if durable::has_claim(cell) {
+        return;
+    }
+    link.remove(&row.id);
+    let end = match row.state {
+        State::Cancelled => End::Cancelled,
+        State::Finished => match (row.result, row.unkept) {
+            (Some(result), _) => match codec::decode(py, &result) {
+                Ok(result) => End::Returned(result),
+                Err(error) => End::Raised(into_exception(py, error)),
+            },
+            (None, kind) => {
+                let kind = kind.unwrap_or_default();
+                let error = ResultNotKept::new_err(format!(
+                    "the task has succeeded in another process, but its result, of the type \
+                     {kind}, cannot be stored: return what JSON can carry"
+                ));
+                End::Returned(into_exception(py, error))
+            }
+        },
+        _ => {
+            let decode = link.hooks.decode_error.bind(py);
+            match decode.call1((row.error.unwrap_or_default(),)) {
+                Ok(exception) => End::Raised(exception),
+                Err(error) => End::Raised(into_exception(py, error)),
+            }
+        }
+    };
+    cell.mark_ended_elsewhere();
+    if let Some(began) = row.began {
+        cell.set_started(began.cast_unsigned().saturating_mul(1_000));
+    }
+    // From here on, no other thread starts or cancels it.
+    if !cell.claim_start() && cell.phase() != Phase::Running {
+        return;
+    }
+    completion::discard_call(this);
+    completion::finish_detached(this, end, None);
+}
+
+/// The result of a task that ended in another process.
+///
+/// # Errors
+///
+/// `ResultNotKept` if the journal could not store it.
+pub(crate) fn kept(result: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    if result.is_exact_instance_of::<ResultNotKept>() {
+        return Err(PyErr::from_value(result));
+    }
+    Ok(result)
+}
+
+/// Acts on a message from the journal; called by the courier.
+pub(crate) fn deliver(py: Python<'_>, link: &Arc<Link>, message: Message) {
+    match message {
+        Message::Ended(rows) => {
+            for row in rows {
+                if let Some(this) = link.find(py, &row.id) {
+                    finish(link, &this, row);
+                }
+            }
+        }
+        Message::Stop(id) => {
+            let known = || link.core()?.registry.get(py, &id);
+            if let Some(this) = link.find(py, &id).or_else(known)
+                && let Err(error) = timeout::stop(&this, Some(PATIENCE))
+            {
+                error.write_unraisable(py, Some(&this));
+            }
+        }
+        Message::Report(level, text) => logging::plain(py, level, &text),
+        Message::Stored(Stored { task, end, note }) => {
+            let this = task.into_bound(py);
+            link.remove(&this.get().quiet_id().to_string());
+            completion::finish_detached(&this, end.into_end(py), note);
+            completion::leave(&this);
+        }
+        Message::Close => {}
+    }
+}
+
+/// How long a task that another process stops has to notice it, as in `Future.stop`.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Puts a task back into the journal, for another process: this one is about to end.
+pub(crate) fn put_back(this: &Bound<'_, Task>) {
+    if let Some(taken) = durable::take_claim(this.get()) {
+        change(this, taken, Change::PutBack);
+    }
+}
+
+/// Schedules another attempt of a task, which any process may run; `false` if it is not durable.
+pub(crate) fn again(this: &Bound<'_, Task>, after: Duration) -> bool {
+    let Some(taken) = durable::take_claim(this.get()) else {
+        return false;
+    };
+    let due = (!after.is_zero()).then(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        micros(now.unwrap_or_default().saturating_add(after))
+    });
+    change(this, taken, Change::Again { due });
+    true
+}
+
+fn change(this: &Bound<'_, Task>, taken: durable::Taken, change: Change) {
+    let py = this.py();
+    if let Err(error) = taken.change(py, change) {
+        logging::plain(py, log::Level::Error, &durable::lost(&error));
+    }
+}
+
+/// The row of a task as a dict.
+pub(crate) fn view<'py>(py: Python<'py>, row: Row) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("id", row.id)?;
+    dict.set_item("function", &row.function)?;
+    dict.set_item("name", label(&row.function))?;
+    dict.set_item("state", name_of_state(row.state))?;
+    dict.set_item("plain", row.plain)?;
+    dict.set_item("attempts", row.attempt)?;
+    dict.set_item("deaths", row.deaths)?;
+    dict.set_item("stop_requested", row.stop_requested)?;
+    dict.set_item("due", row.due)?;
+    dict.set_item("expires", row.expires)?;
+    dict.set_item("submitted_at", row.submitted_at)?;
+    dict.set_item("began", row.began)?;
+    dict.set_item("ended", row.ended)?;
+    let progress = row
+        .progress
+        .map(|(done, total, note)| Progress::stored(done, total, note).into_tuple(py));
+    dict.set_item("progress", progress.transpose()?)?;
+    dict.set_item("result", row.result)?;
+    dict.set_item("unkept", row.unkept)?;
+    dict.set_item("error", row.error)?;
+    dict.set_item("reason", row.reason)?;
+    Ok(dict)
+}
+
+fn name_of_state(state: State) -> &'static str {
+    match state {
+        State::Ready => "ready",
+        State::Scheduled => "scheduled",
+        State::Running => "running",
+        State::Blocked => "blocked",
+        State::Parked => "parked",
+        State::Finished => "finished",
+        State::Failed => "failed",
+        State::Cancelled => "cancelled",
+        State::Dead => "dead",
+    }
+}
