@@ -28,6 +28,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::executor::{_scoped_executor, _service_executor, _set_map};
     #[pymodule_export]
+    use crate::bindings::api::journal::{_journal_check, Journal};
+    #[pymodule_export]
     use crate::bindings::api::periodic::{Rhythm, Ticker};
     #[pymodule_export]
     use crate::bindings::core::async_check::{_check_callback, _check_function};
@@ -62,7 +64,7 @@ mod _native {
     use crate::bindings::wait::result::Waiting;
 
     use crate::bindings::api::current_task::CurrentTask as CurrentTaskCell;
-    use crate::bindings::api::{executor, future, submit_method};
+    use crate::bindings::api::{executor, future, journal, submit_method};
     use crate::bindings::core::executor::ExecutorCell;
     use crate::bindings::core::progress;
     use crate::bindings::core::task::{self, Task};
@@ -125,6 +127,7 @@ mod _native {
         let native = py.get_type::<ExecutorCell>();
         submit_method::add(py)?;
         future::add_methods(py)?;
+        journal::add(py)?;
         let executor = derive("Executor", native, "Executor")?;
         executor::set_class(&executor);
         init::up(py)?;

@@ -98,13 +98,7 @@ fn cancel_durable(this: &Bound<'_, Task>) -> bool {
         return cell.phase().is_cancelled();
     }
     if durable::has_claim(cell) {
-        if let Some(canceller) = transition::canceller(this) {
-            // Its coroutine ends, and the journal hears of it then.
-            cell.tell_to_stop();
-            or_unraisable(call_with(&canceller, []).map(drop), this);
-            return true;
-        }
-        return take_over(this) && finish_detached(this, End::Cancelled, None);
+        return cancel_claimed(this);
     }
     let Some((link, _)) = durable::link_of(cell) else {
         return false;
@@ -124,6 +118,26 @@ fn cancel_durable(this: &Bound<'_, Task>) -> bool {
             false
         }
     }
+}
+
+/// Cancels a durable task that waits for its worker here, or runs as a coroutine.
+fn cancel_claimed(this: &Bound<'_, Task>) -> bool {
+    let cell = this.get();
+    if take_over(this) {
+        store_end(this, &End::Cancelled);
+        return finish_detached(this, End::Cancelled, None);
+    }
+    let Some(canceller) = transition::canceller(this) else {
+        return cell.phase().is_cancelled();
+    };
+    // At the end of the process, the coroutine goes on in the next one.
+    let is_over = cell.core().is_some_and(|core| core.is_given_up());
+    if !is_over {
+        store_end(this, &End::Cancelled);
+        complete_if(transition::cancel(this, Phase::Running), Place::Elsewhere);
+    }
+    or_unraisable(call_with(&canceller, []).map(drop), this);
+    cell.phase().is_cancelled()
 }
 
 /// The executor of a future notices its cancellation.
