@@ -9,7 +9,7 @@ use flask_delay_engine::Mutex;
 use flask_delay_journal::{Accepted, Change, Claimed, Found, Key, NewTask, Pool, Row, State};
 use pyo3::exceptions::{PyLookupError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFunction, PyString, PyTuple};
 
 use super::timeout;
 use crate::bindings::core::async_check::check_function;
@@ -34,6 +34,7 @@ use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::host::app_context::may_submit;
 use crate::bindings::host::logging;
+use crate::bindings::names;
 use crate::bindings::sched::completion;
 use crate::bindings::sched::dispatch::{self, announce};
 use crate::bindings::sched::timer;
@@ -78,7 +79,7 @@ pub(crate) fn submit<'py>(
     let call = codec::encode_call(&order.name, &positional, named.as_ref(), link.most)?;
     let asked = order.policy.map(|policy| policy.get());
     let unique = match asked.filter(|asked| asked.unique.is_some()) {
-        Some(asked) => Some(unique_key(asked, &order.name, &call, arguments, link.most)?),
+        Some(asked) => Some(unique_key(asked, &order.name, arguments, link.most)?),
         None => None,
     };
     if asked.is_some_and(Policy::needs_timer) {
@@ -180,15 +181,24 @@ fn micros(time: Duration) -> i64 {
 fn unique_key(
     asked: &Policy,
     name: &str,
-    call: &str,
     arguments: &Arguments<'_, '_>,
     most: usize,
 ) -> PyResult<String> {
-    match asked.key(arguments)? {
-        Some(key) => codec::encode(&key, most),
-        // Equal arguments have equal texts, but for the order of keywords.
-        None => Ok(format!("{name} {call}")),
+    if let Some(key) = asked.key(arguments)? {
+        return codec::encode(&key, most);
     }
+    let (positional, named) = arguments.to_python()?;
+    let sorted = named.map(|named| {
+        let keys = named.keys();
+        keys.sort()?;
+        let sorted = PyDict::new(named.py());
+        for key in keys {
+            sorted.set_item(&key, named.get_item(&key)?)?;
+        }
+        Ok::<_, PyErr>(sorted)
+    });
+    let call = codec::encode_call(name, &positional, sorted.transpose()?.as_ref(), most)?;
+    Ok(format!("{name} {call}"))
 }
 
 /// A task without arguments, which its row has.
@@ -326,7 +336,13 @@ fn find_or_make<'py>(
                 .collect::<Result<Vec<_>, _>>()
         })
         .transpose()?;
-    signature::check_call(&function, positional.len(), keywords.unwrap_or_default())?;
+    // The object that calls a function in a child process stands for that function.
+    let target = match function.cast::<PyFunction>() {
+        Ok(_) => None,
+        Err(_) => function.getattr_opt(names::__wrapped__(py))?,
+    };
+    let target = target.as_ref().unwrap_or(&function);
+    signature::check_call(target, positional.len(), keywords.unwrap_or_default())?;
     let core = match executor {
         Some(executor) => {
             let core = Arc::clone(executor.get().core()?);
