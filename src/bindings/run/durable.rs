@@ -77,7 +77,7 @@ pub(crate) fn submit<'py>(
     }
     let (positional, named) = arguments.to_python()?;
     let call = codec::encode_call(&order.name, &positional, named.as_ref(), link.most)?;
-    let asked = order.policy.map(|policy| policy.get());
+    let asked = order.policy.map(Bound::get);
     let unique = match asked.filter(|asked| asked.unique.is_some()) {
         Some(asked) => Some(unique_key(asked, &order.name, arguments, link.most)?),
         None => None,
@@ -147,18 +147,8 @@ pub(crate) fn submit<'py>(
                     order.name
                 )));
             }
-            let asked = asked.and_then(|asked| asked.unique);
-            if by == Key::Unique && asked == Some(Twin::AnError) {
-                return Err(DuplicateTask::new_err(format!(
-                    "there is a task of {:?} with the same key already, which is not done: {id}",
-                    order.name
-                )));
-            }
-            get(link, py, &id)?.ok_or_else(|| {
-                DuplicateTask::new_err(format!(
-                    "a task with the same key, {id}, has just been forgotten: submit again"
-                ))
-            })
+            let refuses = asked.and_then(|asked| asked.unique) == Some(Twin::AnError);
+            twin(link, py, &order.name, &id, by == Key::Unique && refuses)
         }
         Accepted::Taken => {
             link.remove(&text);
@@ -171,6 +161,27 @@ pub(crate) fn submit<'py>(
             ))
         }
     }
+}
+
+/// The future of the task that has the same key; an error if that is `refused`.
+#[cold]
+fn twin<'py>(
+    link: &Arc<Link>,
+    py: Python<'py>,
+    name: &str,
+    id: &str,
+    refused: bool,
+) -> PyResult<Bound<'py, Task>> {
+    if refused {
+        return Err(DuplicateTask::new_err(format!(
+            "there is a task of {name:?} with the same key already, which is not done: {id}"
+        )));
+    }
+    get(link, py, id)?.ok_or_else(|| {
+        DuplicateTask::new_err(format!(
+            "a task with the same key, {id}, has just been forgotten: submit again"
+        ))
+    })
 }
 
 fn micros(time: Duration) -> i64 {
@@ -468,9 +479,10 @@ pub(crate) fn current<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, Task>
     if !cell.is_ruled() || cell.phase().is_done() {
         return Ok(this.clone());
     }
-    let this = match cell.is_foreign() {
-        true => own(this).unwrap_or_else(|_| this.clone()),
-        false => this.clone(),
+    let this = if cell.is_foreign() {
+        own(this).unwrap_or_else(|_| this.clone())
+    } else {
+        this.clone()
     };
     let Some(link) = durable::elsewhere(this.get()) else {
         return Ok(this);
@@ -628,7 +640,7 @@ fn change(this: &Bound<'_, Task>, taken: durable::Taken, change: Change) {
 }
 
 /// The row of a task as a dict.
-pub(crate) fn view<'py>(py: Python<'py>, row: Row) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn view(py: Python<'_>, row: Row) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("id", row.id)?;
     dict.set_item("function", &row.function)?;
