@@ -112,6 +112,9 @@ fn connect(place: &Place) -> rusqlite::Result<Connection> {
         (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
         (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
         (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
+        // Otherwise SQLite plans a cached statement again for each value that it is run with, to
+        // see whether a partial index would do.
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true),
     ] {
         connection.set_db_config(option, on)?;
     }

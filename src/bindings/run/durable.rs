@@ -557,6 +557,7 @@ fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
         }
     };
     cell.mark_ended_elsewhere();
+    policy::with(cell, |rules| rules.attempts = row.attempt);
     if let Some(began) = row.began {
         cell.set_started(began.cast_unsigned().saturating_mul(1_000));
     }
