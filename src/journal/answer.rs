@@ -74,6 +74,11 @@ impl<T> Answer<T> {
         Self(Some(To::Call(then)))
     }
 
+    /// For an operation that nobody waits for any more.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
     pub(crate) fn give(mut self, answer: Result<T, Error>) {
         self.put(answer);
     }

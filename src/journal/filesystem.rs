@@ -1,12 +1,16 @@
 //! Where the journal's files are, and whether the file system will do.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::api::{Error, ErrorKind};
 use crate::vfs;
+
+/// The bytes that are kept for the ends of tasks when the disk is full.
+const RESERVE: usize = 256 * 1024;
 
 /// The journal's files.
 #[derive(Clone, Debug)]
@@ -22,15 +26,25 @@ pub(crate) struct Place {
 pub(crate) struct Identity {
     device: u64,
     inode: u64,
+    /// A number may be given again as soon as its file is gone.
+    born: Option<SystemTime>,
 }
 
 impl Identity {
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
-        let found = fs::metadata(path)?;
-        Ok(Self {
+        Ok(Self::new(&fs::metadata(path)?))
+    }
+
+    pub(crate) fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::new(&file.metadata()?))
+    }
+
+    fn new(found: &fs::Metadata) -> Self {
+        Self {
             device: found.dev(),
             inode: found.ino(),
-        })
+            born: found.created().ok(),
+        }
     }
 }
 
@@ -85,8 +99,49 @@ impl Place {
                 parent.display()
             ));
         }
-        make_folder(&self.folder)?;
+        self.make_folder()?;
         Ok(warning)
+    }
+
+    /// Makes the folder of locks and wake-ups if it is missing.
+    pub(crate) fn make_folder(&self) -> Result<(), Error> {
+        make_folder(&self.folder)
+    }
+
+    /// The slots that have files in the folder.
+    pub(crate) fn slots(&self) -> Vec<i64> {
+        let Ok(names) = fs::read_dir(&self.folder) else {
+            return Vec::new();
+        };
+        let slot = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            name.strip_suffix(".alive")?.parse().ok()
+        };
+        names.filter_map(slot).collect()
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.folder.join("reserve")
+    }
+
+    /// Keeps some room on the disk, for the ends of tasks that run when it is full.
+    pub(crate) fn make_reserve(&self) {
+        let path = self.reserve();
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&vec![0; RESERVE]));
+        if matches!(&made, Err(error) if error.kind() != io::ErrorKind::AlreadyExists) {
+            // No room for it now; a part of it would be mistaken for all of it.
+            _ = fs::remove_file(&path);
+        }
+    }
+
+    /// Gives that room up; whether there was any.
+    pub(crate) fn give_up_reserve(&self) -> bool {
+        fs::remove_file(self.reserve()).is_ok()
     }
 
     /// Makes the database's file if there is none, for this user only.

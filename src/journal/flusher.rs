@@ -5,24 +5,38 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use crate::answer::Answer;
 use crate::api::{Accepted, Error, ErrorKind};
+use crate::part::Part;
 use crate::sync::{Bell, Mutex};
 
 /// With `SyncLevel::Second`, and for what nobody waits for.
 const LATER: Duration = Duration::from_millis(900);
 
-/// What waits for the disk.
-pub(crate) type Waiting = (Answer<Accepted>, Accepted);
+/// A task that is answered for when it is on the disk.
+pub(crate) struct Waiting {
+    pub id: String,
+    pub answer: Answer<Accepted>,
+    pub accepted: Accepted,
+}
 
 #[derive(Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 struct State {
     has_thread: bool,
     is_busy: bool,
     is_closed: bool,
+    /// A sync has failed: nothing more is answered for before `recover`.
+    is_sick: bool,
     /// The logs to sync: more than one only if the file was opened anew meanwhile.
     logs: Vec<Arc<File>>,
     waiting: Vec<Waiting>,
@@ -36,6 +50,26 @@ impl State {
             self.logs.push(Arc::clone(log));
         }
     }
+
+    fn take(&mut self) -> (Vec<Arc<File>>, Vec<Waiting>) {
+        self.later = None;
+        (
+            std::mem::take(&mut self.logs),
+            std::mem::take(&mut self.waiting),
+        )
+    }
+
+    /// How long there is nothing to do; `None` if there is no end to that.
+    fn rest(&self) -> Option<Duration> {
+        if self.is_sick {
+            return None;
+        }
+        if !self.waiting.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let later = self.later?;
+        Some(later.saturating_duration_since(Instant::now()))
+    }
 }
 
 /// The flusher of one process.
@@ -47,62 +81,80 @@ pub(crate) struct Flusher {
 
 impl Flusher {
     /// Answers these when the log is on the disk.
-    pub(crate) fn answer(self: &Arc<Self>, log: &Arc<File>, waiting: Vec<Waiting>) {
+    pub(crate) fn answer(&self, part: &Arc<Part>, log: &Arc<File>, waiting: Vec<Waiting>) {
         let mut state = self.state.lock();
         state.add_log(log);
         state.waiting.extend(waiting);
-        self.start(state.has_thread, &mut state);
+        start(part, &mut state);
         self.bell.ring();
     }
 
     /// Has the log on the disk within a second.
-    pub(crate) fn note(self: &Arc<Self>, log: &Arc<File>) {
+    pub(crate) fn note(&self, part: &Arc<Part>, log: &Arc<File>) {
         let mut state = self.state.lock();
         state.add_log(log);
         if state.later.is_none() {
             state.later = Some(Instant::now() + LATER);
-            self.start(state.has_thread, &mut state);
+            start(part, &mut state);
             self.bell.ring();
         }
     }
 
-    fn start(self: &Arc<Self>, has_thread: bool, state: &mut State) {
-        if has_thread {
-            return;
-        }
-        let flusher = Arc::clone(self);
-        let thread = thread::Builder::new().name("flask-delay-flusher".to_owned());
-        // Without the thread the answers would never come: the next group tries again, and the
-        // writer thread syncs at the close.
-        state.has_thread = thread.spawn(move || flusher.run()).is_ok();
-    }
-
-    fn run(&self) {
+    fn run(&self, part: &Part) {
         loop {
             let mut state = self.state.lock();
             state.is_busy = false;
             self.bell.ring();
             loop {
-                let wait = match state.later {
-                    _ if !state.waiting.is_empty() => None,
-                    _ if state.is_closed => return,
-                    Some(later) => {
-                        let left = later.saturating_duration_since(Instant::now());
-                        if left.is_zero() { None } else { Some(left) }
-                    }
-                    None => Some(Duration::MAX),
-                };
-                state = match wait {
-                    None => break,
-                    Some(Duration::MAX) => self.bell.wait(state),
+                if state.is_closed {
+                    return;
+                }
+                state = match state.rest() {
+                    None => self.bell.wait(state),
+                    Some(Duration::ZERO) => break,
                     Some(left) => self.bell.wait_for(state, left),
                 };
             }
             state.is_busy = true;
             let (logs, waiting) = state.take();
             drop(state);
-            answer(&logs, waiting);
+            match sync(&logs) {
+                Ok(()) => answer(waiting),
+                Err(error) => self.stall(part, waiting, &error),
+            }
         }
+    }
+
+    /// Keeps what cannot be answered for, and has the writer thread look into it.
+    fn stall(&self, part: &Part, waiting: Vec<Waiting>, error: &std::io::Error) {
+        let mut state = self.state.lock();
+        state.is_sick = true;
+        let since = std::mem::replace(&mut state.waiting, waiting);
+        state.waiting.extend(since);
+        drop(state);
+        let text = format!(
+            "{}: the journal cannot be written to the disk: {error}; no task is accepted before it is \
+             read again and copied",
+            part.core.place.log().display()
+        );
+        part.core.host.report(Level::Error, text);
+        // Relaxed: the queue's lock orders it.
+        part.is_sick.store(true, Ordering::Relaxed);
+        part.wake();
+    }
+
+    /// All that waits is on the disk after all.
+    pub(crate) fn recover(&self) {
+        let mut state = self.state.lock();
+        state.is_sick = false;
+        let (_, waiting) = state.take();
+        drop(state);
+        answer(waiting);
+    }
+
+    /// The tasks that wait although a sync has failed.
+    pub(crate) fn stalled(&self) -> Vec<Waiting> {
+        std::mem::take(&mut self.state.lock().waiting)
     }
 
     /// Syncs what there is, and ends the thread.
@@ -113,31 +165,44 @@ impl Flusher {
         while state.is_busy {
             state = self.bell.wait(state);
         }
+        let is_sick = state.is_sick;
         let (logs, waiting) = state.take();
         drop(state);
-        answer(&logs, waiting);
+        match sync(&logs) {
+            Ok(()) if !is_sick => answer(waiting),
+            Ok(()) => refuse(waiting, "the journal is closed"),
+            Err(error) => refuse(waiting, &error.to_string()),
+        }
     }
 }
 
-impl State {
-    fn take(&mut self) -> (Vec<Arc<File>>, Vec<Waiting>) {
-        self.later = None;
-        (
-            std::mem::take(&mut self.logs),
-            std::mem::take(&mut self.waiting),
-        )
+fn start(part: &Arc<Part>, state: &mut State) {
+    if state.has_thread {
+        return;
+    }
+    let its = Arc::clone(part);
+    let thread = thread::Builder::new().name("flask-delay-flusher".to_owned());
+    // If it cannot be started, the next group tries again, and the close syncs.
+    state.has_thread = thread.spawn(move || its.flusher.run(&its)).is_ok();
+}
+
+fn sync(logs: &[Arc<File>]) -> std::io::Result<()> {
+    logs.iter().try_for_each(|log| log.sync_data())
+}
+
+fn answer(waiting: Vec<Waiting>) {
+    for it in waiting {
+        it.answer.give(Ok(it.accepted));
     }
 }
 
-fn answer(logs: &[Arc<File>], waiting: Vec<Waiting>) {
-    let synced = logs.iter().try_for_each(|log| log.sync_data());
-    for (answer, accepted) in waiting {
-        answer.give(match &synced {
-            Ok(()) => Ok(accepted),
-            Err(error) => Err(Error::new(
-                ErrorKind::Io,
-                format!("the journal cannot be written to the disk: {error}"),
-            )),
-        });
+/// Says that these may not survive a power cut.
+pub(crate) fn refuse(waiting: Vec<Waiting>, cause: &str) {
+    for it in waiting {
+        let text = format!(
+            "task {} is not on the disk, and not answered for: {cause}",
+            it.id
+        );
+        it.answer.give(Err(Error::new(ErrorKind::Io, text)));
     }
 }

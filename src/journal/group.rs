@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use log::Level;
 use rusqlite::Connection;
@@ -15,7 +14,8 @@ use crate::api::{
     Pool, Row, State,
 };
 use crate::filesystem::refused;
-use crate::memory::{Memory, Running, Watch};
+use crate::look::{Chores, Prune};
+use crate::memory::{Memory, Running, Watch, Watched};
 use crate::operation::{Operation, Plain, Said};
 use crate::part::{Files, Part, Subject};
 use crate::store::{self, End, NewRow, Ready};
@@ -25,6 +25,12 @@ use crate::{liveness, poison, schema, wakeup};
 pub(crate) enum Trouble {
     Sql(rusqlite::Error),
     Other(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -70,7 +76,7 @@ pub(crate) struct Effects {
     pub started: Vec<(i64, Running)>,
     pub stopped: Vec<i64>,
     pub run: Vec<Claimed>,
-    pub watched: Vec<(i64, Watch)>,
+    pub watched: Vec<(i64, Watched)>,
     pub unwatched: Vec<i64>,
     pub ended: Vec<Row>,
     pub stops: Vec<String>,
@@ -92,18 +98,6 @@ pub(crate) struct Effects {
     pub is_closed: bool,
 }
 
-/// What a look has found to be done.
-#[derive(Default)]
-pub(crate) struct Chores {
-    pub dead: Vec<store::Process>,
-    /// Older ends are pruned, older dead letters, and so many in any case.
-    pub prune: Option<(i64, i64, u64)>,
-    /// Functions that no process knows.
-    pub park: Vec<i64>,
-    /// Ends of others that were told.
-    pub told: Vec<i64>,
-}
-
 pub(crate) struct Group<'a> {
     pub part: &'a Arc<Part>,
     pub connection: &'a Connection,
@@ -112,6 +106,8 @@ pub(crate) struct Group<'a> {
     pub capacity: [Option<usize>; 3],
     pub now: i64,
     pub effects: Effects,
+    /// The file belongs to newer code: nothing is submitted or claimed.
+    pub is_outdated: bool,
     flight: [usize; 3],
     /// Durable tasks in flight that must run alone.
     suspects: usize,
@@ -152,6 +148,7 @@ impl<'a> Group<'a> {
             capacity,
             now,
             effects,
+            is_outdated: false,
             flight,
             suspects,
             left: [false; 3],
@@ -169,8 +166,8 @@ impl<'a> Group<'a> {
         chores: &Chores,
         progress: &[(Subject, store::Progress)],
     ) -> Result<()> {
-        if self.effects.claims && self.memory.known.is_empty() {
-            self.know()?;
+        if self.memory.wants_claims {
+            self.start()?;
         }
         let mut said: Vec<Option<Said>> = operations.iter().map(|_| None).collect();
         for (place, operation) in operations.iter().enumerate() {
@@ -209,11 +206,27 @@ impl<'a> Group<'a> {
             };
             self.effects.slot = Some(slot);
             self.files.alive = Some(alive);
+            self.sweep(slot)?;
             let failed =
                 |error| Trouble::Other(refused(&core.place.wake(slot), "cannot be made", &error));
             self.files.fifo = Some(Arc::new(wakeup::make(&core.place, slot).map_err(failed)?));
             return Ok(slot);
         }
+    }
+
+    /// Removes what processes have left that died between making their files and having a slot.
+    /// Others make theirs with SQLite's lock held, as this process has it now.
+    fn sweep(&mut self, slot: i64) -> Result<()> {
+        let processes = store::processes(self.connection)?;
+        let place = &self.part.core.place;
+        for found in place.slots() {
+            let is_known = found == slot || processes.iter().any(|it| it.slot == found);
+            // Locked: by a process of a file that was here before, and that will notice.
+            if !is_known && matches!(liveness::is_free(place, found), Ok(true)) {
+                liveness::remove(place, found);
+            }
+        }
+        Ok(())
     }
 
     fn application(&mut self) -> Result<i64> {
@@ -239,6 +252,9 @@ impl<'a> Group<'a> {
 
     fn operate(&mut self, operation: &Operation) -> Result<Said> {
         Ok(match operation {
+            Operation::Submit(..) if self.is_outdated => {
+                Said::Refused(schema::outdated(&self.part.core.place))
+            }
             Operation::Submit(task, _) => Said::Accepted(self.submit(task)?),
             Operation::Change(claim, change, _) => Said::Changed(self.change(*claim, change)?),
             Operation::Get(id, _) => {
@@ -284,13 +300,15 @@ impl<'a> Group<'a> {
     // --- Processes ------------------------------------------------------------------
 
     fn start(&mut self) -> Result<()> {
-        if self.effects.claims {
-            return Ok(());
+        if !self.effects.claims {
+            let slot = self.slot()?;
+            store::set_claims(self.connection, slot, true)?;
+            self.effects.claims = true;
         }
-        let slot = self.slot()?;
-        store::set_claims(self.connection, slot, true)?;
-        self.effects.claims = true;
-        self.know()
+        if self.memory.known.is_empty() {
+            self.know()?;
+        }
+        Ok(())
     }
 
     /// Notes which functions this process can run, and looks again at those that were parked.
@@ -348,9 +366,8 @@ impl<'a> Group<'a> {
             }
             self.effects.gone.push(process.slot);
         }
-        if let Some((since, long_since, surplus)) = chores.prune {
-            let count = store::prune(self.connection, since, long_since, surplus)?;
-            self.effects.again |= count > 0 && surplus > 0;
+        if let Some(prune) = chores.prune {
+            self.prune(prune)?;
         }
         for &function in &chores.park {
             self.park(function)?;
@@ -359,6 +376,24 @@ impl<'a> Group<'a> {
             for &task in &chores.told {
                 store::unwatch(self.connection, task, slot)?;
             }
+        }
+        Ok(())
+    }
+
+    fn prune(&mut self, prune: Prune) -> Result<()> {
+        let Prune {
+            since, long_since, ..
+        } = prune;
+        store::prune(self.connection, since, long_since, prune.surplus)?;
+        for (task, id, reason) in store::long_parked(self.connection, long_since)? {
+            let error = poison::error("WorkerDied", &format!("no process could run it: {reason}"));
+            self.end(task, State::Dead, Some(&error))?;
+            let text =
+                format!("task {id} has been parked for 30 days and is a dead letter: {reason}");
+            self.effects.reports.push((Level::Error, text));
+        }
+        if prune.vacuum {
+            store::vacuum(self.connection)?;
         }
         Ok(())
     }
@@ -424,7 +459,8 @@ impl<'a> Group<'a> {
     }
 
     fn change(&mut self, claim: Claim, change: &Change) -> Result<Changed> {
-        let Some(slot) = self.memory.slot else {
+        let known = self.memory.read(claim).zip(self.memory.slot);
+        let Some((claim, slot)) = known else {
             return Ok(self.fenced(claim));
         };
         let state = match change {
@@ -456,7 +492,8 @@ impl<'a> Group<'a> {
         }
         if is_watched {
             store::watch(self.connection, claim.task, slot)?;
-            self.effects.watched.push((claim.task, Watch::Implied));
+            let id = store::id(self.connection, claim.task)?;
+            self.effects.watched.push((claim.task, implied(id)));
         }
         match (state, change) {
             (State::Scheduled, Change::Again { due }) => self.schedule(*due),
@@ -526,7 +563,10 @@ impl<'a> Group<'a> {
     }
 
     fn is_claiming(&self) -> bool {
-        self.effects.claims && !self.part.is_leaving() && !self.effects.is_closed
+        self.effects.claims
+            && !self.part.is_leaving()
+            && !self.effects.is_closed
+            && !self.is_outdated
     }
 
     fn submit(&mut self, task: &NewTask) -> Result<Accepted> {
@@ -593,10 +633,12 @@ impl<'a> Group<'a> {
                     is_told: false,
                 },
             ));
-            return Ok(Accepted::Mine(claim));
+            return Ok(Accepted::Mine(self.memory.sign(claim)));
         }
         store::watch(self.connection, sequence, slot)?;
-        self.effects.watched.push((sequence, Watch::Implied));
+        self.effects
+            .watched
+            .push((sequence, implied(task.id.clone())));
         if let Some(count) = &mut self.memory.waiting {
             *count += 1;
         }
@@ -705,11 +747,11 @@ impl<'a> Group<'a> {
             return Ok(false);
         }
         let slot = self.slot()?;
-        let Some(claimed) = store::claim(self.connection, task, slot, self.now)? else {
+        let Some(mut claimed) = store::claim(self.connection, task, slot, self.now)? else {
             return Ok(false);
         };
-        let is_watched = self.memory.watched.contains_key(&task);
-        if self.memory.watched.get(&task) == Some(&Watch::Implied) {
+        let watched = self.memory.watched.get(&task).map(|it| it.why);
+        if watched == Some(Watch::Implied) {
             store::unwatch(self.connection, task, slot)?;
             self.effects.unwatched.push(task);
         }
@@ -722,10 +764,11 @@ impl<'a> Group<'a> {
                 epoch: claimed.claim.epoch,
                 pool: claimed.pool,
                 is_suspect,
-                is_watched,
+                is_watched: watched.is_some(),
                 is_told: false,
             },
         ));
+        claimed.claim = self.memory.sign(claimed.claim);
         if let Some(count) = &mut self.memory.waiting {
             *count = count.saturating_sub(1);
         }
@@ -754,7 +797,11 @@ impl<'a> Group<'a> {
             && !row.state.is_end()
         {
             store::watch(self.connection, sequence, slot)?;
-            self.effects.watched.push((sequence, Watch::Asked));
+            let watched = Watched {
+                why: Watch::Asked,
+                id: id.to_owned(),
+            };
+            self.effects.watched.push((sequence, watched));
         }
         Ok(found)
     }
@@ -806,7 +853,10 @@ impl<'a> Group<'a> {
         };
         for (subject, progress) in progress {
             let claim = match subject {
-                Subject::Claim(task, epoch) => Some((*task, *epoch)),
+                Subject::Claim(claim) => {
+                    let claim = self.memory.read(*claim);
+                    claim.map(|claim| (claim.task, claim.epoch))
+                }
                 Subject::Plain(id) => self.published(id).map(|task| (task, 1)),
             };
             if let Some((task, epoch)) = claim {
@@ -817,10 +867,9 @@ impl<'a> Group<'a> {
     }
 }
 
-impl Effects {
-    /// Marks whether tasks were left for lack of workers.
-    pub(crate) fn set_hunger(&self, part: &Part) {
-        // Relaxed: a worker that misses it is made up for by the look of each second.
-        part.is_hungry.store(self.is_hungry, Ordering::Relaxed);
+fn implied(id: String) -> Watched {
+    Watched {
+        why: Watch::Implied,
+        id,
     }
 }

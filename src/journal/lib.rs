@@ -8,9 +8,11 @@ mod answer;
 mod api;
 mod filesystem;
 mod flusher;
+mod follow;
 mod gate;
 mod group;
 mod liveness;
+mod look;
 mod memory;
 mod operation;
 mod part;
@@ -25,15 +27,17 @@ mod vfs;
 mod wakeup;
 mod writer;
 
+use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flask_delay_engine::LazyPerProcess;
 use log::Level;
+use rusqlite::Connection;
 
 use answer::Answer;
 pub use api::{
@@ -46,6 +50,9 @@ use operation::{Operation, Plain};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
 use writer::Writer;
+
+/// Between attempts to have the turnstile at the opening.
+const TURN: Duration = Duration::from_millis(2);
 
 /// A journal, as one app of one process has it. A copy is the same journal; a forked child that
 /// uses it has its own thread, slot and connection.
@@ -90,21 +97,61 @@ impl Journal {
 
     fn try_open(&self) -> Result<(), Error> {
         let part = self.part()?;
-        let place = &part.core.place;
-        let path = place.turnstile();
-        let turn = part.turnstile()?;
-        turnstile::lock(&turn).map_err(|error| refused(&path, "cannot be locked", &error))?;
+        let turn = Self::take_turn(&part)?;
         let opened = {
             let _inside = gate().enter();
-            let made = schema::make(place);
             let mut disk = part.disk.lock();
-            let opened = made.and_then(|()| disk.open(&part.core).map(|_| ()));
+            let opened = disk
+                .open_or_make(&part.core)
+                .and_then(|(connection, _)| Self::check_machine(&part, connection))
+                .map_err(|trouble| trouble.told(&part.core.place));
             disk.suspend();
             opened
         };
         // Fails only for a file that is closed, and it is open.
         _ = turn.unlock();
+        part.core.place.make_reserve();
         opened
+    }
+
+    /// Waits for the turnstile, but not for longer than operations do.
+    fn take_turn(part: &Part) -> Result<Arc<File>, Error> {
+        let path = part.core.place.turnstile();
+        let turn = part.turnstile()?;
+        let began = Instant::now();
+        loop {
+            match turn.try_lock() {
+                Ok(()) => return Ok(turn),
+                Err(TryLockError::Error(error)) => {
+                    return Err(refused(&path, "cannot be locked", &error));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    if began.elapsed() >= part.core.settings.timeout {
+                        return Err(Self::late(part));
+                    }
+                    thread::sleep(TURN);
+                }
+            }
+        }
+    }
+
+    /// Refuses a file that a process of another machine uses: it cannot see the locks of this one.
+    fn check_machine(part: &Part, connection: &Connection) -> group::Result<()> {
+        let place = &part.core.place;
+        for process in store::processes(connection)? {
+            if process.boot != part.core.boot
+                && matches!(liveness::is_free(place, process.slot), Ok(false))
+            {
+                let text = format!(
+                    "{}: process {} of another machine uses this journal; each machine needs a file of \
+                     its own: set DELAY_JOURNAL to a path on a local disk",
+                    place.database.display(),
+                    process.pid
+                );
+                return Err(Error::new(ErrorKind::OtherMachine, text).into());
+            }
+        }
+        Ok(())
     }
 
     /// This process's part of the journal.
@@ -208,18 +255,24 @@ impl Journal {
         Error::new(ErrorKind::Timeout, text)
     }
 
+    /// Says which process has the turn, unless another thread has just said so.
     fn tell_of_holder(part: &Part) {
         let place = &part.core.place;
-        if let Some(pid) = turnstile::holder(&place.turnstile())
-            && pid != std::process::id()
-        {
-            let text = format!(
-                "{}: process {pid} has kept the turn for {} s; all other processes wait for it",
-                place.database.display(),
-                turnstile::PATIENCE.as_secs()
-            );
-            part.core.host.report(Level::Warn, text);
+        let Some(pid) = turnstile::holder(&place.turnstile()) else {
+            return;
+        };
+        let mut told = part.told_of_holder.lock();
+        if pid == std::process::id() || told.is_some_and(|it| it.elapsed() < turnstile::PATIENCE) {
+            return;
         }
+        *told = Some(Instant::now());
+        drop(told);
+        let text = format!(
+            "{}: process {pid} has kept the turn for {} s; all other processes wait for it",
+            place.database.display(),
+            turnstile::PATIENCE.as_secs()
+        );
+        part.core.host.report(Level::Warn, text);
     }
 
     /// These functions can be run by this process, besides those that it has named before.
@@ -340,8 +393,7 @@ impl Journal {
 
     /// Tells how far a task of this process is; written at most twice a second.
     pub fn progress(&self, claim: Claim, done: f64, total: Option<f64>, note: String) {
-        let subject = Subject::Claim(claim.task, claim.epoch);
-        self.tell_progress(subject, done, total, note);
+        self.tell_progress(Subject::Claim(claim), done, total, note);
     }
 
     fn tell_progress(&self, subject: Subject, done: f64, total: Option<f64>, note: String) {

@@ -27,17 +27,26 @@ pub(crate) fn claim(place: &Place, slot: i64) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether the process of a slot is dead.
-pub(crate) fn is_dead(place: &Place, slot: i64) -> io::Result<bool> {
-    let file = match File::open(place.alive(slot)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-        Err(error) => return Err(error),
-    };
+/// Whether no process has the file of a slot locked. An error of the kind `NotFound`: there is no
+/// file.
+pub(crate) fn is_free(place: &Place, slot: i64) -> io::Result<bool> {
+    let file = File::open(place.alive(slot))?;
     match file.try_lock_shared() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether the process of a slot is dead.
+pub(crate) fn is_dead(place: &Place, slot: i64, pid: i64) -> io::Result<bool> {
+    match is_free(place, slot) {
+        // The file of a living process was removed by somebody, or the database is a copy that was
+        // put back. Only the process's number is left to tell.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(!std::path::Path::new(&format!("/proc/{pid}")).exists())
+        }
+        other => other,
     }
 }
 

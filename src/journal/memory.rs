@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::api::Pool;
+use crate::api::{Claim, Pool};
+
+/// Claims of different files differ in their upper bits: see `Memory::sign`.
+const ERA: u32 = 40;
 
 /// A task that this process runs.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +28,13 @@ pub(crate) enum Watch {
     Asked,
 }
 
+/// A watched task.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    pub why: Watch,
+    pub id: String,
+}
+
 #[derive(Default)]
 pub(crate) struct Memory {
     pub slot: Option<i64>,
@@ -32,9 +42,11 @@ pub(crate) struct Memory {
     pub functions: HashMap<String, i64>,
     /// The functions that this process can run.
     pub known: HashSet<i64>,
+    /// Whether this process is to claim, and whether it does in this file.
+    pub wants_claims: bool,
     pub claims: bool,
     pub running: HashMap<i64, Running>,
-    pub watched: HashMap<i64, Watch>,
+    pub watched: HashMap<i64, Watched>,
     pub published: HashMap<String, i64>,
     /// The published tasks that were told to stop.
     pub told_plain: HashSet<i64>,
@@ -43,6 +55,8 @@ pub(crate) struct Memory {
     pub next_due: Option<i64>,
     /// How many tasks wait, about; counted anew each second.
     pub waiting: Option<u64>,
+    /// How many files this process has seen replaced.
+    era: i64,
 }
 
 impl Memory {
@@ -51,5 +65,30 @@ impl Memory {
         self.application = None;
         self.functions.clear();
         self.known.clear();
+    }
+
+    /// For a file in the place of another one. Returns what was watched there.
+    pub(crate) fn start_anew(&mut self) -> Vec<Watched> {
+        let old = std::mem::take(self);
+        self.wants_claims = old.wants_claims;
+        self.era = old.era + 1;
+        old.watched.into_values().collect()
+    }
+
+    /// A claim as the host has it. Numbers of tasks and epochs begin again in each file, so the
+    /// claims of an earlier one must not look like those of this.
+    pub(crate) fn sign(&self, claim: Claim) -> Claim {
+        Claim {
+            epoch: claim.epoch | self.era << ERA,
+            ..claim
+        }
+    }
+
+    /// A claim as the file has it; `None` if it belongs to an earlier file.
+    pub(crate) fn read(&self, claim: Claim) -> Option<Claim> {
+        (claim.epoch >> ERA == self.era).then_some(Claim {
+            epoch: claim.epoch & ((1 << ERA) - 1),
+            ..claim
+        })
     }
 }

@@ -1,7 +1,9 @@
 //! What threads ask of the writer thread.
 
 use crate::answer::Answer;
-use crate::api::{Accepted, Cancelled, Change, Changed, Claim, Found, NewTask, Outcome, Stats};
+use crate::api::{
+    Accepted, Cancelled, Change, Changed, Claim, Error, Found, NewTask, Outcome, Stats,
+};
 
 /// An operation, and where its answer goes.
 pub(crate) enum Operation {
@@ -39,6 +41,40 @@ impl Operation {
     pub(crate) fn is_first(&self) -> bool {
         matches!(self, Self::Change(..) | Self::Know | Self::Start(_))
     }
+
+    /// Whether it ends a task, or an attempt: it has to be written some time.
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(self, Self::Change(..) | Self::PublishEnded(..))
+    }
+
+    /// Answers with an error; the same operation for another time, if it has to be written.
+    pub(crate) fn again(self, error: &Error) -> Option<Self> {
+        match self {
+            Self::Change(claim, change, answer) => {
+                answer.give(Err(error.clone()));
+                Some(Self::Change(claim, change, Answer::none()))
+            }
+            Self::PublishEnded(..) => Some(self),
+            other => {
+                other.refuse(error);
+                None
+            }
+        }
+    }
+
+    /// Answers with an error.
+    pub(crate) fn refuse(self, error: &Error) {
+        let error = error.clone();
+        match self {
+            Self::Submit(_, answer) => answer.give(Err(error)),
+            Self::Change(_, _, answer) => answer.give(Err(error)),
+            Self::Get(_, answer) | Self::Watch(_, answer) => answer.give(Err(error)),
+            Self::Cancel(_, answer) | Self::Stop(_, answer) => answer.give(Err(error)),
+            Self::Stats(answer) => answer.give(Err(error)),
+            Self::Start(answer) | Self::Close(answer) => answer.give(Err(error)),
+            Self::Publish(_) | Self::PublishBegan(..) | Self::PublishEnded(..) | Self::Know => {}
+        }
+    }
 }
 
 /// What the writer thread has done for an operation; told when it is committed.
@@ -48,5 +84,6 @@ pub(crate) enum Said {
     Found(Found),
     Cancelled(Cancelled),
     Stats(Stats),
+    Refused(Error),
     Nothing,
 }

@@ -1,5 +1,6 @@
 //! What one process has of a journal. A forked child makes its own.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -7,15 +8,17 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use flask_delay_engine::LazyPerProcess;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use crate::api::{Error, ErrorKind, Host, Settings};
+use crate::api::{Claim, Error, ErrorKind, Host, Settings};
 use crate::filesystem::{Identity, Place, refused};
 use crate::flusher::Flusher;
 use crate::gate::gate;
+use crate::group::Result;
 use crate::operation::Operation;
 use crate::queue::Queue;
 use crate::store;
@@ -34,7 +37,7 @@ pub(crate) struct Core {
 /// A task whose progress is told: by its claim, or a plain one by its id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
-    Claim(i64, i64),
+    Claim(Claim),
     Plain(String),
 }
 
@@ -58,6 +61,10 @@ pub(crate) struct Part {
     pub is_hungry: AtomicBool,
     /// A worker has become free since.
     pub has_room: AtomicBool,
+    /// The flusher could not write to the disk.
+    pub is_sick: AtomicBool,
+    /// When a thread last said which process has the turn.
+    pub told_of_holder: Mutex<Option<Instant>>,
 }
 
 /// The open files.
@@ -72,6 +79,8 @@ pub(crate) struct Disk {
 pub(crate) struct Files {
     /// Which file the connection has open.
     pub identity: Option<Identity>,
+    /// Whether that is another file than the one this process has its slot in.
+    pub is_replaced: bool,
     pub turnstile: Option<Arc<File>>,
     /// The log of the connection, for the flusher.
     pub log: Option<Arc<File>>,
@@ -96,11 +105,13 @@ impl Part {
             is_leaving: AtomicBool::new(false),
             is_hungry: AtomicBool::new(false),
             has_room: AtomicBool::new(false),
+            is_sick: AtomicBool::new(false),
+            told_of_holder: Mutex::new(None),
         })
     }
 
     /// The turnstile's file. Enters the gate.
-    pub(crate) fn turnstile(&self) -> Result<Arc<File>, Error> {
+    pub(crate) fn turnstile(&self) -> std::result::Result<Arc<File>, Error> {
         let _inside = gate().enter();
         let mut disk = self.disk.lock();
         if let Some(file) = &disk.files.turnstile {
@@ -133,7 +144,7 @@ impl Drop for Part {
 
 impl Disk {
     /// The connection and the other files; opens what is closed.
-    pub(crate) fn open(&mut self, core: &Core) -> Result<(&Connection, &mut Files), Error> {
+    pub(crate) fn open(&mut self, core: &Core) -> Result<(&Connection, &mut Files)> {
         let Self { connection, files } = self;
         let connection = if let Some(connection) = connection {
             connection
@@ -143,6 +154,14 @@ impl Disk {
             connection.insert(opened)
         };
         Ok((connection, files))
+    }
+
+    /// As `open`; makes the file if there is none. With the turnstile held.
+    pub(crate) fn open_or_make(&mut self, core: &Core) -> Result<(&Connection, &mut Files)> {
+        if self.connection.is_none() && !core.place.database.exists() {
+            schema::make(&core.place)?;
+        }
+        self.open(core)
     }
 
     /// Closes the connection, without a checkpoint: others have the file open, or will soon.
@@ -164,7 +183,7 @@ pub(crate) fn close(connection: Connection) {
 
 impl Files {
     /// After the connection was opened, which has made the log.
-    fn opened(&mut self, core: &Core) -> Result<(), Error> {
+    fn opened(&mut self, core: &Core) -> std::result::Result<(), Error> {
         let place = &core.place;
         let path = place.log();
         let failed = |error| refused(&path, "cannot be opened", &error);
@@ -176,8 +195,19 @@ impl Files {
             self.named_log = Some(identity);
         }
         self.log = Some(Arc::new(log));
-        self.identity = Identity::of(&place.database).ok();
+        let identity = Identity::of(&place.database).map_err(failed)?;
+        self.is_replaced |= self.identity.is_some_and(|it| it != identity);
+        self.identity = Some(identity);
         Ok(())
+    }
+
+    /// Lets go of all that belongs to a file which is gone. The own lock too: the next slot may
+    /// have the same number.
+    pub(crate) fn forget(&mut self) {
+        self.alive = None;
+        self.fifo = None;
+        self.peers = Peers::default();
+        self.is_replaced = false;
     }
 
     fn descriptors(&self) -> Vec<i32> {
@@ -205,38 +235,43 @@ fn parts(all: &Mutex<Vec<Weak<Part>>>) -> Vec<Arc<Part>> {
     all.lock().iter().filter_map(Weak::upgrade).collect()
 }
 
+thread_local! {
+    /// The parts of this process from before a fork of this thread until after it: the last owner
+    /// of a part needs the gate to drop it.
+    static KEPT: Cell<Vec<Arc<Part>>> = const { Cell::new(Vec::new()) };
+}
+
 /// Before a fork, on the thread that forks: waits until no thread is inside SQLite, keeps them out,
 /// and closes all connections.
 pub fn before_fork() {
     gate().close();
-    for part in PARTS.get().map(parts).unwrap_or_default() {
+    let parts = PARTS.get().map(parts).unwrap_or_default();
+    for part in &parts {
         part.disk.lock().suspend();
     }
+    KEPT.set(parts);
 }
 
 /// After a fork, in the parent, on the thread that has forked.
 pub fn after_fork_in_parent() {
     gate().open();
+    drop(KEPT.take());
 }
 
-/// After a fork, in the child, when its generation has begun: closes what it has from its parent.
+/// After a fork, in the child, on its only thread, when its generation has begun: closes what it
+/// has from its parent.
 pub fn after_fork_in_child() {
-    let Some(all) = PARTS.inherited().last() else {
-        return;
-    };
-    // The lock is free, since the gate was closed: nobody was inside.
-    for part in parts(all) {
+    for part in KEPT.take() {
+        // Locked by nobody: the gate was closed.
         for descriptor in part.disk.lock().files.descriptors() {
             vfs::close_inherited(descriptor);
         }
         for descriptor in part.bed.descriptors() {
             vfs::close_inherited(descriptor);
         }
-        // The descriptors' owners must not close them again; threads of the parent may hold some.
+        // Never dropped here: its owners must not close the descriptors again.
         _ = ManuallyDrop::new(part);
     }
-    // A child of this process finds none of them.
-    all.lock().clear();
 }
 
 pub(crate) fn closed() -> Error {

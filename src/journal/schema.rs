@@ -53,7 +53,7 @@ const LAYOUT: [&str; 24] = [
     "CREATE TABLE rate (limit_key TEXT PRIMARY KEY, starts BLOB NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE periodic (name TEXT PRIMARY KEY, tick INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     // The ids of pruned tasks.
-    "CREATE TABLE forgotten (id TEXT PRIMARY KEY, ended_at INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE forgotten (place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ended_at INTEGER NOT NULL) STRICT",
 ];
 
 /// The error for what SQLite says.
@@ -207,11 +207,38 @@ fn check(place: &Place, connection: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
+/// The error for a file whose layout newer code has changed so that this code cannot use it.
+pub(crate) fn outdated(place: &Place) -> Error {
+    let text = format!(
+        "{}: newer code has changed the layout of this journal; this code knows version {VERSION} and \
+         cannot use it any more: deploy the newer code here too",
+        place.database.display()
+    );
+    Error::new(ErrorKind::Newer, text)
+}
+
+/// Whether this code may use the layout that the file has now.
+pub(crate) fn check_version(place: &Place, connection: &Connection) -> Result<(), Error> {
+    let sql = "SELECT value FROM meta WHERE key = 'oldest'";
+    let read = || {
+        let mut statement = connection.prepare_cached(sql)?;
+        statement.query_row([], |row| row.get::<_, i64>(0))
+    };
+    let oldest = read().map_err(|error| failed(place, &error))?;
+    if oldest > VERSION {
+        return Err(outdated(place));
+    }
+    Ok(())
+}
+
 fn is_known(connection: &Connection) -> rusqlite::Result<bool> {
-    let mut statement = connection.prepare(
-        "SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid",
-    )?;
+    let mut statement = connection
+        .prepare("SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
     let texts = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let found = texts.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(found == LAYOUT)
+    let mut found = texts.collect::<rusqlite::Result<Vec<_>>>()?;
+    // A copy made by VACUUM has them in another order.
+    let mut known = LAYOUT;
+    known.sort_unstable();
+    found.sort_unstable();
+    Ok(found == known)
 }

@@ -399,6 +399,11 @@ pub(crate) fn is_reserved(connection: &Connection, task: i64, slot: i64) -> Resu
 
 // --- Changes ------------------------------------------------------------------------
 
+pub(crate) fn id(connection: &Connection, task: i64) -> Result<String> {
+    let mut statement = connection.prepare_cached("SELECT id FROM task WHERE sequence = ?1")?;
+    statement.query_row([task], |row| row.get(0))
+}
+
 /// The columns of an end.
 pub(crate) struct End<'a> {
     pub state: State,
@@ -742,6 +747,10 @@ pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
 
 // --- Pruning ------------------------------------------------------------------------
 
+/// So many ids of pruned tasks are kept.
+const FORGOTTEN: i64 = 100_000;
+/// So many free pages are given back in one transaction.
+const FREED: i64 = 200;
 /// So many rows are pruned in one transaction.
 const PRUNED: i64 = 200;
 
@@ -751,6 +760,43 @@ pub(crate) fn has_old(connection: &Connection, since: i64, long_since: i64) -> R
                OR EXISTS (SELECT 1 FROM task WHERE state = 9 AND ended_at < ?2)";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_row(params![since, long_since], |row| row.get(0))
+}
+
+/// Whether a quarter of the file is free.
+pub(crate) fn has_much_room(connection: &Connection) -> Result<bool> {
+    let number = |sql: &str| -> Result<i64> {
+        let mut statement = connection.prepare_cached(sql)?;
+        statement.query_row([], |row| row.get(0))
+    };
+    let free = number("PRAGMA freelist_count")?;
+    // A small file is not worth the while.
+    Ok(free > FREED && free * 4 > number("PRAGMA page_count")?)
+}
+
+/// Gives free pages back to the file system, not all at once.
+pub(crate) fn vacuum(connection: &Connection) -> Result<()> {
+    let mut statement = connection.prepare_cached("PRAGMA incremental_vacuum(200)")?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
+pub(crate) fn has_long_parked(connection: &Connection, long_since: i64) -> Result<bool> {
+    let sql = "SELECT 1 FROM task WHERE state = 4 AND parked_at < ?1";
+    connection.prepare_cached(sql)?.exists([long_since])
+}
+
+/// Tasks that were parked long ago, with their ids and why.
+pub(crate) fn long_parked(
+    connection: &Connection,
+    long_since: i64,
+) -> Result<Vec<(i64, String, String)>> {
+    let sql = "SELECT sequence, id, coalesce(reason, '') FROM task WHERE state = 4 AND parked_at < ?1 LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([long_since, PRUNED], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    })?;
+    rows.collect()
 }
 
 /// How many ended rows there are.
@@ -793,7 +839,24 @@ pub(crate) fn prune(
             connection.prepare_cached(sql)?.execute([sequence])?;
         }
     }
+    if !old.is_empty() {
+        let sql = "DELETE FROM forgotten WHERE place <= (SELECT max(place) FROM forgotten) - ?1";
+        connection.prepare_cached(sql)?.execute([FORGOTTEN])?;
+    }
     Ok(old.len())
+}
+
+/// Checks the file, and copies the whole log into the database and that to the disk; whether that
+/// was possible.
+pub(crate) fn check_and_copy(connection: &Connection) -> Result<bool> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        return Ok(false);
+    }
+    connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| {
+        let (busy, pages, copied): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(busy == 0 && pages == copied)
+    })
 }
 
 /// Whether a claim holds.
@@ -802,4 +865,20 @@ pub(crate) fn is_claimed(connection: &Connection, claim: Claim, slot: i64) -> Re
     connection
         .prepare_cached(sql)?
         .exists(params![claim.task, slot, claim.epoch])
+}
+
+/// Removes a task that has not begun. One that was inserted as running has not if `claim`, by its
+/// process's slot, is the first and was never told.
+pub(crate) fn remove_unbegun(
+    connection: &Connection,
+    id: &str,
+    claim: Option<(Claim, i64)>,
+) -> Result<()> {
+    let sql = "DELETE FROM task WHERE id = ?1 AND (state < 2 AND attempt = 0 \
+               OR state = 2 AND epoch = ?2 AND owner = ?3 AND ?2 IS NOT NULL)";
+    let (epoch, slot) = claim.map(|(claim, slot)| (claim.epoch, slot)).unzip();
+    connection
+        .prepare_cached(sql)?
+        .execute(params![id, epoch, slot])?;
+    Ok(())
 }

@@ -12,31 +12,27 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use log::Level;
 use rusqlite::{Connection, ErrorCode};
 
-use crate::api::{Claim, Error, ErrorKind, Pool, Row, Stats, SyncLevel};
+use crate::api::{Accepted, Claim, Error, ErrorKind, Row, State, Stats};
 use crate::filesystem::refused;
-use crate::flusher::Waiting;
 use crate::gate::gate;
-use crate::group::{Chores, Effects, Evidence, Group, Result, Trouble};
-use crate::memory::{Memory, Watch};
-use crate::operation::{Operation, Said};
-use crate::part::{self, Disk, Part, Subject};
+use crate::group::{Effects, Evidence, Group, Result, Trouble};
+use crate::look::Chores;
+use crate::memory::Memory;
+use crate::operation::Operation;
+use crate::part::{self, Disk, Files, Part, Subject};
 use crate::wakeup::Woken;
-use crate::{liveness, store, turnstile};
+use crate::{flusher, liveness, poison, store, turnstile};
 
-/// How often an idle process looks at the others.
-const LOOK: Duration = Duration::from_secs(1);
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
 /// A process without a slot has nothing to look at.
 const LONG: Duration = Duration::from_hours(1);
-/// Dead letters and parked tasks are kept so long, in microseconds.
-const KEPT: i64 = 30 * 24 * 3600 * 1_000_000;
-/// How often ended rows are counted, and functions that nobody knows looked for.
-const SELDOM: Duration = Duration::from_secs(5);
-/// After this long without a process that knows its function a task is parked.
-const UNKNOWN: Duration = Duration::from_mins(1);
 /// Between attempts to get SQLite's lock while something else has it.
 const BUSY: Duration = Duration::from_millis(2);
+/// After a failure, before what nobody waits for is tried again.
+const REST: Duration = Duration::from_secs(1);
+/// Between attempts to learn what became of a commit.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// The time in microseconds since 1970.
 pub(crate) fn now() -> i64 {
@@ -46,26 +42,66 @@ pub(crate) fn now() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
-}
-
 pub(crate) struct Writer {
-    part: Arc<Part>,
-    memory: Memory,
-    fifo: Option<Arc<File>>,
+    pub(crate) part: Arc<Part>,
+    pub(crate) memory: Memory,
+    /// Where other processes call.
+    pub(crate) fifo: Option<Arc<File>>,
     /// What the last look saw: when it changes, another process has committed.
-    data_version: Option<i64>,
-    next_look: Instant,
-    progress_at: Instant,
-    seldom_at: Instant,
+    pub(crate) data_version: Option<i64>,
+    pub(crate) next_look: Instant,
+    pub(crate) seldom_at: Instant,
     /// Since when this process sees tasks of functions that nobody knows.
-    unknown: HashMap<i64, Instant>,
+    pub(crate) unknown: HashMap<i64, Instant>,
+    /// There may be tasks to claim.
+    pub(crate) is_eager: bool,
+    pub(crate) chores: Chores,
+    pub(crate) last_error: Option<Error>,
+    /// The file belongs to newer code: this process claims nothing more.
+    pub(crate) is_outdated: bool,
+    progress_at: Instant,
     /// Another process has called.
     is_called: bool,
-    /// There may be tasks to claim.
-    is_eager: bool,
-    chores: Chores,
+    /// Ends that could not be written, to be tried again.
+    kept: Vec<Operation>,
+    /// Nothing but what threads wait for before this time: the last attempt has failed.
+    rests_until: Option<Instant>,
+    /// The file is damaged: nothing more is done with it.
+    broken: Option<Error>,
+    /// Since when the flusher cannot write to the disk.
+    sick_since: Option<Instant>,
+}
+
+/// What one turn is about.
+struct Turn<'a> {
+    chores: &'a Chores,
+    progress: &'a [(Subject, store::Progress)],
+    capacity: [Option<usize>; 3],
+    /// Whether it takes the operations that wait.
+    takes: bool,
+}
+
+/// Why a transaction is not in the file, or may not be.
+struct Failure {
+    trouble: Trouble,
+    effects: Box<Effects>,
+    /// Its commit has failed and may have happened all the same.
+    is_open: bool,
+}
+
+impl Failure {
+    fn new(trouble: Trouble) -> Self {
+        Self {
+            trouble,
+            effects: Box::default(),
+            is_open: false,
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(&self.trouble, Trouble::Sql(error)
+            if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)))
+    }
 }
 
 impl Writer {
@@ -77,12 +113,18 @@ impl Writer {
             fifo: None,
             data_version: None,
             next_look: now,
-            progress_at: now,
             seldom_at: now,
             unknown: HashMap::new(),
-            is_called: false,
             is_eager: false,
             chores: Chores::default(),
+            last_error: None,
+            is_outdated: false,
+            progress_at: now,
+            is_called: false,
+            kept: Vec::new(),
+            rests_until: None,
+            broken: None,
+            sick_since: None,
         }
     }
 
@@ -103,59 +145,80 @@ impl Writer {
 
     /// How long there is nothing to do.
     fn rest(&self) -> Duration {
-        if self.is_eager {
+        let now = Instant::now();
+        if let Some(until) = self.rests_until
+            && until > now
+        {
+            return until - now;
+        }
+        if self.is_eager || !self.chores.is_empty() {
             return Duration::ZERO;
         }
         let mut limit = match self.memory.slot {
             None => LONG,
-            Some(_) => self.next_look.saturating_duration_since(Instant::now()),
+            Some(_) => self.next_look.saturating_duration_since(now),
         };
-        if self.memory.claims
-            && !self.part.is_leaving()
+        if self.is_claiming()
             && let Some(due) = self.memory.next_due
         {
-            let left = u64::try_from(due.saturating_sub(now())).unwrap_or_default();
+            let left = u64::try_from(due.saturating_sub(self::now())).unwrap_or_default();
             limit = limit.min(Duration::from_micros(left));
         }
         if !self.part.progress.lock().is_empty() {
             let next = self.progress_at + PROGRESS;
-            limit = limit.min(next.saturating_duration_since(Instant::now()));
+            limit = limit.min(next.saturating_duration_since(now));
         }
         limit
     }
 
+    fn is_claiming(&self) -> bool {
+        self.memory.claims && !self.part.is_leaving() && !self.is_outdated
+    }
+
     /// Does what there is to do; whether it was the last time.
     fn round(&mut self) -> bool {
+        if let Some(error) = self.broken.clone() {
+            return self.refuse(&error);
+        }
         if let Some(operations) = self.part.queue.take_if(Operation::is_read) {
             self.read(operations);
         }
-        // Relaxed: the queue's lock orders it, under which the worker has poked.
+        let now = Instant::now();
+        if self.rests_until.is_some_and(|until| until > now) {
+            return self.part.queue.has_any() && self.write(false);
+        }
+        self.rests_until = None;
+        // Relaxed, both: the queue's lock orders them, under which this thread was called.
         self.is_eager |= self.part.has_room.swap(false, Ordering::Relaxed);
-        let is_look = self.memory.slot.is_some() && Instant::now() >= self.next_look;
+        if self.part.is_sick.load(Ordering::Relaxed) {
+            self.cure();
+        }
+        let is_look = self.memory.slot.is_some() && now >= self.next_look;
         if is_look || self.is_called {
             self.is_called = false;
             self.inspect(is_look);
         }
-        let is_due = self.memory.claims
-            && !self.part.is_leaving()
-            && self.memory.next_due.is_some_and(|due| due <= now());
+        let is_due =
+            self.is_claiming() && self.memory.next_due.is_some_and(|due| due <= self::now());
         let has_progress =
             !self.part.progress.lock().is_empty() && self.progress_at.elapsed() >= PROGRESS;
-        let has_work = self.part.queue.has_any() || self.is_eager || is_due || has_progress;
-        if has_work || !self.chores.is_empty() {
-            return self.write(has_progress);
-        }
-        false
+        let has_work = self.part.queue.has_any()
+            || self.is_eager
+            || is_due
+            || has_progress
+            || !self.kept.is_empty()
+            || !self.chores.is_empty();
+        has_work && self.write(has_progress)
     }
 
     /// Calls `work` with the connection, inside the gate.
-    fn with<T>(
+    pub(crate) fn with<T>(
         part: &Part,
-        work: impl FnOnce(&Connection, &mut part::Files) -> Result<T>,
+        work: impl FnOnce(&Connection, &mut Files) -> Result<T>,
     ) -> Result<T> {
         let _inside = gate().enter();
         let mut disk = part.disk.lock();
-        let (connection, files) = disk.open(&part.core).map_err(Trouble::Other)?;
+        let (connection, files) = disk.open(&part.core)?;
         work(connection, files)
     }
 
@@ -184,7 +247,7 @@ impl Writer {
         }
     }
 
-    fn with_bytes(&self, mut stats: Stats) -> Stats {
+    pub(crate) fn with_bytes(&self, mut stats: Stats) -> Stats {
         let place = &self.part.core.place;
         stats.bytes = [&place.database, &place.log()]
             .into_iter()
@@ -194,332 +257,224 @@ impl Writer {
         stats
     }
 
-    /// Looks for what others have done and left, without a turn.
-    fn inspect(&mut self, is_look: bool) {
-        let capacity = self.part.core.host.capacity();
-        let part = Arc::clone(&self.part);
-        let seen = Self::with(&part, |connection, files| {
-            self.look_about(connection, files, is_look, capacity)
-        });
-        if is_look {
-            self.next_look = Instant::now() + LOOK;
-        }
-        match seen {
-            Ok(seen) => {
-                if !seen.ended.is_empty() {
-                    self.part.core.host.ended(seen.ended);
-                }
-                for id in seen.stops {
-                    self.part.core.host.stop(&id);
-                }
-            }
-            Err(trouble) => {
-                let error = trouble.told(&self.part.core.place);
-                self.part.core.host.report(Level::Error, error.text);
-            }
-        }
-    }
-
-    fn look_about(
-        &mut self,
-        connection: &Connection,
-        files: &mut part::Files,
-        is_look: bool,
-        capacity: [Option<usize>; 3],
-    ) -> Result<Seen> {
-        let mut seen = Seen::default();
-        let Some(slot) = self.memory.slot else {
-            return Ok(seen);
-        };
-        let claims = self.memory.claims && !self.part.is_leaving();
-        let version = store::data_version(connection)?;
-        if !is_look || self.data_version != Some(version) {
-            self.data_version = Some(version);
-            self.hear(connection, slot, &mut seen)?;
-            if claims {
-                self.look_for_work(connection, slot, capacity)?;
-            }
-        }
-        if !is_look {
-            return Ok(seen);
-        }
-        self.memory.waiting = None;
-        let core = Arc::clone(&self.part.core);
-        let processes = store::processes(connection)?;
-        files
-            .peers
-            .keep(|slot| processes.iter().any(|process| process.slot == slot));
-        if !claims {
-            return Ok(seen);
-        }
-        for process in processes {
-            if process.slot == slot {
-                continue;
-            }
-            let path = core.place.alive(process.slot);
-            let is_dead = liveness::is_dead(&core.place, process.slot)
-                .map_err(|error| Trouble::Other(refused(&path, "cannot be looked at", &error)))?;
-            if is_dead {
-                self.chores.dead.push(process);
-            }
-        }
-        // Tasks may be left since workers were busy with other work.
-        self.look_for_work(connection, slot, capacity)?;
-        let now = now();
-        let since = now.saturating_sub(micros(core.settings.keep));
-        let long_since = now.saturating_sub(KEPT);
-        if store::has_old(connection, since, long_since)? {
-            self.chores.prune = Some((since, long_since, 0));
-        }
-        if self.seldom_at.elapsed() >= SELDOM {
-            self.seldom_at = Instant::now();
-            let surplus = store::count_ended(connection)?.saturating_sub(core.settings.limit);
-            if surplus > 0 {
-                self.chores.prune = Some((since, long_since, surplus));
-            }
-            self.look_for_unknown(connection)?;
-        }
-        Ok(seen)
-    }
-
-    /// Takes in what others have told this process.
-    fn hear(&mut self, connection: &Connection, slot: i64, seen: &mut Seen) -> Result<()> {
-        for task in store::told(connection, slot)? {
-            if self.memory.watched.remove(&task).is_some() {
-                seen.ended.extend(store::row(connection, task, Some(slot))?);
-            }
-            self.chores.told.push(task);
-        }
-        for (task, id) in store::asked_to_stop(connection, slot)? {
-            let is_told = match self.memory.running.get_mut(&task) {
-                Some(running) => std::mem::replace(&mut running.is_told, true),
-                None => !self.memory.told_plain.insert(task),
-            };
-            if !is_told {
-                seen.stops.push(id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether there are tasks that this process can claim; when the next one is due.
-    fn look_for_work(
-        &mut self,
-        connection: &Connection,
-        slot: i64,
-        capacity: [Option<usize>; 3],
-    ) -> Result<()> {
-        let Some(application) = self.memory.application else {
-            return Ok(());
-        };
-        self.memory.next_due = store::next_due(connection, application)?;
-        let memory = &self.memory;
-        let known = |function: i64| memory.known.contains(&function);
-        let may_run =
-            |function: i64, pool: Pool| known(function) && capacity[pool as usize].is_some();
-        let is_idle = memory.running.is_empty();
-        let mut is_eager = match memory.reserved {
-            Some(task) => is_idle || !store::is_reserved(connection, task, slot)?,
-            None => store::suspect(connection, application, slot, is_idle, may_run)?.is_some(),
-        };
-        if memory.reserved.is_none() && !memory.running.values().any(|it| it.is_suspect) {
-            for pool in Pool::ALL {
-                let flight = memory.running.values().filter(|it| it.pool == pool).count();
-                let is_free =
-                    capacity[pool as usize].is_some_and(|most| most > flight || flight == 0);
-                if is_free && !store::ready(connection, application, pool, 1, known)?.is_empty() {
-                    is_eager = true;
-                }
-            }
-        }
-        self.is_eager |= is_eager;
-        Ok(())
-    }
-
-    fn look_for_unknown(&mut self, connection: &Connection) -> Result<()> {
-        let Some(application) = self.memory.application else {
-            return Ok(());
-        };
-        let known = &self.memory.known;
-        let found = store::ready_unknown(connection, application, |it| known.contains(&it))?;
-        self.unknown.retain(|function, _| found.contains(function));
-        for function in found {
-            if store::is_known_to_any(connection, function)? {
-                self.unknown.remove(&function);
-                continue;
-            }
-            let since = *self.unknown.entry(function).or_insert_with(Instant::now);
-            if since.elapsed() >= UNKNOWN {
-                self.chores.park.push(function);
-            }
-        }
-        Ok(())
-    }
-
     // --- Writing --------------------------------------------------------------------
 
     /// Has its turn; whether the journal is closed then.
     fn write(&mut self, has_progress: bool) -> bool {
         let part = Arc::clone(&self.part);
-        let capacity = part.core.host.capacity();
+        let capacity = if self.is_outdated {
+            [None; 3]
+        } else {
+            part.core.host.capacity()
+        };
         let chores = std::mem::take(&mut self.chores);
         self.is_eager = false;
-        let file = part.turnstile().and_then(|file| {
-            let path = part.core.place.turnstile();
-            turnstile::lock(&file).map_err(|error| refused(&path, "cannot be locked", &error))?;
-            Ok(file)
-        });
-        let file = match file {
-            Ok(file) => file,
-            Err(error) => return Self::fail(part.queue.take(), &error),
-        };
-        let mut operations = Vec::new();
-        let progress = if has_progress {
+        let mut progress = Vec::new();
+        if has_progress {
             self.progress_at = Instant::now();
-            std::mem::take(&mut *part.progress.lock())
-                .into_iter()
-                .collect()
-        } else {
-            Vec::new()
+            progress.extend(std::mem::take(&mut *part.progress.lock()));
+        }
+        let turn = Turn {
+            chores: &chores,
+            progress: &progress,
+            capacity,
+            takes: true,
         };
-        let done = self.transact(&mut operations, &chores, &progress, capacity, &file);
-        match done {
-            Ok((effects, log)) => self.follow(operations, effects, log.as_ref()),
-            Err(trouble) if is_busy(&trouble) => {
+        let mut operations = std::mem::take(&mut self.kept);
+        match self.transact(&mut operations, &turn) {
+            Ok((effects, log)) => {
+                self.last_error = None;
+                self.follow(operations, effects, log.as_ref())
+            }
+            Err(failure) if failure.is_busy() => {
                 // Something else than a journal has SQLite's lock. What was not taken may still be
                 // withdrawn.
                 std::thread::sleep(BUSY);
+                self.kept = operations;
                 self.chores = chores;
                 self.is_eager = true;
-                let mut kept = part.progress.lock();
+                let mut pending = part.progress.lock();
                 for (subject, progress) in progress {
-                    kept.entry(subject).or_insert(progress);
+                    pending.entry(subject).or_insert(progress);
                 }
                 false
             }
-            Err(trouble) => {
-                let error = trouble.told(&part.core.place);
-                Self::fail(operations, &error)
+            Err(failure) => {
+                let error = failure.trouble.told(&part.core.place);
+                self.fail(operations, &error)
             }
         }
     }
 
-    /// One transaction, with the turnstile held, which it lets go of.
+    /// One transaction. `Ok` when it is in the file, with the log that it is in.
     fn transact(
         &mut self,
         operations: &mut Vec<Operation>,
-        chores: &Chores,
-        progress: &[(Subject, store::Progress)],
-        capacity: [Option<usize>; 3],
-        turn: &File,
-    ) -> Result<(Effects, Option<Arc<File>>)> {
-        let part = Arc::clone(&self.part);
-        let _inside = gate().enter();
-        let mut disk = part.disk.lock();
-        let mut done = self.transaction(&mut disk, operations, chores, progress, capacity);
-        if let Err((trouble, effects)) = &done
-            && !is_busy(trouble)
-        {
-            // Once more, with everything opened anew.
-            self.undo(&mut disk, effects);
-            disk.suspend();
-            done = self.transaction(&mut disk, operations, chores, progress, capacity);
+        turn: &Turn<'_>,
+    ) -> std::result::Result<(Effects, Option<Arc<File>>), Failure> {
+        match self.attempt(operations, turn) {
+            Err(failure) if failure.is_open => self.settle(failure),
+            other => other,
         }
-        // Fails only for a file that is closed, and it is open.
-        _ = turn.unlock();
-        let effects = match done {
-            Ok(effects) => effects,
-            Err((trouble, effects)) => {
-                self.undo(&mut disk, &effects);
-                return Err(trouble);
+    }
+
+    /// Tries a transaction twice, with the turnstile and the gate held.
+    fn attempt(
+        &mut self,
+        operations: &mut Vec<Operation>,
+        turn: &Turn<'_>,
+    ) -> std::result::Result<(Effects, Option<Arc<File>>), Failure> {
+        let part = Arc::clone(&self.part);
+        let turnstile = match take_turn(&part) {
+            Ok(turnstile) => turnstile,
+            Err(error) => {
+                operations.extend(part.queue.take());
+                return Err(Failure::new(Trouble::Other(error)));
             }
         };
-        for &slot in &effects.wake {
-            disk.files.peers.wake(&part.core.place, slot);
+        let _inside = gate().enter();
+        let mut disk = part.disk.lock();
+        let mut done = self.transaction(&mut disk, operations, turn);
+        if let Err(failure) = &done
+            && !failure.is_busy()
+            && !failure.is_open
+        {
+            // Once more, with everything opened anew.
+            self.undo(&mut disk, &failure.effects);
+            disk.suspend();
+            done = self.transaction(&mut disk, operations, turn);
         }
-        for &slot in &effects.gone {
-            liveness::remove(&part.core.place, slot);
+        // Fails only for a file that is closed, and it is open.
+        _ = turnstile.unlock();
+        match done {
+            Ok(effects) => {
+                let log = self.finish(&mut disk, &effects);
+                Ok((effects, log))
+            }
+            Err(failure) => {
+                if !failure.is_open {
+                    self.undo(&mut disk, &failure.effects);
+                }
+                Err(failure)
+            }
         }
-        let log = disk.files.log.clone();
-        if effects.is_closed {
-            Self::leave(&mut disk, &effects);
-        }
-        self.fifo.clone_from(&disk.files.fifo);
-        Ok((effects, log))
     }
 
     fn transaction(
         &mut self,
         disk: &mut Disk,
         operations: &mut Vec<Operation>,
-        chores: &Chores,
-        progress: &[(Subject, store::Progress)],
-        capacity: [Option<usize>; 3],
-    ) -> std::result::Result<Effects, (Trouble, Box<Effects>)> {
-        let nothing = |trouble| (trouble, Box::default());
-        let (connection, files) = match disk.open(&self.part.core) {
-            Ok(open) => open,
-            Err(error) => {
-                operations.extend(self.part.queue.take());
-                return Err(nothing(Trouble::Other(error)));
+        turn: &Turn<'_>,
+    ) -> std::result::Result<Effects, Failure> {
+        let part = Arc::clone(&self.part);
+        let begun = disk
+            .open_or_make(&part.core)
+            .and_then(|(connection, files)| {
+                store::begin(connection)?;
+                Ok((connection, files))
+            });
+        let (connection, files) = match begun {
+            Ok(begun) => begun,
+            Err(trouble) => {
+                let failure = Failure::new(trouble);
+                if turn.takes && !failure.is_busy() {
+                    operations.extend(part.queue.take());
+                }
+                return Err(failure);
             }
         };
-        if let Err(error) = store::begin(connection) {
-            let trouble = Trouble::Sql(error);
-            if !is_busy(&trouble) {
-                operations.extend(self.part.queue.take());
-            }
-            return Err(nothing(trouble));
+        // From here on they are not withdrawn.
+        if turn.takes {
+            operations.extend(part.queue.take());
         }
-        operations.extend(self.part.queue.take());
-        let mut group = Group::new(
-            &self.part,
-            connection,
-            files,
-            &mut self.memory,
-            capacity,
-            now(),
-        );
-        let done = group.work(operations, chores, progress);
-        let effects = group.effects;
+        let nothing = Chores::default();
+        let (lost, chores) = if files.is_replaced {
+            (self.start_anew(files), &nothing)
+        } else {
+            (Vec::new(), turn.chores)
+        };
+        let (memory, capacity) = (&mut self.memory, turn.capacity);
+        let mut group = Group::new(&part, connection, files, memory, capacity, now());
+        group.is_outdated = self.is_outdated;
+        let done = group.work(operations, chores, turn.progress);
+        let mut effects = group.effects;
+        effects.ended.extend(lost);
         if let Err(trouble) = done {
             store::roll_back(connection);
-            return Err((trouble, Box::new(effects)));
+            return Err(Failure {
+                effects: Box::new(effects),
+                ..Failure::new(trouble)
+            });
         }
         let Err(error) = store::commit(connection) else {
             return Ok(effects);
         };
         store::roll_back(connection);
-        let slot = effects.slot.or(self.memory.slot);
-        if self.is_committed(disk, effects.evidence.as_ref(), slot) {
-            return Ok(effects);
+        disk.suspend();
+        match self.is_committed(disk, &effects) {
+            Some(true) => Ok(effects),
+            found => Err(Failure {
+                trouble: Trouble::Sql(error),
+                effects: Box::new(effects),
+                is_open: found.is_none(),
+            }),
         }
-        Err((Trouble::Sql(error), Box::new(effects)))
     }
 
-    /// Whether a transaction is in the file although its commit has failed. Without evidence it is
-    /// one that may be done twice.
-    fn is_committed(
-        &self,
-        disk: &mut Disk,
-        evidence: Option<&Evidence>,
-        slot: Option<i64>,
-    ) -> bool {
-        disk.suspend();
-        let Ok((connection, _)) = disk.open(&self.part.core) else {
-            return false;
-        };
+    /// Whether a transaction is in the file although its commit has failed; `None` if the file
+    /// cannot be asked. Without evidence it is one that may be done twice.
+    fn is_committed(&self, disk: &mut Disk, effects: &Effects) -> Option<bool> {
+        let slot = effects.slot.or(self.memory.slot);
+        let (connection, _) = disk.open(&self.part.core).ok()?;
         let holds = |claim: &Claim| match slot {
             Some(slot) => store::is_claimed(connection, *claim, slot),
             None => Ok(false),
         };
-        let found = match evidence {
+        let found = match &effects.evidence {
             Some(Evidence::Inserted(id)) => store::exists(connection, id),
             Some(Evidence::Claimed(claim)) => holds(claim),
             Some(Evidence::Changed(claim)) => holds(claim).map(|holds| !holds),
             None => Ok(false),
         };
-        found.unwrap_or(false)
+        found.ok()
+    }
+
+    /// Asks the file again and again whether a transaction is in it. Nobody is answered meanwhile:
+    /// what is said to be refused must not be there.
+    fn settle(
+        &mut self,
+        failure: Failure,
+    ) -> std::result::Result<(Effects, Option<Arc<File>>), Failure> {
+        let part = Arc::clone(&self.part);
+        let began = Instant::now();
+        while began.elapsed() < part.core.settings.timeout {
+            std::thread::sleep(SETTLE);
+            let _inside = gate().enter();
+            let mut disk = part.disk.lock();
+            match self.is_committed(&mut disk, &failure.effects) {
+                Some(true) => {
+                    let log = self.finish(&mut disk, &failure.effects);
+                    return Ok((*failure.effects, log));
+                }
+                Some(false) => {
+                    self.undo(&mut disk, &failure.effects);
+                    return Err(Failure {
+                        is_open: false,
+                        ..failure
+                    });
+                }
+                None => disk.suspend(),
+            }
+        }
+        let error = failure.trouble.told(&part.core.place);
+        let text = format!(
+            "{}; whether it was written is not known: what was submitted may run all the same",
+            error.text
+        );
+        Err(Failure {
+            trouble: Trouble::Other(Error { text, ..error }),
+            ..failure
+        })
     }
 
     /// After a transaction that was rolled back.
@@ -532,187 +487,224 @@ impl Writer {
         }
     }
 
-    /// After the last transaction: closes what is open. The liveness lock stays if tasks still run:
-    /// it goes with the process.
-    fn leave(disk: &mut Disk, effects: &Effects) {
-        if let Some(connection) = disk.connection.take() {
-            part::close(connection);
+    /// Wakes other processes after a commit, and closes what is not needed any more. The log that
+    /// the transaction is in.
+    fn finish(&mut self, disk: &mut Disk, effects: &Effects) -> Option<Arc<File>> {
+        let place = &self.part.core.place;
+        for &slot in &effects.wake {
+            disk.files.peers.wake(place, slot);
         }
-        disk.files.fifo = None;
-        let alive = disk.files.alive.take();
-        if effects.gone.is_empty() {
-            std::mem::forget(alive);
+        for &slot in &effects.gone {
+            liveness::remove(place, slot);
         }
+        let log = disk.files.log.clone();
+        if effects.is_closed {
+            if let Some(connection) = disk.connection.take() {
+                part::close(connection);
+            }
+            disk.files.fifo = None;
+            let alive = disk.files.alive.take();
+            if effects.gone.is_empty() {
+                // Tasks still run: the lock goes with the process.
+                std::mem::forget(alive);
+            }
+        }
+        self.fifo.clone_from(&disk.files.fifo);
+        log
     }
 
-    fn fail(operations: Vec<Operation>, error: &Error) -> bool {
-        let mut is_closed = false;
-        for operation in operations {
-            match operation {
-                Operation::Submit(_, answer) => answer.give(Err(error.clone())),
-                Operation::Change(_, _, answer) => answer.give(Err(error.clone())),
-                Operation::Get(_, answer) | Operation::Watch(_, answer) => {
-                    answer.give(Err(error.clone()));
-                }
-                Operation::Cancel(_, answer) | Operation::Stop(_, answer) => {
-                    answer.give(Err(error.clone()));
-                }
-                Operation::Stats(answer) => answer.give(Err(error.clone())),
-                Operation::Start(answer) => answer.give(Err(error.clone())),
-                Operation::Close(answer) => {
-                    is_closed = true;
-                    answer.give(Err(error.clone()));
-                }
-                Operation::Know
-                | Operation::Publish(_)
-                | Operation::PublishBegan(..)
-                | Operation::PublishEnded(..) => {}
+    /// For a file in the place of the one that this process had open: it has no slot there, and its
+    /// tasks are gone. What its waiters are told.
+    fn start_anew(&mut self, files: &mut Files) -> Vec<Row> {
+        files.forget();
+        self.data_version = None;
+        self.unknown.clear();
+        let place = &self.part.core.place;
+        let text = format!(
+            "{}: this file was removed or replaced while it was in use; the tasks in the old one are \
+             lost to this process",
+            place.database.display()
+        );
+        self.part.core.host.report(Level::Error, text);
+        let lost = self.memory.start_anew();
+        lost.into_iter()
+            .map(|watched| lost_row(watched.id))
+            .collect()
+    }
+
+    // --- Failures -------------------------------------------------------------------
+
+    /// After a transaction that is not in the file: what waits is refused, and ends are kept.
+    fn fail(&mut self, operations: Vec<Operation>, error: &Error) -> bool {
+        self.report_once(error);
+        self.rests_until = Some(Instant::now() + REST);
+        if error.kind == ErrorKind::Corrupt {
+            self.broken = Some(error.clone());
+            let _inside = gate().enter();
+            self.part.disk.lock().suspend();
+            return answer_all(operations, error);
+        }
+        let (mut ends, others): (Vec<_>, Vec<_>) =
+            operations.into_iter().partition(Operation::is_end);
+        let is_closed = answer_all(others, error);
+        if ends.is_empty() {
+            return is_closed;
+        }
+        if error.kind == ErrorKind::Full && self.part.core.place.give_up_reserve() {
+            let turn = Turn {
+                chores: &Chores::default(),
+                progress: &[],
+                capacity: [None; 3],
+                takes: false,
+            };
+            if let Ok((effects, log)) = self.transact(&mut ends, &turn) {
+                return self.follow(ends, effects, log.as_ref()) || is_closed;
             }
+        }
+        let text = format!(
+            "{} ends of tasks are not written, and tried again: if this process ends before, these \
+             tasks run again",
+            ends.len()
+        );
+        self.part.core.host.report(Level::Error, text);
+        for end in ends {
+            self.kept.extend(end.again(error));
         }
         is_closed
     }
 
-    /// Does what follows from a committed group; whether it was the last.
-    fn follow(
-        &mut self,
-        operations: Vec<Operation>,
-        mut effects: Effects,
-        log: Option<&Arc<File>>,
-    ) -> bool {
+    /// Refuses everything, since the file is damaged; whether the journal is closed.
+    fn refuse(&mut self, error: &Error) -> bool {
+        let now = Instant::now();
+        if now >= self.next_look {
+            self.next_look = now + REST;
+            if !self.is_file_there() {
+                self.broken = None;
+                self.is_eager = true;
+                return false;
+            }
+        }
+        answer_all(self.part.queue.take(), error)
+    }
+
+    /// After the flusher has failed: nothing is answered for before all of the log is in the
+    /// database and on the disk. What the system says of the log's pages counts no more.
+    fn cure(&mut self) {
         let part = Arc::clone(&self.part);
-        self.remember(&mut effects);
-        effects.set_hunger(&part);
-        self.is_eager |= effects.again;
-        let level = part.core.settings.sync;
-        let mut waiting: Vec<Waiting> = Vec::new();
-        let mut closes = Vec::new();
-        let mut has_submits = false;
-        for (operation, said) in operations.into_iter().zip(effects.said) {
-            match (operation, said) {
-                (Operation::Submit(task, answer), Said::Accepted(accepted)) => {
-                    has_submits = true;
-                    if level == SyncLevel::Commit || task.sync {
-                        waiting.push((answer, accepted));
-                    } else {
-                        answer.give(Ok(accepted));
-                    }
-                }
-                (Operation::Change(_, _, answer), Said::Changed(changed)) => {
-                    answer.give(Ok(changed));
-                }
-                (Operation::Get(_, answer) | Operation::Watch(_, answer), Said::Found(found)) => {
-                    answer.give(Ok(found));
-                }
-                (
-                    Operation::Cancel(_, answer) | Operation::Stop(_, answer),
-                    Said::Cancelled(cancelled),
-                ) => answer.give(Ok(cancelled)),
-                (Operation::Stats(answer), Said::Stats(stats)) => {
-                    answer.give(Ok(self.with_bytes(stats)));
-                }
-                (Operation::Start(answer), _) => answer.give(Ok(())),
-                (Operation::Close(answer), _) => closes.push(answer),
-                _ => {}
+        let since = *self.sick_since.get_or_insert_with(Instant::now);
+        let copied = self.in_turn(|_, connection| {
+            if store::check_and_copy(connection)? {
+                return Ok(());
             }
+            let text = "the log of the journal cannot be copied to the database";
+            Err(Error::new(ErrorKind::Io, text).into())
+        });
+        let Err(error) = copied else {
+            self.sick_since = None;
+            // Relaxed: the flusher's lock orders it.
+            part.is_sick.store(false, Ordering::Relaxed);
+            part.flusher.recover();
+            return;
+        };
+        self.report_once(&error);
+        self.rests_until = Some(Instant::now() + REST);
+        if since.elapsed() >= part.core.settings.timeout {
+            self.take_back(&error);
         }
-        if let Some(log) = log {
-            let has_waiting = !waiting.is_empty();
-            if has_waiting {
-                part.flusher.answer(log, waiting);
-            }
-            let is_late = has_submits && !has_waiting || effects.has_ends;
-            if is_late && level != SyncLevel::Never {
-                part.flusher.note(log);
-            }
-        }
-        let host = &part.core.host;
-        if !effects.run.is_empty() {
-            host.run(effects.run);
-        }
-        if !effects.ended.is_empty() {
-            host.ended(effects.ended);
-        }
-        for id in effects.stops {
-            host.stop(&id);
-        }
-        for (level, text) in effects.reports {
-            host.report(level, text);
-        }
-        if effects.is_closed {
-            part.flusher.close();
-            drop(part.queue.close());
-            for answer in closes {
-                answer.give(Ok(()));
-            }
-        }
-        effects.is_closed
     }
 
-    fn remember(&mut self, effects: &mut Effects) {
-        let memory = &mut self.memory;
-        memory.slot = effects.slot.or(memory.slot);
-        memory.claims = effects.claims;
-        memory.reserved = effects.reserved;
-        memory.next_due = effects.next_due;
-        for task in effects.stopped.drain(..) {
-            memory.running.remove(&task);
-        }
-        for (task, running) in effects.started.drain(..) {
-            memory.running.insert(task, running);
-        }
-        for task in effects.unwatched.drain(..) {
-            memory.watched.remove(&task);
-        }
-        for (task, watch) in effects.watched.drain(..) {
-            let known = memory.watched.entry(task).or_insert(watch);
-            if watch == Watch::Asked {
-                *known = watch;
+    /// Does `work` in a turn of its own, with everything opened anew.
+    fn in_turn(
+        &mut self,
+        work: impl FnOnce(&mut Self, &Connection) -> Result<()>,
+    ) -> std::result::Result<(), Error> {
+        let part = Arc::clone(&self.part);
+        let turnstile = take_turn(&part)?;
+        let _inside = gate().enter();
+        let mut disk = part.disk.lock();
+        disk.suspend();
+        let done = disk
+            .open(&part.core)
+            .and_then(|(connection, _)| work(self, connection));
+        // Fails only for a file that is closed, and it is open.
+        _ = turnstile.unlock();
+        done.map_err(|trouble| trouble.told(&part.core.place))
+    }
+
+    /// Removes the tasks that are not answered for since the disk fails, where they have not begun.
+    fn take_back(&mut self, error: &Error) {
+        let stalled = self.part.flusher.stalled();
+        let slot = self.memory.slot;
+        let removed = self.in_turn(|writer, connection| {
+            store::begin(connection)?;
+            for it in &stalled {
+                let claim = match it.accepted {
+                    Accepted::Mine(claim) => writer.memory.read(claim).zip(slot),
+                    _ => None,
+                };
+                store::remove_unbegun(connection, &it.id, claim)?;
+            }
+            Ok(store::commit(connection)?)
+        });
+        let cause = match removed {
+            Ok(()) => error.text.clone(),
+            Err(_) => format!("{}; it may run all the same", error.text),
+        };
+        for it in &stalled {
+            if let Accepted::Mine(claim) = it.accepted {
+                self.memory.running.remove(&claim.task);
             }
         }
-        for task in effects.stops_told.drain(..) {
-            match memory.running.get_mut(&task) {
-                Some(running) => running.is_told = true,
-                None => _ = memory.told_plain.insert(task),
-            }
-        }
-        for (id, task) in effects.published.drain(..) {
-            memory.published.insert(id, task);
-        }
-        for id in effects.unpublished.drain(..) {
-            if let Some(task) = memory.published.remove(&id) {
-                memory.told_plain.remove(&task);
-            }
-        }
+        flusher::refuse(stalled, &cause);
     }
 }
 
-/// What a look has to tell the host.
-#[derive(Default)]
-struct Seen {
-    ended: Vec<Row>,
-    stops: Vec<String>,
+/// Waits for the turnstile.
+fn take_turn(part: &Part) -> std::result::Result<Arc<File>, Error> {
+    let turnstile = part.turnstile()?;
+    let path = part.core.place.turnstile();
+    turnstile::lock(&turnstile).map_err(|error| refused(&path, "cannot be locked", &error))?;
+    Ok(turnstile)
 }
 
-impl Chores {
-    fn is_empty(&self) -> bool {
-        self.dead.is_empty() && self.prune.is_none() && self.park.is_empty() && self.told.is_empty()
+/// Answers all with an error; whether the journal was to be closed.
+fn answer_all(operations: Vec<Operation>, error: &Error) -> bool {
+    let mut is_closed = false;
+    for operation in operations {
+        is_closed |= matches!(operation, Operation::Close(_));
+        operation.refuse(error);
     }
+    is_closed
 }
 
-fn is_busy(trouble: &Trouble) -> bool {
-    matches!(trouble, Trouble::Sql(error)
-        if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)))
+/// What there is to say of a task whose file is gone.
+fn lost_row(id: String) -> Row {
+    let message = "the file of the journal was removed or replaced";
+    Row {
+        id,
+        function: String::new(),
+        state: State::Failed,
+        plain: false,
+        attempt: 0,
+        deaths: 0,
+        stop_requested: false,
+        is_mine: false,
+        due: None,
+        expires: None,
+        submitted_at: 0,
+        began: None,
+        ended: Some(now()),
+        progress: None,
+        result: None,
+        unkept: None,
+        error: Some(poison::error("JournalUnavailable", message)),
+        reason: None,
+    }
 }
 
 /// For a writer thread that has panicked: nothing is accepted any more.
 pub(crate) fn give_up(part: &Part) {
     drop(part.queue.close());
-    part.core.host.report(
-        Level::Error,
-        Error::new(
-            ErrorKind::Closed,
-            "the journal's thread has failed; no more is accepted",
-        )
-        .text,
-    );
+    let text = "the journal's thread has failed; no more is accepted".to_owned();
+    part.core.host.report(Level::Error, text);
 }

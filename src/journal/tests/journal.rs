@@ -486,7 +486,7 @@ fn an_orderly_end_leaves_nothing_behind() {
     let names = std::fs::read_dir(folder.path().join("journal")).unwrap();
     let mut left: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["turnstile"]);
+    assert_eq!(left, ["reserve", "turnstile"]);
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl Notes {
         self.noted.lock().unwrap().capacity = capacity;
     }
 
+    #[track_caller]
     fn take<T>(&self, mut look: impl FnMut(&mut Noted) -> Option<T>) -> T {
         let deadline = Instant::now() + LONG;
         let mut noted = self.noted.lock().unwrap();
@@ -87,20 +88,24 @@ impl Notes {
     }
 
     /// The next claimed task.
+    #[track_caller]
     pub(crate) fn claimed(&self) -> Claimed {
         self.take(|noted| (!noted.run.is_empty()).then(|| noted.run.remove(0)))
     }
 
     /// The next row that has ended.
+    #[track_caller]
     pub(crate) fn ended(&self) -> Row {
         self.take(|noted| (!noted.ended.is_empty()).then(|| noted.ended.remove(0)))
     }
 
+    #[track_caller]
     pub(crate) fn stopped(&self) -> String {
         self.take(|noted| (!noted.stops.is_empty()).then(|| noted.stops.remove(0)))
     }
 
     /// The next line for the log with that in it.
+    #[track_caller]
     pub(crate) fn reported(&self, part: &str) -> (log::Level, String) {
         self.take(|noted| {
             let place = noted

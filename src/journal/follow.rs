@@ -1,0 +1,133 @@
+//! What the writer thread does when a group is committed: remembers, answers, tells the host.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::api::SyncLevel;
+use crate::flusher::Waiting;
+use crate::group::Effects;
+use crate::memory::Watch;
+use crate::operation::{Operation, Said};
+use crate::writer::Writer;
+
+impl Writer {
+    /// Does what follows from a committed group; whether it was the last.
+    pub(crate) fn follow(
+        &mut self,
+        operations: Vec<Operation>,
+        mut effects: Effects,
+        log: Option<&Arc<File>>,
+    ) -> bool {
+        let part = Arc::clone(&self.part);
+        self.remember(&mut effects);
+        // Relaxed: a worker that misses it is made up for by the look of each second.
+        part.is_hungry.store(effects.is_hungry, Ordering::Relaxed);
+        self.is_eager |= effects.again;
+        let level = part.core.settings.sync;
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut closes = Vec::new();
+        let mut is_late = effects.has_ends;
+        for (operation, said) in operations.into_iter().zip(effects.said) {
+            match (operation, said) {
+                (operation, Said::Refused(error)) => operation.refuse(&error),
+                (Operation::Submit(task, answer), Said::Accepted(accepted)) => {
+                    if level == SyncLevel::Commit || task.sync {
+                        waiting.push(Waiting {
+                            id: task.id,
+                            answer,
+                            accepted,
+                        });
+                    } else {
+                        is_late = true;
+                        answer.give(Ok(accepted));
+                    }
+                }
+                (Operation::Change(_, _, answer), Said::Changed(changed)) => {
+                    answer.give(Ok(changed));
+                }
+                (Operation::Get(_, answer) | Operation::Watch(_, answer), Said::Found(found)) => {
+                    answer.give(Ok(found));
+                }
+                (
+                    Operation::Cancel(_, answer) | Operation::Stop(_, answer),
+                    Said::Cancelled(cancelled),
+                ) => answer.give(Ok(cancelled)),
+                (Operation::Stats(answer), Said::Stats(stats)) => {
+                    answer.give(Ok(self.with_bytes(stats)));
+                }
+                (Operation::Start(answer), _) => answer.give(Ok(())),
+                (Operation::Close(answer), _) => closes.push(answer),
+                _ => {}
+            }
+        }
+        if let Some(log) = log {
+            if !waiting.is_empty() {
+                part.flusher.answer(&part, log, waiting);
+            }
+            if is_late && level != SyncLevel::Never {
+                part.flusher.note(&part, log);
+            }
+        }
+        let host = &part.core.host;
+        if !effects.run.is_empty() {
+            host.run(effects.run);
+        }
+        if !effects.ended.is_empty() {
+            host.ended(effects.ended);
+        }
+        for id in effects.stops {
+            host.stop(&id);
+        }
+        for (level, text) in effects.reports {
+            host.report(level, text);
+        }
+        if effects.is_closed {
+            part.flusher.close();
+            drop(part.queue.close());
+            for answer in closes {
+                answer.give(Ok(()));
+            }
+        }
+        effects.is_closed
+    }
+
+    fn remember(&mut self, effects: &mut Effects) {
+        let memory = &mut self.memory;
+        memory.slot = effects.slot.or(memory.slot);
+        memory.claims = effects.claims;
+        memory.wants_claims |= effects.claims;
+        memory.reserved = effects.reserved;
+        memory.next_due = effects.next_due;
+        for task in effects.stopped.drain(..) {
+            memory.running.remove(&task);
+        }
+        for (task, running) in effects.started.drain(..) {
+            memory.running.insert(task, running);
+        }
+        for task in effects.unwatched.drain(..) {
+            memory.watched.remove(&task);
+        }
+        for (task, watched) in effects.watched.drain(..) {
+            let why = watched.why;
+            let known = memory.watched.entry(task).or_insert(watched);
+            if why == Watch::Asked {
+                known.why = why;
+            }
+        }
+        for task in effects.stops_told.drain(..) {
+            match memory.running.get_mut(&task) {
+                Some(running) => running.is_told = true,
+                None => _ = memory.told_plain.insert(task),
+            }
+        }
+        for (id, task) in effects.published.drain(..) {
+            memory.published.insert(id, task);
+        }
+        for id in effects.unpublished.drain(..) {
+            if let Some(task) = memory.published.remove(&id) {
+                memory.told_plain.remove(&task);
+            }
+        }
+    }
+}
