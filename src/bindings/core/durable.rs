@@ -9,8 +9,8 @@
 //!
 //! Whoever takes the claim out of a task ends the attempt in the journal, and no other thread does.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -59,6 +59,8 @@ pub(crate) struct Link {
     core: Weak<Core>,
     /// The most bytes of a call, and of a result.
     pub(crate) most: usize,
+    /// Whether the journal is told of plain tasks.
+    publishes: bool,
     pub(crate) hooks: Hooks,
     here: PerProcess<Here>,
 }
@@ -81,6 +83,8 @@ struct Here {
     claimed: [AtomicUsize; 3],
     /// The executor of tasks in child processes, once it is known.
     processes: Mutex<Option<Weak<Core>>>,
+    /// The names of tasks with results that could not be kept: each is logged once. As `tasks`.
+    unkept: Mutex<HashSet<String>>,
     courier: OnceLock<Courier>,
 }
 
@@ -138,6 +142,20 @@ impl Ending {
 /// All links, for the exit of the process. The lock is a leaf.
 static LINKS: LazyPerProcess<Mutex<Vec<Weak<Link>>>> = LazyPerProcess::new();
 
+/// Whether this process or its parent has made a link.
+static IS_USED: AtomicBool = AtomicBool::new(false);
+
+/// Tells the journal of an executor that a worker of it has become free.
+#[inline]
+pub(crate) fn has_room(core: &Weak<Core>) {
+    // Relaxed: as in `Link::new`.
+    if IS_USED.load(Ordering::Relaxed)
+        && let Some(link) = core.upgrade().and_then(|core| core.journal())
+    {
+        link.tell(Journal::wake);
+    }
+}
+
 /// The links that exist.
 pub(crate) fn links() -> Vec<Arc<Link>> {
     let links = LINKS.get_or_init(Mutex::default).lock();
@@ -158,14 +176,15 @@ impl Link {
             journal: OnceLock::new(),
             core: Arc::downgrade(core),
             most,
+            publishes,
             hooks,
             here: PerProcess::new(Here::default()),
         });
         let journal = open(Arc::new(Caller(Arc::downgrade(&link)))).map_err(refusal)?;
         let _ = link.journal.set(journal);
-        if publishes {
-            core.set_journal(&link);
-        }
+        core.set_journal(&link);
+        // Relaxed: a worker that misses it is made up for by the journal's look of each second.
+        IS_USED.store(true, Ordering::Relaxed);
         let mut links = LINKS.get_or_init(Mutex::default).lock();
         links.retain(|link| link.strong_count() > 0);
         links.push(Arc::downgrade(&link));
@@ -541,7 +560,8 @@ pub(crate) fn lost(error: &dyn std::fmt::Display) -> String {
 /// it. Returns at once.
 pub(crate) fn publish(this: &Bound<'_, Task>, id: &Id) {
     let cell = this.get();
-    let Some(link) = cell.core().and_then(|core| core.journal()) else {
+    let journal = cell.core().and_then(|core| core.journal());
+    let Some(link) = journal.filter(|link| link.publishes) else {
         return;
     };
     if is_durable(cell) || policy::is_elsewhere(cell) {
@@ -602,13 +622,15 @@ pub(crate) fn outcome_of(this: &Bound<'_, Task>, link: &Arc<Link>, end: &End<'_>
             Err(error) => {
                 let kind = result.get_type().fully_qualified_name();
                 let kind = kind.map_or_else(|_| "?".to_owned(), |name| name.to_string());
-                link.send(Message::Report(
-                    log::Level::Warn,
-                    format!(
-                        "the result of durable task {} is not kept for other processes: {error}",
-                        name_of(this)
-                    ),
-                ));
+                let name = name_of(this);
+                if link.here().unkept.lock().insert(name.clone()) {
+                    link.send(Message::Report(
+                        log::Level::Warn,
+                        format!(
+                            "results of the task {name:?} are not kept for other processes: {error}"
+                        ),
+                    ));
+                }
                 Outcome::Finished {
                     result: None,
                     unkept: Some(kind),

@@ -118,7 +118,7 @@ pub(crate) struct Core {
     pub(crate) scope_method: Option<Py<PyString>>,
     /// Where tasks are submitted, while that object exists.
     executor: OnceLock<Weak<Inner>>,
-    /// The journal that is told of tasks with ids that were asked for.
+    /// The journal of its durable tasks.
     journal: OnceLock<Weak<Link>>,
     /// The initializer has raised.
     broken: AtomicBool,
@@ -248,7 +248,7 @@ impl Core {
         let _ = self.executor.set(Arc::downgrade(executor));
     }
 
-    /// The journal that is told of tasks with ids that were asked for.
+    /// The journal of its durable tasks.
     pub(crate) fn journal(&self) -> Option<Arc<Link>> {
         self.journal.get().and_then(Weak::upgrade)
     }

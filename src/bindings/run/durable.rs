@@ -127,13 +127,17 @@ pub(crate) fn submit<'py>(
         once: order.once.clone(),
         sync: order.disk,
     };
-    let accepted = announce(&this, &core)
-        .and_then(|()| link.ask(py, |journal| journal.submit(row)))
+    let accepted = link
+        .ask(py, |journal| journal.submit(row))
         .inspect_err(|_| link.remove(&text))?;
     match accepted {
-        Accepted::Waiting => Ok(this),
+        Accepted::Waiting => {
+            tell(&this, &core);
+            Ok(this)
+        }
         Accepted::Mine(claim) => {
             durable::claim_here(cell, claim);
+            tell(&this, &core);
             begin(&this, &core, &call);
             Ok(this)
         }
@@ -160,6 +164,14 @@ pub(crate) fn submit<'py>(
                 "the journal has as many waiting tasks as the setting JOURNAL_WAITING allows",
             ))
         }
+    }
+}
+
+/// Notifies subscribers that a task was accepted. It is in the journal: a pool that has been closed
+/// since refuses it no more.
+fn tell(this: &Bound<'_, Task>, core: &Arc<Core>) {
+    if let Err(error) = announce(this, core) {
+        drop(error);
     }
 }
 

@@ -12,7 +12,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::{attempt, durable};
-use crate::bindings::core::durable::Link;
+use crate::bindings::core::durable::{Link, has_room};
 use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
@@ -117,6 +117,8 @@ fn work(
         }
         // Detached, so that the woken thread finds the GIL free.
         let waiters = deferred.take();
+        // Attached: it may drop the last reference to the core.
+        has_room(core);
         py.detach(|| {
             drop(waiters);
             if sleep() {
