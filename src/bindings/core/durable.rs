@@ -330,8 +330,9 @@ impl Host for Caller {
             let busy = stats.threads.saturating_sub(stats.idle + stats.waiting) + stats.queued;
             // Relaxed: a hint, which a later look corrects.
             let claimed = here.claimed[pool as usize].load(Ordering::Relaxed);
-            let plain = busy.saturating_sub(claimed);
-            Some(core.max_workers().saturating_sub(plain))
+            // The journal subtracts the claimed ones, also those that wait for another task, in whose
+            // place a worker is free.
+            Some(core.max_workers().saturating_sub(busy) + claimed)
         };
         let threads = free(link.core(), Pool::Threads);
         [
