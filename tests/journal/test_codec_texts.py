@@ -226,4 +226,4 @@ def test_no_text_imports_executes_or_opens_anything(run_script):
 @pytest.mark.slow
 @pytest.mark.timeout(110)
 def test_no_text_of_many_does(run_script):
-    fuzz(run_script, 2_000, 100)
+    fuzz(run_script, 1_000, 100)
