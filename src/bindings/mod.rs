@@ -21,10 +21,15 @@
 //! - `run::submit` checks the function and its arguments and makes the future.
 //! - `sched::dispatch` applies the limits, then uses the queue or the event loop.
 //! - The queue holds jobs (`core::executor::Job`): tasks, callbacks of tasks that ended without a
-//!   worker, and ticks of periodic jobs.
+//!   worker, ticks of periodic jobs, and claimed rows of a journal.
 //! - `run::attempt` calls the function; `run::retry` decides whether another attempt follows.
 //! - Only `core::transition` changes a phase. `sched::completion` takes the value it returns and
 //!   does all work after an end, in one order.
+//!
+//! A durable task is submitted by `run::durable`, which waits until the journal (the crate
+//! `src/journal`) has it. The row comes back as a claim: at once, or later as a job. The attempt is
+//! that of any task; `completion::store_end` and `run::retry` write its end to the row before any
+//! other thread sees it.
 //!
 //! # Lock rules
 //!
@@ -51,6 +56,8 @@
 //! - events of tasks: `core::events`, and its subscribers `core::metrics` and `host::signals`;
 //! - a way to run an attempt: a file in `run` that ends tasks by `completion::finish` on their
 //!   worker, or by `completion::finish_detached`;
+//! - what a row of the journal keeps, and what of it Python sees: `core::durable`, `run::durable`,
+//!   `api::journal`; how values are stored: `core::codec`;
 //! - blocking waits: `wait`.
 
 pub(crate) mod api;
