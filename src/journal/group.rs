@@ -277,6 +277,7 @@ impl<'a> Group<'a> {
                 Said::Nothing
             }
             Operation::PublishEnded(id, outcome) => {
+                self.write_last_progress(Subject::Plain(id.clone()))?;
                 self.publish_ended(id, outcome)?;
                 Said::Nothing
             }
@@ -459,6 +460,7 @@ impl<'a> Group<'a> {
     }
 
     fn change(&mut self, claim: Claim, change: &Change) -> Result<Changed> {
+        self.write_last_progress(Subject::Claim(claim))?;
         let known = self.memory.read(claim).zip(self.memory.slot);
         let Some((claim, slot)) = known else {
             return Ok(self.fenced(claim));
@@ -845,6 +847,15 @@ impl<'a> Group<'a> {
         }
         self.effects.unpublished.push(id.to_owned());
         Ok(())
+    }
+
+    /// Writes the progress of a task that is about to end, which is not written any more then.
+    fn write_last_progress(&mut self, subject: Subject) -> Result<()> {
+        let last = self.part.progress.lock().remove(&subject);
+        match last {
+            Some(last) => self.write_progress(&[(subject, last)]),
+            None => Ok(()),
+        }
     }
 
     fn write_progress(&mut self, progress: &[(Subject, store::Progress)]) -> Result<()> {

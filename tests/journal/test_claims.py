@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flask_delay import Executor, Future
+from flask_delay import Executor, Future, current_task
 from flask_delay._native import _Journal
 
 
@@ -83,6 +83,20 @@ def test_worker_that_was_busy_takes_what_waits(site: Site) -> None:
     durable = [site.submit("add", number) for number in range(5)]
     assert [future.result(10) for future in durable] == [1, 2, 3, 4, 5]
     assert busy.done()
+
+
+def test_last_progress_is_kept(site: Site) -> None:
+    def count() -> None:
+        for number in range(1, 5):
+            current_task.progress(number, 4)
+
+    site.functions["count"] = count
+    site.journal.know(["count"])
+    future = site.submit("count")
+    future.result(10)
+    view = site.journal.view(future.id)
+    assert view is not None
+    assert view["progress"] == (4, 4, "")
 
 
 def test_handle_of_a_task_that_has_ended(site: Site) -> None:

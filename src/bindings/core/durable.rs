@@ -83,8 +83,8 @@ struct Here {
     claimed: [AtomicUsize; 3],
     /// The executor of tasks in child processes, once it is known.
     processes: Mutex<Option<Weak<Core>>>,
-    /// The names of tasks with results that could not be kept: each is logged once. As `tasks`.
-    unkept: Mutex<HashSet<String>>,
+    /// What was logged once. As `tasks`.
+    warned: Mutex<HashSet<String>>,
     courier: OnceLock<Courier>,
 }
 
@@ -255,6 +255,13 @@ impl Link {
         let courier = self.here().courier.get_or_init(|| start(self));
         // It ends when the journal is closed.
         let _ = courier.messages.send(message);
+    }
+
+    /// Logs a warning, once for each `subject`.
+    pub(crate) fn warn_once(self: &Arc<Self>, subject: String, text: impl FnOnce() -> String) {
+        if self.here().warned.lock().insert(subject) {
+            self.send(Message::Report(log::Level::Warn, text()));
+        }
     }
 
     /// Closes the journal, after which it answers no more, and ends the courier.
@@ -624,14 +631,11 @@ pub(crate) fn outcome_of(this: &Bound<'_, Task>, link: &Arc<Link>, end: &End<'_>
                 let kind = result.get_type().fully_qualified_name();
                 let kind = kind.map_or_else(|_| "?".to_owned(), |name| name.to_string());
                 let name = name_of(this);
-                if link.here().unkept.lock().insert(name.clone()) {
-                    link.send(Message::Report(
-                        log::Level::Warn,
-                        format!(
-                            "results of the task {name:?} are not kept for other processes: {error}"
-                        ),
-                    ));
-                }
+                link.warn_once(format!("the results of {name}"), || {
+                    format!(
+                        "results of the task {name:?} are not kept for other processes: {error}"
+                    )
+                });
                 Outcome::Finished {
                     result: None,
                     unkept: Some(kind),

@@ -301,6 +301,16 @@ pub(crate) fn prepare<'py>(
         Ok(found) => found,
         Err(error) => {
             let change = unfit(py, link, error);
+            if let Change::Park { reason } = &change {
+                let name = &claimed.function;
+                link.warn_once(format!("parked {name}"), || {
+                    format!(
+                        "tasks of {name:?} wait in the journal for code that can run them, the \
+                         first of them is {}: {reason}",
+                        claimed.id
+                    )
+                });
+            }
             durable::give_back(link, &claimed, change);
             return None;
         }
