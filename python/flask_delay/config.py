@@ -14,7 +14,17 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from flask_delay.backends import table
 from flask_delay.masking import masked
-from flask_delay.validators import checked, count, folder, one_of, optional, spelled, switch, wait
+from flask_delay.validators import (
+    checked,
+    count,
+    file_or_default,
+    folder,
+    one_of,
+    optional,
+    spelled,
+    switch,
+    wait,
+)
 from flask_delay.validators import seconds as above_zero
 
 # For a `Delay` with the default name.
@@ -120,6 +130,62 @@ class Config:
         "Where jobs have their files, by which the processes of a machine agree on who runs"
         " one; by default the folder of the Delay's name in the instance folder.",
     )
+    journal: bool | str | None = setting(
+        None,
+        optional(file_or_default),
+        "True, the path of a file, absolute or in the app's instance folder, or None",
+        "The file of the durable tasks. True is journal.db in the folder of the Delay's name in the"
+        " instance folder; with None that file too is used once it exists, or a task is durable.",
+    )
+    journal_sync: str = setting(
+        "commit",
+        one_of("commit", "second", "never"),
+        '"commit", "second" or "never"',
+        "When a durable task is safe from a power cut: before its submit returns; a second later;"
+        " or when the system writes it.",
+    )
+    journal_keep: float = setting(
+        86_400.0,
+        _seconds,
+        "a number of seconds, 0 or more",
+        "For how many seconds an ended durable task is known.",
+    )
+    journal_limit: int = setting(
+        100_000,
+        count(0),
+        "an integer, 0 or more",
+        "How many ended durable tasks are known at most.",
+    )
+    journal_deaths: int = setting(
+        3,
+        count(1),
+        "an integer of at least 1",
+        "How many processes may die of a durable task before it is not run again.",
+    )
+    journal_max_bytes: int = setting(
+        1_000_000,
+        count(1),
+        "an integer of at least 1",
+        "How long the arguments of a durable task, and its result, may be in the file.",
+    )
+    journal_timeout: float = setting(
+        30.0,
+        spelled(float, above_zero),
+        "a number of seconds above 0",
+        "How long a submit waits for the file before it raises JournalUnavailable.",
+    )
+    journal_waiting: int = setting(
+        0,
+        count(0),
+        "an integer, 0 or more, where 0 is no limit",
+        "How many durable tasks may wait to be started, in all processes together.",
+    )
+    durable: bool = setting(
+        False,
+        switch,
+        _FLAG,
+        "Whether tasks are durable that do not say it.",
+    )
     mode: str = setting(
         "threads",
         one_of("threads", "immediate", "manual"),
@@ -129,6 +195,12 @@ class Config:
     )
     of_backends: Mapping[type, Any] = field(default_factory=dict, hash=False)
     """The settings of backends, by their classes `Settings`; without those that have no key."""
+
+    @property
+    def app(self) -> str | None:
+        """Where the app is, written as FLASK_APP, if a backend has a setting for that."""
+        found = (getattr(it, "app", None) for it in self.of_backends.values())
+        return next(filter(None, found), None)
 
     def has_keys_of(self, backend: str) -> bool:
         """Whether the app's config had a setting of this backend."""

@@ -19,7 +19,7 @@ from flask_delay.observe.view import TaskView
 from flask_delay.options import NONE, AllOptions, Chosen, Options
 from flask_delay.periodic import job as jobs
 from flask_delay.periodic.job import Job
-from flask_delay.servers import gevent, sigterm, uwsgi
+from flask_delay.servers import gevent, role, sigterm, uwsgi
 from flask_delay.submit import OPTIONED, Periodic, Submitter, Using, made, submitting
 from flask_delay.tasks import Decorator
 
@@ -70,9 +70,11 @@ class Delay(Submitter):
     def init_app(self, app: Flask) -> None:
         """Read the app's settings and give it a pool, which starts no thread yet.
 
-        Raises RuntimeError if `app.extensions` has this name already, ValueError for a bad config
-        value. With `DRAIN_ON_SIGTERM`, and if called in the main thread, SIGTERM lets accepted
-        tasks end, unless the signal has a handler already.
+        Raises RuntimeError if `app.extensions` has this name already; ValueError for a bad config
+        value, and for a place where no journal can be; JournalUnavailable if the app has a journal
+        that cannot be opened. With a journal, this process runs durable tasks once the app is made.
+        With `DRAIN_ON_SIGTERM`, and if called in the main thread, SIGTERM lets accepted tasks end,
+        unless the signal has a handler already.
         """
         settings = config.load(app.config, self.prefix, self._kind)
         with self._lock:
@@ -96,7 +98,7 @@ class Delay(Submitter):
         if settings.drain_on_sigterm:
             sigterm.drain_on_sigterm()
         gevent.check()
-        uwsgi.check(forked=jobs.restart, ended=jobs.end)
+        uwsgi.check(forked=role.forked, ended=jobs.end)
         # When the app serves, every module that starts jobs has been imported.
         request_started.connect(_tell_unstarted, sender=app)
 
@@ -124,9 +126,11 @@ class Delay(Submitter):
         """The future of the task with this id, or None.
 
         Finds tasks of this process that have the option `id` or whose id was asked for: all
-        unfinished ones, and the last `RESULT_LIMIT` finished ones. If a backend shares its results
-        between processes, tasks of all processes are found as long as these are kept. Raises
-        BrokerUnavailable if such results cannot be reached.
+        unfinished ones, and the last `RESULT_LIMIT` finished ones. With a journal, durable tasks of
+        all processes are found, and with the setting `JOURNAL` their other tasks too. If a backend
+        shares its results between processes, tasks of all processes are found as long as these are
+        kept. Raises JournalUnavailable if the journal cannot be read, BrokerUnavailable if such
+        results cannot be reached.
         """
         return self._state().get(str(id))
 
@@ -141,12 +145,13 @@ class Delay(Submitter):
         """Make a blueprint whose `GET /<id>` returns the state of the task with that id as JSON.
 
         It finds the tasks that `get` finds. The answer has `state`, `progress` and, for a task that
-        failed, the `error`'s class. With `errors` it has the error's message too, up to 1,000
-        characters and without the passwords of URLs. Everything else in the message is readable for
-        anyone with the id. With `results` it has the task's result, if that can be JSON. The status
-        is 404 for an unknown id, 410 for a forgotten one, and 503 if the
-        results of a backend cannot be reached. `name` is the blueprint's name
-        (default: as "delay_status"). May be called before `init_app`, and for each of several apps.
+        failed, the `error`'s class; for a durable task also `attempts`, `deaths` and why it
+        `waits`. With `errors` it has the error's message too, up to 1,000 characters and without
+        the passwords of URLs. Everything else in the message is readable for anyone with the id.
+        With `results` it has the task's result, if that can be JSON. The status is 404 for an
+        unknown id, 410 for a forgotten one, and 503 if the journal or the results of a backend
+        cannot be reached. `name` is the blueprint's name (default: as "delay_status"). May be
+        called before `init_app`, and for each of several apps.
         """
         return status.blueprint(
             f"{self.name}_status" if name is None else name,
@@ -198,7 +203,9 @@ class Delay(Submitter):
         own, *others = (
             (name, cast("Stats", executor.stats())) for name, executor in self._state().pools()
         )
-        return functools.reduce(lambda sum_, it: stats.added(sum_, it[1], it[0]), others, own[1])
+        found = functools.reduce(lambda sum_, it: stats.added(sum_, it[1], it[0]), others, own[1])
+        counts = self._state().store.stats()
+        return found if counts is None else {**found, "journal": counts}
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until no accepted task is left, including tasks submitted by tasks.

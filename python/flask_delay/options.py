@@ -134,6 +134,24 @@ class Options(TypedDict, total=False):
             "Where the task runs; by default as the setting `BACKEND` says.",
         ),
     ]
+    durable: Annotated[
+        bool | Literal["disk"],
+        Option(
+            validators.durable,
+            'True, False or "disk"',
+            "Whether the task is kept in the journal and run although processes die; by default as"
+            ' the setting `DURABLE` says. "disk" is True with `JOURNAL_SYNC` at "commit".',
+        ),
+    ]
+    once: Annotated[
+        str,
+        Option(
+            validators.name,
+            "a string of 1 to 200 printable characters",
+            "The key of a durable task: a submit with the same key returns the future of that task,"
+            " also after its end, while the journal knows it.",
+        ),
+    ]
     request: Annotated[
         bool,
         Option(
@@ -208,7 +226,7 @@ class Chosen:
     value and for options that contradict each other.
     """
 
-    __slots__ = ("_above", "backend", "given", "id", "plan", "policy", "request")
+    __slots__ = ("_above", "backend", "durable", "given", "id", "once", "plan", "policy", "request")
 
     def __init__(self, given: AllOptions) -> None:
         parsed = {name: _parsed(name, value) for name, value in given.items()}
@@ -231,6 +249,11 @@ class Chosen:
                 f"the option 'id' is {given['id']!r}, but with 'unique' the task may be another"
                 f' one, which has its own id: use unique="raise"'
             )
+        if "id" in values and "once" in values:
+            raise ValueError(
+                f"the option 'id' is {given['id']!r}, but with 'once' the task may be another"
+                f" one, which has its own id: leave one of them out"
+            )
         self.given: AllOptions = cast("AllOptions", dict(given))
         self.id = cast("str | None", values.get("id"))
         # The last result of `above`, and its argument.
@@ -238,6 +261,11 @@ class Chosen:
         self.plan = _plan(self.given, values)
         self.request = bool(values.pop("request", False))
         self.backend = cast("str | None", values.pop("backend", None))
+        # None if the setting decides.
+        self.durable = self.given.get("durable")
+        self.once = cast("str | None", values.pop("once", None))
+        if values.pop("durable", None):
+            refuse_undurable(self.given, self.backend)
         if self.backend is not None and self.backend != table.THREADS:
             # Checked here and not at submit: the error then points at the definition of the task.
             _refuse(base.kind(self.backend), self.given)
@@ -275,7 +303,7 @@ class Chosen:
 _WHEN = ("every", "cron")
 _REPEATED = (*_WHEN, "timezone", "overlap")
 # Options that a job does not allow: a job is not submitted for one request, or for one time.
-_ONCE = ("countdown", "eta", "request", "id")
+_SINGLE = ("countdown", "eta", "request", "id")
 
 
 def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
@@ -297,8 +325,14 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
         exclude("cron", "'every' is set as well: only one of them can count")
         exclude("timezone", "that is for 'cron': 'every' counts in UTC")
     name = "every" if "every" in when else "cron"
-    for once in _ONCE:
-        exclude(once, f"{name!r} makes a job, which is for no one time, request or id")
+    for single in _SINGLE:
+        exclude(single, f"{name!r} makes a job, which is for no one time, request or id")
+    for lasting in ("durable", "once"):
+        exclude(
+            lasting,
+            f"{name!r} makes a job, and durable schedules are not there yet: leave it out, and let"
+            f" the job call the delay() of a durable task",
+        )
     rhythm = _Rhythm(**when)
     if rhythm.after(time.time_ns()) is None:
         exclude(name, "that time never comes")
@@ -311,6 +345,51 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
 
 _KEYED = ("limit", "rate", "unique")
 
+_ALONE = "which run in any process, and it counts those of one: use it with durable=False"
+_UNDURABLE = {
+    "request": "which may run after a restart, without it: pass the values that the task needs",
+    "limit": _ALONE,
+    "rate": _ALONE,
+}
+
+
+def refuse_undurable(given: AllOptions, backend: str | None) -> None:
+    """Raise ValueError for options, and for a backend, that are not for durable tasks.
+
+    Raises as the backend.
+    """
+    if backend not in {None, table.THREADS} and not base.kind(backend).runs_durable:
+        raise ValueError(
+            f"the backend is {backend!r}, but durable tasks run on threads or in worker processes"
+            f' of the app alone: say backend="threads", or leave the task to the backend with'
+            f" durable=False"
+        )
+    for name, why in _UNDURABLE.items():
+        if name in given and _parsed(name, cast("Any", given)[name]) is not None:
+            value = cast("Any", given)[name]
+            raise ValueError(
+                f"the option {name!r} is {value!r}, but it is not for durable tasks, {why}"
+            )
+
+
+def refuse_step(given: AllOptions) -> None:
+    """Raise ValueError for options that are not for a task that follows another one."""
+    for name in ("durable", "once"):
+        if given.get(name):
+            raise ValueError(
+                f"the option {name!r} is {given.get(name)!r}, but a task that follows another one"
+                f" cannot be durable yet: call its delay() at the end of the task before"
+            )
+
+
+def refuse_once(given: AllOptions) -> None:
+    """Raise ValueError for the option `once` of a task that is not durable."""
+    if "once" in given:
+        raise ValueError(
+            f"the option 'once' is {given['once']!r}, but the task is not durable, and its key"
+            f" would be forgotten with this process: say durable=True"
+        )
+
 
 def _parsed(name: str, value: object) -> object:
     option = KNOWN.get(name)
@@ -321,8 +400,11 @@ def _parsed(name: str, value: object) -> object:
     return validators.checked(option.parse, value, f"the option {name!r}", option.allowed)
 
 
-watchers: list[Callable[[Future[Any], AllOptions], object]] = []
-"""Called with the future and the options of what was submitted with some. For tests."""
+Called = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A function and its arguments."""
+
+watchers: list[Callable[[Future[Any], AllOptions, Called], object]] = []
+"""Called with the future, the options and the call of what was submitted with some. For tests."""
 
 
 NONE = Chosen({})
@@ -352,7 +434,7 @@ def submitter(
         return functools.partial(_checked, functools.partial(jobs.start, plan, submit))
     if backend is not None:
         submit = functools.partial(_checked, submit)
-    return _watched(submit, chosen.given) if watchers and chosen.given else submit
+    return watched(submit, chosen.given) if chosen.given else submit
 
 
 def _checked(submit: Callable[..., Any], fn: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -391,6 +473,7 @@ def follower(
     Uses that executor, or the backend's, or else the future's own. Raises ValueError for a backend
     that cannot do this, and for an option that it does not support.
     """
+    refuse_step(chosen.given)
     if backend is not None:
         _refuse(backend, chosen.given)
         executor = backend.executor
@@ -402,7 +485,7 @@ def follower(
     then = functools.partial(future._then_with, executor=executor)  # noqa: SLF001
     plain = functools.partial(then, None, None) if executor is not None else future.then
     submit = _with(chosen, app, plain, then)
-    return _watched(submit, chosen.given) if watchers and chosen.given else submit
+    return watched(submit, chosen.given) if chosen.given else submit
 
 
 def _with(chosen: Chosen, app: Flask | None, plain: Submit, ruled: Submit) -> Submit:
@@ -422,11 +505,15 @@ def _refuse(backend: Backend | type[Backend], given: AllOptions) -> None:
     backend.check(given)
 
 
-def _watched(submit: Submit, given: AllOptions) -> Submit:
+def watched(submit: Submit, given: AllOptions) -> Submit:
+    """`submit`, which tells the `watchers` of each future, if there are any."""
+    if not watchers:
+        return submit
+
     def tell(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = submit(fn, *args, **kwargs)
         for watcher in tuple(watchers):
-            watcher(future, given)
+            watcher(future, given, (fn, args, kwargs))
         return future
 
     return tell

@@ -4,9 +4,11 @@ The name of a function is its module and its qualified name: "shop.tasks.tidy". 
 that other processes use for this process's `__main__` module; "" if they cannot import it.
 """
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -14,6 +16,9 @@ MAIN = "__main__"
 
 decorated: WeakValueDictionary[str, Any] = WeakValueDictionary()
 """What `task` has made of functions, by their names: other processes have them as well."""
+
+named: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""What `task` has made of functions, by other names that it was told to call them."""
 
 
 def module_of(thing: Any, main: str = MAIN) -> str:
@@ -69,3 +74,33 @@ def resolve_class(path: str, main: str) -> type | None:
 def member(owner: Any, name: str) -> Any:
     """The value of `name` in the dictionary of `owner`: a module's `__getattr__` may import."""
     return getattr(owner, "__dict__", {}).get(name)
+
+
+def main_module(app: str) -> str | None:
+    """The importable name of `__main__`, if that is the module of `app`; otherwise None.
+
+    `app` is written as FLASK_APP. Functions of that module can then be sent by name.
+    """
+    name = app.partition(":")[0].strip()
+    main = getattr(sys.modules.get(MAIN), "__file__", None)
+    if main is None:
+        return None
+    here = Path(main).resolve()
+    if name.endswith(".py"):
+        return _module_name(here) if Path(name).resolve() == here else None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    origin = spec.origin if spec is not None else None
+    return name if origin and Path(origin).resolve() == here else None
+
+
+def _module_name(file: Path) -> str:
+    """The name that Flask gives to the module of a file."""
+    folders: list[str] = []
+    folder = file.parent
+    while (folder / "__init__.py").exists():
+        folders.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join([*folders, file.stem])

@@ -1,5 +1,6 @@
 """The pools for tasks: that of a `Delay` on an app, or that of the process."""
 
+import functools
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,14 +13,27 @@ from flask_delay import config, context
 from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executor
 from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
+from flask_delay.journal import store
+from flask_delay.journal.store import Store
 from flask_delay.observe import signals
 from flask_delay.observe.view import TaskView, view_of
-from flask_delay.options import NONE, Chosen, follower, submitter
+from flask_delay.options import (
+    NONE,
+    Chosen,
+    follower,
+    refuse_once,
+    refuse_undurable,
+    submitter,
+    watched,
+)
 from flask_delay.periodic.job import Jobs
 from flask_delay.servers import role
 
 DEFAULT_NAME = "delay"
 """Of the `Delay` that the functions of the package use."""
+
+# Seconds until another process has told the journal of a task whose id was just asked for.
+_JUST_NOW = 0.05
 
 
 class Owner(Protocol):
@@ -79,6 +93,7 @@ class State:
         "executor",
         "jobs",
         "owner",
+        "store",
         "submit",
     )
 
@@ -100,12 +115,15 @@ class State:
             active=settings.mode == "threads",
             check=context.check,
         )
+        self.store = Store(owner.name, settings, app, executor, weakref.WeakMethod(self.backend))
         # Bound once, since every task passes through here.
         self.submit: Callable[..., Future[Any]] = executor.submit
+        if settings.durable or self._is_elsewhere(settings.backend):
+            self.submit = self._submit_as_set
         if self._is_elsewhere(settings.backend):
-            self.submit = self._submit_elsewhere
             # Missing packages and settings are reported where the app is made.
             base.kind(settings.backend)
+        self.store.begin()
         _states.add(self)
 
     @property
@@ -119,15 +137,42 @@ class State:
     def find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
         """The function that submits with these options or, with a future, adds a follower to it.
 
-        Raises as `submitter`, as `follower`, and as a backend.
+        Raises as `submitter`, as `follower`, as a backend, and ValueError for options that are not
+        for durable tasks.
         """
         name = chosen.backend or self.config.backend
+        is_durable = future is None and self._is_durable(chosen)
+        if is_durable:
+            self._check_durable(chosen, name)
         backend = self.backend(name) if self._is_elsewhere(name) else None
         if chosen.id is not None:
             self._require_free(chosen.id)
+        if is_durable:
+            return self._find_durable(chosen, backend)
         if future is None:
+            refuse_once(chosen.given)
             return submitter(chosen, self.jobs, self.app, backend)
         return follower(chosen, future, self.app, executor=self.executor, backend=backend)
+
+    def _is_durable(self, chosen: Chosen) -> bool:
+        if chosen.plan is not None:
+            return False
+        return self.config.durable if chosen.durable is None else bool(chosen.durable)
+
+    def _check_durable(self, chosen: Chosen, backend: str) -> None:
+        key = f"{self.owner.prefix}DURABLE"
+        try:
+            refuse_undurable(chosen.given, backend)
+        except ValueError as error:
+            if chosen.durable is not None:
+                raise
+            raise ValueError(f"{error} ({key} makes it durable)") from None
+
+    def _find_durable(self, chosen: Chosen, backend: Backend | None) -> Callable[..., Any]:
+        if self.config.mode == "threads":
+            submit: Callable[..., Any] = functools.partial(self.store.submit, chosen, backend)
+            return watched(submit, chosen.given)
+        return self.store.carrying(submitter(chosen, self.jobs, self.app))
 
     def _require_free(self, id: str) -> None:
         """Raise DuplicateTask if another pool has a task with this id; a pool checks its own."""
@@ -164,18 +209,38 @@ class State:
         """The future of the task with this id, or None. See `Delay.get`."""
         known = self._known(id)
         if known is not None:
-            return known
-        found = (backend.find(id) for backend in self._shared())
-        return next((future for future in found if future is not None), None)
+            # What was pruned is gone, whatever futures there are.
+            return None if known.done() and self.store.is_gone(id) else known
+        found = self.store.get(id)
+        if found is None:
+            others = (backend.find(id) for backend in self._shared())
+            found = next((future for future in others if future is not None), None)
+        return found
 
     def view(self, id: str) -> TaskView | None:
-        """The state of the task with this id; None for an unknown id. Raises as `get`."""
-        known = self._known(id)
-        view = None if known is None else view_of(known)
-        if view is not None:
-            return view
-        views = (backend.view(id) for backend in self._shared())
-        return next((view for view in views if view is not None), None)
+        """The state of the task with this id; None for an unknown or forgotten id.
+
+        Raises as `get`.
+        """
+        found = self._look(id)
+        if found is None and self.store.is_there and not self.is_gone(id):
+            time.sleep(_JUST_NOW)
+            found = self._look(id)
+        return found
+
+    def _look(self, id: str) -> TaskView | None:
+        known, row = self._known(id), self.store.row(id)
+        if store.is_gone(row):
+            return None
+        # A process knows more of its own plain tasks than the journal.
+        is_plain = row is None or row["plain"]
+        view = view_of(known) if known is not None and is_plain else None
+        if view is None and row is not None:
+            view = self.store.view(row, known)
+        if view is None:
+            others = (backend.view(id) for backend in self._shared())
+            view = next((view for view in others if view is not None), None)
+        return view
 
     def _known(self, id: str) -> Future[Any] | None:
         """The future of a task of this process."""
@@ -199,14 +264,18 @@ class State:
 
     def is_gone(self, id: str) -> bool:
         """Whether the task with this id is one of the last forgotten ones."""
-        return any(executor._is_gone(id) for executor in self.executors())
+        return self.store.is_gone(id) or any(it._is_gone(id) for it in self.executors())
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """Accept no more tasks, here and in backends. See `Delay.shutdown`."""
         self.jobs.cancel()
+        self.store.stop()
         for backend in list(self._backends.values()):
             backend.shutdown(wait, cancel_futures=cancel_futures)
         self.executor.shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            # Not before: the ends of tasks are stored.
+            self.store.close()
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until no task is left, here and in backends. See `Delay.drain`."""
@@ -225,7 +294,7 @@ class State:
             return False
         return name != table.THREADS and self.config.mode == "threads"
 
-    def _submit_elsewhere(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def _submit_as_set(self, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = self.find(NONE)(*args, **kwargs)
         return future
 
@@ -346,5 +415,11 @@ def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any
             f" there is none: call Delay(app), or init_app(app), before"
         )
     if future is None:
+        if chosen.durable:
+            raise RuntimeError(
+                f"the option 'durable' is {chosen.durable!r}, which needs an app with a Delay, and"
+                f" there is none: call Delay(app), or init_app(app), before"
+            )
+        refuse_once(chosen.given)
         return submitter(chosen, shared_jobs(), None)
     return follower(chosen, future)

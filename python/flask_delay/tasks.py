@@ -3,7 +3,7 @@
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import (
     Any,
     Concatenate,
@@ -17,12 +17,13 @@ from typing import (
     overload,
 )
 
-from flask_delay import state
+from flask_delay import state, validators
 from flask_delay._native import Future, _check_function, _check_step
+from flask_delay.journal import functions, store
 from flask_delay.mapping import map_with
-from flask_delay.options import AllOptions, Chosen, Options, follower
+from flask_delay.options import AllOptions, Chosen, Options, follower, refuse_step
 from flask_delay.periodic.job import Job
-from flask_delay.registry import decorated, name_of
+from flask_delay.registry import name_of
 from flask_delay.submit import Decorated, Find, refuse_many
 
 _P = ParamSpec("_P")
@@ -43,12 +44,17 @@ class _Wrapped(Decorated, Generic[_P, _R]):
         find: Find,
         chosen: Chosen,
         source: tuple[object, str] | None = None,
+        origin: "_Wrapped[..., Any] | None" = None,
     ) -> None:
         functools.update_wrapper(self, fn)
         self._find = find
         self._chosen = chosen
         # The attribute from which a bound task was made.
         self._source = source
+        # The result of `task` of which this is a copy. The registry finds it while it exists.
+        self._origin = origin
+        # The other names that `task` was given: the one that counts, and former ones.
+        self._names: tuple[str | None, tuple[str, ...]] = (None, ())
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call the function in this thread."""
@@ -142,6 +148,7 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
 
     def _check_step(self) -> None:
         """Raise the error of `future.then(task)`, for any future."""
+        refuse_step(self._chosen.given)
         _check_step(self._chosen.policy, self.__wrapped__)
 
     @overload
@@ -155,7 +162,8 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
 
         Combinations of both are checked at this call. Raises as `flask_delay.using`.
         """
-        return _task(self.__wrapped__, self._find, self._chosen.but(options))
+        origin = self._origin or self
+        return _task(self.__wrapped__, self._find, self._chosen.but(options), origin=origin)
 
     # Type checkers unwrap `classmethod` and `staticmethod` first, so only the first parameter shows
     # the kind of a method.
@@ -210,7 +218,8 @@ class PeriodicTask(_Wrapped[_P, _R]):
 
     def using(self, **options: Unpack[AllOptions]) -> "PeriodicTask[_P, _R]":
         """The same function with other options. Raises as `flask_delay.using`."""
-        return PeriodicTask(self.__wrapped__, self._find, self._chosen.but(options))
+        origin = self._origin or self
+        return PeriodicTask(self.__wrapped__, self._find, self._chosen.but(options), origin=origin)
 
 
 def _task(
@@ -218,9 +227,10 @@ def _task(
     find: Find,
     chosen: Chosen,
     source: tuple[object, str] | None = None,
+    origin: _Wrapped[..., Any] | None = None,
 ) -> Any:
     kind = Task if chosen.plan is None else PeriodicTask
-    return kind(fn, find, chosen, source)
+    return kind(fn, find, chosen, source, origin)
 
 
 unstarted: weakref.WeakValueDictionary[str, PeriodicTask[..., Any]] = weakref.WeakValueDictionary()
@@ -269,14 +279,28 @@ class Decorator:
     function with other options. You may apply it before there is an app: each `delay` finds the
     app. On a class it goes above `@classmethod` and `@staticmethod`.
 
-    Raises TypeError for an object that is not a function, and for options as `using`.
+    The journal has durable tasks by the function's name with its module ("shop.tasks.send"), or by
+    `name`. `also` lists names that it had before, in tasks that still wait.
+
+    Raises TypeError for an object that is not a function, for a `durable` function that another
+    process could not find, and for options as `using`; ValueError for a `name` that another
+    function has.
     """
 
-    __slots__ = ("_chosen", "_find")
+    __slots__ = ("_also", "_chosen", "_find", "_name")
 
-    def __init__(self, find: Find, chosen: Chosen | None = None) -> None:
+    def __init__(
+        self,
+        find: Find,
+        chosen: Chosen | None = None,
+        *,
+        name: str | None = None,
+        also: tuple[str, ...] = (),
+    ) -> None:
         self._find = find
         self._chosen = chosen or Chosen({})
+        self._name = name
+        self._also = also
 
     def __repr__(self) -> str:
         return f"task({self._chosen!r})"
@@ -290,25 +314,52 @@ class Decorator:
     def __call__(self, fn: Callable[_P, _T], /) -> Task[_P, _T, _T]: ...
 
     @overload
-    def __call__(self, /, **options: Unpack[Options]) -> "Decorator": ...
+    def __call__(
+        self, /, *, name: str = ..., also: Sequence[str] = ..., **options: Unpack[Options]
+    ) -> "Decorator": ...
 
     @overload
-    def __call__(self, /, **options: Unpack[AllOptions]) -> "PeriodicDecorator": ...
+    def __call__(
+        self, /, *, name: str = ..., also: Sequence[str] = ..., **options: Unpack[AllOptions]
+    ) -> "PeriodicDecorator": ...
 
-    def __call__(self, fn: Any = None, /, **options: Unpack[AllOptions]) -> Any:
+    def __call__(
+        self,
+        fn: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        also: Sequence[str] = (),
+        **options: Unpack[AllOptions],
+    ) -> Any:
         """Make `fn` a task, or return a decorator with options."""
         merged = self._chosen.but(options)
+        name = self._name if name is None else _checked("name", validators.name, _NAME, name)
+        former = _checked("also", validators.names, _NAMES, also) or self._also
         if fn is None:
-            return Decorator(self._find, merged)
+            return Decorator(self._find, merged, name=name, also=former)
         if isinstance(fn, classmethod | staticmethod):
             _check_function(fn.__func__, "task")
+            if merged.durable or name or former:
+                functions.require(fn.__func__)
             return _MethodTask(fn, self._find, merged)
         _check_function(fn, "task")
+        if merged.durable or name or former:
+            functions.require(fn)
         made = _task(fn, self._find, merged)
-        decorated[name_of(fn)] = made
+        functions.register(made, name, former)
+        store.learn()
         if isinstance(made, PeriodicTask) and _needs_nothing(fn):
             unstarted[name_of(fn)] = made
         return made
+
+
+_NAME = "a string of 1 to 200 printable characters"
+_NAMES = f"a list or tuple of names, each {_NAME}"
+
+
+def _checked(name: str, parse: Callable[[object], _T], allowed: str, value: object) -> _T:
+    return validators.checked(parse, value, f"task's {name!r}", allowed)
 
 
 class PeriodicDecorator(Protocol):

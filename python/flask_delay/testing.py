@@ -1,20 +1,24 @@
-"""For tests: the submitted tasks, and those that are not done.
+"""For tests: the submitted tasks, those that are not done, and a journal of their own.
 
 pytest has fixtures for both, `delayed` and `no_delayed_leaks`; see docs/testing.md. With other test
 runners: `with Delayed() as delayed:`.
 """
 
+import contextlib
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self, overload
 
 from flask import Flask
 
 from flask_delay import Delay, Executor, Future, options
 from flask_delay.observe.signals import task_submitted
+from flask_delay.state import states
 from flask_delay.tasks import Task
 
 
@@ -130,13 +134,19 @@ class Delayed(Sequence[Call]):
             self._apps.append(app)
         self._calls.append(Call(function, args, kwargs, {}, future))
 
-    def _add_options(self, future: Future[Any], given: options.Options) -> None:
+    def _add_options(
+        self, future: Future[Any], given: options.Options, called: options.Called
+    ) -> None:
         # Usually the last one, but in immediate mode a task may have submitted others.
-        for it in reversed(self._calls):
+        for number in reversed(range(len(self._calls))):
+            it = self._calls[number]
             if it.future is future:
                 # With `unique` the future may be that of an earlier submit.
                 if not it.options:
                     it.options.update(given)
+                if not (it.args or it.kwargs):
+                    # The future of a durable task has none: the journal has them.
+                    self._calls[number] = replace(it, args=called[1], kwargs=called[2])
                 return
 
     @overload
@@ -204,6 +214,29 @@ class LeakCheck:
         # A copy first: futures may be freed during the iteration.
         futures = [future for ref in self._futures.copy() if (future := ref()) is not None]
         return [future for future in futures if not future.done()]
+
+
+@contextlib.contextmanager
+def journal(folder: str | os.PathLike[str], *, name: str = "delay") -> Iterator[dict[str, Any]]:
+    """The settings of an app whose durable tasks have a journal in this folder.
+
+    `with journal(tmp_path) as settings: app = create_app(settings)`. They are for the `Delay` of
+    this name, and for threads, whatever `DELAY_MODE` the other tests have. The file is quick and
+    does not outlive a power cut. At the end, each `Delay` with that journal is shut down: its
+    running tasks end, and those that wait stay in the file.
+    """
+    path = Path(folder).resolve() / "journal.db"
+    prefix = f"{name.upper()}_"
+    try:
+        yield {
+            f"{prefix}MODE": "threads",
+            f"{prefix}JOURNAL": str(path),
+            f"{prefix}JOURNAL_SYNC": "never",
+        }
+    finally:
+        for state in states():
+            if state.store.path == path:
+                state.shutdown(wait=True, cancel_futures=True)
 
 
 def _pools(app: Flask) -> Iterator[tuple[str, Executor]]:

@@ -134,7 +134,7 @@ def switch(
 
 
 def folder(value: object) -> str:
-    """The path of a folder."""
+    """The path of a folder or file."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError
     path = os.fspath(value)
@@ -143,6 +143,13 @@ def folder(value: object) -> str:
     if not path.strip() or "\0" in path:
         raise ValueError
     return path
+
+
+def file_or_default(value: object) -> bool | str:
+    """The path of a file, or True for the default one."""
+    if value is True or (isinstance(value, str) and value.strip().lower() in _YES):
+        return True
+    return folder(value)
 
 
 def import_path(value: object) -> str:
@@ -242,7 +249,13 @@ def unique(value: object) -> str | None:
     return value
 
 
+def durable(value: object) -> bool | str | None:
+    """True or "disk", or None for False."""
+    return value if value == "disk" and isinstance(value, str) else flag(value)
+
+
 _LONGEST_ID = 100
+_LONGEST_NAME = 200
 
 
 def identity(value: object) -> str:
@@ -255,3 +268,19 @@ def identity(value: object) -> str:
     if not 1 <= len(value) <= _LONGEST_ID or not value.isprintable() or "/" in value:
         raise ValueError
     return value
+
+
+def name(value: object) -> str:
+    """A name that stands in the journal: of a function, or the key of `once`."""
+    if not isinstance(value, str):
+        raise TypeError
+    if not value.strip() or len(value) > _LONGEST_NAME or not value.isprintable():
+        raise ValueError
+    return value
+
+
+def names(value: object) -> tuple[str, ...]:
+    """Names in a list or tuple."""
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return tuple(map(name, value))

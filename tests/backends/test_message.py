@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from flask_delay import Retry
-from flask_delay.backends.message import VERSION, TaskMessage
+from flask_delay.backends.message import VERSION, CarriedRetry, TaskMessage, carried
 
 MAIN = "shop"
 
@@ -95,3 +95,24 @@ def test_a_value_of_another_type_is_refused(name, value):
 def test_what_is_missing_is_named(name):
     with pytest.raises(TypeError, match=f"'{name}'"):
         TaskMessage.from_dict({key: value for key, value in GOOD.items() if key != name})
+
+
+def test_a_retry_that_was_carried():
+    given = Retry(2, waits=[1, 3], jitter=False, on=(OSError, KeyError), unless=TimeoutError)
+    packed = json.loads(json.dumps(carried({"retry": given, "timeout": 5, "key": "k"}, MAIN)))
+    assert packed.keys() == {"retry", "timeout"}
+    retry = CarriedRetry(packed["retry"], MAIN)
+    assert (retry.times, retry._delay(1), retry._delay(2)) == (2, 1.0, 3.0)
+    for exception in (BrokenPipeError(), KeyError(), TimeoutError(), ValueError()):
+        for attempt in (1, 2, 3):
+            assert retry._after(exception, attempt) == given._after(exception, attempt)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [{"times": -1}, {"tmes": 1}, {"on": 1}, {"waits": "ab"}, {"times": 1, "jitter": 2}],
+    ids=str,
+)
+def test_a_retry_that_was_never_made(packed):
+    with pytest.raises((TypeError, ValueError)):
+        CarriedRetry(packed, MAIN)

@@ -73,6 +73,15 @@ class TestConfig:
             DELAY_SWITCH_INTERVAL        0.0001     default
             DELAY_BACKEND                'threads'  default
             DELAY_JOBS_FOLDER            None       default
+            DELAY_JOURNAL                None       default
+            DELAY_JOURNAL_SYNC           'commit'   default
+            DELAY_JOURNAL_KEEP           86400.0    default
+            DELAY_JOURNAL_LIMIT          100000     default
+            DELAY_JOURNAL_DEATHS         3          default
+            DELAY_JOURNAL_MAX_BYTES      1000000    default
+            DELAY_JOURNAL_TIMEOUT        30.0       default
+            DELAY_JOURNAL_WAITING        0          default
+            DELAY_DURABLE                False      default
             DELAY_MODE                   'threads'  default
             DELAY_CELERY_APP             None       default
             DELAY_CELERY_BROKER_URL      None       default

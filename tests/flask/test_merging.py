@@ -17,7 +17,7 @@ from flask_delay.commands import delay as group
 def asked(monkeypatch):
     """The options of all that is submitted with some, newest last."""
     found = []
-    monkeypatch.setattr(options, "watchers", [lambda _, given: found.append(dict(given))])
+    monkeypatch.setattr(options, "watchers", [lambda _, given, __: found.append(dict(given))])
     return found
 
 

@@ -63,6 +63,9 @@ class Backend(Protocol):
     cannot: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """The options of `using` that it cannot do, and what to do instead."""
 
+    runs_durable: ClassVar[bool] = False
+    """Whether its `executor` can run tasks of the journal, as child processes of this process."""
+
     executor: Executor | None = None
     """The pool of this process that its tasks are in, if they are not in the app's own.
 
@@ -112,6 +115,10 @@ class Backend(Protocol):
     def view(self, id: str) -> TaskView | None:
         """The state of the task that `find` would find. Raises BrokerUnavailable."""
         raise NotImplementedError
+
+    def step(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The function by which `executor` runs `fn` there."""
+        return fn
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until no task is left; False if `timeout` seconds were not enough."""

@@ -68,9 +68,6 @@ class TaskMessage:
         `main` is the name that other processes use for this process's `__main__` module.
         """
         now = time.time()
-        kept = {key: options[key] for key in _CARRIED if key in options}
-        if "retry" in options:
-            kept["retry"] = _packed(as_retry(options["retry"]), main)
         eta = now + options["countdown"] if options.get("countdown") else None
         if "eta" in options:
             eta = cast("datetime", options["eta"]).timestamp()
@@ -79,7 +76,7 @@ class TaskMessage:
             name=name,
             args=args,
             kwargs=kwargs,
-            options=kept,
+            options=carried(options, main),
             eta=eta,
             expires=now + options["expires"] if "expires" in options else None,
         )
@@ -113,17 +110,52 @@ class TaskMessage:
         `__main__`.
         """
         packed = self.options.get("retry")
-        if packed is None:
-            return None
-        kinds = {
+        return None if packed is None else CarriedRetry(packed, main).restricted(exception)
+
+
+class CarriedRetry:
+    """The `Retry` of a task that was submitted elsewhere, to be used as a `Retry`.
+
+    It has the names of the exceptions' classes alone, and compares them with those of an exception.
+    """
+
+    def __init__(self, packed: Mapping[str, Any], main: str) -> None:
+        """Read what `carried` has made of it. Raises TypeError or ValueError for anything else."""
+        self._packed = {name: it for name, it in packed.items() if name not in _KINDS}
+        self._names = {name: frozenset(packed[name]) for name in _KINDS if name in packed}
+        self._main = main
+        # Without any class.
+        self._plain = Retry(**self._packed)
+        self.times = self._plain.times
+
+    def restricted(self, exception: BaseException) -> Retry:
+        """The `Retry` with those of its classes that the exception is of."""
+        kinds: dict[str, Any] = {
             name: tuple(
                 kind
                 for kind in type(exception).__mro__
-                if issubclass(kind, BaseException) and registry.path_of(kind, main) in packed[name]
+                if issubclass(kind, BaseException) and registry.path_of(kind, self._main) in names
             )
-            for name in _KINDS
+            for name, names in self._names.items()
         }
-        return Retry(**{**packed, **kinds})
+        return Retry(**self._packed, **kinds)
+
+    def _after(self, exception: BaseException, attempt: int) -> float | None:
+        return self.restricted(exception)._after(exception, attempt)  # noqa: SLF001
+
+    def _delay(self, number: int) -> float:
+        return self._plain._delay(number)  # noqa: SLF001
+
+
+def carried(options: Mapping[str, Any], main: str) -> dict[str, Any]:
+    """Those of the options that count where the task runs, in a form for JSON.
+
+    `main` is the name that other processes use for this process's `__main__` module.
+    """
+    kept = {key: options[key] for key in _CARRIED if key in options}
+    if "retry" in options:
+        kept["retry"] = _packed(as_retry(options["retry"]), main)
+    return kept
 
 
 def exception_classes(retry: Retry) -> dict[str, tuple[type[BaseException], ...]]:

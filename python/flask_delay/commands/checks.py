@@ -6,16 +6,24 @@ import platform
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from typing import Literal
 
 import click
 
 from flask_delay import Executor, Future, __version__, context, current_task, tasks
+from flask_delay._native import _journal_check
 from flask_delay.backends import table
 from flask_delay.commands import settings
 from flask_delay.commands.target import Target
 from flask_delay.masking import masked
 from flask_delay.servers import gevent, uwsgi
 
+# The durable tasks that nobody is about to run, by their state.
+_WAITING: Mapping[Literal["parked", "dead"], str] = {
+    "parked": "durable tasks wait for code that has their function, or takes their arguments",
+    "dead": "durable tasks are not run again, since processes have died of them",
+}
 # Seconds; a healthy pool needs a thousandth of that.
 _PATIENCE = 10.0
 
@@ -59,6 +67,7 @@ def run(name: str) -> bool:
         _look_at_log(target, report)
         _look_at_bounds(target, report)
         _look_at_jobs(target, report)
+        _look_at_journal(target, report)
         _look_around(report)
         _try(target, report)
         _look_at_backends(target, report)
@@ -152,6 +161,27 @@ def _look_at_jobs(target: Target, report: _Report) -> None:
         f" in one process at a time: change the owner of {str(there)!r}, or set"
         f" {target.prefix}JOBS_FOLDER to another folder",
     )
+
+
+def _look_at_journal(target: Target, report: _Report) -> None:
+    """Report whether durable tasks can be accepted, if the app has a journal."""
+    store = target.state.store
+    if not store.is_there:
+        return
+    for holds, text in _journal_check(str(store.path)):
+        say = report.ok if holds else report.wrong
+        say("journal", text)
+    # This command must not be the one that makes the file, perhaps as another user.
+    if not store.path.exists():
+        return
+    try:
+        counts = store.stats()
+    except (RuntimeError, ValueError) as error:
+        report.wrong("journal", str(error))
+        return
+    for state, why in _WAITING.items():
+        if counts is not None and counts[state]:
+            report.note("journal", f"{counts[state]} {why}")
 
 
 def _look_around(report: _Report) -> None:

@@ -1,6 +1,6 @@
 """The result of `stats()`: dicts of numbers that can be made JSON, and their types."""
 
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 
 class PoolStats(TypedDict):
@@ -40,10 +40,26 @@ class TaskStats(_Counts):
     run: Histogram
 
 
+class JournalStats(TypedDict):
+    """The durable tasks of an app by their state, and the file that has them."""
+
+    ready: int
+    scheduled: int
+    running: int
+    blocked: int
+    parked: int
+    dead: int
+    processes: int
+    """Those that run tasks."""
+    bytes: int
+
+
 class Stats(PoolStats, _Counts):
     """The pool of a `Delay`, and the outcomes of its tasks in this process."""
 
     tasks: dict[str, TaskStats]
+    journal: NotRequired[JournalStats]
+    """Only with a journal, which all processes share."""
 
 
 def added(stats: Stats, others: Stats, place: str) -> Stats:

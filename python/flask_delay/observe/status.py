@@ -7,6 +7,7 @@ from flask import Blueprint, Response
 from flask.blueprints import BlueprintSetupState
 
 from flask_delay import context
+from flask_delay._native import JournalUnavailable
 from flask_delay.logs import log as _log
 from flask_delay.masking import masked
 from flask_delay.observe.view import TaskView
@@ -19,8 +20,9 @@ _LONGEST = 1_000
 _LOOKED_AT = 8 * _LONGEST
 
 _UNKNOWN = (
-    "no task with this id is known in this process; if the server has several worker"
-    " processes, each knows its own tasks alone, and another one may know this id"
+    "no task with this id is known in this process; if the server has several worker processes,"
+    " and the app no journal (DELAY_JOURNAL), each knows its own tasks alone, and another one may"
+    " know this id"
 )
 _UNREACHABLE = "whether there is a task with this id cannot be told at the moment"
 _FAILED = "the task failed"
@@ -38,9 +40,9 @@ def blueprint(
 ) -> Blueprint:
     """Make a blueprint that answers `GET /<id>`; see `Delay.status_blueprint`.
 
-    `view` returns the state of the task with an id, or raises ConnectionError if that cannot be
-    told now; `is_gone` distinguishes a forgotten id from an unknown one. Both are called during the
-    request.
+    `view` returns the state of the task with an id, or raises ConnectionError or JournalUnavailable
+    if that cannot be told now; `is_gone` distinguishes a forgotten id from an unknown one. Both are
+    called during the request.
     """
 
     def task(id: object) -> Response:
@@ -48,12 +50,13 @@ def blueprint(
         key = str(id)
         try:
             found = view(key)
-        except ConnectionError as error:
+            forgotten = found is None and is_gone(key)
+        except (ConnectionError, JournalUnavailable) as error:
             _log.warning("the state of task %s cannot be told: %s", key, error)
             return _answer(503, {"state": "unavailable", "message": _UNREACHABLE})
         if found is not None:
             return _tell(found, results=results, errors=errors)
-        if is_gone(key):
+        if forgotten:
             return _answer(410, {"state": "forgotten", "message": _GONE})
         return _answer(404, {"state": "unknown", "message": _UNKNOWN})
 
@@ -71,14 +74,23 @@ def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
     progress, error = view.progress, view.error
     found: dict[str, Any] = {
         "id": view.id,
-        "state": view.state,
+        "state": view.summary,
         "progress": progress and {**progress._asdict(), "note": _plain(progress.note)},
         "error": None,
     }
+    if view.deaths is not None:
+        # Of a durable task.
+        waits = view.state if view.summary == "pending" else None
+        found |= {"waits": waits, "attempts": view.attempts, "deaths": view.deaths}
+        if errors and view.reason is not None:
+            found["reason"] = _plain(masked(view.reason[:_LOOKED_AT]))
     if error is not None:
         message = masked(_text(error)) if errors else _FAILED
         found["error"] = {"class": _plain(type(error).__name__), "message": _plain(message)}
-    elif results and view.state == "finished":
+    elif results and view.unkept is not None:
+        why = f"the result was not kept, since the journal has no {_plain(view.unkept)}"
+        found |= {"result": None, "result_error": why}
+    elif results and view.summary == "finished":
         try:
             return _answer(200, {**found, "result": view.result})
         except Exception:

@@ -11,7 +11,9 @@ from flask_delay._native import Future, Progress
 class TaskView:
     """A task at one moment. Immutable, so threads may share it.
 
-    `state` is as in `Future.state`. A task that is "finished" has an `error`, or else a `result`.
+    `state` is as in `Future.state`. Of a task of the journal it is "ready", "scheduled", "running",
+    "blocked", "parked", "finished", "failed", "cancelled" or "dead". A task that is over and was
+    not cancelled has an `error`, or else a `result`.
     """
 
     id: str
@@ -24,11 +26,32 @@ class TaskView:
     finished_at: datetime | None = None
     error: BaseException | None = None
     result: Any = None
+    deaths: int | None = None
+    """How many processes have died of it; None for a task that is not durable."""
+    reason: str | None = None
+    """Why it is parked."""
+    unkept: str | None = None
+    """The type of a result that the journal could not store, and that another process has."""
 
     @property
     def is_over(self) -> bool:
         """Whether the task has ended."""
-        return self.state in {"finished", "cancelled"}
+        return self.summary in {"finished", "cancelled"}
+
+    @property
+    def summary(self) -> str:
+        """The state in the words of `Future.state`."""
+        return _SUMMARIES.get(self.state, self.state)
+
+
+_SUMMARIES = {
+    "ready": "pending",
+    "scheduled": "pending",
+    "blocked": "pending",
+    "parked": "pending",
+    "failed": "finished",
+    "dead": "finished",
+}
 
 
 def view_of(future: Future[Any]) -> TaskView | None:

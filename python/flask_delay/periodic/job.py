@@ -5,7 +5,6 @@ import hashlib
 import inspect
 import os
 import re
-import sys
 import threading
 import time
 import weakref
@@ -104,7 +103,7 @@ class Job:
         self._active = jobs.active and not role.loads_for_a_command()
         self._lead = jobs.lead(self.id, str(self))
         # A process that only starts and watches others may be root, while they are not.
-        if self._active and (os.geteuid() != 0 or not _is_bystander()):
+        if self._active and (os.geteuid() != 0 or not role.is_bystander()):
             self._lead.prepare()
             if self._lead.paused:
                 _log.warning("job %s is paused: it does not run before its resume()", self)
@@ -240,7 +239,7 @@ class Job:
             self._tell(at, answer)
 
     def _is_ours(self) -> bool:
-        if _is_bystander() or (self._inherited and _is_child()):
+        if role.is_bystander() or (self._inherited and role.is_child()):
             # This process will never run the job, unless it is forked.
             self._ticker.stop()
             return False
@@ -299,17 +298,6 @@ class Job:
                 self,
                 datetime.fromtimestamp(missed / 1e9, UTC).isoformat(" ", "seconds"),
             )
-
-
-def _is_bystander() -> bool:
-    """Whether this process leaves jobs to others."""
-    return role.watches_only() or role.works_for() is not None
-
-
-def _is_child() -> bool:
-    """Whether `multiprocessing` started this process, for work other than serving."""
-    module = sys.modules.get("multiprocessing.process")
-    return module is not None and module.parent_process() is not None
 
 
 class Jobs:
@@ -423,7 +411,7 @@ class Jobs:
 
     def _clean(self) -> None:
         # Only in a process that serves: a shell may run as another user.
-        if self.folder is not None and not self._cleaned and not _is_bystander():
+        if self.folder is not None and not self._cleaned and not role.is_bystander():
             self._cleaned = True
             leader.clean(self.folder)
 
@@ -431,14 +419,14 @@ class Jobs:
 _everywhere: weakref.WeakSet[Jobs] = weakref.WeakSet()
 
 
-def restart() -> None:
+def _restart() -> None:
     """Continue all jobs in a process that was just forked."""
     for jobs in list(_everywhere):
         for job in jobs.all():
             job._restart()  # noqa: SLF001
 
 
-os.register_at_fork(after_in_child=restart)
+role.after_fork(_restart)
 
 _ending = threading.Event()
 

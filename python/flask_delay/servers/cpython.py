@@ -23,8 +23,12 @@ def is_waiting_for_threads(frame: FrameType | None) -> bool:
 
 def main_stack() -> Iterator[tuple[FrameType, tuple[str, str]]]:
     """The stack of the main thread; may be called from any thread."""
-    main = threading.main_thread().ident or 0
-    return stack(sys._current_frames().get(main))  # noqa: SLF001
+    return stack_of(threading.main_thread().ident or 0)
+
+
+def stack_of(thread: int) -> Iterator[tuple[FrameType, tuple[str, str]]]:
+    """The stack of the thread with this ident; empty if there is none."""
+    return stack(sys._current_frames().get(thread))  # noqa: SLF001
 
 
 def stack(frame: FrameType | None) -> Iterator[tuple[FrameType, tuple[str, str]]]:

@@ -107,7 +107,9 @@ fn cancel_durable(this: &Bound<'_, Task>) -> bool {
     match link.ask(this.py(), |journal| journal.cancel(&id)) {
         Ok(Cancelled::Yes) => {
             link.remove(&id);
+            // The courier may be the first to end it.
             complete_if(transition::cancel(this, Phase::Pending), Place::Elsewhere)
+                || cell.phase().is_cancelled()
         }
         // The end, if there is one, arrives from the journal.
         Ok(Cancelled::Running | Cancelled::Ended | Cancelled::Unknown) => {

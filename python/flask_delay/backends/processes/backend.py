@@ -51,7 +51,7 @@ from flask_delay.backends.processes.frames import Frame, Kind
 from flask_delay.backends.processes.pool import Pool
 from flask_delay.backends.processes.settings import Settings
 from flask_delay.backends.serializer.pickles import Serializer
-from flask_delay.backends.serializer.references import Names, main_module
+from flask_delay.backends.serializer.references import Names
 from flask_delay.config import Config
 from flask_delay.servers.cpython import before_threads_end
 
@@ -75,6 +75,7 @@ class Backend(base.Backend):
     cannot = MappingProxyType(
         {"request": "a worker process has no request; pass the values that the task needs"}
     )
+    runs_durable = True
 
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         """Create no process yet. Raises ValueError without the setting `APP`."""
@@ -86,12 +87,12 @@ class Backend(base.Backend):
             settings,
             max_workers=own.processes or _processors(),
             name=f"{name}-process",
-            step=self._step,
+            step=self.step,
             # A child may have to load the app first, which does not count as the task's time.
             late_start=True,
         )
         self._app = own.app
-        names = Names(main_module(own.app), is_worker=False)
+        names = Names(registry.main_module(own.app), is_worker=False)
         names.app = app
         self._serializer = Serializer(names)
         self._app_name = app.name
@@ -128,8 +129,8 @@ class Backend(base.Backend):
         """Pack a call for a child. Raises as `submit`."""
         return self._serializer.pack_call(name, fn, args, kwargs)
 
-    def _step(self, fn: Callable[..., Any]) -> "_Call":
-        """The call that runs a function after another task."""
+    def step(self, fn: Callable[..., Any]) -> "_Call":
+        """The call that runs a function whose arguments are not known yet."""
         call = _Call(self, fn)
         # Reports a function that cannot be sent now; its argument is packed once known.
         self.pack(call.__qualname__, fn, (), {})

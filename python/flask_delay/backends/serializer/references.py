@@ -1,10 +1,9 @@
 """Objects that are sent by name and stand for the receiving process's own object."""
 
-import importlib.util
+import importlib
 import pickle
 import sys
 from functools import reduce
-from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -182,33 +181,3 @@ def _find_extension(*_: Any) -> Any:
 
 MARKS = {"_find": "find", "_find_app": "find_app", "_find_extension": "find_extension"}
 """The methods that these functions stand for."""
-
-
-def main_module(app: str) -> str | None:
-    """The importable name of `__main__`, if that is the module of `app`; otherwise None.
-
-    `app` is written as FLASK_APP. Functions of that module can then be sent by name.
-    """
-    name = app.partition(":")[0].strip()
-    main = getattr(sys.modules.get(registry.MAIN), "__file__", None)
-    if main is None:
-        return None
-    here = Path(main).resolve()
-    if name.endswith(".py"):
-        return _module_name(here) if Path(name).resolve() == here else None
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    origin = spec.origin if spec is not None else None
-    return name if origin and Path(origin).resolve() == here else None
-
-
-def _module_name(file: Path) -> str:
-    """The name that Flask gives to the module of a file."""
-    folders: list[str] = []
-    folder = file.parent
-    while (folder / "__init__.py").exists():
-        folders.insert(0, folder.name)
-        folder = folder.parent
-    return ".".join([*folders, file.stem])

@@ -1,0 +1,453 @@
+"""The journal of one `Delay`: it accepts durable tasks, and processes that serve run them."""
+
+import contextlib
+import json
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, cast
+
+from flask import Flask, request_started
+
+from flask_delay import context
+from flask_delay._native import (
+    Executor,
+    Future,
+    ResultNotKept,
+    __version__,
+    _check_call,
+    _Journal,
+    _journal_decode,
+    _journal_decode_call,
+    _journal_encode_call,
+    _Policy,
+    _Rhythm,
+    _Ticker,
+)
+from flask_delay.backends import base, table
+from flask_delay.backends.base import Backend
+from flask_delay.backends.message import CarriedRetry, carried
+from flask_delay.config import Config
+from flask_delay.journal import errors
+from flask_delay.journal.functions import Functions, name_of_task
+from flask_delay.journal.settings import main_of, path_of, space_of
+from flask_delay.logs import log as _log
+from flask_delay.observe.stats import JournalStats
+from flask_delay.observe.view import TaskView
+from flask_delay.options import KNOWN, Chosen
+from flask_delay.retry import as_retry
+from flask_delay.servers import role, werkzeug
+
+# Where a task runs in its process, for the native module.
+_THREADS, _PROCESSES = 0, 2
+# The options that count where the task runs.
+_RUNNING = ("priority", "timeout", "retry")
+# Seconds between two looks whether the app is made, and for how long it may be.
+_LOOK, _MAKING = 0.1, 10.0
+# Seconds between two looks at the counts of the journal.
+_COUNTED = 1.0
+# Characters of a message with a text from the journal.
+_LONGEST = 500
+
+
+class Store:
+    """The durable tasks of one `Delay` on one app. May be used from any thread.
+
+    The file is opened at first use. A forked process continues with it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Config,
+        app: Flask,
+        executor: Executor,
+        backend: weakref.WeakMethod[Callable[[str], Backend]],
+    ) -> None:
+        """Open nothing yet. `backend` returns the backend of a name."""
+        main = main_of(app, settings)
+        self.functions = Functions(main)
+        self.path = path_of(app, name, settings)
+        self._space = space_of(app, name, main)
+        self._settings = settings
+        self._executor = executor
+        self._backend = backend
+        # Weak: the app owns it.
+        self._app = weakref.ref(app)
+        # The journal, once it is open. No lock: each access is atomic, and a fork finds nothing
+        # half done.
+        self._open: dict[None, _Journal] = {}
+        # Whether this process claims no more tasks, and whether it has left the journal.
+        self._stopped = self._closed = False
+        # The process that began to claim tasks.
+        self._claimant: int | None = None
+        self._is_command = False
+        # Until when the app is being made, at the latest, and whether it still is.
+        self._made_by = 0.0
+        self._is_making: Callable[[], bool] = lambda: False
+        self._ticker: _Ticker | None = None
+        self._counted: tuple[float, JournalStats] | None = None
+        self._warned = False
+        _stores.add(self)
+
+    # --- The file ---------------------------------------------------------------------
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a journal: the app has set one, or has its file already."""
+        if self._settings.mode != "threads" or self._closed:
+            return False
+        return bool(self._open) or self._settings.journal is not None or self.path.exists()
+
+    def begin(self) -> None:
+        """Open a journal that is there; claim tasks once the app is made, if this process serves.
+
+        Called where the app is made. Raises as `submit`.
+        """
+        # A shell or a migration may end at any time, and may run as another user.
+        self._is_command = role.loads_for_a_command()
+        self._is_making, self._made_by = role.making(), time.monotonic() + _MAKING
+        if not self.is_there:
+            return
+        werkzeug.before_watching(_stop)
+        self._hear_requests()
+        # A process that only starts and watches others may be root, while they are not.
+        if not self._is_command and (os.geteuid() != 0 or not role.is_bystander()):
+            self._opened()
+            self._start_later()
+
+    def _journal(self) -> _Journal:
+        """The journal for a submit or a look, which show that the app is in use."""
+        found = self._opened()
+        if self._claimant is None and not self._is_command and not role.is_child():
+            self._start()
+        return found
+
+    def _opened(self) -> _Journal:
+        found = self._open.get(None)
+        if found is not None:
+            return found
+        settings = self._settings
+        main = self.functions.main
+        this = weakref.ref(self)
+
+        def revive(name: str, options: str | None) -> Any:
+            store = this()
+            if store is None:
+                raise LookupError("the app is gone")
+            return store.revive(name, options)
+
+        made = _Journal(
+            self._executor,
+            str(self.path),
+            app=self._space,
+            sync=cast("Any", settings.journal_sync),
+            keep=settings.journal_keep,
+            limit=settings.journal_limit,
+            deaths=settings.journal_deaths,
+            max_bytes=settings.journal_max_bytes,
+            timeout=settings.journal_timeout,
+            waiting=settings.journal_waiting,
+            code=__version__,
+            publish=settings.journal is not None,
+            revive=revive,
+            encode_error=partial(errors.encoded, main=main),
+            decode_error=partial(errors.decoded, main=main),
+        )
+        # The second caller drops its own, which has no thread yet.
+        found = self._open.setdefault(None, made)
+        self._hear_requests()
+        return found
+
+    # --- Claims -----------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Claim tasks from now on, in a process that serves. Raises JournalUnavailable."""
+        # A process that was forked from one that claims leaves them to that one.
+        if self._stopped or self._claimant is not None or role.is_bystander():
+            return
+        if role.will_change_user():
+            self._start_later()
+            return
+        journal = self._opened()
+        journal.know(self.functions.names())
+        journal.start()
+        self._claimant = os.getpid()
+
+    def _start_or_log(self) -> None:
+        try:
+            self._start()
+        except Exception:
+            _log.exception("durable tasks do not run in this process")
+
+    def _start_later(self) -> None:
+        """Claim tasks once this process has the app and its user."""
+        this = weakref.ref(self)
+
+        def tick(_: int) -> None:
+            store = this()
+            if store is not None:
+                store._start_if_ready()  # noqa: SLF001
+
+        if self._ticker is None:
+            self._ticker = _Ticker(self._executor, _Rhythm(every=_LOOK), tick)
+        self._ticker.start()
+
+    def _start_if_ready(self) -> None:
+        is_early = self._is_making() and time.monotonic() < self._made_by
+        if self._ticker is None or is_early or role.will_change_user():
+            return
+        self._ticker.stop()
+        if not role.is_child():
+            self._start_or_log()
+
+    def _hear_requests(self) -> None:
+        app = self._app()
+        if app is not None:
+            request_started.connect(self._serve, sender=app)
+
+    def _serve(self, app: Flask, **_: object) -> None:
+        """Claim tasks, since this process serves. Called at its first request."""
+        request_started.disconnect(self._serve, sender=app)
+        self._start_or_log()
+
+    def continue_forked(self) -> None:
+        """Claim tasks in a process that was just forked from one that serves nothing itself."""
+        if self.is_there and not (self._stopped or self._is_command or self._claimant):
+            self._start_later()
+
+    def learn(self) -> None:
+        """Claim tasks of functions that were just decorated as well."""
+        if self._claimant == os.getpid():
+            self._opened().know(self.functions.names())
+
+    def stop(self) -> None:
+        """Claim no more tasks in this process."""
+        self._stopped = True
+        for journal in self._open.values():
+            journal.stop_claiming()
+
+    def close(self) -> None:
+        """Leave the journal: the tasks that wait belong to other processes."""
+        self._closed = True
+        for journal in self._open.values():
+            journal.close()
+
+    # --- Tasks ------------------------------------------------------------------------
+
+    def submit(
+        self,
+        chosen: Chosen,
+        backend: Backend | None,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Future[Any]:
+        """Accept a task: it is in the journal when this returns.
+
+        Raises TypeError for a function that other processes could not find, and for an argument
+        that cannot be stored; ValueError for arguments that are too long, for a key of `once` that
+        belongs to another function, and for a file where no journal can be; JournalUnavailable if
+        the task was not accepted; otherwise as `Executor.submit`.
+        """
+        task = self.functions.task_of(fn)
+        for value in (*args, *kwargs.values()):
+            context.check(value)
+        pool, executor, extra = _THREADS, None, self._extra(chosen, task)
+        if backend is not None:
+            _check_call(fn, *args, **kwargs)
+            pool, executor, fn = _PROCESSES, backend.executor, backend.step(fn)
+            extra["backend"] = chosen.backend or self._settings.backend
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        journal = self._journal()
+        if self._is_command:
+            self._warn_if_alone(journal)
+        return journal.submit(
+            name_of_task(task, self.functions.main),
+            pool,
+            chosen.policy,
+            json.dumps(extra) if extra else None,
+            chosen.once,
+            chosen.durable == "disk",
+            executor,
+            fn,
+            *args,
+            **kwargs,
+        )
+
+    def carrying(self, submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+        """A function that submits a task with the arguments as the journal would return them.
+
+        For tests, which have no journal. Raises as `submit` for the function and the arguments.
+        """
+
+        def submit_carried(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            name = self.functions.name_of(fn)
+            for value in (*args, *kwargs.values()):
+                context.check(value)
+            text = _journal_encode_call(name, args, kwargs, self._settings.journal_max_bytes)
+            args, named = _journal_decode_call(text)
+            return submit(fn, *args, **named or {})
+
+        return submit_carried
+
+    def revive(
+        self, name: str, options: str | None
+    ) -> tuple[Callable[..., Any], _Policy | None, Executor | None]:
+        """What runs a task of the journal: its function, its policy and another executor.
+
+        Raises LookupError for a function that this process does not have.
+        """
+        task = self.functions.find(name)
+        own = task._chosen.given  # noqa: SLF001
+        values = {key: own[key] for key in _RUNNING if key in own}
+        if "retry" in values:
+            values["retry"] = as_retry(values["retry"])
+        try:
+            stored = {} if options is None else dict(json.loads(options))
+            values |= self._read(stored)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            why = f"the task's options cannot be read: {options}"
+            raise LookupError(why[:_LONGEST]) from None
+        policy = _Policy(**values) if values else None
+        if "backend" not in stored:
+            return task.__wrapped__, policy, None
+        backend = self._backend_of(stored["backend"])
+        return backend.step(task.__wrapped__), policy, backend.executor
+
+    def get(self, id: str) -> Future[Any] | None:
+        """A future of the task with this id, in whichever process it is; None for an unknown id.
+
+        Raises JournalUnavailable.
+        """
+        return self._journal().get(id) if self.is_there else None
+
+    def row(self, id: str) -> dict[str, Any] | None:
+        """What the journal has of a task; None for an unknown id. Raises JournalUnavailable."""
+        return self._journal().view(id) if self.is_there else None
+
+    def is_gone(self, id: str) -> bool:
+        """Whether the task with this id ended, and was forgotten. Raises JournalUnavailable."""
+        return is_gone(self.row(id))
+
+    def view(self, row: Mapping[str, Any], future: Future[Any] | None) -> TaskView:
+        """The state of a task from its row, and from a future of it in this process."""
+        error = result = unkept = None
+        if row["state"] in {"failed", "dead"}:
+            error = errors.decoded(row["error"] or "", self.functions.main)
+        elif row["result"] is not None:
+            result = _journal_decode(row["result"])
+        elif row["unkept"] is not None:
+            result, unkept = _unkept(row["unkept"], future)
+        known = None if future is None else future.progress
+        return TaskView(
+            id=row["id"],
+            name=row["name"],
+            state=row["state"],
+            progress=row["progress"] if known is None else known,
+            attempts=row["attempts"],
+            enqueued_at=_moment(row["submitted_at"]),
+            started_at=_moment(row["began"]),
+            finished_at=_moment(row["ended"]),
+            error=error,
+            result=result,
+            deaths=None if row["plain"] else row["deaths"],
+            reason=row["reason"],
+            unkept=unkept,
+        )
+
+    def stats(self) -> JournalStats | None:
+        """The counts of the journal, at most a second old; None without one.
+
+        Raises JournalUnavailable.
+        """
+        if not self.is_there:
+            return None
+        now, last = time.monotonic(), self._counted
+        if last is None or now - last[0] >= _COUNTED:
+            self._counted = last = now, cast("JournalStats", self._journal().stats())
+        return last[1]
+
+    def _extra(self, chosen: Chosen, task: Any) -> dict[str, Any]:
+        """The options that count where the task runs, and which its `@task` does not say."""
+        own = task._chosen.given  # noqa: SLF001
+        if chosen is task._chosen:  # noqa: SLF001
+            return {}
+        given: dict[str, Any] = {
+            key: value
+            for key, value in chosen.given.items()
+            if key in _RUNNING and (key not in own or own[key] != value)
+        }
+        return carried(given, self.functions.main) if given else {}
+
+    def _backend_of(self, name: object) -> Backend:
+        find = self._backend()
+        try:
+            if find is None or not base.kind(table.read(name)).runs_durable:
+                raise ValueError  # noqa: TRY301 (as for an unknown one)
+        except (TypeError, ValueError):
+            raise LookupError(f"no backend {name!r} runs the task here"[:_LONGEST]) from None
+        return find(table.read(name))
+
+    def _read(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of `_extra` for a policy."""
+        values = {
+            key: KNOWN[key].parse(stored[key]) for key in ("priority", "timeout") if key in stored
+        }
+        if "retry" in stored:
+            values["retry"] = CarriedRetry(stored["retry"], self.functions.main)
+        return values
+
+    def _warn_if_alone(self, journal: _Journal) -> None:
+        """Log once that no process runs the tasks that this one submits."""
+        if not self._warned:
+            self._warned = True
+            if journal.stats()["processes"] == 0:
+                _log.warning(
+                    "durable tasks of this process wait until another one runs them: none that"
+                    " serves the app is alive"
+                )
+
+
+def is_gone(row: Mapping[str, Any] | None) -> bool:
+    """Whether the row is that of a task which was forgotten."""
+    return row is not None and row["state"] == "gone"
+
+
+def _unkept(kind: str, future: Future[Any] | None) -> tuple[Any, str | None]:
+    """The result that the journal does not have, or else its type."""
+    with contextlib.suppress(ResultNotKept):
+        if future is not None and future.done():
+            return future.result(), None
+    return None, kind
+
+
+def _moment(micros: int | None) -> datetime | None:
+    return None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def learn() -> None:
+    """Have all journals of this process know the functions that are decorated by now."""
+    for store in list(_stores):
+        store.learn()
+
+
+def _stop() -> None:
+    for store in list(_stores):
+        store.stop()
+
+
+def _continue_forked() -> None:
+    for store in list(_stores):
+        store.continue_forked()
+
+
+role.after_fork(_continue_forked)
