@@ -38,6 +38,8 @@ help: ## Show this list
 	@echo 'Variables: PYTHON=python3.14  FILES="a.txt b.txt" (demo)  PYTEST_ARGS="-k name" (test)  CASES="tasks" ROUNDS=2 BASE=a1b2c3d (bench)'
 demo: $(VENV)/.installed ## Install into .venv and run the demo; FILES="..." for your own files
 	@$(BIN)/python -m flask_delay demo $(FILES)
+demo-durable: $(VENV)/.installed $(VENV)/.dev ## Run the demo of durable tasks, whose workers are killed
+	@$(BIN)/python examples/durable/demo.py
 install: $(VENV)/.installed ## Install the package into .venv as a user would (pip install .)
 
 test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Python; not the slow ones
