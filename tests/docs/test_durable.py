@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -111,7 +112,12 @@ def test_submitted_again(shop: Any) -> None:
 
 def test_stopped_by_its_id(shop: Any) -> None:
     written = threading.Event()
-    shop.write = lambda _row: written.set() or threading.Event().wait(0.01)
+
+    def write(_row: object) -> None:
+        written.set()
+        time.sleep(0.01)
+
+    shop.write = write
     client = shop.app.test_client()
     id = client.post("/exports").get_json()["task"]
     assert written.wait(DEADLINE)
@@ -198,7 +204,7 @@ def test_functions_that_are_refused(shop: Any, fn: Any) -> None:
 
 @pytest.mark.parametrize("option", ["request", "limit", "rate", "every", "cron", "backend"])
 def test_options_that_are_refused(option: str) -> None:
-    values = {
+    values: dict[str, Any] = {
         "request": True,
         "limit": 1,
         "rate": "1/s",
@@ -207,7 +213,8 @@ def test_options_that_are_refused(option: str) -> None:
         "backend": "celery",
     }
     with pytest.raises(ValueError, match=option):
-        flask_delay.using(durable=True, **{option: values[option]})
+        options: Any = {option: values[option]}
+        flask_delay.using(durable=True, **options)
 
 
 def test_once_is_refused_without_durable(shop: Any) -> None:

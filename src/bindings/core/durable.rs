@@ -274,8 +274,14 @@ impl Link {
             let thread = thread.filter(|it| it.thread().id() != std::thread::current().id());
             py.detach(|| thread.map(JoinHandle::join));
         }
+        // Nothing ends these tasks here any more, and they keep the executor.
         let tasks = std::mem::take(&mut *self.here().tasks.lock());
-        drop(tasks);
+        for task in tasks.into_values() {
+            let task = task.into_bound(py);
+            if let Some(core) = task.get().core() {
+                core.registry.remove(&task.get().quiet_id(), &task);
+            }
+        }
     }
 
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
