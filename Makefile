@@ -84,6 +84,9 @@ countdowns: ## 100,000 countdowns in random order: are they in order, how late; 
 races soak soak-policies countdowns: $(VENV)/.installed
 	$(BIN)/python -W ignore::DeprecationWarning tests/$(subst -,_,$@).py $(SECONDS) $(COUNT)
 
+faults: ## Kill the journal, fail its system calls and cut the power, at every moment; takes half an hour
+	cargo test --locked --package flask-delay-journal -- --ignored --skip actor --nocapture
+
 # Peers come into an environment of their own, and so does the wheel of the commit BASE.
 BENCH := $(VENV)-bench
 BEFORE := $(if $(BASE),$(BENCH)-$(BASE))

@@ -73,13 +73,19 @@ impl State {
 }
 
 /// The flusher of one process.
-#[derive(Default)]
 pub(crate) struct Flusher {
     state: Mutex<State>,
     bell: Bell,
 }
 
 impl Flusher {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State::default()),
+            bell: Bell::default(),
+        }
+    }
+
     /// Answers these when the log is on the disk.
     pub(crate) fn answer(&self, part: &Arc<Part>, log: &Arc<File>, waiting: Vec<Waiting>) {
         let mut state = self.state.lock();

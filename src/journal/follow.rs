@@ -23,7 +23,9 @@ impl Writer {
         self.remember(&mut effects);
         // Relaxed: a worker that misses it is made up for by the look of each second.
         part.is_hungry.store(effects.is_hungry, Ordering::Relaxed);
-        self.is_eager |= effects.again;
+        if effects.pruned > 0 {
+            self.go_on_pruning(effects.pruned);
+        }
         let level = part.core.settings.sync;
         let mut waiting: Vec<Waiting> = Vec::new();
         let mut closes = Vec::new();

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use log::Level;
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use crate::api::{
     Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, Found, Key, NewTask, Outcome,
@@ -40,6 +40,18 @@ impl From<rusqlite::Error> for Trouble {
 }
 
 impl Trouble {
+    /// Whether somebody else has one of SQLite's locks.
+    pub(crate) fn is_busy(&self) -> bool {
+        let Self::Sql(error) = self else {
+            return false;
+        };
+        let code = error.sqlite_error_code();
+        matches!(
+            code,
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+        )
+    }
+
     pub(crate) fn told(&self, place: &crate::filesystem::Place) -> Error {
         match self {
             Self::Sql(error) => schema::failed(place, error),
@@ -93,8 +105,8 @@ pub(crate) struct Effects {
     pub is_hungry: bool,
     pub claims: bool,
     pub has_ends: bool,
-    /// Whether the next group has more to do at once.
-    pub again: bool,
+    /// How many rows were pruned.
+    pub pruned: usize,
     pub is_closed: bool,
 }
 
@@ -385,7 +397,8 @@ impl<'a> Group<'a> {
         let Prune {
             since, long_since, ..
         } = prune;
-        store::prune(self.connection, since, long_since, prune.surplus)?;
+        let surplus = prune.surplus;
+        self.effects.pruned = store::prune(self.connection, since, long_since, surplus)?;
         for (task, id, reason) in store::long_parked(self.connection, long_since)? {
             let error = poison::error("WorkerDied", &format!("no process could run it: {reason}"));
             self.end(task, State::Dead, Some(&error))?;

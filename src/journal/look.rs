@@ -17,6 +17,8 @@ use crate::{liveness, schema, store};
 
 /// How often an idle process looks at the others.
 const LOOK: Duration = Duration::from_secs(1);
+/// And when there is more to prune.
+const SOON: Duration = Duration::from_millis(50);
 /// How often ended rows are counted, and functions that nobody knows looked for.
 const SELDOM: Duration = Duration::from_secs(5);
 /// After this long without a process that knows its function a task is parked.
@@ -153,7 +155,7 @@ impl Writer {
         if !is_look || self.data_version != Some(version) {
             self.data_version = Some(version);
             self.hear(connection, slot, &mut seen)?;
-            self.check_version(connection)?;
+            self.check_version(connection, &mut seen)?;
         }
         if claims {
             self.look_for_work(connection, slot, capacity)?;
@@ -191,14 +193,16 @@ impl Writer {
     }
 
     /// Newer code may have changed the layout beyond what this code can write to.
-    fn check_version(&mut self, connection: &Connection) -> Result<()> {
-        if let Err(error) = schema::check_version(&self.part.core.place, connection) {
-            if error.kind == ErrorKind::Newer {
-                self.is_outdated = true;
+    fn check_version(&mut self, connection: &Connection, seen: &mut Seen) -> Result<()> {
+        match schema::check_version(&self.part.core.place, connection) {
+            Err(error) if error.kind == ErrorKind::Newer => {
+                if !std::mem::replace(&mut self.is_outdated, true) {
+                    seen.reports.push((Level::Error, error.text));
+                }
+                Ok(())
             }
-            return Err(Trouble::Other(error));
+            other => Ok(other?),
         }
-        Ok(())
     }
 
     /// Whether there are tasks that this process can claim; when the next one is due.
@@ -298,16 +302,17 @@ impl Writer {
         };
         let mut is_due = store::has_old(connection, prune.since, prune.long_since)?;
         if self.seldom_at.elapsed() >= SELDOM {
-            self.seldom_at = Instant::now();
             let count = store::count_ended(connection)?;
-            prune.surplus = count.saturating_sub(core.settings.limit);
+            self.surplus = count.saturating_sub(core.settings.limit);
             prune.vacuum = store::has_much_room(connection)?;
-            is_due |= prune.surplus > 0
-                || prune.vacuum
-                || store::has_long_parked(connection, prune.long_since)?;
+            is_due |= prune.vacuum || store::has_long_parked(connection, prune.long_since)?;
             self.look_for_unknown(connection)?;
+            if !prune.vacuum {
+                self.seldom_at = Instant::now();
+            }
         }
-        if is_due {
+        prune.surplus = self.surplus;
+        if is_due || prune.surplus > 0 {
             self.chores.prune = Some(prune);
         }
         Ok(())
@@ -331,6 +336,15 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// After rows were pruned: whether there are more is seen at the next look.
+    pub(crate) fn go_on_pruning(&mut self, pruned: usize) {
+        let pruned = u64::try_from(pruned).unwrap_or(u64::MAX);
+        self.surplus = self.surplus.saturating_sub(pruned);
+        if pruned >= u64::from(store::PRUNED) {
+            self.next_look = Instant::now() + SOON;
+        }
     }
 
     /// Reports an error unless it is the one that was reported last.

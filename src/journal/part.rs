@@ -46,7 +46,7 @@ pub(crate) struct Part {
     pub core: Arc<Core>,
     pub queue: Queue<Operation>,
     pub bed: Bed,
-    pub flusher: Arc<Flusher>,
+    pub flusher: Flusher,
     /// Locked by threads inside the gate only. So it is free when the process forks, and the child
     /// may look into it.
     pub disk: Mutex<Disk>,
@@ -97,10 +97,10 @@ impl Part {
             core,
             queue: Queue::new(),
             bed: Bed::new()?,
-            flusher: Arc::new(Flusher::default()),
-            disk: Mutex::default(),
+            flusher: Flusher::new(),
+            disk: Mutex::new(Disk::default()),
             functions: Mutex::new(functions),
-            progress: Mutex::default(),
+            progress: Mutex::new(HashMap::new()),
             has_writer: Mutex::new(false),
             is_leaving: AtomicBool::new(false),
             is_hungry: AtomicBool::new(false),
@@ -145,23 +145,24 @@ impl Drop for Part {
 impl Disk {
     /// The connection and the other files; opens what is closed.
     pub(crate) fn open(&mut self, core: &Core) -> Result<(&Connection, &mut Files)> {
-        let Self { connection, files } = self;
-        let connection = if let Some(connection) = connection {
-            connection
-        } else {
-            let opened = schema::open(&core.place)?;
-            files.opened(core)?;
-            connection.insert(opened)
-        };
-        Ok((connection, files))
+        self.open_as(core, false)
     }
 
     /// As `open`; makes the file if there is none. With the turnstile held.
     pub(crate) fn open_or_make(&mut self, core: &Core) -> Result<(&Connection, &mut Files)> {
-        if self.connection.is_none() && !core.place.database.exists() {
-            schema::make(&core.place)?;
-        }
-        self.open(core)
+        self.open_as(core, true)
+    }
+
+    fn open_as(&mut self, core: &Core, may_make: bool) -> Result<(&Connection, &mut Files)> {
+        let Self { connection, files } = self;
+        let connection = if let Some(connection) = connection {
+            connection
+        } else {
+            let opened = schema::open(&core.place, may_make)?;
+            files.opened(core)?;
+            connection.insert(opened)
+        };
+        Ok((connection, files))
     }
 
     /// Closes the connection, without a checkpoint: others have the file open, or will soon.
@@ -226,7 +227,7 @@ static PARTS: LazyPerProcess<Mutex<Vec<Weak<Part>>>> = LazyPerProcess::new();
 /// Makes a part known to the fork handlers.
 pub(crate) fn register(part: &Arc<Part>) {
     let _inside = gate().enter();
-    let mut parts = PARTS.get_or_init(Mutex::default).lock();
+    let mut parts = PARTS.get_or_init(|| Mutex::new(Vec::new())).lock();
     parts.retain(|part| part.strong_count() > 0);
     parts.push(Arc::downgrade(part));
 }

@@ -6,7 +6,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::api::{Error, ErrorKind};
-use crate::filesystem::{Place, refused};
+use crate::filesystem::Place;
 use crate::vfs;
 
 /// "FLDY": what `file` and SQLite's shell tell a journal by.
@@ -79,21 +79,39 @@ pub(crate) fn failed(place: &Place, error: &rusqlite::Error) -> Error {
     Error::new(kind, format!("{file}: {error}{remedy}"))
 }
 
-/// Opens the database, which is there, with the gate held.
-pub(crate) fn open(place: &Place) -> Result<Connection, Error> {
-    if !vfs::prepare() {
-        let text = format!(
-            "{}: SQLite takes no locks of ours",
-            place.database.display()
-        );
-        return Err(Error::new(ErrorKind::Locks, text));
+/// Opens the database with the gate held. `may_make`: if there is none, or one that its maker has
+/// not finished; with the turnstile held too.
+pub(crate) fn open(place: &Place, may_make: bool) -> Result<Connection, Error> {
+    let trouble = |kind, what| {
+        let text = format!("{}: {what}", place.database.display());
+        Error::new(kind, text)
+    };
+    if may_make {
+        place.make_database()?;
     }
-    let connection = connect(place).map_err(|error| failed(place, &error))?;
+    if !vfs::prepare() {
+        return Err(trouble(ErrorKind::Locks, "SQLite takes no locks of ours"));
+    }
+    let failed = |error| failed(place, &error);
+    let connection = connect(place).map_err(failed)?;
     if !vfs::persist_log(&connection) {
-        let text = format!("{}: SQLite does not keep the log", place.database.display());
-        return Err(Error::new(ErrorKind::Io, text));
+        return Err(trouble(ErrorKind::Io, "SQLite does not keep the log"));
+    }
+    if is_new(&connection).map_err(failed)? {
+        if !may_make {
+            return Err(trouble(ErrorKind::Io, "the journal is not made yet"));
+        }
+        lay_out(&connection).map_err(failed)?;
     }
     check(place, &connection)?;
+    // A copy made by VACUUM is in another mode.
+    if mode(&connection, "").map_err(failed)? != "wal"
+        && !(may_make && mode(&connection, " = WAL").map_err(failed)? == "wal")
+    {
+        return Err(trouble(ErrorKind::Io, "the journal cannot have a log"));
+    }
+    // The log is there from the first look on.
+    number(&connection, "SELECT count(*) FROM meta").map_err(failed)?;
     Ok(connection)
 }
 
@@ -102,8 +120,8 @@ fn connect(place: &Place) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&place.database, flags)?;
     // The turnstile is what processes wait at. This is for SQLite's moments of its own, such as
-    // recovery after a crash, and for people with a shell.
-    connection.busy_timeout(Duration::from_secs(2))?;
+    // recovery after a crash; the gate is held meanwhile, so it is short.
+    connection.busy_timeout(Duration::from_millis(50))?;
     connection.set_prepared_statement_cache_capacity(96);
     for (option, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
@@ -129,36 +147,19 @@ fn number(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
     connection.query_row(sql, [], |row| row.get(0))
 }
 
-/// Makes the layout in a new file; leaves any other alone. With the turnstile and the gate held.
-pub(crate) fn make(place: &Place) -> Result<(), Error> {
-    place.make_database()?;
-    if !vfs::prepare() {
-        let text = format!(
-            "{}: SQLite takes no locks of ours",
-            place.database.display()
-        );
-        return Err(Error::new(ErrorKind::Locks, text));
-    }
-    let failed = |error| failed(place, &error);
-    let connection = connect(place).map_err(failed)?;
-    if !is_new(&connection).map_err(failed)? {
-        return Ok(());
-    }
-    lay_out(&connection).map_err(failed)?;
-    drop(connection);
-    place
-        .sync_names()
-        .map_err(|error| refused(place.parent(), "cannot be synced", &error))
-}
-
 fn is_new(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(number(connection, "PRAGMA user_version")? == 0
         && number(connection, "SELECT count(*) FROM sqlite_schema")? == 0)
 }
 
+/// Asks for a mode of SQLite's own journal; the mode that it has then.
+fn mode(connection: &Connection, wish: &str) -> rusqlite::Result<String> {
+    connection.query_row(&format!("PRAGMA journal_mode{wish}"), [], |row| row.get(0))
+}
+
 fn lay_out(connection: &Connection) -> rusqlite::Result<()> {
-    // Both before the first table, in this order: the first page is written by the second.
-    connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL")?;
+    // Before the first table.
+    connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
     let mut text = format!(
         "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
     );
@@ -195,13 +196,6 @@ fn check(place: &Place, connection: &Connection) -> Result<(), Error> {
             "{file}: the tables of this journal are not those that this code has made; keep the \
              file, and get what can be read with `flask delay journal salvage`"
         );
-        return Err(Error::new(ErrorKind::Corrupt, text));
-    }
-    let mode: String = connection
-        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
-        .map_err(failed)?;
-    if mode != "wal" {
-        let text = format!("{file}: this journal is in mode {mode} and has to be in mode wal");
         return Err(Error::new(ErrorKind::Corrupt, text));
     }
     Ok(())

@@ -752,7 +752,7 @@ const FORGOTTEN: i64 = 100_000;
 /// So many free pages are given back in one transaction.
 const FREED: i64 = 200;
 /// So many rows are pruned in one transaction.
-const PRUNED: i64 = 200;
+pub(crate) const PRUNED: u32 = 200;
 
 /// Whether a row has ended before `since`, or a dead letter or parked one before `long_since`.
 pub(crate) fn has_old(connection: &Connection, since: i64, long_since: i64) -> Result<bool> {
@@ -793,7 +793,7 @@ pub(crate) fn long_parked(
 ) -> Result<Vec<(i64, String, String)>> {
     let sql = "SELECT sequence, id, coalesce(reason, '') FROM task WHERE state = 4 AND parked_at < ?1 LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map([long_since, PRUNED], |row| {
+    let rows = statement.query_map(params![long_since, PRUNED], |row| {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?))
     })?;
     rows.collect()
@@ -815,7 +815,7 @@ pub(crate) fn prune(
     long_since: i64,
     surplus: u64,
 ) -> Result<usize> {
-    let surplus = i64::try_from(surplus).unwrap_or(PRUNED).min(PRUNED);
+    let surplus = u32::try_from(surplus).unwrap_or(PRUNED).min(PRUNED);
     let sql = "SELECT sequence, id, ended_at FROM (SELECT sequence, id, ended_at, row_number() OVER (ORDER BY ended_at) AS place \
                FROM (SELECT sequence, id, ended_at FROM task WHERE state BETWEEN 6 AND 8 ORDER BY ended_at LIMIT ?4)) \
                WHERE ended_at < ?1 OR place <= ?3 \

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::Level;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
 use crate::api::{Accepted, Claim, Error, ErrorKind, Row, State, Stats};
 use crate::filesystem::refused;
@@ -56,6 +56,8 @@ pub(crate) struct Writer {
     /// There may be tasks to claim.
     pub(crate) is_eager: bool,
     pub(crate) chores: Chores,
+    /// How many more ends are kept than may be.
+    pub(crate) surplus: u64,
     pub(crate) last_error: Option<Error>,
     /// The file belongs to newer code: this process claims nothing more.
     pub(crate) is_outdated: bool,
@@ -68,6 +70,8 @@ pub(crate) struct Writer {
     rests_until: Option<Instant>,
     /// The file is damaged: nothing more is done with it.
     broken: Option<Error>,
+    /// Since when something else has SQLite's lock.
+    busy_since: Option<Instant>,
     /// Since when the flusher cannot write to the disk.
     sick_since: Option<Instant>,
 }
@@ -99,8 +103,7 @@ impl Failure {
     }
 
     fn is_busy(&self) -> bool {
-        matches!(&self.trouble, Trouble::Sql(error)
-            if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)))
+        self.trouble.is_busy()
     }
 }
 
@@ -117,6 +120,7 @@ impl Writer {
             unknown: HashMap::new(),
             is_eager: false,
             chores: Chores::default(),
+            surplus: 0,
             last_error: None,
             is_outdated: false,
             progress_at: now,
@@ -124,6 +128,7 @@ impl Writer {
             kept: Vec::new(),
             rests_until: None,
             broken: None,
+            busy_since: None,
             sick_since: None,
         }
     }
@@ -211,15 +216,32 @@ impl Writer {
         has_work && self.write(has_progress)
     }
 
-    /// Calls `work` with the connection, inside the gate.
+    /// Calls `work`, which only reads, with the connection, inside the gate.
     pub(crate) fn with<T>(
         part: &Part,
-        work: impl FnOnce(&Connection, &mut Files) -> Result<T>,
+        mut work: impl FnMut(&Connection, &mut Files) -> Result<T>,
     ) -> Result<T> {
-        let _inside = gate().enter();
-        let mut disk = part.disk.lock();
-        let (connection, files) = disk.open(&part.core)?;
-        work(connection, files)
+        let began = Instant::now();
+        loop {
+            let done = {
+                let _inside = gate().enter();
+                let mut disk = part.disk.lock();
+                let done = disk
+                    .open(&part.core)
+                    .and_then(|(connection, files)| work(connection, files));
+                if matches!(&done, Err(trouble @ Trouble::Sql(_)) if !trouble.is_busy()) {
+                    // The next one begins afresh.
+                    disk.suspend();
+                }
+                done
+            };
+            match done {
+                Err(trouble) if trouble.is_busy() && began.elapsed() < REST => {
+                    std::thread::sleep(BUSY);
+                }
+                done => return done,
+            }
+        }
     }
 
     // --- Reading --------------------------------------------------------------------
@@ -284,12 +306,14 @@ impl Writer {
         match self.transact(&mut operations, &turn) {
             Ok((effects, log)) => {
                 self.last_error = None;
+                self.busy_since = None;
                 self.follow(operations, effects, log.as_ref())
             }
             Err(failure) if failure.is_busy() => {
                 // Something else than a journal has SQLite's lock. What was not taken may still be
                 // withdrawn.
                 std::thread::sleep(BUSY);
+                self.suspect_connection();
                 self.kept = operations;
                 self.chores = chores;
                 self.is_eager = true;
@@ -388,7 +412,8 @@ impl Writer {
             operations.extend(part.queue.take());
         }
         let nothing = Chores::default();
-        let (lost, chores) = if files.is_replaced {
+        let is_replaced = files.is_replaced;
+        let (lost, chores) = if is_replaced {
             (self.start_anew(files), &nothing)
         } else {
             (Vec::new(), turn.chores)
@@ -399,6 +424,14 @@ impl Writer {
         let done = group.work(operations, chores, turn.progress);
         let mut effects = group.effects;
         effects.ended.extend(lost);
+        if is_replaced {
+            let text = format!(
+                "{}: this file was removed or replaced while it was in use; the tasks in the old one \
+                 are lost to this process",
+                part.core.place.database.display()
+            );
+            effects.reports.push((Level::Error, text));
+        }
         if let Err(trouble) = done {
             store::roll_back(connection);
             return Err(Failure {
@@ -519,13 +552,6 @@ impl Writer {
         files.forget();
         self.data_version = None;
         self.unknown.clear();
-        let place = &self.part.core.place;
-        let text = format!(
-            "{}: this file was removed or replaced while it was in use; the tasks in the old one are \
-             lost to this process",
-            place.database.display()
-        );
-        self.part.core.host.report(Level::Error, text);
         let lost = self.memory.start_anew();
         lost.into_iter()
             .map(|watched| lost_row(watched.id))
@@ -533,6 +559,16 @@ impl Writer {
     }
 
     // --- Failures -------------------------------------------------------------------
+
+    /// After a lock of SQLite's could not be had: the connection is opened anew each second, since
+    /// SQLite may hold that lock itself. It does not know so if the system has refused to unlock.
+    fn suspect_connection(&mut self) {
+        if self.busy_since.get_or_insert_with(Instant::now).elapsed() >= REST {
+            self.busy_since = None;
+            let _inside = gate().enter();
+            self.part.disk.lock().suspend();
+        }
+    }
 
     /// After a transaction that is not in the file: what waits is refused, and ends are kept.
     fn fail(&mut self, operations: Vec<Operation>, error: &Error) -> bool {

@@ -186,10 +186,6 @@ fn a_file_that_was_put_back_is_used() {
     for suffix in ["-wal", "-shm"] {
         std::fs::remove_file(format!("{}{suffix}", folder.database().display())).unwrap();
     }
-    // A copy made by VACUUM is not in the log's mode; a person has to say so.
-    let mode = Connection::open(&copy).unwrap();
-    mode.pragma_update(None, "journal_mode", "wal").unwrap();
-    drop(mode);
     std::fs::rename(&copy, folder.database()).unwrap();
     notes.reported("was removed or replaced");
     // To the copy this process has died: what it ran is run again, and its old outcome counts no more.

@@ -6,6 +6,7 @@
 )]
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
 
@@ -21,6 +22,7 @@ struct App {
     tasks: Mutex<VecDeque<Claimed>>,
     bell: Condvar,
     workers: usize,
+    is_closed: AtomicBool,
 }
 
 impl Host for App {
@@ -64,6 +66,7 @@ impl Running {
             tasks: Mutex::default(),
             bell: Condvar::new(),
             workers,
+            is_closed: AtomicBool::new(false),
         });
         let journal = Journal::open(settings, app.clone())?;
         assert!(app.journal.set(journal.clone()).is_ok());
@@ -74,6 +77,14 @@ impl Running {
         }
         journal.start()?;
         Ok(Self(app))
+    }
+
+    /// Closes the journal and ends the workers.
+    pub(crate) fn close(&self) {
+        self.journal().close();
+        self.0.is_closed.store(true, Ordering::SeqCst);
+        drop(self.0.tasks.lock().unwrap());
+        self.0.bell.notify_all();
     }
 
     pub(crate) fn journal(&self) -> &Journal {
@@ -110,6 +121,7 @@ impl App {
             let task = loop {
                 match tasks.pop_front() {
                     Some(task) => break task,
+                    None if self.is_closed.load(Ordering::SeqCst) => return,
                     None => tasks = self.bell.wait(tasks).unwrap(),
                 }
             };

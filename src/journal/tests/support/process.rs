@@ -40,19 +40,32 @@ impl Actor {
         self.child.id()
     }
 
-    /// Waits until the child says this.
-    pub(crate) fn hear(&mut self, word: &str) {
+    /// Waits until the child says a line with this in it, which is returned.
+    #[track_caller]
+    pub(crate) fn hear(&mut self, word: &str) -> String {
         let mut line = String::new();
         while !line.contains(word) {
             line.clear();
             let count = self.lines.read_line(&mut line).unwrap();
             assert!(count > 0, "the child has ended before it said {word}");
         }
+        line
     }
 
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits for the child's end; whether it was a kill.
+    pub(crate) fn was_killed(mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        let status = self.child.wait().unwrap();
+        assert!(
+            status.success() || status.signal() == Some(libc::SIGKILL),
+            "{status}"
+        );
+        !status.success()
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

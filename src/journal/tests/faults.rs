@@ -1,0 +1,244 @@
+//! Every system call of the journal fails, at each of its times; and the process is killed there.
+#![cfg(all(target_os = "linux", not(loom)))]
+#![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
+
+#[path = "support/app.rs"]
+mod app;
+#[path = "support/process.rs"]
+mod process;
+mod support;
+#[path = "support/system.rs"]
+mod system;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use app::{Running, done};
+use flask_delay_journal::{Found, Settings, State, SyncLevel};
+use rusqlite::Connection;
+use support::{Folder, LONG, settings, task};
+use system::{Call, KILL, arm, disarm};
+
+/// System calls are the whole process's: one test at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn careful(path: &Path) -> Settings {
+    Settings {
+        sync: SyncLevel::Commit,
+        ..settings(path)
+    }
+}
+
+fn start(folder: &Path) -> Result<Running, flask_delay_journal::Error> {
+    let work = Arc::new(|_: &_| done());
+    Running::start(careful(&folder.join("journal.db")), &["send"], 2, work)
+}
+
+/// Before the first replacement: the journal's own one comes first.
+fn prepare() {
+    let folder = Folder::new();
+    start(folder.path()).unwrap().close();
+    system::intercept();
+}
+
+fn is_whole(folder: &Path) {
+    let connection = Connection::open(folder.join("journal.db")).unwrap();
+    let verdict: String = connection
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(verdict, "ok");
+}
+
+/// What was accepted ends, and what was refused is not there, whichever call fails.
+fn fail_once(call: Call, at: usize, how: i32) -> bool {
+    let folder = Folder::new();
+    if std::env::var_os("ONLY").is_some() {
+        say(&format!("{call:?} {at} {how}"));
+    }
+    arm(call, at, how);
+    let running = match start(folder.path()) {
+        Ok(running) => running,
+        // A journal that cannot be opened says so; the next time it can.
+        Err(_) => start(folder.path()).unwrap(),
+    };
+    let journal = running.journal();
+    let outcomes = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    let task = task();
+                    let id = task.id.clone();
+                    let accepted = running.submit(task);
+                    outcomes.lock().unwrap().push((id, accepted));
+                }
+            });
+        }
+    });
+    let has_failed = disarm();
+    let last = task();
+    let id = last.id.clone();
+    outcomes.lock().unwrap().push((id, running.submit(last)));
+    for (id, accepted) in outcomes.into_inner().unwrap() {
+        let began = Instant::now();
+        loop {
+            let found = journal.get(&id).unwrap();
+            match (&accepted, found) {
+                (Ok(_), Found::Row(row)) if row.state == State::Finished => break,
+                (Err(_), Found::Unknown) => break,
+                (Ok(_), Found::Row(_)) => {
+                    assert!(
+                        began.elapsed() < LONG,
+                        "{call:?} {at} {how}: {id} does not end"
+                    );
+                    thread::sleep(Duration::from_millis(5));
+                }
+                (accepted, found) => panic!("{call:?} {at} {how}: {accepted:?}, and {found:?}"),
+            }
+        }
+    }
+    running.close();
+    is_whole(folder.path());
+    has_failed
+}
+
+/// Fails the calls at these times, as long as there are so many.
+fn sweep(call: Call, how: i32, times: impl Iterator<Item = usize>) -> usize {
+    times.take_while(|&at| fail_once(call, at, how)).count()
+}
+
+const ERRORS: [i32; 4] = [libc::ENOSPC, libc::EIO, libc::EINTR, libc::ENOLCK];
+
+/// A sample of times; the first ones are those of the opening.
+fn sample() -> impl Iterator<Item = usize> {
+    (0..).map(|step| 1 + step * (step + 3) / 2)
+}
+
+#[test]
+fn some_calls_fail() {
+    let _one = ONE.lock();
+    prepare();
+    let mut count = 0;
+    for (call, how) in [
+        (Call::Write, libc::ENOSPC),
+        (Call::Write, libc::EIO),
+        (Call::Sync, libc::EIO),
+        (Call::Lock, libc::EIO),
+        (Call::Turn, libc::EINTR),
+    ] {
+        count += sweep(call, how, sample().step_by(3));
+    }
+    assert!(count > 15, "only {count} calls have failed");
+}
+
+#[test]
+#[ignore = "takes minutes: make faults"]
+fn every_call_fails() {
+    let _one = ONE.lock();
+    prepare();
+    let only = std::env::var("ONLY").ok();
+    for call in Call::ALL {
+        if only
+            .as_ref()
+            .is_some_and(|only| *only != format!("{call:?}"))
+        {
+            continue;
+        }
+        for how in ERRORS {
+            let count = sweep(call, how, 1..);
+            say(&format!("{call:?} with {how}: {count} times"));
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "for people that wait for it")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+/// Notes in a file what this process was told, line by line.
+fn log(folder: &Path, word: &str) {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("oracle"))
+        .unwrap();
+    file.write_all(format!("{word}\n").as_bytes()).unwrap();
+}
+
+/// A child process that is killed in a system call.
+#[test]
+#[ignore = "run by other tests"]
+fn actor() {
+    let (role, folder) = process::role();
+    let words: Vec<usize> = role.split(' ').map(|word| word.parse().unwrap()).collect();
+    prepare();
+    arm(Call::ALL[words[0]], words[1], KILL);
+    let running = start(&folder).unwrap();
+    for _ in 0..6 {
+        let task = task();
+        let id = task.id.clone();
+        running.submit(task).unwrap();
+        log(&folder, &id);
+    }
+    let child = process::fork(|| ());
+    assert!(process::wait_for(child));
+    let task = task();
+    let id = task.id.clone();
+    running.submit(task).unwrap();
+    log(&folder, &id);
+    running.close();
+}
+
+/// What was accepted before a kill ends in the next process; whether there was a kill.
+fn kill_once(call: Call, at: usize) -> bool {
+    let folder = Folder::new();
+    let actor = process::Actor::start(&format!("{} {at}", call as usize), folder.path());
+    let was_killed = actor.was_killed();
+    let running = start(folder.path()).unwrap();
+    let told = std::fs::read_to_string(folder.path().join("oracle")).unwrap_or_default();
+    let began = Instant::now();
+    for id in told.lines() {
+        loop {
+            match running.journal().get(id).unwrap() {
+                Found::Row(row) if row.state == State::Finished => break,
+                Found::Row(_) => {
+                    assert!(began.elapsed() < LONG, "{call:?} {at}: {id} does not end");
+                    thread::sleep(Duration::from_millis(5));
+                }
+                found => panic!("{call:?} {at}: {id} was accepted, and is {found:?}"),
+            }
+        }
+    }
+    running.close();
+    is_whole(folder.path());
+    was_killed
+}
+
+fn kill_at(call: Call, times: impl Iterator<Item = usize>) -> usize {
+    times.take_while(|&at| kill_once(call, at)).count()
+}
+
+#[test]
+fn killed_in_some_calls() {
+    let _one = ONE.lock();
+    let mut count = 0;
+    for call in [Call::Write, Call::Sync, Call::Turn, Call::Open] {
+        count += kill_at(call, sample().step_by(3));
+    }
+    assert!(count > 8, "only {count} calls have killed");
+}
+
+#[test]
+#[ignore = "takes minutes: make faults"]
+fn killed_in_every_call() {
+    let _one = ONE.lock();
+    for call in Call::ALL {
+        let count = kill_at(call, 1..);
+        say(&format!("{call:?}: {count} kills"));
+    }
+}
