@@ -83,6 +83,10 @@ soak-policies: ## A million tasks with every policy, mixed, and add up; COUNT=20
 countdowns: ## 100,000 countdowns in random order: are they in order, how late; COUNT=1000 for less
 races soak soak-policies countdowns: $(VENV)/.installed
 	$(BIN)/python -W ignore::DeprecationWarning tests/$(subst -,_,$@).py $(SECONDS) $(COUNT)
+kills: $(VENV)/.installed $(VENV)/.dev ## Kill the processes of a server 1,000 times and see what is lost; COUNT=100 for less
+	$(BIN)/python -m tests.journal.kills $(or $(COUNT),1000)
+soak-journal: $(VENV)/.installed $(VENV)/.dev ## An hour of durable tasks, kills and deploys; SECONDS=60 for less
+	$(BIN)/python -m tests.journal.soak $(SECONDS)
 
 faults: ## Kill the journal, fail its system calls and cut the power, at every moment; takes half an hour
 	cargo test --locked --package flask-delay-journal -- --ignored --skip actor --nocapture

@@ -1,0 +1,103 @@
+"""Kill the processes of a server at random moments, and see that nothing is lost or doubled.
+
+`python -m tests.journal.kills KILLS [SEED]`, or `make kills`. gunicorn serves `served.py` with four
+workers, which is forked with and without `--preload` by turns. Clients submit tasks and ask for
+them. Processes are killed: a worker, two, the arbiter, all at once. Exit code 1 if a promise is
+broken: see `record.judge`.
+"""
+
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.journal.fleet import Fleet, Server, sailing
+from tests.journal.record import Verdict, integrity, judge, read_record, read_rows, report
+from tests.servers.harness import poll
+
+WORKERS = 4
+SETTINGS = {
+    # Random kills look like poison.
+    "JOURNAL_DEATHS": 1_000_000,
+    "JOURNAL_LIMIT": 10_000_000,
+    "JOURNAL_KEEP": 10_000_000,
+    "MAX_WORKERS": 8,
+}
+
+
+class Killer:
+    """Kills, and starts what does not come back by itself."""
+
+    def __init__(self, fleet: Fleet, chance: random.Random) -> None:
+        self._fleet = fleet
+        self._chance = chance
+        self._starts = 0
+        self._server = self._start()
+        self.kinds: dict[str, int] = {}
+
+    def _start(self) -> Server:
+        self._starts += 1
+        arguments = ["--preload"] if self._starts % 3 else []
+        return self._fleet.start(*arguments, workers=WORKERS)
+
+    def strike(self) -> None:
+        """Kill somebody."""
+        kind = self._chance.choices(["worker", "two", "all", "arbiter"], [80, 12, 5, 3])[0]
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        server, slay = self._server, self._fleet.slay
+        workers = server.workers()
+        if kind == "worker" and len(workers) > 1:
+            slay([self._chance.choice(workers)], alone=True)
+        elif kind == "two" and len(workers) > 2:
+            slay(self._chance.sample(workers, 2), alone=True)
+        elif kind in ("all", "arbiter"):
+            begin = time.monotonic()
+            slay([server.pid, *workers] if kind == "all" else [server.pid])
+            # Workers without their arbiter notice, and end in order, while others come up.
+            self._server = self._start()
+            assert poll(server.is_gone), self._fleet.log.read_text()
+            self._fleet.told.outages.append((begin, time.monotonic()))
+
+    def end(self) -> None:
+        self._server.end()
+
+
+def run(folder: Path, kills: int, seed: int, pause: tuple[float, float] = (0.05, 0.4)) -> Verdict:
+    """Kill that many times, wait for all tasks, and judge."""
+    chance = random.Random(seed)
+    with sailing(folder, **SETTINGS) as fleet:
+        killer = Killer(fleet, chance)
+        began = time.monotonic()
+        with fleet.clients(4, pause=0.005):
+            while len(fleet.told.killed) < kills:
+                time.sleep(chance.uniform(*pause))
+                killer.strike()
+        is_idle = fleet.wait_until_idle()
+        for number in chance.sample(sorted(fleet.told.accepted), min(50, len(fleet.told.accepted))):
+            fleet.look(number)
+        killer.end()
+        verdict = judge(fleet.told, read_record(fleet.record), read_rows(fleet.journal))
+        if not is_idle:
+            verdict.problems.append("some tasks did not end")
+        if (told := integrity(fleet.journal)) != "ok":
+            verdict.problems.append(f"the file: {told}")
+        if "Traceback" in (log := fleet.log.read_text()):
+            verdict.problems.append(
+                f"a traceback in the log: {log.partition('Traceback')[2][:2000]}"
+            )
+        verdict.figures |= {"kinds": killer.kinds, "seconds": round(time.monotonic() - began)}
+    return verdict
+
+
+def main(kills: int, seed: int) -> int:
+    print(f"{kills} kills, seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        verdict = run(Path(folder), kills, seed)
+    print(report(verdict))
+    return 1 if verdict.problems else 0
+
+
+if __name__ == "__main__":
+    given = [int(it) for it in sys.argv[1:]]
+    sys.exit(main(*given, *(1_000, random.randrange(1 << 30))[len(given) :]))

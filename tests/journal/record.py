@@ -1,0 +1,207 @@
+"""What the tasks of `served.py` have noted, what was accepted, who died: and whether it fits."""
+
+import contextlib
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+# As in the file. What is higher has ended.
+STATES = {
+    0: "ready",
+    1: "scheduled",
+    2: "running",
+    3: "blocked",
+    4: "parked",
+    6: "finished",
+    7: "failed",
+    8: "cancelled",
+    9: "dead",
+}
+
+
+class Event(NamedTuple):
+    """A line of the record. Times are in seconds of the machine's clock."""
+
+    event: str
+    number: int
+    pid: int
+    attempt: int
+    at: float
+
+
+class Row(NamedTuple):
+    """A task in the file."""
+
+    id: str
+    state: str
+    attempt: int
+    deaths: int
+    result: str | None
+
+
+def read_record(path: Path) -> list[Event]:
+    """All whole lines, in the order of their times."""
+    found = []
+    for line in path.read_text().split("\n")[:-1]:
+        event, number, pid, attempt, at = line.split()
+        found.append(Event(event, int(number), int(pid), int(attempt), int(at) / 1e9))
+    return sorted(found, key=lambda it: it.at)
+
+
+@contextlib.contextmanager
+def reading(journal: Path) -> Iterator[sqlite3.Connection]:
+    """The file, for one who reads it and is no process of the journal."""
+    with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
+        yield connection
+
+
+def read_rows(journal: Path) -> dict[str, Row]:
+    """All tasks by their ids."""
+    query = "SELECT id, state, attempt, deaths, result FROM task"
+    with reading(journal) as connection:
+        rows = connection.execute(query).fetchall()
+    return {id: Row(id, STATES[state], *more) for id, state, *more in rows}
+
+
+def integrity(journal: Path) -> str:
+    """What SQLite says of the file: "ok"."""
+    with reading(journal) as connection:
+        (told,) = connection.execute("PRAGMA integrity_check").fetchone()
+    return str(told)
+
+
+@dataclass
+class Told:
+    """What the world outside knows: answers, and deaths."""
+
+    accepted: dict[int, str] = field(default_factory=dict)
+    """The ids that were answered, by the number of the task."""
+    unanswered: set[int] = field(default_factory=set)
+    """Numbers of tasks whose answer was lost: they may be accepted or not."""
+    refused: set[int] = field(default_factory=set)
+    ended: dict[int, float] = field(default_factory=dict)
+    """When an answer first said that the task had finished, by its number."""
+    killed: dict[int, float] = field(default_factory=dict)
+    """When a process was sent SIGKILL, by its pid; a process that is not there was not killed."""
+    alone: set[int] = field(default_factory=set)
+    """Processes that were killed while others of the same server lived on."""
+    outages: list[tuple[float, float]] = field(default_factory=list)
+    """When there may have been no process that runs tasks."""
+    unknown: list[str] = field(default_factory=list)
+    """Ids that were accepted, and that some process did not know."""
+
+
+@dataclass
+class Verdict:
+    """What is wrong, and the figures."""
+
+    problems: list[str]
+    figures: dict[str, object]
+
+
+def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Verdict:
+    """Compare what was promised with what has happened, once all tasks have had time to end.
+
+    Without `rows`, the record alone counts: the file has forgotten old tasks.
+    """
+    of_task: dict[int, list[Event]] = defaultdict(list)
+    for event in events:
+        of_task[event.number].append(event)
+    problems = [
+        *_losses(told, of_task, rows),
+        *(it for number, found in of_task.items() for it in _doubles(number, found, told)),
+        *(f"a process did not know task {id}" for id in told.unknown),
+        *(f"task {it} was refused and has run" for it in sorted(told.refused & of_task.keys())),
+    ]
+    starts = [[it for it in found if it.event == "start"] for found in of_task.values()]
+    figures: dict[str, object] = {
+        "accepted": len(told.accepted),
+        "refused": len(told.refused),
+        "unanswered": len(told.unanswered),
+        "killed": len(told.killed),
+        "run more than once": sum(len(it) > 1 for it in starts),
+    }
+    spans = [
+        (max(told.killed[first.pid], first.at), second.at)
+        for found in starts
+        for first, second in pairwise(found)
+        if first.pid in told.alone
+    ]
+    waits = [
+        until - since
+        for since, until in spans
+        if not any(begin < until and end > since for begin, end in told.outages)
+    ]
+    if waits:
+        figures["takeovers"] = len(waits)
+        figures["takeover p50 (ms)"] = round(median(waits) * 1e3, 1)
+        figures["takeover max (ms)"] = round(max(waits) * 1e3, 1)
+    return Verdict(problems, figures)
+
+
+def _losses(
+    told: Told, of_task: Mapping[int, list[Event]], rows: Mapping[str, Row] | None
+) -> Iterator[str]:
+    """The tasks that were accepted, and have not come to their end."""
+    for number, id in told.accepted.items():
+        done = Row(id, "finished", 1, 0, str(number))
+        row = done if rows is None else rows.get(id)
+        if row is None:
+            yield f"task {number} ({id}) was accepted and is lost"
+        elif row.state != "finished":
+            yield f"task {number} ({id}) was accepted and is {row.state}"
+        elif row.result != str(number):
+            yield f"task {number} ({id}) has the result {row.result}"
+        elif not any(it.event == "end" for it in of_task.get(number, ())):
+            yield f"task {number} ({id}) was accepted and never came to its end"
+
+
+def _doubles(number: int, events: list[Event], told: Told) -> Iterator[str]:
+    """The runs of a task that should not have been, or that began before another was over."""
+    yield from _overlaps(number, events, told)
+    over = told.ended.get(number)
+    if over is not None and any(it.event == "start" and it.at > over for it in events):
+        yield f"task {number} was told to have finished, and was started after that"
+
+
+def _overlaps(number: int, events: list[Event], told: Told) -> Iterator[str]:
+    """The runs of a task that began before the one before was over.
+
+    A run is over at its end, or at the death of its process: then it must have been killed. Even a
+    run with an end may be run again only if the process was killed, since its end was not stored.
+    """
+    last: Event | None = None
+    for event in events:
+        if event.event == "start":
+            if last is not None:
+                died = told.killed.get(last.pid)
+                if died is None:
+                    yield (
+                        f"task {number} was started again in {event.pid}, and {last.pid} was not"
+                        f" killed"
+                    )
+                elif died > event.at:
+                    yield (
+                        f"task {number} was started again in {event.pid}"
+                        f" {(died - event.at) * 1e3:.1f} ms before {last.pid} was killed"
+                    )
+            last = event
+        elif last is None or last.pid != event.pid:
+            yield f"task {number} ended in {event.pid} after it was started elsewhere"
+        elif event.event == "again":
+            # It has asked for another attempt.
+            last = None
+
+
+def report(verdict: Verdict) -> str:
+    """The verdict as text."""
+    lines = [f"{name}: {value}" for name, value in verdict.figures.items()]
+    lines += [f"PROBLEM {problem}" for problem in verdict.problems[:50]]
+    if len(verdict.problems) > 50:
+        lines.append(f"and {len(verdict.problems) - 50} more")
+    return "\n".join(lines)

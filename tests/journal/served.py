@@ -1,0 +1,89 @@
+"""The app that the tests of the journal serve and kill. Its tasks note what they do in a file.
+
+Settings are in the environment: FLASK_DELAY_... as those of the app, RECORD for the file.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from flask import Flask, jsonify, request
+
+from flask_delay import Delay, JournalUnavailable, current_task, task
+
+# One `write` to a file opened so is never torn or lost, whatever else writes to it.
+_record = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+_folder = Path(os.environ["RECORD"]).parent
+
+
+def note(event: str, number: int) -> None:
+    """Append a line: what happened to which task, in which process, attempt, and when.
+
+    The clock is that of the machine since its start: the same in all processes.
+    """
+    told = (event, number, os.getpid(), current_task.attempt, time.monotonic_ns())
+    os.write(_record, " ".join(map(str, told)).encode() + b"\n")
+
+
+@task(durable=True)
+def work(number: int) -> int:
+    """Take up to 0.1 s."""
+    note("start", number)
+    time.sleep(number * 7919 % 1000 / 10_000)
+    note("end", number)
+    return number
+
+
+@task(durable=True)
+def poison(number: int) -> None:
+    """Kill the process."""
+    note("start", number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(durable=True)
+def wait_for_file(number: int) -> int:
+    """Run until the file `go` is there."""
+    note("start", number)
+    while not (_folder / "go").exists():
+        time.sleep(0.01)
+    note("end", number)
+    return number
+
+
+@task(durable=True)
+async def work_async(number: int) -> int:
+    """As `work`, on the event loop."""
+    return work.__wrapped__(number)
+
+
+FUNCTIONS = {it.__name__: it for it in (work, poison, wait_for_file, work_async)}
+
+app = Flask(__name__, static_folder=None)
+app.config.from_prefixed_env("FLASK")
+executor = Delay(app)
+app.register_blueprint(executor.status_blueprint(url_prefix="/tasks", results=True, errors=True))
+
+
+@app.get("/")
+def index():
+    return {"pid": os.getpid()}
+
+
+@app.post("/submit/<int:number>/<name>")
+def submit(number: int, name: str):
+    countdown = request.args.get("countdown", 0.0, type=float)
+    future = FUNCTIONS[name].using(countdown=countdown).delay(number)
+    return {"id": future.id, "pid": os.getpid()}
+
+
+@app.errorhandler(JournalUnavailable)
+def refused(error: Exception):
+    return jsonify(message=str(error)), 503
+
+
+@app.after_request
+def tell_process(response):
+    response.headers["X-Process"] = str(os.getpid())
+    return response
