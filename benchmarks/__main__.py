@@ -17,6 +17,8 @@ from benchmarks.table import CASES
 HERE = Path(__file__).parent
 RAW = HERE.parent / "target/bench.json"
 ROUNDS = 5
+# Stands for all cases whose names begin so.
+_JOURNAL = "journal"
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -35,6 +37,8 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(given)
     if options.instructions:
         options.cases, options.peers, options.rounds = ["instructions"], ["ours"], 1
+    if _JOURNAL in (options.cases or ()):
+        options.cases += [name for name in names if name.startswith(f"{_JOURNAL}-")]
     for what, all_of_them in (("cases", names), ("peers", list(PEERS))):
         chosen = getattr(options, what) or all_of_them
         if unknown := sorted(set(chosen) - set(all_of_them)):

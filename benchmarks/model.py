@@ -44,7 +44,7 @@ class Peer(Protocol):
         """The programs of the system that it needs."""
 
     @property
-    def services(self) -> Callable[[Path], AbstractContextManager[None]]:
+    def services(self) -> Callable[[Path], AbstractContextManager[Any]]:
         """Run the services that it needs; the given directory is for their state.
 
         Sets `os.environ` for `open`, and for servers started meanwhile.
@@ -122,6 +122,8 @@ class Case:
     limit: float = 180.0
     # Whether it measures the installed package, so that an earlier one can be compared.
     package: bool = True
+    # The peer that the targets are for.
+    ours: str = "ours"
 
     @property
     def everyone(self) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ class Verdict:
 
 def judge(case: Case, target: Target, found: Figures) -> Verdict:
     """Compare one target with the measured values."""
-    ours = found.get(OURS, {}).get(target.metric)
+    ours = found.get(case.ours, {}).get(target.metric)
     if ours is None:
         return Verdict(target, None)
     if target.kind == "kept":
@@ -153,7 +153,7 @@ def _targets(cases: Sequence[Case], results: Results) -> list[str]:
                 measured = verdict.measured
                 absolute = target.kind in {"most", "least"}
                 cells.append(quantity(metric, measured) if absolute else _ratio(measured))
-                cells.append(quantity(metric, found[OURS][metric.name].median))
+                cells.append(quantity(metric, found[case.ours][metric.name].median))
                 theirs = found[target.peer][metric.name].median if target.peer else None
                 cells.append(quantity(metric, theirs) if theirs is not None else "")
                 cells.append(verdict.word)
@@ -167,7 +167,7 @@ def _table(case: Case, found: Figures) -> list[str]:
     for metric in case.metrics:
         titles += [metric.title, "ours is better by"] if metric.better else [metric.title]
     lines = [f"| | {' | '.join(titles)} |", "| --- |" + " --- |" * len(titles)]
-    ours = found.get(OURS, {})
+    ours = found.get(case.ours, {})
     for peer in case.everyone:
         if peer not in found:
             continue
@@ -178,7 +178,7 @@ def _table(case: Case, found: Figures) -> list[str]:
             cells.append(f"{quantity(metric, figure.median)}{wide}")
             if not metric.better:
                 continue
-            compared = peer != OURS and metric.name in ours
+            compared = peer != case.ours and metric.name in ours
             cells.append(
                 _ratio(times_better(metric, ours[metric.name].median, figure.median))
                 if compared

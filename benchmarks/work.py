@@ -1,7 +1,9 @@
 """The measured tasks; in a module, because queues and processes import them."""
 
+import os
 import threading
 import time
+from pathlib import Path
 
 
 def nop() -> None:
@@ -11,6 +13,14 @@ def nop() -> None:
 def nap(seconds: float) -> None:
     """Sleep, as while waiting for a network."""
     time.sleep(seconds)
+
+
+def mark(file: str, number: int, seconds: float) -> int:
+    """Note a start in a file, then sleep."""
+    with Path(file).open("a") as record:
+        record.write(f"{number} {os.getpid()} {time.monotonic()}\n")
+    time.sleep(seconds)
+    return number
 
 
 _stop = threading.Event()

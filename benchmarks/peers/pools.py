@@ -33,7 +33,7 @@ class InProcess:
     title: str
     open: Callable[..., AbstractContextManager[Pool]]
     packages: tuple[str, ...] = ()
-    services: Callable[[Path], AbstractContextManager[None]] = _no_services
+    services: Callable[[Path], AbstractContextManager[Any]] = _no_services
     programs: tuple[str, ...] = ()
 
 
@@ -141,7 +141,7 @@ def _nothing(_workers: int, _app: Flask | None = None) -> AbstractContextManager
     return contextlib.nullcontext(_Nothing())
 
 
-def _burn(scratch: Path) -> AbstractContextManager[None]:
+def _burn(scratch: Path) -> AbstractContextManager[Any]:
     """Run a computing process beside the measurement."""
     command = [sys.executable, "-c", "while True: sum(range(1000))"]
     return running(command, scratch / "burner.log")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ class QueuePeer:
     title: str
     packages: tuple[str, ...]
     module: str
-    # The command of its workers, after `python -m`; `{module}` and `{redis}` are filled in.
-    worker: str
+    # The command of its workers, after `python -m`; `{module}` and `{redis}` are filled in. None:
+    # the client runs its tasks itself.
+    worker: str | None
     programs: tuple[str, ...] = ()
 
     @contextlib.contextmanager
@@ -61,10 +63,14 @@ class QueuePeer:
             os.environ[SCRATCH] = str(scratch)
             if "redis-server" in self.programs:
                 os.environ[REDIS] = stack.enter_context(redis_server(scratch))
-            worker = self.worker.format(module=self.module, redis=os.environ.get(REDIS))
-            command = [sys.executable, "-m", *worker.split()]
-            stack.enter_context(running(command, scratch / "worker.log"))
+            if self.worker is not None:
+                stack.enter_context(self.start_worker(scratch))
             yield
+
+    def start_worker(self, scratch: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """Run one worker process until the block ends."""
+        worker = (self.worker or "").format(module=self.module, redis=os.environ.get(REDIS))
+        return running([sys.executable, "-m", *worker.split()], scratch / "worker.log")
 
     @contextlib.contextmanager
     def open(self, workers: int, app: Flask | None = None) -> Iterator[Pool]:
@@ -94,6 +100,7 @@ QUEUES = (
         "benchmarks.peers.queues.flexiq_tasks",
         "flexiq.cli worker --app {module}:queue --drain-timeout=1",
     ),
+    QueuePeer("dbos", "DBOS, SQLite", ("dbos",), "benchmarks.peers.queues.dbos_tasks", None),
     _on_redis("celery", "Celery, Redis", "celery", f"{_CELERY} --without-mingle"),
     _on_redis("rq", "RQ, Redis", "rq", "rq.cli worker --quiet --url {redis}"),
     _on_redis(
@@ -111,14 +118,14 @@ QUEUES = (
 
 
 @contextlib.contextmanager
-def running(command: list[str], log: Path) -> Iterator[None]:
+def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command with its output in a file until the block ends."""
-    with log.open("w") as output:
+    with log.open("a") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        yield
+        yield process
     except Exception as error:
         error.add_note(log.read_text()[-2000:])
         raise

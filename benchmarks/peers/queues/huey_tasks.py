@@ -19,11 +19,12 @@ def _nop() -> bool:
 
 nop = huey.task()(_nop)
 nap = huey.task()(work.nap)
+mark = huey.task()(work.mark)
 
 
 def pool() -> QueuePool:
     """The client's side."""
     return QueuePool(
-        {work.nop: nop, work.nap: nap},
+        {work.nop: nop, work.nap: nap, work.mark: mark},
         lambda result: result.get(blocking=True, timeout=PATIENCE),
     )
