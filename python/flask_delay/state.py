@@ -142,7 +142,8 @@ class State:
         """
         name = chosen.backend or self.config.backend
         is_durable = future is None and self._is_durable(chosen)
-        if is_durable:
+        # What a task says itself was checked where it was said.
+        if is_durable and (chosen.durable is None or name not in {chosen.backend, table.THREADS}):
             self._check_durable(chosen, name)
         backend = self.backend(name) if self._is_elsewhere(name) else None
         if chosen.id is not None:

@@ -37,6 +37,8 @@ class _Wrapped(Decorated, Generic[_P, _R]):
     """The common base of `Task` and `PeriodicTask`."""
 
     __wrapped__: Callable[_P, _R]
+    # Of what `task` returns, not of its copies.
+    _registered: functions.Registered
 
     def __init__(
         self,
@@ -53,8 +55,6 @@ class _Wrapped(Decorated, Generic[_P, _R]):
         self._source = source
         # The result of `task` of which this is a copy. The registry finds it while it exists.
         self._origin = origin
-        # The other names that `task` was given: the one that counts, and former ones.
-        self._names: tuple[str | None, tuple[str, ...]] = (None, ())
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call the function in this thread."""

@@ -1,12 +1,12 @@
 """The options `durable` and `once`: what is allowed, and what is said about the rest."""
 
-import gc
+import weakref
 from datetime import UTC, datetime
 
 import pytest
 from flask import Flask
 
-from flask_delay import Delay, Retry, chain, delay, gather, task, using
+from flask_delay import Delay, Retry, chain, delay, gather, state, task, using
 from flask_delay.options import Chosen
 
 
@@ -133,9 +133,9 @@ def test_an_id_and_a_key():
 
 
 @pytest.fixture(autouse=True)
-def _alone():
-    """Apps of other tests are gone."""
-    gc.collect()
+def _alone(monkeypatch):
+    """No app of another test is the only one, or one of several."""
+    monkeypatch.setattr(state, "_states", weakref.WeakSet())
 
 
 def test_once_needs_durable(app):

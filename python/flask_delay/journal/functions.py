@@ -6,7 +6,8 @@ Only what `@task` has made is found. Nothing is imported by a name that the jour
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 from flask_delay import registry
 
@@ -37,38 +38,53 @@ def require(fn: Callable[..., Any]) -> None:
         raise TypeError(_refusal(fn, why))
 
 
+class Registered(NamedTuple):
+    """What the journal has to know of a result of `task`."""
+
+    path: str
+    """Its function with its module."""
+    name: str | None
+    """The name that `task` was told, which counts instead."""
+    also: tuple[str, ...]
+    """Former names."""
+    fault: str | None
+    """Why it cannot be durable."""
+
+    def journal_name(self, main: str) -> str:
+        """Its name in the journal; `main` is as in `registry`."""
+        if self.name is not None:
+            return self.name
+        if self.path.startswith(_PROGRAM):
+            return f"{main}.{self.path.removeprefix(_PROGRAM)}"
+        return self.path
+
+    def names(self, main: str = registry.MAIN) -> tuple[str, ...]:
+        """This name and the former ones; none for a function that cannot be durable."""
+        return () if self.fault is not None else (self.journal_name(main), *self.also)
+
+
+_PROGRAM = f"{registry.MAIN}."
+
+
 def register(task: Any, name: str | None, also: tuple[str, ...]) -> None:
     """Have a result of `task` found by its function's name or by `name`, and by former names.
 
     Raises ValueError for a name that another function has been given.
     """
-    path = registry.name_of(task.__wrapped__)
-    for it in (path if name is None else name, *also):
+    fn = task.__wrapped__
+    made = Registered(registry.name_of(fn), name, also, fault(fn))
+    for it in (made.path if name is None else name, *also):
         for other in (registry.named.get(it), registry.decorated.get(it)):
-            theirs = None if other is None else registry.name_of(other.__wrapped__)
-            if theirs not in {None, path} and it in names_of(other):
+            theirs: Registered | None = None if other is None else other._registered  # noqa: SLF001
+            if theirs is not None and theirs.path != made.path and it in theirs.names():
                 raise ValueError(
-                    f"the name {it!r} of the task {path} is that of {theirs} already: each needs"
-                    f" one of its own"
+                    f"the name {it!r} of the task {made.path} is that of {theirs.path} already:"
+                    f" each needs one of its own"
                 )
-    task._names = (name, also)  # noqa: SLF001
-    registry.decorated[path] = task
+    task._registered = made  # noqa: SLF001
+    registry.decorated[made.path] = task
     for it in also if name is None else (name, *also):
         registry.named[it] = task
-
-
-def name_of_task(task: Any, main: str = registry.MAIN) -> str:
-    """The name in the journal of what `@task` has made; `main` is as in `registry`."""
-    name: str | None = task._names[0]  # noqa: SLF001
-    return registry.name_of(task.__wrapped__, main) if name is None else name
-
-
-def names_of(task: Any, main: str = registry.MAIN) -> tuple[str, ...]:
-    """This name and the former ones; none for a function that cannot be durable."""
-    if fault(task.__wrapped__) is not None:
-        return ()
-    also: tuple[str, ...] = task._names[1]  # noqa: SLF001
-    return (name_of_task(task, main), *also)
 
 
 class Functions:
@@ -80,10 +96,20 @@ class Functions:
 
     def name_of(self, fn: Callable[..., Any]) -> str:
         """The function's name in the journal. Raises TypeError for one that has none."""
-        return name_of_task(self.task_of(fn), self.main)
+        return self.name_of_task(self.task_of(fn))
+
+    def name_of_task(self, task: Any) -> str:
+        """The name in the journal of what `task_of` or `find` returns."""
+        registered: Registered = task._registered  # noqa: SLF001
+        return registered.journal_name(self.main)
 
     def task_of(self, fn: Callable[..., Any]) -> Any:
         """What `@task` has made of the function. Raises TypeError if that is not there."""
+        # At each submit, so the usual case comes first.
+        if type(fn) is FunctionType:
+            task = registry.decorated.get(f"{fn.__module__}.{fn.__qualname__}")
+            if task is not None and task.__wrapped__ is fn and task._registered.fault is None:  # noqa: SLF001
+                return task
         require(fn)
         task = registry.decorated.get(registry.name_of(fn))
         if task is None:
@@ -102,14 +128,14 @@ class Functions:
             registry.decorated.get(name),
             registry.decorated.get(f"{registry.MAIN}{name.removeprefix(self.main)}"),
         ):
-            if task is not None and name in names_of(task, self.main):
+            if task is not None and name in task._registered.names(self.main):  # noqa: SLF001
                 return task
         raise LookupError(f"no @task of this process has the name {name!r}")
 
     def names(self) -> list[str]:
         """All names by which `find` finds one."""
         tasks = [*registry.named.values(), *registry.decorated.values()]
-        return sorted({name for task in tasks for name in names_of(task, self.main)})
+        return sorted({name for task in tasks for name in task._registered.names(self.main)})  # noqa: SLF001
 
 
 def _refusal(fn: Callable[..., Any], why: str) -> str:

@@ -32,7 +32,7 @@ from flask_delay.backends.base import Backend
 from flask_delay.backends.message import CarriedRetry, carried
 from flask_delay.config import Config
 from flask_delay.journal import errors
-from flask_delay.journal.functions import Functions, name_of_task
+from flask_delay.journal.functions import Functions
 from flask_delay.journal.settings import main_of, path_of, space_of
 from flask_delay.logs import log as _log
 from flask_delay.observe.stats import JournalStats
@@ -255,8 +255,6 @@ class Store:
         the task was not accepted; otherwise as `Executor.submit`.
         """
         task = self.functions.task_of(fn)
-        for value in (*args, *kwargs.values()):
-            context.check(value)
         pool, executor, extra = _THREADS, None, self._extra(chosen, task)
         if backend is not None:
             _check_call(fn, *args, **kwargs)
@@ -267,18 +265,24 @@ class Store:
         journal = self._journal()
         if self._is_command:
             self._warn_if_alone(journal)
-        return journal.submit(
-            name_of_task(task, self.functions.main),
-            pool,
-            chosen.policy,
-            json.dumps(extra) if extra else None,
-            chosen.once,
-            chosen.durable == "disk",
-            executor,
-            fn,
-            *args,
-            **kwargs,
-        )
+        try:
+            return journal.submit(
+                self.functions.name_of_task(task),
+                pool,
+                chosen.policy,
+                json.dumps(extra) if extra else None,
+                chosen.once,
+                chosen.durable == "disk",
+                executor,
+                fn,
+                *args,
+                **kwargs,
+            )
+        except TypeError:
+            # What ends with the request says so itself.
+            for value in (*args, *kwargs.values()):
+                context.check(value)
+            raise
 
     def carrying(self, submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
         """A function that submits a task with the arguments as the journal would return them.
