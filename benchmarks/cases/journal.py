@@ -19,7 +19,7 @@ from benchmarks.model import Peer, Pool, Values
 from benchmarks.peers.queues import QueuePeer
 from benchmarks.work import mark, nop
 
-LEVELS = ("second", "commit")
+LEVELS = ("second", "commit", "never")
 _WARM = 50
 
 
