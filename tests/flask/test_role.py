@@ -130,6 +130,29 @@ def test_workers_of_a_server_are_no_such_children(run_script, tmp_path):
     assert (done.rc, done.out) == (0, "False\n"), done.err
 
 
+@pytest.mark.parametrize(
+    ("uid", "expected"), [("os.geteuid() + 1", True), ("os.geteuid()", False), ("None", False)]
+)
+def test_a_worker_that_has_the_rights_of_its_arbiter(run_script, tmp_path, uid, expected):
+    (tmp_path / "gunicorn").mkdir()
+    (tmp_path / "gunicorn/__init__.py").touch()
+    (tmp_path / "gunicorn/arbiter.py").write_text(
+        "class Arbiter:\n"
+        "    def __init__(self, cfg):\n        self.cfg = cfg\n"
+        "    def spawn_worker(self, call):\n        call()\n"
+    )
+    done = run_script(
+        "import os, types\n"
+        "from flask_delay.servers import role\n"
+        "from gunicorn.arbiter import Arbiter\n"
+        f"arbiter = Arbiter(types.SimpleNamespace(uid={uid}))\n"
+        "arbiter.spawn_worker(lambda: print(role.will_change_user()))\n"
+        "print(role.will_change_user())\n",
+        flags=(),
+    )
+    assert (done.rc, done.out) == (0, f"{expected}\nFalse\n"), done.err
+
+
 def test_what_follows_a_fork(run_script):
     done = run_script(
         "import os\n"

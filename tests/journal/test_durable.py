@@ -2,14 +2,20 @@
 
 import asyncio
 import concurrent.futures
+import fcntl
+import gc
+import os
 import threading
 import time
+import weakref
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from flask import Flask
 
 from flask_delay import (
+    Delay,
     DuplicateTask,
     JournalUnavailable,
     QueueFull,
@@ -25,6 +31,7 @@ from flask_delay import (
     task_succeeded,
     using,
 )
+from flask_delay.journal.store import Store
 from flask_delay.testing import Delayed, LeakCheck, call
 
 DEADLINE = 20.0
@@ -537,6 +544,77 @@ class TestRefused:
     def test_a_place_that_is_no_file(self, make_app, tmp_path):
         with pytest.raises((JournalUnavailable, ValueError), match=str(tmp_path)):
             make_app(DELAY_JOURNAL=str(tmp_path))
+
+
+class TestUnavailable:
+    def test_a_submit_that_is_not_accepted(self, make_app, tmp_path):
+        app = make_app(DELAY_JOURNAL_TIMEOUT=0.3)
+        with app.app_context():
+            before = add.delay(1)
+            assert before.result(DEADLINE) == 2
+            with (tmp_path / "journal/turnstile").open() as file:
+                # As another process that was stopped in the middle of a commit.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                with pytest.raises(
+                    JournalUnavailable, match="journal.db: not accepted within 0.3 s"
+                ):
+                    add.using(id="order-1").delay(1)
+            # It can be submitted now.
+            assert add.using(id="order-1").delay(2).result(DEADLINE) == 3
+
+    def test_a_state_that_cannot_be_told(self, app, monkeypatch, caplog):
+        def row(_self, _id):
+            raise JournalUnavailable("the disk is gone")
+
+        monkeypatch.setattr(Store, "row", row)
+        status, page = look(app, "0b8e6f0e-6a5e-4d5a-9f0b-0f5e4c1d2a3b")
+        assert (status, page["state"]) == (503, "unavailable")
+        assert "the disk is gone" not in str(page)
+        assert "the disk is gone" in caplog.text
+
+    def test_an_app_whose_journal_is_damaged(self, make_app, tmp_path):
+        (tmp_path / "journal.db").write_bytes(b"no database, but something else" * 100)
+        with pytest.raises(JournalUnavailable, match=str(tmp_path / "journal.db")):
+            make_app()
+
+    def test_an_app_that_must_not_write_there(self, run_script, tmp_path):
+        if os.geteuid() != 0:
+            pytest.skip("root can be another user")
+        folder = tmp_path / "theirs"
+        folder.mkdir(0o500)
+        done = run_script(
+            "import os\n"
+            "from flask import Flask\n"
+            "from flask_delay import Delay, JournalUnavailable\n"
+            f"app = Flask('app', instance_path={str(folder)!r})\n"
+            "app.config['DELAY_JOURNAL'] = True\n"
+            "os.setegid(65534)\nos.seteuid(65534)\n"
+            "try:\n    Delay(app)\n"
+            "except (JournalUnavailable, ValueError) as error:\n    print(error)\n",
+            flags=(),
+        )
+        assert done.rc == 0, done.err
+        assert str(folder) in done.out
+
+
+class TestMemory:
+    @pytest.mark.parametrize("shut", [False, True], ids=["dropped", "shut down"])
+    @pytest.mark.parametrize("use", [False, True], ids=["unused", "used"])
+    def test_an_app_that_is_dropped_goes(self, tmp_path, shut, use, wait_until):
+        def make():
+            app = Flask("dropped", instance_path=str(tmp_path))
+            app.config["DELAY_JOURNAL"] = True
+            extension = Delay(app)
+            if use:
+                with app.app_context():
+                    assert extension.get(add.delay(1).id).result(DEADLINE) == 2
+                    assert extension.drain(DEADLINE)
+            if shut:
+                extension.shutdown()
+            return weakref.ref(app), weakref.ref(app.extensions["delay"].store)
+
+        refs = make()
+        assert wait_until(lambda: gc.collect() is not None and not any(ref() for ref in refs))
 
 
 class TestTesting:

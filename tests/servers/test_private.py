@@ -127,6 +127,10 @@ def the_arbiter_runs_there():
     assert any(
         re.search(r"\bself\.pid = os\.getpid\(\)", inspect.getsource(it)) for it in methods
     ), "Arbiter notes its pid nowhere"
+    # The user of the workers.
+    config = pytest.importorskip("gunicorn.config")
+    assert isinstance(config.Config.uid, property)
+    assert "self.cfg = " in inspect.getsource(arbiter.Arbiter.setup)
 
 
 def the_worker_shows_its_life_by_a_file():

@@ -9,13 +9,13 @@ the name, the module, the feature that needs it, and the tested versions. For ea
 | --- | --- | --- | --- |
 | `threading._register_atexit` | cpython | jobs, processes, SIGTERM at exit | 3.11-3.13 |
 | `threading._shutdown` on the stack | cpython | SIGTERM at exit | 3.11-3.13 |
-| `sys._current_frames` | cpython | jobs run where the app is served | 3.11-3.13 |
+| `sys._current_frames` | cpython | jobs and durable tasks run where the app is served | 3.11-3.13 |
 | `subprocess._args_from_interpreter_flags` | cpython | options of worker processes | 3.11-3.13 |
 | `sys._xoptions` | cpython | options of worker processes | 3.11-3.13 |
-| `flask.cli` on the stack | role | jobs do not run for a command | 3.0, 3.1 |
+| `flask.cli` on the stack | role | jobs and durable tasks do not run for a command | 3.0, 3.1 |
 | `werkzeug._reloader` on the stack | role | jobs run where the app is served | 3.0, 3.1 |
-| `werkzeug._reloader.subprocess` | werkzeug | SIGTERM reaches the reloader's child | 3.0, 3.1 |
-| `gunicorn.arbiter` on the stack | role | jobs run where the app is served | 23.0, 27.0 |
+| `werkzeug._reloader.subprocess` | werkzeug | SIGTERM and tasks reach the child | 3.0, 3.1 |
+| `gunicorn.arbiter` on the stack | role | jobs and tasks run where the app is served | 23.0, 27.0 |
 | gunicorn's `Worker.tmp` | gunicorn | tasks outlive `timeout` at the end | 23.0, 27.0 |
 | uvicorn's `Server._captured_signals` | uvicorn | tasks end first at SIGTERM | 0.34, 0.54 |
 | `gevent._hub_local` | gevent | waiting in a greenlet; threads leave no hub | 24.11, 26.9 |

@@ -49,6 +49,24 @@ def clean(folder: str) -> int:
     return len(folder)
 
 
+@task(durable=True, name="mail.send", also=("shop.send", "mail.post"), retry=3)
+def send(number: int) -> str:
+    return key(number)
+
+
+def lasting() -> None:
+    assert_type(send.delay(1), Future[str])
+    assert_type(using(durable="disk", once="order-1").delay(send, 1), Future[str])
+    assert_type(send.using(once="order-1", durable=True).delay(1), Future[str])
+    background.task(durable=False, also=["former"])
+    task(name="tidy", every=60)
+    using(durable="commit")  # E: call-overload, reportCallIssue
+    using(once=1)  # E: call-overload, reportCallIssue
+    using(name="mail.send")  # E: call-overload, reportCallIssue
+    task(name=1)  # E: call-overload, reportArgumentType
+    task(also=5)  # E: call-overload, reportArgumentType
+
+
 @task(cron="30 2 * * *", timezone="Europe/Berlin")
 def report(number: int) -> str:
     return key(number)
