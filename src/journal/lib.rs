@@ -4,6 +4,10 @@
 //! argues why nothing is lost; start there.
 #![deny(unsafe_code)]
 
+// The tests within the crate share their support with those outside.
+#[cfg(test)]
+extern crate self as flask_delay_journal;
+
 mod answer;
 mod api;
 mod filesystem;

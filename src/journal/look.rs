@@ -20,12 +20,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// And when there is more to prune.
 const SOON: Duration = Duration::from_millis(50);
 /// How often ended rows are counted, and functions that nobody knows looked for.
-const SELDOM: Duration = Duration::from_secs(5);
+const SELDOM: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// After this long without a process that knows its function a task is parked.
-#[cfg(not(test))]
-const UNKNOWN: Duration = Duration::from_mins(1);
-#[cfg(test)]
-const UNKNOWN: Duration = Duration::from_millis(100);
+const UNKNOWN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 /// Dead letters and parked tasks are kept so long, in microseconds.
 const KEPT: i64 = 30 * 24 * 3600 * 1_000_000;
 
@@ -355,3 +352,8 @@ impl Writer {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "tests/unit/parking.rs"]
+#[allow(clippy::unwrap_used, reason = "a failed test has to panic")]
+mod parking;

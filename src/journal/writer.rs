@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::Level;
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use crate::api::{Accepted, Claim, Error, ErrorKind, Row, State, Stats};
 use crate::filesystem::refused;
@@ -104,6 +104,14 @@ impl Failure {
 
     fn is_busy(&self) -> bool {
         self.trouble.is_busy()
+    }
+
+    fn is_worth_another_try(&self) -> bool {
+        let code = match &self.trouble {
+            Trouble::Sql(error) => error.sqlite_error_code(),
+            Trouble::Other(_) => None,
+        };
+        !self.is_busy() && !self.is_open && code != Some(ErrorCode::DiskFull)
     }
 }
 
@@ -360,8 +368,7 @@ impl Writer {
         let mut disk = part.disk.lock();
         let mut done = self.transaction(&mut disk, operations, turn);
         if let Err(failure) = &done
-            && !failure.is_busy()
-            && !failure.is_open
+            && failure.is_worth_another_try()
         {
             // Once more, with everything opened anew.
             self.undo(&mut disk, &failure.effects);
@@ -443,7 +450,10 @@ impl Writer {
             return Ok(effects);
         };
         store::roll_back(connection);
-        disk.suspend();
+        // On a full disk a new connection may not get what it needs.
+        if error.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+            disk.suspend();
+        }
         match self.is_committed(disk, &effects) {
             Some(true) => Ok(effects),
             found => Err(Failure {

@@ -18,10 +18,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use app::{Running, done};
-use flask_delay_journal::{Found, Settings, State, SyncLevel};
+use flask_delay_journal::{Accepted, Change, ErrorKind, Found, Settings, State, SyncLevel};
 use rusqlite::Connection;
-use support::{Folder, LONG, settings, task};
-use system::{Call, KILL, arm, disarm};
+use support::{Folder, LONG, claiming, finished, mine, row, settings, task, until, with};
+use system::{Call, KILL, arm, arm_all, disarm};
 
 /// System calls are the whole process's: one test at a time.
 static ONE: Mutex<()> = Mutex::new(());
@@ -109,6 +109,85 @@ fn fail_once(call: Call, at: usize, how: i32) -> bool {
 /// Fails the calls at these times, as long as there are so many.
 fn sweep(call: Call, how: i32, times: impl Iterator<Item = usize>) -> usize {
     times.take_while(|&at| fail_once(call, at, how)).count()
+}
+
+#[test]
+fn a_full_disk_refuses_submits_and_keeps_ends() {
+    let _one = ONE.lock();
+    prepare();
+    let folder = Folder::new();
+    let (journal, notes) = claiming(&folder, 2);
+    let (running, waits) = (task(), task());
+    let claim = mine(journal.submit(running.clone()).unwrap());
+    let other = mine(journal.submit(task()).unwrap());
+    assert_eq!(journal.submit(waits.clone()).unwrap(), Accepted::Waiting);
+    let reserve = folder.path().join("journal/reserve");
+    assert_eq!(reserve.metadata().unwrap().len(), 256 * 1024);
+    arm_all(Call::Write, libc::ENOSPC);
+    let late = task();
+    let error = journal.submit(late.clone()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Full);
+    assert!(error.text.contains("make room"), "{error}");
+    // The host has its outcome, and learns that the file has not.
+    let error = journal.change(claim, Change::End(finished())).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Full);
+    assert!(!reserve.exists());
+    notes.reported("are not written, and tried again");
+    assert_eq!(row(&journal, &running.id).state, State::Running);
+    disarm();
+    // With room again the end is written, and work goes on.
+    until(|| row(&journal, &running.id).state == State::Finished);
+    assert_eq!(notes.claimed().id, waits.id);
+    assert_eq!(journal.get(&late.id).unwrap(), Found::Unknown);
+    journal.change(other, Change::End(finished())).unwrap();
+    journal.close();
+    // The next start keeps room again.
+    claiming(&folder, 1).0.close();
+    assert!(reserve.exists());
+    is_whole(folder.path());
+}
+
+#[test]
+fn a_disk_that_does_not_sync_answers_for_nothing() {
+    let _one = ONE.lock();
+    prepare();
+    let folder = Folder::new();
+    let timeout = Duration::from_secs(3);
+    let settings = Settings {
+        timeout,
+        ..careful(&folder.database())
+    };
+    let (journal, notes) = with(settings, 2);
+    journal.know(vec!["send".to_owned()]);
+    journal.start().unwrap();
+    journal.submit(task()).unwrap();
+
+    // For a moment: what was committed meanwhile is copied, and answered for then.
+    arm_all(Call::Sync, libc::EIO);
+    let task_of_thread = task();
+    let (submitting, id) = (journal.clone(), task_of_thread.id.clone());
+    let thread = thread::spawn(move || submitting.submit(task_of_thread));
+    notes.reported("cannot be written to the disk");
+    until(|| matches!(journal.get(&id).unwrap(), Found::Row(_)));
+    assert!(!thread.is_finished());
+    disarm();
+    assert!(matches!(thread.join().unwrap(), Ok(Accepted::Mine(_))));
+
+    // The log begins anew after the copy, and SQLite syncs that itself.
+    journal.submit(task()).unwrap();
+    // For good: what is refused is not there.
+    arm_all(Call::Sync, libc::EIO);
+    let refused = task();
+    let began = Instant::now();
+    let error = journal.submit(refused.clone()).unwrap_err();
+    assert!(began.elapsed() >= timeout, "{error}");
+    assert_eq!(error.kind, ErrorKind::Io);
+    disarm();
+    until(|| journal.get(&refused.id).unwrap() == Found::Unknown);
+    until(|| journal.submit(task()).is_ok());
+    assert_eq!(notes.left(), (0, 0));
+    journal.close();
+    is_whole(folder.path());
 }
 
 const ERRORS: [i32; 4] = [libc::ENOSPC, libc::EIO, libc::EINTR, libc::ENOLCK];

@@ -18,7 +18,10 @@ use flask_delay_journal::{
 };
 use process::{Actor, role, say, wait_for_end};
 use rusqlite::Connection;
-use support::{Folder, LONG, Notes, claiming, finished, mine, row, settings, task, watching, with};
+
+use support::{
+    Folder, LONG, Notes, claiming, finished, mine, row, settings, task, until, watching, with,
+};
 
 /// What the child processes of these tests do.
 #[test]
@@ -55,15 +58,6 @@ fn shell(folder: &Folder) -> Connection {
     let connection = Connection::open(folder.database()).unwrap();
     connection.busy_timeout(LONG).unwrap();
     connection
-}
-
-/// Waits until that is so.
-fn until(mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < LONG, "never so");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]

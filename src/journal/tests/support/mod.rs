@@ -235,3 +235,13 @@ pub(crate) fn row(journal: &Journal, id: &str) -> Row {
         other => panic!("no row: {other:?}"),
     }
 }
+
+/// Waits until that is so.
+#[track_caller]
+pub(crate) fn until(mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < LONG, "never so");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

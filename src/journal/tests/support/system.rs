@@ -49,6 +49,8 @@ impl Call {
 pub(crate) const KILL: c_int = -1;
 
 const NONE: usize = usize::MAX;
+/// Not the one time or the other.
+const ALL: usize = 0;
 /// Which call fails, at which time of these, how, and how often it was made.
 static CALL: AtomicUsize = AtomicUsize::new(NONE);
 static AT: AtomicUsize = AtomicUsize::new(0);
@@ -63,6 +65,11 @@ pub(crate) fn arm(call: Call, at: usize, how: c_int) {
     CALL.store(call as usize, Ordering::SeqCst);
 }
 
+/// Has all of these calls fail with that error from now on.
+pub(crate) fn arm_all(call: Call, how: c_int) {
+    arm(call, ALL, how);
+}
+
 /// Ends that; whether the call was made.
 pub(crate) fn disarm() -> bool {
     CALL.store(NONE, Ordering::SeqCst);
@@ -71,9 +78,14 @@ pub(crate) fn disarm() -> bool {
 
 /// Whether this call fails; then the error is set.
 fn fails(call: Call) -> bool {
-    if CALL.load(Ordering::SeqCst) != call as usize
-        || COUNT.fetch_add(1, Ordering::SeqCst) + 1 != AT.load(Ordering::SeqCst)
-    {
+    if CALL.load(Ordering::SeqCst) != call as usize {
+        return false;
+    }
+    let (count, at) = (
+        COUNT.fetch_add(1, Ordering::SeqCst) + 1,
+        AT.load(Ordering::SeqCst),
+    );
+    if at != ALL && at != count {
         return false;
     }
     let how = HOW.load(Ordering::SeqCst);
