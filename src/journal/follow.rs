@@ -107,15 +107,16 @@ impl Writer {
         for (task, running) in effects.started.drain(..) {
             memory.running.insert(task, running);
         }
-        for task in effects.unwatched.drain(..) {
-            memory.watched.remove(&task);
-        }
         for (task, watched) in effects.watched.drain(..) {
             let why = watched.why;
             let known = memory.watched.entry(task).or_insert(watched);
             if why == Watch::Asked {
                 known.why = why;
             }
+        }
+        // After the others: what is claimed or has ended is not watched any more.
+        for task in effects.unwatched.drain(..) {
+            memory.watched.remove(&task);
         }
         for task in effects.stops_told.drain(..) {
             match memory.running.get_mut(&task) {

@@ -444,12 +444,16 @@ impl<'a> Group<'a> {
     /// Tells all that wait for a task that it has ended.
     fn tell(&mut self, task: i64) -> Result<()> {
         let me = self.effects.slot.or(self.memory.slot);
-        for slot in store::tell_waiters(self.connection, task)? {
+        for slot in store::tell_waiters(self.connection, task, me)? {
             if Some(slot) == me {
                 self.deliver.push(task);
             } else {
                 self.effects.wake.insert(slot);
             }
+        }
+        let new = self.effects.watched.iter().any(|(it, _)| *it == task);
+        if new || self.memory.watched.contains_key(&task) {
+            self.deliver.push(task);
         }
         self.effects.has_ends = true;
         Ok(())
@@ -487,7 +491,8 @@ impl<'a> Group<'a> {
             other => store::put_back(self.connection, claim, slot, other, self.now)?,
         };
         let running = self.memory.running.get(&claim.task);
-        let running = running.filter(|it| it.epoch == claim.epoch);
+        let is_first = !self.effects.stopped.contains(&claim.task);
+        let running = running.filter(|it| it.epoch == claim.epoch && is_first);
         let is_watched = running.is_some_and(|it| it.is_watched);
         if let Some(running) = running {
             self.flight[running.pool as usize] -= 1;
@@ -506,7 +511,6 @@ impl<'a> Group<'a> {
             return Ok(Changed::Done);
         }
         if is_watched {
-            store::watch(self.connection, claim.task, slot)?;
             let id = store::id(self.connection, claim.task)?;
             self.effects.watched.push((claim.task, implied(id)));
         }
@@ -623,6 +627,7 @@ impl<'a> Group<'a> {
             function,
             state,
             owner: starts.then_some(slot),
+            submitter: slot,
             unique_key: unique_key.as_deref(),
             once_key: once_key.as_deref(),
             now: self.now,
@@ -650,7 +655,6 @@ impl<'a> Group<'a> {
             ));
             return Ok(Accepted::Mine(self.memory.sign(claim)));
         }
-        store::watch(self.connection, sequence, slot)?;
         self.effects
             .watched
             .push((sequence, implied(task.id.clone())));
@@ -762,12 +766,12 @@ impl<'a> Group<'a> {
             return Ok(false);
         }
         let slot = self.slot()?;
-        let Some(mut claimed) = store::claim(self.connection, task, slot, self.now)? else {
+        let claimed = store::claim(self.connection, task, slot, self.now)?;
+        let Some((mut claimed, submitter)) = claimed else {
             return Ok(false);
         };
         let watched = self.memory.watched.get(&task).map(|it| it.why);
-        if watched == Some(Watch::Implied) {
-            store::unwatch(self.connection, task, slot)?;
+        if watched != Some(Watch::Asked) {
             self.effects.unwatched.push(task);
         }
         self.flight[claimed.pool as usize] += 1;
@@ -779,7 +783,7 @@ impl<'a> Group<'a> {
                 epoch: claimed.claim.epoch,
                 pool: claimed.pool,
                 is_suspect,
-                is_watched: watched.is_some(),
+                is_watched: watched.is_some() || submitter == Some(slot),
                 is_told: false,
             },
         ));

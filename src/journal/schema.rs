@@ -28,7 +28,7 @@ const LAYOUT: [&str; 24] = [
     "CREATE TABLE known (function INTEGER NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY (function, slot)) STRICT, WITHOUT ROWID",
     "CREATE TABLE task (sequence INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state INTEGER NOT NULL, \
      application INTEGER NOT NULL, function INTEGER NOT NULL, pool INTEGER NOT NULL, published INTEGER NOT NULL DEFAULT 0, \
-     owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, \
+     submitter INTEGER, owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, \
      interrupted INTEGER NOT NULL DEFAULT 0, stop_requested INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL, \
      due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, ended_at INTEGER, parked_at INTEGER, \
      unique_key TEXT, once_key TEXT, limit_key TEXT, waiting_for INTEGER NOT NULL DEFAULT 0, \

@@ -133,6 +133,8 @@ pub(crate) struct NewRow<'a> {
     pub function: i64,
     pub state: State,
     pub owner: Option<i64>,
+    /// The process that wants to hear of its end.
+    pub submitter: i64,
     pub unique_key: Option<&'a str>,
     pub once_key: Option<&'a str>,
     pub now: i64,
@@ -144,8 +146,8 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
     let is_running = row.state == State::Running;
     let is_large = task.arguments.len() > BODY;
     let sql = "INSERT INTO task (id, state, application, function, pool, owner, epoch, attempt, rank, due, expires, \
-               submitted_at, began_at, unique_key, once_key, options, arguments) \
-               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16 \
+               submitted_at, began_at, unique_key, once_key, options, arguments, submitter) \
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17 \
                WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id = ?1) ON CONFLICT DO NOTHING";
     let count = connection.prepare_cached(sql)?.execute(params![
         task.id,
@@ -164,6 +166,7 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
         row.once_key,
         task.options,
         (!is_large).then_some(&task.arguments),
+        row.submitter,
     ])?;
     if count == 0 {
         return Ok(None);
@@ -307,21 +310,21 @@ pub(crate) fn ready_unknown(
     Ok(found)
 }
 
-/// Claims a ready task.
+/// Claims a ready task. Also tells which process has submitted it.
 pub(crate) fn claim(
     connection: &Connection,
     task: i64,
     slot: i64,
     now: i64,
-) -> Result<Option<Claimed>> {
+) -> Result<Option<(Claimed, Option<i64>)>> {
     let sql = "UPDATE task SET state = 2, owner = ?2, epoch = epoch + 1, attempt = attempt + 1, \
                began_at = coalesce(began_at, ?3) WHERE sequence = ?1 AND state = 0 \
                RETURNING epoch, attempt, id, (SELECT name FROM function WHERE function.function = task.function), pool, \
-               coalesce(arguments, (SELECT arguments FROM body WHERE body.task = task.sequence)), options, submitted_at, began_at";
+               coalesce(arguments, (SELECT arguments FROM body WHERE body.task = task.sequence)), options, submitted_at, began_at, submitter";
     let mut statement = connection.prepare_cached(sql)?;
     let claimed = statement.query_row(params![task, slot, now], |row| {
         let began: i64 = row.get(8)?;
-        Ok(Claimed {
+        let claimed = Claimed {
             claim: Claim {
                 task,
                 epoch: row.get(0)?,
@@ -334,7 +337,8 @@ pub(crate) fn claim(
             options: row.get(6)?,
             submitted_at: row.get(7)?,
             began: (began != now).then_some(began),
-        })
+        };
+        Ok((claimed, row.get(9)?))
     });
     claimed.optional()
 }
@@ -641,8 +645,16 @@ pub(crate) fn unwatch(connection: &Connection, task: i64, slot: i64) -> Result<(
     Ok(())
 }
 
-/// Marks that a task has ended for all that wait for it; which processes they are.
-pub(crate) fn tell_waiters(connection: &Connection, task: i64) -> Result<Vec<i64>> {
+/// Marks that a task has ended for all that wait for it; which processes they are. The process that
+/// has submitted it waits for it too, and is not noted as such before: mostly it ends it itself.
+pub(crate) fn tell_waiters(
+    connection: &Connection,
+    task: i64,
+    me: Option<i64>,
+) -> Result<Vec<i64>> {
+    let sql = "INSERT INTO waiter (task, slot) SELECT sequence, submitter FROM task JOIN process ON slot = submitter \
+               WHERE sequence = ?1 AND submitter IS NOT ?2 ON CONFLICT DO NOTHING";
+    connection.prepare_cached(sql)?.execute(params![task, me])?;
     let sql = "UPDATE waiter SET ended = 1 WHERE task = ?1 RETURNING slot";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_map([task], |row| row.get(0))?.collect()
