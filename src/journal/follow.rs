@@ -23,9 +23,7 @@ impl Writer {
         self.remember(&mut effects);
         // Relaxed: a worker that misses it is made up for by the look of each second.
         part.is_hungry.store(effects.is_hungry, Ordering::Relaxed);
-        if effects.pruned > 0 {
-            self.go_on_pruning(effects.pruned);
-        }
+        self.is_hungry = effects.is_hungry;
         let level = part.core.settings.sync;
         let mut waiting: Vec<Waiting> = Vec::new();
         let mut closes = Vec::new();
@@ -96,7 +94,10 @@ impl Writer {
 
     fn remember(&mut self, effects: &mut Effects) {
         let memory = &mut self.memory;
-        memory.slot = effects.slot.or(memory.slot);
+        if effects.slot.is_some() {
+            memory.slot = effects.slot;
+            memory.since = effects.since;
+        }
         memory.claims = effects.claims;
         memory.wants_claims |= effects.claims;
         memory.reserved = effects.reserved;

@@ -85,6 +85,7 @@ pub(crate) struct Effects {
     pub evidence: Option<Evidence>,
     /// The slot that this process has by this group.
     pub slot: Option<i64>,
+    pub since: i64,
     pub started: Vec<(i64, Running)>,
     pub stopped: Vec<i64>,
     pub run: Vec<Claimed>,
@@ -105,8 +106,6 @@ pub(crate) struct Effects {
     pub is_hungry: bool,
     pub claims: bool,
     pub has_ends: bool,
-    /// How many rows were pruned.
-    pub pruned: usize,
     pub is_closed: bool,
 }
 
@@ -217,6 +216,7 @@ impl<'a> Group<'a> {
                 continue;
             };
             self.effects.slot = Some(slot);
+            self.effects.since = self.now;
             self.files.alive = Some(alive);
             self.sweep(slot)?;
             let failed =
@@ -373,7 +373,7 @@ impl<'a> Group<'a> {
             for (id, function) in done.dead {
                 let text = format!(
                     "{function} has ended {allowed} processes and is not run again: task {id} is a dead \
-                     letter; retry it with `flask delay journal retry {id}`"
+                     letter"
                 );
                 self.effects.reports.push((Level::Error, text));
             }
@@ -397,8 +397,7 @@ impl<'a> Group<'a> {
         let Prune {
             since, long_since, ..
         } = prune;
-        let surplus = prune.surplus;
-        self.effects.pruned = store::prune(self.connection, since, long_since, surplus)?;
+        store::prune(self.connection, since, long_since, prune.surplus)?;
         for (task, id, reason) in store::long_parked(self.connection, long_since)? {
             let error = poison::error("WorkerDied", &format!("no process could run it: {reason}"));
             self.end(task, State::Dead, Some(&error))?;

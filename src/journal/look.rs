@@ -1,6 +1,7 @@
 //! What the writer thread does when another process calls, and each second: takes in what others
 //! have done, and finds what is to be done about it.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -111,8 +112,11 @@ impl Writer {
         let place = &part.core.place;
         let _inside = crate::gate::gate().enter();
         let mut disk = part.disk.lock();
-        let is_same = |known: Option<Identity>, path: &Path| {
-            known.is_none_or(|known| Identity::of(path).is_ok_and(|found| found == known))
+        let is_same = |known: Option<Identity>, path: &Path| match (known, Identity::of(path)) {
+            (Some(known), Ok(found)) => known == found,
+            // What cannot be looked at is not known to be gone.
+            (Some(_), Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (None, _) => true,
         };
         let turnstile = disk
             .files
@@ -127,7 +131,6 @@ impl Writer {
             return true;
         }
         disk.suspend();
-        disk.files.is_replaced = true;
         false
     }
 
@@ -139,22 +142,28 @@ impl Writer {
         capacity: [Option<usize>; 3],
     ) -> Result<Seen> {
         let mut seen = Seen::default();
-        if files.is_replaced {
-            // Found when it was opened anew after a fork.
-            self.is_eager = true;
-            return Ok(seen);
-        }
         let Some(slot) = self.memory.slot else {
             return Ok(seen);
         };
+        if files.is_fresh {
+            // It may be another file; the next turn finds out, and then comes another look.
+            self.is_eager = true;
+            self.is_called = true;
+            return Ok(seen);
+        }
         let claims = self.memory.claims && !self.part.is_leaving();
+        let is_seldom = is_look && self.seldom_at.elapsed() >= SELDOM;
         let version = store::data_version(connection)?;
-        if !is_look || self.data_version != Some(version) {
+        let is_changed = !is_look || self.data_version != Some(version);
+        if is_changed {
             self.data_version = Some(version);
             self.hear(connection, slot, &mut seen)?;
             self.check_version(connection, &mut seen)?;
         }
-        if claims {
+        // What this process has changed itself it knows. But tasks may be left since workers were
+        // busy with others.
+        let has_left = self.is_hungry || self.memory.reserved.is_some();
+        if claims && (is_changed || is_seldom || has_left) {
             self.look_for_work(connection, slot, capacity)?;
         }
         if !is_look {
@@ -162,8 +171,11 @@ impl Writer {
         }
         self.memory.waiting = None;
         self.look_at_others(connection, files, slot)?;
-        self.mend(files, slot, &mut seen)?;
-        if claims {
+        if is_seldom {
+            self.seldom_at = Instant::now();
+            self.mend(files, slot, &mut seen)?;
+        }
+        if claims && (is_seldom || self.is_pruning) {
             self.look_for_chores(connection)?;
         }
         Ok(seen)
@@ -246,6 +258,12 @@ impl Writer {
         let processes = store::processes(connection)?;
         let is_there = |slot| processes.iter().any(|process| process.slot == slot);
         files.peers.keep(is_there);
+        if !is_there(slot) {
+            // Taken for dead, after its lock was removed or an old file put back.
+            files.is_fresh = true;
+            self.is_eager = true;
+            return Ok(());
+        }
         if !self.memory.claims {
             return Ok(());
         }
@@ -297,22 +315,18 @@ impl Writer {
             surplus: 0,
             vacuum: false,
         };
-        let mut is_due = store::has_old(connection, prune.since, prune.long_since)?;
-        if self.seldom_at.elapsed() >= SELDOM {
-            let count = store::count_ended(connection)?;
-            self.surplus = count.saturating_sub(core.settings.limit);
-            prune.vacuum = store::has_much_room(connection)?;
-            is_due |= prune.vacuum || store::has_long_parked(connection, prune.long_since)?;
-            self.look_for_unknown(connection)?;
-            if !prune.vacuum {
-                self.seldom_at = Instant::now();
-            }
-        }
-        prune.surplus = self.surplus;
-        if is_due || prune.surplus > 0 {
+        let count = store::count_ended(connection)?;
+        prune.surplus = count.saturating_sub(core.settings.limit);
+        prune.vacuum = store::has_much_room(connection)?;
+        self.is_pruning = prune.surplus > 0
+            || prune.vacuum
+            || store::has_old(connection, prune.since, prune.long_since)?
+            || store::has_long_parked(connection, prune.long_since)?;
+        if self.is_pruning {
             self.chores.prune = Some(prune);
+            self.next_look = Instant::now() + SOON;
         }
-        Ok(())
+        self.look_for_unknown(connection)
     }
 
     fn look_for_unknown(&mut self, connection: &Connection) -> Result<()> {
@@ -333,15 +347,6 @@ impl Writer {
             }
         }
         Ok(())
-    }
-
-    /// After rows were pruned: whether there are more is seen at the next look.
-    pub(crate) fn go_on_pruning(&mut self, pruned: usize) {
-        let pruned = u64::try_from(pruned).unwrap_or(u64::MAX);
-        self.surplus = self.surplus.saturating_sub(pruned);
-        if pruned >= u64::from(store::PRUNED) {
-            self.next_look = Instant::now() + SOON;
-        }
     }
 
     /// Reports an error unless it is the one that was reported last.

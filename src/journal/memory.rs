@@ -38,6 +38,8 @@ pub(crate) struct Watched {
 #[derive(Default)]
 pub(crate) struct Memory {
     pub slot: Option<i64>,
+    /// When this process got its slot: so it is told from another one's of the same number.
+    pub since: i64,
     pub application: Option<i64>,
     pub functions: HashMap<String, i64>,
     /// The functions that this process can run.

@@ -79,8 +79,9 @@ pub(crate) struct Disk {
 pub(crate) struct Files {
     /// Which file the connection has open.
     pub identity: Option<Identity>,
-    /// Whether that is another file than the one this process has its slot in.
-    pub is_replaced: bool,
+    /// Whether it was opened since the last turn, and was another file before.
+    pub is_fresh: bool,
+    pub has_changed: bool,
     pub turnstile: Option<Arc<File>>,
     /// The log of the connection, for the flusher.
     pub log: Option<Arc<File>>,
@@ -138,7 +139,11 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let _inside = gate().enter();
-        self.disk.lock().suspend();
+        let mut disk = self.disk.lock();
+        disk.suspend();
+        // Threads may still run tasks of this slot: the lock goes with the process, or by a close
+        // that leaves nothing behind.
+        std::mem::forget(disk.files.alive.take());
     }
 }
 
@@ -197,7 +202,8 @@ impl Files {
         }
         self.log = Some(Arc::new(log));
         let identity = Identity::of(&place.database).map_err(failed)?;
-        self.is_replaced |= self.identity.is_some_and(|it| it != identity);
+        self.is_fresh = true;
+        self.has_changed |= self.identity.is_some_and(|it| it != identity);
         self.identity = Some(identity);
         Ok(())
     }
@@ -208,7 +214,6 @@ impl Files {
         self.alive = None;
         self.fifo = None;
         self.peers = Peers::default();
-        self.is_replaced = false;
     }
 
     fn descriptors(&self) -> Vec<i32> {

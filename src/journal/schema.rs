@@ -64,7 +64,7 @@ pub(crate) fn failed(place: &Place, error: &rusqlite::Error) -> Error {
         Some(ErrorCode::DiskFull) => (ErrorKind::Full, "; make room on its disk"),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => (
             ErrorKind::Corrupt,
-            "; keep it, and get what can be read with `flask delay journal salvage`",
+            "; move it away, or put a backup in its place",
         ),
         Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => (
             ErrorKind::Permission,
@@ -138,7 +138,7 @@ fn connect(place: &Place) -> rusqlite::Result<Connection> {
     }
     // NORMAL: the log is synced before a checkpoint. What is answered for is synced by the flusher.
     connection.execute_batch(
-        "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY",
+        "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 2000",
     )?;
     Ok(connection)
 }
@@ -193,8 +193,8 @@ fn check(place: &Place, connection: &Connection) -> Result<(), Error> {
     // The texts of a newer layout are unknown, but it has the columns of this one.
     if version == VERSION && !is_known(connection).map_err(failed)? {
         let text = format!(
-            "{file}: the tables of this journal are not those that this code has made; keep the \
-             file, and get what can be read with `flask delay journal salvage`"
+            "{file}: the tables of this journal are not those that this code has made; move it \
+             away, or put a backup in its place"
         );
         return Err(Error::new(ErrorKind::Corrupt, text));
     }

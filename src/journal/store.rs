@@ -78,6 +78,14 @@ pub(crate) fn add_process(
     Ok(connection.last_insert_rowid())
 }
 
+/// Whether this process still has that slot.
+pub(crate) fn has_process(connection: &Connection, slot: i64, since: i64) -> Result<bool> {
+    let sql = "SELECT 1 FROM process WHERE slot = ?1 AND pid = ?2 AND began_at = ?3";
+    connection
+        .prepare_cached(sql)?
+        .exists(params![slot, std::process::id(), since])
+}
+
 pub(crate) fn set_claims(connection: &Connection, slot: i64, claims: bool) -> Result<()> {
     let sql = "UPDATE process SET claims = ?2 WHERE slot = ?1";
     connection
@@ -764,7 +772,7 @@ const FORGOTTEN: i64 = 100_000;
 /// So many free pages are given back in one transaction.
 const FREED: i64 = 200;
 /// So many rows are pruned in one transaction.
-pub(crate) const PRUNED: u32 = 200;
+const PRUNED: u32 = 200;
 
 /// Whether a row has ended before `since`, or a dead letter or parked one before `long_since`.
 pub(crate) fn has_old(connection: &Connection, since: i64, long_since: i64) -> Result<bool> {
@@ -820,13 +828,13 @@ pub(crate) fn count_ended(connection: &Connection) -> Result<u64> {
 }
 
 /// Removes old rows, the oldest first: those that have ended before `since`, `surplus` in any case, and dead
-/// letters from before `long_since`. Not all at once; how many.
+/// letters from before `long_since`. Not all at once.
 pub(crate) fn prune(
     connection: &Connection,
     since: i64,
     long_since: i64,
     surplus: u64,
-) -> Result<usize> {
+) -> Result<()> {
     let surplus = u32::try_from(surplus).unwrap_or(PRUNED).min(PRUNED);
     let sql = "SELECT sequence, id, ended_at FROM (SELECT sequence, id, ended_at, row_number() OVER (ORDER BY ended_at) AS place \
                FROM (SELECT sequence, id, ended_at FROM task WHERE state BETWEEN 6 AND 8 ORDER BY ended_at LIMIT ?4)) \
@@ -855,7 +863,7 @@ pub(crate) fn prune(
         let sql = "DELETE FROM forgotten WHERE place <= (SELECT max(place) FROM forgotten) - ?1";
         connection.prepare_cached(sql)?.execute([FORGOTTEN])?;
     }
-    Ok(old.len())
+    Ok(())
 }
 
 /// Checks the file, and copies the whole log into the database and that to the disk; whether that

@@ -42,6 +42,10 @@ pub(crate) fn now() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub(crate) struct Writer {
     pub(crate) part: Arc<Part>,
     pub(crate) memory: Memory,
@@ -56,14 +60,16 @@ pub(crate) struct Writer {
     /// There may be tasks to claim.
     pub(crate) is_eager: bool,
     pub(crate) chores: Chores,
-    /// How many more ends are kept than may be.
-    pub(crate) surplus: u64,
+    /// Ready tasks were left for lack of workers.
+    pub(crate) is_hungry: bool,
+    /// There are rows to prune, more than go at once.
+    pub(crate) is_pruning: bool,
     pub(crate) last_error: Option<Error>,
     /// The file belongs to newer code: this process claims nothing more.
     pub(crate) is_outdated: bool,
     progress_at: Instant,
     /// Another process has called.
-    is_called: bool,
+    pub(crate) is_called: bool,
     /// Ends that could not be written, to be tried again.
     kept: Vec<Operation>,
     /// Nothing but what threads wait for before this time: the last attempt has failed.
@@ -128,7 +134,8 @@ impl Writer {
             unknown: HashMap::new(),
             is_eager: false,
             chores: Chores::default(),
-            surplus: 0,
+            is_hungry: false,
+            is_pruning: false,
             last_error: None,
             is_outdated: false,
             progress_at: now,
@@ -419,7 +426,13 @@ impl Writer {
             operations.extend(part.queue.take());
         }
         let nothing = Chores::default();
-        let is_replaced = files.is_replaced;
+        let is_replaced = match self.is_replaced(connection, files) {
+            Ok(is_replaced) => is_replaced,
+            Err(trouble) => {
+                store::roll_back(connection);
+                return Err(Failure::new(trouble));
+            }
+        };
         let (lost, chores) = if is_replaced {
             (self.start_anew(files), &nothing)
         } else {
@@ -462,6 +475,18 @@ impl Writer {
                 is_open: found.is_none(),
             }),
         }
+    }
+
+    /// Whether the file, opened anew, is another one than that in which this process has its slot.
+    fn is_replaced(&self, connection: &Connection, files: &mut Files) -> Result<bool> {
+        if !std::mem::take(&mut files.is_fresh) {
+            return Ok(false);
+        }
+        let has_changed = std::mem::take(&mut files.has_changed);
+        Ok(match self.memory.slot {
+            Some(slot) => has_changed || !store::has_process(connection, slot, self.memory.since)?,
+            None => false,
+        })
     }
 
     /// Whether a transaction is in the file although its commit has failed; `None` if the file

@@ -241,7 +241,7 @@ fn a_damaged_file_is_not_written_to_any_more() {
     }
     let error = refused(settings(&folder.database()));
     assert_eq!(error.kind, ErrorKind::Corrupt);
-    assert!(error.text.contains("salvage"), "{error}");
+    assert!(error.text.contains("backup"), "{error}");
     assert_eq!(notes.reports(), Vec::<String>::new());
     assert_eq!(file.metadata().unwrap().len(), length);
 }
@@ -277,7 +277,7 @@ fn a_file_that_is_damaged_in_use_is_left_alone() {
     assert!(process::wait_for(child));
     let error = journal.submit(task()).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Corrupt);
-    notes.reported("salvage");
+    notes.reported("backup");
     assert_eq!(journal.get("any").unwrap_err().kind, ErrorKind::Corrupt);
     assert_eq!(file.metadata().unwrap().len(), length);
     journal.close();
