@@ -214,11 +214,16 @@ class Fleet:
     # --- Deaths ----------------------------------------------------------------------
 
     def slay(self, pids: list[int], *, alone: bool = False) -> None:
-        """Send these processes SIGKILL, note when, and wait until they are dead."""
+        """Send these processes SIGKILL, note when, and wait until they are dead.
+
+        One that was killed before is left out: its parent may not have noticed yet, and a second
+        time would be later than its death.
+        """
         handles = []
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                handles.append((pid, os.pidfd_open(pid)))
+            if pid not in self.told.killed:
+                with contextlib.suppress(ProcessLookupError):
+                    handles.append((pid, os.pidfd_open(pid)))
         for pid, handle in handles:
             # Before it is sent: no task may be started again before.
             self.told.killed[pid] = time.monotonic()

@@ -126,16 +126,18 @@ def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Ve
         "killed": len(told.killed),
         "run more than once": sum(len(it) > 1 for it in starts),
     }
-    spans = [
-        (max(told.killed[first.pid], first.at), second.at)
-        for found in starts
-        for first, second in pairwise(found)
-        if first.pid in told.alone
-    ]
+    # Of each death, when the first of its tasks was started again. The others run after it: those
+    # that were in a process that died run alone.
+    first_again: dict[int, float] = {}
+    for found in starts:
+        for first, second in pairwise(found):
+            if first.pid in told.alone:
+                earlier = first_again.get(first.pid, second.at)
+                first_again[first.pid] = min(earlier, second.at)
     waits = [
-        until - since
-        for since, until in spans
-        if not any(begin < until and end > since for begin, end in told.outages)
+        at - told.killed[pid]
+        for pid, at in first_again.items()
+        if not any(begin < at and end > told.killed[pid] for begin, end in told.outages)
     ]
     if waits:
         figures["takeovers"] = len(waits)

@@ -1,10 +1,13 @@
 """Random kills under a real server, the quick form of `make kills`; and tests of its judge."""
 
 import importlib.util
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from tests.journal import kills
+from tests.journal.fleet import Fleet
 from tests.journal.record import Event, Row, Told, judge, report
 
 needs_gunicorn = pytest.mark.skipif(
@@ -29,6 +32,18 @@ def test_many_random_kills(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{report(verdict)}")
     assert not verdict.problems
+
+
+def test_a_process_is_killed_once(tmp_path):
+    """A second time would be later than its death, and what ran again between would look wrong."""
+    fleet = Fleet(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        fleet.slay([process.pid])
+        killed = dict(fleet.told.killed)
+        # Its parent, this process, has not waited for it yet.
+        fleet.slay([process.pid], alone=True)
+        assert fleet.told.killed == killed
+        assert fleet.told.alone == set()
 
 
 def told(**more: Any) -> Told:
