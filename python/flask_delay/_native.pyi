@@ -736,6 +736,7 @@ class _RemoteTask:
         *,
         id: str,
         is_chosen: bool = False,
+        is_found: bool = False,
         attempts: int = 0,
         recall: Callable[[bool], object] | None = None,
         report: Callable[[Progress], object] | None = None,
@@ -745,8 +746,9 @@ class _RemoteTask:
         Cancelling it calls `recall` in that thread, with True if the task is to be ended where it
         runs. `attempts` is the number of earlier attempts; `report` receives the progress of `run`.
         With `is_chosen`, the id finds the future at once, and not only after it was asked for.
-        Raises RuntimeError after the executor's shutdown, DuplicateTask if such an id belongs to
-        another task.
+        With `is_found`, another process has sent the task: its events here send no signal, are not
+        counted and run no default callbacks. Raises RuntimeError after the executor's shutdown,
+        DuplicateTask if a chosen id belongs to another task.
         """
 
     @property

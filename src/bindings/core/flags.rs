@@ -23,7 +23,7 @@ const OWN_SCOPE: u32 = TaskState::MARK << 7;
 /// The coroutine of the task has begun and has not ended, in any phase: after a cancellation it
 /// cleans up.
 const GOES_ON: u32 = TaskState::MARK << 8;
-/// Another process ended the task: its signal and its figures are that process's.
+/// Another process ended the task, or will: its signals and its figures are that process's.
 const ENDED_ELSEWHERE: u32 = TaskState::MARK << 9;
 
 impl Task {

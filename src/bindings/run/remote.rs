@@ -52,20 +52,32 @@ fn begin(task: &Bound<'_, Task>) -> bool {
     let began = dispatch::start(task);
     if began {
         task.get().set_started(now());
-        events::happened(task, Kind::Started);
+        happened(task, Kind::Started);
     }
     began
+}
+
+/// Notes an event, unless it is for the process that has sent the task.
+fn happened(task: &Bound<'_, Task>, kind: Kind) {
+    if !task.get().ended_elsewhere() {
+        events::happened(task, kind);
+    }
 }
 
 #[pymethods]
 impl RemoteTask {
     #[new]
-    #[pyo3(signature = (executor, r#fn, *, id, is_chosen = false, attempts = 0, recall = None, report = None))]
+    #[pyo3(signature = (executor, r#fn, *, id, is_chosen = false, is_found = false, attempts = 0, recall = None, report = None))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "named, and most of them optional"
+    )]
     fn new(
         executor: &Bound<'_, ExecutorCell>,
         r#fn: Bound<'_, PyAny>,
         id: &str,
         is_chosen: bool,
+        is_found: bool,
         attempts: u32,
         recall: Option<Py<PyAny>>,
         report: Option<Py<PyAny>>,
@@ -86,7 +98,7 @@ impl RemoteTask {
         let cell = Task::for_task(Arc::clone(core), scope, call, context, now());
         let future = new_future(py, cell)?;
         // Relaxed: as in `submit`.
-        if inner.has_defaults.load(Ordering::Relaxed) && recall.is_some() {
+        if inner.has_defaults.load(Ordering::Relaxed) && recall.is_some() && !is_found {
             let defaults = inner.defaults.lock();
             let defaults = defaults.iter().map(|it| it.clone_ref(py)).collect();
             completion::add_defaults(&future, defaults);
@@ -95,6 +107,9 @@ impl RemoteTask {
             future.get().mark_of_teardown();
         }
         policy::runs_elsewhere(future.get(), attempts);
+        if is_found {
+            future.get().mark_ended_elsewhere();
+        }
         let id = Id::new(id);
         if is_chosen && !future.get().take_id(&future, &id) {
             return Err(id_is_taken(&id));
@@ -135,7 +150,7 @@ impl RemoteTask {
         }
         policy::begins_again(task.get());
         if task.get().run_again() {
-            events::happened(task, Kind::Retrying);
+            happened(task, Kind::Retrying);
         }
     }
 
@@ -154,7 +169,7 @@ impl RemoteTask {
         let progress = Progress::new(done, total, note)?;
         let task = self.0.bind(py);
         task.get().extra().lock().progress = Some(progress);
-        events::happened(task, Kind::Progress);
+        happened(task, Kind::Progress);
         Ok(())
     }
 

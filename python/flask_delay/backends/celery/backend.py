@@ -8,7 +8,6 @@ import contextlib
 import inspect
 import uuid
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
@@ -17,14 +16,7 @@ from typing import Any, cast
 from flask import Flask
 
 from flask_delay import context, registry, state, validators
-from flask_delay._native import (
-    Executor,
-    Future,
-    _generation,
-    _Policy,
-    _RemoteTask,
-    _scoped_executor,
-)
+from flask_delay._native import Executor, Future, _generation, _Policy, _RemoteTask
 from flask_delay.config import Config
 
 try:
@@ -65,7 +57,6 @@ class Backend(base.Backend):
     def __init__(self, name: str, settings: Config, app: Flask) -> None:
         self._name = name
         self._app = app
-        self._settings = settings
         self._default = settings.backend
         self._place = worker.Place(app, name)
         own = settings.of(Settings)
@@ -87,8 +78,6 @@ class Backend(base.Backend):
         self._clients: dict[int, Client] = {}
         self._buffers = own.celery_when_down == "buffer"
         self._closed = False
-        # The pool of found futures, under one name, once there is one.
-        self._found: dict[str, Executor] = {}
 
     def submit(
         self,
@@ -141,10 +130,6 @@ class Backend(base.Backend):
         found = map(self._client().look, _meant(id))
         return next((view for view in found if view is not None), None)
 
-    def drain(self, timeout: float | None) -> bool:
-        """Wait for the callbacks of found futures; the tasks run in other processes."""
-        return all(pool.drain(timeout) for pool in list(self._found.values()))
-
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """Publish no more tasks; with `cancel_futures`, cancel those that have not begun.
 
@@ -154,8 +139,6 @@ class Backend(base.Backend):
         client = self._clients.get(_generation())
         if client is not None:
             client.close(wait, cancel_futures=cancel_futures)
-        for pool in list(self._found.values()):
-            pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def diagnose(self) -> Iterator[base.Finding]:
         """Report problems of broker, results and settings, and the number of workers."""
@@ -218,27 +201,7 @@ class Backend(base.Backend):
         def elsewhere() -> None: ...
 
         elsewhere.__name__ = elsewhere.__qualname__ = name
-        return _RemoteTask(self._pool_of_found(), elsewhere, id=id, recall=recall)
-
-    def _pool_of_found(self) -> Executor:
-        """The pool for callbacks of found futures.
-
-        Signals, default callbacks and counts are for the process that has sent the task, so this
-        pool has none. No lock: see `state.State`.
-        """
-        found = self._found.get(self._name)
-        if found is None:
-            made = _scoped_executor(
-                scope=weakref.WeakMethod(context.scope(self._app)),
-                max_workers=self._settings.max_workers,
-                thread_name_prefix=self._name,
-                hidden=context.hidden_variables(),
-                # Of what follows them.
-                log_failures=self._settings.log_failures,
-                shutdown_timeout=self._settings.shutdown_timeout,
-            )
-            found = self._found.setdefault(self._name, made)
-        return found
+        return _RemoteTask(self._executor(), elsewhere, id=id, is_found=True, recall=recall)
 
     def _client(self) -> Client:
         generation = _generation()

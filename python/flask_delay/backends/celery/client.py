@@ -343,8 +343,8 @@ class Client:
             return True
         try:
             meta = self._results.decode(data)
-            future = handle.future
-            view = results.view_of(future.id, future.name, meta, self._app)
+            # Not by the future's id: to ask for that is to keep the future.
+            view = results.view_of(channel, handle.future.name, meta, self._app)
             is_over = _update(handle, meta["status"], view)
         except Exception as error:
             # Not JSON, or not in Celery's form.
