@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from flask_delay import Retry
-from flask_delay.backends.message import VERSION, CarriedRetry, TaskMessage, carried
+from flask_delay.backends.message import VERSION, TaskMessage
+from flask_delay.carried import CarriedRetry, carried
 
 MAIN = "shop"
 

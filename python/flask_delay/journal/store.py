@@ -29,7 +29,7 @@ from flask_delay._native import (
 )
 from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
-from flask_delay.backends.message import CarriedRetry, carried
+from flask_delay.carried import CarriedRetry, carried
 from flask_delay.config import Config
 from flask_delay.journal import errors
 from flask_delay.journal.functions import Functions

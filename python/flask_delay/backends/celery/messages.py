@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from flask_delay import validators
-from flask_delay.backends.message import TaskMessage, exception_classes
+from flask_delay.backends.message import TaskMessage
 from flask_delay.backends.serializer import json_values
+from flask_delay.carried import exception_classes
 from flask_delay.retry import as_retry
 
 HEADER = "flask_delay"
