@@ -361,6 +361,7 @@ class TestKeys:
             DuplicateTask, match=f'a task of ".*hold" with the same key.*{first.id}'
         ):
             hold.using(unique="raise").delay("gate")
+        gate("gate").set()
 
     def test_once(self, app):
         first = add.using(once="order-1").delay(1)
