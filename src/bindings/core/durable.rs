@@ -7,7 +7,7 @@
 //! The journal's writer thread calls [`Caller`] and never waits for the GIL. It gives claimed rows
 //! to the pool as jobs, and all else to the courier, a thread that attaches to Python.
 //!
-//! Whoever takes the claim out of a task ends the attempt in the journal, and no other thread does.
+//! The thread that takes the claim out of a task ends the attempt in the journal; no other does.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ use super::codec;
 use super::executor::{Core, Job, Note};
 use super::id::Id;
 use super::leftovers;
-use super::policy;
+use super::policy::{self, Rules};
 use super::task::Task;
 use super::task_name::name_of;
 use super::transition::End;
@@ -142,14 +142,20 @@ impl Ending {
 /// All links, for the exit of the process. The lock is a leaf.
 static LINKS: LazyPerProcess<Mutex<Vec<Weak<Link>>>> = LazyPerProcess::new();
 
-/// Whether this process or its parent has made a link.
+/// See [`is_used`].
 static IS_USED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process or its parent has made a link.
+#[inline]
+pub(crate) fn is_used() -> bool {
+    // Relaxed: as in `Link::new`.
+    IS_USED.load(Ordering::Relaxed)
+}
 
 /// Tells the journal of an executor that a worker of it has become free.
 #[inline]
 pub(crate) fn has_room(core: &Weak<Core>) {
-    // Relaxed: as in `Link::new`.
-    if IS_USED.load(Ordering::Relaxed)
+    if is_used()
         && let Some(link) = core.upgrade().and_then(|core| core.journal())
     {
         link.tell(Journal::wake);
@@ -448,9 +454,18 @@ pub(crate) fn claim_here(this: &Task, claim: Claim) {
     set_claim(this, claim);
 }
 
+/// Reads or changes the rules of a task with a row in a journal; of any other, nothing. One load for
+/// tasks without.
+#[inline]
+fn with<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> Option<R> {
+    this.is_journaled()
+        .then(|| policy::with(this, step))
+        .flatten()
+}
+
 /// The link and the pool of a durable task.
 pub(crate) fn link_of(this: &Task) -> Option<(Arc<Link>, Pool)> {
-    policy::with(this, |rules| {
+    with(this, |rules| {
         let durable = rules.durable.as_ref()?;
         Some((Arc::clone(&durable.link), durable.pool))
     })
@@ -459,7 +474,7 @@ pub(crate) fn link_of(this: &Task) -> Option<(Arc<Link>, Pool)> {
 
 /// The link of a durable task that this process does not run.
 pub(crate) fn elsewhere(this: &Task) -> Option<Arc<Link>> {
-    policy::with(this, |rules| {
+    with(this, |rules| {
         let durable = rules.durable.as_ref()?;
         durable.claim.is_none().then(|| Arc::clone(&durable.link))
     })
@@ -468,23 +483,23 @@ pub(crate) fn elsewhere(this: &Task) -> Option<Arc<Link>> {
 
 /// Whether the task is durable.
 pub(crate) fn is_durable(this: &Task) -> bool {
-    policy::with(this, |rules| rules.durable.is_some()).unwrap_or(false)
+    with(this, |rules| rules.durable.is_some()).unwrap_or(false)
 }
 
 /// Whether this process has the claim of the task's row.
 pub(crate) fn has_claim(this: &Task) -> bool {
-    let claimed = policy::with(this, |rules| Some(rules.durable.as_ref()?.claim.is_some()));
+    let claimed = with(this, |rules| Some(rules.durable.as_ref()?.claim.is_some()));
     claimed.flatten().unwrap_or(false)
 }
 
 /// Tells the journal the progress of a task that runs here. Returns at once.
 pub(crate) fn report(this: &Task) {
-    let claimed = policy::with(this, |rules| {
+    let claimed = with(this, |rules| {
         let durable = rules.durable.as_ref()?;
         Some((Arc::clone(&durable.link), durable.claim?))
     })
     .flatten();
-    let published = policy::with(this, |rules| rules.published.clone()).flatten();
+    let published = with(this, |rules| rules.published.clone()).flatten();
     if claimed.is_none() && published.is_none() {
         return;
     }
@@ -511,7 +526,7 @@ pub(crate) struct Taken {
 
 /// Takes the claim of a durable task that runs here.
 pub(crate) fn take_claim(this: &Task) -> Option<Taken> {
-    let (link, pool, claim) = policy::with(this, |rules| {
+    let (link, pool, claim) = with(this, |rules| {
         let durable = rules.durable.as_mut()?;
         let claim = durable.claim.take()?;
         Some((Arc::clone(&durable.link), durable.pool, claim))
@@ -585,6 +600,7 @@ pub(crate) fn publish(this: &Bound<'_, Task>, id: &Id) {
         rules.published = Some(Arc::clone(&link));
         rules.attempts = rules.attempts.max(u32::from(cell.has_begun()));
     });
+    cell.mark_journaled();
     let born = cell.born() / 1_000;
     let began = cell.has_begun().then(|| micros(cell.last_start()));
     link.tell(|journal| journal.publish(id.to_string(), name_of(this), born, began));
@@ -600,7 +616,7 @@ fn micros(nanos: u64) -> i64 {
 
 /// Tells the journal that a published task has begun.
 pub(crate) fn publish_start(this: &Task) {
-    if let Some(link) = policy::with(this, |rules| rules.published.clone()).flatten() {
+    if let Some(link) = with(this, |rules| rules.published.clone()).flatten() {
         let id = this.quiet_id().to_string();
         link.tell(|journal| journal.publish_began(&id, micros(now())));
     }
@@ -610,7 +626,7 @@ pub(crate) fn publish_start(this: &Task) {
 pub(crate) fn publish_end(this: &Bound<'_, Task>) {
     let cell = this.get();
     // Taken, so that an end that comes while the task is published is told once.
-    let Some(link) = policy::with(cell, |rules| rules.published.take()).flatten() else {
+    let Some(link) = with(cell, |rules| rules.published.take()).flatten() else {
         return;
     };
     let end = match cell.done_outcome(this.py()) {

@@ -25,6 +25,8 @@ const OWN_SCOPE: u32 = TaskState::MARK << 7;
 const GOES_ON: u32 = TaskState::MARK << 8;
 /// Another process ended the task, or will: its signals and its figures are that process's.
 const ENDED_ELSEWHERE: u32 = TaskState::MARK << 9;
+/// The task has a row in a journal: it is durable, or was published.
+const JOURNALED: u32 = TaskState::MARK << 10;
 
 impl Task {
     pub(crate) fn told_to_stop(&self) -> bool {
@@ -80,6 +82,15 @@ impl Task {
 
     pub(crate) fn ended_elsewhere(&self) -> bool {
         self.state.has(ENDED_ELSEWHERE)
+    }
+
+    pub(crate) fn is_journaled(&self) -> bool {
+        self.state.has(JOURNALED)
+    }
+
+    /// Called after the rules of the task have the journal.
+    pub(crate) fn mark_journaled(&self) {
+        self.state.mark(JOURNALED);
     }
 
     /// Called before the task is ended.

@@ -227,7 +227,7 @@ impl Task {
 
     /// Whether only another process can settle this future.
     pub(crate) fn is_foreign(&self) -> bool {
-        self.is_of_another_process() && !self.phase().is_done()
+        !self.phase().is_done() && self.is_of_another_process()
     }
 
     pub(crate) fn refuse_foreign(&self, this: &Bound<'_, Self>) -> PyResult<()> {

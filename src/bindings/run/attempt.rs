@@ -75,12 +75,12 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
         // The task has forked: its outcome belongs to the parent.
         return;
     }
-    if cell.is_ruled() && is_interrupted(this, core, &ended) {
-        drop(taken);
-        durable::put_back(this);
-        return;
-    }
     let ended = match ended {
+        Attempt::Raised(_) if is_interrupted(this, core) => {
+            drop(taken);
+            durable::put_back(this);
+            return;
+        }
         Attempt::Raised(exception) => match retry::judge(this, exception) {
             Verdict::Again(after, exception) => {
                 retry::again(this, core, Some(taken), after, exception);
@@ -121,8 +121,8 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
     };
     // Dropped before any thread learns that the task is done.
     drop(taken);
-    cell.let_go();
-    if cell.is_ruled() {
+    if cell.keeps_more() {
+        cell.let_go();
         let end = match phase {
             Phase::Finished => End::Returned(outcome.clone()),
             _ => End::Raised(outcome.clone()),
@@ -135,11 +135,8 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
 
 /// Whether the end of the process has ended an attempt of a durable task, which then runs again in
 /// another process.
-fn is_interrupted(this: &Bound<'_, Task>, core: &Arc<Core>, ended: &Attempt<'_>) -> bool {
-    core.is_given_up()
-        && this.get().told_to_stop()
-        && matches!(ended, Attempt::Raised(_))
-        && core::durable::has_claim(this.get())
+fn is_interrupted(this: &Bound<'_, Task>, core: &Arc<Core>) -> bool {
+    core.is_given_up() && this.get().told_to_stop() && core::durable::has_claim(this.get())
 }
 
 enum Attempt<'py> {

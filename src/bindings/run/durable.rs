@@ -9,6 +9,7 @@ use flask_delay_engine::Mutex;
 use flask_delay_journal::{Accepted, Change, Claimed, Found, Key, NewTask, Pool, Row, State};
 use pyo3::exceptions::{PyLookupError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyFunction, PyString, PyTuple};
 
 use super::timeout;
@@ -248,6 +249,7 @@ fn make<'py>(
     policy::begin(this.get(), |rules| {
         rules.durable = Some(Box::new(Durable::new(Arc::clone(link), pool)));
     });
+    this.get().mark_journaled();
     Ok(this)
 }
 
@@ -316,9 +318,12 @@ pub(crate) fn prepare<'py>(
         }
     };
     let cell = this.get();
-    // It may have been shown as running in another process.
-    let _ = cell.phase() == Phase::Running && cell.run_again();
-    durable::set_claim(cell, claimed.claim);
+    // In one section, on which `show` waits: a task with a claim is not shown as running elsewhere.
+    with_critical_section(this.as_any(), || {
+        // It may have been shown so before.
+        let _ = cell.phase() == Phase::Running && cell.run_again();
+        durable::set_claim(cell, claimed.claim);
+    });
     if let Some(began) = claimed.began.filter(|_| claimed.claim.attempt > 1) {
         let began = began.cast_unsigned().saturating_mul(1_000);
         policy::with(cell, |rules| {
@@ -422,7 +427,7 @@ fn has_function(this: &Bound<'_, Task>) -> bool {
     function.is_some_and(|function| function.is_callable())
 }
 
-/// What becomes of a row that this process cannot run.
+/// The answer for a row that this process cannot run.
 fn unfit(py: Python<'_>, link: &Arc<Link>, error: PyErr) -> Change {
     if error.is_instance_of::<PyLookupError>(py) || error.is_instance_of::<PyTypeError>(py) {
         return Change::Park {
@@ -498,7 +503,7 @@ fn label(function: &str) -> &str {
 /// in a forked child, a handle.
 pub(crate) fn current<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, Task>> {
     let cell = this.get();
-    if !cell.is_ruled() || cell.phase().is_done() {
+    if !cell.is_journaled() || cell.phase().is_done() {
         return Ok(this.clone());
     }
     let this = if cell.is_foreign() {
@@ -519,30 +524,40 @@ pub(crate) fn current<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, Task>
 /// Makes a task of another process look as its row says.
 fn show(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
     let cell = this.get();
-    if cell.phase().is_done() || durable::has_claim(cell) {
+    if row.state.is_end() {
+        finish(link, this, row);
         return;
     }
+    // See `prepare`.
+    with_critical_section(this.as_any(), || {
+        if !cell.phase().is_done() && !durable::has_claim(cell) {
+            show_open(cell, row);
+        }
+    });
+}
+
+/// As [`show`], for a task that has not ended.
+fn show_open(cell: &Task, row: Row) {
     policy::with(cell, |rules| rules.attempts = row.attempt);
-    if let Some((done, total, note)) = row.progress.clone() {
-        cell.extra().lock().progress = Some(Progress::stored(done, total, note));
+    show_progress(cell, row.progress);
+    if row.state != State::Running {
+        let _ = cell.phase() == Phase::Running && cell.run_again();
+        return;
     }
-    match row.state {
-        State::Ready | State::Scheduled | State::Blocked | State::Parked => {
-            let _ = cell.phase() == Phase::Running && cell.run_again();
-        }
-        // This process is about to run it.
-        State::Running if row.is_mine && !row.plain => {}
-        State::Running => {
-            // A plain task that has not begun is its process's, too.
-            if let Some(began) = row.began
-                && cell.claim_start()
-            {
-                cell.set_started(began.cast_unsigned().saturating_mul(1_000));
-            }
-        }
-        State::Finished | State::Failed | State::Cancelled | State::Dead => {
-            finish(link, this, row);
-        }
+    // One of this process is about to run here, but for a plain one of another executor. A plain
+    // task that has not begun is in a queue.
+    let is_elsewhere = !row.is_mine || row.plain;
+    if let Some(began) = row.began.filter(|_| is_elsewhere)
+        && cell.claim_start()
+    {
+        cell.set_started(began.cast_unsigned().saturating_mul(1_000));
+    }
+}
+
+/// Shows what the row says of the task's progress, if anything.
+fn show_progress(cell: &Task, stored: Option<(f64, Option<f64>, String)>) {
+    if let Some((done, total, note)) = stored {
+        cell.extra().lock().progress = Some(Progress::stored(done, total, note));
     }
 }
 
@@ -554,6 +569,7 @@ fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
         return;
     }
     link.remove(&row.id);
+    show_progress(cell, row.progress);
     let end = match row.state {
         State::Cancelled => End::Cancelled,
         State::Finished => match (row.result, row.unkept) {

@@ -498,9 +498,6 @@ pub(crate) fn finish_detached<'py>(
 /// Stores the end of a durable task that runs here, and waits for that: an outcome that anybody has
 /// seen is in the journal.
 pub(crate) fn store_end(this: &Bound<'_, Task>, end: &End<'_>) {
-    if !this.get().is_ruled() {
-        return;
-    }
     if let Some(taken) = durable::take_claim(this.get()) {
         add_defaults_first(this);
         taken.end(this, end);
@@ -514,9 +511,6 @@ pub(crate) fn store_end_later<'py>(
     end: End<'py>,
     note: Option<Note>,
 ) -> Option<End<'py>> {
-    if !this.get().is_ruled() {
-        return Some(end);
-    }
     match durable::take_claim(this.get()) {
         Some(taken) => {
             add_defaults_first(this);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::bindings::core::durable::has_room;
+use crate::bindings::core::durable;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt::{self, Covered};
 use crate::bindings::core::task::Task;
@@ -124,13 +124,13 @@ pub(crate) fn is_at_work() -> bool {
 
 /// Notes that this worker's task waits: another worker may be active until the guard is dropped.
 pub(crate) fn waiting() -> Option<Waiting> {
-    let waits = with_worker(|local| {
-        let waits = Arc::clone(&local.waits);
-        (waits, Weak::clone(&local.core))
-    });
-    let (waits, core) = waits?;
+    let waits = with_worker(|local| Arc::clone(&local.waits))?;
     waits.begin();
-    has_room(&core);
+    if durable::is_used()
+        && let Some(core) = with_worker(|local| Weak::clone(&local.core))
+    {
+        durable::has_room(&core);
+    }
     Some(Waiting {
         waits,
         generation: generation(),
