@@ -61,7 +61,7 @@ enum To<T> {
 }
 
 /// Where an answer goes. Dropped without one, it answers that the journal is closed: no thread
-/// waits for ever.
+/// waits forever.
 pub(crate) struct Answer<T>(Option<To<T>>);
 
 impl<T> Answer<T> {
@@ -74,7 +74,7 @@ impl<T> Answer<T> {
         Self(Some(To::Call(then)))
     }
 
-    /// For an operation that nobody waits for any more.
+    /// For an operation without a waiting thread.
     pub(crate) fn none() -> Self {
         Self(None)
     }

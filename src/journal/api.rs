@@ -190,7 +190,7 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// What becomes of an attempt.
+/// How an attempt ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The task ends.

@@ -16,7 +16,7 @@ use crate::api::{Accepted, Error, ErrorKind};
 use crate::part::Part;
 use crate::sync::{Bell, Mutex};
 
-/// With `SyncLevel::Second`, and for what nobody waits for.
+/// With `SyncLevel::Second`, and for operations without a waiting thread.
 const LATER: Duration = Duration::from_millis(900);
 
 /// A task that is answered for when it is on the disk.

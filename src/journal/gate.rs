@@ -1,6 +1,6 @@
 //! The fork gate: no process is forked while one of its threads is inside SQLite or opens a file.
 //!
-//! A child that was forked then would find SQLite's own locks held for ever, by a thread that it
+//! A child that was forked then would find SQLite's own locks held forever, by a thread that it
 //! does not have, and connections that it must not use.
 
 use flask_delay_engine::LazyPerProcess;
@@ -22,7 +22,7 @@ struct State {
 }
 
 impl Gate {
-    /// A gate with nobody inside.
+    /// An open gate.
     #[must_use]
     pub(crate) fn new() -> Self {
         Self {

@@ -440,7 +440,7 @@ impl Journal {
         self.tell(Operation::PublishEnded(id, outcome));
     }
 
-    /// Sends what nobody waits for.
+    /// Sends an operation without a waiting thread.
     fn tell(&self, operation: Operation) {
         if let Ok(part) = self.part() {
             // A closed journal need not hear it.

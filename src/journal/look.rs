@@ -20,7 +20,7 @@ use crate::{liveness, schema, store};
 const LOOK: Duration = Duration::from_secs(1);
 /// And when there is more to prune.
 const SOON: Duration = Duration::from_millis(50);
-/// How often ended rows are counted, and functions that nobody knows looked for.
+/// How often ended rows are counted, and functions that no process knows looked for.
 const SELDOM: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// After this long without a process that knows its function a task is parked.
 const UNKNOWN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });

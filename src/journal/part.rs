@@ -268,7 +268,7 @@ pub fn after_fork_in_parent() {
 /// has from its parent.
 pub fn after_fork_in_child() {
     for part in KEPT.take() {
-        // Locked by nobody: the gate was closed.
+        // No thread has it locked: the gate was closed.
         for descriptor in part.disk.lock().files.descriptors() {
             vfs::close_inherited(descriptor);
         }

@@ -1,4 +1,4 @@
-//! What becomes of the tasks of a dead process.
+//! The tasks of a dead process.
 //!
 //! All that ran are suspects, and a suspect runs alone in its process: when that dies, it is known
 //! which task ended it. So a task that kills its processes is found out, and no other with it.

@@ -370,7 +370,7 @@ pub(crate) fn next_due(connection: &Connection, application: i64) -> Result<Opti
     Ok(found.flatten())
 }
 
-/// A suspect that this process may run: one that nobody has reserved, or any if this process is idle.
+/// A suspect that this process may run: one that no process has reserved, or any if this process is idle.
 pub(crate) fn suspect(
     connection: &Connection,
     application: i64,
@@ -579,7 +579,7 @@ pub(crate) fn set_progress(
     Ok(())
 }
 
-/// Marks the tasks that a process leaves behind as it ends in order, so that nobody counts that as a death;
+/// Marks the tasks that a process leaves behind as it ends in order, so that this does not count as a death;
 /// how many are durable.
 pub(crate) fn interrupt(connection: &Connection, slot: i64) -> Result<usize> {
     let sql = "UPDATE task SET interrupted = 1 WHERE owner = ?1 AND state = 2 AND published = 0";

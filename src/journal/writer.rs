@@ -29,7 +29,7 @@ const PROGRESS: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_hours(1);
 /// Between attempts to get SQLite's lock while something else has it.
 const BUSY: Duration = Duration::from_millis(2);
-/// After a failure, before what nobody waits for is tried again.
+/// After a failure, before operations without a waiting thread are tried again.
 const REST: Duration = Duration::from_secs(1);
 /// Between attempts to learn what became of a commit.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -55,7 +55,7 @@ pub(crate) struct Writer {
     pub(crate) data_version: Option<i64>,
     pub(crate) next_look: Instant,
     pub(crate) seldom_at: Instant,
-    /// Since when this process sees tasks of functions that nobody knows.
+    /// Since when this process sees tasks of functions that no process knows.
     pub(crate) unknown: HashMap<i64, Instant>,
     /// There may be tasks to claim.
     pub(crate) is_eager: bool,
@@ -507,7 +507,7 @@ impl Writer {
         found.ok()
     }
 
-    /// Asks the file again and again whether a transaction is in it. Nobody is answered meanwhile:
+    /// Asks the file again and again whether a transaction is in it. No operation is answered meanwhile:
     /// what is said to be refused must not be there.
     fn settle(
         &mut self,

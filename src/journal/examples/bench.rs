@@ -4,7 +4,7 @@
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "what it prints is its result, and it has nobody to tell of errors"
+    reason = "what it prints is its result, and an error ends it"
 )]
 
 use std::path::{Path, PathBuf};

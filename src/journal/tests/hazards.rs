@@ -1,5 +1,5 @@
 //! What loses commits of SQLite in silence when it is used in the obvious way: forks with an open
-//! file, orphans of a fork, and somebody in the process who reads the files and closes them.
+//! file, orphans of a fork, and code in the process that reads the files and closes them.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
 

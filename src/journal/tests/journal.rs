@@ -1,4 +1,4 @@
-//! What becomes of tasks, in one process with one or two journals on the same file.
+//! Tasks from submit to end, in one process with one or two journals on the same file.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
 
@@ -443,7 +443,7 @@ fn progress_is_seen_by_others() {
 }
 
 #[test]
-fn a_change_that_nobody_waits_for() {
+fn a_change_without_a_waiter() {
     let folder = Folder::new();
     let (journal, _) = claiming(&folder, 1);
     let task = task();

@@ -1,5 +1,5 @@
 //! Processes that submit and run tasks are killed at random, and a file that each writes to says
-//! what has become of all: nothing accepted is lost, and no task runs twice at once.
+//! how all have ended: nothing accepted is lost, and no task runs twice at once.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
 

@@ -175,9 +175,9 @@ fn a_close_leaves_nothing_in_the_queue() {
     });
 }
 
-/// Guards: the one who forks waits for those inside and keeps others out.
+/// Guards: a thread that forks waits for those inside and keeps others out.
 #[test]
-fn nobody_is_inside_while_a_process_forks() {
+fn no_thread_is_inside_while_a_process_forks() {
     check(3, || {
         let gate = Arc::new(Gate::default());
         // Unknown to loom, so that it adds no orders to try.

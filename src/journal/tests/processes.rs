@@ -1,4 +1,4 @@
-//! What becomes of tasks when processes are killed, stopped, end in order, or fork.
+//! Tasks of processes that are killed, stopped, end in order, or fork.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
 

@@ -208,7 +208,7 @@ fn a_removed_folder_of_locks_is_made_anew() {
     std::fs::remove_dir_all(folder.path().join("journal")).unwrap();
     notes.reported("somebody has removed this file");
     of_other.reported("somebody has removed this file");
-    // Nobody has taken it over meanwhile.
+    // No process has taken it over meanwhile.
     assert_eq!(of_other.left(), (0, 0));
     assert_eq!(
         journal.change(claim, Change::End(finished())).unwrap(),
