@@ -1,7 +1,7 @@
 //! Where the journal's files are, and whether the file system will do.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -264,6 +264,23 @@ fn on_network(path: &Path, name: &str) -> Error {
             path.display()
         ),
     )
+}
+
+/// Adds zeros to a file until it is so long. They are written: the first write to bytes that are
+/// only reserved costs what a longer file does.
+pub(crate) fn lengthen(mut file: &File, length: u64) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    let missing = length.saturating_sub(before);
+    if missing == 0 {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(before))?;
+    let written = io::copy(&mut io::repeat(0).take(missing), &mut file);
+    if written.is_err() {
+        // Others need what room there is.
+        file.set_len(before)?;
+    }
+    written.map(drop)
 }
 
 /// What tells this boot of this machine from all others.

@@ -24,7 +24,7 @@ use crate::queue::Queue;
 use crate::store;
 use crate::sync::Mutex;
 use crate::wakeup::{Bed, Peers};
-use crate::{schema, turnstile, vfs};
+use crate::{filesystem, schema, turnstile, vfs};
 
 /// What all processes of a journal share by inheritance; never changed.
 pub(crate) struct Core {
@@ -193,7 +193,8 @@ impl Files {
         let place = &core.place;
         let path = place.log();
         let failed = |error| refused(&path, "cannot be opened", &error);
-        let log = File::open(&path).map_err(failed)?;
+        let mut options = File::options();
+        let log = options.read(true).write(true).open(&path).map_err(failed)?;
         let identity = Identity::of(&path).map_err(failed)?;
         if self.named_log != Some(identity) {
             // A new log's name must be on the disk before what is in it counts.
@@ -206,6 +207,18 @@ impl Files {
         self.has_changed |= self.identity.is_some_and(|it| it != identity);
         self.identity = Some(identity);
         Ok(())
+    }
+
+    /// Makes a log that was opened since the last turn as long as it becomes before a checkpoint.
+    /// The sync of a write that makes a file longer takes half as long again. To be called in a
+    /// transaction: no process writes to the log then, and what is behind its end has no meaning.
+    pub(crate) fn lengthen_log(&self) {
+        if self.is_fresh
+            && let Some(log) = &self.log
+        {
+            // Without room for it, the log becomes longer as it is written.
+            _ = filesystem::lengthen(log, schema::LONG_LOG);
+        }
     }
 
     /// Lets go of all that belongs to a file which is gone. The own lock too: the next slot may

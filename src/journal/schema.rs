@@ -13,6 +13,10 @@ use crate::vfs;
 const APPLICATION_ID: i64 = 0x464c_4459;
 /// The layout that this code makes.
 pub(crate) const VERSION: i64 = 1;
+/// The pages in the log at which SQLite begins a checkpoint.
+const CHECKPOINT: u64 = 2000;
+/// The log's length then, and room for the last group: each page with its header.
+pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 
 /// Tables and indexes, each as SQLite keeps its text.
 ///
@@ -137,9 +141,9 @@ fn connect(place: &Place) -> rusqlite::Result<Connection> {
         connection.set_db_config(option, on)?;
     }
     // NORMAL: the log is synced before a checkpoint. What is answered for is synced by the flusher.
-    connection.execute_batch(
-        "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 2000",
-    )?;
+    connection.execute_batch(&format!(
+        "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = {CHECKPOINT}",
+    ))?;
     Ok(connection)
 }
 

@@ -425,6 +425,7 @@ impl Writer {
         if turn.takes {
             operations.extend(part.queue.take());
         }
+        files.lengthen_log();
         let nothing = Chores::default();
         let is_replaced = match self.is_replaced(connection, files) {
             Ok(is_replaced) => is_replaced,

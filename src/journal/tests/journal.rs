@@ -490,6 +490,34 @@ fn an_orderly_end_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_log_has_its_length_from_the_first_task_on() {
+    let folder = Folder::new();
+    let (journal, _) = claiming(&folder, 1);
+    let length = || {
+        let log = folder.path().join("journal.db-wal");
+        log.metadata().unwrap().len()
+    };
+    let first = mine(journal.submit(task()).unwrap());
+    let before = length();
+    assert!(before > 8_000_000, "{before}");
+    journal.change(first, Change::End(finished())).unwrap();
+    let (id, claim) = {
+        let task = task();
+        (task.id.clone(), mine(journal.submit(task).unwrap()))
+    };
+    // Opened anew, as after a fork: what is in the log is still read, and its length is kept.
+    flask_delay_journal::before_fork();
+    flask_delay_journal::after_fork_in_parent();
+    assert_eq!(row(&journal, &id).state, State::Running);
+    journal.change(claim, Change::End(finished())).unwrap();
+    assert_eq!(length(), before);
+    let (other, _) = claiming(&folder, 1);
+    assert_eq!(row(&other, &id).state, State::Finished);
+    other.close();
+    journal.close();
+}
+
+#[test]
 fn every_level_answers() {
     use flask_delay_journal::{Settings, SyncLevel};
     for sync in [SyncLevel::Commit, SyncLevel::Second, SyncLevel::Never] {
