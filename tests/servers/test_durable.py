@@ -12,8 +12,14 @@ from tests.servers.harness import SERVED, Server, poll
 
 # The app of all tests here, with a task and a command that leaves some.
 DURABLE = """
+import time
+import flask.cli
 from app import app, executor, record
 from flask_delay import task
+
+# The time before a process comes to watch only; without that, most are too fast to claim.
+show = flask.cli.show_server_banner
+flask.cli.show_server_banner = lambda *args: (time.sleep(0.5), show(*args))
 
 @task(durable=True)
 def work(name):

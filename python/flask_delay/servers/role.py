@@ -16,6 +16,10 @@ _ARBITER = "gunicorn.arbiter"
 # A command of `flask`, and the command that serves.
 _LOAD = ("flask.cli", "load_app")
 _RUN = ("flask.cli", "run_command")
+# Werkzeug's server, which `flask run` starts too: its start, its reloader, and its loop.
+_STARTS = frozenset({_RUN, ("werkzeug.serving", "run_simple")})
+_RELOADS = ("werkzeug._reloader", "run_with_reloader")
+_SERVES = ("werkzeug.serving", "serve_forever")
 
 # Servers whose workers are processes of `multiprocessing`, by their packages.
 _SERVERS = frozenset({"granian", "hypercorn", "uvicorn"})
@@ -86,7 +90,8 @@ def making() -> Callable[[], bool]:
     """A function that tells whether the app is still being made by the code that calls now.
 
     That is the outermost code of the caller's package: a module that is imported, or a function. A
-    program that makes its app itself goes on as long as the process does, and has a second.
+    program that makes its app itself goes on as long as the process does, and has a second. Under
+    Werkzeug's server the app is made when it serves, since until then it may come to watch only.
     """
     frames = [
         (frame, module, name)
@@ -103,11 +108,22 @@ def making() -> Callable[[], bool]:
     thread, end = threading.get_ident(), time.monotonic() + _PROGRAM
 
     def is_making() -> bool:
+        if _is_starting():
+            return True
         if maker is None:
             return time.monotonic() < end
         return any((id(frame), frame.f_code) == maker for frame, _ in stack_of(thread))
 
     return is_making
+
+
+def _is_starting() -> bool:
+    """Whether the main thread starts Werkzeug's server, which does not serve yet."""
+    names = {name for _, name in main_stack()}
+    if names.isdisjoint(_STARTS) or _SERVES in names:
+        return False
+    # The process that the reloader starts serves in another thread.
+    return _RELOADS not in names or os.environ.get("WERKZEUG_RUN_MAIN") != "true"
 
 
 def _root(module: str) -> str:
