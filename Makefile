@@ -18,10 +18,9 @@ CRATES := $(ENGINE) --package flask-delay-journal
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 export PIP_REQUIRE_VIRTUALENV := 1
 
-# Target directories of their own, because the flags would build everything else anew. Loom runs on
-# the release profile: a model is millions of steps. The Pythons of the others need not be there.
-LOOM := RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
-	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true
+# Target directories of their own, because the flags would build everything else anew. The Pythons
+# of the others than loom need not be there.
+LOOM := RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom
 KINDS := $(CURDIR)/tests/interpreters
 FREE_THREADED := PYO3_CONFIG_FILE=$(KINDS)/free-threaded.txt CARGO_TARGET_DIR=target/free-threaded
 APPLE := PYO3_CONFIG_FILE=$(KINDS)/apple.txt CARGO_TARGET_DIR=target/apple
@@ -48,7 +47,7 @@ test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Pytho
 test-engine: ## Run the Rust tests and loom models of engine and journal
 	cargo test --locked $(CRATES)
 	@# One at a time: side by side they take twice as long, over the memory map they share.
-	$(LOOM) cargo test --locked $(CRATES) --release --test 'loom*' -- --test-threads=1
+	$(LOOM) cargo test --locked $(CRATES) --profile loom --test 'loom*' -- --test-threads=1
 test-python: $(VENV)/.installed $(VENV)/.dev ## Run pytest; PYTEST_ARGS="..."
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 test-core: $(VENV)/.installed $(VENV)/.dev
@@ -111,7 +110,7 @@ lint: lint-rust lint-apple lint-python ## Check formats, clippy, macOS, ruff, ty
 lint-rust: $(VENV)/.pip ## Check rustfmt and clippy; loom models and free threading too
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	$(LOOM) cargo clippy --locked $(CRATES) --release --lib --test 'loom*' -- -D warnings
+	$(LOOM) cargo clippy --locked $(CRATES) --profile loom --lib --test 'loom*' -- -D warnings
 	$(FREE_THREADED) cargo clippy --locked --workspace --all-targets -- -D warnings
 lint-apple: ## Check that it compiles for macOS, where Rust's targets for that are installed
 	@for target in aarch64-apple-darwin x86_64-apple-darwin; do \
