@@ -180,7 +180,7 @@ def takeover(peer: Peer, size: int) -> Values:
     os.environ[SYNC] = "second"
     with (
         _scratch() as scratch,
-        _worker(peer, scratch) as first,
+        _worker(peer, scratch),
         _worker(peer, scratch),
         peer.open(WORKERS) as pool,
     ):
@@ -194,9 +194,14 @@ def takeover(peer: Peer, size: int) -> Values:
         for number in range(size):
             pool.submit(mark, str(record), number, 1.0)
         _wait(lambda: len(_marks(record)) == size)
-        victims = {it.number for it in _marks(record) if os.getpgid(it.pid) == first.pid}
+        groups: dict[int, set[int]] = {}
+        for it in _marks(record):
+            groups.setdefault(os.getpgid(it.pid), set()).add(it.number)
+        # One worker may have got them all.
+        victim = max(groups, key=lambda group: len(groups[group]))
+        victims = groups[victim]
         killed = time.monotonic()
-        os.killpg(first.pid, signal.SIGKILL)
+        os.killpg(victim, signal.SIGKILL)
 
         def again() -> dict[int, float]:
             marks = [it for it in _marks(record) if it.at > killed and it.number in victims]
