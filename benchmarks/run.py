@@ -1,4 +1,4 @@
-"""Rounds: every case forevery peer, one after the other, each in its own process."""
+"""Rounds: every case for every peer, one after the other, each in its own process."""
 
 import contextlib
 import importlib.metadata

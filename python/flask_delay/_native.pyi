@@ -444,7 +444,7 @@ class Executor(concurrent.futures.Executor):
         The executor of a `Delay` gives more, see `Delay.stats`.
         """
     def add_default_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        """Call `fn(future)` forevery task submitted from now on, before its own callbacks.
+        """Call `fn(future)` for every task submitted from now on, before its own callbacks.
 
         Raises TypeError as `Future.add_done_callback`.
         """

@@ -163,7 +163,7 @@ class Delay(Submitter):
         )
 
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
-        """Call `fn(future)` forevery task submitted from now on, before its own callbacks.
+        """Call `fn(future)` for every task submitted from now on, before its own callbacks.
 
         Applies to all apps on which this Delay is or will be initialised. Returns `fn`, so it may
         be used as a decorator. Raises TypeError if `fn` is not callable, or is a coroutine

@@ -220,7 +220,7 @@ KNOWN: Mapping[str, Option] = {
 
 
 class Chosen:
-    """The options of one `using` or `task`, checked once and ready forevery submit.
+    """The options of one `using` or `task`, checked once and ready for every submit.
 
     Raises TypeError for an unknown option and for a value of the wrong type, ValueError for a bad
     value and for options that contradict each other.

@@ -1,6 +1,6 @@
 //! The FIFO of plain jobs: unbounded, many producers, many consumers.
 //!
-//! The channel of `crossbeam-channel` is lock-free and allocates a block forevery 31 jobs. Only
+//! The channel of `crossbeam-channel` is lock-free and allocates a block for every 31 jobs. Only
 //! its non-blocking calls are used: [`crate::pool`] parks and wakes threads, since it can release
 //! the interpreter lock before.
 

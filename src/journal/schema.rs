@@ -14,7 +14,7 @@ const APPLICATION_ID: i64 = 0x464c_4459;
 /// The layout that this code makes.
 pub(crate) const VERSION: i64 = 1;
 /// The pages in the log at which SQLite begins a checkpoint.
-const CHECKPOINT: u64 = 2000;
+const CHECKPOINT: u64 = 1000;
 /// The log's length then, and room for the last group: each page with its header.
 pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 

@@ -586,7 +586,7 @@ def test_an_exception_passes_through(lab):
 
 
 def test_contexts_as_flask_3_2_makes_them(lab, monkeypatch):
-    """One kind of context foreverything, which takes a request and no environ."""
+    """One kind of context for everything, which takes a request and no environ."""
     kind = type(lab.app.test_request_context())
 
     class Merged(kind):

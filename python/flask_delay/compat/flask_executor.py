@@ -259,7 +259,7 @@ class Executor(Mapper, futures.Executor):
         return ExecutorJob(self, fn)
 
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
-        """Call `fn(future)` forevery task from now on, before its own callbacks.
+        """Call `fn(future)` for every task from now on, before its own callbacks.
 
         `fn` runs in an app context, without a request. Returns `fn`, so it may be used as a
         decorator. Raises TypeError if `fn` is not callable, or is a coroutine function.

@@ -1,4 +1,4 @@
-//! What follows the end of a task, in one order forevery way to end:
+//! What follows the end of a task, in one order for every way to end:
 //!
 //! 1. drop the call, and give back the permit in the queue, if the task had not started;
 //! 2. note the event, so that `stats()` counts a task before its result is visible;
