@@ -17,7 +17,7 @@ from benchmarks.table import CASES
 HERE = Path(__file__).parent
 RAW = HERE.parent / "target/bench.json"
 ROUNDS = 5
-# Stands for all cases whose names begin so.
+# Stands for all cases whose names begin so; alone, they have a page of their own.
 _JOURNAL = "journal"
 
 
@@ -37,6 +37,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(given)
     if options.instructions:
         options.cases, options.peers, options.rounds = ["instructions"], ["ours"], 1
+    options.page = "results-journal.md" if options.cases == [_JOURNAL] else None
     if _JOURNAL in (options.cases or ()):
         options.cases += [name for name in names if name.startswith(f"{_JOURNAL}-")]
     for what, all_of_them in (("cases", names), ("peers", list(PEERS))):
@@ -95,7 +96,7 @@ def _instructions(results: Results, *, keep: bool) -> int:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the command; writes results.md only if every case was measured."""
+    """Run the command; writes results.md only if every case was measured, or the journal's page."""
     options = _arguments(given)
     results = _load(options.raw) if options.again else _measure(options)
     if options.instructions:
@@ -112,6 +113,9 @@ def main(given: Sequence[str] | None = None) -> int:
         names = [str(file.relative_to(HERE)) for file in files]
         (HERE / "results.md").write_text(report.page(cases, results, names))
         print(f"written: {HERE / 'results.md'}, {', '.join(names)}")
+    elif options.page:
+        (HERE / options.page).write_text(report.page(cases, results))
+        print(f"written: {HERE / options.page}")
     else:
         print(report.page(cases, results))
     return any(each.error and each.peer == report.OURS for each in results.runs)

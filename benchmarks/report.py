@@ -23,6 +23,11 @@ class Figure:
     spread: float
 
 
+_HEAD = (
+    "Made by `make bench`, see [README.md](README.md)."
+    " Durable tasks: [results-journal.md](results-journal.md)."
+)
+
 Figures = Mapping[str, Mapping[str, Figure]]
 """Of one case: by peer, by metric."""
 
@@ -173,7 +178,11 @@ def _table(case: Case, found: Figures) -> list[str]:
             continue
         cells = []
         for metric in case.metrics:
-            figure = found[peer][metric.name]
+            figure = found[peer].get(metric.name)
+            if figure is None:
+                # A peer may have no such thing.
+                cells += ["", ""] if metric.better else [""]
+                continue
             wide = f" ±{figure.spread / 2:.0%}" if figure.spread > WIDE else ""
             cells.append(f"{quantity(metric, figure.median)}{wide}")
             if not metric.better:
@@ -223,7 +232,7 @@ def _failures(runs: Sequence[Run]) -> list[str]:
 
 def page(cases: Sequence[Case], results: Results, plots: Sequence[str] = ()) -> str:
     """The whole report as Markdown. `plots` are files beside it."""
-    lines = ["# Measured", "", "Made by `make bench`, see [README.md](README.md).", ""]
+    lines = ["# Measured", "", _HEAD, ""]
     lines += ["| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in results.head.items()]
     if results.skipped:

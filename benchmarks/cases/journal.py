@@ -211,7 +211,9 @@ def takeover(peer: Peer, size: int) -> Values:
             _wait(lambda: len(again()) == len(victims), 90)
         found = again()
     lost = (len(victims) - len(found)) / len(victims)
-    return {"lost": lost, **({"first": min(found.values())} if found else {})}
+    if not found:
+        return {"lost": lost}
+    return {"lost": lost, "first": min(found.values()), "last": max(found.values())}
 
 
 def _spread(pool: Pool, record: Path) -> int:
