@@ -50,6 +50,7 @@ from flask_delay.observe.signals import (
     task_succeeded,
 )
 from flask_delay.observe.stats import Histogram, PoolStats, Stats, TaskStats
+from flask_delay.observe.view import TaskView
 from flask_delay.periodic.job import Job
 from flask_delay.progress import track
 from flask_delay.retry import Retry
@@ -79,6 +80,7 @@ __all__ = [
     "TaskExpired",
     "TaskStats",
     "TaskTimeout",
+    "TaskView",
     "WaitCycleError",
     "WorkerDied",
     "__version__",

@@ -6,7 +6,7 @@ leading underscore are for the modules of this package alone.
 
 import concurrent.futures
 import logging
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar
 from datetime import datetime
@@ -894,8 +894,38 @@ class _Journal:
         """The future of a task in the journal, of whichever process; None for an unknown id."""
     def view(self, id: str) -> dict[str, Any] | None:
         """The row of a task; its state is "gone" for a task that was forgotten, None if unknown."""
-    def stats(self) -> dict[str, int]:
-        """The numbers of tasks by their state, of processes, and the bytes of the file."""
+    def rows(
+        self, states: Sequence[str], names: Sequence[str] | None, most: int, before: str | None
+    ) -> list[dict[str, Any]] | None:
+        """The rows of up to `most` tasks of the app, newest first, as from `view`.
+
+        Only tasks in one of the states, or in any without one; of functions with one of these
+        registered names, or None; from before the task with the id `before`. None if there is no
+        such task.
+        """
+
+    def names(self) -> list[str]:
+        """The registered names of the app's functions in the journal."""
+    def paused(self) -> list[str | None]:
+        """The registered names of the functions that are paused; None among them: all are."""
+    def retry(self, id: str) -> tuple[str, str | None]:
+        """Have a failed task run again.
+
+        Returns "retried"; or else the state of a task that has not failed, "plain", "gone" or
+        "unknown"; or "twin" and the id of an unfinished task with the same `unique` key.
+        """
+
+    def pause(self, name: str | None) -> None:
+        """Have no process start tasks of the function with this registered name; None: any task."""
+    def resume(self, name: str | None) -> None:
+        """End the pause of the function with this registered name; None: every pause."""
+    def prune(self, states: Sequence[str], names: Sequence[str] | None, ended_before: int) -> int:
+        """Forget tasks, as for `rows`, that ended before a time in microseconds; how many."""
+    def stats(self) -> dict[str, int | None]:
+        """The numbers of tasks by their state, of processes, and the bytes of the file.
+
+        `oldest` is the time, in microseconds, since which a task waits for a worker, or None.
+        """
     def stop_claiming(self) -> None:
         """Claim no more tasks in this process."""
     def close(self) -> None:

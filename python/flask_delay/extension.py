@@ -3,19 +3,20 @@
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
 from flask import Blueprint, Flask, request_started
 
-from flask_delay import config, context, state, tasks
+from flask_delay import config, context, state, tasks, validators
 from flask_delay._native import Executor, Future, _check_callback
+from flask_delay.journal.store import FORGETTABLE
 from flask_delay.logs import log as _log
 from flask_delay.observe import stats, status
 from flask_delay.observe.stats import Stats
-from flask_delay.observe.view import TaskView
+from flask_delay.observe.view import STATES, TaskView
 from flask_delay.options import NONE, AllOptions, Chosen, Options
 from flask_delay.periodic import job as jobs
 from flask_delay.periodic.job import Job
@@ -133,6 +134,73 @@ class Delay(Submitter):
         results cannot be reached.
         """
         return self._state().get(str(id))
+
+    def tasks(
+        self,
+        state: str | None = None,
+        name: str | None = None,
+        limit: int = 100,
+        before: str | UUID | None = None,
+    ) -> list[TaskView]:
+        """Up to `limit` tasks of the app's journal, newest first, whichever process has them.
+
+        With `state`, only tasks in this state: "ready", "scheduled", "blocked", "parked",
+        "running", "finished", "failed", "cancelled" or "dead". With `name`, only those of the
+        function with this registered name ("shop.tasks.tidy"), or without the module if that is
+        unique. With `before`, only those that were submitted before the task with this id: the last
+        one of a list leads to the next. Plain tasks are there as for `get`. Without a journal there
+        are none. Raises ValueError for another state, TypeError or ValueError for a bad limit,
+        LookupError for an unknown name or id, JournalUnavailable if the journal cannot be read.
+        """
+        count = validators.checked(validators.integer(1), limit, "limit", "an integer, 1 or more")
+        if state is not None:
+            _check_state(state, STATES)
+        last = None if before is None else str(before)
+        return self._state().store.tasks([] if state is None else [state], name, count, last)
+
+    def retry(self, id: str | UUID) -> Future[Any]:
+        """Have a durable task that failed, or is a dead letter, run once more; its new future.
+
+        It is the same task: it keeps its id and its arguments, and the number of its attempts goes
+        on, so that the `retry` of its `@task` may allow no further attempt after this one. A dead
+        letter begins with 0 deaths. Futures that have ended stay as they are. Raises LookupError
+        for an unknown or forgotten id; ValueError for a task that has not failed, or is not
+        durable; DuplicateTask if another task with the same `unique` key has not ended;
+        JournalUnavailable if the task does not run again.
+        """
+        return self._state().store.retry(str(id))
+
+    def pause(self, name: str | None = None) -> None:
+        """Start no more durable tasks of a function, in any process, until `resume`.
+
+        `name` is as in `tasks`; with None, no durable task of the app starts. Tasks that run go on;
+        others are accepted, and wait. The pause survives restarts. Plain tasks are not affected.
+        Raises LookupError for an unknown name, RuntimeError in a mode for tests or after
+        `shutdown`, JournalUnavailable if the journal cannot be written.
+        """
+        self._state().store.pause(name)
+
+    def resume(self, name: str | None = None) -> None:
+        """End the pause of a function; with None, every pause of the app. Raises as `pause`."""
+        self._state().store.resume(name)
+
+    def prune(
+        self, older_than: float = 0, *, state: str | None = None, name: str | None = None
+    ) -> int:
+        """Forget tasks of the journal that ended more than `older_than` seconds ago; how many.
+
+        With `state`, only those that are "finished", "failed", "cancelled" or "dead"; with None,
+        all of them but dead letters. `name` is as in `tasks`. Without this call a task is forgotten
+        by the settings `JOURNAL_KEEP` and `JOURNAL_LIMIT`. Raises ValueError for another state,
+        TypeError or ValueError for a bad number, LookupError for an unknown name,
+        JournalUnavailable if the journal cannot be written, after which some may be forgotten.
+        """
+        age = validators.checked(
+            validators.wait, older_than, "older_than", "a number of seconds, 0 or more"
+        )
+        if state is not None:
+            _check_state(state, (*FORGETTABLE, "dead"))
+        return self._state().store.prune(age, state, name)
 
     def status_blueprint(
         self,
@@ -302,6 +370,12 @@ class Delay(Submitter):
             if self._apps:
                 message += "; the one that it was initialised on is gone: keep a reference to that"
         raise RuntimeError(message)
+
+
+def _check_state(state: str, allowed: Sequence[str]) -> None:
+    if state not in allowed:
+        known = ", ".join(map(repr, allowed))
+        raise ValueError(f"state is {state!r}, but must be None or one of {known}")
 
 
 def _tell_unstarted(app: Flask, **_: object) -> None:

@@ -210,8 +210,12 @@ class State:
         """The future of the task with this id, or None. See `Delay.get`."""
         known = self._known(id)
         if known is not None:
+            row = self.store.row(id) if known.done() else None
             # What was pruned is gone, whatever futures there are.
-            return None if known.done() and self.store.is_gone(id) else known
+            if store.is_gone(row):
+                return None
+            if not store.has_begun_again(row, known):
+                return known
         found = self.store.get(id)
         if found is None:
             others = (backend.find(id) for backend in self._shared())
@@ -233,6 +237,8 @@ class State:
         known, row = self._known(id), self.store.row(id)
         if store.is_gone(row):
             return None
+        if known is not None and store.has_begun_again(row, known):
+            known = None
         # A process knows more of its own plain tasks than the journal.
         is_plain = row is None or row["plain"]
         view = view_of(known) if known is not None and is_plain else None

@@ -227,7 +227,7 @@ pub enum State {
     Scheduled = 1,
     /// Runs.
     Running = 2,
-    /// Waits for another task.
+    /// Waits for another task, or for its function to be resumed.
     Blocked = 3,
     /// Waits for code that can run it.
     Parked = 4,
@@ -242,12 +242,26 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Ready,
+        Self::Scheduled,
+        Self::Running,
+        Self::Blocked,
+        Self::Parked,
+        Self::Finished,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Dead,
+    ];
+
     pub(crate) fn of(code: i64) -> Self {
         match code {
             0 => Self::Ready,
             1 => Self::Scheduled,
             2 => Self::Running,
-            3 => Self::Blocked,
+            // 5: set aside, since its function is paused.
+            3 | 5 => Self::Blocked,
             4 => Self::Parked,
             6 => Self::Finished,
             7 => Self::Failed,
@@ -272,6 +286,10 @@ impl State {
 
 /// What there is to know of a task. Times are in microseconds since 1970.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub struct Row {
     /// Its id.
     pub id: String,
@@ -309,6 +327,8 @@ pub struct Row {
     pub error: Option<String>,
     /// Why it is parked.
     pub reason: Option<String>,
+    /// Whether it waits because its function is paused.
+    pub is_paused: bool,
 }
 
 /// What an id leads to.
@@ -344,7 +364,7 @@ pub struct Stats {
     pub scheduled: u64,
     /// Durable tasks that run.
     pub running: u64,
-    /// Tasks that wait for others.
+    /// Tasks that wait for others, or whose functions are paused.
     pub blocked: u64,
     /// Tasks that wait for code.
     pub parked: u64,
@@ -354,6 +374,8 @@ pub struct Stats {
     pub processes: u64,
     /// Bytes of the database file and its log.
     pub bytes: u64,
+    /// Since when the oldest task waits for a worker, in microseconds since 1970.
+    pub oldest: Option<i64>,
 }
 
 /// What kind of trouble there is.

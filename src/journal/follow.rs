@@ -24,6 +24,7 @@ impl Writer {
         // Relaxed: a worker that misses it is made up for by the look of each second.
         part.is_hungry.store(effects.is_hungry, Ordering::Relaxed);
         self.is_hungry = effects.is_hungry;
+        self.is_eager |= effects.is_eager;
         let level = part.core.settings.sync;
         let mut waiting: Vec<Waiting> = Vec::new();
         let mut closes = Vec::new();
@@ -58,7 +59,7 @@ impl Writer {
                 }
                 (Operation::Start(answer), _) => answer.give(Ok(())),
                 (Operation::Close(answer), _) => closes.push(answer),
-                _ => {}
+                (operation, said) => operation.give(said),
             }
         }
         if let Some(log) = log {

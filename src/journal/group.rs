@@ -19,7 +19,7 @@ use crate::memory::{Memory, Running, Watch, Watched};
 use crate::operation::{Operation, Plain, Said};
 use crate::part::{Files, Part, Subject};
 use crate::store::{self, End, NewRow, Ready};
-use crate::{liveness, poison, schema, wakeup};
+use crate::{liveness, manage, poison, schema, wakeup};
 
 /// What breaks a transaction.
 pub(crate) enum Trouble {
@@ -104,6 +104,8 @@ pub(crate) struct Effects {
     pub reserved: Option<i64>,
     pub next_due: Option<i64>,
     pub is_hungry: bool,
+    /// There is more to do at once.
+    pub is_eager: bool,
     pub claims: bool,
     pub has_ends: bool,
     pub is_closed: bool,
@@ -126,7 +128,9 @@ pub(crate) struct Group<'a> {
     left: [bool; 3],
     may_start: bool,
     application: Option<i64>,
-    has_ready: bool,
+    /// The paused functions, once they are read.
+    pub paused: Option<Vec<i64>>,
+    pub has_ready: bool,
     deliver: Vec<i64>,
 }
 
@@ -165,6 +169,7 @@ impl<'a> Group<'a> {
             left: [false; 3],
             may_start: false,
             application: None,
+            paused: None,
             has_ready: false,
             deliver: Vec::new(),
         }
@@ -241,7 +246,7 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    fn application(&mut self) -> Result<i64> {
+    pub(crate) fn application(&mut self) -> Result<i64> {
         if let Some(application) = self.memory.application.or(self.application) {
             return Ok(application);
         }
@@ -252,7 +257,7 @@ impl<'a> Group<'a> {
         Ok(application)
     }
 
-    fn function(&mut self, name: &str) -> Result<i64> {
+    pub(crate) fn function(&mut self, name: &str) -> Result<i64> {
         if let Some(&function) = self.memory.functions.get(name) {
             return Ok(function);
         }
@@ -277,6 +282,28 @@ impl<'a> Group<'a> {
             Operation::Cancel(id, _) => Said::Cancelled(self.cancel(id, false)?),
             Operation::Stop(id, _) => Said::Cancelled(self.cancel(id, true)?),
             Operation::Stats(_) => Said::Stats(store::stats(self.connection)?),
+            Operation::Place(..)
+            | Operation::List(..)
+            | Operation::Names(_)
+            | Operation::Paused(_) => {
+                let slot = self.effects.slot.or(self.memory.slot);
+                manage::read(
+                    self.connection,
+                    &self.part.core.settings.app,
+                    slot,
+                    operation,
+                )?
+            }
+            Operation::Retry(id, _) => Said::Retried(self.retry(id)?),
+            Operation::Pause(name, _) => {
+                self.pause(name.as_deref())?;
+                Said::Nothing
+            }
+            Operation::Resume(name, _) => Said::More(self.resume(name.as_deref())?),
+            Operation::Prune(filter, below, _) => {
+                let (count, next) = self.forget(filter, *below)?;
+                Said::Pruned(count, next)
+            }
             Operation::Publish(plain) => {
                 self.publish(plain)?;
                 Said::Nothing
@@ -385,6 +412,9 @@ impl<'a> Group<'a> {
         for &function in &chores.park {
             self.park(function)?;
         }
+        if chores.release {
+            self.release()?;
+        }
         if let Some(slot) = self.memory.slot {
             for &task in &chores.told {
                 store::unwatch(self.connection, task, slot)?;
@@ -467,10 +497,13 @@ impl<'a> Group<'a> {
         tasks.sort_unstable();
         tasks.dedup();
         for task in tasks {
-            store::unwatch(self.connection, task, slot)?;
             let row = store::row(self.connection, task, Some(slot))?;
-            self.effects.ended.extend(row);
-            self.effects.unwatched.push(task);
+            // It may have been made ready again in this very group.
+            if row.as_ref().is_none_or(|row| row.state.is_end()) {
+                store::unwatch(self.connection, task, slot)?;
+                self.effects.ended.extend(row);
+                self.effects.unwatched.push(task);
+            }
         }
         Ok(())
     }
@@ -605,11 +638,13 @@ impl<'a> Group<'a> {
         let function = self.function(&task.function)?;
         let application = self.application()?;
         let is_due = task.due.is_none_or(|due| due <= self.now);
+        let is_paused = self.is_paused(function)?;
         let is_fresh = task.expires.is_none_or(|expires| expires > self.now);
         let starts = self.is_claiming()
             && self.may_start
             && is_due
             && is_fresh
+            && !is_paused
             && self.memory.known.contains(&function)
             && !self.left[task.pool as usize]
             && self.free(task.pool) > 0;
@@ -625,6 +660,7 @@ impl<'a> Group<'a> {
             application,
             function,
             state,
+            is_aside: is_paused && state == State::Ready,
             owner: starts.then_some(slot),
             submitter: slot,
             unique_key: unique_key.as_deref(),
@@ -660,7 +696,9 @@ impl<'a> Group<'a> {
         if let Some(count) = &mut self.memory.waiting {
             *count += 1;
         }
-        if state == State::Ready {
+        if row.is_aside {
+            // It becomes ready when its function is resumed.
+        } else if state == State::Ready {
             self.left[task.pool as usize] = true;
             self.has_ready = true;
             self.effects.is_hungry = true;
@@ -693,7 +731,7 @@ impl<'a> Group<'a> {
             self.has_ready |= count > 0;
             self.effects.next_due = store::next_due(self.connection, application)?;
         }
-        if self.suspects > 0 || self.claim_suspect(application)? {
+        if manage::is_all(self.paused()?) || self.suspects > 0 || self.claim_suspect(application)? {
             return Ok(());
         }
         for pool in Pool::ALL {
@@ -712,8 +750,11 @@ impl<'a> Group<'a> {
         loop {
             let memory = &*self.memory;
             let capacity = self.capacity;
+            let paused = self.paused.as_deref().unwrap_or_default();
             let may_run = |function: i64, pool: Pool| {
-                memory.known.contains(&function) && capacity[pool as usize].is_some()
+                memory.known.contains(&function)
+                    && !paused.contains(&function)
+                    && capacity[pool as usize].is_some()
             };
             let found = store::suspect(self.connection, application, slot, is_idle, may_run)?;
             let Some(ready) = found else {
@@ -736,9 +777,15 @@ impl<'a> Group<'a> {
     fn claim_pool(&mut self, application: i64, pool: Pool) -> Result<()> {
         loop {
             let free = self.free(pool);
+            if !self.set_aside(application, pool, free + 1)? {
+                self.left[pool as usize] = true;
+                self.effects.is_eager = true;
+                return Ok(());
+            }
             // One more than there is room for tells whether any are left.
             let known = &self.memory.known;
-            let is_known = |function| known.contains(&function);
+            let paused = self.paused.as_deref().unwrap_or_default();
+            let is_known = |function| known.contains(&function) && !paused.contains(&function);
             let found = store::ready(self.connection, application, pool, free + 1, is_known)?;
             let mut has_dropped = false;
             for ready in found.iter().take(free) {

@@ -17,6 +17,7 @@ mod gate;
 mod group;
 mod liveness;
 mod look;
+mod manage;
 mod memory;
 mod operation;
 mod part;
@@ -50,6 +51,7 @@ pub use api::{
 };
 use filesystem::{Place, boot, refused};
 use gate::gate;
+pub use manage::{Filter, Retried};
 use operation::{Operation, Plain};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};

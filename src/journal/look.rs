@@ -14,7 +14,7 @@ use crate::filesystem::{Identity, refused};
 use crate::group::{Result, Trouble};
 use crate::part::Files;
 use crate::writer::{Writer, now};
-use crate::{liveness, schema, store};
+use crate::{liveness, manage, schema, store};
 
 /// How often an idle process looks at the others.
 const LOOK: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ pub(crate) struct Chores {
     pub park: Vec<i64>,
     /// Ends of others that were told.
     pub told: Vec<i64>,
+    /// Whether tasks of resumed functions are to become ready.
+    pub release: bool,
 }
 
 /// Which rows go.
@@ -53,7 +55,11 @@ pub(crate) struct Prune {
 
 impl Chores {
     pub(crate) fn is_empty(&self) -> bool {
-        self.dead.is_empty() && self.prune.is_none() && self.park.is_empty() && self.told.is_empty()
+        self.dead.is_empty()
+            && self.prune.is_none()
+            && self.park.is_empty()
+            && self.told.is_empty()
+            && !self.release
     }
 }
 
@@ -184,8 +190,13 @@ impl Writer {
     /// Takes in what others have told this process.
     fn hear(&mut self, connection: &Connection, slot: i64, seen: &mut Seen) -> Result<()> {
         for task in store::told(connection, slot)? {
+            let row = store::row(connection, task, Some(slot))?;
+            if row.as_ref().is_some_and(|row| !row.state.is_end()) {
+                // It has been made ready again since.
+                continue;
+            }
             if self.memory.watched.remove(&task).is_some() {
-                seen.ended.extend(store::row(connection, task, Some(slot))?);
+                seen.ended.extend(row);
             }
             self.chores.told.push(task);
         }
@@ -225,8 +236,12 @@ impl Writer {
             return Ok(());
         };
         self.memory.next_due = store::next_due(connection, application)?;
+        let paused = manage::paused(connection, application)?;
+        if manage::is_all(&paused) {
+            return Ok(());
+        }
         let memory = &self.memory;
-        let known = |function: i64| memory.known.contains(&function);
+        let known = |function: i64| memory.known.contains(&function) && !paused.contains(&function);
         let may_run =
             |function: i64, pool: Pool| known(function) && capacity[pool as usize].is_some();
         let is_idle = memory.running.is_empty();
@@ -318,12 +333,18 @@ impl Writer {
         let count = store::count_ended(connection)?;
         prune.surplus = count.saturating_sub(core.settings.limit);
         prune.vacuum = store::has_much_room(connection)?;
+        let application = self.memory.application;
+        let resumed = application.map(|it| manage::resumed(connection, it));
+        self.chores.release = resumed.transpose()?.is_some_and(|it| !it.is_empty());
         self.is_pruning = prune.surplus > 0
             || prune.vacuum
             || store::has_old(connection, prune.since, prune.long_since)?
             || store::has_long_parked(connection, prune.long_since)?;
         if self.is_pruning {
             self.chores.prune = Some(prune);
+        }
+        self.is_pruning |= self.chores.release;
+        if self.is_pruning {
             self.next_look = Instant::now() + SOON;
         }
         self.look_for_unknown(connection)

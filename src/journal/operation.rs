@@ -4,6 +4,7 @@ use crate::answer::Answer;
 use crate::api::{
     Accepted, Cancelled, Change, Changed, Claim, Error, Found, NewTask, Outcome, Stats,
 };
+use crate::manage::{Filter, Page, Retried};
 
 /// An operation, and where its answer goes.
 pub(crate) enum Operation {
@@ -14,6 +15,18 @@ pub(crate) enum Operation {
     Cancel(String, Answer<Cancelled>),
     Stop(String, Answer<Cancelled>),
     Stats(Answer<Stats>),
+    /// The place of the task with an id.
+    Place(String, Answer<Option<i64>>),
+    /// Tasks below a place, up to a number of them.
+    List(Box<Filter>, i64, usize, Answer<Page>),
+    Names(Answer<Vec<String>>),
+    Paused(Answer<Vec<Option<String>>>),
+    Retry(String, Answer<Retried>),
+    Pause(Option<String>, Answer<()>),
+    /// Answers whether it has to be done again.
+    Resume(Option<String>, Answer<bool>),
+    /// Answers how many tasks below a place are removed, and where to go on.
+    Prune(Box<Filter>, i64, Answer<(u64, Option<i64>)>),
     Publish(Box<Plain>),
     PublishBegan(String, i64),
     PublishEnded(String, Outcome),
@@ -34,12 +47,28 @@ pub(crate) struct Plain {
 impl Operation {
     /// Whether it only reads: then it needs no turn.
     pub(crate) fn is_read(&self) -> bool {
-        matches!(self, Self::Get(..) | Self::Stats(_))
+        matches!(
+            self,
+            Self::Get(..)
+                | Self::Stats(_)
+                | Self::Place(..)
+                | Self::List(..)
+                | Self::Names(_)
+                | Self::Paused(_)
+        )
     }
 
-    /// Whether it goes before the claims of its group, because it makes room for them.
+    /// Whether it goes before the claims of its group, because they depend on it.
     pub(crate) fn is_first(&self) -> bool {
-        matches!(self, Self::Change(..) | Self::Know | Self::Start(_))
+        matches!(
+            self,
+            Self::Change(..)
+                | Self::Know
+                | Self::Start(_)
+                | Self::Retry(..)
+                | Self::Pause(..)
+                | Self::Resume(..)
+        )
     }
 
     /// Whether it ends a task, or an attempt: it has to be written some time.
@@ -62,6 +91,21 @@ impl Operation {
         }
     }
 
+    /// Answers with what was done, for operations of which nothing else follows.
+    pub(crate) fn give(self, said: Said) {
+        match (self, said) {
+            (Self::Place(_, answer), Said::Place(place)) => answer.give(Ok(place)),
+            (Self::List(.., answer), Said::Page(page)) => answer.give(Ok(page)),
+            (Self::Names(answer), Said::Names(names)) => answer.give(Ok(names)),
+            (Self::Paused(answer), Said::Paused(names)) => answer.give(Ok(names)),
+            (Self::Retry(_, answer), Said::Retried(retried)) => answer.give(Ok(retried)),
+            (Self::Pause(_, answer), Said::Nothing) => answer.give(Ok(())),
+            (Self::Resume(_, answer), Said::More(more)) => answer.give(Ok(more)),
+            (Self::Prune(.., answer), Said::Pruned(count, next)) => answer.give(Ok((count, next))),
+            _ => {}
+        }
+    }
+
     /// Answers with an error.
     pub(crate) fn refuse(self, error: &Error) {
         let error = error.clone();
@@ -71,7 +115,16 @@ impl Operation {
             Self::Get(_, answer) | Self::Watch(_, answer) => answer.give(Err(error)),
             Self::Cancel(_, answer) | Self::Stop(_, answer) => answer.give(Err(error)),
             Self::Stats(answer) => answer.give(Err(error)),
-            Self::Start(answer) | Self::Close(answer) => answer.give(Err(error)),
+            Self::Start(answer) | Self::Close(answer) | Self::Pause(_, answer) => {
+                answer.give(Err(error));
+            }
+            Self::Place(_, answer) => answer.give(Err(error)),
+            Self::List(.., answer) => answer.give(Err(error)),
+            Self::Names(answer) => answer.give(Err(error)),
+            Self::Paused(answer) => answer.give(Err(error)),
+            Self::Retry(_, answer) => answer.give(Err(error)),
+            Self::Resume(_, answer) => answer.give(Err(error)),
+            Self::Prune(.., answer) => answer.give(Err(error)),
             Self::Publish(_) | Self::PublishBegan(..) | Self::PublishEnded(..) | Self::Know => {}
         }
     }
@@ -84,6 +137,13 @@ pub(crate) enum Said {
     Found(Found),
     Cancelled(Cancelled),
     Stats(Stats),
+    Place(Option<i64>),
+    Page(Page),
+    Names(Vec<String>),
+    Paused(Vec<Option<String>>),
+    Retried(Retried),
+    More(bool),
+    Pruned(u64, Option<i64>),
     Refused(Error),
     Nothing,
 }

@@ -21,8 +21,8 @@ pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 /// Tables and indexes, each as SQLite keeps its text.
 ///
 /// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
-/// 9 dead. Times are in microseconds since 1970. A published row is a plain task's: never claimed.
-const LAYOUT: [&str; 24] = [
+/// 9 dead; 5 is ready but for its function, which is paused. Times are in microseconds since 1970. A published row is a plain task's: never claimed.
+const LAYOUT: [&str; 26] = [
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     // Never uses a number twice: the files of a slot are named by it.
     "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
@@ -42,6 +42,7 @@ const LAYOUT: [&str; 24] = [
     "CREATE INDEX scheduled ON task (application, due) WHERE state = 1",
     "CREATE INDEX owned ON task (owner) WHERE owner IS NOT NULL",
     "CREATE INDEX parked ON task (function) WHERE state = 4",
+    "CREATE INDEX aside ON task (function) WHERE state = 5",
     "CREATE INDEX asked ON task (owner) WHERE stop_requested = 1 AND state = 2",
     "CREATE INDEX limited ON task (limit_key, rank) WHERE limit_key IS NOT NULL AND state < 6",
     "CREATE UNIQUE INDEX unique_key ON task (unique_key) WHERE unique_key IS NOT NULL AND state < 6",
@@ -56,6 +57,8 @@ const LAYOUT: [&str; 24] = [
     "CREATE INDEX told ON waiter (slot) WHERE ended = 1",
     "CREATE TABLE rate (limit_key TEXT PRIMARY KEY, starts BLOB NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE periodic (name TEXT PRIMARY KEY, tick INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    // The functions whose tasks do not start; 0 is any.
+    "CREATE TABLE paused (application INTEGER NOT NULL, function INTEGER NOT NULL, PRIMARY KEY (application, function)) STRICT, WITHOUT ROWID",
     // The ids of pruned tasks.
     "CREATE TABLE forgotten (place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ended_at INTEGER NOT NULL) STRICT",
 ];

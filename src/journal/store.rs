@@ -3,9 +3,12 @@
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::api::{Change, Claim, Claimed, Found, Key, NewTask, Outcome, Pool, Row, State, Stats};
+use crate::manage;
 
 /// Arguments above this many bytes are kept beside their task's row, which changes more often.
 const BODY: usize = 1000;
+/// The state of ready tasks that were set aside.
+const ASIDE: i64 = 5;
 /// So many scheduled tasks become ready in one transaction.
 pub(crate) const PROMOTED: i64 = 500;
 
@@ -140,6 +143,8 @@ pub(crate) struct NewRow<'a> {
     pub application: i64,
     pub function: i64,
     pub state: State,
+    /// Whether it is set aside, since its function is paused.
+    pub is_aside: bool,
     pub owner: Option<i64>,
     /// The process that wants to hear of its end.
     pub submitter: i64,
@@ -159,7 +164,11 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
                WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id = ?1) ON CONFLICT DO NOTHING";
     let count = connection.prepare_cached(sql)?.execute(params![
         task.id,
-        row.state.code(),
+        if row.is_aside {
+            ASIDE
+        } else {
+            row.state.code()
+        },
         row.application,
         row.function,
         task.pool.code(),
@@ -217,7 +226,8 @@ pub(crate) fn twin(
 
 /// How many tasks wait for a worker or their time.
 pub(crate) fn count_waiting(connection: &Connection) -> Result<u64> {
-    let sql = "SELECT (SELECT count(*) FROM task WHERE state = 0) + (SELECT count(*) FROM task WHERE state = 1)";
+    let sql = "SELECT (SELECT count(*) FROM task WHERE state = 0) + (SELECT count(*) FROM task WHERE state = 1) \
+               + (SELECT count(*) FROM task WHERE state = 5)";
     let mut statement = connection.prepare_cached(sql)?;
     let count: i64 = statement.query_row([], |row| row.get(0))?;
     Ok(count.cast_unsigned())
@@ -677,17 +687,25 @@ pub(crate) fn told(connection: &Connection, slot: i64) -> Result<Vec<i64>> {
 
 // --- Reads --------------------------------------------------------------------------
 
-const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = task.function), state, published, attempt, \
+pub(crate) const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = task.function), state, published, attempt, \
      deaths, stop_requested, owner, due, expires, submitted_at, began_at, ended_at, done, total, note, result, unkept, error, \
-     reason, sequence";
+     reason, state = 5 OR state = 0 AND EXISTS (SELECT 1 FROM paused WHERE paused.application = task.application \
+     AND paused.function IN (0, task.function)), sequence";
+/// Where the place of the row is among them.
+pub(crate) const SEQUENCE: usize = 21;
 
-fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> {
+pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> {
     let plain: bool = row.get(3)?;
     let began: Option<i64> = row.get(11)?;
     let stored = State::of(row.get(2)?);
     // A plain task is its owner's from the start, and waits there.
     let waits = plain && began.is_none() && stored == State::Running;
-    let state = if waits { State::Ready } else { stored };
+    let is_paused: bool = row.get(20)?;
+    let state = match stored {
+        _ if waits => State::Ready,
+        _ if is_paused => State::Blocked,
+        stored => stored,
+    };
     let owner: Option<i64> = row.get(7)?;
     let done: Option<f64> = row.get(13)?;
     let total: Option<f64> = row.get(14)?;
@@ -711,6 +729,7 @@ fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> {
         unkept: row.get(17)?,
         error: row.get(18)?,
         reason: row.get(19)?,
+        is_paused,
     })
 }
 
@@ -722,7 +741,7 @@ pub(crate) fn find(
 ) -> Result<(Found, Option<i64>)> {
     let sql = format!("SELECT {COLUMNS} FROM task WHERE id = ?1");
     let mut statement = connection.prepare_cached(&sql)?;
-    let found = statement.query_row([id], |row| Ok((row_of(row, slot)?, row.get(20)?)));
+    let found = statement.query_row([id], |row| Ok((row_of(row, slot)?, row.get(SEQUENCE)?)));
     if let Some((row, sequence)) = found.optional()? {
         return Ok((Found::Row(Box::new(row)), Some(sequence)));
     }
@@ -749,19 +768,28 @@ pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
         let count: i64 = statement.query_row([], |row| row.get(0))?;
         Ok(count.cast_unsigned())
     };
+    let paused = manage::count_paused(connection)?;
+    // Those that are paused and not set aside are rare, and mostly gone at the next look.
+    let sql = "SELECT min(coalesce(due, submitted_at)) FROM task WHERE state = 0 AND NOT EXISTS (SELECT 1 FROM paused \
+               WHERE paused.application = task.application AND paused.function IN (0, task.function))";
+    let oldest = connection
+        .prepare_cached(sql)?
+        .query_row([], |row| row.get(0))?;
     Ok(Stats {
-        ready: count("SELECT count(*) FROM task WHERE state = 0")?,
+        ready: count("SELECT count(*) FROM task WHERE state = 0")?.saturating_sub(paused),
         scheduled: count("SELECT count(*) FROM task WHERE state = 1")?,
         running: count(
             "SELECT count(*) FROM task WHERE owner IS NOT NULL AND state = 2 AND published = 0",
         )?,
         blocked: count(
             "SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state < 6 AND state = 3",
-        )?,
+        )? + count("SELECT count(*) FROM task WHERE state = 5")?
+            + paused,
         parked: count("SELECT count(*) FROM task WHERE state = 4")?,
         dead: count("SELECT count(*) FROM task WHERE state = 9")?,
         processes: count("SELECT count(*) FROM process")?,
         bytes: 0,
+        oldest,
     })
 }
 
@@ -845,8 +873,14 @@ pub(crate) fn prune(
     let rows = statement.query_map(params![since, long_since, surplus, PRUNED], |row| {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?))
     })?;
-    let old = rows.collect::<Result<Vec<(i64, String, i64)>>>()?;
-    for (sequence, id, ended) in &old {
+    let old = rows.collect::<Result<Vec<_>>>()?;
+    forget(connection, &old)
+}
+
+/// Removes rows, given by place, id and time of their end; the ids are known as those of pruned
+/// tasks.
+pub(crate) fn forget(connection: &Connection, old: &[(i64, String, i64)]) -> Result<()> {
+    for (sequence, id, ended) in old {
         let sql = "INSERT INTO forgotten (id, ended_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
         connection
             .prepare_cached(sql)?

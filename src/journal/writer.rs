@@ -21,7 +21,7 @@ use crate::memory::Memory;
 use crate::operation::Operation;
 use crate::part::{self, Disk, Files, Part, Subject};
 use crate::wakeup::Woken;
-use crate::{flusher, liveness, poison, store, turnstile};
+use crate::{flusher, liveness, manage, poison, store, turnstile};
 
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -62,7 +62,7 @@ pub(crate) struct Writer {
     pub(crate) chores: Chores,
     /// Ready tasks were left for lack of workers.
     pub(crate) is_hungry: bool,
-    /// There are rows to prune, more than go at once.
+    /// There are rows to prune or to release, more than go at once.
     pub(crate) is_pruning: bool,
     pub(crate) last_error: Option<Error>,
     /// The file belongs to newer code: this process claims nothing more.
@@ -278,8 +278,16 @@ impl Writer {
                     let found = found.map(|stats| self.with_bytes(stats));
                     answer.give(found.map_err(|trouble| trouble.told(&place)));
                 }
-                // Others are not taken as reads.
-                _ => {}
+                other => {
+                    let app = self.part.core.settings.app.clone();
+                    let said = Self::with(&self.part, |connection, _| {
+                        Ok(manage::read(connection, &app, slot, &other)?)
+                    });
+                    match said {
+                        Ok(said) => other.give(said),
+                        Err(trouble) => other.refuse(&trouble.told(&place)),
+                    }
+                }
             }
         }
     }
@@ -771,6 +779,7 @@ fn lost_row(id: String) -> Row {
         unkept: None,
         error: Some(poison::error("JournalUnavailable", message)),
         reason: None,
+        is_paused: false,
     }
 }
 

@@ -20,6 +20,7 @@ from tests.servers.harness import poll
 
 import flask_delay
 from flask_delay.config import settings
+from flask_delay.observe.view import STATES
 
 PAGE = (Path(__file__).parents[2] / "docs/durable.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -108,6 +109,30 @@ def test_submitted_again(shop: Any) -> None:
     assert poll(lambda: len(posts) == 2)
     with pytest.raises(Exception, match="charge 7"):
         flask_delay.using(once="charge 7").delay(shop.book, "ann", 5)
+
+
+def test_listed_and_run_again(shop: Any) -> None:
+    def refuse(_order: int, key: str) -> None:
+        raise ConnectionError(key)
+
+    shop.send = refuse
+    future = shop.send_receipt.using(retry=0).delay(7)
+    assert isinstance(future.exception(DEADLINE), ConnectionError)
+    shop.send = lambda _order, key: key
+    client = shop.app.test_client()
+    entry = {"id": future.id, "name": "send_receipt", "state": "failed", "waits": None}
+    assert client.get("/admin/tasks?state=failed").get_json() == [entry]
+    assert client.get(f"/admin/tasks?before={future.id}").get_json() == []
+    shop.retry_failed()
+    shop.executor.get(future.id).result(DEADLINE)
+    assert client.get("/admin/tasks").get_json() == [{**entry, "state": "finished"}]
+
+
+def test_the_states_of_the_table() -> None:
+    section = PAGE.partition("### List tasks")[2].partition("###")[0]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section, re.MULTILINE)
+    named = re.findall(r"`(\w+)`", " ".join(rows))
+    assert set(named) - {"state"} == set(STATES)
 
 
 def test_stopped_by_its_id(shop: Any) -> None:
@@ -260,4 +285,4 @@ def test_levels_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8

@@ -186,3 +186,24 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., Flask]]:
             return app
 
         yield make
+
+
+def noted(notes: Callable[[], list[Any]], what: str) -> list[Any]:
+    """The notes of this kind."""
+    return [it for it in notes() if it["what"] == what]
+
+
+@pytest.fixture
+def until(wait_until: Callable[..., bool]) -> Callable[[Process, str], None]:
+    """`until(process, code)`: wait until the code is true there."""
+
+    def wait(process: Process, code: str) -> None:
+        assert wait_until(lambda: process(code)), f"{code} in {process.log()}"
+
+    return wait
+
+
+@pytest.fixture
+def pair(start: Callable[..., Process]) -> tuple[Process, Process]:
+    """One that runs a task already, with a single worker, and another one."""
+    return start(DELAY_MAX_WORKERS=1), start(DELAY_MAX_WORKERS=1)

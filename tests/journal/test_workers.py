@@ -8,29 +8,9 @@ import sys
 import time
 
 import pytest
-from tests.journal.conftest import Raised
+from tests.journal.conftest import Raised, noted
 
 DEADLINE = 30.0
-
-
-def noted(notes, what):
-    return [it for it in notes() if it["what"] == what]
-
-
-@pytest.fixture
-def until(wait_until):
-    """`until(process, code)`: wait until the code is true there."""
-
-    def wait(process, code):
-        assert wait_until(lambda: process(code)), f"{code} in {process.log()}"
-
-    return wait
-
-
-@pytest.fixture
-def pair(start):
-    """One that runs a task already, with a single worker, and another one."""
-    return start(DELAY_MAX_WORKERS=1), start(DELAY_MAX_WORKERS=1)
 
 
 class TestSeen:

@@ -4,7 +4,7 @@ Only what `@task` has made is found. Nothing is imported by a name that the jour
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -131,6 +131,24 @@ class Functions:
             if task is not None and name in task._registered.names(self.main):  # noqa: SLF001
                 return task
         raise LookupError(f"no @task of this process has the name {name!r}")
+
+    def meant(self, name: str, stored: Iterable[str]) -> list[str]:
+        """The names in the journal that `name` stands for: itself, or one that ends with it.
+
+        `stored` are names that the journal has. Raises LookupError if there are none or several.
+        """
+        own = self.names()
+        if name in own:
+            return [name]
+        found = {it for it in (*own, *stored) if it.rpartition(".")[2] == name or it == name}
+        # A plain task that was published has the function's name alone.
+        if len(found - {name}) > 1:
+            them = ", ".join(sorted(found - {name}))
+            raise LookupError(f"several tasks are called {name!r}; say which: {them}")
+        if not found:
+            known = ", ".join(sorted({*own, *stored})) or "none"
+            raise LookupError(f"no task in the journal is called {name!r}; those it knows: {known}")
+        return sorted(found)
 
     def names(self) -> list[str]:
         """All names by which `find` finds one."""

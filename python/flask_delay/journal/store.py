@@ -5,7 +5,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
@@ -14,6 +14,7 @@ from flask import Flask, request_started
 
 from flask_delay import context
 from flask_delay._native import (
+    DuplicateTask,
     Executor,
     Future,
     ResultNotKept,
@@ -36,7 +37,7 @@ from flask_delay.journal.functions import Functions
 from flask_delay.journal.settings import main_of, path_of, space_of
 from flask_delay.logs import log as _log
 from flask_delay.observe.stats import JournalStats
-from flask_delay.observe.view import TaskView
+from flask_delay.observe.view import STATES, TaskView
 from flask_delay.options import KNOWN, Chosen
 from flask_delay.retry import as_retry
 from flask_delay.servers import role, werkzeug
@@ -49,6 +50,8 @@ _RUNNING = ("priority", "timeout", "retry")
 _LOOK, _MAKING = 0.1, 10.0
 # Seconds between two looks at the counts of the journal.
 _COUNTED = 1.0
+FORGETTABLE = ("finished", "failed", "cancelled")
+"""The states of tasks that `prune` forgets without being asked for them."""
 # Characters of a message with a text from the journal.
 _LONGEST = 500
 
@@ -362,8 +365,80 @@ class Store:
             result=result,
             deaths=None if row["plain"] else row["deaths"],
             reason=row["reason"],
+            due=_moment(row["due"]),
+            is_paused=row["is_paused"],
             unkept=unkept,
         )
+
+    def tasks(
+        self, states: Sequence[str], name: str | None, limit: int, before: str | None
+    ) -> list[TaskView]:
+        """Up to `limit` tasks, newest first: in one of the states, or in any without one.
+
+        See `Delay.tasks`, also for errors.
+        """
+        if not self.is_there:
+            return []
+        journal = self._journal()
+        names = None if name is None else self.functions.meant(name, journal.names())
+        rows = journal.rows(states, names, limit, before)
+        if rows is None:
+            raise LookupError(f"there is no task {before!r} to list those from before it")
+        return [self.view(row, None) for row in rows]
+
+    def retry(self, id: str) -> Future[Any]:
+        """Have a task that failed run again. See `Delay.retry`."""
+        outcome, twin = self._journal().retry(id) if self.is_there else ("unknown", None)
+        if outcome == "retried":
+            future = self.get(id)
+            if future is not None:
+                return future
+        if outcome == "twin":
+            raise DuplicateTask(
+                f"the task {id} is not run again, since another one with the same key has not"
+                f" ended: {twin}"
+            )
+        if outcome in STATES:
+            raise ValueError(f"only a task that failed can run again, and {id} is {outcome}")
+        raise (ValueError if outcome == "plain" else LookupError)(_NOT_RETRIED[outcome].format(id))
+
+    def pause(self, name: str | None) -> None:
+        """Start no tasks of the function, or none at all. See `Delay.pause`."""
+        journal = self._required()
+        for it in self._meant(journal, name):
+            journal.pause(it)
+
+    def resume(self, name: str | None) -> None:
+        """End a pause. See `Delay.resume`."""
+        journal = self._required()
+        for it in self._meant(journal, name):
+            journal.resume(it)
+
+    def paused(self) -> list[str | None]:
+        """The names of the functions that are paused; None among them: all are."""
+        return self._journal().paused() if self.is_there else []
+
+    def prune(self, older_than: float, state: str | None, name: str | None) -> int:
+        """Forget tasks that ended so many seconds ago. See `Delay.prune`."""
+        if not self.is_there:
+            return 0
+        journal = self._journal()
+        names = None if name is None else self.functions.meant(name, journal.names())
+        states = FORGETTABLE if state is None else (state,)
+        return journal.prune(states, names, int(max(time.time() - older_than, 0) * 1e6))
+
+    def _required(self) -> _Journal:
+        """The journal, which is made if there is none."""
+        if self._settings.mode != "threads":
+            raise RuntimeError(f"there is no journal while the mode is {self._settings.mode!r}")
+        if self._closed:
+            raise RuntimeError("the journal cannot be used after shutdown")
+        return self._journal()
+
+    def _meant(self, journal: _Journal, name: str | None) -> list[str | None]:
+        if name is None:
+            return [None]
+        return [*self.functions.meant(name, journal.names())]
 
     def stats(self) -> JournalStats | None:
         """The counts of the journal, at most a second old; None without one.
@@ -374,7 +449,11 @@ class Store:
             return None
         now, last = time.monotonic(), self._counted
         if last is None or now - last[0] >= _COUNTED:
-            self._counted = last = now, cast("JournalStats", self._journal().stats())
+            counts = self._journal().stats()
+            since = counts["oldest"]
+            # The clock may have been set back since.
+            waited = 0.0 if since is None else max(time.time() - since / 1e6, 0.0)
+            self._counted = last = now, cast("JournalStats", {**counts, "oldest": waited})
         return last[1]
 
     def _extra(self, chosen: Chosen, task: Any) -> dict[str, Any]:
@@ -416,6 +495,21 @@ class Store:
                     "durable tasks of this process wait until another one runs them: none that"
                     " serves the app is alive"
                 )
+
+
+_NOT_RETRIED = {
+    "plain": "the task {} is not durable, so the journal does not have its arguments",
+    "gone": "the task {} ended, and was forgotten",
+    "unknown": "there is no task {} in the journal",
+    "retried": "the task {} was forgotten at once",
+}
+
+
+def has_begun_again(row: Mapping[str, Any] | None, future: Future[Any]) -> bool:
+    """Whether the durable task of this row was retried by hand after the future's end."""
+    if row is None or row["plain"] or not future.done():
+        return False
+    return row["ended"] is None or row["attempts"] != future.attempts
 
 
 def is_gone(row: Mapping[str, Any] | None) -> bool:

@@ -52,6 +52,8 @@ class JournalStats(TypedDict):
     processes: int
     """Those that run tasks."""
     bytes: int
+    oldest: float
+    """Seconds for which the oldest task waits for a worker; 0 if none does."""
 
 
 class Stats(PoolStats, _Counts):

@@ -80,8 +80,9 @@ def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
     }
     if view.deaths is not None:
         # Of a durable task.
-        waits = view.state if view.summary == "pending" else None
-        found |= {"waits": waits, "attempts": view.attempts, "deaths": view.deaths}
+        found |= {"waits": view.waits, "attempts": view.attempts, "deaths": view.deaths}
+        if view.due is not None and view.waits == "scheduled":
+            found["until"] = view.due.isoformat()
         if errors and view.reason is not None:
             found["reason"] = _plain(masked(view.reason[:_LOOKED_AT]))
     if error is not None:

@@ -13,7 +13,8 @@ class TaskView:
 
     `state` is as in `Future.state`. Of a task of the journal it is "ready", "scheduled", "running",
     "blocked", "parked", "finished", "failed", "cancelled" or "dead". A task that is over and was
-    not cancelled has an `error`, or else a `result`.
+    not cancelled has an `error`, or else a `result`. `name` is that of the function, `attempts` is
+    the number of attempts that have begun.
     """
 
     id: str
@@ -30,6 +31,10 @@ class TaskView:
     """How many processes have died of it; None for a task that is not durable."""
     reason: str | None = None
     """Why it is parked."""
+    due: datetime | None = None
+    """When a scheduled task may start: by its countdown or eta, or for its next attempt."""
+    is_paused: bool = False
+    """Whether it waits until its function is resumed."""
     unkept: str | None = None
     """The type of a result that the journal could not store, and that another process has."""
 
@@ -39,19 +44,30 @@ class TaskView:
         return self.summary in {"finished", "cancelled"}
 
     @property
+    def waits(self) -> str | None:
+        """Why a task of the journal waits; None for one that runs or has ended.
+
+        "ready" for a free worker, "scheduled" until it is `due`, "paused" until its function is
+        resumed, "alone" for a process that runs nothing else since processes have died of it,
+        "parked" for code that can run it, "blocked" for another task.
+        """
+        if self.state not in _WAITING:
+            return None
+        if self.is_paused:
+            return "paused"
+        return "alone" if self.state == "ready" and self.deaths else self.state
+
+    @property
     def summary(self) -> str:
         """The state in the words of `Future.state`."""
         return _SUMMARIES.get(self.state, self.state)
 
 
-_SUMMARIES = {
-    "ready": "pending",
-    "scheduled": "pending",
-    "blocked": "pending",
-    "parked": "pending",
-    "failed": "finished",
-    "dead": "finished",
-}
+_WAITING = ("ready", "scheduled", "blocked", "parked")
+STATES = (*_WAITING, "running", "finished", "failed", "cancelled", "dead")
+"""The states of tasks in the journal."""
+
+_SUMMARIES = {**dict.fromkeys(_WAITING, "pending"), "failed": "finished", "dead": "finished"}
 
 
 def view_of(future: Future[Any]) -> TaskView | None:

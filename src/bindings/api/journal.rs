@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flask_delay_journal::{Found, Journal as Store, Pool, Settings, SyncLevel};
+use flask_delay_journal::{
+    Filter, Found, Journal as Store, Pool, Retried, Settings, State, SyncLevel,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi::c_str;
 use pyo3::prelude::*;
@@ -108,6 +110,67 @@ impl Journal {
         }
     }
 
+    #[doc = doc!("_Journal.rows")]
+    fn rows<'py>(
+        &self,
+        py: Python<'py>,
+        states: Vec<String>,
+        names: Option<Vec<String>>,
+        most: usize,
+        before: Option<&str>,
+    ) -> PyResult<Option<Vec<Bound<'py, PyDict>>>> {
+        let filter = filter(&states, names, None)?;
+        let rows = self
+            .0
+            .ask(py, |journal| journal.list(&filter, most, before))?;
+        let views = |rows: Vec<_>| rows.into_iter().map(|row| durable::view(py, row)).collect();
+        rows.map(views).transpose()
+    }
+
+    #[doc = doc!("_Journal.names")]
+    fn names(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.0.ask(py, Store::names)
+    }
+
+    #[doc = doc!("_Journal.paused")]
+    fn paused(&self, py: Python<'_>) -> PyResult<Vec<Option<String>>> {
+        self.0.ask(py, Store::paused)
+    }
+
+    #[doc = doc!("_Journal.retry")]
+    fn retry(&self, py: Python<'_>, id: &str) -> PyResult<(&'static str, Option<String>)> {
+        Ok(match self.0.ask(py, |journal| journal.retry(id))? {
+            Retried::Yes => ("retried", None),
+            Retried::Not(state) => (durable::name_of_state(state), None),
+            Retried::Plain => ("plain", None),
+            Retried::Twin(id) => ("twin", Some(id)),
+            Retried::Gone => ("gone", None),
+            Retried::Unknown => ("unknown", None),
+        })
+    }
+
+    #[doc = doc!("_Journal.pause")]
+    fn pause(&self, py: Python<'_>, name: Option<&str>) -> PyResult<()> {
+        self.0.ask(py, |journal| journal.pause(name))
+    }
+
+    #[doc = doc!("_Journal.resume")]
+    fn resume(&self, py: Python<'_>, name: Option<&str>) -> PyResult<()> {
+        self.0.ask(py, |journal| journal.resume(name))
+    }
+
+    #[doc = doc!("_Journal.prune")]
+    fn prune(
+        &self,
+        py: Python<'_>,
+        states: Vec<String>,
+        names: Option<Vec<String>>,
+        ended_before: i64,
+    ) -> PyResult<u64> {
+        let filter = filter(&states, names, Some(ended_before))?;
+        self.0.ask(py, |journal| journal.prune(&filter))
+    }
+
     #[doc = doc!("_Journal.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.0.ask(py, Store::stats)?;
@@ -124,6 +187,7 @@ impl Journal {
         ] {
             dict.set_item(name, value)?;
         }
+        dict.set_item("oldest", stats.oldest)?;
         Ok(dict)
     }
 
@@ -144,6 +208,24 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+fn filter(
+    states: &[String],
+    functions: Option<Vec<String>>,
+    ended_before: Option<i64>,
+) -> PyResult<Filter> {
+    let state = |name: &String| {
+        let found = State::ALL
+            .into_iter()
+            .find(|it| durable::name_of_state(*it) == name);
+        found.ok_or_else(|| PyValueError::new_err(format!("there is no state {name:?}")))
+    };
+    Ok(Filter {
+        states: states.iter().map(state).collect::<PyResult<_>>()?,
+        functions,
+        ended_before,
+    })
 }
 
 struct Submit;

@@ -702,10 +702,11 @@ pub(crate) fn view(py: Python<'_>, row: Row) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("unkept", row.unkept)?;
     dict.set_item("error", row.error)?;
     dict.set_item("reason", row.reason)?;
+    dict.set_item("is_paused", row.is_paused)?;
     Ok(dict)
 }
 
-fn name_of_state(state: State) -> &'static str {
+pub(crate) fn name_of_state(state: State) -> &'static str {
     match state {
         State::Ready => "ready",
         State::Scheduled => "scheduled",

@@ -1,7 +1,10 @@
-//! Tasks of functions that no process knows. Within the crate, where a minute is shorter.
+//! What the look of each second finds: tasks of functions that no process knows, and those that a `resume` has
+//! left. Within the crate, where that takes less time.
 
 #[path = "../support/mod.rs"]
 mod support;
+
+use rusqlite::Connection;
 
 use crate::{Change, NewTask, State};
 use support::{Folder, claiming, finished, mine, row, task, until, watching, with};
@@ -66,6 +69,27 @@ fn a_function_that_another_process_knows_is_left_to_it() {
     assert_eq!(of_busy.claimed().id, late.id);
     until(|| web.stats().unwrap().ready == 0);
     for journal in [busy, worker, web] {
+        journal.close();
+    }
+}
+
+#[test]
+fn what_was_left_set_aside_is_released() {
+    let folder = Folder::new();
+    let (web, _) = watching(&folder);
+    web.pause(Some("send")).unwrap();
+    let tasks: Vec<_> = (0..3).map(|_| task()).collect();
+    for task in &tasks {
+        web.submit(task.clone()).unwrap();
+    }
+    let (worker, notes) = claiming(&folder, 1);
+    // As a `resume` does before the first of them is released.
+    let other = Connection::open(folder.database()).unwrap();
+    other.execute("DELETE FROM paused", []).unwrap();
+    drop(other);
+    assert_eq!(notes.claimed().id, tasks[0].id);
+    until(|| row(&web, &tasks[1].id).state == State::Ready);
+    for journal in [worker, web] {
         journal.close();
     }
 }

@@ -1,0 +1,382 @@
+//! What people do with the tasks of a journal.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
+
+mod support;
+
+use flask_delay_journal::{
+    Accepted, Change, Filter, Found, Journal, NewTask, Outcome, Retried, State,
+};
+use support::{
+    Folder, claiming, finished, id, mine, now, row, settings, task, until, watching, with,
+};
+
+fn failed() -> Outcome {
+    Outcome::Failed {
+        error: "{}".to_owned(),
+    }
+}
+
+fn of(function: &str) -> NewTask {
+    NewTask {
+        function: function.to_owned(),
+        ..task()
+    }
+}
+
+fn ids(journal: &Journal, filter: &Filter, most: usize, before: Option<&str>) -> Vec<String> {
+    let rows = journal.list(filter, most, before).unwrap().unwrap();
+    rows.into_iter().map(|row| row.id).collect()
+}
+
+fn one(task: &NewTask) -> Vec<String> {
+    vec![task.id.clone()]
+}
+
+fn all() -> Filter {
+    Filter::default()
+}
+
+fn in_state(state: State) -> Filter {
+    Filter {
+        states: vec![state],
+        ..all()
+    }
+}
+
+mod a_list {
+    use super::*;
+
+    #[test]
+    fn has_the_newest_first_in_parts() {
+        let folder = Folder::new();
+        let (web, _) = watching(&folder);
+        let tasks: Vec<_> = (0..5).map(|_| task()).collect();
+        for task in &tasks {
+            web.submit(task.clone()).unwrap();
+        }
+        let new = |range: std::ops::Range<usize>| {
+            let ids = tasks[range].iter().rev().map(|task| task.id.clone());
+            ids.collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&web, &all(), 100, None), new(0..5));
+        assert_eq!(ids(&web, &all(), 2, None), new(3..5));
+        assert_eq!(ids(&web, &all(), 2, Some(&tasks[3].id)), new(1..3));
+        assert_eq!(ids(&web, &all(), 2, Some(&tasks[0].id)), [""; 0]);
+        assert_eq!(web.list(&all(), 2, Some("none")).unwrap(), None);
+        web.close();
+    }
+
+    #[test]
+    fn has_what_is_meant_among_very_many() {
+        let folder = Folder::new();
+        let (web, _) = watching(&folder);
+        let rare = of("rare");
+        web.submit(rare.clone()).unwrap();
+        // More than one step looks at.
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    for _ in 0..280 {
+                        web.submit(task()).unwrap();
+                    }
+                });
+            }
+        });
+        let filter = Filter {
+            functions: Some(vec!["rare".to_owned()]),
+            ..all()
+        };
+        assert_eq!(ids(&web, &filter, 5, None), one(&rare));
+        assert_eq!(ids(&web, &all(), 4481, None).len(), 4481);
+        assert_eq!(ids(&web, &all(), 4480, None).len(), 4480);
+        web.close();
+    }
+
+    #[test]
+    fn has_states_and_only_tasks_of_the_app() {
+        let folder = Folder::new();
+        let (journal, _) = claiming(&folder, 1);
+        let (first, late) = (
+            task(),
+            NewTask {
+                due: Some(now() + 60_000_000),
+                ..task()
+            },
+        );
+        let claim = mine(journal.submit(first.clone()).unwrap());
+        journal.submit(late.clone()).unwrap();
+        let waiting = task();
+        assert_eq!(journal.submit(waiting.clone()).unwrap(), Accepted::Waiting);
+        assert_eq!(
+            ids(&journal, &in_state(State::Running), 9, None),
+            one(&first)
+        );
+        assert_eq!(
+            ids(&journal, &in_state(State::Scheduled), 9, None),
+            one(&late)
+        );
+        assert_eq!(
+            ids(&journal, &in_state(State::Ready), 9, None),
+            one(&waiting)
+        );
+        journal.change(claim, Change::End(failed())).unwrap();
+        assert_eq!(
+            ids(&journal, &in_state(State::Failed), 9, None),
+            one(&first)
+        );
+        let other = flask_delay_journal::Settings {
+            app: "other|delay".to_owned(),
+            ..settings(&folder.database())
+        };
+        let (other, _) = with(other, 0);
+        assert_eq!(ids(&other, &all(), 9, None), [""; 0]);
+        other.submit(task()).unwrap();
+        assert_eq!(ids(&other, &all(), 9, None).len(), 1);
+        assert_eq!(other.names().unwrap(), ["send"]);
+        for journal in [other, journal] {
+            journal.close();
+        }
+    }
+}
+
+mod a_retry {
+    use super::*;
+
+    #[test]
+    fn runs_the_same_task_again() {
+        let folder = Folder::new();
+        let (journal, notes) = claiming(&folder, 1);
+        let (web, of_web) = watching(&folder);
+        let task = NewTask {
+            arguments: format!("{{\"args\": [\"{}\"], \"kwargs\": {{}}}}", "x".repeat(5000)),
+            expires: Some(now() + 3_600_000_000),
+            ..task()
+        };
+        let claim = mine(journal.submit(task.clone()).unwrap());
+        assert_eq!(web.retry(&task.id).unwrap(), Retried::Not(State::Running));
+        journal.change(claim, Change::End(failed())).unwrap();
+        assert_eq!(web.retry(&task.id).unwrap(), Retried::Yes);
+        let claimed = notes.claimed();
+        assert_eq!(
+            (&claimed.id, &claimed.arguments),
+            (&task.id, &task.arguments)
+        );
+        assert_eq!(claimed.claim.attempt, 2);
+        let found = row(&web, &task.id);
+        assert_eq!(
+            (found.state, found.ended, found.error),
+            (State::Running, None, None)
+        );
+        assert_eq!(found.expires, None);
+        assert!(matches!(web.watch(&task.id).unwrap(), Found::Row(_)));
+        journal
+            .change(claimed.claim, Change::End(finished()))
+            .unwrap();
+        let ended = of_web.ended();
+        assert_eq!((ended.state, ended.attempt), (State::Finished, 2));
+        assert_eq!(web.retry(&task.id).unwrap(), Retried::Not(State::Finished));
+        assert_eq!(web.retry("none").unwrap(), Retried::Unknown);
+        for journal in [web, journal] {
+            journal.close();
+        }
+    }
+
+    #[test]
+    fn is_refused_beside_a_twin_and_for_plain_tasks() {
+        let folder = Folder::new();
+        let (journal, _) = claiming(&folder, 1);
+        let unique = || NewTask {
+            unique: Some("key".to_owned()),
+            ..task()
+        };
+        let (first, second) = (unique(), unique());
+        let claim = mine(journal.submit(first.clone()).unwrap());
+        journal.change(claim, Change::End(failed())).unwrap();
+        let claim = mine(journal.submit(second.clone()).unwrap());
+        let twin = Retried::Twin(second.id.clone());
+        assert_eq!(journal.retry(&first.id).unwrap(), twin);
+        assert_eq!(row(&journal, &first.id).state, State::Failed);
+        journal.change(claim, Change::End(finished())).unwrap();
+        assert_eq!(journal.retry(&first.id).unwrap(), Retried::Yes);
+        let plain = id();
+        journal.publish(plain.clone(), "send".to_owned(), now(), Some(now()));
+        journal.publish_ended(plain.clone(), failed());
+        until(|| row(&journal, &plain).state == State::Failed);
+        assert_eq!(journal.retry(&plain).unwrap(), Retried::Plain);
+        journal.close();
+    }
+}
+
+mod a_pause {
+    use super::*;
+
+    #[test]
+    fn holds_in_every_process_until_it_is_resumed() {
+        let folder = Folder::new();
+        let (web, _) = watching(&folder);
+        let (journal, notes) = claiming(&folder, 2);
+        web.pause(Some("send")).unwrap();
+        web.pause(Some("send")).unwrap();
+        let (here, there) = (task(), task());
+        assert_eq!(journal.submit(here.clone()).unwrap(), Accepted::Waiting);
+        assert_eq!(web.submit(there.clone()).unwrap(), Accepted::Waiting);
+        // What was ready before, too.
+        let found = row(&web, &here.id);
+        assert_eq!((found.state, found.is_paused), (State::Blocked, true));
+        journal.close();
+        // It survives a restart.
+        let (journal, of_next) = claiming(&folder, 2);
+        assert_eq!(journal.paused().unwrap(), [Some("send".to_owned())]);
+        assert_eq!(journal.submit(task()).unwrap(), Accepted::Waiting);
+        let stats = web.stats().unwrap();
+        assert_eq!((stats.ready, stats.blocked, stats.oldest), (0, 3, None));
+        assert_eq!((notes.left().0, of_next.left().0), (0, 0));
+        assert_eq!(ids(&web, &in_state(State::Blocked), 9, None).len(), 3);
+        assert_eq!(ids(&web, &in_state(State::Ready), 9, None), [""; 0]);
+        web.resume(Some("send")).unwrap();
+        let (first, second) = (of_next.claimed(), of_next.claimed());
+        assert_eq!([first.id, second.id], [here.id, there.id]);
+        assert_eq!(first.claim.attempt, 1);
+        assert!(web.paused().unwrap().is_empty());
+        for journal in [web, journal] {
+            journal.close();
+        }
+    }
+
+    #[test]
+    fn of_one_function_leaves_the_others_alone() {
+        let folder = Folder::new();
+        let (web, _) = watching(&folder);
+        web.pause(Some("slow")).unwrap();
+        // More than are set aside in one transaction, and in front of the other.
+        let ready = |_| web.submit(of("slow")).unwrap();
+        (0..5).for_each(|it| _ = ready(it));
+        web.resume(Some("slow")).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..80).for_each(|it| _ = ready(it)));
+            }
+        });
+        assert_eq!(web.stats().unwrap().ready, 645);
+        web.pause(Some("slow")).unwrap();
+        let other = task();
+        web.submit(other.clone()).unwrap();
+        let (journal, notes) = with(settings(&folder.database()), 2);
+        journal.know(vec!["send".to_owned(), "slow".to_owned()]);
+        journal.start().unwrap();
+        assert_eq!(notes.claimed().id, other.id);
+        // The fast path is free for others.
+        mine(journal.submit(task()).unwrap());
+        let stats = web.stats().unwrap();
+        assert_eq!((stats.ready, stats.blocked, stats.running), (0, 645, 2));
+        assert_eq!(notes.left().0, 0);
+        web.resume(Some("slow")).unwrap();
+        assert_eq!(web.stats().unwrap().ready, 645);
+        for journal in [web, journal] {
+            journal.close();
+        }
+    }
+
+    #[test]
+    fn of_everything_ends_with_every_other() {
+        let folder = Folder::new();
+        let (journal, notes) = claiming(&folder, 1);
+        journal.pause(None).unwrap();
+        journal.pause(Some("slow")).unwrap();
+        let mut paused = journal.paused().unwrap();
+        paused.sort();
+        assert_eq!(paused, [None, Some("slow".to_owned())]);
+        let first = task();
+        assert_eq!(journal.submit(first.clone()).unwrap(), Accepted::Waiting);
+        let late = NewTask {
+            due: Some(now() + 50_000),
+            ..task()
+        };
+        journal.submit(late.clone()).unwrap();
+        journal.resume(Some("slow")).unwrap();
+        until(|| row(&journal, &late.id).state == State::Blocked);
+        assert_eq!(row(&journal, &first.id).state, State::Blocked);
+        assert_eq!(notes.left().0, 0);
+        journal.resume(None).unwrap();
+        let claimed = notes.claimed();
+        assert_eq!(claimed.id, first.id);
+        journal
+            .change(claimed.claim, Change::End(finished()))
+            .unwrap();
+        assert_eq!(notes.claimed().id, late.id);
+        journal.close();
+    }
+
+    #[test]
+    fn holds_back_the_next_attempt_and_what_can_be_cancelled() {
+        let folder = Folder::new();
+        let (journal, notes) = claiming(&folder, 1);
+        let task = task();
+        let claim = mine(journal.submit(task.clone()).unwrap());
+        journal.pause(Some("send")).unwrap();
+        journal.change(claim, Change::Again { due: None }).unwrap();
+        until(|| row(&journal, &task.id).state == State::Blocked);
+        assert_eq!(notes.left().0, 0);
+        assert_eq!(
+            journal.cancel(&task.id).unwrap(),
+            flask_delay_journal::Cancelled::Yes
+        );
+        journal.close();
+    }
+}
+
+mod a_prune {
+    use super::*;
+
+    #[test]
+    fn removes_the_ended_tasks_that_are_meant() {
+        let folder = Folder::new();
+        let (journal, _) = claiming(&folder, 4);
+        let mut ends = Vec::new();
+        for outcome in [finished(), failed(), finished(), Outcome::Cancelled] {
+            let task = task();
+            let claim = mine(journal.submit(task.clone()).unwrap());
+            journal.change(claim, Change::End(outcome)).unwrap();
+            ends.push(task.id);
+        }
+        let runs = task();
+        let claim = mine(journal.submit(runs.clone()).unwrap());
+        let failures = Filter {
+            states: vec![State::Failed],
+            ended_before: Some(now() + 1),
+            ..all()
+        };
+        assert_eq!(journal.prune(&failures).unwrap(), 1);
+        assert_eq!(journal.get(&ends[1]).unwrap(), Found::Gone);
+        let old = Filter {
+            ended_before: Some(0),
+            ..all()
+        };
+        assert_eq!(journal.prune(&old).unwrap(), 0);
+        assert_eq!(journal.prune(&all()).unwrap(), 3);
+        assert_eq!(ids(&journal, &all(), 9, None), [runs.id]);
+        assert_eq!(journal.retry(&ends[1]).unwrap(), Retried::Gone);
+        journal.change(claim, Change::End(finished())).unwrap();
+        journal.close();
+    }
+
+    #[test]
+    fn goes_through_any_number() {
+        let folder = Folder::new();
+        let (journal, _) = claiming(&folder, 16);
+        std::thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| {
+                    for _ in 0..210 {
+                        let claim = mine(journal.submit(task()).unwrap());
+                        journal.change(claim, Change::End(finished())).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(journal.prune(&all()).unwrap(), 2520);
+        assert_eq!(ids(&journal, &all(), 9, None), [""; 0]);
+        journal.close();
+    }
+}
