@@ -46,7 +46,7 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::errors::{
         DuplicateTask, ForkedFutureError, JournalUnavailable, QueueFull, ResultNotKept,
-        TaskExpired, TaskRetry, TaskTimeout, WaitCycleError, WorkerDied,
+        TaskExpired, TaskInterrupted, TaskRetry, TaskTimeout, WaitCycleError, WorkerDied,
     };
     #[pymodule_export]
     use crate::bindings::host::event_loop::_set_hooks;
@@ -58,6 +58,8 @@ mod _native {
     use crate::bindings::host::signals::_subscribe_signals;
     #[pymodule_export]
     use crate::bindings::process::exit::{_end, _end_within, _is_exiting};
+    #[pymodule_export]
+    use crate::bindings::run::kept::Step;
     #[pymodule_export]
     use crate::bindings::run::remote::RemoteTask;
     #[pymodule_export]

@@ -45,6 +45,7 @@ __all__ = [
     "QueueFull",
     "ResultNotKept",
     "TaskExpired",
+    "TaskInterrupted",
     "TaskRetry",
     "TaskTimeout",
     "WaitCycleError",
@@ -55,6 +56,7 @@ __all__ = [
     "_Policy",
     "_RemoteTask",
     "_Rhythm",
+    "_Step",
     "_Ticker",
     "_Waiting",
     "__version__",
@@ -150,6 +152,12 @@ class TaskRetry(BaseException):
     """Ends an attempt and asks for another one; raised by `current_task.retry`.
 
     Its argument is the delay in seconds, or None. For this package alone.
+    """
+
+class TaskInterrupted(BaseException):
+    """Ends an attempt whose process ends; raised by `current_task.checkpoint`.
+
+    The task goes on in another process. For this package alone.
     """
 
 class Future(concurrent.futures.Future[_T]):
@@ -483,6 +491,7 @@ class _Policy:
         countdown: float | None = None,
         eta: float | None = None,
         id: str | None = None,
+        keeps: int | None = None,
     ) -> Self:
         """Make a policy.
 
@@ -492,7 +501,8 @@ class _Policy:
         `_after(exception, attempt)` is called after a failed attempt, `_delay(attempt)` after an
         attempt that asked for the next one. A worker or the event loop's thread calls them.
         `timeout`, `expires` and `countdown` are in seconds, `eta` in seconds since 1970. `id` is
-        for a single task.
+        for a single task. With `keeps`, the task is durable in a test, where no journal has its
+        checkpoints and steps: the most bytes of each of them.
         """
 
 def _check_function(fn: object, role: str, /) -> None:
@@ -721,6 +731,24 @@ class _CoroutineTask:
         """`fail` for a coroutine that could not be started."""
 
 @final
+class _Step:
+    """A step of a coroutine's task that has been called."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an earlier attempt has its result."""
+    def result(self) -> Any:
+        """That result."""
+    def forget(self) -> None:
+        """Note that the step has raised: its name may be used again."""
+    def end(self, result: object, told: Callable[[BaseException | None], object]) -> Any:
+        """Keep the result, and return it as later attempts get it.
+
+        Any thread calls `told(None)` when it is committed, or `told` with the error. Raises
+        TypeError or ValueError for a result that cannot be kept.
+        """
+
+@final
 class _RemoteTask:
     """A backend's handle of a task that runs in another process, or was sent to this one.
 
@@ -780,8 +808,12 @@ def _set_hooks(
     *,
     start: Callable[[_CoroutineTask], object],
     wait: Callable[[Future[Any]], Generator[Any, None, Any]],
+    step: Callable[
+        [_Step, Callable[..., Any], tuple[Any, ...], dict[str, Any] | None],
+        Coroutine[Any, Any, Any],
+    ],
 ) -> None:
-    """Register the functions that run a coroutine and await a future; kept forever."""
+    """Register the functions that run a coroutine, await a future and run a step; kept forever."""
 
 def _logger() -> logging.Logger:
     """The logger `flask_delay`, enabled. Fetch it anew for each message.
@@ -987,5 +1019,54 @@ class CurrentTask:
         exception that is not an `Exception`, so `except Exception` lets it through. Raises
         ValueError or TypeError for a bad `after`.
         """
+    def checkpoint(self, value: object) -> None:
+        """Keep `value` for the next attempt of this durable task, in place of the one before.
+
+        Returns at once; the value is committed some milliseconds later, and in any case before the
+        end of the attempt and of a later step. If the process ends in order meanwhile, this ends
+        the attempt, which is not counted, and the task goes on in another process. It does so by
+        raising an exception that is not an `Exception`, so `except Exception` lets it through.
+
+        Raises RuntimeError in a task that is not durable, TypeError for a value that cannot be
+        stored and ValueError for one that is too long: see `docs/durable.md`.
+        """
+    @property
+    def checkpointed(self) -> Any:
+        """The value of the last `checkpoint`, in whichever attempt; None before the first one.
+
+        A new copy each time. Raises RuntimeError in a task that is not durable.
+        """
+    @overload
+    def step(
+        self,
+        name: str,
+        fn: Callable[_P, Coroutine[Any, Any, _T]],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Coroutine[Any, Any, _T]: ...
+    @overload
+    def step(self, name: str, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return `fn(*args, **kwargs)`, which is called once for each task and `name`.
+
+        The result is committed to the journal before this returns, and a later attempt of the task
+        gets it from there. So it must be what the journal can carry, and comes as a copy. A step
+        that did not end, since it raised or the process died, is called again by the next attempt.
+        With a coroutine function, for a coroutine's task, await what this returns.
+
+        Raises the exceptions of `fn`; RuntimeError in a task that is not durable; ValueError for a
+        name that was used in this attempt already; TypeError or ValueError, naming the step, for a
+        result that cannot be stored; JournalUnavailable if it was not stored, so that the step may
+        be called again.
+        """
+    def _begin_loop(self) -> tuple[int, int] | None:
+        """Begin a loop that can be resumed: its number, and how many items were done.
+
+        None where no durable task runs. Raises RuntimeError if another loop goes on.
+        """
+    def _loop_done(self, number: int, done: int) -> None:
+        """Keep that so many items of a loop are done. Raises as `checkpoint`."""
+    def _end_loop(self, number: int) -> None:
+        """End a loop."""
 
 current_task: Final[CurrentTask]

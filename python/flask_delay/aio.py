@@ -19,6 +19,7 @@ from flask_delay._native import (
     _generation,
     _service_executor,
     _set_hooks,
+    _Step,
     _Waiting,
 )
 from flask_delay.logs import log as _logger
@@ -274,4 +275,37 @@ def _wake(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
-_set_hooks(start=_Loops().start, wait=wait)
+async def _step(
+    step: _Step, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> Any:
+    """The coroutine of `current_task.step` with a coroutine function."""
+    if step.is_done:
+        return step.result()
+    try:
+        result = await fn(*args, **kwargs or {})
+    except BaseException:
+        step.forget()
+        raise
+    loop = asyncio.get_running_loop()
+    stored: asyncio.Future[None] = loop.create_future()
+
+    def told(error: BaseException | None) -> None:
+        # As in `wait`.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, stored, error)
+
+    value = step.end(result, told)
+    await stored
+    return value
+
+
+def _settle(stored: asyncio.Future[None], error: BaseException | None) -> None:
+    if stored.done():
+        return
+    if error is None:
+        stored.set_result(None)
+    else:
+        stored.set_exception(error)
+
+
+_set_hooks(start=_Loops().start, wait=wait, step=_step)

@@ -228,7 +228,7 @@ class Chosen:
 
     __slots__ = ("_above", "backend", "durable", "given", "id", "once", "plan", "policy", "request")
 
-    def __init__(self, given: AllOptions) -> None:
+    def __init__(self, given: AllOptions, *, keeps: int | None = None) -> None:
         parsed = {name: _parsed(name, value) for name, value in given.items()}
         values = {name: value for name, value in parsed.items() if value is not None}
         if "key" in values and values.keys().isdisjoint((*_KEYED, *_WHEN)):
@@ -270,11 +270,17 @@ class Chosen:
             # Checked here and not at submit: the error then points at the definition of the task.
             _refuse(base.kind(self.backend), self.given)
         # One policy for all submits: the native module need not look up or check anything again.
+        if keeps is not None:
+            values["keeps"] = keeps
         self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
 
     def but(self, given: AllOptions) -> "Chosen":
         """These options, overridden by `given`."""
         return Chosen(self.given | given) if given else self
+
+    def keeping(self, most: int) -> "Chosen":
+        """These options for a durable task without a journal, which keeps up to `most` bytes."""
+        return Chosen(self.given, keeps=most)
 
     def above(self, own: "Chosen") -> "Chosen":
         """These options, with those of a `Task` as defaults. Raises as `Chosen`."""

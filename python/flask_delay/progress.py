@@ -1,5 +1,6 @@
 """`track`: a loop that reports its progress."""
 
+import contextlib
 import math
 import operator
 from collections.abc import (
@@ -15,15 +16,26 @@ from typing import Any, Self, TypeVar, overload
 from flask_delay._native import current_task
 
 _T = TypeVar("_T")
+_END = object()
 
 
 @overload
 def track(
-    iterable: Iterable[_T], total: float | None = None, *, note: str = "", bar: bool = False
+    iterable: Iterable[_T],
+    total: float | None = None,
+    *,
+    note: str = "",
+    bar: bool = False,
+    resume: bool = False,
 ) -> Generator[_T, None, None]: ...
 @overload
 def track(
-    iterable: AsyncIterable[_T], total: float | None = None, *, note: str = "", bar: bool = False
+    iterable: AsyncIterable[_T],
+    total: float | None = None,
+    *,
+    note: str = "",
+    bar: bool = False,
+    resume: bool = False,
 ) -> AsyncGenerator[_T, None]: ...
 def track(
     iterable: Iterable[_T] | AsyncIterable[_T],
@@ -31,6 +43,7 @@ def track(
     *,
     note: str = "",
     bar: bool = False,
+    resume: bool = False,
 ) -> Generator[_T, None, None] | AsyncGenerator[_T, None]:
     """Iterate over an iterable, and report the progress as that of the running task.
 
@@ -48,6 +61,13 @@ def track(
 
     An asynchronous iterable needs `async for`; for an object of both kinds use `for`.
 
+    With `resume`, a later attempt of a durable task skips the items that were done: it takes them
+    from `iterable`, which must have the same order in each attempt, and does not pass them to the
+    loop. After each item the number of those that are done is kept as by `current_task.checkpoint`,
+    and the attempt may be ended there as by that. The loops of a task are told apart by their
+    order, and one must end before the next begins, otherwise RuntimeError. In a task that is not
+    durable, and where no task runs, it changes nothing.
+
     With `bar`, tqdm also draws a progress bar, after the text `note`, if standard error is a
     terminal.
 
@@ -60,7 +80,7 @@ def track(
     if total is None:
         total = operator.length_hint(iterable, -1)
         total = None if total < 0 else total
-    steps = _Steps(total, note, _tqdm() if bar else None)
+    steps = _Steps(total, note, _tqdm() if bar else None, resume=resume)
     if isinstance(iterable, AsyncIterable) and not isinstance(iterable, Iterable):
         return _follow_async(aiter(iterable), steps)
     return _follow(iter(iterable), steps)
@@ -69,7 +89,10 @@ def track(
 class _Steps:
     """The progress of one loop, for its task and its progress bar."""
 
-    def __init__(self, total: float | None, note: str, bar: Any) -> None:
+    def __init__(self, total: float | None, note: str, bar: Any, *, resume: bool) -> None:
+        self._resume = resume
+        # The number of a loop that can be resumed.
+        self._loop: int | None = None
         self._done = 0
         self._total = total
         self._note = note
@@ -77,16 +100,29 @@ class _Steps:
         self._bar_class = bar
         self._bar: Any = None
 
+    @property
+    def done(self) -> int:
+        """How many items are done: at first, those of earlier attempts."""
+        return self._done
+
     def __enter__(self) -> Self:
+        begun = current_task._begin_loop() if self._resume else None  # noqa: SLF001
+        if begun is not None:
+            self._loop, self._done = begun
         self._say()
         if self._bar_class is not None:
             # None: no bar unless in a terminal.
-            self._bar = self._bar_class(total=self._total, desc=self._note or None, disable=None)
+            self._bar = self._bar_class(
+                total=self._total, initial=self._done, desc=self._note or None, disable=None
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                current_task._end_loop(self._loop)  # noqa: SLF001
 
     def check(self) -> None:
         """Called before an item."""
@@ -103,6 +139,9 @@ class _Steps:
         self._say()
         if self._bar is not None:
             self._bar.update()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # As in `check`.
+                current_task._loop_done(self._loop, self._done)  # noqa: SLF001
 
     def end(self) -> None:
         """Called after the last item."""
@@ -122,6 +161,9 @@ class _Steps:
 
 def _follow(items: Iterator[_T], steps: _Steps) -> Generator[_T, None, None]:
     with steps:
+        for _ in range(steps.done):
+            if next(items, _END) is _END:
+                break
         for item in items:
             steps.check()
             yield item
@@ -131,6 +173,9 @@ def _follow(items: Iterator[_T], steps: _Steps) -> Generator[_T, None, None]:
 
 async def _follow_async(items: AsyncIterator[_T], steps: _Steps) -> AsyncGenerator[_T, None]:
     with steps:
+        for _ in range(steps.done):
+            if await anext(items, _END) is _END:
+                break
         async for item in items:
             steps.check()
             yield item

@@ -173,6 +173,7 @@ class State:
         if self.config.mode == "threads":
             submit: Callable[..., Any] = functools.partial(self.store.submit, chosen, backend)
             return watched(submit, chosen.given)
+        chosen = chosen.keeping(self.config.journal_max_bytes)
         return self.store.carrying(submitter(chosen, self.jobs, self.app))
 
     def _require_free(self, id: str) -> None:

@@ -66,6 +66,13 @@ create_exception!(
 
 create_exception!(flask_delay, TaskRetry, PyBaseException, doc!("TaskRetry"));
 
+create_exception!(
+    flask_delay,
+    TaskInterrupted,
+    PyBaseException,
+    doc!("TaskInterrupted")
+);
+
 /// The error for a future that only its own process can settle.
 #[cold]
 pub(crate) fn forked(name: &str) -> PyErr {

@@ -169,6 +169,17 @@ pub struct Claimed {
     pub submitted_at: i64,
     /// When its first attempt began, if it is not this one.
     pub began: Option<i64>,
+    /// What earlier attempts have kept for this one.
+    pub kept: Kept,
+}
+
+/// What a task keeps for its next attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The last checkpoint of each place, as JSON.
+    pub checkpoints: Vec<(u32, String)>,
+    /// The steps that have ended, by name, with their results as JSON.
+    pub steps: Vec<(String, String)>,
 }
 
 /// How a task ends.

@@ -28,7 +28,7 @@ impl Writer {
         let level = part.core.settings.sync;
         let mut waiting: Vec<Waiting> = Vec::new();
         let mut closes = Vec::new();
-        let mut is_late = effects.has_ends;
+        let mut is_late = effects.has_to_sync;
         for (operation, said) in operations.into_iter().zip(effects.said) {
             match (operation, said) {
                 (operation, Said::Refused(error)) => operation.refuse(&error),
@@ -44,9 +44,10 @@ impl Writer {
                         answer.give(Ok(accepted));
                     }
                 }
-                (Operation::Change(_, _, answer), Said::Changed(changed)) => {
-                    answer.give(Ok(changed));
-                }
+                (
+                    Operation::Change(_, _, answer) | Operation::Step(_, _, answer),
+                    Said::Changed(changed),
+                ) => answer.give(Ok(changed)),
                 (Operation::Get(_, answer) | Operation::Watch(_, answer), Said::Found(found)) => {
                     answer.give(Ok(found));
                 }

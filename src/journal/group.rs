@@ -14,9 +14,10 @@ use crate::api::{
     Pool, Row, State,
 };
 use crate::filesystem::refused;
+use crate::kept::{self, Checkpoints};
 use crate::look::{Chores, Prune};
 use crate::memory::{Memory, Running, Watch, Watched};
-use crate::operation::{Operation, Plain, Said};
+use crate::operation::{Operation, Plain, Said, Step};
 use crate::part::{Files, Part, Subject};
 use crate::store::{self, End, NewRow, Ready};
 use crate::{liveness, manage, poison, schema, wakeup};
@@ -107,7 +108,8 @@ pub(crate) struct Effects {
     /// There is more to do at once.
     pub is_eager: bool,
     pub claims: bool,
-    pub has_ends: bool,
+    /// Within a second, if the level says so.
+    pub has_to_sync: bool,
     pub is_closed: bool,
 }
 
@@ -179,9 +181,11 @@ impl<'a> Group<'a> {
     pub(crate) fn work(
         &mut self,
         operations: &[Operation],
+        checkpoints: &Checkpoints,
         chores: &Chores,
         progress: &[(Subject, store::Progress)],
     ) -> Result<()> {
+        self.write_checkpoints(checkpoints)?;
         if self.memory.wants_claims {
             self.start()?;
         }
@@ -274,6 +278,7 @@ impl<'a> Group<'a> {
             }
             Operation::Submit(task, _) => Said::Accepted(self.submit(task)?),
             Operation::Change(claim, change, _) => Said::Changed(self.change(*claim, change)?),
+            Operation::Step(claim, step, _) => Said::Changed(self.step(*claim, step)?),
             Operation::Get(id, _) => {
                 let slot = self.effects.slot.or(self.memory.slot);
                 Said::Found(store::find(self.connection, id, slot)?.0)
@@ -484,7 +489,7 @@ impl<'a> Group<'a> {
         if new || self.memory.watched.contains_key(&task) {
             self.deliver.push(task);
         }
-        self.effects.has_ends = true;
+        self.effects.has_to_sync = true;
         Ok(())
     }
 
@@ -551,6 +556,30 @@ impl<'a> Group<'a> {
             _ => self.has_ready = true,
         }
         Ok(Changed::Done)
+    }
+
+    fn write_checkpoints(&mut self, checkpoints: &Checkpoints) -> Result<()> {
+        let Some(slot) = self.memory.slot else {
+            return Ok(());
+        };
+        for (claim, place, value) in checkpoints.each() {
+            if let Some(claim) = self.memory.read(claim) {
+                kept::set_checkpoint(self.connection, claim, slot, place, value)?;
+                self.effects.has_to_sync = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, claim: Claim, step: &Step) -> Result<Changed> {
+        let known = self.memory.read(claim).zip(self.memory.slot);
+        if let Some((claim, slot)) = known
+            && kept::add_step(self.connection, claim, slot, &step.name, &step.result)?
+        {
+            self.effects.has_to_sync = true;
+            return Ok(Changed::Done);
+        }
+        Ok(self.fenced(claim))
     }
 
     fn fenced(&mut self, claim: Claim) -> Changed {
@@ -833,6 +862,9 @@ impl<'a> Group<'a> {
                 is_told: false,
             },
         ));
+        if claimed.claim.epoch > 1 {
+            claimed.kept = kept::kept(self.connection, task)?;
+        }
         claimed.claim = self.memory.sign(claimed.claim);
         if let Some(count) = &mut self.memory.waiting {
             *count = count.saturating_sub(1);

@@ -15,6 +15,7 @@ mod flusher;
 mod follow;
 mod gate;
 mod group;
+mod kept;
 mod liveness;
 mod look;
 mod manage;
@@ -46,13 +47,13 @@ use rusqlite::Connection;
 
 use answer::Answer;
 pub use api::{
-    Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, ErrorKind, Found, Host, Key,
+    Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, ErrorKind, Found, Host, Kept, Key,
     NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
 };
 use filesystem::{Place, boot, refused};
 use gate::gate;
 pub use manage::{Filter, Retried};
-use operation::{Operation, Plain};
+use operation::{Operation, Plain, Step};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
 use writer::Writer;
@@ -414,6 +415,56 @@ impl Journal {
         if is_first {
             part.wake();
         }
+    }
+
+    /// Keeps a value, as JSON, for the next attempt of a task of this process, in a place of its own.
+    /// Returns at once: it is written with the next group. Whatever of the task is written after
+    /// this call, its end, a step, another attempt, is not in the file without it.
+    pub fn checkpoint(&self, claim: Claim, place: u32, value: String) {
+        let Ok(part) = self.part() else { return };
+        let is_first = {
+            let mut pending = part.checkpoints.lock();
+            let is_first = pending.is_empty();
+            pending.set(claim, place, value);
+            is_first
+        };
+        if is_first {
+            part.wake();
+        }
+    }
+
+    /// Keeps the result of a step, as JSON, of a task that this process runs; returns when it is
+    /// committed.
+    ///
+    /// # Errors
+    ///
+    /// Then it is not in the file: it is tried again while this process lives, but if that ends, the
+    /// step runs again.
+    pub fn step(&self, claim: Claim, name: String, result: String) -> Result<Changed, Error> {
+        let step = Box::new(Step { name, result });
+        self.ask(false, |answer| Operation::Step(claim, step, answer))
+    }
+
+    /// As `step`, but calls `then`, mostly on the writer thread: it must not block.
+    pub fn step_later(
+        &self,
+        claim: Claim,
+        name: String,
+        result: String,
+        then: Box<dyn FnOnce(Result<Changed, Error>) + Send>,
+    ) {
+        let step = Box::new(Step { name, result });
+        let answer = Answer::call(then);
+        // If it cannot be sent, its answer says so when it is dropped.
+        if let Ok(part) = self.part() {
+            _ = Self::send(&part, Operation::Step(claim, step, answer));
+        }
+    }
+
+    /// Whether this process claims no more tasks, since it ends.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.0.parts.get().is_some_and(|part| part.is_leaving())
     }
 
     /// Publishes a plain task of this process; does not wait. It is never claimed, and fails if

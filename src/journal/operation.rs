@@ -10,6 +10,7 @@ use crate::manage::{Filter, Page, Retried};
 pub(crate) enum Operation {
     Submit(Box<NewTask>, Answer<Accepted>),
     Change(Claim, Change, Answer<Changed>),
+    Step(Claim, Box<Step>, Answer<Changed>),
     Get(String, Answer<Found>),
     Watch(String, Answer<Found>),
     Cancel(String, Answer<Cancelled>),
@@ -44,6 +45,13 @@ pub(crate) struct Plain {
     pub began: Option<i64>,
 }
 
+/// A step that has ended.
+pub(crate) struct Step {
+    pub name: String,
+    /// As JSON.
+    pub result: String,
+}
+
 impl Operation {
     /// Whether it only reads: then it needs no turn.
     pub(crate) fn is_read(&self) -> bool {
@@ -58,11 +66,13 @@ impl Operation {
         )
     }
 
-    /// Whether it goes before the claims of its group, because they depend on it.
+    /// Whether it goes before the claims of its group, because they depend on it, or before an
+    /// operation that they depend on.
     pub(crate) fn is_first(&self) -> bool {
         matches!(
             self,
             Self::Change(..)
+                | Self::Step(..)
                 | Self::Know
                 | Self::Start(_)
                 | Self::Retry(..)
@@ -71,9 +81,12 @@ impl Operation {
         )
     }
 
-    /// Whether it ends a task, or an attempt: it has to be written some time.
+    /// Whether it ends a task, an attempt or a step: it has to be written some time.
     pub(crate) fn is_end(&self) -> bool {
-        matches!(self, Self::Change(..) | Self::PublishEnded(..))
+        matches!(
+            self,
+            Self::Change(..) | Self::Step(..) | Self::PublishEnded(..)
+        )
     }
 
     /// Answers with an error; the same operation for another time, if it has to be written.
@@ -82,6 +95,10 @@ impl Operation {
             Self::Change(claim, change, answer) => {
                 answer.give(Err(error.clone()));
                 Some(Self::Change(claim, change, Answer::none()))
+            }
+            Self::Step(claim, step, answer) => {
+                answer.give(Err(error.clone()));
+                Some(Self::Step(claim, step, Answer::none()))
             }
             Self::PublishEnded(..) => Some(self),
             other => {
@@ -111,7 +128,7 @@ impl Operation {
         let error = error.clone();
         match self {
             Self::Submit(_, answer) => answer.give(Err(error)),
-            Self::Change(_, _, answer) => answer.give(Err(error)),
+            Self::Change(_, _, answer) | Self::Step(_, _, answer) => answer.give(Err(error)),
             Self::Get(_, answer) | Self::Watch(_, answer) => answer.give(Err(error)),
             Self::Cancel(_, answer) | Self::Stop(_, answer) => answer.give(Err(error)),
             Self::Stats(answer) => answer.give(Err(error)),

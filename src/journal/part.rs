@@ -19,6 +19,7 @@ use crate::filesystem::{Identity, Place, refused};
 use crate::flusher::Flusher;
 use crate::gate::gate;
 use crate::group::Result;
+use crate::kept::Checkpoints;
 use crate::operation::Operation;
 use crate::queue::Queue;
 use crate::store;
@@ -53,6 +54,8 @@ pub(crate) struct Part {
     /// As `disk`: the child takes them over.
     pub functions: Mutex<Vec<String>>,
     pub progress: Mutex<HashMap<Subject, store::Progress>>,
+    /// Not taken by the writer thread yet. As `disk`.
+    pub checkpoints: Mutex<Checkpoints>,
     /// Whether the writer thread runs.
     pub has_writer: Mutex<bool>,
     /// No more claims: the process ends.
@@ -102,6 +105,7 @@ impl Part {
             disk: Mutex::new(Disk::default()),
             functions: Mutex::new(functions),
             progress: Mutex::new(HashMap::new()),
+            checkpoints: Mutex::new(Checkpoints::default()),
             has_writer: Mutex::new(false),
             is_leaving: AtomicBool::new(false),
             is_hungry: AtomicBool::new(false),

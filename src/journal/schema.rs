@@ -22,7 +22,7 @@ pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 ///
 /// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
 /// 9 dead; 5 is ready but for its function, which is paused. Times are in microseconds since 1970. A published row is a plain task's: never claimed.
-const LAYOUT: [&str; 26] = [
+const LAYOUT: [&str; 28] = [
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     // Never uses a number twice: the files of a slot are named by it.
     "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
@@ -51,6 +51,9 @@ const LAYOUT: [&str; 26] = [
     "CREATE INDEX dead ON task (ended_at) WHERE state = 9",
     // Arguments above a size: a change of their task need not write them again.
     "CREATE TABLE body (task INTEGER PRIMARY KEY, arguments TEXT NOT NULL) STRICT",
+    // What a task keeps for its next attempt. Place 0 is the task's own checkpoint, and n that of its n-th loop.
+    "CREATE TABLE checkpoint (task INTEGER NOT NULL, place INTEGER NOT NULL, value TEXT NOT NULL, PRIMARY KEY (task, place)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE step (task INTEGER NOT NULL, name TEXT NOT NULL, result TEXT NOT NULL, PRIMARY KEY (task, name)) STRICT, WITHOUT ROWID",
     "CREATE TABLE dependency (predecessor INTEGER NOT NULL, task INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (predecessor, task, place)) STRICT, WITHOUT ROWID",
     // The processes that want to hear of a task's end, and whether it has come.
     "CREATE TABLE waiter (task INTEGER NOT NULL, slot INTEGER NOT NULL, ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (task, slot)) STRICT, WITHOUT ROWID",

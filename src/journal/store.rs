@@ -2,8 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::api::{Change, Claim, Claimed, Found, Key, NewTask, Outcome, Pool, Row, State, Stats};
-use crate::manage;
+use crate::api::{
+    Change, Claim, Claimed, Found, Kept, Key, NewTask, Outcome, Pool, Row, State, Stats,
+};
+use crate::{kept, manage};
 
 /// Arguments above this many bytes are kept beside their task's row, which changes more often.
 const BODY: usize = 1000;
@@ -355,6 +357,7 @@ pub(crate) fn claim(
             options: row.get(6)?,
             submitted_at: row.get(7)?,
             began: (began != now).then_some(began),
+            kept: Kept::default(),
         };
         Ok((claimed, row.get(9)?))
     });
@@ -892,6 +895,7 @@ pub(crate) fn forget(connection: &Connection, old: &[(i64, String, i64)]) -> Res
         ] {
             connection.prepare_cached(sql)?.execute([sequence])?;
         }
+        kept::remove(connection, *sequence)?;
     }
     if !old.is_empty() {
         let sql = "DELETE FROM forgotten WHERE place <= (SELECT max(place) FROM forgotten) - ?1";

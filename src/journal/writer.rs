@@ -16,6 +16,7 @@ use crate::api::{Accepted, Claim, Error, ErrorKind, Row, State, Stats};
 use crate::filesystem::refused;
 use crate::gate::gate;
 use crate::group::{Effects, Evidence, Group, Result, Trouble};
+use crate::kept::Checkpoints;
 use crate::look::Chores;
 use crate::memory::Memory;
 use crate::operation::Operation;
@@ -25,6 +26,8 @@ use crate::{flusher, liveness, manage, poison, store, turnstile};
 
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
+/// Checkpoints are written so often at most, unless the file is written to in any case.
+const CHECKPOINTS: Duration = Duration::from_millis(20);
 /// A process without a slot has nothing to look at.
 const LONG: Duration = Duration::from_hours(1);
 /// Between attempts to get SQLite's lock while something else has it.
@@ -68,6 +71,9 @@ pub(crate) struct Writer {
     /// The file belongs to newer code: this process claims nothing more.
     pub(crate) is_outdated: bool,
     progress_at: Instant,
+    /// Those that were taken and are not in the file yet.
+    checkpoints: Checkpoints,
+    checkpoints_at: Instant,
     /// Another process has called.
     pub(crate) is_called: bool,
     /// Ends that could not be written, to be tried again.
@@ -139,6 +145,8 @@ impl Writer {
             last_error: None,
             is_outdated: false,
             progress_at: now,
+            checkpoints: Checkpoints::default(),
+            checkpoints_at: now,
             is_called: false,
             kept: Vec::new(),
             rests_until: None,
@@ -188,7 +196,24 @@ impl Writer {
             let next = self.progress_at + PROGRESS;
             limit = limit.min(next.saturating_duration_since(now));
         }
+        if self.has_checkpoints() {
+            let next = self.checkpoints_at + CHECKPOINTS;
+            limit = limit.min(next.saturating_duration_since(now));
+        }
         limit
+    }
+
+    fn has_checkpoints(&self) -> bool {
+        !self.checkpoints.is_empty() || !self.part.checkpoints.lock().is_empty()
+    }
+
+    /// After the operations were taken: what was told before them is among these.
+    fn take_checkpoints(&mut self) {
+        let newer = std::mem::take(&mut *self.part.checkpoints.lock());
+        if !newer.is_empty() {
+            self.checkpoints.add(newer);
+            self.checkpoints_at = Instant::now();
+        }
     }
 
     fn is_claiming(&self) -> bool {
@@ -226,6 +251,7 @@ impl Writer {
             || self.is_eager
             || is_due
             || has_progress
+            || (self.checkpoints_at.elapsed() >= CHECKPOINTS && self.has_checkpoints())
             || !self.kept.is_empty()
             || !self.chores.is_empty();
         has_work && self.write(has_progress)
@@ -432,6 +458,7 @@ impl Writer {
         // From here on they are not withdrawn.
         if turn.takes {
             operations.extend(part.queue.take());
+            self.take_checkpoints();
         }
         files.lengthen_log();
         let nothing = Chores::default();
@@ -450,7 +477,7 @@ impl Writer {
         let (memory, capacity) = (&mut self.memory, turn.capacity);
         let mut group = Group::new(&part, connection, files, memory, capacity, now());
         group.is_outdated = self.is_outdated;
-        let done = group.work(operations, chores, turn.progress);
+        let done = group.work(operations, &self.checkpoints, chores, turn.progress);
         let mut effects = group.effects;
         effects.ended.extend(lost);
         if is_replaced {
@@ -587,6 +614,7 @@ impl Writer {
             }
         }
         self.fifo.clone_from(&disk.files.fifo);
+        self.checkpoints = Checkpoints::default();
         log
     }
 

@@ -84,6 +84,55 @@ def test_a_row_that_counts_once(shop: Any, tmp_path: Path) -> None:
         assert connection.execute("SELECT customer, points FROM booking").fetchall() == [("ann", 5)]
 
 
+def test_a_loop_that_goes_on(shop: Any) -> None:
+    rows: list[int] = []
+
+    def write(row: int) -> None:
+        if row == 3 and rows.count(2) == 1 and 3 not in rows:
+            rows.append(row)
+            raise ConnectionError
+        rows.append(row)
+
+    shop.write = write
+    retry = flask_delay.Retry(1, backoff=0)
+    shop.load.using(retry=retry).delay(5).result(DEADLINE)
+    # The row in which it failed comes again.
+    assert rows == [0, 1, 2, 3, 3, 4]
+
+
+def test_a_checkpoint_of_ones_own(shop: Any) -> None:
+    copied: list[int] = []
+
+    def copy_some_after(last: int) -> int:
+        copied.append(last)
+        if len(copied) == 2:
+            raise ConnectionError
+        return last + 10
+
+    shop.copy_some_after = copy_some_after
+    retry = flask_delay.Retry(1, backoff=0)
+    shop.copy_orders.using(retry=retry).delay(30).result(DEADLINE)
+    assert copied == [0, 10, 10, 20]
+
+
+def test_steps(shop: Any) -> None:
+    called: list[object] = []
+
+    def charge_card(order: int) -> dict[str, int]:
+        called.append("charge")
+        return {"of": order}
+
+    def mail(order: int, receipt: object) -> None:
+        called.append((order, receipt))
+        if len(called) == 2:
+            raise ConnectionError
+
+    shop.charge_card, shop.mail = charge_card, mail
+    retry = flask_delay.Retry(1, backoff=0)
+    shop.fulfil.using(retry=retry).delay(7).result(DEADLINE)
+    assert called == ["charge", (7, {"of": 7}), (7, {"of": 7})]
+
+
 def test_a_key_that_stays_the_same(shop: Any) -> None:
     keys: list[str] = []
 
@@ -285,4 +334,4 @@ def test_levels_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 11

@@ -17,10 +17,18 @@ def note(event: str, number: int) -> None:
     os.close(descriptor)
 
 
+def do(number: int) -> None:
+    """The one step of a task."""
+    note("did=only", number)
+
+
 def act(number: int) -> int:
     """Wait until the file of the task says how to go on; it counts once."""
     note("start", number)
+    kept = current_task.checkpointed or 0
+    note(f"from={kept}", number)
     file = FOLDER / f"{number}.go"
+    is_stepped = False
     while True:
         current_task.check()
         try:
@@ -31,7 +39,17 @@ def act(number: int) -> int:
         if how == "finish":
             note("end", number)
             return number
+        if how == "checkpoint":
+            kept += 1
+            current_task.checkpoint(kept)
+            note(f"kept={kept}", number)
+        elif how == "step" and not is_stepped:
+            is_stepped = True
+            current_task.step("only", do, number)
+            note("stepped=only", number)
         file.unlink()
+        if how in {"checkpoint", "step"}:
+            continue
         if how == "retry":
             note("again", number)
             current_task.retry(0)

@@ -69,7 +69,7 @@ def run(folder: Path, kills: int, seed: int, pause: tuple[float, float] = (0.05,
     with sailing(folder, **SETTINGS) as fleet:
         killer = Killer(fleet, chance)
         began = time.monotonic()
-        with fleet.clients(4, pause=0.005):
+        with fleet.clients(4, pause=0.005, name="mixed"):
             while len(fleet.told.killed) < kills:
                 time.sleep(chance.uniform(*pause))
                 killer.strike()

@@ -24,14 +24,29 @@ STATES = {
 }
 
 
+# Seconds after which a checkpoint is in the file, on a machine that is busy.
+LATE = 2.0
+
+
 class Event(NamedTuple):
-    """A line of the record. Times are in seconds of the machine's clock."""
+    """A line of the record. Times are in seconds of the machine's clock.
+
+    An event of an attempt is "start", "end", or "again" for an end that another attempt follows.
+    One of what a task keeps has a value: "from=3" for the checkpoint that an attempt began with,
+    "kept=4" for one that it has told, "did=a" for the end of a step's code and "stepped=a" for that
+    of the step.
+    """
 
     event: str
     number: int
     pid: int
     attempt: int
     at: float
+
+    @property
+    def is_of_value(self) -> bool:
+        """Whether it is about what the task keeps."""
+        return "=" in self.event
 
 
 class Row(NamedTuple):
@@ -110,10 +125,14 @@ def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Ve
     Without `rows`, the record alone counts: the file has forgotten old tasks.
     """
     of_task: dict[int, list[Event]] = defaultdict(list)
+    all_of_task: dict[int, list[Event]] = defaultdict(list)
     for event in events:
-        of_task[event.number].append(event)
+        all_of_task[event.number].append(event)
+        if not event.is_of_value:
+            of_task[event.number].append(event)
     problems = [
         *_losses(told, of_task, rows),
+        *(it for number, found in all_of_task.items() for it in _forgotten(number, found, told)),
         *(it for number, found in of_task.items() for it in _doubles(number, found, told)),
         *(f"a process did not know task {id}" for id in told.unknown),
         *(f"task {it} was refused and has run" for it in sorted(told.refused & of_task.keys())),
@@ -125,6 +144,7 @@ def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Ve
         "unanswered": len(told.unanswered),
         "killed": len(told.killed),
         "run more than once": sum(len(it) > 1 for it in starts),
+        "went on": sum(it.event.startswith("from=") and it.event != "from=0" for it in events),
     }
     # Of each death, when the first of its tasks was started again. The others run after it: those
     # that were in a process that died run alone.
@@ -198,6 +218,37 @@ def _overlaps(number: int, events: list[Event], told: Told) -> Iterator[str]:
         elif event.event == "again":
             # It has asked for another attempt.
             last = None
+
+
+def _forgotten(number: int, events: list[Event], told: Told) -> Iterator[str]:
+    """What a task had kept and a later attempt did not have; and steps that have ended twice."""
+    # What the next attempt must have at least, and the last and the greatest that was told.
+    floor = last = most = 0
+    run: list[tuple[int, Event]] = []
+    stepped: set[str] = set()
+    for event in events:
+        name, _, value = event.event.partition("=")
+        if name == "from":
+            died = told.killed.get(run[-1][1].pid, 0.0) if run else 0.0
+            in_time = [count for count, it in run if it.at < died - LATE]
+            floor, run, last = max(floor, *in_time, 0), [], int(value)
+            if last < floor:
+                yield f"task {number} went on at {last} in {event.pid}, and had kept {floor}"
+            if last > most + 1:
+                yield f"task {number} went on at {last} in {event.pid}, which it had not kept"
+            floor = max(floor, last)
+        elif name == "kept":
+            last = int(value)
+            most = max(most, last)
+            run.append((last, event))
+        elif name == "did" and value in stepped:
+            yield f"task {number} has done the step {value} again, in {event.pid}"
+        elif name == "stepped":
+            # What was told before it is in the file with it.
+            floor = max(floor, last)
+            stepped.add(value)
+        elif name in {"again", "end"}:
+            floor = max(floor, last)
 
 
 def report(verdict: Verdict) -> str:

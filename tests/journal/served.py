@@ -58,7 +58,60 @@ async def work_async(number: int) -> int:
     return work.__wrapped__(number)
 
 
-FUNCTIONS = {it.__name__: it for it in (work, poison, wait_for_file, work_async)}
+COUNTS = 10
+
+
+def do(number: int, count: int) -> int:
+    """A step that takes its time."""
+    time.sleep(number * 7919 % 1000 / 100_000)
+    note(f"did={count}", number)
+    return count
+
+
+@task(durable=True)
+def go_on(number: int) -> int:
+    """Take up to 0.2 s. What was done is not done again."""
+    note("start", number)
+    begun = current_task.checkpointed or 0
+    note(f"from={begun}", number)
+    try:
+        for count in range(begun, COUNTS):
+            time.sleep(number * 7919 % 1000 / 100_000)
+            if count % 3 == 2:
+                current_task.step(str(count), do, number, count)
+                note(f"stepped={count}", number)
+            current_task.checkpoint(count + 1)
+            note(f"kept={count + 1}", number)
+    except BaseException:
+        # It is put back.
+        note("again", number)
+        raise
+    note("end", number)
+    return number
+
+
+@task(durable=True)
+def go_on_until_file(number: int) -> int:
+    """As `wait_for_file`, with checkpoints."""
+    note("start", number)
+    count = current_task.checkpointed or 0
+    note(f"from={count}", number)
+    try:
+        while not (_folder / "go").exists():
+            time.sleep(0.01)
+            count += 1
+            current_task.checkpoint(count)
+            note(f"kept={count}", number)
+    except BaseException:
+        note("again", number)
+        raise
+    note("end", number)
+    return number
+
+
+FUNCTIONS = {
+    it.__name__: it for it in (work, poison, wait_for_file, work_async, go_on, go_on_until_file)
+}
 
 app = Flask(__name__, static_folder=None)
 app.config.from_prefixed_env("FLASK")
@@ -74,6 +127,8 @@ def index():
 @app.post("/submit/<int:number>/<name>")
 def submit(number: int, name: str):
     countdown = request.args.get("countdown", 0.0, type=float)
+    if name == "mixed":
+        name = "work" if number % 2 else "go_on"
     future = FUNCTIONS[name].using(countdown=countdown).delay(number)
     return {"id": future.id, "pid": os.getpid()}
 

@@ -22,6 +22,7 @@ def test_random_kills(tmp_path, capsys):
         print(f"\n{report(verdict)}")
     assert not verdict.problems
     assert verdict.figures["run more than once"]
+    assert verdict.figures["went on"]
 
 
 @needs_gunicorn
@@ -80,3 +81,46 @@ def test_the_judge(events, rows, outside, problem):
         assert problems == []
     else:
         assert any(problem in it for it in problems), problems
+
+
+def of_values(*events: str, pid: int = 10, at: float = 1.0) -> list[Event]:
+    return [Event(it, 1, pid, 1, at + number / 100) for number, it in enumerate(events)]
+
+
+NEXT = 11
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "died", "problem"),
+    [
+        # What was told just before the death may be lost, or stored and not noted.
+        (["kept=1", "kept=2"], ["from=0"], 1.02, None),
+        (["kept=1", "kept=2"], ["from=3"], 1.02, None),
+        (["kept=1", "kept=2"], ["from=4"], 1.02, "went on at 4 in 11, which it had not kept"),
+        # Not so what was told long before, before a step, or before the attempt ended in order.
+        (["kept=1", "kept=2"], ["from=1"], 9.0, "went on at 1 in 11, and had kept 2"),
+        (["kept=1", "stepped=a", "kept=2"], ["from=1"], 1.04, None),
+        (["kept=1", "stepped=a", "kept=2"], ["from=0"], 1.04, "and had kept 1"),
+        (["kept=1", "kept=2", "again"], ["from=1"], None, "and had kept 2"),
+        (["from=0", "kept=1"], ["from=1", "kept=2", "from=0"], 1.02, "and had kept 1"),
+        # A step that has not returned may come to its end again.
+        (["did=a"], ["from=0", "did=a", "stepped=a"], 1.02, None),
+        (["did=a", "stepped=a"], ["from=0", "did=a"], 1.04, "has done the step a again, in 11"),
+        (["did=a", "stepped=a"], ["from=0", "did=b"], 1.04, None),
+    ],
+)
+def test_the_judge_of_what_is_kept(first, second, died, problem):
+    events = [
+        RUN[0]._replace(at=0.5),
+        *of_values(*first),
+        AGAIN[0]._replace(at=10.0),
+        *of_values(*second, pid=NEXT, at=10.1),
+        AGAIN[1]._replace(at=11.0),
+    ]
+    outside = {} if died is None else {"killed": {10: died}}
+    problems = judge(told(**outside), events, DONE).problems
+    if problem is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1
+        assert problem in problems[0]

@@ -232,6 +232,16 @@ class Machine(RuleBasedStateMachine):
         assert all(map(self.may_be_gone, twins)), (id, twins)
         self.tasks[number] = Task(number, id, "always", key)
 
+    @rule(which=WHICH, how=st.sampled_from(["checkpoint", "checkpoint", "step"]))
+    @noted
+    def keep(self, which: int, how: str) -> None:
+        """A task that runs keeps something, which later attempts have."""
+        running = self.running()
+        if running:
+            task = running[which % len(running)]
+            file = self.tell(task, how)
+            assert poll(lambda: not file.exists()), self.story(task)
+
     @rule(which=WHICH, how=st.sampled_from(["finish", "finish", "fail", "retry"]))
     @noted
     def go_on(self, which: int, how: str) -> None:
@@ -342,7 +352,7 @@ class Machine(RuleBasedStateMachine):
             self.tell(task, "finish")
         for task in self.open():
             self.ended(task, "finished")
-        problems = judge(self.told, self.record(), None).problems
+        problems = judge(self.told, self.everything(), None).problems
         assert problems == [], problems
 
     # --- Helpers ----------------------------------------------------------------------
@@ -372,6 +382,10 @@ class Machine(RuleBasedStateMachine):
         ]
 
     def record(self) -> list[Any]:
+        """What the attempts have noted, but for what they keep."""
+        return [it for it in self.everything() if not it.is_of_value]
+
+    def everything(self) -> list[Any]:
         path = self.folder / "record"
         return read_record(path) if path.exists() else []
 

@@ -339,3 +339,27 @@ def test_deploys_lose_and_double_nothing(make_fleet):
 @pytest.mark.timeout(600)
 def test_many_deploys(make_fleet):
     check_deploys(make_fleet(), 20)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--preload",)])
+def test_a_deploy_does_not_wait_for_a_task_with_checkpoints(make_fleet, arguments):
+    """It goes on in the next worker where it was, and its attempt is the first one still."""
+    fleet = make_fleet(SHUTDOWN_TIMEOUT=600)
+    server = fleet.start(*arguments, workers=1, shares=False)
+    assert fleet.submit(1, "go_on_until_file")
+    first = owner(fleet, 1)
+    begin = time.monotonic()
+    server.reload() if not arguments else server.end()
+    if arguments:
+        fleet.start(*arguments, workers=1, shares=False)
+    assert poll(lambda: starts(fleet)[1] == 2)
+    # It has 600 s, and 20 by gunicorn.
+    assert time.monotonic() - begin < 15
+    assert owner(fleet, 1) != first
+    (fleet.folder / "go").touch()
+    assert fleet.wait_until_idle()
+    assert problems(fleet) == []
+    events = read_record(fleet.record)
+    (row,) = read_rows(fleet.journal).values()
+    assert (row.attempt, row.deaths) == (1, 0)
+    assert {it.attempt for it in events} == {1}

@@ -1,13 +1,15 @@
 //! `current_task`: a running task's own handle.
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::Task;
 use crate::bindings::errors::{CancelledError, TaskRetry};
+use crate::bindings::run::kept;
 use crate::bindings::wait::current::task;
 
 #[doc = doc!("CurrentTask")]
@@ -97,6 +99,51 @@ impl CurrentTask {
         if let Some(report) = report {
             report.call1(py, (task.getattr("progress")?,))?;
         }
+        Ok(())
+    }
+
+    #[doc = doc!("CurrentTask.checkpoint")]
+    fn checkpoint(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        kept::checkpoint(&required(value.py())?, value)
+    }
+
+    #[doc = doc!("CurrentTask.checkpointed")]
+    #[getter]
+    fn checkpointed<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        kept::checkpointed(&required(py)?)
+    }
+
+    #[pyo3(signature = (name, r#fn, /, *args, **kwargs))]
+    #[doc = doc!("CurrentTask.step")]
+    fn step<'py>(
+        &self,
+        name: Bound<'py, PyAny>,
+        r#fn: Bound<'py, PyAny>,
+        args: Bound<'py, PyTuple>,
+        kwargs: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let name = name.cast::<PyString>().map_err(|_| {
+            let shown = name
+                .repr()
+                .map_or_else(|_| "?".to_owned(), |it| it.to_string());
+            PyTypeError::new_err(format!("the name of a step is {shown}, but must be a str"))
+        })?;
+        kept::step(&required(r#fn.py())?, name.extract()?, r#fn, args, kwargs)
+    }
+
+    #[doc = doc!("CurrentTask._begin_loop")]
+    fn _begin_loop(&self, py: Python<'_>) -> PyResult<Option<(u32, u64)>> {
+        task(py).map_or(Ok(None), |task| kept::begin_loop(&task))
+    }
+
+    #[doc = doc!("CurrentTask._loop_done")]
+    fn _loop_done(&self, py: Python<'_>, number: u32, done: u64) -> PyResult<()> {
+        kept::loop_done(&required(py)?, number, done)
+    }
+
+    #[doc = doc!("CurrentTask._end_loop")]
+    fn _end_loop(&self, py: Python<'_>, number: u32) -> PyResult<()> {
+        kept::end_loop(&required(py)?, number);
         Ok(())
     }
 

@@ -76,14 +76,24 @@ pub(crate) fn decode_call<'py>(
 /// `TypeError` for what has no form: other types, subclasses, NaN, infinity, lone surrogates.
 /// `ValueError` if it contains itself, is nested too deeply, or is too long.
 pub(crate) fn encode(value: &Bound<'_, PyAny>, most: usize) -> PyResult<String> {
+    encode_as(value, most, || ("the value".to_owned(), String::new()))
+}
+
+/// As [`encode`]; `what` is the words of the errors for the value: "the checkpoint", " of task 'f'".
+pub(crate) fn encode_as(
+    value: &Bound<'_, PyAny>,
+    most: usize,
+    what: impl FnOnce() -> (String, String),
+) -> PyResult<String> {
     let mut writer = Writer::new(most);
     match writer.value(value, 0) {
         Ok(()) => writer.finish(),
         Err(refusal) => {
+            let (place, of) = what();
             let subject = Subject {
-                place: "the value",
-                of: "",
-                whole: "the value",
+                place: &place,
+                of: &of,
+                whole: &format!("{place}{of}"),
                 remedy: "use an id, or what JSON can carry",
             };
             Err(refusal.into_error(&subject, most))

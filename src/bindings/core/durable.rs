@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 
 use flask_delay_engine::{LazyPerProcess, Mutex, PerProcess, SubmitError};
 use flask_delay_journal::{
-    Change, Changed, Claim, Claimed, Error, ErrorKind, Host, Journal, Outcome, Pool, Row,
+    Change, Changed, Claim, Claimed, Error, ErrorKind, Host, Journal, Kept, Outcome, Pool, Row,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -103,6 +103,12 @@ pub(crate) enum Message {
     Report(log::Level, String),
     /// The end of an attempt is in the journal.
     Stored(Stored),
+    /// The result of a coroutine's step is in the journal, or is not.
+    Stepped {
+        step: Py<PyAny>,
+        told: Py<PyAny>,
+        changed: Result<Changed, Error>,
+    },
     /// Ends the courier.
     Close,
 }
@@ -227,6 +233,11 @@ impl Link {
         if let Some(journal) = self.journal.get() {
             words(journal);
         }
+    }
+
+    /// Whether the process ends, and claims no more.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.journal.get().is_some_and(Journal::is_leaving)
     }
 
     /// Adds an unfinished task; returns another task of this process that has the id.
@@ -436,12 +447,14 @@ pub(crate) fn give_back(link: &Arc<Link>, claimed: &Claimed, change: Change) {
     link.tell(|journal| journal.change_later(claimed.claim, change, Box::new(|_| ())));
 }
 
-/// Gives a task the claim of its row, which `Link` has counted.
-pub(crate) fn set_claim(this: &Task, claim: Claim) {
+/// Gives a task the claim of its row, which `Link` has counted, and what the row has kept.
+pub(crate) fn set_claim(this: &Task, claim: Claim, kept: Kept) {
+    let kept = (kept != Kept::default()).then(|| Box::new(kept.into()));
     policy::with(this, |rules| {
         if let Some(durable) = &mut rules.durable {
             durable.claim = Some(claim);
         }
+        rules.kept = kept;
         rules.attempts = claim.attempt.saturating_sub(1);
     });
 }
@@ -451,7 +464,7 @@ pub(crate) fn claim_here(this: &Task, claim: Claim) {
     if let Some(durable) = link_of(this) {
         durable.0.count(durable.1);
     }
-    set_claim(this, claim);
+    set_claim(this, claim, Kept::default());
 }
 
 /// Reads or changes the rules of a task with a row in a journal; of any other, nothing. One load for
@@ -492,13 +505,18 @@ pub(crate) fn has_claim(this: &Task) -> bool {
     claimed.flatten().unwrap_or(false)
 }
 
-/// Tells the journal the progress of a task that runs here. Returns at once.
-pub(crate) fn report(this: &Task) {
-    let claimed = with(this, |rules| {
+/// The link of a durable task that this process runs, and its claim.
+pub(crate) fn claim_of(this: &Task) -> Option<(Arc<Link>, Claim)> {
+    with(this, |rules| {
         let durable = rules.durable.as_ref()?;
         Some((Arc::clone(&durable.link), durable.claim?))
     })
-    .flatten();
+    .flatten()
+}
+
+/// Tells the journal the progress of a task that runs here. Returns at once.
+pub(crate) fn report(this: &Task) {
+    let claimed = claim_of(this);
     let published = with(this, |rules| rules.published.clone()).flatten();
     if claimed.is_none() && published.is_none() {
         return;

@@ -16,6 +16,7 @@ pub(crate) mod frames;
 pub(crate) mod held;
 pub(crate) mod id;
 pub(crate) mod interrupt;
+pub(crate) mod kept;
 pub(crate) mod keys;
 pub(crate) mod leftovers;
 pub(crate) mod metrics;

@@ -39,6 +39,8 @@ pub(crate) struct Policy {
     pub(crate) start: Option<Start>,
     retry: Slot,
     pub(crate) id: Option<Id>,
+    /// The most bytes of what a durable task keeps where there is no journal.
+    pub(crate) keeps: Option<usize>,
 }
 
 /// None: no limit.
@@ -54,7 +56,7 @@ fn time(seconds: f64) -> Option<SystemTime> {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None))]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None))]
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
@@ -68,6 +70,7 @@ impl Policy {
         countdown: Option<f64>,
         eta: Option<f64>,
         id: Option<&str>,
+        keeps: Option<usize>,
     ) -> Self {
         let rate = rate.and_then(|(count, seconds)| {
             let per = duration(seconds)?;
@@ -88,6 +91,7 @@ impl Policy {
             retry: retry.map_or_else(Slot::default, Slot::new),
             start: countdown.or_else(|| eta.and_then(time).map(Start::At)),
             id: id.map(Id::new),
+            keeps,
         }
     }
 

@@ -10,6 +10,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::durable::{Durable, Link};
 use super::interrupt::Why;
+use super::kept::Keeping;
 use super::keys::{self, Lane};
 use super::leftovers;
 use super::options::Policy;
@@ -49,6 +50,8 @@ pub(crate) struct Rules {
     pub(crate) elsewhere: bool,
     /// The row of a durable task.
     pub(crate) durable: Option<Box<Durable>>,
+    /// What a durable task keeps for its next attempt, once there is any of it.
+    pub(crate) kept: Option<Box<Keeping>>,
     /// The journal that was told of this plain task, until the task has ended.
     pub(crate) published: Option<Arc<Link>>,
 }

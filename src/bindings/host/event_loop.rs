@@ -9,15 +9,17 @@ pub(crate) struct Hooks {
     pub(crate) start: Py<PyAny>,
     /// Returns the iterator that awaits a future.
     pub(crate) wait: Py<PyAny>,
+    /// Runs a step whose function is a coroutine function.
+    pub(crate) step: Py<PyAny>,
 }
 
 static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
 
 #[doc = doc!("_set_hooks")]
 #[pyfunction]
-#[pyo3(signature = (*, start, wait))]
-pub(crate) fn _set_hooks(py: Python<'_>, start: Py<PyAny>, wait: Py<PyAny>) {
-    let _ = HOOKS.set(py, Hooks { start, wait });
+#[pyo3(signature = (*, start, wait, step))]
+pub(crate) fn _set_hooks(py: Python<'_>, start: Py<PyAny>, wait: Py<PyAny>, step: Py<PyAny>) {
+    let _ = HOOKS.set(py, Hooks { start, wait, step });
 }
 
 pub(crate) fn hooks(py: Python<'_>) -> PyResult<&Hooks> {

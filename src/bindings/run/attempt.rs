@@ -135,8 +135,10 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
 
 /// Whether the end of the process has ended an attempt of a durable task, which then runs again in
 /// another process.
-fn is_interrupted(this: &Bound<'_, Task>, core: &Arc<Core>) -> bool {
-    core.is_given_up() && this.get().told_to_stop() && core::durable::has_claim(this.get())
+pub(super) fn is_interrupted(this: &Bound<'_, Task>, core: &Arc<Core>) -> bool {
+    let cell = this.get();
+    core::durable::has_claim(cell)
+        && (core.is_given_up() && cell.told_to_stop() || core::kept::is_interrupted(cell))
 }
 
 enum Attempt<'py> {

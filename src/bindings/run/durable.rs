@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyFunction, PyString, PyTuple};
 
+use super::kept;
 use super::timeout;
 use crate::bindings::core::async_check::check_function;
 use crate::bindings::core::call::{Call, TakenCall};
@@ -297,7 +298,7 @@ fn fill(this: &Bound<'_, Task>, call: &str) -> PyResult<()> {
 pub(crate) fn prepare<'py>(
     py: Python<'py>,
     link: &Arc<Link>,
-    claimed: Claimed,
+    mut claimed: Claimed,
 ) -> Option<Bound<'py, Task>> {
     let (this, core) = match find_or_make(py, link, &claimed) {
         Ok(found) => found,
@@ -322,7 +323,7 @@ pub(crate) fn prepare<'py>(
     with_critical_section(this.as_any(), || {
         // It may have been shown so before.
         let _ = cell.phase() == Phase::Running && cell.run_again();
-        durable::set_claim(cell, claimed.claim);
+        durable::set_claim(cell, claimed.claim, std::mem::take(&mut claimed.kept));
     });
     if let Some(began) = claimed.began.filter(|_| claimed.claim.attempt > 1) {
         let began = began.cast_unsigned().saturating_mul(1_000);
@@ -644,6 +645,11 @@ pub(crate) fn deliver(py: Python<'_>, link: &Arc<Link>, message: Message) {
             completion::finish_detached(&this, end.into_end(py), note);
             completion::leave(&this);
         }
+        Message::Stepped {
+            step,
+            told,
+            changed,
+        } => kept::stepped(py, step.bind(py), told.bind(py), changed),
         Message::Close => {}
     }
 }
@@ -654,6 +660,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Puts a task back into the journal, for another process: this one is about to end.
 pub(crate) fn put_back(this: &Bound<'_, Task>) {
     if let Some(taken) = durable::take_claim(this.get()) {
+        // Its waiters here see that it waits, and hear of its end.
+        let _ = this.get().run_again();
         change(this, taken, Change::PutBack);
     }
 }

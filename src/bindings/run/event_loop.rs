@@ -62,10 +62,17 @@ fn run_again(task: &Bound<'_, Task>, after: Duration, exception: Option<Bound<'_
 /// Whether the end of the process, and not its own, ends a durable task, which then runs again in
 /// another process.
 fn is_interrupted(task: &Bound<'_, Task>) -> bool {
-    let cell = task.get();
-    durable::has_claim(cell)
-        && cell.told_to_stop()
-        && cell.core().is_some_and(|core| core.is_given_up())
+    let core = task.get().core();
+    core.is_some_and(|core| super::attempt::is_interrupted(task, core))
+}
+
+/// Leaves a durable task to another process.
+fn put_back(task: &Bound<'_, Task>) {
+    // The process must not end before the journal has it.
+    let hold = task.get().core().map(|core| core.pool().hold());
+    leave(task);
+    super::durable::put_back(task);
+    drop(hold);
 }
 
 impl CoroutineTask {
@@ -177,6 +184,11 @@ impl CoroutineTask {
         let task = self.0.bind(py);
         task.get().end_code();
         limits::stop_clock(task);
+        if !returned && is_interrupted(task) {
+            drop(exception);
+            put_back(task);
+            return Ok(());
+        }
         let verdict = if returned && !exception.is_instance_of::<TaskRetry>() {
             // The function has done its work and must not run again.
             Verdict::Fail(exception)
@@ -184,12 +196,6 @@ impl CoroutineTask {
             retry::judge(task, exception)
         };
         let exception = match verdict {
-            Verdict::Fail(exception) if is_interrupted(task) => {
-                drop(exception);
-                super::durable::put_back(task);
-                leave(task);
-                return Ok(());
-            }
             Verdict::Fail(exception) => exception,
             Verdict::Again(after, exception) => {
                 run_again(task, after, exception);
@@ -212,8 +218,7 @@ impl CoroutineTask {
         task.get().end_code();
         attempted(task);
         if is_interrupted(task) {
-            super::durable::put_back(task);
-            leave(task);
+            put_back(task);
             return Ok(());
         }
         self.end(py, End::Cancelled)

@@ -14,7 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flask_delay_journal::{
-    Accepted, Change, Claimed, Host, Journal, NewTask, Outcome, Pool, Row, Settings, SyncLevel,
+    Accepted, Change, Claimed, Host, Journal, Kept, NewTask, Outcome, Pool, Row, Settings,
+    SyncLevel,
 };
 
 /// Runs tasks on the thread that it is told of them: a host without workers.
@@ -182,6 +183,7 @@ fn together(folder: &Path, sync: SyncLevel, submitters: u64, seconds: f64) {
                             options: None,
                             submitted_at: 0,
                             began: None,
+                            kept: Kept::default(),
                         }]);
                     }
                 }

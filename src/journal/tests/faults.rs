@@ -190,6 +190,50 @@ fn a_disk_that_does_not_sync_answers_for_nothing() {
     is_whole(folder.path());
 }
 
+/// Another attempt is never in the file without the checkpoint and the step before it, whichever call
+/// fails; whether one has.
+fn keep_once(call: Call, at: usize, how: i32) -> bool {
+    let folder = Folder::new();
+    let (journal, notes) = claiming(&folder, 1);
+    let claim = mine(journal.submit(task()).unwrap());
+    arm(call, at, how);
+    for value in 0..3 {
+        journal.checkpoint(claim, 0, value.to_string());
+        // An error or not: it is written before what follows.
+        _ = journal.step(claim, value.to_string(), value.to_string());
+    }
+    journal.checkpoint(claim, 0, "3".to_owned());
+    _ = journal.change(claim, Change::Again { due: None });
+    let has_failed = disarm();
+    let mut kept = notes.claimed().kept;
+    kept.steps.sort_unstable();
+    let step = |number: u32| (number.to_string(), number.to_string());
+    assert_eq!(
+        (kept.checkpoints, kept.steps),
+        (vec![(0, "3".to_owned())], (0..3).map(step).collect()),
+        "{call:?} {at} {how}"
+    );
+    journal.close();
+    is_whole(folder.path());
+    has_failed
+}
+
+#[test]
+fn calls_fail_while_checkpoints_and_steps_are_written() {
+    let _one = ONE.lock();
+    prepare();
+    for (call, how) in [
+        (Call::Write, libc::ENOSPC),
+        (Call::Write, libc::EIO),
+        (Call::Lock, libc::EIO),
+        (Call::Turn, libc::EINTR),
+    ] {
+        let times = (1..).step_by(2);
+        let count = times.take_while(|&at| keep_once(call, at, how)).count();
+        assert!(count > 1, "{call:?} with {how} has failed {count} times");
+    }
+}
+
 const ERRORS: [i32; 4] = [libc::ENOSPC, libc::EIO, libc::EINTR, libc::ENOLCK];
 
 /// A sample of times; the first ones are those of the opening.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
 
 use flask_delay_journal::{
-    Accepted, Change, Claim, Claimed, Error, Host, Journal, NewTask, Outcome, Row, Settings,
+    Accepted, Change, Claim, Claimed, Error, Host, Journal, Kept, NewTask, Outcome, Row, Settings,
 };
 
 type Work = dyn Fn(&Claimed) -> Change + Send + Sync;
@@ -112,6 +112,7 @@ impl App {
             options: task.options,
             submitted_at: 0,
             began: None,
+            kept: Kept::default(),
         }]);
     }
 
