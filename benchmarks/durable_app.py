@@ -17,7 +17,7 @@ from benchmarks import SCRATCH, SYNC, work
 from benchmarks.cases import WORKERS, resident
 from flask_delay import Delay, task
 
-TASKS = {fn: task(durable=True)(fn) for fn in (work.nop, work.nap, work.mark)}
+TASKS = {fn: task(durable=True)(fn) for fn in (work.nop, work.nap, work.mark, work.keep)}
 
 
 def configure(app: Flask, **settings: object) -> Delay:

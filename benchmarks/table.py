@@ -290,6 +290,21 @@ CASES = (
         package=False,
     ),
     Case(
+        "journal-kept",
+        "what a durable task keeps: checkpoints, steps",
+        journal.kept,
+        10_000,
+        ("ours-durable",),
+        (
+            Metric("checkpoint", "checkpoint p50", "s", "less"),
+            Metric("step", "step p50", "s", "less"),
+        ),
+        (at_most(5e-6, "checkpoint"),),
+        rounds=3,
+        ours="ours-durable",
+        package=False,
+    ),
+    Case(
         "journal-elsewhere",
         "a durable no-op that another process runs",
         journal.elsewhere,

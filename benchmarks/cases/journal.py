@@ -17,7 +17,7 @@ from benchmarks import SCRATCH, SYNC
 from benchmarks.cases import WORKERS, now, percentile, servers, warm_up
 from benchmarks.model import Peer, Pool, Values
 from benchmarks.peers.queues import QueuePeer
-from benchmarks.work import mark, nop
+from benchmarks.work import keep, mark, nop
 
 LEVELS = ("second", "commit", "never")
 _WARM = 50
@@ -98,6 +98,13 @@ def tasks(peer: Peer, size: int) -> Values:
                 found["rate"] = size / (now() - start)
     # The others have one level, which is weaker than ours.
     return {"commit": found["second"], **found}
+
+
+def kept(peer: Peer, size: int) -> Values:
+    """Checkpoints and steps of one task."""
+    with _opened(peer) as pool:
+        checkpoints, steps = pool.submit(keep, size).result(60)
+    return {"checkpoint": percentile(checkpoints, 0.5), "step": percentile(steps, 0.5)}
 
 
 def elsewhere(peer: Peer, size: int) -> Values:

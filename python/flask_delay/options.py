@@ -149,7 +149,7 @@ class Options(TypedDict, total=False):
             validators.name,
             "a string of 1 to 200 printable characters",
             "The key of a durable task: a submit with the same key returns the future of that task,"
-            " also after its end, while the journal knows it.",
+            ' also after its end, while the journal knows it; with unique="raise" a DuplicateTask.',
         ),
     ]
     request: Annotated[

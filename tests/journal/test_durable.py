@@ -385,6 +385,30 @@ class TestKeys:
         with pytest.raises(LookupError, match="gone"):
             fail.using(once="order-1").delay("another").result(DEADLINE)
 
+    def test_once_raises(self, app):
+        held = using(once="order-1", unique="raise")
+        first = held.delay(hold, "gate")
+        # Whatever its arguments, while it runs and after its end.
+        text = f"a task of \".*hold\" with the same key of 'once' already, done or not: {first.id}"
+        with pytest.raises(DuplicateTask, match=text):
+            held.delay(hold, "other")
+        gate("gate").set()
+        assert first.result(DEADLINE) == "gate"
+        with pytest.raises(DuplicateTask, match=text):
+            held.delay(hold, "gate")
+        assert using(once="order-1").delay(hold, "gate").id == first.id
+        with pytest.raises(ValueError, match="belongs to a"):
+            held.delay(add, 1)
+
+    def test_once_until_it_is_forgotten(self, make_app, wait_until):
+        with make_app(DELAY_JOURNAL_KEEP=0.5).app_context() as context:
+            first = add.using(once="order-1").delay(1)
+            assert first.result(DEADLINE) == 2
+            executor = context.app.extensions["delay"].owner
+            assert wait_until(lambda: executor.get(first.id) is None)
+            again = add.using(once="order-1", unique="raise").delay(5)
+            assert (again.id != first.id, again.result(DEADLINE)) == (True, 6)
+
     def test_an_id(self, app, executor):
         first = add.using(id="order-1").delay(1)
         assert first.id == "order-1"

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import pytest
 from flask import Flask
+from tests.journal.conftest import Raised
 from tests.journal.record import reading
 
 from flask_delay import Delay, Retry, current_task, delay, task, track
@@ -379,7 +380,7 @@ class TestTrack:
 class TestPlain:
     @pytest.mark.parametrize("what", ["checkpoint", "checkpointed", "step"])
     def test_refused(self, app, what):
-        text = f'current_task.{what}.* is for durable tasks, and this task "plain" is'
+        text = f'current_task.{what}.* is for durable tasks, and this task "plain" is not one'
         with pytest.raises(RuntimeError, match=text):
             delay(plain, what).result(DEADLINE)
 
@@ -711,6 +712,21 @@ def stubborn():
         one.wait()
         two = start(code)
         assert two(f"executor.get({id!r}).cancelled()")
+
+    def test_in_worker_processes(self, start):
+        one = start(
+            """
+@task(durable=True, backend="processes")
+def far(what):
+    if what == "track":
+        return list(flask_delay.track(range(3), resume=True))
+    return current_task.checkpoint(1)
+""",
+            DELAY_APP="shop:app",
+        )
+        assert one("far.delay('track').result(20)") == [0, 1, 2]
+        with pytest.raises(Raised, match="^RuntimeError: .* is not for tasks in worker processes"):
+            one("far.delay('checkpoint').result(20)")
 
     def test_a_child_of_the_task(self, start):
         """It is not the task."""

@@ -146,6 +146,8 @@ def wait_for_end(id):
         one, two = pair
         id = one("add.using(once='order-1').delay(1).id")
         assert two(f"executor.get({id!r}).result(20)") == 2
+        with pytest.raises(Raised, match=f"^DuplicateTask: .*key of 'once' already.*{id}"):
+            two("add.using(once='order-1', unique='raise').delay(5)")
         assert two("add.using(once='order-1').delay(5).result(20)") == 2
         with pytest.raises(
             Raised, match='^ValueError: .*"order-1".*belongs to a task of "shop.add"'

@@ -6,6 +6,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
+use crate::bindings::core::kept::end_loop;
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::Task;
 use crate::bindings::errors::{CancelledError, TaskRetry};
@@ -143,7 +144,7 @@ impl CurrentTask {
 
     #[doc = doc!("CurrentTask._end_loop")]
     fn _end_loop(&self, py: Python<'_>, number: u32) -> PyResult<()> {
-        kept::end_loop(&required(py)?, number);
+        end_loop(required(py)?.get(), number);
         Ok(())
     }
 

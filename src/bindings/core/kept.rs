@@ -98,10 +98,6 @@ impl Keeping {
         Some(self.loops)
     }
 
-    pub(crate) fn end_loop(&mut self, place: u32) {
-        self.is_looping &= self.loops != place;
-    }
-
     pub(crate) fn interrupt(&mut self) {
         self.is_interrupted = true;
     }
@@ -141,6 +137,15 @@ pub(crate) fn with<R>(this: &Task, step: impl FnOnce(&mut Keeping) -> R) -> R {
         let attempt = rules.attempts;
         step(rules.kept.get_or_insert_default().of_attempt(attempt))
     })
+}
+
+/// A loop of a task has ended, or was left: maybe on a thread that runs another task by now.
+pub(crate) fn end_loop(this: &Task, place: u32) {
+    policy::with(this, |rules| {
+        if let Some(kept) = &mut rules.kept {
+            kept.is_looping &= kept.loops != place;
+        }
+    });
 }
 
 /// Whether this attempt was told to end, since its process ends.

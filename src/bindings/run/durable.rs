@@ -154,7 +154,7 @@ pub(crate) fn submit<'py>(
                 )));
             }
             let refuses = asked.and_then(|asked| asked.unique) == Some(Twin::AnError);
-            twin(link, py, &order.name, &id, by == Key::Unique && refuses)
+            twin(link, py, &order.name, &id, refuses.then_some(by))
         }
         Accepted::Taken => {
             link.remove(&text);
@@ -177,25 +177,29 @@ fn tell(this: &Bound<'_, Task>, core: &Arc<Core>) {
     }
 }
 
-/// The future of the task that has the same key; an error if that is `refused`.
+/// The future of the task that has the same key; an error if it is `refused` by that key.
 #[cold]
 fn twin<'py>(
     link: &Arc<Link>,
     py: Python<'py>,
     name: &str,
     id: &str,
-    refused: bool,
+    refused: Option<Key>,
 ) -> PyResult<Bound<'py, Task>> {
-    if refused {
-        return Err(DuplicateTask::new_err(format!(
-            "there is a task of {name:?} with the same key already, which is not done: {id}"
-        )));
-    }
-    get(link, py, id)?.ok_or_else(|| {
-        DuplicateTask::new_err(format!(
-            "a task with the same key, {id}, has just been forgotten: submit again"
-        ))
-    })
+    let why = match refused {
+        Some(Key::Unique) => "the same key already, which is not done",
+        Some(Key::Once) => "the same key of 'once' already, done or not",
+        None => {
+            return get(link, py, id)?.ok_or_else(|| {
+                DuplicateTask::new_err(format!(
+                    "a task with the same key, {id}, has just been forgotten: submit again"
+                ))
+            });
+        }
+    };
+    Err(DuplicateTask::new_err(format!(
+        "there is a task of {name:?} with {why}: {id}"
+    )))
 }
 
 fn micros(time: Duration) -> i64 {

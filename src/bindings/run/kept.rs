@@ -10,6 +10,7 @@ use crate::bindings::core::async_check::is_coroutine_function;
 use crate::bindings::core::codec;
 use crate::bindings::core::durable::{Message, refusal};
 use crate::bindings::core::kept::{self, Found, Keeper, OWN};
+use crate::bindings::core::policy;
 use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::name_of;
 use crate::bindings::errors::{CancelledError, JournalUnavailable, TaskInterrupted, forked};
@@ -21,10 +22,17 @@ fn required(this: &Bound<'_, Task>, what: &str) -> PyResult<Keeper> {
         if this.get().is_of_another_process() {
             return forked(&name);
         }
-        PyRuntimeError::new_err(format!(
-            "current_task.{what} is for durable tasks, and this task {name:?} is not one that this \
-             process keeps: say @task(durable=True)"
-        ))
+        PyRuntimeError::new_err(if policy::is_elsewhere(this.get()) {
+            format!(
+                "current_task.{what} is not for tasks in worker processes, as task {name:?} is: leave out \
+                 its backend"
+            )
+        } else {
+            format!(
+                "current_task.{what} is for durable tasks, and this task {name:?} is not one: say \
+                 @task(durable=True)"
+            )
+        })
     })
 }
 
@@ -95,11 +103,6 @@ pub(crate) fn begin_loop(this: &Bound<'_, Task>) -> PyResult<Option<(u32, u64)>>
 pub(crate) fn loop_done(this: &Bound<'_, Task>, place: u32, done: u64) -> PyResult<()> {
     let keeper = required(this, "checkpoint()")?;
     keep(this, &keeper, place, done.to_string())
-}
-
-/// A loop ends, or is left.
-pub(crate) fn end_loop(this: &Bound<'_, Task>, place: u32) {
-    kept::with(this.get(), |kept| kept.end_loop(place));
 }
 
 /// `current_task.step`
