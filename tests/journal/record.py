@@ -236,7 +236,8 @@ def _forgotten(number: int, events: list[Event], told: Told) -> Iterator[str]:
                 yield f"task {number} went on at {last} in {event.pid}, and had kept {floor}"
             if last > most + 1:
                 yield f"task {number} went on at {last} in {event.pid}, which it had not kept"
-            floor = max(floor, last)
+            # It may have been stored and not noted.
+            floor, most = max(floor, last), max(most, last)
         elif name == "kept":
             last = int(value)
             most = max(most, last)
@@ -247,7 +248,8 @@ def _forgotten(number: int, events: list[Event], told: Told) -> Iterator[str]:
             # What was told before it is in the file with it.
             floor = max(floor, last)
             stepped.add(value)
-        elif name in {"again", "end"}:
+        elif name == "again" and event.pid not in told.killed:
+            # The attempt has ended in order. An end is noted before it is stored.
             floor = max(floor, last)
 
 

@@ -102,6 +102,9 @@ NEXT = 11
         (["kept=1", "stepped=a", "kept=2"], ["from=1"], 1.04, None),
         (["kept=1", "stepped=a", "kept=2"], ["from=0"], 1.04, "and had kept 1"),
         (["kept=1", "kept=2", "again"], ["from=1"], None, "and had kept 2"),
+        (["kept=1", "kept=2", "again"], ["from=1"], 1.03, None),
+        # What an attempt began with was kept, whether that was noted or not.
+        (["from=0", "kept=1"], ["from=2", "from=3"], 1.02, None),
         (["from=0", "kept=1"], ["from=1", "kept=2", "from=0"], 1.02, "and had kept 1"),
         # A step that has not returned may come to its end again.
         (["did=a"], ["from=0", "did=a", "stepped=a"], 1.02, None),
