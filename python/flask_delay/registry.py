@@ -67,8 +67,12 @@ def resolve(module: str, qualname: str, get: Callable[[Any, str], Any] = getattr
 def resolve_class(path: str, main: str) -> type | None:
     """The class of this path, if this process has imported it. Runs no code."""
     module, _, qualname = path.partition(":")
-    found = resolve(MAIN if module == main else module, qualname, member)
-    return found if isinstance(found, type) else None
+    # The module that a program is may be imported by its name as well, or instead by a server.
+    for place in (MAIN, module) if module == main else (module,):
+        found = resolve(place, qualname, member)
+        if isinstance(found, type):
+            return found
+    return None
 
 
 def member(owner: Any, name: str) -> Any:

@@ -120,6 +120,15 @@ def test_values_that_json_would_change_are_left_out(value):
     assert record["attributes"] == {"sku": "apple"}
 
 
+def test_a_class_of_the_module_of_the_app_that_a_server_has_imported(monkeypatch):
+    module = ModuleType("shop_app")
+    module.Odd = type("Odd", (Exception,), {"__module__": "shop_app"})
+    monkeypatch.setitem(sys.modules, "shop_app", module)
+    back = decoded(encoded(module.Odd("one"), "shop_app"), "shop_app")
+    assert type(back) is module.Odd
+    assert str(back) == "one"
+
+
 def test_a_class_of_the_main_module(monkeypatch):
     script = ModuleType("__main__")
     script.Odd = type("Odd", (Exception,), {"__module__": "__main__"})
