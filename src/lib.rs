@@ -28,7 +28,9 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::executor::{_scoped_executor, _service_executor, _set_map};
     #[pymodule_export]
-    use crate::bindings::api::journal::{_journal_check, Journal};
+    use crate::bindings::api::journal::{
+        _journal_backup, _journal_check, _journal_inspect, _journal_salvage, Journal,
+    };
     #[pymodule_export]
     use crate::bindings::api::periodic::{Rhythm, Ticker};
     #[pymodule_export]

@@ -69,11 +69,14 @@ __all__ = [
     "_gather",
     "_generation",
     "_is_exiting",
+    "_journal_backup",
     "_journal_check",
     "_journal_decode",
     "_journal_decode_call",
     "_journal_encode",
     "_journal_encode_call",
+    "_journal_inspect",
+    "_journal_salvage",
     "_logger",
     "_scoped_executor",
     "_service_executor",
@@ -965,6 +968,19 @@ class _Journal:
 
 def _journal_check(path: str) -> list[tuple[bool, str]]:
     """Whether a journal can be at `path`: a line for each condition, and whether it holds."""
+
+def _journal_inspect(path: str) -> list[tuple[bool, str]]:
+    """As `_journal_check`, with what SQLite finds wrong in the file."""
+
+def _journal_backup(path: str, to: str) -> None:
+    """Copy the journal at `path` to a new file, while others use it. Raises JournalUnavailable."""
+
+def _journal_salvage(path: str, to: str) -> tuple[int, int, int, bool]:
+    """Copy what can be read of a damaged journal, which no process uses, to a new file.
+
+    Returns the number of its tasks, of those that have not ended, of rows that are known to be
+    lost, and whether more may be lost. Raises JournalUnavailable.
+    """
 
 def _generation() -> int:
     """The number of forks between the first process and this one."""

@@ -24,6 +24,7 @@ mod operation;
 mod part;
 mod poison;
 mod queue;
+mod rescue;
 mod schema;
 mod store;
 mod sync;
@@ -56,6 +57,7 @@ pub use manage::{Filter, Retried};
 use operation::{Operation, Plain, Step};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
+pub use rescue::{Salvaged, backup, inspect, salvage};
 use writer::Writer;
 
 /// Between attempts to have the turnstile at the opening.

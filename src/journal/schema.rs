@@ -74,7 +74,7 @@ pub(crate) fn failed(place: &Place, error: &rusqlite::Error) -> Error {
         Some(ErrorCode::DiskFull) => (ErrorKind::Full, "; make room on its disk"),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => (
             ErrorKind::Corrupt,
-            "; move it away, or put a backup in its place",
+            "; put a backup in its place, or what `flask delay journal salvage` can read of it",
         ),
         Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => (
             ErrorKind::Permission,

@@ -28,7 +28,9 @@ def run(app, *arguments):
     )
 
 
-@pytest.mark.parametrize("command", ["", "config ", "check ", "bench "])
+@pytest.mark.parametrize(
+    "command", ["", "config ", "check ", "bench ", "journal ", "journal list ", "work "]
+)
 def test_help_is_as_documented(app, command):
     result = run(app, *command.split(), "--help")
     assert result.exit_code == 0

@@ -1,15 +1,25 @@
 """The commands of `flask delay`, which look at the `Delay` of the app that Flask finds."""
 
+from pathlib import Path
+
 import click
 
 from flask_delay.commands import checks, figures
+from flask_delay.commands import journal as tables
 from flask_delay.commands import settings as listing
+from flask_delay.commands import work as journal_worker
 from flask_delay.commands import worker as backend_worker
 from flask_delay.commands.target import Target
+from flask_delay.observe.view import STATES
 
 _name = click.option(
     "--name", default="delay", show_default=True, help="The Delay that is meant, by its name."
 )
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+_task = click.option(
+    "--task", help="Only tasks of this function: its registered name, or the end of it."
+)
+_ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 
 
 @click.group()
@@ -64,3 +74,157 @@ def worker(name: str, arguments: tuple[str, ...]) -> None:
     ARGUMENTS are the backend's: with "celery" those of `celery worker`, such as `-c 4 -l INFO`.
     """
     backend_worker.run(name, arguments)
+
+
+@delay.command()
+@_name
+def work(name: str) -> None:
+    """Run durable tasks in this process, which serves nothing.
+
+    At SIGTERM and at Ctrl-C it takes no more tasks, and lets those that run end for
+    DELAY_SHUTDOWN_TIMEOUT seconds. The exit code is 0 then. A second signal ends it at once.
+    """
+    journal_worker.run(name)
+
+
+@delay.group(invoke_without_command=True)
+@_name
+@_json
+@click.pass_context
+def journal(context: click.Context, name: str, *, as_json: bool) -> None:
+    """Look at durable tasks, and act on them.
+
+    Without a command: how many are in which state, and what is paused.
+    """
+    if context.invoked_subcommand is None:
+        tables.show_counts(name, as_json=as_json)
+    elif as_json or name != "delay":
+        raise click.UsageError("options of a command come after it")
+
+
+@journal.command("list")
+@_name
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only tasks in this state."
+)
+@_task
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most."
+)
+@click.option("--before", metavar="ID", help="Only tasks that were submitted before this one.")
+@_json
+def list_tasks(
+    name: str,
+    states: tuple[str, ...],
+    task: str | None,
+    limit: int,
+    before: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """List tasks, newest first.
+
+    The third column is the state, or what the task waits for; the last one says more.
+    """
+    tables.show_list(name, states, task, limit, before, as_json=as_json)
+
+
+@journal.command()
+@_name
+@_json
+@click.argument("id")
+def show(name: str, id: str, *, as_json: bool) -> None:
+    """Show a task: its state, its times, its error with the traceback."""
+    tables.show_one(name, id, as_json=as_json)
+
+
+@journal.command()
+@_name
+@_ids
+def retry(name: str, ids: tuple[str, ...]) -> None:
+    """Have tasks run again that failed, or are dead letters."""
+    tables.retry(name, ids)
+
+
+@journal.command()
+@_name
+@click.option("--stop", is_flag=True, help="Stop tasks that run, too.")
+@_ids
+def cancel(name: str, ids: tuple[str, ...], *, stop: bool) -> None:
+    """Cancel tasks that wait."""
+    tables.cancel(name, ids, stop=stop)
+
+
+@journal.command()
+@_name
+@click.argument("task", required=False)
+def pause(name: str, task: str | None) -> None:
+    """Start no more tasks of the function TASK, or none at all.
+
+    In no process, and until `flask delay journal resume`.
+    """
+    tables.set_paused(name, task, paused=True)
+
+
+@journal.command()
+@_name
+@click.argument("task", required=False)
+def resume(name: str, task: str | None) -> None:
+    """End the pause of the function TASK, or every pause."""
+    tables.set_paused(name, task, paused=False)
+
+
+@journal.command()
+@_name
+@click.option(
+    "--older-than",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Only tasks that ended that long ago.",
+)
+@click.option(
+    "--state",
+    type=click.Choice(["finished", "failed", "cancelled", "dead"]),
+    help="Only tasks in this state; all but dead letters by default.",
+)
+@_task
+@_json
+def prune(
+    name: str, older_than: float, state: str | None, task: str | None, *, as_json: bool
+) -> None:
+    """Forget tasks that ended."""
+    tables.prune(name, older_than, state, task, as_json=as_json)
+
+
+@journal.command()
+@_name
+@click.argument("path", type=click.Path(path_type=Path))
+def backup(name: str, path: Path) -> None:
+    """Copy the journal to the new file PATH, while the app uses it."""
+    tables.backup(name, path)
+
+
+@journal.command("check")
+@_name
+@_json
+def check_file(name: str, *, as_json: bool) -> None:
+    """Say whether the file is sound, and its place one for a journal.
+
+    Reads the whole file. The exit code is 1 if something is wrong.
+    """
+    tables.check(name, as_json=as_json)
+
+
+@journal.command()
+@_name
+@_json
+@click.argument("path", type=click.Path(path_type=Path))
+def salvage(name: str, path: Path, *, as_json: bool) -> None:
+    """Copy what can be read of a damaged journal to the new file PATH.
+
+    Stop the app before. The damaged file stays as it is. Tasks that ran are ready again. The exit
+    code is 1 if rows are lost.
+    """
+    tables.salvage(name, path, as_json=as_json)

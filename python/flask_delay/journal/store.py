@@ -227,6 +227,12 @@ class Store:
         if self._claimant == os.getpid():
             self._opened().know(self.functions.names())
 
+    def work(self) -> None:
+        """Claim tasks in this process, a command that is there to run them. Raises as `submit`."""
+        self._is_command = False
+        self._required()
+        self._start()
+
     def stop(self) -> None:
         """Claim no more tasks in this process."""
         self._stopped = True

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::bindings::core::durable::{Hooks, Link};
+use crate::bindings::core::durable::{Hooks, Link, refusal};
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::task::Task;
@@ -284,4 +284,30 @@ pub(crate) fn add(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn _journal_check(py: Python<'_>, path: PathBuf) -> Vec<(bool, String)> {
     py.detach(|| flask_delay_journal::check(&path))
+}
+
+#[doc = doc!("_journal_inspect")]
+#[pyfunction]
+pub(crate) fn _journal_inspect(py: Python<'_>, path: PathBuf) -> Vec<(bool, String)> {
+    py.detach(|| flask_delay_journal::inspect(&path))
+}
+
+#[doc = doc!("_journal_backup")]
+#[pyfunction]
+pub(crate) fn _journal_backup(py: Python<'_>, path: PathBuf, to: PathBuf) -> PyResult<()> {
+    py.detach(|| flask_delay_journal::backup(&path, &to))
+        .map_err(refusal)
+}
+
+#[doc = doc!("_journal_salvage")]
+#[pyfunction]
+pub(crate) fn _journal_salvage(
+    py: Python<'_>,
+    path: PathBuf,
+    to: PathBuf,
+) -> PyResult<(u64, u64, u64, bool)> {
+    let done = py
+        .detach(|| flask_delay_journal::salvage(&path, &to))
+        .map_err(refusal)?;
+    Ok((done.tasks, done.unfinished, done.lost, done.is_partial))
 }

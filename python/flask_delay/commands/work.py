@@ -1,0 +1,30 @@
+"""`flask delay work`."""
+
+import time
+
+import click
+
+from flask_delay.commands.target import Target
+from flask_delay.servers import sigterm
+
+_LONG = 3600.0
+
+
+def run(name: str) -> None:
+    """Run durable tasks until a signal, and leave those that wait to other processes."""
+    target = Target.find(name)
+    store = target.state.store
+    # Whatever the setting is: this process has no server that ends it in order.
+    sigterm.drain_on_sigterm()
+    try:
+        store.work()
+    except (RuntimeError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{target}: runs durable tasks of {store.path}, until SIGTERM or Ctrl-C")
+    try:
+        while True:
+            time.sleep(_LONG)
+    except (KeyboardInterrupt, SystemExit):
+        store.stop()
+        click.echo("Ends: takes no more tasks, and waits for those that run")
+    # Python's exit lets the tasks end, within SHUTDOWN_TIMEOUT.
