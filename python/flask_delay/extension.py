@@ -15,7 +15,7 @@ from flask_delay._native import Executor, Future, _check_callback
 from flask_delay.journal.store import FORGETTABLE
 from flask_delay.logs import log as _log
 from flask_delay.observe import stats, status
-from flask_delay.observe.stats import Stats
+from flask_delay.observe.stats import JournalStats, Stats
 from flask_delay.observe.view import STATES, TaskView
 from flask_delay.options import NONE, AllOptions, Chosen, Options
 from flask_delay.periodic import job as jobs
@@ -318,6 +318,18 @@ class Delay(Submitter):
         """The pools of all its apps."""
         apps = [app for ref in self._apps if (app := ref()) is not None]
         return [executor for app in apps for executor in self._state_of(app).executors()]
+
+    def _journal_counts(self) -> JournalStats | None:
+        """The sums for the journals of all its apps; None without one."""
+        apps = [app for ref in self._apps if (app := ref()) is not None]
+        # Each file once: apps may share one.
+        stores = {store.path: store for store in (self._state_of(app).store for app in apps)}
+        found = [store.stats() for store in stores.values()]
+        counts = [it for it in found if it is not None]
+        if not counts:
+            return None
+        sums = {key: sum(cast("dict[str, int]", it)[key] for it in counts) for key in counts[0]}
+        return cast("JournalStats", {**sums, "oldest": max(it["oldest"] for it in counts)})
 
     def _default_callbacks(self) -> tuple[Callable[[Future[Any]], object], ...]:
         return self._callbacks

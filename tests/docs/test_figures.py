@@ -35,7 +35,10 @@ def test_the_code_tells_what_the_page_says(run_script: Callable[..., Any]) -> No
         + "client = app.test_client()\n"
         + "assert client.post('/images/a.png').get_json() == {'image': 'a.png'}\n"
         + "assert background.drain(20)\n"
-        + "figures, page = client.get('/figures').get_data(as_text=True), client.get('/metrics')\n"
+        + "figures = client.get('/figures').get_data(as_text=True)\n"
+        # This makes the journal.
+        + "background.pause()\n"
+        + "page = client.get('/metrics')\n"
         + "import json\n"
         + "print(json.dumps([json.loads(figures), page.get_data(as_text=True)]))\n"
     )

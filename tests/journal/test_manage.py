@@ -1,13 +1,17 @@
 """What people do with durable tasks: list them, run them again, pause functions, prune."""
 
+import time
 from concurrent.futures import CancelledError
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from flask import Flask
+from prometheus_client import CollectorRegistry, generate_latest
 from tests.journal.conftest import Raised, noted
 
 from flask_delay import DuplicateTask, TaskView, using
 from flask_delay import task as decorator
+from flask_delay.contrib import prometheus
 
 DEADLINE = 20.0
 
@@ -314,3 +318,56 @@ def test_counts_with_the_oldest(start, until):
     one("executor.resume()")
     one("go('go')")
     until(one, "executor.tasks(name='add')[0].state == 'finished'")
+
+
+class TestPrometheus:
+    def test_of_all_processes(self, executor):
+        registry = CollectorRegistry()
+        prometheus.export(executor, registry=registry)
+
+        def value(name, **labels):
+            return registry.get_sample_value(f"delay_journal_{name}", labels)
+
+        using(durable=True, countdown=60).delay(give, 1)
+        assert value("tasks", state="scheduled") == 1
+        assert (value("tasks", state="ready"), value("oldest_seconds")) == (0, 0)
+        assert value("bytes") > 0
+        assert value("processes") == 1
+
+    def test_a_file_counts_once(self, executor):
+        other = Flask("other", static_folder=None)
+        other.config.update(executor._apps[0]().config)
+        executor.init_app(other)
+        try:
+            using(durable=True, countdown=60).delay(give, 1)
+            assert executor._journal_counts()["scheduled"] == 1
+        finally:
+            with other.app_context():
+                executor.shutdown()
+
+    def test_nothing_without_a_journal(self, make_app):
+        registry = CollectorRegistry()
+        app = make_app("one", DELAY_JOURNAL=None)
+        prometheus.export(app.extensions["delay"].owner, registry=registry)
+        assert b"journal" not in generate_latest(registry)
+
+    def test_each_value_is_there_once(self, start, tmp_path, monkeypatch):
+        (tmp_path / "values").mkdir()
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "values"))
+        code = (
+            "\nfrom flask_delay.contrib import prometheus\n"
+            "prometheus.export(executor)\n"
+            "app.add_url_rule('/metrics', view_func=prometheus.metrics)\n"
+        )
+        one, two = start(code), start(code)
+        for count in (1, 2):
+            id = one("add.using(countdown=60).delay(1).id")
+            two(f"executor.get({id!r})")
+            # At most a second old.
+            time.sleep(1.1)
+            for process in (one, two):
+                page = process("app.test_client().get('/metrics').text").splitlines()
+                assert [line for line in page if "scheduled" in line] == [
+                    f'delay_journal_tasks{{state="scheduled"}} {count:.1f}'
+                ]
+                assert len([line for line in page if line.startswith("delay_journal_bytes ")]) == 1

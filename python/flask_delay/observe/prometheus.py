@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from flask import Response
 
 from flask_delay._native import Executor, _generation
 from flask_delay.observe.signals import task_submitted
+from flask_delay.observe.stats import JournalStats
 
 try:
     from prometheus_client import (
@@ -45,6 +46,14 @@ _GAUGES: dict[_Key, tuple[str, str]] = {
     "running": ("tasks_running", "Tasks that run on a worker."),
     "threads": ("threads", "Workers, with a task or without."),
 }
+# Of durable tasks, by the keys of `JournalStats`.
+_State = Literal["ready", "scheduled", "running", "blocked", "parked", "dead"]
+_OF_STATES: tuple[_State, ...] = get_args(_State)
+_OF_JOURNAL: dict[Literal["oldest", "bytes", "processes"], tuple[str, str]] = {
+    "oldest": ("journal_oldest_seconds", "For how long the oldest task waits for a worker."),
+    "bytes": ("journal_bytes", "The journal's file and its log."),
+    "processes": ("journal_processes", "Processes that have the journal open."),
+}
 
 
 @runtime_checkable
@@ -56,6 +65,9 @@ class Source(Protocol):
     def _executors(self) -> list[Executor]:
         """The pools of all its apps."""
 
+    def _journal_counts(self) -> JournalStats | None:
+        """The sums for the journals of all its apps; None without one."""
+
 
 def export(
     background: Source, *, registry: CollectorRegistry | None = None, namespace: str | None = None
@@ -65,10 +77,12 @@ def export(
     Counted at the end of a task, as in `Delay.stats`: `delay_tasks_total` by `task` and `outcome`
     (done, failed, cancelled), `delay_task_retries_total`, `delay_task_wait_seconds` and
     `delay_task_run_seconds` by `task`. Current values: `delay_tasks_queued`, `delay_tasks_held`,
-    `delay_tasks_running`, `delay_threads`. In multiprocess mode, values of other processes are up
-    to a second old. `task` is the task's name; after 200 names further ones are "(others)". The
-    names begin with `namespace`, by default the name of the `Delay`. `registry` is the client
-    library's own by default.
+    `delay_tasks_running`, `delay_threads`. With a journal, for all processes that share it:
+    `delay_journal_tasks` by `state` (ready, scheduled, running, blocked, parked, dead),
+    `delay_journal_oldest_seconds`, `delay_journal_bytes`, `delay_journal_processes`. In
+    multiprocess mode, values of other processes are up to a second old. `task` is the task's name;
+    after 200 names further ones are "(others)". The names begin with `namespace`, by default the
+    name of the `Delay`. `registry` is the client library's own by default.
 
     Call it once for each `Delay`, not for each app that a factory makes; it starts no thread before
     the first submit. Raises TypeError if `background` is no Delay, ValueError if the registry has
@@ -96,6 +110,7 @@ def metrics() -> Response:
         # This process's own values must be current, not a second old.
         for exported in _written:
             exported.write()
+            exported.write_journal()
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
@@ -139,6 +154,11 @@ class _Metrics:
         self._wait = histogram("task_wait_seconds", "From the submit to the start.", of_task)
         self._run = histogram("task_run_seconds", "The last attempt.", of_task)
         self._gauges = {key: gauge(name, text) for key, (name, text) in _GAUGES.items()}
+        # Made once there is a journal: others shall not see zeros.
+        self._journal: dict[str, Gauge] = {}
+        self._journal_gauge = partial(
+            Gauge, namespace=namespace, registry=None, multiprocess_mode="livemostrecent"
+        )
         self._all = (self._ends, self._retries, self._wait, self._run, *self._gauges.values())
         try:
             registry.register(self)
@@ -158,7 +178,8 @@ class _Metrics:
     def collect(self) -> Iterator[Metric]:
         """Their values, all of one moment."""
         self.write()
-        for metric in self._all:
+        self.write_journal()
+        for metric in (*self._all, *self._journal.values()):
             yield from metric.collect()
 
     def write(self) -> None:
@@ -180,6 +201,27 @@ class _Metrics:
             now = [executor._now() for executor in executors]
             for key, gauge in self._gauges.items():
                 gauge.set(sum(stats[key] for stats in now))
+
+    def write_journal(self) -> None:
+        """Update the metrics of the journal, which any process can tell for all of them."""
+        try:
+            counts = self._background._journal_counts()  # noqa: SLF001
+        except (RuntimeError, ValueError):
+            # The journal cannot be read, and has logged that.
+            return
+        if counts is None:
+            return
+        with self._lock:
+            if not self._journal:
+                text = "Durable tasks of all processes."
+                self._journal = {
+                    "tasks": self._journal_gauge("journal_tasks", text, ("state",)),
+                    **{key: self._journal_gauge(*told) for key, told in _OF_JOURNAL.items()},
+                }
+            for state in _OF_STATES:
+                self._journal["tasks"].labels(state).set(counts[state])
+            for key in _OF_JOURNAL:
+                self._journal[key].set(counts[key])
 
     def _add(self, name: str, row: Iterable[float]) -> None:
         numbers = iter(row)
