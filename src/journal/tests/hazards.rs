@@ -59,6 +59,7 @@ fn family(folder: &Path) {
     fork(|| {
         let parent = std::os::unix::process::parent_id();
         submit(&journal, 3);
+        std::fs::write(folder.join("used"), "").unwrap();
         // Until the parent has ended, and others have looked at the file.
         reader.read_exact(&mut [0]).unwrap();
         while std::os::unix::process::parent_id() == parent {
@@ -76,6 +77,7 @@ fn family(folder: &Path) {
     submit(&journal, 3);
     journal.close();
     (&writer).write_all(b"x").unwrap();
+    wait_until(|| folder.join("used").exists());
     say("the parent ends");
     wait_for_end();
 }
