@@ -43,7 +43,7 @@ values = st.builds(object) | st.none() | st.integers() | st.text(max_size=3) | s
 names = st.text(min_size=1) | st.sampled_from(["self", "fn", "args", "kwargs", "timeout"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(args=st.lists(values, max_size=20), kwargs=st.dictionaries(names, values, max_size=8))
 def test_the_function_gets_exactly_what_was_given(args, kwargs, shared):
     given_args, given_kwargs = shared.submit(echo, *args, **kwargs).result(DEADLINE)

@@ -120,10 +120,18 @@ SCENARIOS = [
 ]
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_ten_thousand_times_leave_nothing(executor, scenario, silent):
-    # Failing and refusing are slow, because they are logged and shown.
-    rounds = 1_000 if scenario in (raised, refused, waited_for) else 10_000
+# Failing and refusing are slow, because they are logged and shown.
+SLOW = (raised, refused, waited_for)
+OFTEN = [(scenario, 1_000 if scenario in SLOW else 2_000) for scenario in SCENARIOS]
+VERY_OFTEN = [
+    pytest.param(scenario, 10_000, marks=pytest.mark.slow)
+    for scenario in SCENARIOS
+    if scenario not in SLOW
+]
+
+
+@pytest.mark.parametrize(("scenario", "rounds"), [*OFTEN, *VERY_OFTEN])
+def test_thousands_of_times_leave_nothing(executor, scenario, rounds, silent):
 
     def run(count):
         for _ in range(count):

@@ -90,7 +90,7 @@ def test_a_call_is_stored_with_its_names():
 # --- There and back -------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(VALUES)
 def test_a_value_comes_back_equal_and_of_the_same_type(value):
     text = _journal_encode(value)
@@ -103,7 +103,7 @@ def test_a_value_comes_back_equal_and_of_the_same_type(value):
         _journal_encode(value, length - 1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(VALUES, max_size=2).map(tuple),
     st.dictionaries(st.text(max_size=5), VALUES, max_size=2),

@@ -220,7 +220,7 @@ def fuzz(run_script, count, timeout):
 
 
 def test_no_text_imports_executes_or_opens_anything(run_script):
-    fuzz(run_script, 100, 50)
+    fuzz(run_script, 40, 50)
 
 
 @pytest.mark.slow

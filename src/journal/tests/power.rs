@@ -237,7 +237,7 @@ fn say(line: &str) {
 
 #[test]
 fn what_was_answered_for_survives_some_power_cuts() {
-    check(Duration::from_millis(1500), 40);
+    check(Duration::from_millis(1500), 20);
 }
 
 #[test]
