@@ -42,18 +42,26 @@ demo-durable: $(VENV)/.installed $(VENV)/.dev ## Run the demo of durable tasks, 
 install: $(VENV)/.installed ## Install the package into .venv as a user would (pip install .)
 
 test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Python; not the slow ones
-	@# Two at a time, once what all need is there: none uses more than one processor for long.
-	@$(AGAIN) -j2 $(if $(PYTEST_ARGS),test-python,test-core test-others) test-engine
-test-engine: ## Run the Rust tests and loom models of engine and journal
+	@# Three at a time, once what all need is there: tests wait a lot, and two leave processors idle.
+	@$(AGAIN) -j3 $(if $(PYTEST_ARGS),test-python test-rust,test-core test-processes test-rust test-others) test-models
+test-rust: ## Run the Rust tests of engine and journal
 	cargo test --locked $(CRATES)
-	@# One at a time: side by side they take twice as long, over the memory map they share.
-	$(LOOM) cargo test --locked $(CRATES) --profile loom --test 'loom*' -- --test-threads=1
+# One at a time: side by side they take twice as long, over the memory map they share.
+MODELS := $(LOOM) cargo test --locked $(CRATES) --profile loom --test 'loom*' -- --test-threads=1
+test-models: ## Run the loom models of engine and journal, with one preemption fewer than make models
+	FEWER_PREEMPTIONS=1 $(MODELS)
+models: ## Run the loom models in full; takes minutes
+	$(MODELS)
 test-python: $(VENV)/.installed $(VENV)/.dev ## Run pytest; PYTEST_ARGS="..."
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+# The folders with tests of servers and workers, which wait most of the time.
+PROCESSES := tests/journal tests/processes tests/servers
 test-core: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest tests/core
+test-processes: $(VENV)/.installed $(VENV)/.dev
+	$(BIN)/python -m pytest $(PROCESSES)
 test-others: $(VENV)/.installed $(VENV)/.dev
-	$(BIN)/python -m pytest --ignore tests/core
+	$(BIN)/python -m pytest --ignore tests/core $(addprefix --ignore ,$(PROCESSES))
 test-slow: $(VENV)/.installed $(VENV)/.dev ## Run the tests that repeat one thing very often
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 test-all: ## Run pytest on every supported Python that is here; names those that are not
