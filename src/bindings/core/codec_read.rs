@@ -119,15 +119,36 @@ impl Place<'_, '_> {
     }
 }
 
-// --- A value --------------------------------------------------------------------------
+macro_rules! seeds {
+    ($($seed:ident: $value:ty, $method:ident;)*) => {
+        $(
+            impl<'de, 'py> DeserializeSeed<'de> for $seed<'_, 'py> {
+                type Value = $value;
 
-impl<'de, 'py> DeserializeSeed<'de> for Place<'_, 'py> {
-    type Value = Object<'py>;
-
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
-        parser.deserialize_any(self)
-    }
+                fn deserialize<D: Deserializer<'de>>(
+                    self,
+                    parser: D,
+                ) -> Result<Self::Value, D::Error> {
+                    parser.$method(self)
+                }
+            }
+        )*
+    };
 }
+
+// What each place in the text becomes, and what the parser has to find there.
+seeds! {
+    Place: Object<'py>, deserialize_any;
+    Key: Member<'py>, deserialize_str;
+    Text: Object<'py>, deserialize_any;
+    Sequence: Object<'py>, deserialize_seq;
+    Pairs: Object<'py>, deserialize_seq;
+    Pair: (Object<'py>, Object<'py>), deserialize_seq;
+    Call: Arguments<'py>, deserialize_map;
+    Named: Bound<'py, PyDict>, deserialize_map;
+}
+
+// --- A value --------------------------------------------------------------------------
 
 impl<'de, 'py> Visitor<'de> for Place<'_, 'py> {
     type Value = Object<'py>;
@@ -165,22 +186,8 @@ impl<'de, 'py> Visitor<'de> for Place<'_, 'py> {
         Ok(self.python(PyList::new(self.py, items))?.into_any())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let inner = self.inner()?;
-        let dict = PyDict::new(self.py);
-        let mut count = 0;
-        while let Some(key) = map.next_key_seed(Key::of(self))? {
-            let name = match key {
-                Member::Name(name) => name,
-                Member::Tag(tag) if count == 0 => return inner.tagged(tag, map),
-                Member::Tag(_) => return Err(A::Error::custom("a tag among other keys")),
-            };
-            let value = map.next_value_seed(inner)?;
-            self.python(dict.set_item(name, value))?;
-            count += 1;
-        }
-        distinct(dict.len(), count)?;
-        Ok(dict.into_any())
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        self.inner()?.members(map, true)
     }
 }
 
@@ -207,14 +214,6 @@ impl<'a, 'py> Key<'a, 'py> {
 enum Member<'py> {
     Tag(Tag),
     Name(Bound<'py, PyString>),
-}
-
-impl<'de, 'py> DeserializeSeed<'de> for Key<'_, 'py> {
-    type Value = Member<'py>;
-
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
-        parser.deserialize_str(self)
-    }
 }
 
 impl<'py> Visitor<'_> for Key<'_, 'py> {
@@ -252,6 +251,29 @@ impl<'py> Place<'_, 'py> {
             None => Ok(value),
             Some(_) => Err(A::Error::custom("a key after a tag")),
         }
+    }
+
+    /// An object as a dict, whose values are read here; or the value of its tag, if there may be
+    /// `tags`.
+    fn members<'de, A: MapAccess<'de>>(
+        self,
+        mut map: A,
+        tags: bool,
+    ) -> Result<Object<'py>, A::Error> {
+        let dict = PyDict::new(self.py);
+        let mut count = 0;
+        while let Some(key) = map.next_key_seed(Key { place: self, tags })? {
+            let name = match key {
+                Member::Name(name) => name,
+                Member::Tag(tag) if count == 0 => return self.tagged(tag, map),
+                Member::Tag(_) => return Err(A::Error::custom("a tag among other keys")),
+            };
+            let value = map.next_value_seed(self)?;
+            self.python(dict.set_item(name, value))?;
+            count += 1;
+        }
+        distinct(dict.len(), count)?;
+        Ok(dict.into_any())
     }
 
     /// All items of an array.
@@ -327,14 +349,6 @@ fn uuid<'py>(py: Python<'py>, text: &str) -> PyResult<Object<'py>> {
 /// The value of a tag whose object is made of a text.
 struct Text<'a, 'py>(Place<'a, 'py>, Tag);
 
-impl<'de, 'py> DeserializeSeed<'de> for Text<'_, 'py> {
-    type Value = Object<'py>;
-
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
-        parser.deserialize_any(self)
-    }
-}
-
 impl<'de, 'py> Visitor<'de> for Text<'_, 'py> {
     type Value = Object<'py>;
 
@@ -356,14 +370,6 @@ impl<'de, 'py> Visitor<'de> for Text<'_, 'py> {
 
 /// The value of a tag that holds items.
 struct Sequence<'a, 'py>(Place<'a, 'py>, Tag);
-
-impl<'de, 'py> DeserializeSeed<'de> for Sequence<'_, 'py> {
-    type Value = Object<'py>;
-
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
-        parser.deserialize_seq(self)
-    }
-}
 
 impl<'de, 'py> Visitor<'de> for Sequence<'_, 'py> {
     type Value = Object<'py>;
@@ -396,14 +402,6 @@ impl<'de, 'py> Visitor<'de> for Sequence<'_, 'py> {
 /// The pairs of a dict with any keys.
 struct Pairs<'a, 'py>(Place<'a, 'py>);
 
-impl<'de, 'py> DeserializeSeed<'de> for Pairs<'_, 'py> {
-    type Value = Object<'py>;
-
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
-        parser.deserialize_seq(self)
-    }
-}
-
 impl<'de, 'py> Visitor<'de> for Pairs<'_, 'py> {
     type Value = Object<'py>;
 
@@ -424,14 +422,6 @@ impl<'de, 'py> Visitor<'de> for Pairs<'_, 'py> {
 }
 
 struct Pair<'a, 'py>(Place<'a, 'py>);
-
-impl<'de, 'py> DeserializeSeed<'de> for Pair<'_, 'py> {
-    type Value = (Object<'py>, Object<'py>);
-
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
-        parser.deserialize_seq(self)
-    }
-}
 
 impl<'de, 'py> Visitor<'de> for Pair<'_, 'py> {
     type Value = (Object<'py>, Object<'py>);
@@ -461,14 +451,6 @@ fn short<E: Error>() -> E {
 
 /// The arguments of a call: a JSON object of its own.
 struct Call<'a, 'py>(Place<'a, 'py>);
-
-impl<'de, 'py> DeserializeSeed<'de> for Call<'_, 'py> {
-    type Value = Arguments<'py>;
-
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
-        parser.deserialize_map(self)
-    }
-}
 
 impl<'de, 'py> Visitor<'de> for Call<'_, 'py> {
     type Value = Arguments<'py>;
@@ -505,14 +487,6 @@ impl<'de, 'py> Visitor<'de> for Call<'_, 'py> {
 /// The keyword arguments of a call. Their names may begin with the mark of tags.
 struct Named<'a, 'py>(Place<'a, 'py>);
 
-impl<'de, 'py> DeserializeSeed<'de> for Named<'_, 'py> {
-    type Value = Bound<'py, PyDict>;
-
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
-        parser.deserialize_map(self)
-    }
-}
-
 impl<'de, 'py> Visitor<'de> for Named<'_, 'py> {
     type Value = Bound<'py, PyDict>;
 
@@ -520,16 +494,8 @@ impl<'de, 'py> Visitor<'de> for Named<'_, 'py> {
         f.write_str("keyword arguments")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let Self(place) = self;
-        let dict = PyDict::new(place.py);
-        let mut count = 0;
-        while let Some(Member::Name(name)) = map.next_key_seed(Key { place, tags: false })? {
-            let value = map.next_value_seed(place)?;
-            place.python(dict.set_item(name, value))?;
-            count += 1;
-        }
-        distinct(dict.len(), count)?;
-        Ok(dict)
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        let dict = self.0.members(map, false)?.cast_into::<PyDict>();
+        self.0.python(dict.map_err(PyErr::from))
     }
 }
