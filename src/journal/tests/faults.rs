@@ -18,20 +18,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use app::{Running, done};
-use flask_delay_journal::{Accepted, Change, ErrorKind, Found, Settings, State, SyncLevel};
-use rusqlite::Connection;
-use support::{Folder, LONG, claiming, finished, mine, row, settings, task, until, with};
+use flask_delay_journal::{Accepted, Change, ErrorKind, Found, Settings, State};
+use support::{
+    Folder, LONG, careful, claiming, finished, integrity, mine, row, say, shell, task, until, with,
+};
 use system::{Call, KILL, arm, arm_all, disarm};
 
 /// System calls are the whole process's: one test at a time.
 static ONE: Mutex<()> = Mutex::new(());
-
-fn careful(path: &Path) -> Settings {
-    Settings {
-        sync: SyncLevel::Commit,
-        ..settings(path)
-    }
-}
 
 fn start(folder: &Path) -> Result<Running, flask_delay_journal::Error> {
     let work = Arc::new(|_: &_| done());
@@ -45,12 +39,8 @@ fn prepare() {
     system::intercept();
 }
 
-fn is_whole(folder: &Path) {
-    let connection = Connection::open(folder.join("journal.db")).unwrap();
-    let verdict: String = connection
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(verdict, "ok");
+fn is_whole(folder: &Folder) {
+    assert_eq!(integrity(&shell(folder)).unwrap(), "ok");
 }
 
 /// What was accepted ends, and what was refused is not there, whichever call fails.
@@ -102,7 +92,7 @@ fn fail_once(call: Call, at: usize, how: i32) -> bool {
         }
     }
     running.close();
-    is_whole(folder.path());
+    is_whole(&folder);
     has_failed
 }
 
@@ -144,7 +134,7 @@ fn a_full_disk_refuses_submits_and_keeps_ends() {
     // The next start keeps room again.
     claiming(&folder, 1).0.close();
     assert!(reserve.exists());
-    is_whole(folder.path());
+    is_whole(&folder);
 }
 
 #[test]
@@ -187,7 +177,7 @@ fn a_disk_that_does_not_sync_answers_for_nothing() {
     until(|| journal.submit(task()).is_ok());
     assert_eq!(notes.left(), (0, 0));
     journal.close();
-    is_whole(folder.path());
+    is_whole(&folder);
 }
 
 /// Another attempt is never in the file without the checkpoint and the step before it, whichever call
@@ -214,7 +204,7 @@ fn keep_once(call: Call, at: usize, how: i32) -> bool {
         "{call:?} {at} {how}"
     );
     journal.close();
-    is_whole(folder.path());
+    is_whole(&folder);
     has_failed
 }
 
@@ -278,11 +268,6 @@ fn every_call_fails() {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "for people that wait for it")]
-fn say(line: &str) {
-    println!("{line}");
-}
-
 /// Notes in a file what this process was told, line by line.
 fn log(folder: &Path, word: &str) {
     let mut file = OpenOptions::new()
@@ -338,7 +323,7 @@ fn kill_once(call: Call, at: usize) -> bool {
         }
     }
     running.close();
-    is_whole(folder.path());
+    is_whole(&folder);
     was_killed
 }
 

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use flask_delay_journal::{Accepted, Journal, NewTask, Settings, State, SyncLevel};
-use process::{Actor, fork, role, say, wait_for, wait_for_end};
+use process::{Actor, fork, role, wait_for, wait_for_end};
 use rusqlite::Connection;
-use support::{Folder, claiming, row, settings, task, watching, with};
+use support::{Folder, careful, claiming, row, say, settings, task, until, watching, with};
 
 /// What the child processes of these tests do.
 #[test]
@@ -51,7 +51,7 @@ fn visitor_sees(folder: &Folder, count: usize) {
 
 /// A process that uses the journal, forks a child that uses it too, and ends before it.
 fn family(folder: &Path) {
-    let (journal, _) = with(careful(folder), 0);
+    let (journal, _) = with(careful(&folder.join("journal.db")), 0);
     for _ in 0..3 {
         journal.submit(task()).unwrap();
     }
@@ -82,24 +82,9 @@ fn family(folder: &Path) {
     wait_for_end();
 }
 
-fn careful(folder: &Path) -> Settings {
-    Settings {
-        sync: SyncLevel::Commit,
-        ..settings(&folder.join("journal.db"))
-    }
-}
-
 fn submit(journal: &Journal, count: usize) {
     for _ in 0..count {
         assert_eq!(journal.submit(task()).unwrap(), Accepted::Waiting);
-    }
-}
-
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let began = std::time::Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < support::LONG, "never so");
-        thread::yield_now();
     }
 }
 
@@ -112,7 +97,7 @@ fn an_orphan_loses_nothing() {
     // The one that has opened the file first is gone; what was its is the orphan's alone.
     visitor_sees(&folder, 9);
     std::fs::write(folder.path().join("visited"), "").unwrap();
-    wait_until(|| folder.path().join("submitted").exists());
+    until(|| folder.path().join("submitted").exists());
     visitor_sees(&folder, 12);
     std::fs::write(folder.path().join("counted"), "").unwrap();
     let (journal, _) = watching(&folder);
@@ -123,7 +108,7 @@ fn an_orphan_loses_nothing() {
 #[test]
 fn a_stray_reader_in_the_process_loses_nothing() {
     let folder = Folder::new();
-    let (journal, _) = with(careful(folder.path()), 0);
+    let (journal, _) = with(careful(&folder.database()), 0);
     submit(&journal, 2);
     for suffix in ["", "-wal", "-shm"] {
         let path = format!("{}{suffix}", folder.database().display());
@@ -140,7 +125,7 @@ fn a_stray_reader_in_the_process_loses_nothing() {
 #[test]
 fn a_stray_connection_in_the_process_loses_nothing() {
     let folder = Folder::new();
-    let (journal, _) = with(careful(folder.path()), 0);
+    let (journal, _) = with(careful(&folder.database()), 0);
     submit(&journal, 2);
     visit_here(&folder);
     submit(&journal, 2);

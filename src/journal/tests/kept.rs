@@ -11,9 +11,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use flask_delay_journal::{Change, Changed, Claim, Claimed, Journal, Kept, NewTask, Settings};
-use process::{Actor, role, say, wait_for_end};
+use process::{Actor, role, wait_for_end};
 use rusqlite::Connection;
-use support::{Folder, claiming, finished, mine, settings, task, until, watching, with};
+use support::{Folder, claiming, finished, mine, say, settings, task, until, watching, with};
 
 type Pairs<'a, T> = Vec<(T, &'a str)>;
 

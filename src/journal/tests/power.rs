@@ -17,23 +17,12 @@ use std::time::{Duration, Instant};
 use app::{Running, done};
 use flask_delay_journal::{NewTask, Settings, SyncLevel};
 use rusqlite::Connection;
-use support::{Folder, settings, task};
+use support::{Folder, Random, integrity, say, settings, task};
 use system::{Deed, Kind, note, record, recorded};
 
 /// The deeds are the whole process's: one test at a time.
 static ONE: Mutex<()> = Mutex::new(());
 const SECTOR: usize = 512;
-
-/// Reproducible random numbers: Knuth's generator.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        let next = self.0.wrapping_mul(6_364_136_223_846_793_005);
-        self.0 = next.wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % limit
-    }
-}
 
 /// What two journals do in that time, with four threads that submit.
 fn deeds(sync: SyncLevel, time: Duration) -> Vec<Deed> {
@@ -152,7 +141,7 @@ struct Found {
 
 fn cut_often(deeds: &[Deed], cuts: usize, seed: u64) -> Found {
     let folder = Folder::new();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut found = Found::default();
     let first = deeds.iter().position(|deed| matches!(deed, Deed::Told(_)));
     let first = first.unwrap();
@@ -188,7 +177,7 @@ fn cut_often(deeds: &[Deed], cuts: usize, seed: u64) -> Found {
 /// Whether a file is whole, and which tasks are in it.
 fn look(path: &std::path::Path) -> rusqlite::Result<(bool, HashSet<String>)> {
     let connection = Connection::open(path)?;
-    let verdict: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+    let verdict = integrity(&connection)?;
     let mut statement = connection.prepare("SELECT id FROM task")?;
     let ids = statement.query_map([], |row| row.get(0))?;
     Ok((verdict == "ok", ids.collect::<rusqlite::Result<_>>()?))
@@ -228,11 +217,6 @@ fn check(time: Duration, cuts: usize) {
     let found = cut_often(&without_syncs(&all), cuts, 3);
     say(&format!("without any sync: {found:?}"));
     assert!(found.losses + found.damaged > cuts / 2, "{found:?}");
-}
-
-#[allow(clippy::print_stdout, reason = "for people that look at a failed test")]
-fn say(line: &str) {
-    println!("{line}");
 }
 
 #[test]

@@ -9,8 +9,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use flask_delay_journal::{Accepted, Change, Found, NewTask, State};
-use process::{Actor, role, say, wait_for_end};
-use support::{Folder, claiming, finished, mine, now, row, settings, task, watching, with};
+use process::{Actor, role, wait_for_end};
+use support::{Folder, claiming, finished, mine, now, row, say, settings, task, watching, with};
 
 /// What the child processes of these tests do.
 #[test]

@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 use flask_delay_journal::{
     Accepted, Change, Changed, Error, ErrorKind, Found, Journal, NewTask, Settings, State, check,
 };
-use process::{Actor, role, say, wait_for_end};
-use rusqlite::Connection;
+use process::{Actor, role, wait_for_end};
 
 use support::{
-    Folder, LONG, Notes, claiming, finished, mine, row, settings, task, until, watching, with,
+    Folder, Notes, claiming, finished, mine, row, say, settings, shell, task, until, watching, with,
 };
 
 /// What the child processes of these tests do.
@@ -51,13 +50,6 @@ fn refused(settings: Settings) -> Error {
     Journal::open(settings, Notes::new(0))
         .err()
         .expect("refused")
-}
-
-/// A connection as a person with a shell has it.
-fn shell(folder: &Folder) -> Connection {
-    let connection = Connection::open(folder.database()).unwrap();
-    connection.busy_timeout(LONG).unwrap();
-    connection
 }
 
 #[test]

@@ -14,6 +14,7 @@ use flask_delay_journal::{
     Accepted, Claim, Claimed, Found, Host, Journal, NewTask, Outcome, Pool, Row, Settings,
     SyncLevel,
 };
+use rusqlite::Connection;
 
 /// More than any test needs; reached only when something is lost.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -168,6 +169,32 @@ pub(crate) fn settings(path: &Path) -> Settings {
     }
 }
 
+/// Those of a journal that answers for a task when it is on the disk.
+pub(crate) fn careful(path: &Path) -> Settings {
+    Settings {
+        sync: SyncLevel::Commit,
+        ..settings(path)
+    }
+}
+
+/// A connection beside the journal's, as a person with a shell has it.
+pub(crate) fn shell(folder: &Folder) -> Connection {
+    let connection = Connection::open(folder.database()).unwrap();
+    connection.busy_timeout(LONG).unwrap();
+    connection
+}
+
+/// What SQLite says of a file: "ok".
+pub(crate) fn integrity(connection: &Connection) -> rusqlite::Result<String> {
+    connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))
+}
+
+/// For the parent of a child, and for people that wait.
+#[allow(clippy::print_stdout, reason = "others read it")]
+pub(crate) fn say(line: &str) {
+    println!("{line}");
+}
+
 /// A journal that claims tasks of "send", with its host.
 pub(crate) fn claiming(folder: &Folder, workers: usize) -> (Journal, Arc<Notes>) {
     let (journal, notes) = with(settings(&folder.database()), workers);
@@ -233,6 +260,22 @@ pub(crate) fn row(journal: &Journal, id: &str) -> Row {
     match journal.get(id).unwrap() {
         Found::Row(row) => *row,
         other => panic!("no row: {other:?}"),
+    }
+}
+
+/// Random numbers, the same for each seed.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % limit
     }
 }
 

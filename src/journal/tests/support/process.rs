@@ -57,9 +57,10 @@ impl Actor {
         self.child.wait().unwrap();
     }
 
-    /// Waits for the child's end; whether it was a kill.
+    /// As `end`, for a child that may have been killed; whether it was.
     pub(crate) fn was_killed(mut self) -> bool {
         use std::os::unix::process::ExitStatusExt;
+        drop(self.child.stdin.take());
         let status = self.child.wait().unwrap();
         assert!(
             status.success() || status.signal() == Some(libc::SIGKILL),
@@ -92,12 +93,6 @@ pub(crate) fn signal_to(pid: u32, signal: i32) {
 pub(crate) fn role() -> (String, std::path::PathBuf) {
     let role = std::env::var(ROLE).expect("run by other tests");
     (role, std::env::var_os(FOLDER).unwrap().into())
-}
-
-/// In a child: tells its parent.
-#[allow(clippy::print_stdout, reason = "its parent reads it")]
-pub(crate) fn say(word: &str) {
-    println!("{word}");
 }
 
 /// In a child: sleeps until the parent has it end, or has ended itself.
