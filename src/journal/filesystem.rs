@@ -95,7 +95,8 @@ impl Place {
         let mut warning = check_file_system(parent)?;
         if !is_new && is_writable_by_others(parent) {
             warning = Some(format!(
-                "{}: other users can write to this folder, and so replace the journal",
+                "{}: other users can write to this folder, and so replace the journal: take that right \
+                 from them",
                 parent.display()
             ));
         }
@@ -171,7 +172,11 @@ fn make_folder(path: &Path) -> Result<(), Error> {
         Err(_) if path.is_dir() => Ok(()),
         Err(error) => Err(Error::new(
             ErrorKind::Folder,
-            format!("{}: the folder cannot be made: {error}", path.display()),
+            format!(
+                "{}: the folder cannot be made: {error}; make it for this user, or set DELAY_JOURNAL to \
+                 another path",
+                path.display()
+            ),
         )),
     }
 }
@@ -194,7 +199,23 @@ pub(crate) fn refused(path: &Path, what: &str, error: &io::Error) -> Error {
             _ => ErrorKind::Io,
         },
     };
-    Error::new(kind, format!("{} {what}: {error}", path.display()))
+    let remedy = remedy(kind);
+    Error::new(kind, format!("{} {what}: {error}{remedy}", path.display()))
+}
+
+/// What helps against trouble of this kind, as the end of its text.
+pub(crate) fn remedy(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Full => "; make room on its disk",
+        ErrorKind::Corrupt => {
+            "; put a backup in its place, or what `flask delay journal salvage` can read of it"
+        }
+        ErrorKind::Permission => "; its folder and files must be writable for this user",
+        ErrorKind::Locks => {
+            "; its file system needs locks and shared memory: set DELAY_JOURNAL to a path on a local disk"
+        }
+        _ => "",
+    }
 }
 
 /// The magic numbers of file systems that machines share, or whose locks are not the kernel's.
@@ -233,7 +254,8 @@ fn check_file_system(path: &Path) -> Result<Option<String>, Error> {
     }
     Ok(IN_MEMORY.contains(&magic).then(|| {
         format!(
-            "{}: this file system is in memory; a restart of the machine loses the journal",
+            "{}: this file system is in memory, and a restart of the machine loses the journal: set \
+             DELAY_JOURNAL to a path on a disk",
             path.display()
         )
     }))
@@ -311,7 +333,12 @@ pub(crate) fn check(place: &Place) -> Vec<(bool, String)> {
             Ok(()) => (true, format!("{}: {what} work", place.folder.display())),
             Err(error) => (
                 false,
-                format!("{}: {what} do not work: {error}", place.folder.display()),
+                refused(
+                    &place.folder,
+                    &format!("has {what} that do not work"),
+                    &error,
+                )
+                .text,
             ),
         });
     };

@@ -206,7 +206,7 @@ fn answer(waiting: Vec<Waiting>) {
 pub(crate) fn refuse(waiting: Vec<Waiting>, cause: &str) {
     for it in waiting {
         let text = format!(
-            "task {} is not on the disk, and not answered for: {cause}",
+            "task {} is not accepted, since it is not on the disk: {cause}",
             it.id
         );
         it.answer.give(Err(Error::new(ErrorKind::Io, text)));

@@ -83,7 +83,10 @@ impl Journal {
     pub fn open(settings: Settings, host: Arc<dyn Host>) -> Result<Self, Error> {
         let place = Place::new(&settings.path);
         if !vfs::is_sqlite_new_enough() {
-            let text = format!("SQLite {} can lose commits", rusqlite::version());
+            let text = format!(
+                "SQLite {} can lose commits: 3.51.3 or later is needed",
+                rusqlite::version()
+            );
             return Err(Error::new(ErrorKind::Io, text));
         }
         let warning = place.prepare()?;
@@ -257,7 +260,7 @@ impl Journal {
         let by = turnstile::holder(&place.turnstile())
             .map_or_else(String::new, |pid| format!("; process {pid} has the turn"));
         let text = format!(
-            "{}: not accepted within {} s{by}",
+            "{}: not accepted within {} s{by}: try again, or set DELAY_JOURNAL_TIMEOUT higher",
             place.database.display(),
             part.core.settings.timeout.as_secs_f64()
         );

@@ -6,7 +6,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::api::{Error, ErrorKind};
-use crate::filesystem::Place;
+use crate::filesystem::{Place, remedy};
 use crate::vfs;
 
 /// "FLDY": what `file` and SQLite's shell tell a journal by.
@@ -70,23 +70,16 @@ const LAYOUT: [&str; 28] = [
 pub(crate) fn failed(place: &Place, error: &rusqlite::Error) -> Error {
     let file = place.database.display();
     let code = error.sqlite_error_code();
-    let (kind, remedy) = match code {
-        Some(ErrorCode::DiskFull) => (ErrorKind::Full, "; make room on its disk"),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => (
-            ErrorKind::Corrupt,
-            "; put a backup in its place, or what `flask delay journal salvage` can read of it",
-        ),
-        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => (
-            ErrorKind::Permission,
-            "; its folder and files must be writable for this user",
-        ),
-        Some(ErrorCode::FileLockingProtocolFailed) => (
-            ErrorKind::Locks,
-            "; its file system needs locks and shared memory",
-        ),
-        _ => (ErrorKind::Io, ""),
+    let kind = match code {
+        Some(ErrorCode::DiskFull) => ErrorKind::Full,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => {
+            ErrorKind::Permission
+        }
+        Some(ErrorCode::FileLockingProtocolFailed) => ErrorKind::Locks,
+        _ => ErrorKind::Io,
     };
-    Error::new(kind, format!("{file}: {error}{remedy}"))
+    Error::new(kind, format!("{file}: {error}{}", remedy(kind)))
 }
 
 /// Opens the database with the gate held. `may_make`: if there is none, or one that its maker has

@@ -814,6 +814,10 @@ fn lost_row(id: String) -> Row {
 /// For a writer thread that has panicked: nothing is accepted any more.
 pub(crate) fn give_up(part: &Part) {
     drop(part.queue.close());
-    let text = "the journal's thread has failed; no more is accepted".to_owned();
+    let text = format!(
+        "{}: the thread of this journal has failed; this process accepts and runs no more durable \
+         tasks until it is started again",
+        part.core.place.database.display()
+    );
     part.core.host.report(Level::Error, text);
 }

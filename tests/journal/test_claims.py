@@ -1,6 +1,7 @@
 """Which process and which worker runs a durable task, below the options of `using`."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +23,15 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.executor = Executor(max_workers=1)
         self.functions: dict[str, Callable[..., Any]] = {"add": add, "ask": self.ask}
-        self.journal = _Journal(
+        self.path = folder / "journal.db"
+        self.journal = self.open()
+        self.journal.know(list(self.functions))
+        self.journal.start()
+
+    def open(self) -> _Journal:
+        return _Journal(
             self.executor,
-            str(folder / "journal.db"),
+            str(self.path),
             app="test",
             sync="never",
             keep=3600,
@@ -39,8 +46,6 @@ class Site:
             encode_error=lambda error: json.dumps(str(error)),
             decode_error=RuntimeError,
         )
-        self.journal.know(list(self.functions))
-        self.journal.start()
 
     def submit(self, name: str, *args: Any, **kwargs: Any) -> Future[Any]:
         fn = self.functions[name]
@@ -83,6 +88,17 @@ def test_worker_that_was_busy_takes_what_waits(site: Site) -> None:
     durable = [site.submit("add", number) for number in range(5)]
     assert [future.result(10) for future in durable] == [1, 2, 3, 4, 5]
     assert busy.done()
+
+
+def test_journal_that_two_threads_have_opened(site: Site) -> None:
+    """One of them drops its own, and that must not be the one that workers wake."""
+    gate = threading.Event()
+    site.functions["hold"] = lambda: gate.wait(10)
+    site.journal.know(["hold"])
+    future = site.submit("hold")
+    assert site.open().get(future.id) is future
+    gate.set()
+    assert future.result(10) is True
 
 
 def test_last_progress_is_kept(site: Site) -> None:

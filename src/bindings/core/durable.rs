@@ -194,7 +194,13 @@ impl Link {
         });
         let journal = open(Arc::new(Caller(Arc::downgrade(&link)))).map_err(refusal)?;
         let _ = link.journal.set(journal);
-        core.set_journal(&link);
+        // Another thread may have been faster: the executor has one link, or workers would wake, and
+        // plain tasks be told to, one that is dropped.
+        if !core.set_journal(&link)
+            && let Some(first) = core.journal()
+        {
+            return Ok(first);
+        }
         // Relaxed: a worker that misses it is made up for by the journal's look of each second.
         IS_USED.store(true, Ordering::Relaxed);
         let mut links = LINKS.get_or_init(Mutex::default).lock();
@@ -568,7 +574,7 @@ impl Taken {
         let outcome = outcome_of(this, &self.link, end);
         let link = Arc::clone(&self.link);
         if let Err(error) = self.change(this.py(), Change::End(outcome)) {
-            link.send(Message::Report(log::Level::Error, lost(&error)));
+            link.send(Message::Report(log::Level::Error, lost(this.get(), &error)));
         }
         link.remove(&this.get().quiet_id().to_string());
     }
@@ -586,7 +592,8 @@ impl Taken {
         link.tell(move |journal| {
             let then = move |changed: Result<Changed, Error>| {
                 if let Err(error) = changed {
-                    courier.send(Message::Report(log::Level::Error, lost(&error)));
+                    let text = lost(stored.task.get(), &error);
+                    courier.send(Message::Report(log::Level::Error, text));
                 }
                 courier.send(Message::Stored(stored));
             };
@@ -596,10 +603,11 @@ impl Taken {
 }
 
 /// The log line for an end that the journal has not stored.
-pub(crate) fn lost(error: &dyn std::fmt::Display) -> String {
+pub(crate) fn lost(this: &Task, error: &dyn std::fmt::Display) -> String {
     format!(
-        "the end of a durable task could not be stored, so it runs again when this process has \
-         ended: {error}"
+        "the end of task {} could not be stored, so it runs again when this process has ended: \
+         {error}",
+        this.quiet_id()
     )
 }
 

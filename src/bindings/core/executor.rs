@@ -253,8 +253,9 @@ impl Core {
         self.journal.get().and_then(Weak::upgrade)
     }
 
-    pub(crate) fn set_journal(&self, link: &Arc<Link>) {
-        let _ = self.journal.set(Arc::downgrade(link));
+    /// Sets the journal, unless it is set; whether it was not.
+    pub(crate) fn set_journal(&self, link: &Arc<Link>) -> bool {
+        self.journal.set(Arc::downgrade(link)).is_ok()
     }
 
     /// This process's pool.

@@ -56,6 +56,9 @@ pub(crate) struct Order<'a, 'py> {
     pub(crate) executor: Option<Arc<Core>>,
 }
 
+const FULL: &str = "the journal has as many waiting tasks as the setting JOURNAL_WAITING allows: submit again \
+                    later, or set it higher";
+
 /// Accepts a task: when this returns, the journal has it.
 ///
 /// # Errors
@@ -162,9 +165,7 @@ pub(crate) fn submit<'py>(
         }
         Accepted::Full => {
             link.remove(&text);
-            Err(QueueFull::new_err(
-                "the journal has as many waiting tasks as the setting JOURNAL_WAITING allows",
-            ))
+            Err(QueueFull::new_err(FULL))
         }
     }
 }
@@ -585,8 +586,10 @@ fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
             (None, kind) => {
                 let kind = kind.unwrap_or_default();
                 let error = ResultNotKept::new_err(format!(
-                    "the task has succeeded in another process, but its result, of the type \
-                     {kind}, cannot be stored: return what JSON can carry"
+                    "task {} ({}) has succeeded in another process, but its result, of the type \
+                     {kind}, cannot be stored: return what JSON can carry",
+                    label(&row.function),
+                    row.id
                 ));
                 End::Returned(into_exception(py, error))
             }
@@ -686,7 +689,7 @@ pub(crate) fn again(this: &Bound<'_, Task>, after: Duration) -> bool {
 fn change(this: &Bound<'_, Task>, taken: durable::Taken, change: Change) {
     let py = this.py();
     if let Err(error) = taken.change(py, change) {
-        logging::plain(py, log::Level::Error, &durable::lost(&error));
+        logging::plain(py, log::Level::Error, &durable::lost(this.get(), &error));
     }
 }
 
