@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import types
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from flask import Flask
 from flask.cli import ScriptInfo
 
-from flask_delay import Delay
+from flask_delay import Delay, registry
 from flask_delay.commands import delay as group
 
 PAGE = (Path(__file__).parents[2] / "docs/commands.md").read_text()
@@ -148,6 +149,11 @@ class TestConfig:
 
 
 class TestCheck:
+    @pytest.fixture(autouse=True)
+    def _alone(self, monkeypatch):
+        """The apps here have no durable tasks, whatever the modules of other tests have."""
+        monkeypatch.setattr(registry, "decorated", weakref.WeakValueDictionary())
+
     def test_all_is_well(self, app):
         called = []
         app.extensions["delay"].owner.add_default_done_callback(called.append)

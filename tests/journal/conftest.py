@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -98,6 +99,11 @@ class Process:
             raise Raised(error)
         return _value(value)
 
+    def has_answered(self, seconds: float) -> bool:
+        """Whether there is an answer within so many seconds."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], seconds)[0])
+
     def log(self) -> str:
         """What it has logged."""
         return self._log.read_text()
@@ -157,6 +163,21 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield start
     for process in started:
         process.clean()
+
+
+def run_flask(
+    folder: Path, *arguments: str, app: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of `flask` in the folder of an app."""
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "--app", app, *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
 
 
 @pytest.fixture

@@ -33,6 +33,21 @@ def look(id):
     return {"status": answer.status_code, **answer.get_json()}
 
 
+def fork(child):
+    """What a forked child returns, as it is written in Python."""
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            os.write(writing, repr(child()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        told = file.read()
+    os.waitpid(pid, 0)
+    return eval(told)
+
+
 class OutOfStock(Exception):
     def __init__(self, sku):
         super().__init__(f"no {sku}")

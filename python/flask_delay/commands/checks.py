@@ -19,7 +19,7 @@ from flask_delay.commands.target import Target
 from flask_delay.masking import masked
 from flask_delay.servers import gevent, uwsgi
 
-# The durable tasks that nobody is about to run, by their state.
+# The durable tasks that no process is about to run, by their state.
 _WAITING: Mapping[Literal["parked", "dead"], str] = {
     "parked": "durable tasks wait for code that has their function, or takes their arguments",
     "dead": "durable tasks are not run again, since processes have died of them",
@@ -164,9 +164,9 @@ def _look_at_jobs(target: Target, report: _Report) -> None:
 
 
 def _look_at_journal(target: Target, report: _Report) -> None:
-    """Report whether durable tasks can be accepted, if the app has a journal."""
+    """Report whether durable tasks can be accepted, if the app has some."""
     store = target.state.store
-    if not store.is_there:
+    if not store.is_wanted:
         return
     for holds, text in _journal_check(str(store.path)):
         say = report.ok if holds else report.wrong

@@ -150,6 +150,11 @@ class Functions:
             raise LookupError(f"no task in the journal is called {name!r}; those it knows: {known}")
         return sorted(found)
 
+    @staticmethod
+    def has_durable() -> bool:
+        """Whether there is a task that is durable wherever it is submitted."""
+        return any(task._chosen.durable for task in registry.decorated.values())  # noqa: SLF001
+
     def names(self) -> list[str]:
         """All names by which `find` finds one."""
         tasks = [*registry.named.values(), *registry.decorated.values()]

@@ -105,6 +105,13 @@ class Store:
             return False
         return bool(self._open) or self._settings.journal is not None or self.path.exists()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is a journal, or the first durable task will make one."""
+        if self._settings.mode != "threads":
+            return False
+        return self.is_there or self._settings.durable or self.functions.has_durable()
+
     def begin(self) -> None:
         """Open a journal that is there; claim tasks once the app is made, if this process serves.
 
@@ -160,7 +167,7 @@ class Store:
             encode_error=partial(errors.encoded, main=main),
             decode_error=partial(errors.decoded, main=main),
         )
-        # The second caller drops its own, which has no thread yet.
+        # Of two callers at once, both have made the same one.
         found = self._open.setdefault(None, made)
         self._hear_requests()
         return found
