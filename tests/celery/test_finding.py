@@ -185,6 +185,18 @@ def test_a_result_outlives_the_processes(app: Flask, start_asker, shared_redis: 
     assert found.name == "echo"
 
 
+def test_with_a_journal_too(app: Flask, start_asker, shared_redis: Redis, tmp_path):
+    """It is asked first, and knows nothing of what was sent to Celery."""
+    ask = start_asker(shared_redis.url, DELAY_JOURNAL=str(tmp_path / "journal.db"))
+    id = work.echo.delay("sent here").id
+    assert ask(f"get('{id}').result(20)") == "sent here"
+    assert poll(lambda: ask(f"page('{id}')[1]['state']") == "finished")
+    id = ask("work.echo.delay('sent there').id")
+    found = app.extensions["delay"].owner.get(id)
+    assert found.result(DEADLINE) == "sent there"
+    assert ask(f"page('{uuid.uuid4()}')[0]") == 404
+
+
 def test_ids_that_are_unknown_or_forgotten(make_site, start_asker, own_redis, start_worker):
     start_worker(own_redis.url, "-c", "1", environment=expiring(own_redis.url))
     ask = start_asker(own_redis.url, CELERY_RESULT_EXPIRES=1)

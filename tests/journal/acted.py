@@ -2,19 +2,15 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
+
+from tests.journal import record
 
 from flask_delay import current_task, task
 
 FOLDER = Path(os.environ.get("ACTED", "."))
-
-
-def note(event: str, number: int) -> None:
-    """As in `served.py`."""
-    told = (event, number, os.getpid(), current_task.attempt, time.monotonic_ns())
-    descriptor = os.open(FOLDER / "record", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(descriptor, " ".join(map(str, told)).encode() + b"\n")
-    os.close(descriptor)
+note = partial(record.note, FOLDER / "record")
 
 
 def do(number: int) -> None:

@@ -1,7 +1,9 @@
 """What the tasks of `served.py` have noted, what was accepted, who died: and whether it fits."""
 
 import contextlib
+import os
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
+
+from flask_delay import current_task
 
 # As in the file. What is higher has ended.
 STATES = {
@@ -57,6 +61,18 @@ class Row(NamedTuple):
     attempt: int
     deaths: int
     result: str | None
+
+
+def note(path: Path, event: str, number: int) -> None:
+    """Append a line: what happened to which task, in which process, attempt, and when.
+
+    The clock is that of the machine since its start: the same in all processes.
+    """
+    told = (event, number, os.getpid(), current_task.attempt, time.monotonic_ns())
+    # One `write` to a file opened so is never torn or lost, whatever else writes to it.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, " ".join(map(str, told)).encode() + b"\n")
+    os.close(descriptor)
 
 
 def read_record(path: Path) -> list[Event]:

@@ -6,24 +6,16 @@ Settings are in the environment: FLASK_DELAY_... as those of the app, RECORD for
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 from flask import Flask, jsonify, request
+from tests.journal import record
 
 from flask_delay import Delay, JournalUnavailable, current_task, task
 
-# One `write` to a file opened so is never torn or lost, whatever else writes to it.
-_record = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 _folder = Path(os.environ["RECORD"]).parent
-
-
-def note(event: str, number: int) -> None:
-    """Append a line: what happened to which task, in which process, attempt, and when.
-
-    The clock is that of the machine since its start: the same in all processes.
-    """
-    told = (event, number, os.getpid(), current_task.attempt, time.monotonic_ns())
-    os.write(_record, " ".join(map(str, told)).encode() + b"\n")
+note = partial(record.note, Path(os.environ["RECORD"]))
 
 
 @task(durable=True)

@@ -22,8 +22,6 @@ SETTINGS = {
     "JOURNAL_LIMIT": 2_000,
     "MAX_WORKERS": 8,
 }
-KILL = 20.0
-DEPLOY = 120.0
 
 
 class Sample(NamedTuple):
@@ -67,24 +65,27 @@ def growth(samples: list[Sample]) -> list[str]:
     return found
 
 
-def run(folder: Path, seconds: float) -> int:
+def run(
+    folder: Path, seconds: float, *, each_kill: float = 20.0, each_deploy: float = 120.0
+) -> int:
+    """See the module; the exit code."""
     chance = random.Random(17)
     samples: list[Sample] = []
     with sailing(folder, **SETTINGS) as fleet:
         server = fleet.start("--preload", workers=4)
         began = time.monotonic()
-        kill, deploy = began + KILL, began + DEPLOY
+        kill, deploy = began + each_kill, began + each_deploy
         with fleet.clients(4, pause=0.01):
             while (now := time.monotonic()) < began + seconds:
                 time.sleep(min(5.0, seconds / 20))
                 samples.append(take_sample(fleet, server))
                 if now > kill:
                     fleet.slay([chance.choice(server.workers())], alone=True)
-                    kill = now + KILL
+                    kill = now + each_kill
                 if now > deploy:
                     new = fleet.start("--preload", workers=4)
                     server.end()
-                    server, deploy = new, now + DEPLOY
+                    server, deploy = new, now + each_deploy
                 counts = f"{len(fleet.told.accepted)} accepted, {len(fleet.told.killed)} killed"
                 print(f"{now - began:6.0f} s  {counts}  {samples[-1]}", flush=True)
         is_idle = fleet.wait_until_idle()

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from tests.journal import kills
+from tests.journal import kills, soak
 from tests.journal.fleet import Fleet
 from tests.journal.record import Event, Row, Told, judge, report
 
@@ -33,6 +33,22 @@ def test_many_random_kills(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{report(verdict)}")
     assert not verdict.problems
+
+
+@needs_gunicorn
+def test_a_short_soak(tmp_path, capsys):
+    """The quick form of `make soak-journal`."""
+    code = soak.run(tmp_path, 8, each_kill=2, each_deploy=3)
+    assert code == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("late", "problem"),
+    [(0, None), (1_000_000, None), (2_100_000, "file grew from 5 to 2,100,005")],
+)
+def test_what_grows(late, problem):
+    samples = [soak.Sample(5 + late * (it > 5), 5, 5, 5) for it in range(8)]
+    assert soak.growth(samples) == ([] if problem is None else [problem])
 
 
 def test_a_process_is_killed_once(tmp_path):
