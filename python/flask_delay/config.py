@@ -141,8 +141,8 @@ class Config:
         "commit",
         one_of("commit", "second", "never"),
         '"commit", "second" or "never"',
-        "When a durable task is safe from a power cut: before its submit returns; a second later;"
-        " or when the system writes it.",
+        "When a durable task is safe from a power cut: before `delay` returns; a second later; or"
+        " when the system writes it.",
     )
     journal_keep: float = setting(
         86_400.0,
@@ -166,13 +166,13 @@ class Config:
         1_000_000,
         count(1),
         "an integer of at least 1",
-        "How long the arguments of a durable task, and its result, may be in the file.",
+        "How many bytes the arguments of a durable task, and its result, may take in the file.",
     )
     journal_timeout: float = setting(
         30.0,
         spelled(float, above_zero),
         "a number of seconds above 0",
-        "How long a submit waits for the file before it raises JournalUnavailable.",
+        "How many seconds `delay` waits for the file before it raises JournalUnavailable.",
     )
     journal_waiting: int = setting(
         0,

@@ -139,8 +139,8 @@ class Options(TypedDict, total=False):
         Option(
             validators.durable,
             'True, False or "disk"',
-            "Whether the task is kept in the journal and run although processes die; by default as"
-            ' the setting `DURABLE` says. "disk" is True with `JOURNAL_SYNC` at "commit".',
+            "Whether the task is kept in the journal, and runs although processes die; by default"
+            ' as the setting `DURABLE` says. "disk" is True with `JOURNAL_SYNC` at "commit".',
         ),
     ]
     once: Annotated[
@@ -148,7 +148,7 @@ class Options(TypedDict, total=False):
         Option(
             validators.name,
             "a string of 1 to 200 printable characters",
-            "The key of a durable task: a submit with the same key returns the future of that task,"
+            "The key of a durable task: `delay` with the same key returns the future of that task,"
             ' also after its end, while the journal knows it; with unique="raise" a DuplicateTask.',
         ),
     ]
