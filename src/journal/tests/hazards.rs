@@ -77,7 +77,7 @@ fn family(folder: &Path) {
     submit(&journal, 3);
     journal.close();
     (&writer).write_all(b"x").unwrap();
-    wait_until(|| folder.join("used").exists());
+    until(|| folder.join("used").exists());
     say("the parent ends");
     wait_for_end();
 }
