@@ -243,12 +243,12 @@ class TestPause:
         assert two(f"executor.get({waiting!r}).result(20)") == 2
 
     def test_what_waits_can_be_cancelled(self, executor):
-        executor.pause("give")
+        executor.pause("tests.journal.test_manage.give")
         future = give.delay(1)
         assert future.cancel()
         with pytest.raises(CancelledError):
             future.result(0)
-        executor.resume("give")
+        executor.resume("tests.journal.test_manage.give")
 
     def test_names(self, executor):
         with pytest.raises(LookupError, match="no task in the journal is called 'none'"):
