@@ -381,7 +381,7 @@ pub struct Stats {
     pub parked: u64,
     /// Dead letters.
     pub dead: u64,
-    /// Processes that have the journal open.
+    /// Processes that claim tasks.
     pub processes: u64,
     /// Bytes of the database file and its log.
     pub bytes: u64,

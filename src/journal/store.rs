@@ -790,7 +790,7 @@ pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
             + paused,
         parked: count("SELECT count(*) FROM task WHERE state = 4")?,
         dead: count("SELECT count(*) FROM task WHERE state = 9")?,
-        processes: count("SELECT count(*) FROM process")?,
+        processes: count("SELECT count(*) FROM process WHERE claims")?,
         bytes: 0,
         oldest,
     })

@@ -52,7 +52,7 @@ _OF_STATES: tuple[_State, ...] = get_args(_State)
 _OF_JOURNAL: dict[Literal["oldest", "bytes", "processes"], tuple[str, str]] = {
     "oldest": ("journal_oldest_seconds", "For how long the oldest task waits for a worker."),
     "bytes": ("journal_bytes", "The journal's file and its log."),
-    "processes": ("journal_processes", "Processes that have the journal open."),
+    "processes": ("journal_processes", "Processes that run durable tasks."),
 }
 
 
