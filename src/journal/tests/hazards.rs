@@ -49,6 +49,13 @@ fn visitor_sees(folder: &Folder, count: usize) {
     assert!(line.contains(&format!("sees {count} tasks")), "{line}");
 }
 
+/// In a child: waits until the test says so, or has failed and removed the folder.
+fn until_told(folder: &Path, word: &str) {
+    while folder.exists() && !folder.join(word).exists() {
+        thread::yield_now();
+    }
+}
+
 /// A process that uses the journal, forks a child that uses it too, and ends before it.
 fn family(folder: &Path) {
     let (journal, _) = with(careful(&folder.join("journal.db")), 0);
@@ -65,14 +72,10 @@ fn family(folder: &Path) {
         while std::os::unix::process::parent_id() == parent {
             thread::yield_now();
         }
-        while !folder.join("visited").exists() {
-            thread::yield_now();
-        }
+        until_told(folder, "visited");
         submit(&journal, 3);
         std::fs::write(folder.join("submitted"), "").unwrap();
-        while !folder.join("counted").exists() {
-            thread::yield_now();
-        }
+        until_told(folder, "counted");
     });
     submit(&journal, 3);
     journal.close();
@@ -197,9 +200,7 @@ fn a_forked_child_does_not_keep_its_parent_alive() {
         assert_eq!(of_middle.claimed().id, late.id);
         fork(|| {
             _ = journal.get(&late.id);
-            while !folder.path().join("counted").exists() {
-                thread::yield_now();
-            }
+            until_told(folder.path(), "counted");
         });
         process::die();
     });
