@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -187,13 +188,22 @@ class TestFile:
         assert sorted(it["id"] for it in listed(flask)) == sorted(ids)
 
 
+@contextmanager
+def killed(process):
+    """Kill it at the end, also of a test that fails: what waits for it or its output goes on."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 class TestWork:
     def test_works_off_the_journal_and_drains_at_sigterm(self, start, flask, wait_until, tmp_path):
         one = start()
         one("executor._state().store.stop()")
         ids = [one("where.delay().id"), one("wait_for.delay('go').id")]
         assert {one(f"executor.get({id!r}).state") for id in ids} == {"pending"}
-        with flask.start("work") as worker, ThreadPoolExecutor() as pool:
+        with flask.start("work") as worker, ThreadPoolExecutor() as pool, killed(worker):
             first = pool.submit(worker.stdout.readline)
             assert "runs durable tasks of" in first.result(DEADLINE)
             assert one(f"executor.get({ids[0]!r}).result(20)") == worker.pid

@@ -18,12 +18,11 @@ def run(name: str) -> None:
     sigterm.drain_on_sigterm()
     try:
         store.work()
-    except (RuntimeError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(f"{target}: runs durable tasks of {store.path}, until SIGTERM or Ctrl-C")
-    try:
+        click.echo(f"{target}: runs durable tasks of {store.path}, until SIGTERM or Ctrl-C")
         while True:
             time.sleep(_LONG)
+    except (RuntimeError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
     except (KeyboardInterrupt, SystemExit):
         store.stop()
         click.echo("Ends: takes no more tasks, and waits for those that run")
