@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 import weakref
@@ -361,7 +362,11 @@ class Store:
         if row["state"] in {"failed", "dead"}:
             error = errors.decoded(row["error"] or "", self.functions.main)
         elif row["result"] is not None:
-            result = _journal_decode(row["result"])
+            try:
+                result = _journal_decode(row["result"])
+            except ValueError:
+                # Written by something else than a journal.
+                unkept = "readable text"
         elif row["unkept"] is not None:
             result, unkept = _unkept(row["unkept"], future)
         known = None if future is None else future.progress
@@ -369,7 +374,7 @@ class Store:
             id=row["id"],
             name=row["name"],
             state=row["state"],
-            progress=row["progress"] if known is None else known,
+            progress=_progress(row["progress"] if known is None else known),
             attempts=row["attempts"],
             enqueued_at=_moment(row["submitted_at"]),
             started_at=_moment(row["began"]),
@@ -538,8 +543,17 @@ def _unkept(kind: str, future: Future[Any] | None) -> tuple[Any, str | None]:
     return None, kind
 
 
+def _progress(told: Any) -> Any:
+    """The progress of a row, unless something else than a journal has written it."""
+    return told if told is None or all(map(math.isfinite, (told[0], told[1] or 0))) else None
+
+
 def _moment(micros: int | None) -> datetime | None:
-    return None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
+    try:
+        return None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
+    except (OverflowError, ValueError, OSError):
+        # Written by something else than a journal.
+        return None
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
