@@ -7,7 +7,8 @@ import click
 from flask_delay.commands.target import Target
 from flask_delay.servers import sigterm
 
-_LONG = 3600.0
+# Seconds of a sleep. A signal that comes just before one is not heard until it is over.
+_SLEEP = 1.0
 
 
 def run(name: str) -> None:
@@ -20,7 +21,7 @@ def run(name: str) -> None:
         store.work()
         click.echo(f"{target}: runs durable tasks of {store.path}, until SIGTERM or Ctrl-C")
         while True:
-            time.sleep(_LONG)
+            time.sleep(_SLEEP)
     except (RuntimeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     except (KeyboardInterrupt, SystemExit):
