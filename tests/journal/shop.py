@@ -5,6 +5,8 @@ import concurrent.futures  # noqa: F401
 import json
 import logging
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -68,6 +70,12 @@ def where():
 @task(durable=True)
 def fail(sku="apple"):
     raise OutOfStock(sku)
+
+
+@task(durable=True)
+def signal_here():
+    """Sends SIGTERM to this worker, so that no sleep of the main thread ends by it."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
 
 @task(durable=True)

@@ -218,6 +218,13 @@ class TestWork:
         assert one(f"executor.get({ids[1]!r}).result(20)") == worker.pid
         assert one(f"executor.get({late!r}).state") == "pending"
 
+    def test_a_signal_that_does_not_end_a_sleep(self, start, flask):
+        one = start()
+        one("executor._state().store.stop()")
+        one("signal_here.delay().id")
+        with flask.start("work") as worker, killed(worker):
+            assert worker.wait(DEADLINE) == 0
+
     def test_in_a_mode_for_tests(self, flask):
         text = flask("work", code=1, DELAY_MODE="manual")
         assert "there is no journal while the mode is 'manual'" in text

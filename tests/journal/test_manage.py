@@ -1,7 +1,9 @@
 """What people do with durable tasks: list them, run them again, pause functions, prune."""
 
+import sqlite3
 import time
 from concurrent.futures import CancelledError
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -203,6 +205,20 @@ class TestRetry:
         executor.prune()
         with pytest.raises(LookupError, match="was forgotten"):
             executor.retry(failed.id)
+
+
+class TestPlanted:
+    @pytest.mark.parametrize(
+        "change", ["ended_at = -9000000000000000000", "result = 'no value'", "done = 9e999, note = ''"]
+    )
+    def test_what_no_journal_has_written(self, pair, change, tmp_path):
+        one, two = pair
+        id = one("add.delay(1).id")
+        one(f"executor.get({id!r}).result(20)")
+        with closing(sqlite3.connect(tmp_path / "journal.db")) as file, file:
+            file.execute(f"UPDATE task SET {change} WHERE id = ?", (id,))
+        assert two(f"look({id!r})['state']") == "finished"
+        assert two("[it.id for it in executor.tasks()]") == [id]
 
 
 class TestPause:
