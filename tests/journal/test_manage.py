@@ -209,7 +209,8 @@ class TestRetry:
 
 class TestPlanted:
     @pytest.mark.parametrize(
-        "change", ["ended_at = -9000000000000000000", "result = 'no value'", "done = 9e999, note = ''"]
+        "change",
+        ["ended_at = -9000000000000000000", "result = 'no value'", "done = 9e999, note = ''"],
     )
     def test_what_no_journal_has_written(self, pair, change, tmp_path):
         one, two = pair
