@@ -83,7 +83,7 @@ conformance: $(VENV)/.installed ## Run CPython's own tests of executors and futu
 ecosystem: $(VENV)/.installed $(VENV)/.dev $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers
 	$(BIN)/python -m pytest tests/ecosystem tests/typing -m "" $(PYTEST_ARGS)
 servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of every server; make test has the quick ones
-	$(BIN)/python -m pytest tests/servers tests/processes tests/celery -m "" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m "" $(PYTEST_ARGS)
 races: ## Race waits against ends and forks against load, and count what is lost
 soak: ## Mix everything for ten minutes and add up; SECONDS=60 for less
 soak-policies: ## A million tasks with every policy, mixed, and add up; COUNT=20000 for less
@@ -92,6 +92,8 @@ races soak soak-policies countdowns: $(VENV)/.installed
 	$(BIN)/python -W ignore::DeprecationWarning tests/$(subst -,_,$@).py $(SECONDS) $(COUNT)
 kills: $(VENV)/.installed $(VENV)/.dev ## Kill the processes of a server 1,000 times and see what is lost; COUNT=100 for less
 	$(BIN)/python -m tests.journal.kills $(or $(COUNT),1000)
+kills-outbox: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Kill processes between their commits and the journal 500 times; COUNT=100 for less, DATABASE=postgres
+	$(BIN)/python -m tests.outbox.kills $(or $(COUNT),500) $(or $(DATABASE),sqlite)
 soak-journal: $(VENV)/.installed $(VENV)/.dev ## An hour of durable tasks, kills and deploys; SECONDS=60 for less
 	$(BIN)/python -m tests.journal.soak $(SECONDS)
 

@@ -15,7 +15,8 @@
 #  5. `journal`: durable tasks.
 #  4. `options`: the options of one task.
 #  3. `backends.base`, `carried`, `observe`, `periodic`: the parts of a `Delay`.
-#  2. `aio`, `config`, `context`, `failures`, `observe.view`, `retry`, `servers`: app and process.
+#  2. `aio`, `config`, `context`, `failures`, `observe.view`, `retry`, `servers`, `transactions`:
+#     app and process.
 #  1. `backends.table`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`: modules
 #     without imports from the others.
 #  0. `_native`: the Rust half.

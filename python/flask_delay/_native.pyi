@@ -278,6 +278,11 @@ class Future(concurrent.futures.Future[_T]):
 
         Only that process can know how the task ends.
         """
+    def _release(self, wanted: bool) -> None:
+        """Let a task that was submitted `withheld` start, or else cancel it and forget its id.
+
+        Of several calls the first one counts.
+        """
     def _begin(self) -> None:
         """Start the task's clock now: its `started_at` and its `timeout`.
 
@@ -495,6 +500,7 @@ class _Policy:
         eta: float | None = None,
         id: str | None = None,
         keeps: int | None = None,
+        withheld: bool = False,
     ) -> Self:
         """Make a policy.
 
@@ -506,6 +512,7 @@ class _Policy:
         `timeout`, `expires` and `countdown` are in seconds, `eta` in seconds since 1970. `id` is
         for a single task. With `keeps`, the task is durable in a test, where no journal has its
         checkpoints and steps: the most bytes of each of them.
+        One that is `withheld` waits for `Future._release`.
         """
 
 def _check_function(fn: object, role: str, /) -> None:
@@ -925,6 +932,38 @@ class _Journal:
         the codec refuses, DuplicateTask, QueueFull and JournalUnavailable.
         """
 
+    def draft(
+        self,
+        name: str,
+        pool: int,
+        policy: _Policy | None,
+        options: str | None,
+        once: str | None,
+        disk: bool,
+        executor: Executor | None,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Future[Any], dict[str, Any]]:
+        """Make a task that is not in the journal yet: its future, and its row for `accept`.
+
+        Arguments and errors are as for `submit`, but for those of keys and of the journal.
+        """
+
+    def accept(self, row: dict[str, Any]) -> bool | str:
+        """Accept the row of a draft, of whichever process: it is in the journal when this returns.
+
+        Of several calls with one row, the first one counts. The future of the draft, if it is of
+        this process, becomes that of the task. Returns False if the journal has too many tasks, and
+        the id of another task if that excludes this one by its key. Raises JournalUnavailable;
+        KeyError, TypeError and OverflowError for what is no row.
+        """
+    def withdraw(self, future: Future[Any]) -> None:
+        """Cancel the future of a draft that was not accepted, and never will be."""
+    @property
+    def identity(self) -> str:
+        """What tells the file from all other journals; a copy of it has the same."""
     def get(self, id: str) -> Future[Any] | None:
         """The future of a task in the journal, of whichever process; None for an unknown id."""
     def view(self, id: str) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from flask_delay.validators import (
     optional,
     spelled,
     switch,
+    text,
     wait,
 )
 from flask_delay.validators import seconds as above_zero
@@ -179,6 +180,14 @@ class Config:
         count(0),
         "an integer, 0 or more, where 0 is no limit",
         "How many durable tasks may wait to be started, in all processes together.",
+    )
+    outbox: str | None = setting(
+        None,
+        optional(text),
+        "the URL of a database, as SQLAlchemy writes it, or None",
+        "The database whose table delay_outbox has durable tasks that were submitted with a"
+        " transaction, where the app does not say it by flask_delay.contrib.outbox.table().",
+        shown=False,
     )
     durable: bool = setting(
         False,

@@ -11,7 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime, timedelta, tzinfo
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict, cast, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    cast,
+    get_type_hints,
+)
 from uuid import UUID
 
 from flask import Flask
@@ -25,6 +34,16 @@ from flask_delay.retry import Retry, as_retry
 
 Submit = Callable[..., Future[Any]]
 """What takes a function and its arguments and gives a future, as `Executor.submit`."""
+
+
+class Session(Protocol):
+    """A session of SQLAlchemy, or what stands for one in each thread."""
+
+    def commit(self) -> Any:
+        """Commit the transaction."""
+
+    def rollback(self) -> Any:
+        """Roll the transaction back."""
 
 
 class Option(NamedTuple):
@@ -152,6 +171,23 @@ class Options(TypedDict, total=False):
             ' also after its end, while the journal knows it; with unique="raise" a DuplicateTask.',
         ),
     ]
+    within: Annotated[
+        Session,
+        Option(
+            validators.session,
+            "a session of SQLAlchemy: a Session or scoped_session",
+            "The session with whose transaction a durable task is submitted: exactly once if it is"
+            " committed, and not at all if it is rolled back.",
+        ),
+    ]
+    after_commit: Annotated[
+        Session,
+        Option(
+            validators.session,
+            "a session of SQLAlchemy: a Session, scoped_session or AsyncSession",
+            "The session after whose commit a task may start; it is cancelled at a rollback.",
+        ),
+    ]
     request: Annotated[
         bool,
         Option(
@@ -254,6 +290,7 @@ class Chosen:
                 f"the option 'id' is {given['id']!r}, but with 'once' the task may be another"
                 f" one, which has its own id: leave one of them out"
             )
+        _check_sessions(given)
         self.given: AllOptions = cast("AllOptions", dict(given))
         self.id = cast("str | None", values.get("id"))
         # The last result of `above`, and its argument.
@@ -264,6 +301,9 @@ class Chosen:
         # None if the setting decides.
         self.durable = self.given.get("durable")
         self.once = cast("str | None", values.pop("once", None))
+        # Without a journal, as in tests, a durable task is withheld as well.
+        if [values.pop(name) for name in ("within", "after_commit") if name in values]:
+            values["withheld"] = True
         if values.pop("durable", None):
             refuse_undurable(self.given, self.backend)
         if self.backend is not None and self.backend != table.THREADS:
@@ -308,8 +348,8 @@ class Chosen:
 
 _WHEN = ("every", "cron")
 _REPEATED = (*_WHEN, "timezone", "overlap")
-# Options that a job does not allow: a job is not submitted for one request, or for one time.
-_SINGLE = ("countdown", "eta", "request", "id")
+# Options that a job does not allow: it is not submitted for one request, time or transaction.
+_SINGLE = ("countdown", "eta", "request", "id", "within", "after_commit")
 
 
 def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
@@ -332,7 +372,7 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
         exclude("timezone", "that is for 'cron': 'every' counts in UTC")
     name = "every" if "every" in when else "cron"
     for single in _SINGLE:
-        exclude(single, f"{name!r} makes a job, which is for no one time, request or id")
+        exclude(single, f"{name!r} makes a job, which is for no one time, request, id or commit")
     for lasting in ("durable", "once"):
         exclude(
             lasting,
@@ -353,6 +393,7 @@ _KEYED = ("limit", "rate", "unique")
 
 _ALONE = "which run in any process, and it counts those of one: use it with durable=False"
 _UNDURABLE = {
+    "after_commit": "which must not be lost between a commit and their submit: use within",
     "request": "which may run after a restart, without it: pass the values that the task needs",
     "limit": _ALONE,
     "rate": _ALONE,
@@ -380,6 +421,12 @@ def refuse_undurable(given: AllOptions, backend: str | None) -> None:
 
 def refuse_step(given: AllOptions) -> None:
     """Raise ValueError for options that are not for a task that follows another one."""
+    for name in ("within", "after_commit"):
+        if name in given:
+            raise ValueError(
+                f"the option {name!r} is not for a task that follows another one: that one decides"
+                f" whether it runs"
+            )
     for name in ("durable", "once"):
         if given.get(name):
             raise ValueError(
@@ -388,12 +435,31 @@ def refuse_step(given: AllOptions) -> None:
             )
 
 
-def refuse_once(given: AllOptions) -> None:
-    """Raise ValueError for the option `once` of a task that is not durable."""
+def refuse_lasting(given: AllOptions) -> None:
+    """Raise ValueError for the options `once` and `within` of a task that is not durable."""
+    if "within" in given:
+        raise ValueError(
+            f"the option 'within' is {given['within']!r}, but the task is not durable: say"
+            f" durable=True, or after_commit for one that may be lost"
+        )
     if "once" in given:
         raise ValueError(
             f"the option 'once' is {given['once']!r}, but the task is not durable, and its key"
             f" would be forgotten with this process: say durable=True"
+        )
+
+
+def _check_sessions(given: AllOptions) -> None:
+    """Raise ValueError for options that exclude `after_commit`, if there is that."""
+    if "after_commit" not in given:
+        return
+    if "within" in given:
+        raise ValueError("the options 'within' and 'after_commit' exclude each other")
+    if given.get("unique"):
+        raise ValueError(
+            f"the option 'unique' is {given['unique']!r}, but with 'after_commit' the first task"
+            f" of a key may be cancelled with its transaction, and a second one with it: use"
+            f" durable=True and within"
         )
 
 
@@ -426,12 +492,23 @@ def submitter(
     request that is current at this call. Raises as `context.snapshot`, and ValueError for an option
     that the backend does not support.
     """
+    session = chosen.given.get("after_commit", chosen.given.get("within"))
     if backend is not None:
         _refuse(backend, chosen.given)
+        if session is not None and backend.executor is None:
+            raise ValueError(
+                "the option 'after_commit' is not for this backend, which starts tasks by itself:"
+                " call delay() after the commit"
+            )
         submit: Submit = functools.partial(backend.submit, chosen.policy, chosen.given)
     else:
         executor = jobs.executor
         submit = _with(chosen, app, executor.submit, executor._submit_with)  # noqa: SLF001
+    if session is not None:
+        # With SQLAlchemy, which the app need not have.
+        from flask_delay import transactions  # noqa: PLC0415
+
+        submit = transactions.releasing(session, submit)
     if chosen.plan is not None:
         plan = chosen.plan
         if backend is not None and backend.executor is None:

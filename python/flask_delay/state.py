@@ -21,7 +21,7 @@ from flask_delay.options import (
     NONE,
     Chosen,
     follower,
-    refuse_once,
+    refuse_lasting,
     refuse_undurable,
     submitter,
     watched,
@@ -151,7 +151,7 @@ class State:
         if is_durable:
             return self._find_durable(chosen, backend)
         if future is None:
-            refuse_once(chosen.given)
+            refuse_lasting(chosen.given)
             return submitter(chosen, self.jobs, self.app, backend)
         return follower(chosen, future, self.app, executor=self.executor, backend=backend)
 
@@ -428,6 +428,6 @@ def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any
                 f"the option 'durable' is {chosen.durable!r}, which needs an app with a Delay, and"
                 f" there is none: call Delay(app), or init_app(app), before"
             )
-        refuse_once(chosen.given)
+        refuse_lasting(chosen.given)
         return submitter(chosen, shared_jobs(), None)
     return follower(chosen, future)

@@ -254,6 +254,23 @@ def durable(value: object) -> bool | str | None:
     return value if value == "disk" and isinstance(value, str) else flag(value)
 
 
+def session(value: object) -> object:
+    """A session of SQLAlchemy, or what stands for one in each thread."""
+    found: list[type] = []
+    for module, names in _SESSIONS.items():
+        # Not imported: without it, there is no session.
+        kinds = vars(sys.modules.get(module, object))
+        found += [kinds[name] for name in names if name in kinds]
+    if not isinstance(value, tuple(found)):
+        raise TypeError
+    return value
+
+
+_SESSIONS = {
+    "sqlalchemy.orm": ("Session", "scoped_session"),
+    "sqlalchemy.ext.asyncio": ("AsyncSession", "async_scoped_session"),
+}
+
 _LONGEST_ID = 100
 _LONGEST_NAME = 200
 

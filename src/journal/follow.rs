@@ -32,7 +32,7 @@ impl Writer {
         for (operation, said) in operations.into_iter().zip(effects.said) {
             match (operation, said) {
                 (operation, Said::Refused(error)) => operation.refuse(&error),
-                (Operation::Submit(task, answer), Said::Accepted(accepted)) => {
+                (Operation::Submit(task, _, answer), Said::Accepted(accepted)) => {
                     if level == SyncLevel::Commit || task.sync {
                         waiting.push(Waiting {
                             id: task.id,

@@ -17,7 +17,7 @@ use crate::filesystem::refused;
 use crate::kept::{self, Checkpoints};
 use crate::look::{Chores, Prune};
 use crate::memory::{Memory, Running, Watch, Watched};
-use crate::operation::{Operation, Plain, Said, Step};
+use crate::operation::{Operation, Origin, Plain, Said, Step};
 use crate::part::{Files, Part, Subject};
 use crate::store::{self, End, NewRow, Ready};
 use crate::{liveness, manage, poison, schema, wakeup};
@@ -276,7 +276,7 @@ impl<'a> Group<'a> {
             Operation::Submit(..) if self.is_outdated => {
                 Said::Refused(schema::outdated(&self.part.core.place))
             }
-            Operation::Submit(task, _) => Said::Accepted(self.submit(task)?),
+            Operation::Submit(task, origin, _) => Said::Accepted(self.submit(task, *origin)?),
             Operation::Change(claim, change, _) => Said::Changed(self.change(*claim, change)?),
             Operation::Step(claim, step, _) => Said::Changed(self.step(*claim, step)?),
             Operation::Get(id, _) => {
@@ -649,7 +649,7 @@ impl<'a> Group<'a> {
             && !self.is_outdated
     }
 
-    fn submit(&mut self, task: &NewTask) -> Result<Accepted> {
+    fn submit(&mut self, task: &NewTask, origin: Origin) -> Result<Accepted> {
         let settings = &self.part.core.settings;
         if settings.waiting > 0 {
             let count = match self.memory.waiting {
@@ -697,7 +697,11 @@ impl<'a> Group<'a> {
             now: self.now,
         };
         let Some(sequence) = store::insert(self.connection, &row)? else {
-            return self.excluded(unique_key.as_deref(), once_key.as_deref());
+            let keys = (unique_key.as_deref(), once_key.as_deref());
+            return match origin {
+                Origin::Caller => self.excluded(keys.0, keys.1),
+                Origin::Outbox => self.excluded_for_good(&task.id, keys.0, keys.1),
+            };
         };
         self.effects.evidence = Some(Evidence::Inserted(task.id.clone()));
         if starts {
@@ -747,6 +751,21 @@ impl<'a> Group<'a> {
             }
         }
         Ok(Accepted::Taken)
+    }
+
+    /// As `excluded`, for a task that may be submitted again: the answer stays the same.
+    fn excluded_for_good(
+        &mut self,
+        id: &str,
+        unique: Option<&str>,
+        once: Option<&str>,
+    ) -> Result<Accepted> {
+        if store::find(self.connection, id, None)?.0 != Found::Unknown {
+            return Ok(Accepted::Taken);
+        }
+        let accepted = self.excluded(unique, once)?;
+        store::exclude(self.connection, id, self.now)?;
+        Ok(accepted)
     }
 
     /// Claims what this process has workers for.

@@ -37,8 +37,8 @@ mod writer;
 use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ pub use api::{
 use filesystem::{Place, boot, refused};
 use gate::gate;
 pub use manage::{Filter, Retried};
-use operation::{Operation, Plain, Step};
+use operation::{Operation, Origin, Plain, Step};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
 pub use rescue::{Salvaged, backup, inspect, salvage};
@@ -95,6 +95,7 @@ impl Journal {
             host,
             place,
             boot: boot(),
+            identity: OnceLock::new(),
         });
         let journal = Self(Arc::new(Inner {
             core,
@@ -115,7 +116,12 @@ impl Journal {
             let mut disk = part.disk.lock();
             let opened = disk
                 .open_or_make(&part.core)
-                .and_then(|(connection, _)| Self::check_machine(&part, connection))
+                .and_then(|(connection, _)| {
+                    let identity = schema::identity(connection)?;
+                    // Set once: each part opens the same file.
+                    let _ = part.core.identity.set(identity);
+                    Self::check_machine(&part, connection)
+                })
                 .map_err(|trouble| trouble.told(&part.core.place));
             disk.suspend();
             opened
@@ -287,6 +293,13 @@ impl Journal {
         part.core.host.report(Level::Warn, text);
     }
 
+    /// What tells the file from all others; a copy of it has the same.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        // Set by `open`.
+        self.0.core.identity.get().map_or("", String::as_str)
+    }
+
     /// These functions can be run by this process, besides those that it has named before.
     pub fn know(&self, functions: Vec<String>) {
         let Ok(part) = self.part() else { return };
@@ -341,7 +354,23 @@ impl Journal {
     /// Then it is not accepted, and will not run.
     pub fn submit(&self, task: NewTask) -> Result<Accepted, Error> {
         let task = Box::new(task);
-        self.ask(true, |answer| Operation::Submit(task, answer))
+        self.ask(true, |answer| {
+            Operation::Submit(task, Origin::Caller, answer)
+        })
+    }
+
+    /// Submits a task that is in another database as well, which may bring it several times: only
+    /// the first call does something, also if the answer to that was a twin. The answer is on the disk
+    /// when this returns, whatever the level, so the other database may forget the task.
+    ///
+    /// # Errors
+    ///
+    /// As for `submit`.
+    pub fn carry(&self, task: NewTask) -> Result<Accepted, Error> {
+        let task = Box::new(NewTask { sync: true, ..task });
+        self.ask(true, |answer| {
+            Operation::Submit(task, Origin::Outbox, answer)
+        })
     }
 
     /// Changes a task that this process runs; returns when that is committed.

@@ -8,7 +8,7 @@ use crate::manage::{Filter, Page, Retried};
 
 /// An operation, and where its answer goes.
 pub(crate) enum Operation {
-    Submit(Box<NewTask>, Answer<Accepted>),
+    Submit(Box<NewTask>, Origin, Answer<Accepted>),
     Change(Claim, Change, Answer<Changed>),
     Step(Claim, Box<Step>, Answer<Changed>),
     Get(String, Answer<Found>),
@@ -35,6 +35,14 @@ pub(crate) enum Operation {
     Know,
     Start(Answer<()>),
     Close(Answer<()>),
+}
+
+/// Where a new task comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Caller,
+    /// A row of a database, which may bring it several times.
+    Outbox,
 }
 
 /// A plain task to publish.
@@ -127,7 +135,7 @@ impl Operation {
     pub(crate) fn refuse(self, error: &Error) {
         let error = error.clone();
         match self {
-            Self::Submit(_, answer) => answer.give(Err(error)),
+            Self::Submit(_, _, answer) => answer.give(Err(error)),
             Self::Change(_, _, answer) | Self::Step(_, _, answer) => answer.give(Err(error)),
             Self::Get(_, answer) | Self::Watch(_, answer) => answer.give(Err(error)),
             Self::Cancel(_, answer) | Self::Stop(_, answer) => answer.give(Err(error)),

@@ -7,7 +7,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use flask_delay_engine::LazyPerProcess;
@@ -33,6 +33,8 @@ pub(crate) struct Core {
     pub host: Arc<dyn Host>,
     pub place: Place,
     pub boot: String,
+    /// That of the file which was there at first.
+    pub identity: OnceLock<String>,
 }
 
 /// A task whose progress is told: by its claim, or a plain one by its id.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use crate::api::{Error, ErrorKind};
 use crate::filesystem::{Place, remedy};
@@ -170,7 +170,9 @@ fn lay_out(connection: &Connection) -> rusqlite::Result<()> {
         text.push_str(statement);
         text.push(';');
     }
-    text.push_str("INSERT INTO meta (key, value) VALUES ('oldest', 1); COMMIT");
+    text.push_str("INSERT INTO meta (key, value) VALUES ('oldest', 1);");
+    text.push_str(NEW_IDENTITY);
+    text.push_str("COMMIT");
     connection.execute_batch(&text)
 }
 
@@ -202,6 +204,26 @@ fn check(place: &Place, connection: &Connection) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::Corrupt, text));
     }
     Ok(())
+}
+
+const NEW_IDENTITY: &str =
+    "INSERT INTO meta (key, value) VALUES ('identity', lower(hex(randomblob(16))));";
+
+/// What tells this journal from all others; a copy has the same. A file that has none gets one, so
+/// the turnstile must be held.
+pub(crate) fn identity(connection: &Connection) -> rusqlite::Result<String> {
+    let read = || {
+        let sql = "SELECT value FROM meta WHERE key = 'identity'";
+        connection.query_row(sql, [], |row| row.get(0)).optional()
+    };
+    if let Some(identity) = read()? {
+        return Ok(identity);
+    }
+    // On the disk before a row of another database has it.
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous = FULL; {NEW_IDENTITY} PRAGMA synchronous = NORMAL"
+    ))?;
+    read()?.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
 /// The error for a file whose layout newer code has changed so that this code cannot use it.

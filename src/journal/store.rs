@@ -858,6 +858,13 @@ pub(crate) fn count_ended(connection: &Connection) -> Result<u64> {
     Ok(count.cast_unsigned())
 }
 
+/// Keeps an id, so that no task gets it.
+pub(crate) fn exclude(connection: &Connection, id: &str, at: i64) -> Result<()> {
+    let sql = "INSERT INTO forgotten (id, ended_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    connection.prepare_cached(sql)?.execute(params![id, at])?;
+    Ok(())
+}
+
 /// Removes old rows, the oldest first: those that have ended before `since`, `surplus` in any case, and dead
 /// letters from before `long_since`. Not all at once.
 pub(crate) fn prune(
@@ -884,10 +891,7 @@ pub(crate) fn prune(
 /// tasks.
 pub(crate) fn forget(connection: &Connection, old: &[(i64, String, i64)]) -> Result<()> {
     for (sequence, id, ended) in old {
-        let sql = "INSERT INTO forgotten (id, ended_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
-        connection
-            .prepare_cached(sql)?
-            .execute(params![id, ended])?;
+        exclude(connection, id, *ended)?;
         for sql in [
             "DELETE FROM task WHERE sequence = ?1",
             "DELETE FROM body WHERE task = ?1",

@@ -37,6 +37,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     shop = importlib.import_module("shop")
     with shop.app.app_context():
         yield shop
+        shop.db.engine.dispose()
     shop.executor.shutdown()
     del sys.modules["shop"]
 
@@ -82,6 +83,20 @@ def test_a_row_that_counts_once(shop: Any, tmp_path: Path) -> None:
     assert len(runs) == 2
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT customer, points FROM booking").fetchall() == [("ann", 5)]
+
+
+def test_with_a_transaction(shop: Any) -> None:
+    shop.db.create_all()
+    sent: list[int] = []
+    shop.send = lambda order, key: sent.append(order)
+    client = shop.app.test_client()
+    answer = client.post("/orders", data={"item": "apple"})
+    assert answer.status_code == 202
+    shop.executor.get(answer.get_json()["task"]).result(DEADLINE)
+    assert sent == [1]
+    found = shop.executor._state().store._outbox()
+    found._hand.submit(found._sweep).result(DEADLINE)
+    assert shop.db.session.execute(shop.db.text("select id from delay_outbox")).all() == []
 
 
 def test_a_loop_that_goes_on(shop: Any) -> None:
@@ -320,7 +335,7 @@ def test_settings_are_those_there_are() -> None:
     known = {
         it.key: repr(it.default).replace("'", '"')
         for it in settings("DELAY_")
-        if it.key.startswith("DELAY_JOURNAL") or it.key == "DELAY_DURABLE"
+        if it.key.startswith("DELAY_JOURNAL") or it.key in {"DELAY_DURABLE", "DELAY_OUTBOX"}
     }
     assert {key: float(it) if it[0].isdigit() else it for key, it in told} == {
         key: float(it) if it[0].isdigit() else it for key, it in known.items()
@@ -334,4 +349,4 @@ def test_levels_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 11
+    assert len(BLOCKS) == 12

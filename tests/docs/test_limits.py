@@ -196,6 +196,7 @@ def test_options_are_those_there_are() -> None:
     told = {re.match(r"\[`(\w+)=`\]", row[0])[1] for row in rows("# Limits")}  # type: ignore[index]
     # The others are those of tasks.md, durable.md and schedules.md.
     others = {"backend", "request", "id", "countdown", "eta", "durable", "once"}
+    others |= {"within", "after_commit"}
     others |= Repetition.__annotations__.keys()
     assert told == KNOWN.keys() - others
 

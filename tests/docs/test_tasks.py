@@ -4,9 +4,12 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from flask_delay import task_failed
 from flask_delay.options import KNOWN
@@ -52,6 +55,24 @@ def test_what_can_be_a_task(page: dict[str, Any]) -> None:
     page.update(rows=lambda: iter([1, 2]), write=written.append)
     page["background"].delay(page["write_all"]).result(DEADLINE)
     assert written == [1, 2]
+
+
+def test_after_a_commit(page: dict[str, Any]) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Report(Base):
+        __tablename__ = "report"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    filled: list[int] = []
+    engine = create_engine("sqlite://")
+    with page["app"].app_context(), Session(engine) as session:
+        Base.metadata.create_all(session.connection())
+        page.update(db=SimpleNamespace(session=session), fill=filled.append)
+        page["begin"](Report()).result(DEADLINE)
+    engine.dispose()
+    assert filled == [1]
 
 
 def test_contexts(page: dict[str, Any]) -> None:
@@ -117,4 +138,4 @@ def test_options_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9

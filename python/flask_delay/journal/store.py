@@ -4,12 +4,13 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, request_started
 
@@ -18,6 +19,7 @@ from flask_delay._native import (
     DuplicateTask,
     Executor,
     Future,
+    JournalUnavailable,
     ResultNotKept,
     __version__,
     _check_call,
@@ -42,6 +44,9 @@ from flask_delay.observe.view import STATES, TaskView
 from flask_delay.options import KNOWN, Chosen
 from flask_delay.retry import as_retry
 from flask_delay.servers import role, werkzeug
+
+if TYPE_CHECKING:
+    from flask_delay.journal.outbox import Outbox
 
 # Where a task runs in its process, for the native module.
 _THREADS, _PROCESSES = 0, 2
@@ -95,6 +100,8 @@ class Store:
         self._ticker: _Ticker | None = None
         self._counted: tuple[float, JournalStats] | None = None
         self._warned = False
+        # Made at first use; see `_open`.
+        self._outboxes: dict[None, Outbox] = {}
         _stores.add(self)
 
     # --- The file ---------------------------------------------------------------------
@@ -187,6 +194,7 @@ class Store:
         journal.know(self.functions.names())
         journal.start()
         self._claimant = os.getpid()
+        self.watch_outbox()
 
     def _start_or_log(self) -> None:
         try:
@@ -249,6 +257,8 @@ class Store:
 
     def close(self) -> None:
         """Leave the journal: the tasks that wait belong to other processes."""
+        for outbox in self._outboxes.values():
+            outbox.close()
         self._closed = True
         for journal in self._open.values():
             journal.close()
@@ -273,6 +283,7 @@ class Store:
         """
         task = self.functions.task_of(fn)
         pool, executor, extra = _THREADS, None, self._extra(chosen, task)
+        within = chosen.given.get("within")
         if backend is not None:
             _check_call(fn, *args, **kwargs)
             pool, executor, fn = _PROCESSES, backend.executor, backend.step(fn)
@@ -282,24 +293,72 @@ class Store:
         journal = self._journal()
         if self._is_command:
             self._warn_if_alone(journal)
+        order = (
+            self.functions.name_of_task(task),
+            pool,
+            chosen.policy,
+            json.dumps(extra) if extra else None,
+            chosen.once,
+            chosen.durable == "disk",
+            executor,
+        )
         try:
-            return journal.submit(
-                self.functions.name_of_task(task),
-                pool,
-                chosen.policy,
-                json.dumps(extra) if extra else None,
-                chosen.once,
-                chosen.durable == "disk",
-                executor,
-                fn,
-                *args,
-                **kwargs,
-            )
+            if within is None:
+                return journal.submit(*order, fn, *args, **kwargs)
+            future, row = journal.draft(*order, fn, *args, **kwargs)
         except TypeError:
             # What ends with the request says so itself.
             for value in (*args, *kwargs.values()):
                 context.check(value)
             raise
+        try:
+            if chosen.id is not None and journal.view(chosen.id) is not None:
+                raise DuplicateTask(  # noqa: TRY301
+                    f"the journal has a task with the id {chosen.id!r} already: each needs one of"
+                    f" its own"
+                )
+            refuses_twin = chosen.given.get("unique") == "raise"
+            self._outbox().put(within, future, row, refuses_twin=refuses_twin)
+        except BaseException:
+            journal.withdraw(future)
+            raise
+        return future
+
+    def watch_outbox(self) -> None:
+        """Look for tasks that were submitted with a transaction and not carried over, if any are.
+
+        In a process that runs durable tasks.
+        """
+        known = sys.modules.get(f"{__package__}.outbox")
+        is_used = self._settings.outbox is not None or (known is not None and known.tables)
+        if is_used and self._claimant == os.getpid():
+            self._outbox().watch()
+
+    def _outbox(self) -> "Outbox":
+        found = self._outboxes.get(None)
+        if found is not None:
+            return found
+        # With SQLAlchemy, which the app need not have.
+        from flask_delay.journal.outbox import Outbox  # noqa: PLC0415
+
+        this = weakref.ref(self)
+
+        def journal() -> _Journal:
+            store = this()
+            if store is None or store._closed:  # noqa: SLF001
+                raise JournalUnavailable("the journal is closed")
+            return store._opened()  # noqa: SLF001
+
+        made = Outbox(
+            journal,
+            self._executor,
+            app=self._app,
+            space=self._space,
+            folder=self.path.parent,
+            url=self._settings.outbox,
+        )
+        # The second caller drops its own, which has no thread yet.
+        return self._outboxes.setdefault(None, made)
 
     def carrying(self, submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
         """A function that submits a task with the arguments as the journal would return them.
@@ -563,6 +622,12 @@ def learn() -> None:
     """Have all journals of this process know the functions that are decorated by now."""
     for store in list(_stores):
         store.learn()
+
+
+def watch_outboxes() -> None:
+    """Have all journals of this process look into the outboxes that are known by now."""
+    for store in list(_stores):
+        store.watch_outbox()
 
 
 def _stop() -> None:

@@ -28,7 +28,7 @@ use crate::bindings::errors::InvalidStateError;
 use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
 use crate::bindings::host::event_loop::hooks;
 use crate::bindings::names;
-use crate::bindings::run::{durable, timeout};
+use crate::bindings::run::{durable, submit, timeout};
 use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::dispatch;
 
@@ -168,6 +168,11 @@ impl Task {
     #[doc = doc!("Future._is_foreign")]
     fn _is_foreign(&self) -> bool {
         self.is_foreign()
+    }
+
+    #[doc = doc!("Future._release")]
+    fn _release(slf: &Bound<'_, Self>, wanted: bool) -> PyResult<()> {
+        submit::release(slf, wanted)
     }
 
     #[doc = doc!("Future._begin")]

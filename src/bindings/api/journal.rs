@@ -8,6 +8,7 @@ use std::time::Duration;
 use flask_delay_journal::{
     Filter, Found, Journal as Store, Pool, Retried, Settings, State, SyncLevel,
 };
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi::c_str;
 use pyo3::prelude::*;
@@ -19,7 +20,7 @@ use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::task::Task;
 use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
-use crate::bindings::run::durable::{self, Order};
+use crate::bindings::run::durable::{self, Answer, Order};
 
 #[doc = doc!("_Journal")]
 #[pyclass(frozen, name = "_Journal", module = "flask_delay._native")]
@@ -90,6 +91,30 @@ impl Journal {
     #[doc = doc!("_Journal.start")]
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         self.0.ask(py, Store::start)
+    }
+
+    #[doc = doc!("_Journal.identity")]
+    #[getter]
+    fn identity(&self) -> &str {
+        self.0.identity()
+    }
+
+    #[doc = doc!("_Journal.accept")]
+    fn accept<'py>(
+        &self,
+        py: Python<'py>,
+        row: &Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match durable::accept(&self.0, py, durable::row_of(row)?)? {
+            Answer::Known => true.into_bound_py_any(py),
+            Answer::Full => false.into_bound_py_any(py),
+            Answer::Twin(id) => id.into_bound_py_any(py),
+        }
+    }
+
+    #[doc = doc!("_Journal.withdraw")]
+    fn withdraw(&self, future: &Bound<'_, Task>) {
+        durable::withdraw(&self.0, future);
     }
 
     #[doc = doc!("_Journal.get")]
@@ -246,38 +271,76 @@ impl CallMethod for Submit {
         before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let text = |place| -> PyResult<Option<String>> {
-            let text = before.get(place).map(Bound::cast_into::<PyString>);
-            text.transpose()?.map(|text| text.extract()).transpose()
-        };
-        let policy = before.get(2).map(Bound::cast_into::<Policy>).transpose()?;
-        let executor = before
-            .get(6)
-            .map(Bound::cast_into::<ExecutorCell>)
-            .transpose()?;
-        let order = Order {
-            name: text(0)?.unwrap_or_default(),
-            pool: match before.get(1).map(|pool| pool.extract()).transpose()? {
-                Some(2u8) => Pool::Processes,
-                _ => Pool::Threads,
-            },
-            policy: policy.as_ref(),
-            options: text(3)?,
-            once: text(4)?,
-            disk: before
-                .get(5)
-                .is_some_and(|disk| disk.is_truthy().unwrap_or(false)),
-            executor: executor
-                .map(|executor| executor.get().core().map(Arc::clone))
-                .transpose()?,
-        };
+        let policy = policy(before)?;
+        let order = order(before, policy.as_ref())?;
         durable::submit(&this.get().0, order, arguments).map(Bound::into_any)
     }
 }
 
-/// Adds it to the class.
+struct Draft;
+
+impl CallMethod for Draft {
+    type Class = Journal;
+
+    const NAME: &CStr = c"draft";
+    const DOC: &CStr = c_str!(concat!(
+        "draft($self, name, pool, policy, options, once, disk, executor, fn, /, *args, **kwargs)\n--\n\n",
+        doc!("_Journal.draft")
+    ));
+    const BEFORE: usize = 7;
+    const MISSING: &str = "draft() needs the function to run";
+
+    fn call<'py>(
+        this: &Bound<'py, Journal>,
+        before: &Before<'_, 'py>,
+        arguments: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let policy = policy(before)?;
+        let order = order(before, policy.as_ref())?;
+        let made = durable::draft(&this.get().0, &order, arguments)?;
+        made.into_bound_py_any(this.py())
+    }
+}
+
+fn policy<'py>(before: &Before<'_, 'py>) -> PyResult<Option<Bound<'py, Policy>>> {
+    Ok(before.get(2).map(Bound::cast_into::<Policy>).transpose()?)
+}
+
+/// What `submit` and `draft` get before the function.
+fn order<'a, 'py>(
+    before: &Before<'_, 'py>,
+    policy: Option<&'a Bound<'py, Policy>>,
+) -> PyResult<Order<'a, 'py>> {
+    let text = |place| -> PyResult<Option<String>> {
+        let text = before.get(place).map(Bound::cast_into::<PyString>);
+        text.transpose()?.map(|text| text.extract()).transpose()
+    };
+    let executor = before
+        .get(6)
+        .map(Bound::cast_into::<ExecutorCell>)
+        .transpose()?;
+    Ok(Order {
+        name: text(0)?.unwrap_or_default(),
+        pool: match before.get(1).map(|pool| pool.extract()).transpose()? {
+            Some(2u8) => Pool::Processes,
+            _ => Pool::Threads,
+        },
+        policy,
+        options: text(3)?,
+        once: text(4)?,
+        disk: before
+            .get(5)
+            .is_some_and(|disk| disk.is_truthy().unwrap_or(false)),
+        executor: executor
+            .map(|executor| executor.get().core().map(Arc::clone))
+            .transpose()?,
+    })
+}
+
+/// Adds both to the class.
 pub(crate) fn add(py: Python<'_>) -> PyResult<()> {
-    arguments::add::<Submit>(py)
+    arguments::add::<Submit>(py)?;
+    arguments::add::<Draft>(py)
 }
 
 #[doc = doc!("_journal_check")]

@@ -234,6 +234,11 @@ impl Link {
         py.detach(|| question(journal)).map_err(refusal)
     }
 
+    /// What tells the journal's file from all others.
+    pub(crate) fn identity(&self) -> &str {
+        self.journal.get().map_or("", Journal::identity)
+    }
+
     /// Tells the journal something that it does not wait for.
     pub(crate) fn tell(&self, words: impl FnOnce(&Journal)) {
         if let Some(journal) = self.journal.get() {
@@ -383,23 +388,8 @@ impl Host for Caller {
     }
 
     fn run(&self, tasks: Vec<Claimed>) {
-        let Some(link) = self.0.upgrade() else {
-            return;
-        };
-        let Some(core) = link.core() else {
-            return;
-        };
-        for claimed in tasks {
-            link.count(claimed.pool);
-            let job = Job::Claimed(Box::new((Arc::clone(&link), claimed)));
-            core.uncounted().add();
-            if let Err(SubmitError::Closed(job) | SubmitError::Spawn(job, _)) =
-                core.pool().resubmit(job.into())
-            {
-                let job = Job::from(job);
-                core.took_out(&job);
-                put_job_back(job);
-            }
+        if let Some(link) = self.0.upgrade() {
+            link.run(tasks);
         }
     }
 
@@ -428,6 +418,25 @@ impl Caller {
 const COROUTINES: usize = 100;
 
 impl Link {
+    /// Gives claimed rows to the workers. Returns at once.
+    pub(crate) fn run(self: &Arc<Self>, tasks: Vec<Claimed>) {
+        let Some(core) = self.core() else {
+            return;
+        };
+        for claimed in tasks {
+            self.count(claimed.pool);
+            let job = Job::Claimed(Box::new((Arc::clone(self), claimed)));
+            core.uncounted().add();
+            if let Err(SubmitError::Closed(job) | SubmitError::Spawn(job, _)) =
+                core.pool().resubmit(job.into())
+            {
+                let job = Job::from(job);
+                core.took_out(&job);
+                put_job_back(job);
+            }
+        }
+    }
+
     fn count(&self, pool: Pool) {
         // Relaxed: as in `capacity`.
         self.here().claimed[pool as usize].fetch_add(1, Ordering::Relaxed);

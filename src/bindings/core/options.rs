@@ -41,6 +41,8 @@ pub(crate) struct Policy {
     pub(crate) id: Option<Id>,
     /// The most bytes of what a durable task keeps where there is no journal.
     pub(crate) keeps: Option<usize>,
+    /// Starts when it is released.
+    pub(crate) withheld: bool,
 }
 
 /// None: no limit.
@@ -56,7 +58,7 @@ fn time(seconds: f64) -> Option<SystemTime> {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None))]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None, withheld = false))]
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
@@ -71,6 +73,7 @@ impl Policy {
         eta: Option<f64>,
         id: Option<&str>,
         keeps: Option<usize>,
+        withheld: bool,
     ) -> Self {
         let rate = rate.and_then(|(count, seconds)| {
             let per = duration(seconds)?;
@@ -92,6 +95,7 @@ impl Policy {
             start: countdown.or_else(|| eta.and_then(time).map(Start::At)),
             id: id.map(Id::new),
             keeps,
+            withheld,
         }
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Rules {
     pub(crate) begin: Option<Ticket>,
     /// The latest start.
     pub(crate) expires: Option<Instant>,
+    /// Whether it is held until a release.
+    pub(crate) withheld: bool,
     /// Why its coroutine was cancelled.
     pub(crate) why: Option<Why>,
     /// The tasks that it waits for before it may start.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::Mutex;
-use flask_delay_journal::{Accepted, Change, Claimed, Found, Key, NewTask, Pool, Row, State};
+use flask_delay_journal::{
+    Accepted, Change, Claim, Claimed, Found, Kept, Key, NewTask, Pool, Row, State,
+};
 use pyo3::exceptions::{PyLookupError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
@@ -59,6 +61,13 @@ pub(crate) struct Order<'a, 'py> {
 const FULL: &str = "the journal has as many waiting tasks as the setting JOURNAL_WAITING allows: submit again \
                     later, or set it higher";
 
+/// A task that the journal does not have yet.
+struct Draft<'py> {
+    this: Bound<'py, Task>,
+    core: Arc<Core>,
+    row: NewTask,
+}
+
 /// Accepts a task: when this returns, the journal has it.
 ///
 /// # Errors
@@ -69,12 +78,64 @@ pub(crate) fn submit<'py>(
     order: Order<'_, 'py>,
     arguments: &Arguments<'_, 'py>,
 ) -> PyResult<Bound<'py, Task>> {
+    let py = arguments.function.py();
+    let asked = order.policy.map(Bound::get);
+    let Draft { this, core, row } = make_draft(link, &order, arguments)?;
+    let (name, once) = (order.name, order.once);
+    let call = row.arguments.clone();
+    let text = row.id.clone();
+    let accepted = link
+        .ask(py, |journal| journal.submit(row))
+        .inspect_err(|_| link.remove(&text))?;
+    match accepted {
+        Accepted::Waiting => {
+            tell(&this, &core);
+            Ok(this)
+        }
+        Accepted::Mine(claim) => {
+            durable::claim_here(this.get(), claim);
+            tell(&this, &core);
+            begin(&this, &core, &call);
+            Ok(this)
+        }
+        Accepted::Twin { id, function, by } => {
+            link.remove(&text);
+            if by == Key::Once && function != name {
+                return Err(PyValueError::new_err(format!(
+                    "the option 'once' is {:?}, which belongs to a task of {function:?} already, \
+                     not of {name:?}: give each function keys of its own",
+                    once.unwrap_or_default(),
+                )));
+            }
+            let refuses = asked.and_then(|asked| asked.unique) == Some(Twin::AnError);
+            twin(link, py, &name, &id, refuses.then_some(by))
+        }
+        Accepted::Taken => {
+            link.remove(&text);
+            Err(id_is_taken(&Id::new(&text)))
+        }
+        Accepted::Full => {
+            link.remove(&text);
+            Err(QueueFull::new_err(FULL))
+        }
+    }
+}
+
+/// Makes a task and its row; the journal has neither yet.
+///
+/// # Errors
+///
+/// What the codec refuses, `DuplicateTask`.
+fn make_draft<'py>(
+    link: &Arc<Link>,
+    order: &Order<'_, 'py>,
+    arguments: &Arguments<'_, 'py>,
+) -> PyResult<Draft<'py>> {
     let function = &arguments.function;
-    let py = function.py();
     let is_coroutine = check_function(function, "task")?;
     signature::check(arguments)?;
-    let core = match order.executor {
-        Some(core) => core,
+    let core = match &order.executor {
+        Some(core) => Arc::clone(core),
         None => link.core().ok_or_else(closed)?,
     };
     if core.pool().is_closed() {
@@ -120,11 +181,11 @@ pub(crate) fn submit<'py>(
         });
     let expires = asked.and_then(|asked| asked.expires);
     let row = NewTask {
-        id: text.clone(),
+        id: text,
         function: order.name.clone(),
         pool,
-        arguments: call.clone(),
-        options: order.options,
+        arguments: call,
+        options: order.options.clone(),
         rank: asked.map_or(born, |asked| asked.rank(policy::ready(cell)) / 1_000),
         due: due.filter(|due| *due > born),
         expires: expires.map(|expires| born.saturating_add(micros(expires))),
@@ -132,41 +193,155 @@ pub(crate) fn submit<'py>(
         once: order.once.clone(),
         sync: order.disk,
     };
-    let accepted = link
-        .ask(py, |journal| journal.submit(row))
-        .inspect_err(|_| link.remove(&text))?;
+    Ok(Draft { this, core, row })
+}
+
+/// Makes a task that [`accept`] submits later, and its row as a dict: for an outbox.
+///
+/// # Errors
+///
+/// What the codec refuses, `DuplicateTask`.
+pub(crate) fn draft<'py>(
+    link: &Arc<Link>,
+    order: &Order<'_, 'py>,
+    arguments: &Arguments<'_, 'py>,
+) -> PyResult<(Bound<'py, Task>, Bound<'py, PyDict>)> {
+    let Draft { this, row, .. } = make_draft(link, order, arguments)?;
+    let dict = PyDict::new(this.py());
+    dict.set_item("id", row.id)?;
+    dict.set_item("function", row.function)?;
+    dict.set_item("pool", row.pool as u8)?;
+    dict.set_item("arguments", row.arguments)?;
+    dict.set_item("options", row.options)?;
+    dict.set_item("rank", row.rank)?;
+    dict.set_item("due", row.due)?;
+    dict.set_item("expires", row.expires)?;
+    dict.set_item("unique", row.unique)?;
+    dict.set_item("once", row.once)?;
+    Ok((this, dict))
+}
+
+/// The row that [`draft`] has shown as a dict.
+pub(crate) fn row_of(dict: &Bound<'_, PyDict>) -> PyResult<NewTask> {
+    fn item<'py, T: FromPyObjectOwned<'py>>(dict: &Bound<'py, PyDict>, key: &str) -> PyResult<T> {
+        let value = dict.as_any().get_item(key)?;
+        value.extract().map_err(Into::into)
+    }
+    Ok(NewTask {
+        id: item(dict, "id")?,
+        function: item(dict, "function")?,
+        pool: match item::<u8>(dict, "pool")? {
+            1 => Pool::Loop,
+            2 => Pool::Processes,
+            _ => Pool::Threads,
+        },
+        arguments: item(dict, "arguments")?,
+        options: item(dict, "options")?,
+        rank: item(dict, "rank")?,
+        due: item(dict, "due")?,
+        expires: item(dict, "expires")?,
+        unique: item(dict, "unique")?,
+        once: item(dict, "once")?,
+        sync: true,
+    })
+}
+
+/// The answer to [`accept`].
+pub(crate) enum Answer {
+    /// The journal has the task, or has had it.
+    Known,
+    /// The task with this id has the same key.
+    Twin(String),
+    /// The journal takes no more tasks now.
+    Full,
+}
+
+/// Submits the row of a draft, of whichever process; of two calls the second does nothing. When this
+/// returns, the journal has the task.
+///
+/// # Errors
+///
+/// `JournalUnavailable`.
+pub(crate) fn accept(link: &Arc<Link>, py: Python<'_>, row: NewTask) -> PyResult<Answer> {
+    let own = link.find(py, &row.id);
+    let mut claimed = Claimed {
+        claim: Claim {
+            task: 0,
+            epoch: 0,
+            attempt: 0,
+        },
+        id: row.id.clone(),
+        function: row.function.clone(),
+        pool: row.pool,
+        arguments: row.arguments.clone(),
+        options: row.options.clone(),
+        submitted_at: micros_since(now()),
+        began: None,
+        kept: Kept::default(),
+    };
+    let accepted = link.ask(py, |journal| journal.carry(row))?;
+    let tell = || {
+        if let Some(this) = &own
+            && let Some(core) = this.get().core()
+        {
+            tell(this, core);
+        }
+    };
     match accepted {
-        Accepted::Waiting => {
-            tell(&this, &core);
-            Ok(this)
-        }
+        Accepted::Waiting => tell(),
         Accepted::Mine(claim) => {
-            durable::claim_here(cell, claim);
-            tell(&this, &core);
-            begin(&this, &core, &call);
-            Ok(this)
-        }
-        Accepted::Twin { id, function, by } => {
-            link.remove(&text);
-            if by == Key::Once && function != order.name {
-                return Err(PyValueError::new_err(format!(
-                    "the option 'once' is {:?}, which belongs to a task of {function:?} already, \
-                     not of {:?}: give each function keys of its own",
-                    order.once.unwrap_or_default(),
-                    order.name
-                )));
-            }
-            let refuses = asked.and_then(|asked| asked.unique) == Some(Twin::AnError);
-            twin(link, py, &order.name, &id, refuses.then_some(by))
+            tell();
+            claimed.claim = claim;
+            // As any claimed row: a worker finds this process's future of it, or makes one.
+            link.run(vec![claimed]);
         }
         Accepted::Taken => {
-            link.remove(&text);
-            Err(id_is_taken(&id))
+            if let Some(this) = own.filter(|this| !this.get().phase().is_done()) {
+                attach(link, &this, &claimed.id)?;
+            }
         }
-        Accepted::Full => {
-            link.remove(&text);
-            Err(QueueFull::new_err(FULL))
+        Accepted::Twin { id, .. } => {
+            link.remove(&claimed.id);
+            if let Some(this) = own {
+                // It ends as that one does, which is counted already.
+                this.get().mark_ended_elsewhere();
+            }
+            return Ok(Answer::Twin(id));
         }
+        Accepted::Full => return Ok(Answer::Full),
+    }
+    Ok(Answer::Known)
+}
+
+/// Ties a draft of this process to its row, which another one has submitted.
+fn attach(link: &Arc<Link>, this: &Bound<'_, Task>, id: &str) -> PyResult<()> {
+    match link.ask(this.py(), |journal| journal.watch(id))? {
+        Found::Row(row) => show(link, this, *row),
+        // Not unknown: the journal has just found it.
+        Found::Gone | Found::Unknown => {
+            link.remove(id);
+            let error = ResultNotKept::new_err(
+                "the task has ended in another process, and the journal has forgotten it since",
+            );
+            this.get().mark_ended_elsewhere();
+            end_draft(this, End::Raised(into_exception(this.py(), error)));
+        }
+    }
+    Ok(())
+}
+
+/// Cancels a draft that was not submitted, and never will be.
+pub(crate) fn withdraw(link: &Arc<Link>, this: &Bound<'_, Task>) {
+    link.remove(&this.get().quiet_id().to_string());
+    this.get().forget_id(this);
+    end_draft(this, End::Cancelled);
+}
+
+fn end_draft(this: &Bound<'_, Task>, end: End<'_>) {
+    // From here on, no other thread starts or cancels it.
+    if this.get().claim_start() {
+        completion::discard_call(this);
+        completion::finish_detached(this, end, None);
     }
 }
 
@@ -201,6 +376,11 @@ fn twin<'py>(
     Err(DuplicateTask::new_err(format!(
         "there is a task of {name:?} with {why}: {id}"
     )))
+}
+
+/// Nanoseconds since 1970 in microseconds.
+fn micros_since(nanos: u64) -> i64 {
+    (nanos / 1_000).cast_signed()
 }
 
 fn micros(time: Duration) -> i64 {

@@ -11,10 +11,12 @@ use crate::bindings::core::async_check::check_function;
 use crate::bindings::core::call::Call;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
 use crate::bindings::core::options::Policy;
+use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::signature;
 use crate::bindings::core::task::{Task, new_future};
 use crate::bindings::core::task_name::inner_of;
+use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::broken;
 use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::clock::now;
@@ -130,6 +132,9 @@ fn submit_ruled<'py>(
             _ => Entry::Worker,
         };
         announce(&future, core)?;
+        if policy.is_some_and(|policy| policy.get().withheld) {
+            return dispatch::withhold(&future, core).map(|()| future.clone());
+        }
         match core.mode {
             Mode::Threads => dispatch::take(&future, core, entry).map(|()| future.clone()),
             Mode::Immediate | Mode::Manual => inline::take(future.clone(), core),
@@ -139,6 +144,35 @@ fn submit_ruled<'py>(
         withdraw(&future);
     }
     submitted
+}
+
+/// Lets a withheld task start or, if it is not `wanted`, cancels it and forgets its id. Of two calls
+/// the second does nothing.
+pub(crate) fn release(this: &Bound<'_, Task>, wanted: bool) -> PyResult<()> {
+    let cell = this.get();
+    let was = policy::with(cell, |rules| std::mem::take(&mut rules.withheld));
+    let Some(core) = cell.core().filter(|_| was == Some(true)) else {
+        return Ok(());
+    };
+    if !wanted {
+        cell.forget_id(this);
+        completion::cancel(this);
+        return Ok(());
+    }
+    if cell.phase() != Phase::Pending {
+        return Ok(());
+    }
+    match core.mode {
+        Mode::Threads => {
+            dispatch::ring(this);
+            Ok(())
+        }
+        Mode::Immediate | Mode::Manual => {
+            let taken = inline::take(this.clone(), core).map(drop);
+            core.held().remove(this);
+            taken
+        }
+    }
 }
 
 /// Refuses arguments that would not outlive the request.

@@ -283,15 +283,18 @@ fn next_look(this: &Task) -> Option<Instant> {
 }
 
 /// Whether a held task cannot start before `deadline`, by its own start time or that of its next
-/// attempt.
+/// attempt. One that is withheld does not start in a process that ends.
 pub(crate) fn starts_after(this: &Task, deadline: Instant) -> bool {
     let times = policy::with(this, |rules| {
         let again = rules.alarm.filter(|_| rules.attempts > 0);
-        (rules.from, rules.start, again)
+        (rules.from, rules.start, again, rules.withheld)
     });
-    let Some((from, start, again)) = times else {
+    let Some((from, start, again, withheld)) = times else {
         return false;
     };
+    if withheld {
+        return true;
+    }
     if let Some(again) = again {
         return again.at() > deadline;
     }
@@ -320,6 +323,20 @@ fn hold_until(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<bool> {
     }
     look_at(this, at).inspect_err(|_| core.held().remove(this))?;
     Ok(true)
+}
+
+/// Holds a submitted task until it is released.
+pub(crate) fn withhold(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
+    core.held().add(this, core.pool().hold());
+    // After `add`: as in `hold_until`.
+    if core.pool().is_closed() {
+        core.held().remove(this);
+        return Err(closed());
+    }
+    if core.mode == Mode::Threads {
+        set_expiry(this).inspect_err(|_| core.held().remove(this))?;
+    }
+    Ok(())
 }
 
 fn look_at(this: &Bound<'_, Task>, at: Instant) -> PyResult<()> {

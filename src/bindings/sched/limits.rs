@@ -49,6 +49,7 @@ pub(crate) fn give<'py>(
             .expires
             .and_then(|time| Instant::now().checked_add(time));
         rules.start = asked.start;
+        rules.withheld = asked.withheld;
         rules.from = asked.start.and_then(|start| start.from(this.get().born()));
     });
     if let Some(id) = &asked.id

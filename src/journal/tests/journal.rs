@@ -556,3 +556,68 @@ fn the_file_of_something_else_is_refused() {
         .unwrap();
     assert_eq!(error.kind, flask_delay_journal::ErrorKind::Corrupt);
 }
+
+#[test]
+fn a_task_of_an_outbox_comes_once_whatever_the_first_answer_was() {
+    let folder = Folder::new();
+    let (journal, _) = claiming(&folder, 4);
+    let first = NewTask {
+        unique: Some("a".to_owned()),
+        ..task()
+    };
+    let claim = mine(journal.carry(first.clone()).unwrap());
+    // Its own key does not make it a twin of itself.
+    assert_eq!(journal.carry(first.clone()).unwrap(), Accepted::Taken);
+    let second = NewTask {
+        id: id(),
+        ..first.clone()
+    };
+    let twin = Accepted::Twin {
+        id: first.id.clone(),
+        function: "send".to_owned(),
+        by: Key::Unique,
+    };
+    assert_eq!(journal.carry(second.clone()).unwrap(), twin);
+    journal.change(claim, Change::End(finished())).unwrap();
+    // The key is free, but it was excluded before.
+    assert_eq!(journal.carry(second.clone()).unwrap(), Accepted::Taken);
+    assert_eq!(journal.get(&second.id).unwrap(), Found::Gone);
+    assert_eq!(journal.carry(first).unwrap(), Accepted::Taken);
+    journal.close();
+}
+
+#[test]
+fn a_journal_has_an_identity_that_stays() {
+    let folder = Folder::new();
+    let (journal, _) = watching(&folder);
+    let identity = journal.identity().to_owned();
+    assert_eq!(identity.len(), 32);
+    journal.close();
+    let (again, _) = watching(&folder);
+    assert_eq!(again.identity(), identity);
+    again.close();
+    let other = Folder::new();
+    let (other, _) = watching(&other);
+    assert_ne!(other.identity(), identity);
+    other.close();
+}
+
+#[test]
+fn a_journal_of_code_without_identities_gets_one() {
+    let folder = Folder::new();
+    let (journal, _) = watching(&folder);
+    let kept = task();
+    journal.submit(kept.clone()).unwrap();
+    journal.close();
+    let connection = rusqlite::Connection::open(folder.database()).unwrap();
+    let sql = "DELETE FROM meta WHERE key = 'identity'";
+    assert_eq!(connection.execute(sql, []).unwrap(), 1);
+    drop(connection);
+    let (first, _) = watching(&folder);
+    let (second, _) = watching(&folder);
+    assert_eq!(first.identity().len(), 32);
+    assert_eq!(second.identity(), first.identity());
+    assert_eq!(row(&first, &kept.id).state, State::Ready);
+    first.close();
+    second.close();
+}

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use app::{Running, done};
-use flask_delay_journal::{NewTask, Settings, SyncLevel};
+use flask_delay_journal::{Accepted, Error, NewTask, Settings, SyncLevel};
 use rusqlite::Connection;
 use support::{Folder, Random, integrity, say, settings, task};
 use system::{Deed, Kind, note, record, recorded};
@@ -24,8 +24,11 @@ use system::{Deed, Kind, note, record, recorded};
 static ONE: Mutex<()> = Mutex::new(());
 const SECTOR: usize = 512;
 
+/// How a task is submitted.
+type Submit = fn(&Running, NewTask) -> Result<Accepted, Error>;
+
 /// What two journals do in that time, with four threads that submit.
-fn deeds(sync: SyncLevel, time: Duration) -> Vec<Deed> {
+fn deeds(sync: SyncLevel, submit: Submit, time: Duration) -> Vec<Deed> {
     let folder = Folder::new();
     let start = || {
         let settings = Settings {
@@ -60,7 +63,7 @@ fn deeds(sync: SyncLevel, time: Duration) -> Vec<Deed> {
                             ..task()
                         };
                         let id = task.id.clone();
-                        running.submit(task).unwrap();
+                        submit(running, task).unwrap();
                         note(Deed::Told(id));
                     }
                 });
@@ -195,7 +198,7 @@ fn without_syncs(deeds: &[Deed]) -> Vec<Deed> {
 
 fn check(time: Duration, cuts: usize) {
     let _one = ONE.lock();
-    let all = deeds(SyncLevel::Commit, time);
+    let all = deeds(SyncLevel::Commit, Running::submit, time);
     let checkpoints = all
         .iter()
         .filter(|deed| matches!(deed, Deed::SyncEnds(Kind::Database, _)))
@@ -209,7 +212,7 @@ fn check(time: Duration, cuts: usize) {
     assert!(checkpoints > 1, "too few to tell: {checkpoints}");
 
     // The controls: the same must be found out where less is done for safety.
-    let later = deeds(SyncLevel::Second, time);
+    let later = deeds(SyncLevel::Second, Running::submit, time);
     let found = cut_often(&later, cuts, 2);
     say(&format!("answered before the sync: {found:?}"));
     assert_eq!(found.damaged, 0, "{found:?}");
@@ -228,4 +231,16 @@ fn what_was_answered_for_survives_some_power_cuts() {
 #[ignore = "takes minutes: make faults"]
 fn what_was_answered_for_survives_power_cuts() {
     check(Duration::from_secs(5), 500);
+}
+
+#[test]
+fn what_an_outbox_may_forget_survives_power_cuts_at_every_level() {
+    let _one = ONE.lock();
+    for (sync, seed) in [(SyncLevel::Second, 4), (SyncLevel::Never, 5)] {
+        let all = deeds(sync, Running::carry, Duration::from_millis(500));
+        let found = cut_often(&all, 20, seed);
+        say(&format!("carried over, at {sync:?}: {found:?}"));
+        assert_eq!((found.damaged, found.losses), (0, 0), "{found:?}");
+        assert!(found.looks > 0);
+    }
 }

@@ -94,10 +94,19 @@ impl Running {
     /// Submits a task, and runs it if it is to be run here at once.
     pub(crate) fn submit(&self, task: NewTask) -> Result<Accepted, Error> {
         let accepted = self.journal().submit(task.clone())?;
+        Ok(self.begun(accepted, task))
+    }
+
+    pub(crate) fn carry(&self, task: NewTask) -> Result<Accepted, Error> {
+        let accepted = self.journal().carry(task.clone())?;
+        Ok(self.begun(accepted, task))
+    }
+
+    fn begun(&self, accepted: Accepted, task: NewTask) -> Accepted {
         if let Accepted::Mine(claim) = &accepted {
             self.0.push(*claim, task);
         }
-        Ok(accepted)
+        accepted
     }
 }
 
