@@ -951,13 +951,13 @@ class _Journal:
         Arguments and errors are as for `submit`, but for those of keys and of the journal.
         """
 
-    def accept(self, row: dict[str, Any]) -> bool | str:
-        """Accept the row of a draft, of whichever process: it is in the journal when this returns.
+    def accept(self, rows: list[dict[str, Any]]) -> list[bool | str | Exception]:
+        """Accept rows of drafts, of whichever process: the tasks are on the disk when this returns.
 
-        Of several calls with one row, the first one counts. The future of the draft, if it is of
-        this process, becomes that of the task. Returns False if the journal has too many tasks, and
-        the id of another task if that excludes this one by its key. Raises JournalUnavailable;
-        KeyError, TypeError and OverflowError for what is no row.
+        Of several calls with one row, the first one counts. The future of a draft, if it is of
+        this process, becomes that of the task. For each row there is True; False if the journal has
+        too many tasks; the id of another task if that excludes this one by its key; or the
+        JournalUnavailable for it. Raises KeyError, TypeError and OverflowError for what is no row.
         """
     def withdraw(self, future: Future[Any]) -> None:
         """Cancel the future of a draft that was not accepted, and never will be."""

@@ -3,9 +3,10 @@
 Imported where a task is tied to a session, so that an app without SQLAlchemy need not have it.
 """
 
+import contextlib
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from sqlalchemy import event
@@ -18,14 +19,17 @@ from flask_delay.logs import log as _log
 Submit = Callable[..., Future[Any]]
 
 
-class Tied(Protocol):
-    """What is done at the end of a transaction."""
+class Party(Protocol):
+    """What is told of the ends of transactions, and of the items that were tied to each."""
 
-    def committed(self) -> None:
+    def committed(self, items: list[Any]) -> None:
         """Called after the commit."""
 
-    def dropped(self, *, is_certain: bool) -> None:
+    def dropped(self, items: list[Any], *, is_certain: bool) -> None:
         """Called if there was no commit; it may have happened all the same unless `is_certain`."""
+
+
+_Tied = list[tuple[Party, Any]]
 
 
 class _Ledger:
@@ -33,7 +37,7 @@ class _Ledger:
 
     def __init__(self) -> None:
         # By the ids of transactions, which would keep the session alive.
-        self.tied: dict[int, list[Tied]] = {}
+        self.tied: dict[int, _Tied] = {}
         self.committed: set[int] = set()
         # The commits that have begun and have not ended.
         self.commits = 0
@@ -78,8 +82,8 @@ def begun(session: Session) -> SessionTransaction:
     return found
 
 
-def tie(session: Session, tied: Tied) -> None:
-    """Call a method of `tied` when the current transaction of the session has ended.
+def tie(session: Session, party: Party, item: Any) -> None:
+    """Tell `party` of the item when the current transaction of the session has ended.
 
     A savepoint's commit is that of the transaction around it.
     """
@@ -87,31 +91,35 @@ def tie(session: Session, tied: Tied) -> None:
     if ledger is None:
         ledger = session.info[_Ledger] = _Ledger()
         weakref.finalize(session, ledger.abandon).atexit = False
-    ledger.tied.setdefault(id(begun(session)), []).append(tied)
+    ledger.tied.setdefault(id(begun(session)), []).append((party, item))
 
 
 class _Withheld:
-    """A plain task that starts after a commit."""
+    """Plain tasks that start after a commit; the items are their futures."""
 
-    def __init__(self, future: Future[Any]) -> None:
-        self._future = future
+    def committed(self, items: list[Future[Any]]) -> None:
+        for future in items:
+            _release(future, wanted=True)
 
-    def committed(self) -> None:
-        self._end(wanted=True)
+    def dropped(self, items: list[Future[Any]], *, is_certain: bool) -> None:
+        for future in items:
+            if not is_certain:
+                _log.warning(
+                    "task %s (%s) was dropped: the commit that it was to follow has failed",
+                    future.name,
+                    future.id,
+                )
+            _release(future, wanted=False)
 
-    def dropped(self, *, is_certain: bool) -> None:
-        if not is_certain:
-            _log.warning(
-                "task %s (%s) was dropped: the commit that it was to follow has failed",
-                self._future.name,
-                self._future.id,
-            )
-        self._end(wanted=False)
 
-    def _end(self, *, wanted: bool) -> None:
-        # The transaction of a parent process ends there.
-        if not self._future._is_foreign():
-            self._future._release(wanted)  # noqa: SLF001
+_withheld = _Withheld()
+
+
+def _release(future: Future[Any], *, wanted: bool) -> None:
+    # The transaction of a parent process ends there.
+    if not future._is_foreign():
+        with _logged():
+            future._release(wanted)  # noqa: SLF001
 
 
 def releasing(given: Any, submit: Submit) -> Submit:
@@ -126,7 +134,7 @@ def _submit_withheld(
     # Before the submit: nothing is to be taken back if this fails.
     begun(session)
     future = submit(fn, *args, **kwargs)
-    tie(session, _Withheld(future))
+    tie(session, _withheld, future)
     return future
 
 
@@ -139,16 +147,25 @@ def _current(session: Session) -> SessionTransaction | None:
     return session.get_nested_transaction() or session.get_transaction()
 
 
-def _end(tied: list[Tied], *, is_committed: bool, is_certain: bool = True) -> None:
-    for it in tied:
-        try:
+def _end(tied: _Tied, *, is_committed: bool, is_certain: bool = True) -> None:
+    items: dict[Party, list[Any]] = {}
+    for party, item in tied:
+        items.setdefault(party, []).append(item)
+    for party, its in items.items():
+        with _logged():
             if is_committed:
-                it.committed()
+                party.committed(its)
             else:
-                it.dropped(is_certain=is_certain)
-        except Exception:
-            # The commit has succeeded, so it must not raise.
-            _log.exception("a task could not be told of the end of its transaction")
+                party.dropped(its, is_certain=is_certain)
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        # The commit has succeeded, so it must not raise.
+        _log.exception("a task could not be told of the end of its transaction")
 
 
 # --- SQLAlchemy's events, for all sessions. First, as handlers of others may raise. ------

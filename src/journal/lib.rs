@@ -46,7 +46,7 @@ use flask_delay_engine::LazyPerProcess;
 use log::Level;
 use rusqlite::Connection;
 
-use answer::Answer;
+use answer::{Answer, Ticket};
 pub use api::{
     Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, ErrorKind, Found, Host, Kept, Key,
     NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
@@ -230,35 +230,20 @@ impl Journal {
         make: impl FnOnce(Answer<T>) -> Operation,
     ) -> Result<T, Error> {
         let part = self.part()?;
+        Self::start_asking(&part, make)?.wait(&part, may_withdraw)
+    }
+
+    fn start_asking<T>(
+        part: &Arc<Part>,
+        make: impl FnOnce(Answer<T>) -> Operation,
+    ) -> Result<Asked<T>, Error> {
         let (answer, ticket) = Answer::ticket();
-        let number = Self::send(&part, make(answer))?;
-        let began = Instant::now();
-        let limit = part.core.settings.timeout;
-        let mut is_told = false;
-        loop {
-            let spent = began.elapsed();
-            let next = match (is_told, may_withdraw) {
-                (false, true) => limit.min(turnstile::PATIENCE),
-                (false, false) => turnstile::PATIENCE,
-                (true, true) => limit,
-                (true, false) => return ticket.wait(),
-            };
-            if let Some(answer) = ticket.wait_for(next.saturating_sub(spent)) {
-                return answer;
-            }
-            let spent = began.elapsed();
-            if !is_told && spent >= turnstile::PATIENCE {
-                is_told = true;
-                Self::tell_of_holder(&part);
-            }
-            if may_withdraw && spent >= limit {
-                if part.queue.withdraw(number).is_some() {
-                    return Err(Self::late(&part));
-                }
-                // It is taken, and will be answered.
-                return ticket.wait();
-            }
-        }
+        let number = Self::send(part, make(answer))?;
+        Ok(Asked {
+            number,
+            ticket,
+            began: Instant::now(),
+        })
     }
 
     fn late(part: &Part) -> Error {
@@ -359,18 +344,31 @@ impl Journal {
         })
     }
 
-    /// Submits a task that is in another database as well, which may bring it several times: only
-    /// the first call does something, also if the answer to that was a twin. The answer is on the disk
-    /// when this returns, whatever the level, so the other database may forget the task.
+    /// Submits tasks that are in another database as well, which may bring each several times: only
+    /// the first call does something, also if the answer to that was a twin. The answers are on the
+    /// disk when this returns, whatever the level, so the other database may forget the tasks.
     ///
-    /// # Errors
-    ///
-    /// As for `submit`.
-    pub fn carry(&self, task: NewTask) -> Result<Accepted, Error> {
-        let task = Box::new(NewTask { sync: true, ..task });
-        self.ask(true, |answer| {
-            Operation::Submit(task, Origin::Outbox, answer)
-        })
+    /// The results are in the order of the tasks; errors are as for `submit`.
+    #[must_use]
+    pub fn carry(&self, tasks: Vec<NewTask>) -> Vec<Result<Accepted, Error>> {
+        let part = match self.part() {
+            Ok(part) => part,
+            Err(error) => return tasks.iter().map(|_| Err(error.clone())).collect(),
+        };
+        // All before the first wait: they are one group, and none waits for another one's timeout.
+        let asked: Vec<_> = tasks
+            .into_iter()
+            .map(|task| {
+                let task = Box::new(NewTask { sync: true, ..task });
+                Self::start_asking(&part, |answer| {
+                    Operation::Submit(task, Origin::Outbox, answer)
+                })
+            })
+            .collect();
+        asked
+            .into_iter()
+            .map(|asked| asked?.wait(&part, true))
+            .collect()
     }
 
     /// Changes a task that this process runs; returns when that is committed.
@@ -556,6 +554,49 @@ impl Journal {
             _ = self.ask(true, Operation::Close);
         } else {
             drop(part.queue.close());
+        }
+    }
+}
+
+/// An operation that was sent, and waits for its answer.
+struct Asked<T> {
+    number: u64,
+    ticket: Arc<Ticket<Result<T, Error>>>,
+    began: Instant,
+}
+
+impl<T> Asked<T> {
+    fn wait(self, part: &Arc<Part>, may_withdraw: bool) -> Result<T, Error> {
+        let Self {
+            number,
+            ticket,
+            began,
+        } = self;
+        let limit = part.core.settings.timeout;
+        let mut is_told = false;
+        loop {
+            let spent = began.elapsed();
+            let next = match (is_told, may_withdraw) {
+                (false, true) => limit.min(turnstile::PATIENCE),
+                (false, false) => turnstile::PATIENCE,
+                (true, true) => limit,
+                (true, false) => return ticket.wait(),
+            };
+            if let Some(answer) = ticket.wait_for(next.saturating_sub(spent)) {
+                return answer;
+            }
+            let spent = began.elapsed();
+            if !is_told && spent >= turnstile::PATIENCE {
+                is_told = true;
+                Journal::tell_of_holder(part);
+            }
+            if may_withdraw && spent >= limit {
+                if part.queue.withdraw(number).is_some() {
+                    return Err(Journal::late(part));
+                }
+                // It is taken, and will be answered.
+                return ticket.wait();
+            }
         }
     }
 }

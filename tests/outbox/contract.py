@@ -1,5 +1,6 @@
 """What a task promises that is submitted with a transaction, whatever the database."""
 
+import fcntl
 import gc
 import json
 import time
@@ -346,6 +347,25 @@ class Contract:
         assert future.result(DEADLINE) == 1
         until(lambda: rows() == [])
 
+    def test_tasks_of_one_commit_wait_together(self, make_app, tmp_path, caplog):
+        """One after the other, they would hold the commit for as many timeouts."""
+        app = make_app(DELAY_JOURNAL_TIMEOUT=0.5)
+        with app.app_context(), (tmp_path / "journal/turnstile").open() as turnstile:
+            submit(0)
+            db.session.commit()
+            futures = [submit(number) for number in range(1, 21)]
+            fcntl.flock(turnstile, fcntl.LOCK_EX)
+            began = time.monotonic()
+            db.session.commit()
+            assert time.monotonic() - began < 20 * 0.5
+            assert "not accepted within 0.5 s" in caplog.text
+            assert len(rows()) >= 20
+            fcntl.flock(turnstile, fcntl.LOCK_UN)
+            found = store(app)._outbox()
+            found._hand.submit(found._sweep).result(DEADLINE)
+            assert [future.result(DEADLINE) for future in futures] == list(range(1, 21))
+        assert sorted(ran) == list(range(21))
+
     def test_a_full_journal(self, make_app):
         app = make_app(DELAY_JOURNAL_WAITING=1, DELAY_MAX_WORKERS=1)
         with app.app_context():
@@ -420,13 +440,13 @@ class Contract:
         for happened in (True, False):
             future = submit(int(happened))
             ledger = next(iter(db.session().info.values()))
-            [[pending]] = ledger.tied.values()
+            [[(party, pending)]] = ledger.tied.values()
             ledger.tied.clear()
             if happened:
                 db.session.commit()
             else:
                 db.session.rollback()
-            pending.dropped(is_certain=False)
+            party.dropped([pending], is_certain=False)
             if happened:
                 assert future.result(DEADLINE) == 1
             else:

@@ -33,7 +33,7 @@ from flask_delay.journal import outbox
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
 # Of one transaction; and the chance of a process to die at each moment that matters.
-MOST, DEATH = 4, 0.03
+MOST, DEATH = 4, 0.06
 # The rows of many tasks are deleted at once.
 RARE_DEATH = 0.2
 # Seconds between two looks at the processes; and the chance of one to be killed at a look.
@@ -76,11 +76,11 @@ class Life:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def die_where_it_matters(self) -> None:
-        accept, delete, ended = outbox.Outbox._accept, outbox._delete, outbox.Outbox.ended
+        accept, delete, begin = outbox.Outbox._accept, outbox._delete, outbox.Outbox.committed
 
         def may_end_then_begin(*args):
             self.may_end("after-the-commit")
-            ended(*args)
+            begin(*args)
 
         def may_end_then_accept(*args):
             self.may_end("before-the-journal")
@@ -93,7 +93,7 @@ class Life:
             delete(*args)
 
         for owner, name, replaced in (
-            (outbox.Outbox, "ended", may_end_then_begin),
+            (outbox.Outbox, "committed", may_end_then_begin),
             (outbox.Outbox, "_accept", may_end_then_accept),
             (outbox, "_delete", may_end_then_delete),
         ):

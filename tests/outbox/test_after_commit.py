@@ -198,10 +198,10 @@ def test_a_task_that_cannot_be_told(app, monkeypatch, caplog):
     from flask_delay import transactions
 
     class Broken:
-        def committed(self):
+        def committed(self, _items):
             raise LookupError
 
-    transactions.tie(db.session(), Broken())
+    transactions.tie(db.session(), Broken(), None)
     future = submit(ship, 1)
     db.session.commit()
     assert future.result(DEADLINE) == 1

@@ -40,6 +40,7 @@ from flask_delay._native import (
     DuplicateTask,
     Executor,
     Future,
+    QueueFull,
     _Journal,
     _Rhythm,
     _service_executor,
@@ -56,6 +57,9 @@ _EVERY = 30
 _UNSURE = 10.0
 # How many rows are read or deleted at once.
 _MANY = 500
+
+# What the native module raises for something else than a row.
+_UNREADABLE = (KeyError, TypeError, OverflowError)
 
 tables: weakref.WeakSet[Table] = weakref.WeakSet()
 """What `make_table` has made."""
@@ -87,32 +91,20 @@ class _Submitted:
 
     def __init__(
         self,
-        outbox: "Outbox",
         place: tuple[Engine, Table],
         future: Future[Any],
         row: dict[str, Any],
         *,
         refuses_twin: bool,
     ) -> None:
-        self._outbox = outbox
         self.engine, self.table = place
         self.future = future
         self.row = row
+        self.id: str = row["id"]
         self.refuses_twin = refuses_twin
         self.is_committed = False
         # When the row was first looked for and not found.
         self.missed: float | None = None
-
-    def committed(self) -> None:
-        self.is_committed = True
-        self._outbox.ended(self)
-
-    def dropped(self, *, is_certain: bool) -> None:
-        if not self.future._is_foreign():
-            if is_certain:
-                self._outbox.withdraw(self)
-            else:
-                self._outbox.ended(self)
 
 
 class Outbox:
@@ -197,8 +189,8 @@ class Outbox:
         values = {"id": row["id"], "journal": self._mark(), "body": body}
         connection.execute(table.insert(), [values])
         self._own[row["id"]] = future
-        submitted = _Submitted(self, (engine, table), future, row, refuses_twin=refuses_twin)
-        transactions.tie(session, submitted)
+        submitted = _Submitted((engine, table), future, row, refuses_twin=refuses_twin)
+        transactions.tie(session, self, submitted)
 
     def _place_of(self, session: Session) -> tuple[Engine, Table]:
         found: dict[Engine | Connection, Table] = {}
@@ -241,67 +233,89 @@ class Outbox:
 
     # --- Ends of transactions ---------------------------------------------------------
 
-    def withdraw(self, it: _Submitted) -> None:
-        """Cancel a task whose transaction was rolled back."""
-        self._own.pop(it.row["id"], None)
+    def committed(self, items: list[_Submitted]) -> None:
+        """Carry tasks over whose transaction was committed."""
+        items = _local(items)
+        for it in items:
+            it.is_committed = True
+        self._settle(items)
+        self._sweep_soon()
+
+    def dropped(self, items: list[_Submitted], *, is_certain: bool) -> None:
+        """Cancel tasks whose transaction was rolled back, or ask the database whether it was."""
+        for it in _local(items):
+            if is_certain:
+                self._withdraw(it)
+            else:
+                self._unsettled[it.id] = it
+        if not is_certain:
+            self._sweep_soon()
+
+    def _withdraw(self, it: _Submitted) -> None:
+        self._own.pop(it.id, None)
         self._journal().withdraw(it.future)
 
-    def ended(self, it: _Submitted) -> None:
-        """Carry a task over whose transaction was committed, or may have been."""
-        # In a forked process, the rows are for its parent, or for a look.
-        if it.future._is_foreign():
-            return
-        if it.is_committed:
-            self._settle(it)
-        else:
-            self._unsettled[it.row["id"]] = it
+    def _sweep_soon(self) -> None:
         with contextlib.suppress(RuntimeError):
-            # The executor is shut down: a look of another process finds the row.
+            # The executor is shut down: a look of another process finds the rows.
             self._hand.submit(self._sweep)
 
-    def _settle(self, it: _Submitted) -> None:
-        """Carry one of this process's tasks over, or learn that there is nothing to carry.
+    def _settle(self, items: Sequence[_Submitted]) -> None:
+        """Carry tasks of this process over, or learn that there is nothing to carry.
 
-        The caller alone has it: it is in `_unsettled` before and after.
+        The caller alone has them: those that are left are in `_unsettled` afterwards.
         """
+        committed = []
+        for it in items:
+            with self._keeping(it):
+                if it.is_committed or self._is_decided(it):
+                    if it.is_committed:
+                        committed.append(it)
+                    else:
+                        self._withdraw(it)
+                else:
+                    self._unsettled[it.id] = it
+        for it, answer in zip(committed, self._accept([it.row for it in committed]), strict=True):
+            with self._keeping(it):
+                if isinstance(answer, Exception):
+                    raise answer
+                if answer is False:
+                    self._unsettled[it.id] = it
+                    continue
+                if isinstance(answer, str):
+                    self._follow(it, answer)
+                self._carried.append((it.engine, it.table, it.id))
+                self._own.pop(it.id, None)
+
+    @contextlib.contextmanager
+    def _keeping(self, it: _Submitted) -> Iterator[None]:
+        """Keep a task for the next sweep if there is an error; its row stays meanwhile."""
         try:
-            is_settled = self._settled(it)
+            yield
         except Exception as error:
-            # The row stays, so nothing is lost.
-            is_settled = False
+            self._unsettled[it.id] = it
             self._warn(it.engine, error)
-        if not is_settled:
-            self._unsettled[it.row["id"]] = it
 
-    def _settled(self, it: _Submitted) -> bool:
-        if not it.is_committed and not self._was_committed(it):
-            now = time.monotonic()
-            it.missed = it.missed or now
-            if now - it.missed < _UNSURE:
-                return False
-            self.withdraw(it)
-            return True
-        if not self._accept(it.row, it):
-            return False
-        self._carried.append((it.engine, it.table, it.row["id"]))
-        self._own.pop(it.row["id"], None)
-        return True
-
-    def _was_committed(self, it: _Submitted) -> bool:
+    def _is_decided(self, it: _Submitted) -> bool:
+        """Ask the database whether it has committed a task; False if it may still do so."""
         with it.engine.connect() as connection:
-            found = connection.execute(
-                select(it.table.c.id).where(it.table.c.id == it.row["id"])
-            ).first()
-        return found is not None or self._journal().view(it.row["id"]) is not None
+            found = connection.execute(select(it.table.c.id).where(it.table.c.id == it.id)).first()
+        it.is_committed = found is not None or self._journal().view(it.id) is not None
+        now = time.monotonic()
+        it.missed = it.missed or now
+        return it.is_committed or now - it.missed >= _UNSURE
 
-    def _accept(self, row: dict[str, Any], it: _Submitted | None) -> bool:
-        """Have the journal accept a task; False if it takes no more tasks now."""
-        answer = self._journal().accept(row)
-        if answer is False:
-            return False
-        if isinstance(answer, str) and it is not None:
-            self._follow(it, answer)
-        return True
+    def _accept(self, rows: list[dict[str, Any]]) -> Sequence[bool | str | Exception]:
+        """Have the journal accept tasks; its answers, or what keeps it from answering."""
+        if not rows:
+            return []
+        try:
+            return self._journal().accept(rows)
+        except _UNREADABLE as error:
+            # None of them was accepted. Each by itself, to find out which is no row.
+            return [error] if len(rows) == 1 else [self._accept([row])[0] for row in rows]
+        except Exception as error:
+            return [error] * len(rows)
 
     def _follow(self, it: _Submitted, id: str) -> None:
         """End the future of a task as the task that excludes it by its key."""
@@ -363,11 +377,9 @@ class Outbox:
 
     def _sweep(self) -> None:
         """Settle the tasks of this process, and delete the rows of those that are carried over."""
-        for id in list(self._unsettled):
-            it = self._unsettled.pop(id, None)
-            # In a forked process, those are its parent's.
-            if it is not None and not it.future._is_foreign():
-                self._settle(it)
+        found = [self._unsettled.pop(id, None) for id in list(self._unsettled)]
+        # In a forked process, those are its parent's.
+        self._settle(_local([it for it in found if it is not None]))
         rows: dict[tuple[Engine, Table], list[str]] = {}
         while self._carried:
             engine, table, id = self._carried.popleft()
@@ -395,22 +407,41 @@ class Outbox:
                 rows = connection.execute(
                     wanted.where(table.c.journal == mark, table.c.id > last)
                 ).all()
-            carried = [id for id, body in rows if self._carry(id, body)]
-            _delete(engine, table, carried)
+            done, trouble = self._carry({row.id: row.body for row in rows})
+            _delete(engine, table, done)
+            if trouble is not None:
+                raise trouble
             last = rows[-1].id if rows else last
 
-    def _carry(self, id: str, body: str) -> bool:
-        try:
-            row = json.loads(body)
-            if row["id"] != id:
-                raise ValueError(f"it is that of {row['id']!r}")  # noqa: TRY301
+    def _carry(self, bodies: dict[str, str]) -> tuple[list[str], Exception | None]:
+        """Have the journal accept tasks by their rows.
+
+        Returns the ids of those that it has now, and what kept it from accepting others.
+        """
+        rows = []
+        for id, body in bodies.items():
             own = self._own.get(id)
             if own is not None and not own._is_foreign():
-                return False
-            return self._accept(row, None)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            _log.error("the row of task %s in %s cannot be read: %s", id, NAME, error)
-            return False
+                continue
+            try:
+                row = json.loads(body)
+                if row["id"] != id:
+                    raise ValueError(f"it is that of {row['id']!r}")  # noqa: TRY301
+            except (ValueError, RecursionError, *_UNREADABLE) as error:
+                _tell_unreadable(id, error)
+            else:
+                rows.append(row)
+        done, trouble = [], None
+        for row, answer in zip(rows, self._accept(rows), strict=True):
+            if isinstance(answer, _UNREADABLE):
+                _tell_unreadable(row["id"], answer)
+            elif isinstance(answer, Exception):
+                trouble = answer
+            elif answer is False:
+                trouble = QueueFull("the journal has as many tasks as JOURNAL_WAITING allows")
+            else:
+                done.append(row["id"])
+        return done, trouble
 
     def _known(self) -> Iterator[tuple[Engine, Table]]:
         """The databases that may have rows."""
@@ -458,3 +489,12 @@ def _delete(engine: Engine, table: Table, ids: list[str]) -> None:
     for start in range(0, len(ids), _MANY):
         with engine.begin() as connection:
             connection.execute(table.delete().where(table.c.id.in_(ids[start : start + _MANY])))
+
+
+def _local(items: list[_Submitted]) -> list[_Submitted]:
+    """Those of this process: in a forked one, the others are for its parent, or for a look."""
+    return [it for it in items if not it.future._is_foreign()]
+
+
+def _tell_unreadable(id: str, error: Exception) -> None:
+    _log.error("the row of task %s in %s cannot be read: %s", id, NAME, error)

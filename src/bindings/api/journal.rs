@@ -103,13 +103,17 @@ impl Journal {
     fn accept<'py>(
         &self,
         py: Python<'py>,
-        row: &Bound<'py, PyDict>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        match durable::accept(&self.0, py, durable::row_of(row)?)? {
-            Answer::Known => true.into_bound_py_any(py),
-            Answer::Full => false.into_bound_py_any(py),
-            Answer::Twin(id) => id.into_bound_py_any(py),
-        }
+        rows: Vec<Bound<'py, PyDict>>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let rows: PyResult<_> = rows.iter().map(durable::row_of).collect();
+        let answers = durable::accept(&self.0, py, rows?)?;
+        let shown = answers.into_iter().map(|answer| match answer {
+            Ok(Answer::Known) => true.into_bound_py_any(py),
+            Ok(Answer::Full) => false.into_bound_py_any(py),
+            Ok(Answer::Twin(id)) => id.into_bound_py_any(py),
+            Err(error) => error.into_bound_py_any(py),
+        });
+        shown.collect()
     }
 
     #[doc = doc!("_Journal.withdraw")]

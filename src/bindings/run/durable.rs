@@ -256,15 +256,41 @@ pub(crate) enum Answer {
     Full,
 }
 
-/// Submits the row of a draft, of whichever process; of two calls the second does nothing. When this
-/// returns, the journal has the task.
+/// Submits the rows of drafts, of whichever process; of two calls with one row the second does nothing.
+/// When this returns, the journal has the tasks. The answers are in the order of the rows.
 ///
 /// # Errors
 ///
-/// `JournalUnavailable`.
-pub(crate) fn accept(link: &Arc<Link>, py: Python<'_>, row: NewTask) -> PyResult<Answer> {
-    let own = link.find(py, &row.id);
-    let mut claimed = Claimed {
+/// `JournalUnavailable` if there is no journal; for a single task, as its answer.
+pub(crate) fn accept(
+    link: &Arc<Link>,
+    py: Python<'_>,
+    rows: Vec<NewTask>,
+) -> PyResult<Vec<PyResult<Answer>>> {
+    let tasks: Vec<_> = rows.iter().map(unclaimed).collect();
+    let accepted = link.ask(py, |journal| Ok(journal.carry(rows)))?;
+    let mut begun = Vec::new();
+    let answers = tasks
+        .into_iter()
+        .zip(accepted)
+        .map(|(task, accepted)| {
+            follow(
+                link,
+                py,
+                task,
+                accepted.map_err(durable::refusal)?,
+                &mut begun,
+            )
+        })
+        .collect();
+    // As any claimed rows: a worker finds this process's future of each, or makes one.
+    link.run(begun);
+    Ok(answers)
+}
+
+/// The task of a row, as this process would claim it.
+fn unclaimed(row: &NewTask) -> Claimed {
+    Claimed {
         claim: Claim {
             task: 0,
             epoch: 0,
@@ -278,8 +304,18 @@ pub(crate) fn accept(link: &Arc<Link>, py: Python<'_>, row: NewTask) -> PyResult
         submitted_at: micros_since(now()),
         began: None,
         kept: Kept::default(),
-    };
-    let accepted = link.ask(py, |journal| journal.carry(row))?;
+    }
+}
+
+/// Does what follows for the future of a draft from the journal's answer to its row.
+fn follow(
+    link: &Arc<Link>,
+    py: Python<'_>,
+    task: Claimed,
+    accepted: Accepted,
+    begun: &mut Vec<Claimed>,
+) -> PyResult<Answer> {
+    let own = link.find(py, &task.id);
     let tell = || {
         if let Some(this) = &own
             && let Some(core) = this.get().core()
@@ -291,17 +327,15 @@ pub(crate) fn accept(link: &Arc<Link>, py: Python<'_>, row: NewTask) -> PyResult
         Accepted::Waiting => tell(),
         Accepted::Mine(claim) => {
             tell();
-            claimed.claim = claim;
-            // As any claimed row: a worker finds this process's future of it, or makes one.
-            link.run(vec![claimed]);
+            begun.push(Claimed { claim, ..task });
         }
         Accepted::Taken => {
             if let Some(this) = own.filter(|this| !this.get().phase().is_done()) {
-                attach(link, &this, &claimed.id)?;
+                attach(link, &this, &task.id)?;
             }
         }
         Accepted::Twin { id, .. } => {
-            link.remove(&claimed.id);
+            link.remove(&task.id);
             if let Some(this) = own {
                 // It ends as that one does, which is counted already.
                 this.get().mark_ended_elsewhere();

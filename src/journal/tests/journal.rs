@@ -561,13 +561,14 @@ fn the_file_of_something_else_is_refused() {
 fn a_task_of_an_outbox_comes_once_whatever_the_first_answer_was() {
     let folder = Folder::new();
     let (journal, _) = claiming(&folder, 4);
+    let carry = |task: NewTask| journal.carry(vec![task]).remove(0);
     let first = NewTask {
         unique: Some("a".to_owned()),
         ..task()
     };
-    let claim = mine(journal.carry(first.clone()).unwrap());
+    let claim = mine(carry(first.clone()).unwrap());
     // Its own key does not make it a twin of itself.
-    assert_eq!(journal.carry(first.clone()).unwrap(), Accepted::Taken);
+    assert_eq!(carry(first.clone()).unwrap(), Accepted::Taken);
     let second = NewTask {
         id: id(),
         ..first.clone()
@@ -577,13 +578,36 @@ fn a_task_of_an_outbox_comes_once_whatever_the_first_answer_was() {
         function: "send".to_owned(),
         by: Key::Unique,
     };
-    assert_eq!(journal.carry(second.clone()).unwrap(), twin);
+    assert_eq!(carry(second.clone()).unwrap(), twin);
     journal.change(claim, Change::End(finished())).unwrap();
     // The key is free, but it was excluded before.
-    assert_eq!(journal.carry(second.clone()).unwrap(), Accepted::Taken);
+    assert_eq!(carry(second.clone()).unwrap(), Accepted::Taken);
     assert_eq!(journal.get(&second.id).unwrap(), Found::Gone);
-    assert_eq!(journal.carry(first).unwrap(), Accepted::Taken);
+    assert_eq!(carry(first).unwrap(), Accepted::Taken);
     journal.close();
+}
+
+#[test]
+fn tasks_of_an_outbox_are_answered_for_in_their_order() {
+    let folder = Folder::new();
+    let (journal, _) = watching(&folder);
+    let tasks: Vec<_> = (0..5).map(|_| task()).collect();
+    assert_eq!(journal.carry(vec![tasks[3].clone()]).len(), 1);
+    let answers = journal.carry(tasks.clone());
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    for (number, answer) in answers.iter().enumerate() {
+        let expected = if number == 3 {
+            Accepted::Taken
+        } else {
+            Accepted::Waiting
+        };
+        assert_eq!(*answer, expected);
+    }
+    journal.close();
+    assert_eq!(
+        journal.carry(tasks).iter().filter(|it| it.is_err()).count(),
+        5
+    );
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl Running {
     }
 
     pub(crate) fn carry(&self, task: NewTask) -> Result<Accepted, Error> {
-        let accepted = self.journal().carry(task.clone())?;
+        let accepted = self.journal().carry(vec![task.clone()]).remove(0)?;
         Ok(self.begun(accepted, task))
     }
 
