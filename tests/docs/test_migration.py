@@ -1,11 +1,15 @@
 """docs/migration.md: its code is run, and what it says there is, is there."""
 
+import importlib
 import inspect
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.servers.harness import poll
 
 import flask_delay
 from flask_delay import config
@@ -22,6 +26,7 @@ OURS = [
     for row in re.findall(r"^\|[^|]*\|(.*)\|$", PAGE, re.MULTILINE)
     for span in re.findall(r"`([^`]+)`", row)
 ]
+DEADLINE = 20.0
 CLASSES = {
     "Delay": flask_delay.Delay,
     "Executor": flask_delay.Executor,
@@ -38,7 +43,7 @@ def run(*blocks: str) -> dict[str, Any]:
 
 
 def test_all_code_is_run() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 10
 
 
 def test_coming_from_flask_executor() -> None:
@@ -66,6 +71,105 @@ def test_coming_from_celery() -> None:
     assert client.get(f"/result/{task}").get_json() == {"value": 3}
     assert client.get("/result/other").status_code == 404
     executor.shutdown()
+
+
+@pytest.fixture
+def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module of the section on durable tasks, in an app context."""
+    (tmp_path / "moved.py").write_text("\n".join(BLOCKS[4:]))
+    monkeypatch.syspath_prepend(tmp_path)
+    moved = importlib.import_module("moved")
+    with moved.app.app_context():
+        moved.db.create_all()
+        yield moved
+        moved.db.session.remove()
+        moved.db.engine.dispose()
+    moved.executor.shutdown()
+    del sys.modules["moved"]
+
+
+def test_coming_from_acks_late_and_delay_on_commit(moved: Any) -> None:
+    mailed: list[int] = []
+    indexed: list[int] = []
+    moved.mail, moved.index = mailed.append, indexed.append
+    answer = moved.app.test_client().post("/orders", data={"item": "apple"})
+    moved.executor.get(answer.get_json()["task"]).result(DEADLINE)
+    assert poll(lambda: indexed == [1])
+    assert mailed == [1]
+    dropped = [
+        moved.using(after_commit=moved.db.session).delay(moved.update_index, 2),
+        moved.using(durable=True, within=moved.db.session).delay(moved.send_receipt, 2),
+    ]
+    moved.db.session.rollback()
+    assert all(future.cancelled() for future in dropped)
+
+
+def test_coming_from_huey(moved: Any) -> None:
+    client = moved.app.test_client()
+    ids = client.post("/beans/7").get_json()
+    for id in ids.values():
+        assert client.get(f"/beans/{id}").get_json() == {"result": "counted 7 beans"}
+    assert moved.count_beans(1) == "counted 1 beans"
+
+
+def test_coming_from_rq(moved: Any) -> None:
+    def refuse(_picture: str) -> None:
+        raise LookupError("no picture")
+
+    moved.convert = refuse
+    client = moved.app.test_client()
+    future = moved.resize.delay("a.png")
+    assert isinstance(future.exception(DEADLINE), LookupError)
+    assert poll(lambda: list(client.get("/failed").get_json()) == [future.id])
+    assert "no picture" in client.get("/failed").get_json()[future.id]
+    moved.convert = str.upper
+    assert client.post(f"/failed/{future.id}").get_json() == {"task": future.id}
+    assert moved.executor.get(future.id).result(DEADLINE) == "A.PNG"
+    assert moved.executor.tasks("failed") == []
+
+
+def test_coming_from_dbos(moved: Any) -> None:
+    paid: list[str] = []
+
+    def pay(_order: int, key: str) -> str:
+        paid.append(key)
+        return "receipt"
+
+    def fail(_order: int) -> None:
+        raise ConnectionError
+
+    moved.pay, moved.send = pay, fail
+    client = moved.app.test_client()
+    id = client.post("/fulfil/7").get_json()["task"]
+    with pytest.raises(ConnectionError):
+        moved.executor.get(id).result(DEADLINE)
+    # A later attempt does not pay again, nor does a second request.
+    moved.send = str
+    moved.executor.retry(id)
+    assert client.post("/fulfil/7").get_json()["task"] == id
+    assert moved.executor.get(id).result(DEADLINE) == ("receipt", "7")
+    assert paid == [f"{id} charge"]
+
+
+def test_coming_from_rails(moved: Any) -> None:
+    stored: list[int] = []
+
+    def store(row: int) -> None:
+        if row == 2 and stored.count(2) == 0:
+            stored.append(row)
+            raise LookupError
+        stored.append(row)
+
+    moved.load, moved.store = range, store
+    first = moved.import_rows.delay(4)
+    assert isinstance(first.exception(DEADLINE), LookupError)
+    moved.executor.retry(first.id).result(DEADLINE)
+    assert stored == [0, 1, 2, 2, 3]
+    moved.copy_some_after = lambda last: last + 2
+    second = moved.copy_orders.delay(5)
+    second.result(DEADLINE)
+    [row] = [view for view in moved.executor.tasks() if view.id == second.id]
+    assert row.attempts == 1
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
