@@ -391,12 +391,9 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
 
 _KEYED = ("limit", "rate", "unique")
 
-_ALONE = "which run in any process, and it counts those of one: use it with durable=False"
 _UNDURABLE = {
     "after_commit": "which must not be lost between a commit and their submit: use within",
     "request": "which may run after a restart, without it: pass the values that the task needs",
-    "limit": _ALONE,
-    "rate": _ALONE,
 }
 
 

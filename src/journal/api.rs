@@ -104,8 +104,21 @@ pub struct NewTask {
     pub unique: Option<String>,
     /// No second task with this key as long as this one is known.
     pub once: Option<String>,
+    /// How many of its lane may run at once, and how often one may start.
+    pub limits: Option<Box<Limits>>,
     /// On the disk before the answer, whatever the level.
     pub sync: bool,
+}
+
+/// The conditions under which a task may start, among those with the same key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// What is counted together.
+    pub key: String,
+    /// How many may run at once, this one included.
+    pub limit: Option<u64>,
+    /// How many may start in any span of so many microseconds, this one included.
+    pub rate: Option<(u64, u64)>,
 }
 
 /// What became of a submit.
@@ -340,6 +353,19 @@ pub struct Row {
     pub reason: Option<String>,
     /// Whether it waits because its function is paused.
     pub is_paused: bool,
+    /// What holds it up, if that is its limit or its rate.
+    pub held: Option<Box<Held>>,
+}
+
+/// A task that waits for others with its key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Its conditions.
+    pub limits: Limits,
+    /// How many run.
+    pub running: u64,
+    /// When the rate lets the first of those start that wait.
+    pub until: Option<i64>,
 }
 
 /// What an id leads to.

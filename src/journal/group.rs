@@ -15,6 +15,7 @@ use crate::api::{
 };
 use crate::filesystem::refused;
 use crate::kept::{self, Checkpoints};
+use crate::limits::{self, Lanes};
 use crate::look::{Chores, Prune};
 use crate::memory::{Memory, Running, Watch, Watched};
 use crate::operation::{Operation, Origin, Plain, Said, Step};
@@ -133,6 +134,7 @@ pub(crate) struct Group<'a> {
     /// The paused functions, once they are read.
     pub paused: Option<Vec<i64>>,
     pub has_ready: bool,
+    pub lanes: Lanes,
     deliver: Vec<i64>,
 }
 
@@ -173,6 +175,7 @@ impl<'a> Group<'a> {
             application: None,
             paused: None,
             has_ready: false,
+            lanes: Lanes::default(),
             deliver: Vec::new(),
         }
     }
@@ -203,6 +206,9 @@ impl<'a> Group<'a> {
             }
         }
         self.effects.said = said.into_iter().flatten().collect();
+        if self.advance()? && self.is_claiming() {
+            self.effects.is_eager = true;
+        }
         self.write_progress(progress)?;
         self.wake_claimers()?;
         self.load_ended()
@@ -399,6 +405,7 @@ impl<'a> Group<'a> {
             let done = poison::take_over(self.connection, process, counts, allowed, self.now)?;
             let Some(done) = done else { continue };
             self.has_ready |= done.has_ready;
+            self.touch_lanes(done.lanes);
             for task in done.ended {
                 self.tell(task)?;
             }
@@ -433,6 +440,7 @@ impl<'a> Group<'a> {
             since, long_since, ..
         } = prune;
         store::prune(self.connection, since, long_since, prune.surplus)?;
+        limits::forget(self.connection, self.now)?;
         for (task, id, reason) in store::long_parked(self.connection, long_since)? {
             let error = poison::error("WorkerDied", &format!("no process could run it: {reason}"));
             self.end(task, State::Dead, Some(&error))?;
@@ -450,8 +458,11 @@ impl<'a> Group<'a> {
         let application = self.application()?;
         let name = store::function_name(self.connection, function)?.unwrap_or_default();
         let reason = format!("no process knows the function {name}");
-        let count = store::park_unknown(self.connection, application, function, &reason, self.now)?;
+        let mut count =
+            store::park_unknown(self.connection, application, function, &reason, self.now)?;
         if count > 0 {
+            count += limits::park_blocked(self.connection, function, &reason, self.now)?;
+            self.touch_parked(function)?;
             let text = format!(
                 "{count} tasks of {name} are parked: no process has known this function for a minute; they \
                  are run when one does"
@@ -472,6 +483,7 @@ impl<'a> Group<'a> {
             error,
         };
         store::end_any(self.connection, task, &end, self.now)?;
+        self.touch(task)?;
         self.tell(task)
     }
 
@@ -529,8 +541,13 @@ impl<'a> Group<'a> {
         };
         let running = self.memory.running.get(&claim.task);
         let is_first = !self.effects.stopped.contains(&claim.task);
-        let running = running.filter(|it| it.epoch == claim.epoch && is_first);
+        let running = running
+            .filter(|it| it.epoch == claim.epoch && is_first)
+            .copied();
         let is_watched = running.is_some_and(|it| it.is_watched);
+        if running.is_none_or(|it| it.is_limited) {
+            self.touch(claim.task)?;
+        }
         if let Some(running) = running {
             self.flight[running.pool as usize] -= 1;
             self.suspects -= usize::from(running.is_suspect);
@@ -597,7 +614,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn schedule(&mut self, due: Option<i64>) {
+    pub(crate) fn schedule(&mut self, due: Option<i64>) {
         self.effects.next_due = match (self.effects.next_due, due) {
             (Some(known), Some(due)) => Some(known.min(due)),
             (known, due) => known.or(due),
@@ -649,18 +666,25 @@ impl<'a> Group<'a> {
             && !self.is_outdated
     }
 
-    fn submit(&mut self, task: &NewTask, origin: Origin) -> Result<Accepted> {
-        let settings = &self.part.core.settings;
-        if settings.waiting > 0 {
-            let count = match self.memory.waiting {
-                Some(count) => count,
-                None => store::count_waiting(self.connection)?,
-            };
-            if count >= settings.waiting {
-                return Ok(Accepted::Full);
-            }
-            self.memory.waiting = Some(count);
+    /// Whether as many tasks wait as may.
+    fn is_full(&mut self) -> Result<bool> {
+        let most = self.part.core.settings.waiting;
+        if most == 0 {
+            return Ok(false);
         }
+        let count = match self.memory.waiting {
+            Some(count) => count,
+            None => store::count_waiting(self.connection)?,
+        };
+        self.memory.waiting = Some(count);
+        Ok(count >= most)
+    }
+
+    fn submit(&mut self, task: &NewTask, origin: Origin) -> Result<Accepted> {
+        if self.is_full()? {
+            return Ok(Accepted::Full);
+        }
+        let settings = &self.part.core.settings;
         let scoped = |key: &String| format!("{}|{key}", settings.app);
         let unique_key = task.unique.as_ref().map(scoped);
         let once_key = task.once.as_ref().map(scoped);
@@ -669,16 +693,25 @@ impl<'a> Group<'a> {
         let is_due = task.due.is_none_or(|due| due <= self.now);
         let is_paused = self.is_paused(function)?;
         let is_fresh = task.expires.is_none_or(|expires| expires > self.now);
+        let key = task.limits.as_ref();
+        let key = key.map(|it| format!("{}{}{}", settings.app, limits::SEPARATOR, it.key));
+        let limits = task.limits.as_deref().zip(key.as_deref());
+        let may_go = match limits {
+            Some((limits, key)) if is_due && !is_paused => self.enter(key, limits, task.rank)?,
+            _ => true,
+        };
         let starts = self.is_claiming()
             && self.may_start
             && is_due
             && is_fresh
+            && may_go
             && !is_paused
             && self.memory.known.contains(&function)
             && !self.left[task.pool as usize]
             && self.free(task.pool) > 0;
         let state = match (starts, is_due) {
             (true, _) => State::Running,
+            _ if !may_go => State::Blocked,
             (_, true) => State::Ready,
             _ => State::Scheduled,
         };
@@ -694,6 +727,7 @@ impl<'a> Group<'a> {
             submitter: slot,
             unique_key: unique_key.as_deref(),
             once_key: once_key.as_deref(),
+            limits,
             now: self.now,
         };
         let Some(sequence) = store::insert(self.connection, &row)? else {
@@ -705,6 +739,9 @@ impl<'a> Group<'a> {
         };
         self.effects.evidence = Some(Evidence::Inserted(task.id.clone()));
         if starts {
+            if let Some((limits, key)) = limits {
+                self.starts(key, limits)?;
+            }
             self.flight[task.pool as usize] += 1;
             let claim = Claim {
                 task: sequence,
@@ -717,6 +754,7 @@ impl<'a> Group<'a> {
                     epoch: 1,
                     pool: task.pool,
                     is_suspect: false,
+                    is_limited: limits.is_some(),
                     is_watched: true,
                     is_told: false,
                 },
@@ -731,6 +769,9 @@ impl<'a> Group<'a> {
         }
         if row.is_aside {
             // It becomes ready when its function is resumed.
+        } else if state == State::Blocked {
+            // By the end of another one of its lane, or when its rate allows it.
+            self.has_ready |= !self.effects.claims;
         } else if state == State::Ready {
             self.left[task.pool as usize] = true;
             self.has_ready = true;
@@ -777,8 +818,10 @@ impl<'a> Group<'a> {
         if self.effects.next_due.is_some_and(|due| due <= self.now) {
             let count = store::promote(self.connection, application, self.now)?;
             self.has_ready |= count > 0;
+            self.touch_due(application)?;
             self.effects.next_due = store::next_due(self.connection, application)?;
         }
+        self.advance()?;
         if manage::is_all(self.paused()?) || self.suspects > 0 || self.claim_suspect(application)? {
             return Ok(());
         }
@@ -814,6 +857,8 @@ impl<'a> Group<'a> {
                     continue;
                 }
                 self.effects.reserved = None;
+            } else if ready.is_limited && self.admit(ready.sequence)?.is_none() {
+                continue;
             } else {
                 store::reserve(self.connection, ready.sequence, slot)?;
                 self.effects.reserved = Some(ready.sequence);
@@ -840,6 +885,10 @@ impl<'a> Group<'a> {
                 has_dropped |= !self.begin(ready, false)?;
             }
             self.left[pool as usize] = found.len() > free;
+            if self.has_blocked_many() {
+                self.effects.is_eager = true;
+                return Ok(());
+            }
             if !(has_dropped && self.left[pool as usize]) {
                 self.effects.is_hungry |= self.left[pool as usize];
                 return Ok(());
@@ -860,10 +909,21 @@ impl<'a> Group<'a> {
             return Ok(false);
         }
         let slot = self.slot()?;
+        let terms = if ready.is_limited {
+            let Some(terms) = self.admit(task)? else {
+                return Ok(false);
+            };
+            Some(terms)
+        } else {
+            None
+        };
         let claimed = store::claim(self.connection, task, slot, self.now)?;
         let Some((mut claimed, submitter)) = claimed else {
             return Ok(false);
         };
+        if let Some(terms) = terms {
+            self.has_started(terms)?;
+        }
         let watched = self.memory.watched.get(&task).map(|it| it.why);
         if watched != Some(Watch::Asked) {
             self.effects.unwatched.push(task);
@@ -877,6 +937,7 @@ impl<'a> Group<'a> {
                 epoch: claimed.claim.epoch,
                 pool: claimed.pool,
                 is_suspect,
+                is_limited: ready.is_limited,
                 is_watched: watched.is_some() || submitter == Some(slot),
                 is_told: false,
             },
@@ -894,7 +955,10 @@ impl<'a> Group<'a> {
 
     /// Wakes the other processes that claim if there is work that this one leaves.
     fn wake_claimers(&mut self) -> Result<()> {
-        let is_left = !self.is_claiming() || self.left.contains(&true) || !self.may_start;
+        let is_left = !self.is_claiming()
+            || self.left.contains(&true)
+            || self.lanes.has_others
+            || !self.may_start;
         if self.has_ready && is_left {
             let slot = self.effects.slot.or(self.memory.slot);
             self.effects

@@ -16,6 +16,7 @@ mod follow;
 mod gate;
 mod group;
 mod kept;
+mod limits;
 mod liveness;
 mod look;
 mod manage;
@@ -48,8 +49,8 @@ use rusqlite::Connection;
 
 use answer::{Answer, Ticket};
 pub use api::{
-    Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, ErrorKind, Found, Host, Kept, Key,
-    NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
+    Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, ErrorKind, Found, Held, Host,
+    Kept, Key, Limits, NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
 };
 use filesystem::{Place, boot, refused};
 use gate::gate;

@@ -79,11 +79,10 @@ fn rows_below(
     below: i64,
     slot: Option<i64>,
 ) -> Result<(Vec<Listed>, Option<i64>)> {
-    let columns = store::COLUMNS;
+    let columns = store::columns();
     // By place alone: with an index by state, all of a state would be sorted for each step.
-    let sql = format!(
-        "SELECT {columns}, application FROM task WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2"
-    );
+    let sql =
+        format!("SELECT {columns} FROM task WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![below, LOOKED_AT])?;
     let (mut found, mut last, mut count) = (Vec::new(), below, 0);
@@ -291,7 +290,7 @@ impl Group<'_> {
             .prepare_cached(sql)?
             .execute(params![application, function])?;
         self.paused = None;
-        Ok(())
+        self.touch_ready(function)
     }
 
     /// Ends the pause of a function or, without one, every pause; whether there may be more to

@@ -9,10 +9,16 @@ const ERA: u32 = 40;
 
 /// A task that this process runs.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub(crate) struct Running {
     pub epoch: i64,
     pub pool: Pool,
     pub is_suspect: bool,
+    /// Whether it has a limit or a rate.
+    pub is_limited: bool,
     /// Whether this process wants to hear of its end if another one has it then.
     pub is_watched: bool,
     /// Whether it was told to stop.

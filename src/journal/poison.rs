@@ -35,6 +35,8 @@ pub(crate) struct Takeover {
     pub has_ready: bool,
     /// The tasks that have ended by it.
     pub ended: Vec<i64>,
+    /// The lanes in which less runs now.
+    pub lanes: Vec<String>,
     /// The new dead letters, by id and function.
     pub dead: Vec<(String, String)>,
 }
@@ -48,11 +50,12 @@ struct Orphan {
     deaths: u32,
     interrupted: bool,
     stop_requested: bool,
+    lane: Option<String>,
 }
 
 fn orphans(connection: &Connection, slot: i64) -> Result<Vec<Orphan>> {
     let sql = "SELECT sequence, id, (SELECT name FROM function WHERE function.function = task.function), published, deaths, \
-               interrupted, stop_requested FROM task WHERE owner = ?1 AND state = 2";
+               interrupted, stop_requested, limit_key FROM task WHERE owner = ?1 AND state = 2";
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map([slot], |row| {
         Ok(Orphan {
@@ -63,6 +66,7 @@ fn orphans(connection: &Connection, slot: i64) -> Result<Vec<Orphan>> {
             deaths: row.get(4)?,
             interrupted: row.get(5)?,
             stop_requested: row.get(6)?,
+            lane: row.get(7)?,
         })
     })?;
     rows.collect()
@@ -107,6 +111,7 @@ pub(crate) fn take_over(
         };
         let sql = "UPDATE task SET state = ?2, owner = NULL, interrupted = 0, deaths = ?3, error = ?4, ended_at = ?5 \
                    WHERE sequence = ?1";
+        done.lanes.extend(orphan.lane);
         let ended = state.is_end().then_some(now);
         connection.prepare_cached(sql)?.execute(params![
             orphan.sequence,

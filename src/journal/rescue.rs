@@ -217,6 +217,11 @@ fn fill(old: &Connection, new: &Connection) -> Sql<Salvaged> {
         "UPDATE task SET state = 0, interrupted = 0 WHERE state = 2",
         [],
     )?;
+    // Nothing of their lanes runs, whose end would have them looked at.
+    new.execute(
+        "UPDATE task SET state = 0 WHERE state = 3 AND waiting_for = 0",
+        [],
+    )?;
     new.execute("UPDATE task SET owner = NULL WHERE owner IS NOT NULL", [])?;
     let count = |sql: &str| new.query_row(sql, [], |row| row.get::<_, i64>(0));
     done.tasks = count("SELECT count(*) FROM task")?.cast_unsigned();

@@ -22,7 +22,7 @@ pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 ///
 /// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
 /// 9 dead; 5 is ready but for its function, which is paused. Times are in microseconds since 1970. A published row is a plain task's: never claimed.
-const LAYOUT: [&str; 28] = [
+const LAYOUT: [&str; 31] = [
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     // Never uses a number twice: the files of a slot are named by it.
     "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
@@ -35,7 +35,8 @@ const LAYOUT: [&str; 28] = [
      submitter INTEGER, owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, \
      interrupted INTEGER NOT NULL DEFAULT 0, stop_requested INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL, \
      due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, ended_at INTEGER, parked_at INTEGER, \
-     unique_key TEXT, once_key TEXT, limit_key TEXT, waiting_for INTEGER NOT NULL DEFAULT 0, \
+     unique_key TEXT, once_key TEXT, limit_key TEXT, limit_most INTEGER, rate_count INTEGER, rate_span INTEGER, \
+     waiting_for INTEGER NOT NULL DEFAULT 0, \
      options TEXT, arguments TEXT, done REAL, total REAL, note TEXT, result TEXT, unkept TEXT, error TEXT, reason TEXT) STRICT",
     "CREATE INDEX ready ON task (application, pool, rank) WHERE state = 0",
     "CREATE INDEX suspect ON task (application, rank) WHERE state = 0 AND deaths > 0",
@@ -44,7 +45,7 @@ const LAYOUT: [&str; 28] = [
     "CREATE INDEX parked ON task (function) WHERE state = 4",
     "CREATE INDEX aside ON task (function) WHERE state = 5",
     "CREATE INDEX asked ON task (owner) WHERE stop_requested = 1 AND state = 2",
-    "CREATE INDEX limited ON task (limit_key, rank) WHERE limit_key IS NOT NULL AND state < 6",
+    "CREATE INDEX limited ON task (limit_key, state, waiting_for, rank) WHERE limit_key IS NOT NULL AND state < 6",
     "CREATE UNIQUE INDEX unique_key ON task (unique_key) WHERE unique_key IS NOT NULL AND state < 6",
     "CREATE UNIQUE INDEX once_key ON task (once_key) WHERE once_key IS NOT NULL",
     "CREATE INDEX ended ON task (ended_at) WHERE state BETWEEN 6 AND 8",
@@ -58,7 +59,13 @@ const LAYOUT: [&str; 28] = [
     // The processes that want to hear of a task's end, and whether it has come.
     "CREATE TABLE waiter (task INTEGER NOT NULL, slot INTEGER NOT NULL, ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (task, slot)) STRICT, WITHOUT ROWID",
     "CREATE INDEX told ON waiter (slot) WHERE ended = 1",
-    "CREATE TABLE rate (limit_key TEXT PRIMARY KEY, starts BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    // The lanes with a rate: how many tasks have started, the largest count and the longest span that was asked
+    // for, until when a start counts, and when the first task that waits may start.
+    "CREATE TABLE rate (rate INTEGER PRIMARY KEY, limit_key TEXT NOT NULL UNIQUE, application INTEGER NOT NULL, number INTEGER NOT NULL, \
+     most INTEGER NOT NULL, span INTEGER NOT NULL, last INTEGER NOT NULL, until INTEGER NOT NULL, wake_at INTEGER) STRICT",
+    "CREATE INDEX waking ON rate (application, wake_at) WHERE wake_at IS NOT NULL",
+    "CREATE INDEX over ON rate (until)",
+    "CREATE TABLE start (rate INTEGER NOT NULL, number INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (rate, number)) STRICT, WITHOUT ROWID",
     "CREATE TABLE periodic (name TEXT PRIMARY KEY, tick INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     // The functions whose tasks do not start; 0 is any.
     "CREATE TABLE paused (application INTEGER NOT NULL, function INTEGER NOT NULL, PRIMARY KEY (application, function)) STRICT, WITHOUT ROWID",

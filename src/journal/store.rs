@@ -3,14 +3,15 @@
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::api::{
-    Change, Claim, Claimed, Found, Kept, Key, NewTask, Outcome, Pool, Row, State, Stats,
+    Change, Claim, Claimed, Found, Kept, Key, Limits, NewTask, Outcome, Pool, Row, State, Stats,
 };
+use crate::limits::{self, column};
 use crate::{kept, manage};
 
 /// Arguments above this many bytes are kept beside their task's row, which changes more often.
 const BODY: usize = 1000;
 /// The state of ready tasks that were set aside.
-const ASIDE: i64 = 5;
+pub(crate) const ASIDE: i64 = 5;
 /// So many scheduled tasks become ready in one transaction.
 pub(crate) const PROMOTED: i64 = 500;
 
@@ -152,6 +153,8 @@ pub(crate) struct NewRow<'a> {
     pub submitter: i64,
     pub unique_key: Option<&'a str>,
     pub once_key: Option<&'a str>,
+    /// Its limits, and the key of its lane.
+    pub limits: Option<(&'a Limits, &'a str)>,
     pub now: i64,
 }
 
@@ -160,9 +163,11 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
     let task = row.task;
     let is_running = row.state == State::Running;
     let is_large = task.arguments.len() > BODY;
+    let rate = row.limits.and_then(|(limits, _)| limits.rate);
     let sql = "INSERT INTO task (id, state, application, function, pool, owner, epoch, attempt, rank, due, expires, \
-               submitted_at, began_at, unique_key, once_key, options, arguments, submitter) \
-               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17 \
+               submitted_at, began_at, unique_key, once_key, options, arguments, submitter, \
+               limit_key, limit_most, rate_count, rate_span) \
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21 \
                WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id = ?1) ON CONFLICT DO NOTHING";
     let count = connection.prepare_cached(sql)?.execute(params![
         task.id,
@@ -186,6 +191,10 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
         task.options,
         (!is_large).then_some(&task.arguments),
         row.submitter,
+        row.limits.map(|(_, key)| key),
+        row.limits.and_then(|(limits, _)| limits.limit).map(column),
+        rate.map(|(count, _)| column(count)),
+        rate.map(|(_, span)| column(span)),
     ])?;
     if count == 0 {
         return Ok(None);
@@ -229,7 +238,8 @@ pub(crate) fn twin(
 /// How many tasks wait for a worker or their time.
 pub(crate) fn count_waiting(connection: &Connection) -> Result<u64> {
     let sql = "SELECT (SELECT count(*) FROM task WHERE state = 0) + (SELECT count(*) FROM task WHERE state = 1) \
-               + (SELECT count(*) FROM task WHERE state = 5)";
+               + (SELECT count(*) FROM task WHERE state = 5) \
+               + (SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state < 6 AND state = 3)";
     let mut statement = connection.prepare_cached(sql)?;
     let count: i64 = statement.query_row([], |row| row.get(0))?;
     Ok(count.cast_unsigned())
@@ -283,6 +293,8 @@ pub(crate) struct Ready {
     pub sequence: i64,
     pub expires: Option<i64>,
     pub stop_requested: bool,
+    /// Whether it has a limit or a rate.
+    pub is_limited: bool,
 }
 
 /// The first `most` ready tasks of a pool whose functions are known, in order; no suspects.
@@ -293,7 +305,7 @@ pub(crate) fn ready(
     most: usize,
     is_known: impl Fn(i64) -> bool,
 ) -> Result<Vec<Ready>> {
-    let sql = "SELECT sequence, function, deaths, expires, stop_requested FROM task \
+    let sql = "SELECT sequence, function, deaths, expires, stop_requested, limit_key IS NOT NULL FROM task \
                WHERE application = ?1 AND pool = ?2 AND state = 0 ORDER BY rank";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![application, pool.code()])?;
@@ -305,6 +317,7 @@ pub(crate) fn ready(
                 sequence: row.get(0)?,
                 expires: row.get(3)?,
                 stop_requested: row.get(4)?,
+                is_limited: row.get(5)?,
             });
         }
     }
@@ -373,14 +386,18 @@ pub(crate) fn promote(connection: &Connection, application: i64, now: i64) -> Re
         .execute(params![application, now, PROMOTED])
 }
 
-/// When the next scheduled task is due.
+/// When the next scheduled task is due, or a rate may let one start.
 pub(crate) fn next_due(connection: &Connection, application: i64) -> Result<Option<i64>> {
     let sql = "SELECT due FROM task WHERE application = ?1 AND state = 1 ORDER BY due LIMIT 1";
     let mut statement = connection.prepare_cached(sql)?;
     let found: Option<Option<i64>> = statement
         .query_row([application], |row| row.get(0))
         .optional()?;
-    Ok(found.flatten())
+    let woken = limits::next_wake(connection, application)?;
+    Ok(match (found.flatten(), woken) {
+        (Some(due), Some(woken)) => Some(due.min(woken)),
+        (due, woken) => due.or(woken),
+    })
 }
 
 /// A suspect that this process may run: one that no process has reserved, or any if this process is idle.
@@ -391,7 +408,7 @@ pub(crate) fn suspect(
     is_idle: bool,
     may_run: impl Fn(i64, Pool) -> bool,
 ) -> Result<Option<Ready>> {
-    let sql = "SELECT sequence, function, pool, expires, owner, stop_requested FROM task \
+    let sql = "SELECT sequence, function, pool, expires, owner, stop_requested, limit_key IS NOT NULL FROM task \
                WHERE application = ?1 AND state = 0 AND deaths > 0 ORDER BY rank";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([application])?;
@@ -403,6 +420,7 @@ pub(crate) fn suspect(
                 sequence: row.get(0)?,
                 expires: row.get(3)?,
                 stop_requested: row.get(5)?,
+                is_limited: row.get(6)?,
             }));
         }
     }
@@ -690,12 +708,16 @@ pub(crate) fn told(connection: &Connection, slot: i64) -> Result<Vec<i64>> {
 
 // --- Reads --------------------------------------------------------------------------
 
-pub(crate) const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = task.function), state, published, attempt, \
+const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = task.function), state, published, attempt, \
      deaths, stop_requested, owner, due, expires, submitted_at, began_at, ended_at, done, total, note, result, unkept, error, \
      reason, state = 5 OR state = 0 AND EXISTS (SELECT 1 FROM paused WHERE paused.application = task.application \
-     AND paused.function IN (0, task.function)), sequence";
+     AND paused.function IN (0, task.function)), sequence, application";
 /// Where the place of the row is among them.
 pub(crate) const SEQUENCE: usize = 21;
+/// The columns of a row with what holds it up.
+pub(crate) fn columns() -> String {
+    format!("{COLUMNS}, {}", limits::HELD)
+}
 
 pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> {
     let plain: bool = row.get(3)?;
@@ -733,6 +755,7 @@ pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> 
         error: row.get(18)?,
         reason: row.get(19)?,
         is_paused,
+        held: limits::held_of(row, SEQUENCE + 2)?,
     })
 }
 
@@ -742,7 +765,7 @@ pub(crate) fn find(
     id: &str,
     slot: Option<i64>,
 ) -> Result<(Found, Option<i64>)> {
-    let sql = format!("SELECT {COLUMNS} FROM task WHERE id = ?1");
+    let sql = format!("SELECT {} FROM task WHERE id = ?1", columns());
     let mut statement = connection.prepare_cached(&sql)?;
     let found = statement.query_row([id], |row| Ok((row_of(row, slot)?, row.get(SEQUENCE)?)));
     if let Some((row, sequence)) = found.optional()? {
@@ -758,7 +781,7 @@ pub(crate) fn find(
 }
 
 pub(crate) fn row(connection: &Connection, task: i64, slot: Option<i64>) -> Result<Option<Row>> {
-    let sql = format!("SELECT {COLUMNS} FROM task WHERE sequence = ?1");
+    let sql = format!("SELECT {} FROM task WHERE sequence = ?1", columns());
     let mut statement = connection.prepare_cached(&sql)?;
     statement
         .query_row([task], |row| row_of(row, slot))
@@ -935,12 +958,17 @@ pub(crate) fn remove_unbegun(
     connection: &Connection,
     id: &str,
     claim: Option<(Claim, i64)>,
+    now: i64,
 ) -> Result<()> {
-    let sql = "DELETE FROM task WHERE id = ?1 AND (state < 2 AND attempt = 0 \
-               OR state = 2 AND epoch = ?2 AND owner = ?3 AND ?2 IS NOT NULL)";
+    let sql = "DELETE FROM task WHERE id = ?1 AND (state < 2 AND attempt = 0 OR state = 3 AND attempt = 0 \
+               OR state = 2 AND epoch = ?2 AND owner = ?3 AND ?2 IS NOT NULL) RETURNING application, limit_key";
     let (epoch, slot) = claim.map(|(claim, slot)| (claim.epoch, slot)).unzip();
-    connection
-        .prepare_cached(sql)?
-        .execute(params![id, epoch, slot])?;
+    let mut statement = connection.prepare_cached(sql)?;
+    let removed = statement.query_row(params![id, epoch, slot], |row| {
+        Ok((row.get(0)?, row.get::<_, Option<String>>(1)?))
+    });
+    if let Some((application, Some(key))) = removed.optional()? {
+        limits::call(connection, application, &key, now)?;
+    }
     Ok(())
 }

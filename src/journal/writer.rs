@@ -750,7 +750,7 @@ impl Writer {
                     Accepted::Mine(claim) => writer.memory.read(claim).zip(slot),
                     _ => None,
                 };
-                store::remove_unbegun(connection, &it.id, claim)?;
+                store::remove_unbegun(connection, &it.id, claim, self::now())?;
             }
             Ok(store::commit(connection)?)
         });
@@ -808,6 +808,7 @@ fn lost_row(id: String) -> Row {
         error: Some(poison::error("JournalUnavailable", message)),
         reason: None,
         is_paused: false,
+        held: None,
     }
 }
 

@@ -64,6 +64,31 @@ def test_not_accepted(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.headers["Retry-After"] == "5"
 
 
+def test_at_most_so_many(shop: Any) -> None:
+    running: list[str] = []
+    most: list[int] = []
+
+    def collect(box: str) -> None:
+        running.append(box)
+        time.sleep(0.02)
+        most.append(len(running))
+        running.remove(box)
+
+    shop.collect = collect
+    futures = [shop.fetch_mail.delay() for _ in range(4)]
+    for future in futures:
+        future.result(DEADLINE)
+    assert most == [1, 1, 1, 1]
+    sent: list[str] = []
+    shop.gateway = lambda account, text: sent.append(account)
+    futures = [shop.send_sms.delay("a", str(number)) for number in range(101)]
+    shop.send_sms.delay("b", "0").result(DEADLINE)
+    for future in futures[:100]:
+        future.result(DEADLINE)
+    assert (sent.count("a"), sent.count("b")) == (100, 1)
+    assert shop.executor.tasks()[1].waits == "rate"
+
+
 def test_a_row_that_counts_once(shop: Any, tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     with closing(sqlite3.connect(path)) as connection:
@@ -291,12 +316,10 @@ def test_functions_that_are_refused(shop: Any, fn: Any) -> None:
         flask_delay.using(durable=True).delay(fn, 1)
 
 
-@pytest.mark.parametrize("option", ["request", "limit", "rate", "every", "cron", "backend"])
+@pytest.mark.parametrize("option", ["request", "every", "cron", "backend"])
 def test_options_that_are_refused(option: str) -> None:
     values: dict[str, Any] = {
         "request": True,
-        "limit": 1,
-        "rate": "1/s",
         "every": 60,
         "cron": "0 0 * * *",
         "backend": "celery",
@@ -349,4 +372,4 @@ def test_levels_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 12
+    assert len(BLOCKS) == 13

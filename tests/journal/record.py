@@ -30,6 +30,13 @@ STATES = {
 
 # Seconds after which a checkpoint is in the file, on a machine that is busy.
 LATE = 2.0
+LIMIT = 2
+"""How many tasks of `served.limited` may run at once."""
+RATE = 20
+"""How many tasks of `served.rated` may start in a second."""
+# Seconds between the claim of a task, which counts as its start, and its first line, on a machine
+# that is busy.
+LAG = 0.3
 
 
 class Event(NamedTuple):
@@ -38,7 +45,8 @@ class Event(NamedTuple):
     An event of an attempt is "start", "end", or "again" for an end that another attempt follows.
     One of what a task keeps has a value: "from=3" for the checkpoint that an attempt began with,
     "kept=4" for one that it has told, "did=a" for the end of a step's code and "stepped=a" for that
-    of the step.
+    of the step. "of=limited" follows the start of a task with a limit, "of=rated" that of one with
+    a rate.
     """
 
     event: str
@@ -150,6 +158,7 @@ def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Ve
         *_losses(told, of_task, rows),
         *(it for number, found in all_of_task.items() for it in _forgotten(number, found, told)),
         *(it for number, found in of_task.items() for it in _doubles(number, found, told)),
+        *_exceeded(told, all_of_task),
         *(f"a process did not know task {id}" for id in told.unknown),
         *(f"task {it} was refused and has run" for it in sorted(told.refused & of_task.keys())),
     ]
@@ -160,6 +169,8 @@ def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Ve
         "unanswered": len(told.unanswered),
         "killed": len(told.killed),
         "run more than once": sum(len(it) > 1 for it in starts),
+        "limited": len(runs("limited", all_of_task, told)),
+        "rated": len(runs("rated", all_of_task, told)),
         "went on": sum(it.event.startswith("from=") and it.event != "from=0" for it in events),
     }
     # Of each death, when the first of its tasks was started again. The others run after it: those
@@ -234,6 +245,37 @@ def _overlaps(number: int, events: list[Event], told: Told) -> Iterator[str]:
         elif event.event == "again":
             # It has asked for another attempt.
             last = None
+
+
+def runs(kind: str, events: Mapping[int, list[Event]], told: Told) -> list[tuple[float, float]]:
+    """When the runs of the tasks of a kind began, and when they were over, in order."""
+    found = []
+    for mine in events.values():
+        if not any(it.event == f"of={kind}" for it in mine):
+            continue
+        steps = [it for it in mine if not it.is_of_value]
+        for first, second in pairwise([*steps, None]):
+            if first is None or first.event != "start":
+                continue
+            if second is not None and second.event != "start":
+                over = second.at
+            else:
+                over = told.killed.get(first.pid, float("inf"))
+            found.append((first.at, over))
+    return sorted(found)
+
+
+def _exceeded(told: Told, events: Mapping[int, list[Event]]) -> Iterator[str]:
+    """Where more tasks ran at once than the limit allows, or have started than the rate."""
+    running: list[float] = []
+    for begin, over in runs("limited", events, told):
+        running = [*(it for it in running if it > begin), over]
+        if len(running) > LIMIT:
+            yield f"{len(running)} tasks with the limit {LIMIT} ran at once, at {begin:.3f}"
+    begins = [begin for begin, _ in runs("rated", events, told)]
+    for first, last in zip(begins, begins[RATE:], strict=False):
+        if last - first < 1.0 - LAG:
+            yield f"{RATE + 1} tasks with the rate {RATE}/s started in {last - first:.3f} s"
 
 
 def _forgotten(number: int, events: list[Event], told: Told) -> Iterator[str]:

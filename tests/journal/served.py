@@ -101,9 +101,49 @@ def go_on_until_file(number: int) -> int:
     return number
 
 
+@task(durable=True, limit=record.LIMIT, key="mailbox")
+def limited(number: int) -> int:
+    """Take up to 0.02 s, `LIMIT` of them at once."""
+    note("start", number)
+    note("of=limited", number)
+    time.sleep(number * 7919 % 1000 / 50_000)
+    note("end", number)
+    return number
+
+
+@task(durable=True, rate=f"{record.RATE}/s")
+def rated(number: int) -> int:
+    """Start `RATE` times in a second."""
+    note("start", number)
+    note("of=rated", number)
+    note("end", number)
+    return number
+
+
 FUNCTIONS = {
-    it.__name__: it for it in (work, poison, wait_for_file, work_async, go_on, go_on_until_file)
+    it.__name__: it
+    for it in (
+        work,
+        poison,
+        wait_for_file,
+        work_async,
+        go_on,
+        go_on_until_file,
+        limited,
+        rated,
+    )
 }
+# Of tasks that wait for a limit or a rate there are no more than about so many.
+BLOCKED = 60
+
+
+def mixed(number: int) -> str:
+    """The name of a function, a different one for each of four numbers."""
+    name = ("go_on", "work", "limited", "rated")[number % 4]
+    if name in {"limited", "rated"} and executor.stats()["journal"]["blocked"] > BLOCKED:
+        return "work"
+    return name
+
 
 app = Flask(__name__, static_folder=None)
 app.config.from_prefixed_env("FLASK")
@@ -120,7 +160,7 @@ def index():
 def submit(number: int, name: str):
     countdown = request.args.get("countdown", 0.0, type=float)
     if name == "mixed":
-        name = "work" if number % 2 else "go_on"
+        name = mixed(number)
     future = FUNCTIONS[name].using(countdown=countdown).delay(number)
     return {"id": future.id, "pid": os.getpid()}
 

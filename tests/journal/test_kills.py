@@ -143,3 +143,41 @@ def test_the_judge_of_what_is_kept(first, second, died, problem):
     else:
         assert len(problems) == 1
         assert problem in problems[0]
+
+
+def run_of(kind: str, number: int, begin: float, over: float, pid: int = 10) -> list[Event]:
+    return [
+        Event("start", number, pid, 1, begin),
+        Event(f"of={kind}", number, pid, 1, begin),
+        Event("end", number, pid, 1, over),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spans", "problem"),
+    [
+        ([(1.0, 2.0), (1.5, 2.5), (2.0, 3.0)], None),
+        ([(1.0, 2.0), (1.5, 2.5), (1.9, 3.0)], "3 tasks with the limit 2 ran at once, at 1.9"),
+    ],
+)
+def test_the_judge_of_a_limit(spans, problem):
+    events = [it for n, span in enumerate(spans, 1) for it in run_of("limited", n, *span)]
+    problems = judge(Told(), sorted(events, key=lambda it: it.at), None).problems
+    assert problems == ([] if problem is None else [f"{problem}00"])
+
+
+def test_a_run_of_a_killed_process_is_over_at_its_death():
+    events = [*run_of("limited", 1, 1.0, 9.0), *run_of("limited", 2, 1.1, 9.0)]
+    events = [it for it in events if it.event != "end"]
+    events += [*run_of("limited", 1, 4.0, 5.0, NEXT), *run_of("limited", 2, 4.5, 5.0, NEXT)]
+    events.sort(key=lambda it: it.at)
+    assert judge(Told(killed={10: 3.9}), events, None).problems == []
+    assert any("ran at once" in it for it in judge(Told(killed={10: 4.1}), events, None).problems)
+
+
+@pytest.mark.parametrize(("gap", "is_fast"), [(0.051, False), (0.03, True)])
+def test_the_judge_of_a_rate(gap, is_fast):
+    events = [it for n in range(30) for it in run_of("rated", n, n * gap, n * gap)]
+    problems = judge(Told(), events, None).problems
+    assert any("21 tasks with the rate 20/s started in 0.6" in it for it in problems) == is_fast
+    assert is_fast or problems == []

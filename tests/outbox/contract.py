@@ -245,6 +245,18 @@ class Contract:
             future.result(DEADLINE)
         assert ran == []
 
+    def test_limit_and_rate(self, app):
+        first = submit(1, limit=1, rate="1/h", key="orders")
+        second = submit(2, limit=1, rate="1/h", key="orders")
+        db.session.commit()
+        done = {first.id: first, second.id: second}
+        until(lambda: len(ran) == 1)
+        waiting = {view.id: view for view in app.extensions["delay"].owner.tasks("blocked")}
+        assert [view.waits for view in waiting.values()] == ["rate"]
+        (id,) = waiting
+        assert done.pop(id).cancel()
+        assert next(iter(done.values())).result(DEADLINE) == ran[0]
+
     def test_once(self, app):
         first = submit(1, once="order 1")
         db.session.commit()

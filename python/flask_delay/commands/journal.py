@@ -230,7 +230,7 @@ def _record(view: TaskView) -> dict[str, Any]:
         "name": view.name,
         "state": view.state,
         "waits": view.waits,
-        "until": _iso(view.due) if view.waits == "scheduled" else None,
+        "until": _iso(view.due) if view.waits in {"scheduled", "rate"} else None,
         "reason": None if view.reason is None else masked(view.reason),
         "attempts": view.attempts,
         "deaths": view.deaths,
@@ -249,6 +249,8 @@ def _remark(view: TaskView) -> str:
     if view.waits == "scheduled":
         attempt = f", attempt {view.attempts + 1}" if view.attempts else ""
         return f"until {_time(view.due)}{attempt}"
+    if view.waits == "rate" and view.due is not None:
+        return f"{_short(masked(view.reason or ''))} until {_time(view.due)}"
     if view.waits == "alone":
         return f"{view.deaths} processes have died of it"
     if view.error is not None:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from flask import Flask, request_started
 
@@ -429,6 +429,7 @@ class Store:
         elif row["unkept"] is not None:
             result, unkept = _unkept(row["unkept"], future)
         known = None if future is None else future.progress
+        held_by, reason, due = _held(row["held"]) or (None, row["reason"], row["due"])
         return TaskView(
             id=row["id"],
             name=row["name"],
@@ -441,9 +442,10 @@ class Store:
             error=error,
             result=result,
             deaths=None if row["plain"] else row["deaths"],
-            reason=row["reason"],
-            due=_moment(row["due"]),
+            reason=reason,
+            due=_moment(due),
             is_paused=row["is_paused"],
+            held_by=held_by,
             unkept=unkept,
         )
 
@@ -572,6 +574,23 @@ class Store:
                     "durable tasks of this process wait until another one runs them: none that"
                     " serves the app is alive"
                 )
+
+
+_SPANS = {1: "s", 60: "m", 3600: "h", 86400: "d"}
+
+
+def _held(
+    held: Mapping[str, Any] | None,
+) -> tuple[Literal["limit", "rate"], str, int | None] | None:
+    """What holds a task up: which option, in words, and until when, if that is known."""
+    if held is None:
+        return None
+    what = f"key {held['key']}" if held["is_given"] else held["key"]
+    if held["limit"] is not None and (held["running"] >= held["limit"] or held["rate"] is None):
+        return "limit", f"{what}: {held['running']} of {held['limit']} run", None
+    count, span = held["rate"]
+    per = _SPANS.get(span / 1e6, f"{span / 1e6:g} s")
+    return "rate", f"{what}: {count}/{per}", held["until"]
 
 
 _NOT_RETRIED = {

@@ -81,7 +81,7 @@ def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
     if view.deaths is not None:
         # Of a durable task.
         found |= {"waits": view.waits, "attempts": view.attempts, "deaths": view.deaths}
-        if view.due is not None and view.waits == "scheduled":
+        if view.due is not None and view.waits in {"scheduled", "rate"}:
             found["until"] = view.due.isoformat()
         if errors and view.reason is not None:
             found["reason"] = _plain(masked(view.reason[:_LOOKED_AT]))

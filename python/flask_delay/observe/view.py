@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from flask_delay._native import Future, Progress
 
@@ -30,11 +30,14 @@ class TaskView:
     deaths: int | None = None
     """How many processes have died of it; None for a task that is not durable."""
     reason: str | None = None
-    """Why it is parked."""
+    """Why it is parked, or which limit or rate holds it up."""
     due: datetime | None = None
-    """When a scheduled task may start: by its countdown or eta, or for its next attempt."""
+    """When a scheduled task may start: by its countdown or eta, or for its next attempt. For one
+    that waits for its rate, when the first of those that wait may."""
     is_paused: bool = False
     """Whether it waits until its function is resumed."""
+    held_by: Literal["limit", "rate"] | None = None
+    """Which of its options holds it up."""
     unkept: str | None = None
     """The type of a result that the journal could not store, and that another process has."""
 
@@ -49,12 +52,15 @@ class TaskView:
 
         "ready" for a free worker, "scheduled" until it is `due`, "paused" until its function is
         resumed, "alone" for a process that runs nothing else since processes have died of it,
-        "parked" for code that can run it, "blocked" for another task.
+        "parked" for code that can run it, "limit" for the end of tasks of its key, "rate" until
+        it is `due`, "blocked" for another task.
         """
         if self.state not in _WAITING:
             return None
         if self.is_paused:
             return "paused"
+        if self.state == "blocked" and self.held_by is not None:
+            return self.held_by
         return "alone" if self.state == "ready" and self.deaths else self.state
 
     @property

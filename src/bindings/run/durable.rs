@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::Mutex;
 use flask_delay_journal::{
-    Accepted, Change, Claim, Claimed, Found, Kept, Key, NewTask, Pool, Row, State,
+    Accepted, Change, Claim, Claimed, Found, Held, Kept, Key, Limits, NewTask, Pool, Row, State,
 };
 use pyo3::exceptions::{PyLookupError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -148,6 +148,7 @@ fn make_draft<'py>(
         Some(asked) => Some(unique_key(asked, &order.name, arguments, link.most)?),
         None => None,
     };
+    let limits = limits(asked, &order.name, arguments, link.most)?;
     if asked.is_some_and(Policy::needs_timer) {
         // While an error can still tell the caller that the timer does not start.
         timer::ready()?;
@@ -191,6 +192,7 @@ fn make_draft<'py>(
         expires: expires.map(|expires| born.saturating_add(micros(expires))),
         unique,
         once: order.once.clone(),
+        limits,
         sync: order.disk,
     };
     Ok(Draft { this, core, row })
@@ -218,6 +220,13 @@ pub(crate) fn draft<'py>(
     dict.set_item("expires", row.expires)?;
     dict.set_item("unique", row.unique)?;
     dict.set_item("once", row.once)?;
+    if let Some(limits) = row.limits {
+        let (count, span) = limits.rate.unzip();
+        dict.set_item("limit_key", limits.key)?;
+        dict.set_item("limit", limits.limit)?;
+        dict.set_item("rate_count", count)?;
+        dict.set_item("rate_span", span)?;
+    }
     Ok((this, dict))
 }
 
@@ -242,6 +251,14 @@ pub(crate) fn row_of(dict: &Bound<'_, PyDict>) -> PyResult<NewTask> {
         expires: item(dict, "expires")?,
         unique: item(dict, "unique")?,
         once: item(dict, "once")?,
+        limits: match dict.get_item("limit_key")? {
+            None => None,
+            Some(key) => Some(Box::new(Limits {
+                key: key.extract()?,
+                limit: item(dict, "limit")?,
+                rate: item::<Option<u64>>(dict, "rate_count")?.zip(item(dict, "rate_span")?),
+            })),
+        },
         sync: true,
     })
 }
@@ -444,6 +461,35 @@ fn unique_key(
     let call = codec::encode_call(name, &positional, sorted.transpose()?.as_ref(), most)?;
     Ok(format!("{name} {call}"))
 }
+
+/// How many of its key may run and start, if the task has a limit or a rate. The key is that of the
+/// function, or the option as text, the same in all processes.
+fn limits(
+    asked: Option<&Policy>,
+    name: &str,
+    arguments: &Arguments<'_, '_>,
+    most: usize,
+) -> PyResult<Option<Box<Limits>>> {
+    let Some((asked, terms)) = asked.and_then(|asked| Some((asked, asked.terms(0)?))) else {
+        return Ok(None);
+    };
+    let key = match asked.key(arguments)? {
+        Some(key) => format!("{KEY}{}", codec::encode(&key, most)?),
+        None => name.to_owned(),
+    };
+    let number = |number| u64::try_from(number).unwrap_or(u64::MAX);
+    Ok(Some(Box::new(Limits {
+        key,
+        limit: terms.limit.map(number),
+        rate: terms.rate.map(|rate| {
+            let span = u64::try_from(rate.per.as_micros()).unwrap_or(u64::MAX);
+            (number(rate.count), span)
+        }),
+    })))
+}
+
+/// Before a key that was given as an option; no name of a function begins with it.
+const KEY: &str = "=";
 
 /// A task without arguments, which its row has.
 fn make<'py>(
@@ -932,6 +978,23 @@ pub(crate) fn view(py: Python<'_>, row: Row) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("error", row.error)?;
     dict.set_item("reason", row.reason)?;
     dict.set_item("is_paused", row.is_paused)?;
+    let held = row.held.map(|held| held_up(py, *held));
+    dict.set_item("held", held.transpose()?)?;
+    Ok(dict)
+}
+
+/// What holds a task up: its key, whether that was given, the limit and how many run, the rate and
+/// when it lets one start.
+fn held_up(py: Python<'_>, held: Held) -> PyResult<Bound<'_, PyDict>> {
+    let Limits { key, limit, rate } = held.limits;
+    let dict = PyDict::new(py);
+    let given = key.strip_prefix(KEY);
+    dict.set_item("key", given.unwrap_or(label(&key)))?;
+    dict.set_item("is_given", given.is_some())?;
+    dict.set_item("limit", limit)?;
+    dict.set_item("running", held.running)?;
+    dict.set_item("rate", rate)?;
+    dict.set_item("until", held.until)?;
     Ok(dict)
 }
 

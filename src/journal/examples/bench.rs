@@ -71,6 +71,7 @@ fn task(number: u64) -> NewTask {
         expires: None,
         unique: None,
         once: None,
+        limits: None,
         sync: false,
     }
 }

@@ -238,6 +238,7 @@ pub(crate) fn task() -> NewTask {
         expires: None,
         unique: None,
         once: None,
+        limits: None,
         sync: false,
     }
 }
