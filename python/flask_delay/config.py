@@ -17,13 +17,13 @@ from flask_delay.masking import masked
 from flask_delay.validators import (
     checked,
     count,
+    database,
     file_or_default,
     folder,
     one_of,
     optional,
     spelled,
     switch,
-    text,
     wait,
 )
 from flask_delay.validators import seconds as above_zero
@@ -183,8 +183,8 @@ class Config:
     )
     outbox: str | None = setting(
         None,
-        optional(text),
-        "the URL of a database, as SQLAlchemy writes it, or None",
+        optional(database),
+        "the URL of a database as SQLAlchemy writes it, which is installed with a driver, or None",
         "The database whose table delay_outbox has durable tasks that were submitted with a"
         " transaction, where the app does not say it by flask_delay.contrib.outbox.table().",
         shown=False,

@@ -106,6 +106,20 @@ def text(value: object) -> str:
     return value.strip()
 
 
+def database(value: object) -> str:
+    """The URL of a database that SQLAlchemy can use here."""
+    url = text(value)
+    try:
+        # For an app without this setting, it need not be there.
+        from sqlalchemy import create_engine  # noqa: PLC0415
+
+        # Connects to nothing, but imports the driver.
+        create_engine(url)
+    except Exception as error:
+        raise ValueError from error
+    return url
+
+
 def one_of(*names: str) -> Callable[[object], str]:
     """Make a validator for one of the names."""
 

@@ -18,6 +18,7 @@ from flask_delay import (
     DuplicateTask,
     JournalUnavailable,
     TaskExpired,
+    gather,
     task_cancelled,
     task_submitted,
     using,
@@ -323,6 +324,16 @@ class Contract:
         assert not future.cancel()
         db.session.commit()
         assert future.result(DEADLINE) == 1
+
+    def test_plain_tasks_that_follow(self, app):
+        following = submit(1).then(lambda number: number + 1)
+        both = gather(submit(2), submit(3))
+        db.session.commit()
+        assert following.result(DEADLINE) == 2
+        assert both.result(DEADLINE) == [2, 3]
+        following = submit(4).then(lambda number: number + 1)
+        db.session.rollback()
+        until(following.cancelled)
 
     def test_map(self, app):
         results = ship.using(durable=True, within=db.session).map(range(5))

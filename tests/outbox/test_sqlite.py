@@ -160,6 +160,16 @@ class TestTables:
                 assert [str(it) for it in found] == [url]
         engine.dispose()
 
+    @pytest.mark.parametrize(
+        "value", ["nonsense", "oracle+nothing://ann:secret@host/db", "postgresql+none://", 7, ""]
+    )
+    def test_a_setting_that_sqlalchemy_cannot_use(self, value):
+        app = Flask("plain", static_folder=None)
+        app.config["DELAY_OUTBOX"] = value
+        with pytest.raises(ValueError, match=r"DELAY_OUTBOX .*as SQLAlchemy writes it") as raised:
+            Delay(app)
+        assert "secret" not in str(raised.value)
+
     def test_a_setting_without_models(self, tmp_path, left, url):
         """A process that does not import the models finds the rows by the setting."""
         ids = left(2)
