@@ -105,15 +105,16 @@ fn lane(connection: &Connection, task: i64) -> Result<Option<String>> {
 
 /// How many tasks of a lane run; no more than `most` are counted.
 fn running(connection: &Connection, key: &str, most: i64) -> Result<i64> {
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM task WHERE limit_key = ?1 AND state = 2 AND state < 6 LIMIT ?2)";
+    let sql =
+        "SELECT count(*) FROM (SELECT 1 FROM task WHERE limit_key = ?1 AND state = 2 LIMIT ?2)";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_row(params![key, most], |row| row.get(0))
 }
 
 /// How many ready tasks go before a rank, or at it. Those of paused functions do not go.
 fn ready(connection: &Connection, key: &str, rank: i64) -> Result<i64> {
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM task WHERE limit_key = ?1 AND state = 0 AND state < 6 \
-               AND waiting_for = 0 AND rank <= ?2 AND NOT EXISTS (SELECT 1 FROM paused \
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM task WHERE limit_key = ?1 AND state = 0 \
+               AND rank <= ?2 AND NOT EXISTS (SELECT 1 FROM paused \
                WHERE paused.application = task.application AND paused.function = task.function) LIMIT ?3)";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_row(params![key, rank, READY], |row| row.get(0))
@@ -130,7 +131,7 @@ struct First {
 fn first(connection: &Connection, key: &str) -> Result<Option<First>> {
     let sql = format!(
         "SELECT sequence, function, EXISTS (SELECT 1 FROM paused WHERE paused.application = task.application \
-         AND paused.function = task.function), {TERMS} FROM task WHERE limit_key = ?1 AND state = 3 AND state < 6 \
+         AND paused.function = task.function), {TERMS} FROM task WHERE limit_key = ?1 AND state = 3 \
          AND waiting_for = 0 ORDER BY rank, sequence LIMIT 1"
     );
     let mut statement = connection.prepare_cached(&sql)?;
@@ -295,7 +296,7 @@ pub(crate) fn forget(connection: &Connection, now: i64) -> Result<()> {
 
 /// The lanes of the ready tasks of a function.
 fn lanes_of_ready(connection: &Connection, function: i64) -> Result<Vec<String>> {
-    let sql = "SELECT DISTINCT limit_key FROM task WHERE limit_key IS NOT NULL AND state < 6 AND state = 0 AND function = ?1";
+    let sql = "SELECT DISTINCT limit_key FROM task WHERE limit_key IS NOT NULL AND state = 0 AND function = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_map([function], |row| row.get(0))?.collect()
 }
@@ -307,8 +308,8 @@ pub(crate) fn park_blocked(
     reason: &str,
     now: i64,
 ) -> Result<usize> {
-    let sql = "UPDATE task SET state = 4, reason = ?2, parked_at = ?3 WHERE limit_key IS NOT NULL AND state < 6 \
-               AND state = 3 AND waiting_for = 0 AND function = ?1";
+    let sql = "UPDATE task SET state = 4, reason = ?2, parked_at = ?3 WHERE limit_key IS NOT NULL AND state = 3 \
+               AND waiting_for = 0 AND function = ?1";
     connection
         .prepare_cached(sql)?
         .execute(params![function, reason, now])
@@ -326,7 +327,7 @@ fn lanes_of_parked(connection: &Connection, function: i64) -> Result<Vec<String>
 /// What holds a blocked task up: columns for `held_of`.
 pub(crate) const HELD: &str = "CASE WHEN state = 3 AND waiting_for = 0 THEN limit_key END, limit_most, rate_count, rate_span, \
      CASE WHEN state = 3 AND waiting_for = 0 THEN (SELECT count(*) FROM task AS other \
-     WHERE other.limit_key = task.limit_key AND other.state = 2 AND other.state < 6) END, \
+     WHERE other.limit_key = task.limit_key AND other.state = 2) END, \
      CASE WHEN state = 3 AND waiting_for = 0 THEN (SELECT wake_at FROM rate WHERE rate.limit_key = task.limit_key) END";
 
 pub(crate) fn held_of(row: &Row<'_>, place: usize) -> Result<Option<Box<Held>>> {

@@ -239,7 +239,7 @@ pub(crate) fn twin(
 pub(crate) fn count_waiting(connection: &Connection) -> Result<u64> {
     let sql = "SELECT (SELECT count(*) FROM task WHERE state = 0) + (SELECT count(*) FROM task WHERE state = 1) \
                + (SELECT count(*) FROM task WHERE state = 5) \
-               + (SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state < 6 AND state = 3)";
+               + (SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3)";
     let mut statement = connection.prepare_cached(sql)?;
     let count: i64 = statement.query_row([], |row| row.get(0))?;
     Ok(count.cast_unsigned())
@@ -807,9 +807,8 @@ pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
         running: count(
             "SELECT count(*) FROM task WHERE owner IS NOT NULL AND state = 2 AND published = 0",
         )?,
-        blocked: count(
-            "SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state < 6 AND state = 3",
-        )? + count("SELECT count(*) FROM task WHERE state = 5")?
+        blocked: count("SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3")?
+            + count("SELECT count(*) FROM task WHERE state = 5")?
             + paused,
         parked: count("SELECT count(*) FROM task WHERE state = 4")?,
         dead: count("SELECT count(*) FROM task WHERE state = 9")?,

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flask_delay_journal::{
-    Accepted, Change, Claimed, Host, Journal, Kept, NewTask, Outcome, Pool, Row, Settings,
+    Accepted, Change, Claimed, Host, Journal, Kept, Limits, NewTask, Outcome, Pool, Row, Settings,
     SyncLevel,
 };
 
@@ -203,6 +203,89 @@ fn together(folder: &Path, sync: SyncLevel, submitters: u64, seconds: f64) {
     journal.close();
 }
 
+/// One thread submits, runs and ends tasks of one key, some with a limit and others without.
+fn limited(folder: &Path, seconds: f64) {
+    let (journal, _) = open(folder, SyncLevel::Never);
+    let minute = 60_000_000;
+    let kinds = [
+        ("no limit", None, None),
+        ("limit   ", Some(8), None),
+        ("rate    ", None, Some((1_000_000, minute))),
+    ];
+    let mut times = kinds.map(|_| (Times::default(), Times::default()));
+    let began = Instant::now();
+    for number in 0.. {
+        if began.elapsed().as_secs_f64() > seconds {
+            break;
+        }
+        // By turns, so that what else the machine does counts for each.
+        let place = usize::try_from(number % 3).unwrap();
+        let (_, limit, rate) = kinds[place];
+        let mut task = task(number);
+        if limit.is_some() || rate.is_some() {
+            let key = format!("=\"key {place}\"");
+            task.limits = Some(Box::new(Limits { key, limit, rate }));
+        }
+        let (submits, changes) = &mut times[place];
+        let Accepted::Mine(claim) = submits.measure(|| journal.submit(task).unwrap()) else {
+            panic!("a free worker and nothing that waits");
+        };
+        changes.measure(|| journal.change(claim, done()).unwrap());
+        thread::sleep(Duration::from_micros(200));
+    }
+    for ((kind, ..), (mut submits, mut changes)) in kinds.into_iter().zip(times) {
+        println!(
+            "{kind}: submit {}; change {}",
+            submits.text(),
+            changes.text()
+        );
+    }
+    journal.close();
+}
+
+/// Very many tasks wait for one limit, or for workers; one after another ends.
+fn lane(folder: &Path, count: u64, is_limited: bool) {
+    let (journal, tasks) = open(folder, SyncLevel::Never);
+    journal.pause(None).unwrap();
+    thread::scope(|scope| {
+        for submitter in 0..16 {
+            let journal = &journal;
+            scope.spawn(move || {
+                for number in (submitter..count).step_by(16) {
+                    let mut task = task(number);
+                    if is_limited {
+                        task.limits = Some(Box::new(Limits {
+                            key: "=\"lane\"".to_owned(),
+                            limit: Some(1),
+                            rate: None,
+                        }));
+                    }
+                    journal.submit(task).unwrap();
+                }
+            });
+        }
+    });
+    journal.resume(None).unwrap();
+    let mut times = Times::default();
+    for _ in 0..count {
+        let claimed = {
+            let mut claimed = tasks.claimed.lock().unwrap();
+            while claimed.is_empty() {
+                claimed = tasks.bell.wait(claimed).unwrap();
+            }
+            claimed.remove(0)
+        };
+        times.measure(|| journal.change(claimed.claim, done()).unwrap());
+    }
+    let kind = if is_limited {
+        "a limit of 1"
+    } else {
+        "workers"
+    };
+    println!("{count} tasks wait for {kind}: change {}", times.text());
+    journal.close();
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let seconds = arguments.next().map_or(2.0, |text| text.parse().unwrap());
@@ -217,6 +300,10 @@ fn main() {
         for submitters in [1, 4, 16] {
             together(&folder, sync, submitters, seconds);
         }
+    }
+    limited(&folder, seconds);
+    for is_limited in [false, true] {
+        lane(&folder, 10_000, is_limited);
     }
     let _ = std::fs::remove_dir_all(&folder);
 }

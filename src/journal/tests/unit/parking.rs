@@ -6,7 +6,7 @@ mod support;
 
 use rusqlite::Connection;
 
-use crate::{Change, NewTask, State};
+use crate::{Change, Limits, NewTask, State};
 use support::{Folder, claiming, finished, mine, row, task, until, watching, with};
 
 #[test]
@@ -39,6 +39,50 @@ fn tasks_of_unknown_functions_are_parked_and_revived() {
     for task in &tasks {
         let claimed = of_next.claimed();
         assert_eq!((&claimed.id, claimed.claim.attempt), (&task.id, 1));
+        next.change(claimed.claim, Change::End(finished())).unwrap();
+    }
+    for journal in [next, worker, web] {
+        journal.close();
+    }
+}
+
+#[test]
+fn tasks_of_unknown_functions_hold_up_no_others_of_their_key_for_long() {
+    let folder = Folder::new();
+    let (web, _) = watching(&folder);
+    let of = |function: &str| NewTask {
+        function: function.to_owned(),
+        limits: Some(Box::new(Limits {
+            key: "k".to_owned(),
+            limit: Some(1),
+            rate: None,
+        })),
+        ..task()
+    };
+    let unknown: Vec<_> = (0..3).map(|_| of("later")).collect();
+    let known = of("send");
+    for task in unknown.iter().chain([&known]) {
+        web.submit(task.clone()).unwrap();
+    }
+    assert_eq!(row(&web, &unknown[0].id).state, State::Ready);
+    assert_eq!(row(&web, &known.id).state, State::Blocked);
+    let (worker, notes) = claiming(&folder, 1);
+    // All of them are parked at once.
+    let (_, text) = notes.reported("parked");
+    assert!(text.contains("3 tasks of later"), "{text}");
+    let claimed = notes.claimed();
+    assert_eq!(claimed.id, known.id);
+    // A deploy brings the function: the limit holds, and the order.
+    let (next, of_next) = with(support::settings(&folder.database()), 3);
+    next.know(vec!["later".to_owned()]);
+    next.start().unwrap();
+    until(|| row(&web, &unknown[2].id).state == State::Blocked);
+    worker
+        .change(claimed.claim, Change::End(finished()))
+        .unwrap();
+    for task in &unknown {
+        let claimed = of_next.claimed();
+        assert_eq!((&claimed.id, of_next.left().0), (&task.id, 0));
         next.change(claimed.claim, Change::End(finished())).unwrap();
     }
     for journal in [next, worker, web] {
