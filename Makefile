@@ -94,6 +94,8 @@ kills: $(VENV)/.installed $(VENV)/.dev ## Kill the processes of a server 1,000 t
 	$(BIN)/python -m tests.journal.kills $(or $(COUNT),1000)
 kills-outbox: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Kill processes between their commits and the journal 500 times; COUNT=100 for less, DATABASE=postgres
 	$(BIN)/python -m tests.outbox.kills $(or $(COUNT),500) $(or $(DATABASE),sqlite)
+kills-ticks: $(VENV)/.installed $(VENV)/.dev ## Kill the processes of durable jobs, and see that no tick is lost or doubled; SECONDS=600 for longer
+	$(BIN)/python -m tests.journal.ticks $(or $(SECONDS),60)
 soak-journal: $(VENV)/.installed $(VENV)/.dev ## An hour of durable tasks, kills and deploys; SECONDS=60 for less
 	$(BIN)/python -m tests.journal.soak $(SECONDS)
 

@@ -34,6 +34,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::periodic::{Rhythm, Ticker};
     #[pymodule_export]
+    use crate::bindings::api::schedule::Schedule;
+    #[pymodule_export]
     use crate::bindings::core::async_check::{_check_callback, _check_function};
     #[pymodule_export]
     use crate::bindings::core::codec::{
@@ -68,7 +70,7 @@ mod _native {
     use crate::bindings::wait::result::Waiting;
 
     use crate::bindings::api::current_task::CurrentTask as CurrentTaskCell;
-    use crate::bindings::api::{executor, future, journal, submit_method};
+    use crate::bindings::api::{executor, future, journal, schedule, submit_method};
     use crate::bindings::core::executor::ExecutorCell;
     use crate::bindings::core::progress;
     use crate::bindings::core::task::{self, Task};
@@ -132,6 +134,7 @@ mod _native {
         submit_method::add(py)?;
         future::add_methods(py)?;
         journal::add(py)?;
+        schedule::add(py)?;
         let executor = derive("Executor", native, "Executor")?;
         executor::set_class(&executor);
         init::up(py)?;

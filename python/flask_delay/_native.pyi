@@ -18,6 +18,7 @@ from typing import (
     NoReturn,
     ParamSpec,
     Self,
+    TypeAlias,
     TypedDict,
     TypeVar,
     Unpack,
@@ -56,6 +57,7 @@ __all__ = [
     "_Policy",
     "_RemoteTask",
     "_Rhythm",
+    "_Schedule",
     "_Step",
     "_Ticker",
     "_Waiting",
@@ -995,6 +997,8 @@ class _Journal:
         """End the pause of the function with this registered name; None: every pause."""
     def prune(self, states: Sequence[str], names: Sequence[str] | None, ended_before: int) -> int:
         """Forget tasks, as for `rows`, that ended before a time in microseconds; how many."""
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs of the app that the journal has, by name, as from `_Schedule.state`."""
     def stats(self) -> dict[str, int | None]:
         """The numbers of tasks by their state, of processes, and the bytes of the file.
 
@@ -1004,6 +1008,66 @@ class _Journal:
         """Claim no more tasks in this process."""
     def close(self) -> None:
         """Leave the journal: its tasks belong to other processes from now on."""
+
+_Taken: TypeAlias = tuple[bool, Future[Any] | None, int, int | None, int | None, int | None]
+"""The answer about a tick, see `_Schedule.take`."""
+
+@final
+class _Schedule:
+    """A job whose ticks the processes of a journal share. Times are in nanoseconds since 1970.
+
+    May be used from any thread, and in a forked child.
+    """
+
+    def __new__(
+        cls, journal: _Journal, job: str, name: str, rhythm: _Rhythm, alone: bool
+    ) -> _Schedule:
+        """The job with the id `job`. With `alone`, runs do not overlap; `name` is for people."""
+    def is_taken(self, at: int, *, missed: bool = False) -> bool:
+        """Whether there is nothing to be done at this tick, as far as can be seen without a turn.
+
+        With `missed`, at the newest tick until `at`. Raises JournalUnavailable, as all methods.
+        """
+    def take(self, at: int | None, over: int | None) -> _Taken | None:
+        """Take a tick of a plain job, or None for a run that is asked for.
+
+        `over` is the number of the last run of this process, if that is over. Returns None if there
+        is nothing to be done; else whether this process runs the job, no future, the number of the
+        run, None, its tick and the newest one that was taken before. If the last run goes on:
+        False, None, how many ticks were left out, the process of that run, None, None.
+        """
+    def submit(
+        self,
+        at: int | None,
+        missed: bool,
+        name: str,
+        pool: int,
+        policy: _Policy | None,
+        options: str | None,
+        once: str | None,
+        disk: bool,
+        executor: Executor | None,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> _Taken | None:
+        """Take a tick, and submit the task that runs at it, in one transaction.
+
+        The task is as for `_Journal.submit`. With `missed`, `at` is the latest time of the newest
+        tick that was missed. Returns as `take`, with the future of the task.
+        """
+    def over(self, number: int) -> None:
+        """The run of a plain job with this number is over. Does not wait."""
+    def pause(self, paused: bool) -> None:
+        """Have no process take ticks, or have them take ticks again from now on."""
+    def state(self) -> dict[str, Any] | None:
+        """What is known of the job; None if no process has had it.
+
+        `id`, `name`, `task` (the id of the last run's), `runs`, `left_out`, `paused`, and in
+        microseconds since 1970: `tick`, up to which all ticks are taken or count no more, `due`,
+        the next one, and `ran`, the newest one that was run or left out.
+        """
 
 def _journal_check(path: str) -> list[tuple[bool, str]]:
     """Whether a journal can be at `path`: a line for each condition, and whether it holds."""
@@ -1053,6 +1117,12 @@ class CurrentTask:
     @property
     def attempt(self) -> int:
         """The number of this attempt; the first is 1."""
+    @property
+    def tick(self) -> datetime | None:
+        """The tick (UTC, aware) for which this durable task runs, the same in every attempt.
+
+        None for any other task: one that no job with `durable=True` has made, or `Job.run_now`.
+        """
     @property
     def cancelled(self) -> bool:
         """Whether the task was told to stop: by `Future.stop`, or at shutdown after its time."""

@@ -242,6 +242,15 @@ class Repetition(TypedDict, total=False):
             "Whether a run may begin while the one before goes on.",
         ),
     ]
+    missed: Annotated[
+        Literal["run", "skip"],
+        Option(
+            validators.missed,
+            '"run" or "skip"',
+            'What becomes of ticks of a durable job that no process was there for; with "run" it'
+            ' runs once for the newest of them, when a process starts. The default is "skip".',
+        ),
+    ]
 
 
 class AllOptions(Options, Repetition, total=False):
@@ -347,7 +356,7 @@ class Chosen:
 
 
 _WHEN = ("every", "cron")
-_REPEATED = (*_WHEN, "timezone", "overlap")
+_REPEATED = (*_WHEN, "timezone", "overlap", "missed")
 # Options that a job does not allow: it is not submitted for one request, time or transaction.
 _SINGLE = ("countdown", "eta", "request", "id", "within", "after_commit")
 
@@ -362,9 +371,9 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
             raise ValueError(f"the option {name!r} is {value!r}, but {why}")
 
     when = {name: values.pop(name) for name in _REPEATED if name in values}
-    overlap = when.pop("overlap", False)
+    overlap, missed = when.pop("overlap", False), when.pop("missed", "skip")
     if present.isdisjoint(_WHEN):
-        for name in ("timezone", "overlap"):
+        for name in ("timezone", "overlap", "missed"):
             exclude(name, "neither 'every' nor 'cron' is set: say when the job is to run")
         return None
     if "every" in when:
@@ -373,11 +382,10 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
     name = "every" if "every" in when else "cron"
     for single in _SINGLE:
         exclude(single, f"{name!r} makes a job, which is for no one time, request, id or commit")
-    for lasting in ("durable", "once"):
+    exclude("once", f"{name!r} makes a job, each run of which is a task of its own: leave it out")
+    if "durable" not in present:
         exclude(
-            lasting,
-            f"{name!r} makes a job, and durable schedules are not there yet: leave it out, and let"
-            f" the job call the delay() of a durable task",
+            "missed", "the job is not durable, so nobody knows what it missed: say durable=True"
         )
     rhythm = _Rhythm(**when)
     if rhythm.after(time.time_ns()) is None:
@@ -386,7 +394,15 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
         text = f"every {when['every']:g} s"
     else:
         text = " ".join([*when["cron"].split(), when.get("timezone", "UTC")])
-    return Plan(rhythm, text, overlap, values.get("key"), values.get("expires"))
+    return Plan(
+        rhythm,
+        text,
+        overlap,
+        values.get("key"),
+        values.get("expires"),
+        durable="durable" in present,
+        makes_up=missed == "run",
+    )
 
 
 _KEYED = ("limit", "rate", "unique")

@@ -14,6 +14,7 @@ from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executo
 from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
 from flask_delay.journal import store
+from flask_delay.journal.periodic import DurableLead, JournalLead
 from flask_delay.journal.store import Store
 from flask_delay.observe import signals
 from flask_delay.observe.view import TaskView, view_of
@@ -107,6 +108,7 @@ class State:
         self._app = weakref.ref(app)
         # No lock: each access is atomic, and a fork finds nothing half done.
         self._backends: dict[str, Backend] = {}
+        self.store = Store(owner.name, settings, app, executor, weakref.WeakMethod(self.backend))
         self.jobs = Jobs(
             executor,
             folder=Path(app.instance_path) / (settings.jobs_folder or owner.name),
@@ -114,8 +116,11 @@ class State:
             remedy=f"give that user the folder, or set {owner.prefix}JOBS_FOLDER to one of his",
             active=settings.mode == "threads",
             check=context.check,
+            # A file that is there without the setting could be seen by some processes alone.
+            journal=None
+            if settings.journal is None
+            else functools.partial(JournalLead, self.store),
         )
-        self.store = Store(owner.name, settings, app, executor, weakref.WeakMethod(self.backend))
         # Bound once, since every task passes through here.
         self.submit: Callable[..., Future[Any]] = executor.submit
         if settings.durable or self._is_elsewhere(settings.backend):
@@ -156,8 +161,9 @@ class State:
         return follower(chosen, future, self.app, executor=self.executor, backend=backend)
 
     def _is_durable(self, chosen: Chosen) -> bool:
+        # The setting is not for jobs, which may be of any function.
         if chosen.plan is not None:
-            return False
+            return bool(chosen.durable)
         return self.config.durable if chosen.durable is None else bool(chosen.durable)
 
     def _check_durable(self, chosen: Chosen, backend: str) -> None:
@@ -172,6 +178,9 @@ class State:
     def _find_durable(self, chosen: Chosen, backend: Backend | None) -> Callable[..., Any]:
         if self.config.mode == "threads":
             submit: Callable[..., Any] = functools.partial(self.store.submit, chosen, backend)
+            if chosen.plan is not None:
+                lead = functools.partial(DurableLead, self.store, chosen, backend)
+                return functools.partial(self.jobs.start, chosen.plan._replace(lead=lead), submit)
             return watched(submit, chosen.given)
         chosen = chosen.keeping(self.config.journal_max_bytes)
         return self.store.carrying(submitter(chosen, self.jobs, self.app))

@@ -285,6 +285,16 @@ _SESSIONS = {
     "sqlalchemy.ext.asyncio": ("AsyncSession", "async_scoped_session"),
 }
 
+
+def missed(value: object) -> str:
+    """What becomes of a tick that no process was there for: "run" or "skip"."""
+    if not isinstance(value, str):
+        raise TypeError
+    if value not in {"run", "skip"}:
+        raise ValueError
+    return value
+
+
 _LONGEST_ID = 100
 _LONGEST_NAME = 200
 

@@ -182,6 +182,8 @@ pub struct Claimed {
     pub submitted_at: i64,
     /// When its first attempt began, if it is not this one.
     pub began: Option<i64>,
+    /// The tick of the job that it is a run of.
+    pub tick: Option<i64>,
     /// What earlier attempts have kept for this one.
     pub kept: Kept,
 }

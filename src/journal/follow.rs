@@ -58,6 +58,9 @@ impl Writer {
                 (Operation::Stats(answer), Said::Stats(stats)) => {
                     answer.give(Ok(self.with_bytes(stats)));
                 }
+                (Operation::Periodic(ask), Said::Periodic(told)) => {
+                    waiting.extend(ask.give(told, level == SyncLevel::Commit));
+                }
                 (Operation::Start(answer), _) => answer.give(Ok(())),
                 (Operation::Close(answer), _) => closes.push(answer),
                 (operation, said) => operation.give(said),

@@ -20,6 +20,7 @@ use crate::look::{Chores, Prune};
 use crate::memory::{Memory, Running, Watch, Watched};
 use crate::operation::{Operation, Origin, Plain, Said, Step};
 use crate::part::{Files, Part, Subject};
+use crate::periodic::{self, Ask};
 use crate::store::{self, End, NewRow, Ready};
 use crate::{liveness, manage, poison, schema, wakeup};
 
@@ -214,7 +215,7 @@ impl<'a> Group<'a> {
         self.load_ended()
     }
 
-    fn slot(&mut self) -> Result<i64> {
+    pub(crate) fn slot(&mut self) -> Result<i64> {
         if let Some(slot) = self.effects.slot.or(self.memory.slot) {
             return Ok(slot);
         }
@@ -279,7 +280,7 @@ impl<'a> Group<'a> {
 
     fn operate(&mut self, operation: &Operation) -> Result<Said> {
         Ok(match operation {
-            Operation::Submit(..) if self.is_outdated => {
+            Operation::Submit(..) | Operation::Periodic(Ask::Tick(..)) if self.is_outdated => {
                 Said::Refused(schema::outdated(&self.part.core.place))
             }
             Operation::Submit(task, origin, _) => Said::Accepted(self.submit(task, *origin)?),
@@ -315,6 +316,7 @@ impl<'a> Group<'a> {
                 let (count, next) = self.forget(filter, *below)?;
                 Said::Pruned(count, next)
             }
+            Operation::Periodic(ask) => Said::Periodic(self.answer(ask)?),
             Operation::Publish(plain) => {
                 self.publish(plain)?;
                 Said::Nothing
@@ -441,6 +443,7 @@ impl<'a> Group<'a> {
         } = prune;
         store::prune(self.connection, since, long_since, prune.surplus)?;
         limits::forget(self.connection, self.now)?;
+        periodic::prune(self.connection, long_since)?;
         for (task, id, reason) in store::long_parked(self.connection, long_since)? {
             let error = poison::error("WorkerDied", &format!("no process could run it: {reason}"));
             self.end(task, State::Dead, Some(&error))?;
@@ -680,7 +683,7 @@ impl<'a> Group<'a> {
         Ok(count >= most)
     }
 
-    fn submit(&mut self, task: &NewTask, origin: Origin) -> Result<Accepted> {
+    pub(crate) fn submit(&mut self, task: &NewTask, origin: Origin) -> Result<Accepted> {
         if self.is_full()? {
             return Ok(Accepted::Full);
         }

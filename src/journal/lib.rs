@@ -23,6 +23,7 @@ mod manage;
 mod memory;
 mod operation;
 mod part;
+mod periodic;
 mod poison;
 mod queue;
 mod rescue;
@@ -58,6 +59,7 @@ pub use manage::{Filter, Retried};
 use operation::{Operation, Origin, Plain, Step};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
+pub use periodic::{Job, Run, Tick, Ticked, When};
 pub use rescue::{Salvaged, backup, inspect, salvage};
 use writer::Writer;
 
@@ -225,7 +227,7 @@ impl Journal {
 
     /// Sends an operation and waits for its answer. What the writer thread has not taken in time
     /// is withdrawn, unless it has to be done some time.
-    fn ask<T>(
+    pub(crate) fn ask<T>(
         &self,
         may_withdraw: bool,
         make: impl FnOnce(Answer<T>) -> Operation,
@@ -527,7 +529,7 @@ impl Journal {
     }
 
     /// Sends an operation without a waiting thread.
-    fn tell(&self, operation: Operation) {
+    pub(crate) fn tell(&self, operation: Operation) {
         if let Ok(part) = self.part() {
             // A closed journal need not hear it.
             _ = Self::send(&part, operation);

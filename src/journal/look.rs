@@ -14,7 +14,7 @@ use crate::filesystem::{Identity, refused};
 use crate::group::{Result, Trouble};
 use crate::part::Files;
 use crate::writer::{Writer, now};
-use crate::{limits, liveness, manage, schema, store};
+use crate::{limits, liveness, manage, periodic, schema, store};
 
 /// How often an idle process looks at the others.
 const LOOK: Duration = Duration::from_secs(1);
@@ -339,6 +339,7 @@ impl Writer {
         self.is_pruning = prune.surplus > 0
             || prune.vacuum
             || store::has_old(connection, prune.since, prune.long_since)?
+            || periodic::has_old(connection, prune.long_since)?
             || store::has_long_parked(connection, prune.long_since)?
             || limits::has_old(connection, now)?;
         if self.is_pruning {

@@ -10,7 +10,7 @@ use crate::Journal;
 use crate::api::{Error, Found, Pool, Row, State};
 use crate::group::{self, Group};
 use crate::operation::{Operation, Said};
-use crate::store;
+use crate::{periodic, store};
 
 /// So many rows are looked at in one step, which other operations wait for.
 const LOOKED_AT: i64 = 2_000;
@@ -124,7 +124,7 @@ fn page(
     Ok(Page { rows, next })
 }
 
-fn known_application(connection: &Connection, app: &str) -> Result<Option<i64>> {
+pub(crate) fn known_application(connection: &Connection, app: &str) -> Result<Option<i64>> {
     let sql = "SELECT application FROM application WHERE name = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_row([app], |row| row.get(0)).optional()
@@ -244,6 +244,7 @@ pub(crate) fn read(
         }
         Operation::Names(_) => Said::Names(names(connection, app)?),
         Operation::Paused(_) => Said::Paused(paused_names(connection, app)?),
+        Operation::Periodic(ask) => Said::Periodic(periodic::read(connection, app, ask)?),
         _ => Said::Nothing,
     })
 }

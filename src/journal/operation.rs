@@ -5,6 +5,7 @@ use crate::api::{
     Accepted, Cancelled, Change, Changed, Claim, Error, Found, NewTask, Outcome, Stats,
 };
 use crate::manage::{Filter, Page, Retried};
+use crate::periodic::{Ask, Told};
 
 /// An operation, and where its answer goes.
 pub(crate) enum Operation {
@@ -28,6 +29,7 @@ pub(crate) enum Operation {
     Resume(Option<String>, Answer<bool>),
     /// Answers how many tasks below a place are removed, and where to go on.
     Prune(Box<Filter>, i64, Answer<(u64, Option<i64>)>),
+    Periodic(Ask),
     Publish(Box<Plain>),
     PublishBegan(String, i64),
     PublishEnded(String, Outcome),
@@ -63,6 +65,9 @@ pub(crate) struct Step {
 impl Operation {
     /// Whether it only reads: then it needs no turn.
     pub(crate) fn is_read(&self) -> bool {
+        if let Self::Periodic(ask) = self {
+            return ask.is_read();
+        }
         matches!(
             self,
             Self::Get(..)
@@ -91,6 +96,9 @@ impl Operation {
 
     /// Whether it ends a task, an attempt or a step: it has to be written some time.
     pub(crate) fn is_end(&self) -> bool {
+        if let Self::Periodic(ask) = self {
+            return ask.is_end();
+        }
         matches!(
             self,
             Self::Change(..) | Self::Step(..) | Self::PublishEnded(..)
@@ -108,6 +116,7 @@ impl Operation {
                 answer.give(Err(error.clone()));
                 Some(Self::Step(claim, step, Answer::none()))
             }
+            Self::Periodic(ref ask) if ask.is_end() => Some(self),
             Self::PublishEnded(..) => Some(self),
             other => {
                 other.refuse(error);
@@ -119,6 +128,7 @@ impl Operation {
     /// Answers with what was done, for operations of which nothing else follows.
     pub(crate) fn give(self, said: Said) {
         match (self, said) {
+            (Self::Periodic(ask), Said::Periodic(told)) => drop(ask.give(told, false)),
             (Self::Place(_, answer), Said::Place(place)) => answer.give(Ok(place)),
             (Self::List(.., answer), Said::Page(page)) => answer.give(Ok(page)),
             (Self::Names(answer), Said::Names(names)) => answer.give(Ok(names)),
@@ -136,6 +146,7 @@ impl Operation {
         let error = error.clone();
         match self {
             Self::Submit(_, _, answer) => answer.give(Err(error)),
+            Self::Periodic(ask) => ask.refuse(error),
             Self::Change(_, _, answer) | Self::Step(_, _, answer) => answer.give(Err(error)),
             Self::Get(_, answer) | Self::Watch(_, answer) => answer.give(Err(error)),
             Self::Cancel(_, answer) | Self::Stop(_, answer) => answer.give(Err(error)),
@@ -169,6 +180,7 @@ pub(crate) enum Said {
     Retried(Retried),
     More(bool),
     Pruned(u64, Option<i64>),
+    Periodic(Told),
     Refused(Error),
     Nothing,
 }

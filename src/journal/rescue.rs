@@ -223,6 +223,7 @@ fn fill(old: &Connection, new: &Connection) -> Sql<Salvaged> {
         [],
     )?;
     new.execute("UPDATE task SET owner = NULL WHERE owner IS NOT NULL", [])?;
+    new.execute("UPDATE periodic SET owner = NULL", [])?;
     let count = |sql: &str| new.query_row(sql, [], |row| row.get::<_, i64>(0));
     done.tasks = count("SELECT count(*) FROM task")?.cast_unsigned();
     done.unfinished = count("SELECT count(*) FROM task WHERE state < 6")?.cast_unsigned();

@@ -35,7 +35,7 @@ const LAYOUT: [&str; 33] = [
      submitter INTEGER, owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, \
      interrupted INTEGER NOT NULL DEFAULT 0, stop_requested INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL, \
      due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, ended_at INTEGER, parked_at INTEGER, \
-     unique_key TEXT, once_key TEXT, limit_key TEXT, limit_most INTEGER, rate_count INTEGER, rate_span INTEGER, \
+     tick INTEGER, unique_key TEXT, once_key TEXT, limit_key TEXT, limit_most INTEGER, rate_count INTEGER, rate_span INTEGER, \
      waiting_for INTEGER NOT NULL DEFAULT 0, \
      options TEXT, arguments TEXT, done REAL, total REAL, note TEXT, result TEXT, unkept TEXT, error TEXT, reason TEXT) STRICT",
     "CREATE INDEX ready ON task (application, pool, rank) WHERE state = 0",
@@ -69,7 +69,9 @@ const LAYOUT: [&str; 33] = [
     "CREATE INDEX waking ON rate (application, wake_at) WHERE wake_at IS NOT NULL",
     "CREATE INDEX over ON rate (until)",
     "CREATE TABLE start (rate INTEGER NOT NULL, number INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (rate, number)) STRICT, WITHOUT ROWID",
-    "CREATE TABLE periodic (name TEXT PRIMARY KEY, tick INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    // Jobs. Up to `tick` all ticks are taken; `owner` is the process of a plain job's run.
+    "CREATE TABLE periodic (application INTEGER NOT NULL, job TEXT NOT NULL, name TEXT NOT NULL, tick INTEGER, due INTEGER, ran INTEGER, \
+     task TEXT, runs INTEGER NOT NULL, left_out INTEGER NOT NULL, paused INTEGER NOT NULL, owner INTEGER, PRIMARY KEY (application, job)) STRICT, WITHOUT ROWID",
     // The functions whose tasks do not start; 0 is any.
     "CREATE TABLE paused (application INTEGER NOT NULL, function INTEGER NOT NULL, PRIMARY KEY (application, function)) STRICT, WITHOUT ROWID",
     // The ids of pruned tasks.

@@ -353,7 +353,7 @@ pub(crate) fn claim(
     let sql = "UPDATE task SET state = 2, owner = ?2, epoch = epoch + 1, attempt = attempt + 1, \
                began_at = coalesce(began_at, ?3) WHERE sequence = ?1 AND state = 0 \
                RETURNING epoch, attempt, id, (SELECT name FROM function WHERE function.function = task.function), pool, \
-               coalesce(arguments, (SELECT arguments FROM body WHERE body.task = task.sequence)), options, submitted_at, began_at, submitter";
+               coalesce(arguments, (SELECT arguments FROM body WHERE body.task = task.sequence)), options, submitted_at, began_at, submitter, tick";
     let mut statement = connection.prepare_cached(sql)?;
     let claimed = statement.query_row(params![task, slot, now], |row| {
         let began: i64 = row.get(8)?;
@@ -370,6 +370,7 @@ pub(crate) fn claim(
             options: row.get(6)?,
             submitted_at: row.get(7)?,
             began: (began != now).then_some(began),
+            tick: row.get(10)?,
             kept: Kept::default(),
         };
         Ok((claimed, row.get(9)?))

@@ -316,12 +316,10 @@ def test_functions_that_are_refused(shop: Any, fn: Any) -> None:
         flask_delay.using(durable=True).delay(fn, 1)
 
 
-@pytest.mark.parametrize("option", ["request", "every", "cron", "backend"])
+@pytest.mark.parametrize("option", ["request", "backend"])
 def test_options_that_are_refused(option: str) -> None:
     values: dict[str, Any] = {
         "request": True,
-        "every": 60,
-        "cron": "0 0 * * *",
         "backend": "celery",
     }
     with pytest.raises(ValueError, match=option):

@@ -48,12 +48,21 @@ def test_again_and_again(page: dict[str, Any], tmp_path: Path) -> None:
     assert job.next_run.second == 0
     assert timedelta() < job.next_run - datetime.now(UTC) <= timedelta(seconds=60)
     assert report.next_run.astimezone(ZoneInfo("Europe/Berlin")).strftime("%H:%M") == "02:30"
-    assert set(page["client"].get("/jobs").get_json()) == {job.name, report.name}
+    bill = page["background"].jobs[2]
+    assert set(page["client"].get("/jobs").get_json()) == {job.name, report.name, bill.name}
     with page["app"].app_context():
         assert page["report"].delay() is report
     assert page["report"]() == "the report of last night"
     folder = tmp_path / "instance" / "delay"
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.glob("*.lock"))) == 2
+
+
+def test_a_durable_job(page: dict[str, Any], tmp_path: Path) -> None:
+    bill = page["background"].job("bill")
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    assert bill.run_now().result(DEADLINE) == f"billed {yesterday:%d %B}"
+    assert (tmp_path / "instance" / "delay" / "journal.db").exists()
+    assert bill.last.done()
 
 
 def test_by_name(page: dict[str, Any]) -> None:
@@ -78,6 +87,7 @@ def test_by_name(page: dict[str, Any]) -> None:
         ({"cron": "* * * * * *"}, ValueError),
         ({"cron": "0 0 30 2 *"}, ValueError),
         ({"cron": "* * * * *", "timezone": "Europe/Berlln"}, ValueError),
+        ({"every": 60, "missed": "run"}, ValueError),
     ],
 )
 def test_bad_values(page: dict[str, Any], options: dict[str, Any], error: type[Exception]) -> None:

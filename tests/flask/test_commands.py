@@ -30,7 +30,7 @@ def run(app, *arguments):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "config ", "check ", "bench ", "journal ", "journal list ", "work "]
+    "command", ["", "config ", "check ", "bench ", "jobs ", "journal ", "journal list ", "work "]
 )
 def test_help_is_as_documented(app, command):
     result = run(app, *command.split(), "--help")

@@ -2,21 +2,32 @@
 
 `python -m tests.journal.kills KILLS [SEED]`, or `make kills`. gunicorn serves `served.py` with four
 workers, which is forked with and without `--preload` by turns. Clients submit tasks and ask for
-them. Processes are killed: a worker, two, the arbiter, all at once. Exit code 1 if a promise is
-broken: see `record.judge`.
+them, and a durable job ticks each second. Processes are killed: a worker, two, the arbiter, all at
+once. Exit code 1 if a promise is broken: see `record.judge`.
 """
 
 import random
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from tests.journal.fleet import Fleet, Server, sailing
-from tests.journal.record import Verdict, integrity, judge, read_record, read_rows, report
+from tests.journal.record import (
+    Verdict,
+    integrity,
+    judge,
+    read_record,
+    read_rows,
+    reading,
+    report,
+)
 from tests.servers.harness import poll
 
 WORKERS = 4
+# In microseconds.
+SECOND = 1_000_000
 SETTINGS = {
     # Random kills look like poison.
     "JOURNAL_DEATHS": 1_000_000,
@@ -67,6 +78,7 @@ def run(folder: Path, kills: int, seed: int, pause: tuple[float, float] = (0.05,
     """Kill that many times, wait for all tasks, and judge."""
     chance = random.Random(seed)
     with sailing(folder, **SETTINGS) as fleet:
+        fleet.env["TICKS"] = "yes"
         killer = Killer(fleet, chance)
         began = time.monotonic()
         with fleet.clients(4, pause=0.005, name="mixed"):
@@ -78,6 +90,9 @@ def run(folder: Path, kills: int, seed: int, pause: tuple[float, float] = (0.05,
             fleet.look(number)
         killer.end()
         verdict = judge(fleet.told, read_record(fleet.record), read_rows(fleet.journal))
+        problems, ticks = judge_ticks(fleet)
+        verdict.problems += problems
+        verdict.figures["ticks"] = ticks
         if not is_idle:
             verdict.problems.append("some tasks did not end")
         if (told := integrity(fleet.journal)) != "ok":
@@ -88,6 +103,25 @@ def run(folder: Path, kills: int, seed: int, pause: tuple[float, float] = (0.05,
             )
         verdict.figures |= {"kinds": killer.kinds, "seconds": round(time.monotonic() - began)}
     return verdict
+
+
+def judge_ticks(fleet: Fleet) -> tuple[list[str], int]:
+    """What is wrong with the ticks of the job, and how many there are.
+
+    Which of them no process was there for is not known here: see `ticks.py`.
+    """
+    query = "SELECT tick, state FROM task WHERE tick IS NOT NULL ORDER BY sequence"
+    with reading(fleet.journal) as connection:
+        rows = connection.execute(query).fetchall()
+    # One of the last may be left to the next start.
+    problems = [f"the task of tick {tick} is {state}" for tick, state in rows[:-3] if state != 6]
+    problems += [f"{tick} is no tick" for tick, _ in rows if tick % SECOND]
+    problems += [
+        f"tick {second} came after tick {first}"
+        for (first, _), (second, _) in pairwise(rows)
+        if second <= first
+    ]
+    return problems, len(rows)
 
 
 def main(kills: int, seed: int) -> int:

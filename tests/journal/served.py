@@ -151,6 +151,16 @@ executor = Delay(app)
 app.register_blueprint(executor.status_blueprint(url_prefix="/tasks", results=True, errors=True))
 
 
+@task(every=1, durable=True, missed="run", overlap=True)
+def tick() -> None:
+    """A task for each second, where somebody asks for it."""
+
+
+if "TICKS" in os.environ:
+    with app.app_context():
+        tick.delay()
+
+
 @app.get("/")
 def index():
     return {"pid": os.getpid()}

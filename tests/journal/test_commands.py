@@ -228,3 +228,61 @@ class TestWork:
     def test_in_a_mode_for_tests(self, flask):
         text = flask("work", code=1, DELAY_MODE="manual")
         assert "there is no journal while the mode is 'manual'" in text
+
+
+class TestJobs:
+    CODE = """
+@task
+def tidy():
+    note("tidy")
+
+@task
+def plain():
+    note("plain")
+
+with app.app_context():
+    using(every=3600, durable=True).delay(tidy)
+    using(cron="30 2 * * *").delay(plain)
+"""
+
+    @pytest.fixture
+    def jobs(self, flask, tmp_path):
+        path = tmp_path / "commands" / "shop.py"
+        path.write_text(path.read_text() + self.CODE)
+
+        def run(*arguments, **more):
+            return flask("jobs", *arguments, **more)
+
+        return run
+
+    def test_the_list(self, start, jobs):
+        process = start(code=self.CODE)
+        process("using(every=60, durable=True).delay(where).id")
+        process("executor.job('tidy').pause()")
+        found = json.loads(jobs("--json"))
+        assert [(it["name"], it["durable"], it["paused"], it["known"]) for it in found] == [
+            ("shop.tidy", True, True, True),
+            ("shop.plain", False, False, True),
+        ]
+        assert found[0]["next_run"] is None
+        assert found[1]["next_run"].endswith("T02:30:00+00:00")
+        process("executor.job('where').run_now()")
+        table = jobs()
+        assert re.search(r"^shop.tidy +every 3600 s +durable, paused$", table, re.MULTILINE)
+        line = r"^shop.where +every 60 s .* durable, not of the code that this command has loaded$"
+        assert re.search(line, table, re.MULTILINE)
+
+    def test_actions(self, start, jobs, until, notes, wait_until):
+        process = start(code=self.CODE)
+        assert jobs("pause", "tidy") == "shop.tidy (every 3600 s): paused\n"
+        assert process("executor.job('tidy').paused")
+        assert jobs("resume", "tidy") == "shop.tidy (every 3600 s): resumed\n"
+        assert not process("executor.job('tidy').paused")
+        (id,) = re.findall(r"task (\S+)$", jobs("run", "tidy"))
+        until(process, f"executor.get({id!r}).done()")
+        (noted,) = notes()
+        assert (noted["id"], noted["pid"]) == (id, process.pid)
+        # A plain job runs in the command.
+        assert jobs("run", "plain") == "shop.plain (30 2 * * * UTC): has run here\n"
+        assert notes()[-1]["pid"] != process.pid
+        assert "there is no job 'none'" in jobs("run", "none", code=1)

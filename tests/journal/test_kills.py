@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from tests.journal import kills, soak
+from tests.journal import kills, soak, ticks
 from tests.journal.fleet import Fleet
 from tests.journal.record import Event, Row, Told, judge, report
 
@@ -35,6 +35,15 @@ def test_many_random_kills(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{report(verdict)}")
     assert not verdict.problems
+
+
+def test_kills_at_ticks(tmp_path, capsys):
+    """The quick form of `make kills-ticks`."""
+    verdict = ticks.run(tmp_path, 12, seed=19)
+    with capsys.disabled():
+        print(f"\n{report(verdict)}")
+    assert not verdict.problems
+    assert verdict.figures["made up for"]
 
 
 @needs_gunicorn
@@ -184,3 +193,58 @@ def test_the_judge_of_a_rate(gap, is_fast):
     problems = judge(Told(accepted={n: f"{n}" for n in range(21)}), events, rows).problems
     fast = ["21 tasks with the rate 20/s started in 999980 µs"]
     assert problems == (fast if is_fast else [])
+
+
+STEP = ticks.PERIOD
+
+
+def of_ticks(*numbers: int) -> list[ticks.Taken]:
+    return [ticks.Taken(it * STEP, it * STEP + 5) for it in numbers]
+
+
+def life(since: float, until: float) -> ticks.Life:
+    return ticks.Life(int(since * STEP), int(until * STEP))
+
+
+# One process until after the fifth tick, and another one after the eighth.
+TWO = [life(0.5, 5.5), life(8.5, 1_000)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "problem"),
+    [
+        (ticks.Seen([life(0.5, 1_000)], taken=of_ticks(1, 2, 3, 4)), None),
+        (ticks.Seen([life(0.5, 1_000)], taken=of_ticks(1, 2, 4)), f"tick {3 * STEP} is lost"),
+        (ticks.Seen([life(0.5, 1_000)], taken=of_ticks(1, 2, 2)), f"tick {2 * STEP} has two tasks"),
+        # Not by a process that got no time, came too late, or died.
+        (
+            ticks.Seen([life(0.5, 1_000)], [(3 * STEP, 4 * STEP)], of_ticks(1, 2, 4)),
+            None,
+        ),
+        (ticks.Seen([life(0.5, 3.1), life(3.2, 1_000)], taken=of_ticks(1, 2, 4)), None),
+        (ticks.Seen(TWO, taken=of_ticks(1, 2, 3, 4, 5, 8, 9)), None),
+        (ticks.Seen(TWO, taken=of_ticks(1, 2, 3, 4, 5, 7, 8, 9)), "2 ticks were made up for"),
+        (ticks.Seen(TWO, taken=of_ticks(1, 2, 3, 4, 5, 7, 9)), "which was not the newest"),
+        (
+            ticks.Seen(TWO, taken=of_ticks(1, 2, 3, 4, 5, 17)),
+            f"tick {8 * STEP} was not made up for",
+        ),
+        (ticks.Seen([life(0.5, 9)], taken=[ticks.Taken(5, 6)]), "5 is no tick"),
+        (ticks.Seen([life(0.5, 9)], taken=[ticks.Taken(STEP, 6)]), "taken before it came"),
+        (ticks.Seen([life(0.5, 9)], taken=[ticks.Taken(STEP, STEP, 0)]), "has not finished: 0"),
+        (
+            ticks.Seen(
+                [life(0.5, 1_000)],
+                taken=of_ticks(1),
+                runs=[ticks.Ran("a", 1, 5), ticks.Ran("a", 3, 7), ticks.Ran("b", 6, 9)],
+            ),
+            "run b began",
+        ),
+    ],
+)
+def test_the_judge_of_ticks(seen, problem):
+    problems = ticks.judge(seen).problems
+    if problem is None:
+        assert problems == []
+    else:
+        assert any(problem in it for it in problems), problems

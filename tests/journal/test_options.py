@@ -78,8 +78,6 @@ NOT_FOR = "is not for durable tasks, which"
             {"backend": "celery"},
             "the backend is 'celery', but durable tasks run on threads or in w",
         ),
-        ({"every": 60}, "the option 'durable' is True, but 'every' makes a job, and durable sched"),
-        ({"cron": "* * * * *"}, "the option 'durable' is True, but 'cron' makes a job, .* let the"),
     ],
     ids=lambda it: next(iter(it)) if isinstance(it, dict) else "",
 )

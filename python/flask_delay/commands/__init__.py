@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from flask_delay.commands import checks, figures
+from flask_delay.commands import jobs as schedule
 from flask_delay.commands import journal as tables
 from flask_delay.commands import settings as listing
 from flask_delay.commands import work as journal_worker
@@ -85,6 +86,53 @@ def work(name: str) -> None:
     DELAY_SHUTDOWN_TIMEOUT seconds. The exit code is 0 then. A second signal ends it at once.
     """
     journal_worker.run(name)
+
+
+@delay.group(invoke_without_command=True)
+@_name
+@_json
+@click.pass_context
+def jobs(context: click.Context, name: str, *, as_json: bool) -> None:
+    """Look at jobs (every, cron), and act on them.
+
+    Without a command: when each ran last and runs next, and whether it is paused. Lists the jobs
+    that are made with the app, and all that the journal has.
+    """
+    if context.invoked_subcommand is None:
+        schedule.show(name, as_json=as_json)
+    elif as_json or name != "delay":
+        raise click.UsageError("options of a command come after it")
+
+
+@jobs.command("run")
+@_name
+@click.argument("job")
+def run_job(name: str, job: str) -> None:
+    """Run JOB once more: its function's name, its key or its id.
+
+    The app's processes run the task of a durable job. Any other job runs in this command, which
+    waits for its end.
+    """
+    schedule.run(name, job)
+
+
+@jobs.command("pause")
+@_name
+@click.argument("job")
+def pause_job(name: str, job: str) -> None:
+    """Let JOB miss its ticks, in all processes.
+
+    Until `flask delay jobs resume`, also after a restart.
+    """
+    schedule.set_paused(name, job, paused=True)
+
+
+@jobs.command("resume")
+@_name
+@click.argument("job")
+def resume_job(name: str, job: str) -> None:
+    """End the pause of JOB."""
+    schedule.set_paused(name, job, paused=False)
 
 
 @delay.group(invoke_without_command=True)

@@ -22,12 +22,12 @@ _LONGEST = 60
 
 def show_counts(name: str, *, as_json: bool) -> None:
     """Print how many tasks are in which state, and what is paused."""
-    with _errors():
+    with errors():
         target = Target.find(name)
         store = target.state.store
         counts, paused = store.stats(), store.paused()
     if as_json:
-        _print_json({**(counts or {}), "paused": paused})
+        print_json({**(counts or {}), "paused": paused})
         return
     if counts is None:
         click.echo(f"{target} has no journal: {store.path} does not exist")
@@ -50,10 +50,10 @@ def show_list(
     as_json: bool,
 ) -> None:
     """Print tasks, newest first."""
-    with _errors():
+    with errors():
         found = Target.find(name).state.store.tasks(states, task, limit, before)
     if as_json:
-        _print_json([_record(view) for view in found])
+        print_json([_record(view) for view in found])
         return
     rows = [("id", "task", "state", "attempts", "submitted", "")]
     rows += [
@@ -62,7 +62,7 @@ def show_list(
             view.name,
             view.waits or view.state,
             str(view.attempts),
-            _time(view.enqueued_at),
+            shown_time(view.enqueued_at),
             _remark(view),
         )
         for view in found
@@ -77,7 +77,7 @@ def show_list(
 
 def show_one(name: str, id: str, *, as_json: bool) -> None:
     """Print all that there is to say of a task."""
-    with _errors():
+    with errors():
         view = Target.find(name).state.view(id)
     if view is None:
         raise click.ClickException(f"no task {id} is known")
@@ -85,7 +85,7 @@ def show_one(name: str, id: str, *, as_json: bool) -> None:
     if view.is_over and view.error is None and view.state != "cancelled":
         record["result"] = view.result
     if as_json:
-        _print_json(record)
+        print_json(record)
         return
     record["error"] = None if view.error is None else _error(view)
     record["progress"] = None if view.progress is None else _progress(view)
@@ -133,7 +133,7 @@ def _stopped(future: Future[Any]) -> str:
 
 def set_paused(name: str, task: str | None, *, paused: bool) -> None:
     """Pause a function, or all; or resume it."""
-    with _errors():
+    with errors():
         store = Target.find(name).state.store
         if paused:
             store.pause(task)
@@ -146,17 +146,17 @@ def prune(
     name: str, older_than: float, state: str | None, task: str | None, *, as_json: bool
 ) -> None:
     """Forget ended tasks."""
-    with _errors():
+    with errors():
         count = Target.find(name).state.store.prune(older_than, state, task)
     if as_json:
-        _print_json({"forgotten": count})
+        print_json({"forgotten": count})
     else:
         click.echo(f"{count:,} tasks are forgotten")
 
 
 def backup(name: str, path: Path) -> None:
     """Copy the journal to a new file."""
-    with _errors():
+    with errors():
         _journal_backup(str(Target.find(name).state.store.path), str(path))
     click.echo(f"{path}: {path.stat().st_size:,} bytes")
 
@@ -167,7 +167,7 @@ def check(name: str, *, as_json: bool) -> None:
     is_well = all(holds for holds, _ in found)
     if as_json:
         lines = [{"ok": holds, "text": text} for holds, text in found]
-        _print_json({"ok": is_well, "lines": lines})
+        print_json({"ok": is_well, "lines": lines})
     else:
         for holds, text in found:
             mark = click.style("ok   ", fg="green") if holds else click.style("WRONG", fg="red")
@@ -178,11 +178,11 @@ def check(name: str, *, as_json: bool) -> None:
 
 def salvage(name: str, path: Path, *, as_json: bool) -> None:
     """Copy what can be read to a new file."""
-    with _errors():
+    with errors():
         journal = Target.find(name).state.store.path
         tasks, unfinished, lost, is_partial = _journal_salvage(str(journal), str(path))
     if as_json:
-        _print_json(
+        print_json(
             {"tasks": tasks, "unfinished": unfinished, "lost": lost, "is_partial": is_partial}
         )
     else:
@@ -197,7 +197,7 @@ def salvage(name: str, path: Path, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def errors() -> Iterator[None]:
     """Show an error of the journal as that of a command."""
     try:
         yield
@@ -230,14 +230,14 @@ def _record(view: TaskView) -> dict[str, Any]:
         "name": view.name,
         "state": view.state,
         "waits": view.waits,
-        "until": _iso(view.due) if view.waits in {"scheduled", "rate"} else None,
+        "until": iso(view.due) if view.waits in {"scheduled", "rate"} else None,
         "reason": None if view.reason is None else masked(view.reason),
         "attempts": view.attempts,
         "deaths": view.deaths,
         "progress": None if view.progress is None else view.progress._asdict(),
-        "enqueued_at": _iso(view.enqueued_at),
-        "started_at": _iso(view.started_at),
-        "finished_at": _iso(view.finished_at),
+        "enqueued_at": iso(view.enqueued_at),
+        "started_at": iso(view.started_at),
+        "finished_at": iso(view.finished_at),
         "error": None
         if error is None
         else {"class": type(error).__name__, "message": masked(str(error))},
@@ -248,9 +248,9 @@ def _remark(view: TaskView) -> str:
     """The last column: why it waits, how far it is, or why it failed."""
     if view.waits == "scheduled":
         attempt = f", attempt {view.attempts + 1}" if view.attempts else ""
-        return f"until {_time(view.due)}{attempt}"
+        return f"until {shown_time(view.due)}{attempt}"
     if view.waits == "rate" and view.due is not None:
-        return f"{_short(masked(view.reason or ''))} until {_time(view.due)}"
+        return f"{_short(masked(view.reason or ''))} until {shown_time(view.due)}"
     if view.waits == "alone":
         return f"{view.deaths} processes have died of it"
     if view.error is not None:
@@ -277,13 +277,16 @@ def _short(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
-def _time(moment: datetime | None) -> str:
+def shown_time(moment: datetime | None) -> str:
+    """A time as people read it; nothing for None."""
     return "" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _iso(moment: datetime | None) -> str | None:
+def iso(moment: datetime | None) -> str | None:
+    """A time for scripts."""
     return None if moment is None else moment.isoformat()
 
 
-def _print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print what scripts read."""
     click.echo(json.dumps(value, indent=2, default=repr))

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from flask import Flask, request_started
 
@@ -29,6 +29,7 @@ from flask_delay._native import (
     _journal_encode_call,
     _Policy,
     _Rhythm,
+    _Schedule,
     _Ticker,
 )
 from flask_delay.backends import base, table
@@ -60,6 +61,19 @@ FORGETTABLE = ("finished", "failed", "cancelled")
 """The states of tasks that `prune` forgets without being asked for them."""
 # Characters of a message with a text from the journal.
 _LONGEST = 500
+
+
+class Order(NamedTuple):
+    """A submit to the native module, but for the arguments."""
+
+    name: str
+    pool: int
+    policy: _Policy | None
+    options: str | None
+    once: str | None
+    disk: bool
+    executor: Executor | None
+    fn: Callable[..., Any]
 
 
 class Store:
@@ -281,31 +295,17 @@ class Store:
         belongs to another function, and for a file where no journal can be; JournalUnavailable if
         the task was not accepted; otherwise as `Executor.submit`.
         """
-        task = self.functions.task_of(fn)
-        pool, executor, extra = _THREADS, None, self._extra(chosen, task)
+        order = self.order(chosen, backend, fn)
         within = chosen.given.get("within")
         if backend is not None:
             _check_call(fn, *args, **kwargs)
-            pool, executor, fn = _PROCESSES, backend.executor, backend.step(fn)
-            extra["backend"] = chosen.backend or self._settings.backend
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        journal = self._journal()
-        if self._is_command:
-            self._warn_if_alone(journal)
-        order = (
-            self.functions.name_of_task(task),
-            pool,
-            chosen.policy,
-            json.dumps(extra) if extra else None,
-            chosen.once,
-            chosen.durable == "disk",
-            executor,
-        )
+        journal = self.before_submit()
         try:
             if within is None:
-                return journal.submit(*order, fn, *args, **kwargs)
-            future, row = journal.draft(*order, fn, *args, **kwargs)
+                return journal.submit(*order, *args, **kwargs)
+            future, row = journal.draft(*order, *args, **kwargs)
         except TypeError:
             # What ends with the request says so itself.
             for value in (*args, *kwargs.values()):
@@ -359,6 +359,56 @@ class Store:
         )
         # The second caller drops its own, which has no thread yet.
         return self._outboxes.setdefault(None, made)
+
+    def order(self, chosen: Chosen, backend: Backend | None, fn: Callable[..., Any]) -> Order:
+        """What the journal needs of a task but its arguments. Raises as `submit`."""
+        task = self.functions.task_of(fn)
+        pool, executor, extra = _THREADS, None, self._extra(chosen, task)
+        if backend is not None:
+            pool, executor, fn = _PROCESSES, backend.executor, backend.step(fn)
+            extra["backend"] = chosen.backend or self._settings.backend
+        return Order(
+            self.functions.name_of_task(task),
+            pool,
+            chosen.policy,
+            json.dumps(extra) if extra else None,
+            chosen.once,
+            chosen.durable == "disk",
+            executor,
+            fn,
+        )
+
+    def check_call(
+        self, order: Order, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Raise the error of `submit` for arguments that a task cannot have."""
+        _check_call(fn, *args, **kwargs)
+        _journal_encode_call(order.name, args, kwargs, self._settings.journal_max_bytes)
+
+    def schedule(self, id: str, name: str, rhythm: _Rhythm, *, alone: bool) -> _Schedule:
+        """A job of the journal, whose tasks this process runs from then on if it serves.
+
+        Raises as `submit` for a file that cannot be used.
+        """
+        journal = self._opened()
+        if self._ticker is None and self._claimant is None and not self._is_command:
+            # Not at once: the app may still be being made.
+            self._start_later()
+        return _Schedule(journal, id, name, rhythm, alone)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs that the journal has, see `_Schedule.state`. Raises JournalUnavailable."""
+        return self._journal().jobs() if self.is_there else []
+
+    def before_submit(self) -> _Journal:
+        """The journal, from which this process claims tasks if it serves.
+
+        A command logs if no process does. Raises JournalUnavailable.
+        """
+        journal = self._journal()
+        if self._is_command:
+            self._warn_if_alone(journal)
+        return journal
 
     def carrying(self, submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
         """A function that submits a task with the arguments as the journal would return them.

@@ -17,6 +17,7 @@ from flask_delay._native import (
     DuplicateTask,
     Executor,
     Future,
+    JournalUnavailable,
     _check_function,
     _Rhythm,
     _Ticker,
@@ -32,6 +33,11 @@ _SHORTEST_PATIENCE = 60.0
 _GRACE = 60.0
 # Missed ticks are logged if they span this many nanoseconds.
 _LONG = 10 * 10**9
+# Seconds between two attempts to make up for a missed tick.
+_AGAIN = 1.0
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A function and its arguments."""
 
 
 class Plan(NamedTuple):
@@ -44,12 +50,27 @@ class Plan(NamedTuple):
     expires: float | None = None
     by_message: bool = False
     """Whether a run is a message to somebody else, which may be lost."""
+    durable: bool = False
+    """Whether each run is a durable task."""
+    makes_up: bool = False
+    """Whether the newest tick that no process was there for is made up for."""
+    lead: "Callable[[Description], leader.Lead] | None" = None
+    """What makes the lead of the job; None for the usual one."""
 
     def patience(self) -> float:
         """The seconds that a run may wait for its start, unless an option sets them."""
         now = time.time_ns()
         left = ((self.rhythm.after(now) or now) - now) / 1e9
         return self.expires or max(left, _SHORTEST_PATIENCE)
+
+
+class Description(NamedTuple):
+    """What the lead of a job may have to know."""
+
+    id: str
+    name: str
+    plan: Plan
+    call: Call
 
 
 class _Seldom:
@@ -83,7 +104,7 @@ class Job:
         plan: Plan,
         submit: Callable[..., Future[Any]],
         id: str,
-        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
+        call: Call,
     ) -> None:
         """As `Jobs.start`, which makes it."""
         self.name = name_of(call[0])
@@ -98,10 +119,10 @@ class Job:
         self._call = call
         self._cancelled = False
         self._inherited = False
-        self._failures, self._misses = _Seldom(), _Seldom()
+        self._failures, self._misses, self._debts = _Seldom(), _Seldom(), _Seldom()
         # A shell or a migration may end at any time, and may have other code.
         self._active = jobs.active and not role.loads_for_a_command()
-        self._lead = jobs.lead(self.id, str(self))
+        self._lead = jobs.lead(Description(self.id, str(self), plan, call))
         # A process that only starts and watches others may be root, while they are not.
         if self._active and (os.geteuid() != 0 or not role.is_bystander()):
             self._lead.prepare()
@@ -115,11 +136,18 @@ class Job:
             if job is not None:
                 job._tick(at)  # noqa: SLF001
 
+        def make_up(_: int) -> None:
+            job = this()
+            if job is not None:
+                job._pay()  # noqa: SLF001
+
         self._ticker = _Ticker(jobs.executor, plan.rhythm, tick)
-        # The timer keeps the ticker alive, and not the job.
-        weakref.finalize(self, self._ticker.stop).atexit = False
+        self._second = _Ticker(jobs.executor, _Rhythm(every=_AGAIN), make_up)
+        # The timer keeps the tickers alive, and not the job.
+        for ticker in (self._ticker, self._second):
+            weakref.finalize(self, ticker.stop).atexit = False
         if self._active:
-            self._ticker.start()
+            self._start()
 
     def __str__(self) -> str:
         return f"{self.name} ({self.schedule})"
@@ -144,8 +172,30 @@ class Job:
 
     @property
     def last(self) -> Future[Any] | None:
-        """The future of the newest run in this process; None if there was none."""
-        return self._last
+        """The future of the newest run in this process; None if there was none.
+
+        With `durable=True`, that of the newest run in any process.
+        """
+        return self._lead.newest() or self._last
+
+    @property
+    def last_tick(self) -> datetime | None:
+        """The newest tick (UTC, aware) that was run or left out, in any process.
+
+        None if there was none, and if that cannot be read.
+        """
+        last = self._lead.standing().last
+        return datetime.fromtimestamp(last / 1e9, UTC) if last else None
+
+    @property
+    def left_out(self) -> int:
+        """How many ticks in a row were left out, since the last run goes on in some process."""
+        return self._lead.standing().left_out
+
+    @property
+    def durable(self) -> bool:
+        """Whether each run is a durable task."""
+        return self._plan.durable
 
     @property
     def cancelled(self) -> bool:
@@ -154,31 +204,33 @@ class Job:
 
     @property
     def paused(self) -> bool:
-        """Whether the job is paused; False if its file cannot be read."""
+        """Whether the job is paused; False if that cannot be read."""
         return self._lead.paused
 
     def run_now(self) -> Future[Any]:
         """Run the job once more, in this process and at once; return the future of that run.
 
-        Its ticks do not change. Works while the job is paused, and in processes where jobs do not
-        run by themselves. Raises DuplicateTask while the last run continues, in any process, unless
-        runs may overlap; RuntimeError if the job was cancelled and after `shutdown`; OSError if its
-        file cannot be written; otherwise as `delay`.
+        With `durable=True` it is a durable task, which any process runs. Its ticks do not change.
+        Works while the job is paused, and in processes where jobs do not run by themselves. Raises
+        DuplicateTask while the last run continues, in any process, unless runs may overlap;
+        RuntimeError if the job was cancelled and after `shutdown`; OSError if its file cannot be
+        written, JournalUnavailable if the journal cannot; otherwise as `delay`.
         """
         if self._cancelled:
             raise RuntimeError(f"job {self} was cancelled: make it anew by its delay()")
         self._give_up_lost()
         answer = self._lead.take(None, lambda _: False, alone=not self._plan.overlap)
         if not answer.runs:
-            raise DuplicateTask(f"the last run of job {self} goes on in process {answer.by}")
-        return self._run()
+            raise DuplicateTask(f"the last run of job {self} {_going_on(answer)}")
+        return self._begun(answer)
 
     def pause(self) -> None:
         """Stop running the job on its ticks until `resume`, in all processes of the machine.
 
-        The job's file stores this, so it survives the processes. Where each process runs its own
-        jobs, it applies to this process. A run that has started is not stopped. Raises OSError if
-        the file cannot be written.
+        The job's file, or the journal, stores this, so it survives the processes. Where each
+        process runs its own jobs, it applies to this process. A run that has started is not
+        stopped. Raises OSError if the file cannot be written, JournalUnavailable if the journal
+        cannot.
         """
         self._lead.pause(True)
 
@@ -195,7 +247,7 @@ class Job:
         if self._cancelled:
             return False
         self._cancelled = True
-        self._ticker.stop()
+        self._stop()
         self._jobs.forget(self)
         return True
 
@@ -205,12 +257,23 @@ class Job:
         self._reset()
         self._lead.forget_parent()
         if self._active and not self._cancelled and not self._ticker.over:
-            self._ticker.start()
+            self._start()
 
     def _reset(self) -> None:
         self._last: Future[Any] | None = None
         self._lost_at: float | None = None
         self._since = time.time_ns()
+        # The time until which a tick may have been missed, in nanoseconds since 1970.
+        self._owed: int | None = self._since if self._plan.makes_up else None
+
+    def _start(self) -> None:
+        self._ticker.start()
+        if self._owed is not None:
+            self._second.start()
+
+    def _stop(self) -> None:
+        self._ticker.stop()
+        self._second.stop()
 
     def _tick(self, at: int) -> None:
         """Run the job, if this process is the one to do it. Called on a worker, at each tick.
@@ -219,6 +282,7 @@ class Job:
         """
         if self._cancelled or not self._is_ours():
             return
+        self._pay()
         try:
             self._give_up_lost()
             answer = self._lead.take(
@@ -227,23 +291,66 @@ class Job:
                 alone=not self._plan.overlap,
             )
             if answer.runs:
-                self._run()
-        except OSError as error:
-            if self._failures.again():
-                _log.error("job %s cannot be run: %s", self, error)
-        except Exception:
-            if not self._ticker.over and self._failures.again():
-                _log.exception("job %s could not be run", self)
+                self._begun(answer)
+        except Exception as error:
+            self._owe(at)
+            self._fail(error, self._failures)
         else:
             self._failures.reset()
             self._tell(at, answer)
 
+    def _fail(self, error: Exception, failures: _Seldom) -> None:
+        """Log why the job did not run."""
+        if isinstance(error, OSError | JournalUnavailable):
+            if failures.again():
+                _log.error("job %s cannot be run: %s", self, error)
+        elif not self._ticker.over and failures.again():
+            _log.error("job %s could not be run", self, exc_info=error)
+
+    def _owe(self, at: int) -> None:
+        """Make up for this tick as soon as that is possible, or for a later one."""
+        if self._plan.makes_up and not self._ticker.over and not self._cancelled:
+            self._owed = at
+            self._second.start()
+
+    def _pay(self) -> None:
+        """Make up for a tick that was missed, if there is one. Called on a worker."""
+        owed = self._owed
+        if owed is None or self._cancelled or not self._is_ours():
+            return
+        try:
+            answer = self._lead.make_up(owed)
+        except Exception as error:
+            self._fail(error, self._debts)
+            return
+        self._debts.reset()
+        # Another thread may have noted a later one meanwhile.
+        if self._owed == owed:
+            self._owed = None
+            self._second.stop()
+        if answer.runs:
+            run = self._begun(answer)
+            _log.warning(
+                "job %s missed its last tick, since no process was there for it, and runs now: task"
+                " %s",
+                self,
+                run.id,
+            )
+
     def _is_ours(self) -> bool:
         if role.is_bystander() or (self._inherited and role.is_child()):
             # This process will never run the job, unless it is forked.
-            self._ticker.stop()
+            self._stop()
             return False
         return not _ending.is_set()
+
+    def _begun(self, answer: leader.Answer) -> Future[Any]:
+        """The run for a tick that this process has taken."""
+        if answer.run is None:
+            return self._run()
+        run: Future[Any] = answer.run
+        self._last = run
+        return run
 
     def _run(self) -> Future[Any]:
         function, args, kwargs = self._call
@@ -280,10 +387,10 @@ class Job:
         if answer.left_out and _is_to_be_said(answer.left_out):
             # The process that sees the tick first logs this, since the one with the run may hang.
             _log.warning(
-                "job %s is left out, since its last run goes on in process %s (so far %d in a"
-                " row; the option 'timeout' ends a run that hangs)",
+                "job %s is left out, since its last run %s (so far %d in a row; the option"
+                " 'timeout' ends a run that hangs)",
                 self,
-                answer.by,
+                _going_on(answer),
                 answer.left_out,
             )
         if not answer.runs:
@@ -300,6 +407,10 @@ class Job:
             )
 
 
+def _going_on(answer: leader.Answer) -> str:
+    return "has not ended" if answer.by is None else f"goes on in process {answer.by}"
+
+
 class Jobs:
     """The jobs of one executor. May be used from any thread."""
 
@@ -312,6 +423,7 @@ class Jobs:
         remedy: str = "",
         active: bool = True,
         check: Callable[[object], object] = lambda _: None,
+        journal: Callable[[Description], leader.Lead] | None = None,
     ) -> None:
         """Make an empty collection.
 
@@ -319,11 +431,13 @@ class Jobs:
         job; without a folder each process runs its own jobs. `owner` names the owner of the jobs in
         a shared folder; `remedy` is the advice in the error if the folder cannot be written. Jobs
         never run by themselves unless `active`. `check` raises for an argument that a job may not
-        have.
+        have. With `journal`, which makes the lead of a job, the processes agree by that and not by
+        files.
         """
         self.executor = executor
         self.active = active
-        self.folder = folder if active else None
+        self.folder = folder if active and journal is None else None
+        self._journal = journal if active else None
         self._owner = owner
         self._remedy = remedy
         self._check = check
@@ -332,11 +446,14 @@ class Jobs:
         self._cleaned = False
         _everywhere.add(self)
 
-    def lead(self, id: str, name: str) -> leader.Lead:
+    def lead(self, job: Description) -> leader.Lead:
         """The object that decides whether a job runs in this process."""
+        make = job.plan.lead or self._journal
+        if make is not None:
+            return make(job)
         if self.folder is None:
             return leader.Lead()
-        return leader.lead(self.folder, id, name, self._remedy)
+        return leader.lead(self.folder, job.id, job.name, self._remedy)
 
     def start(
         self,
@@ -353,7 +470,7 @@ class Jobs:
 
         Raises TypeError for an object that is not a function, and for an argument that would not
         outlive its request; ValueError if the job cannot be told from others; RuntimeError after
-        shutdown; OSError if its file cannot be written.
+        shutdown; OSError if its file cannot be written; or as what makes its lead.
         """
         _check_function(function, "job")
         for value in (*args, *kwargs.values()):
@@ -444,7 +561,7 @@ before_threads_end(end)
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 
 
-def _identity(key: object, call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]) -> str:
+def _identity(key: object, call: Call) -> str:
     """The identity of the job, the same in every process that has it."""
     function, args, kwargs = call
     has_name = qualname_of(function) is not None

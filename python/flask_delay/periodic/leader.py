@@ -54,6 +54,18 @@ class Answer(NamedTuple):
     """The newest tick before this one that was run or left out."""
     unreadable: bool = False
     """Whether there was a note that cannot be read, and which is as if there were none."""
+    run: Any = None
+    """The future of the run, if taking the tick has submitted it: then it is not for the caller."""
+
+
+class Standing(NamedTuple):
+    """What there is to say of a job."""
+
+    last: int | None = None
+    """The newest tick that was run or left out, in nanoseconds since 1970."""
+    left_out: int = 0
+    """How many ticks in a row were left out since."""
+    paused: bool = False
 
 
 class _Note(NamedTuple):
@@ -62,19 +74,32 @@ class _Note(NamedTuple):
     left_out: int = 0
     paused: bool = False
 
-
-class _Run(Protocol):
-    def done(self) -> bool: ...
-    def add_done_callback(self, fn: Callable[[Any], object], /) -> object: ...
+    def standing(self) -> Standing:
+        return Standing(self.tick, self.left_out, self.paused)
 
 
-class _Beginning:
-    """A run that has no future yet."""
+class Run(Protocol):
+    """The part of a future that is needed here."""
 
     def done(self) -> bool:
-        return False
+        """Whether it is over."""
 
     def add_done_callback(self, fn: Callable[[Any], object], /) -> object:
+        """Have `fn` called with it when it is over."""
+
+
+class Beginning:
+    """A run that has no future yet, or never gets one."""
+
+    def __init__(self, *, is_over: bool = False) -> None:
+        self._is_over = is_over
+
+    def done(self) -> bool:
+        """See `Run`."""
+        return self._is_over
+
+    def add_done_callback(self, fn: Callable[[Any], object], /) -> object:
+        """Not for a run without a future."""
         raise NotImplementedError
 
 
@@ -87,7 +112,7 @@ class Lead:
     def __init__(self) -> None:
         # Two apps in one process may have the same job.
         self._turn = threading.Lock()
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._note = _Note()
 
     def prepare(self) -> None:
@@ -121,12 +146,24 @@ class Lead:
                 raise
             return Answer(runs=True, last=note.tick, unreadable=unreadable)
 
-    def hold(self, run: _Run) -> None:
+    def make_up(self, before: int) -> Answer:
+        """Take the newest tick until `before`, in nanoseconds since 1970, if no process has.
+
+        Only a lead that remembers ticks over the end of all processes can.
+        """
+        del before
+        return Answer(runs=False)
+
+    def newest(self) -> Any:
+        """The future of the last run, if it is known in all processes."""
+        return None
+
+    def hold(self, run: Run) -> None:
         """Note the run that was begun `alone`: it continues until its future is done."""
         self._run = run
         run.add_done_callback(self.end)
 
-    def end(self, run: _Run | None = None) -> None:
+    def end(self, run: Run | None = None) -> None:
         """Note the end of the run; without a run, it never began."""
         with self._turn:
             # Another run may have begun before all callbacks of this one were called.
@@ -143,11 +180,15 @@ class Lead:
             tick = note.tick if paused or not note.paused else time.time_ns()
             self._write(note._replace(paused=paused, tick=tick))
 
+    def standing(self) -> Standing:
+        """What there is to say of the job; nothing if that is unknown."""
+        with self._turn:
+            return self._note.standing()
+
     @property
     def paused(self) -> bool:
         """Whether the job is paused for all processes; False if that is unknown."""
-        with self._turn:
-            return self._note.paused
+        return self.standing().paused
 
     def forget_parent(self) -> None:
         """Reset in a forked process: the locks and the run belong to its parent."""
@@ -169,7 +210,7 @@ class Lead:
     def _begin(self) -> bool:
         if self._run is not None and not self._run.done():
             return False
-        self._run = _Beginning()
+        self._run = Beginning()
         return True
 
     def _finish(self) -> None:
@@ -198,12 +239,11 @@ class _FileLead(Lead):
         with self._turn:
             self._opened()
 
-    @property
-    def paused(self) -> bool:
+    def standing(self) -> Standing:
         with self._turn, contextlib.suppress(OSError):
             self._opened(make=False)
-            return self._read()[0].paused
-        return False
+            return self._read()[0].standing()
+        return Standing()
 
     def forget_parent(self) -> None:
         super().forget_parent()

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDateTime, PyDict, PyString, PyTuple, PyTzInfo};
 
 use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
@@ -55,6 +55,18 @@ impl CurrentTask {
     #[getter]
     fn cancelled(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(required(py)?.get().told_to_stop())
+    }
+
+    #[doc = doc!("CurrentTask.tick")]
+    #[getter]
+    fn tick<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDateTime>>> {
+        let Some(micros) = durable::tick(required(py)?.get()) else {
+            return Ok(None);
+        };
+        #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
+        let seconds = micros as f64 / 1e6;
+        // Written by something else than a journal: there is no such time.
+        Ok(PyDateTime::from_timestamp(py, seconds, Some(&*PyTzInfo::utc(py)?)).ok())
     }
 
     #[doc = doc!("CurrentTask.check")]

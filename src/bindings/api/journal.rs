@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::schedule;
 use crate::bindings::core::durable::{Hooks, Link, refusal};
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
@@ -25,6 +26,12 @@ use crate::bindings::run::durable::{self, Answer, Order};
 #[doc = doc!("_Journal")]
 #[pyclass(frozen, name = "_Journal", module = "flask_delay._native")]
 pub(crate) struct Journal(Arc<Link>);
+
+impl Journal {
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
 
 #[pymethods]
 impl Journal {
@@ -200,6 +207,14 @@ impl Journal {
         self.0.ask(py, |journal| journal.prune(&filter))
     }
 
+    #[doc = doc!("_Journal.jobs")]
+    fn jobs<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let jobs = self.0.ask(py, Store::jobs)?;
+        jobs.into_iter()
+            .map(|job| schedule::view(py, job))
+            .collect()
+    }
+
     #[doc = doc!("_Journal.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.0.ask(py, Store::stats)?;
@@ -267,7 +282,7 @@ impl CallMethod for Submit {
         "submit($self, name, pool, policy, options, once, disk, executor, fn, /, *args, **kwargs)\n--\n\n",
         doc!("_Journal.submit")
     ));
-    const BEFORE: usize = 7;
+    const BEFORE: usize = ORDER;
     const MISSING: &str = "submit() needs the function to run";
 
     fn call<'py>(
@@ -275,8 +290,8 @@ impl CallMethod for Submit {
         before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let policy = policy(before)?;
-        let order = order(before, policy.as_ref())?;
+        let policy = policy(before, 0)?;
+        let order = order(before, 0, policy.as_ref())?;
         durable::submit(&this.get().0, order, arguments).map(Bound::into_any)
     }
 }
@@ -291,7 +306,7 @@ impl CallMethod for Draft {
         "draft($self, name, pool, policy, options, once, disk, executor, fn, /, *args, **kwargs)\n--\n\n",
         doc!("_Journal.draft")
     ));
-    const BEFORE: usize = 7;
+    const BEFORE: usize = ORDER;
     const MISSING: &str = "draft() needs the function to run";
 
     fn call<'py>(
@@ -299,33 +314,43 @@ impl CallMethod for Draft {
         before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let policy = policy(before)?;
-        let order = order(before, policy.as_ref())?;
+        let policy = policy(before, 0)?;
+        let order = order(before, 0, policy.as_ref())?;
         let made = durable::draft(&this.get().0, &order, arguments)?;
         made.into_bound_py_any(this.py())
     }
 }
 
-fn policy<'py>(before: &Before<'_, 'py>) -> PyResult<Option<Bound<'py, Policy>>> {
-    Ok(before.get(2).map(Bound::cast_into::<Policy>).transpose()?)
+/// How many arguments say what an order is: name, pool, policy, options, once, disk, executor.
+pub(crate) const ORDER: usize = 7;
+
+/// The policy of the order that begins at that argument.
+pub(crate) fn policy<'py>(
+    before: &Before<'_, 'py>,
+    first: usize,
+) -> PyResult<Option<Bound<'py, Policy>>> {
+    let policy = before.get(first + 2).map(Bound::cast_into::<Policy>);
+    Ok(policy.transpose()?)
 }
 
-/// What `submit` and `draft` get before the function.
-fn order<'a, 'py>(
+/// The order that begins at that argument.
+pub(crate) fn order<'a, 'py>(
     before: &Before<'_, 'py>,
+    first: usize,
     policy: Option<&'a Bound<'py, Policy>>,
 ) -> PyResult<Order<'a, 'py>> {
     let text = |place| -> PyResult<Option<String>> {
-        let text = before.get(place).map(Bound::cast_into::<PyString>);
+        let text = before.get(first + place).map(Bound::cast_into::<PyString>);
         text.transpose()?.map(|text| text.extract()).transpose()
     };
+    let pool = before.get(first + 1).map(|pool| pool.extract());
     let executor = before
-        .get(6)
+        .get(first + 6)
         .map(Bound::cast_into::<ExecutorCell>)
         .transpose()?;
     Ok(Order {
         name: text(0)?.unwrap_or_default(),
-        pool: match before.get(1).map(|pool| pool.extract()).transpose()? {
+        pool: match pool.transpose()? {
             Some(2u8) => Pool::Processes,
             _ => Pool::Threads,
         },
@@ -333,7 +358,7 @@ fn order<'a, 'py>(
         options: text(3)?,
         once: text(4)?,
         disk: before
-            .get(5)
+            .get(first + 5)
             .is_some_and(|disk| disk.is_truthy().unwrap_or(false)),
         executor: executor
             .map(|executor| executor.get().core().map(Arc::clone))

@@ -7,4 +7,5 @@ pub(crate) mod executor;
 pub(crate) mod future;
 pub(crate) mod journal;
 pub(crate) mod periodic;
+pub(crate) mod schedule;
 pub(crate) mod submit_method;

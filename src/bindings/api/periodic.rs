@@ -22,6 +22,12 @@ use crate::bindings::sched::timer::{self, OfExecutor};
 #[pyclass(frozen, name = "_Rhythm", module = "flask_delay._native")]
 pub(crate) struct Rhythm(Beat);
 
+impl Rhythm {
+    pub(crate) fn beat(&self) -> &Beat {
+        &self.0
+    }
+}
+
 #[pymethods]
 impl Rhythm {
     #[new]

@@ -41,6 +41,8 @@ pub(crate) struct Durable {
     pub(crate) pool: Pool,
     /// The row's claim, while this process runs it.
     claim: Option<Claim>,
+    /// The tick of the job that it is a run of, in microseconds since 1970.
+    tick: Option<i64>,
 }
 
 impl Durable {
@@ -49,6 +51,7 @@ impl Durable {
             link,
             pool,
             claim: None,
+            tick: None,
         }
     }
 }
@@ -472,6 +475,20 @@ pub(crate) fn set_claim(this: &Task, claim: Claim, kept: Kept) {
         rules.kept = kept;
         rules.attempts = claim.attempt.saturating_sub(1);
     });
+}
+
+/// Notes for which tick of a job a task runs.
+pub(crate) fn set_tick(this: &Task, tick: Option<i64>) {
+    policy::with(this, |rules| {
+        if let Some(durable) = &mut rules.durable {
+            durable.tick = tick;
+        }
+    });
+}
+
+/// The tick of the job that a task is a run of, in microseconds since 1970.
+pub(crate) fn tick(this: &Task) -> Option<i64> {
+    with(this, |rules| rules.durable.as_ref()?.tick).flatten()
 }
 
 /// As [`set_claim`], for the submit itself.

@@ -2,12 +2,14 @@
 //!
 //! The data are in `core::durable`; the ends of attempts go through `sched::completion`.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::Mutex;
 use flask_delay_journal::{
-    Accepted, Change, Claim, Claimed, Found, Held, Kept, Key, Limits, NewTask, Pool, Row, State,
+    Accepted, Change, Claim, Claimed, Error, Found, Held, Journal, Kept, Key, Limits, NewTask,
+    Pool, Row, State,
 };
 use pyo3::exceptions::{PyLookupError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -78,25 +80,50 @@ pub(crate) fn submit<'py>(
     order: Order<'_, 'py>,
     arguments: &Arguments<'_, 'py>,
 ) -> PyResult<Bound<'py, Task>> {
+    let ask = |journal: &Journal, row| Ok(Ok((journal.submit(row)?, None)));
+    let Ok(this) = submit_by::<Infallible>(link, order, arguments, ask)?;
+    Ok(this)
+}
+
+/// As [`submit`], for a task that `ask` gives to the journal, with the tick that it is for; or
+/// that it does not, and says why.
+///
+/// # Errors
+///
+/// As for [`submit`].
+pub(crate) fn submit_by<'py, T: Send>(
+    link: &Arc<Link>,
+    order: Order<'_, 'py>,
+    arguments: &Arguments<'_, 'py>,
+    ask: impl FnOnce(&Journal, NewTask) -> Result<Result<(Accepted, Option<i64>), T>, Error> + Send,
+) -> PyResult<Result<Bound<'py, Task>, T>> {
     let py = arguments.function.py();
     let asked = order.policy.map(Bound::get);
     let Draft { this, core, row } = make_draft(link, &order, arguments)?;
     let (name, once) = (order.name, order.once);
     let call = row.arguments.clone();
     let text = row.id.clone();
-    let accepted = link
-        .ask(py, |journal| journal.submit(row))
+    let asked_for = link
+        .ask(py, |journal| ask(journal, row))
         .inspect_err(|_| link.remove(&text))?;
+    let (accepted, tick) = match asked_for {
+        Ok(accepted) => accepted,
+        Err(why) => {
+            link.remove(&text);
+            return Ok(Err(why));
+        }
+    };
     match accepted {
         Accepted::Waiting => {
             tell(&this, &core);
-            Ok(this)
+            Ok(Ok(this))
         }
         Accepted::Mine(claim) => {
             durable::claim_here(this.get(), claim);
+            durable::set_tick(this.get(), tick);
             tell(&this, &core);
             begin(&this, &core, &call);
-            Ok(this)
+            Ok(Ok(this))
         }
         Accepted::Twin { id, function, by } => {
             link.remove(&text);
@@ -108,7 +135,7 @@ pub(crate) fn submit<'py>(
                 )));
             }
             let refuses = asked.and_then(|asked| asked.unique) == Some(Twin::AnError);
-            twin(link, py, &name, &id, refuses.then_some(by))
+            twin(link, py, &name, &id, refuses.then_some(by)).map(Ok)
         }
         Accepted::Taken => {
             link.remove(&text);
@@ -320,6 +347,7 @@ fn unclaimed(row: &NewTask) -> Claimed {
         options: row.options.clone(),
         submitted_at: micros_since(now()),
         began: None,
+        tick: None,
         kept: Kept::default(),
     }
 }
@@ -589,6 +617,7 @@ pub(crate) fn prepare<'py>(
         // It may have been shown so before.
         let _ = cell.phase() == Phase::Running && cell.run_again();
         durable::set_claim(cell, claimed.claim, std::mem::take(&mut claimed.kept));
+        durable::set_tick(cell, claimed.tick);
     });
     if let Some(began) = claimed.began.filter(|_| claimed.claim.attempt > 1) {
         let began = began.cast_unsigned().saturating_mul(1_000);

@@ -184,6 +184,7 @@ fn together(folder: &Path, sync: SyncLevel, submitters: u64, seconds: f64) {
                             options: None,
                             submitted_at: 0,
                             began: None,
+                            tick: None,
                             kept: Kept::default(),
                         }]);
                     }

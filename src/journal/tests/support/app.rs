@@ -121,6 +121,7 @@ impl App {
             options: task.options,
             submitted_at: 0,
             began: None,
+            tick: None,
             kept: Kept::default(),
         }]);
     }
