@@ -10,7 +10,7 @@
 # 10. `__init__`: the public names.
 #  9. `extension`, `compose`: `Delay` and `delay`; `chain` and `gather`.
 #  8. `tasks`: `task`.
-#  7. `submit`: `using`, and the submit of a call.
+#  7. `dashboard`, `submit`: the live page; `using`, and the submit of a call.
 #  6. `state`: the state of a `Delay` on an app, and the executor for a task.
 #  5. `journal`: durable tasks.
 #  4. `options`: the options of one task.
@@ -44,6 +44,7 @@ from flask_delay.backends.base import BrokerUnavailable, ProcessDied, RemoteErro
 from flask_delay.compose import Chain, chain, gather
 from flask_delay.extension import Delay, delay
 from flask_delay.observe.signals import (
+    dashboard_acted,
     task_cancelled,
     task_failed,
     task_started,
@@ -87,6 +88,7 @@ __all__ = [
     "__version__",
     "chain",
     "current_task",
+    "dashboard_acted",
     "delay",
     "gather",
     "task",

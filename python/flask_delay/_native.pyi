@@ -285,6 +285,8 @@ class Future(concurrent.futures.Future[_T]):
 
         Of several calls the first one counts.
         """
+    def _quiet_id(self) -> str:
+        """The task's id, without its being found by that: nobody has asked for it."""
     def _begin(self) -> None:
         """Start the task's clock now: its `started_at` and its `timeout`.
 

@@ -1,6 +1,5 @@
 """`Delay`, the Flask extension, and `delay`, the one function that most apps need."""
 
-import functools
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -14,7 +13,7 @@ from flask_delay import config, context, state, tasks, validators
 from flask_delay._native import Executor, Future, _check_callback
 from flask_delay.journal.store import FORGETTABLE
 from flask_delay.logs import log as _log
-from flask_delay.observe import stats, status
+from flask_delay.observe import status
 from flask_delay.observe.stats import JournalStats, Stats
 from flask_delay.observe.view import STATES, TaskView
 from flask_delay.options import NONE, AllOptions, Chosen, Options
@@ -28,6 +27,8 @@ _current_app = context.current
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+# Of `authorize`, which has no default: the error says more than Python's.
+_NOT_GIVEN: Any = object()
 _Callback = TypeVar("_Callback", bound=Callable[[Future[Any]], object])
 
 
@@ -230,6 +231,48 @@ class Delay(Submitter):
             errors=errors,
         )
 
+    def dashboard_blueprint(
+        self,
+        *,
+        authorize: Callable[[], Any] | None = _NOT_GIVEN,
+        name: str | None = None,
+        url_prefix: str | None = None,
+        title: str | None = None,
+        environment: str | tuple[str, str] | None = None,
+        arguments: bool = False,
+        redact: Callable[[TaskView], TaskView] | None = None,
+        actor: Callable[[], object] | None = None,
+    ) -> Blueprint:
+        """Make a blueprint with a page of the tasks: what runs, what waits and why, what failed.
+
+        `authorize` must be given. It is called before each request, and returns what the visitor
+        may do: "read" or True to look; "act" to do everything; a set of "stop", "cancel", "retry",
+        "run" and "pause" to do those; False or None for a 403; or a response, such as a redirect to
+        a login, which is returned as it is. With None instead of a function, everyone who reaches
+        the page may look.
+
+        `title` is the heading, `environment` a badge beside it: a text, or a text and a colour such
+        as ("production", "#b3261e"). `redact(view)` returns the view of a task as it may be seen.
+        `actor()` returns the visitor's name for the log and for the signal `dashboard_acted`.
+        `name` is the blueprint's name (default: as "delay_dashboard"). May be called before
+        `init_app`, and for each of several apps. Raises TypeError without `authorize`, TypeError
+        and ValueError for bad arguments.
+        """
+        # Not before: nobody pays for a page that is not there.
+        from flask_delay.dashboard import blueprint as dashboard  # noqa: PLC0415
+
+        return dashboard.blueprint(
+            f"{self.name}_dashboard" if name is None else name,
+            url_prefix,
+            self._state,
+            **({} if authorize is _NOT_GIVEN else {"authorize": authorize}),
+            title=title,
+            environment=environment,
+            arguments=arguments,
+            redact=redact,
+            actor=actor,
+        )
+
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks.
 
@@ -268,11 +311,7 @@ class Delay(Submitter):
 
         A task is counted before its callbacks run. A forked process begins at 0.
         """
-        own, *others = (
-            (name, cast("Stats", executor.stats())) for name, executor in self._state().pools()
-        )
-        found = functools.reduce(lambda sum_, it: stats.added(sum_, it[1], it[0]), others, own[1])
-        counts = self._state().store.stats()
+        found, counts = self._state().stats(), self._state().store.stats()
         return found if counts is None else {**found, "journal": counts}
 
     def drain(self, timeout: float | None = None) -> bool:

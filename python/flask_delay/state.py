@@ -5,7 +5,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from flask import Flask
 
@@ -16,7 +16,8 @@ from flask_delay.backends.base import Backend
 from flask_delay.journal import store
 from flask_delay.journal.periodic import DurableLead, JournalLead
 from flask_delay.journal.store import Store
-from flask_delay.observe import signals
+from flask_delay.observe import signals, stats
+from flask_delay.observe.stats import Stats
 from flask_delay.observe.view import TaskView, view_of
 from flask_delay.options import (
     NONE,
@@ -237,13 +238,14 @@ class State:
 
         Raises as `get`.
         """
-        found = self._look(id)
+        found = self.look(id)
         if found is None and self.store.is_there and not self.is_gone(id):
             time.sleep(_JUST_NOW)
-            found = self._look(id)
+            found = self.look(id)
         return found
 
-    def _look(self, id: str) -> TaskView | None:
+    def look(self, id: str) -> TaskView | None:
+        """As `view`, of a task that another process need not have told of just now."""
         known, row = self._known(id), self.store.row(id)
         if store.is_gone(row):
             return None
@@ -258,6 +260,20 @@ class State:
             others = (backend.view(id) for backend in self._shared())
             view = next((view for view in others if view is not None), None)
         return view
+
+    def knows(self, id: str) -> bool:
+        """Whether a task of this process has the id, and the id was asked for."""
+        return self._known(id) is not None
+
+    def place_of(self, future: Future[Any]) -> str | None:
+        """The name of the backend that runs a task of this process."""
+        id = future.id
+        return next((name for name, it in self.pools() if it._get(id) is future), None)
+
+    def stats(self) -> Stats:
+        """The current counts and the outcomes of the tasks of this process."""
+        own, *others = ((name, cast("Stats", it.stats())) for name, it in self.pools())
+        return functools.reduce(lambda sum_, it: stats.added(sum_, it[1], it[0]), others, own[1])
 
     def _known(self, id: str) -> Future[Any] | None:
         """The future of a task of this process."""

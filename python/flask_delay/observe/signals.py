@@ -45,6 +45,16 @@ task_cancelled = _signals.signal(
     "A task was cancelled; sent as `task_succeeded`, on the thread that cancelled it.",
 )
 
+dashboard_acted = _signals.signal(
+    "dashboard-acted",
+    """Somebody has done something on the dashboard.
+
+    Sent in that request, once it was done. Its keywords: `verb` is "stop", "cancel", "retry",
+    "run", "pause" or "resume"; `task` the id of the task, or the name of the job or function;
+    `actor` what the blueprint's `actor` has returned, or None.
+    """,
+)
+
 
 _ORDER = (task_submitted, task_started, task_succeeded, task_failed, task_cancelled)
 

@@ -40,6 +40,8 @@ class TaskView:
     """Which of its options holds it up."""
     unkept: str | None = None
     """The type of a result that the journal could not store, and that another process has."""
+    arguments: str | None = None
+    """The arguments as text, where a page was told to show them and this process has the task."""
 
     @property
     def is_over(self) -> bool:
@@ -76,15 +78,18 @@ STATES = (*_WAITING, "running", "finished", "failed", "cancelled", "dead")
 _SUMMARIES = {**dict.fromkeys(_WAITING, "pending"), "failed": "finished", "dead": "finished"}
 
 
-def view_of(future: Future[Any]) -> TaskView | None:
-    """The view of a future; None if the process has forked and cannot know the task's state."""
+def view_of(future: Future[Any], *, is_quiet: bool = False) -> TaskView | None:
+    """The view of a future; None if the process has forked and cannot know the task's state.
+
+    With `is_quiet`, the task is not found by its id from now on, and its result is left out.
+    """
     if future._is_foreign():
         return None
     # Read first: a task that ends meanwhile is then shown as it was before.
     state, progress = future.state, future.progress
     error = future.exception() if state == "finished" else None
     return TaskView(
-        id=future.id,
+        id=future._quiet_id() if is_quiet else future.id,
         name=future.name,
         state=state,
         progress=progress,
@@ -93,5 +98,5 @@ def view_of(future: Future[Any]) -> TaskView | None:
         started_at=future.started_at,
         finished_at=future.finished_at,
         error=error,
-        result=future.result() if state == "finished" and error is None else None,
+        result=future.result() if state == "finished" and error is None and not is_quiet else None,
     )

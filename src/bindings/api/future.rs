@@ -175,6 +175,11 @@ impl Task {
         submit::release(slf, wanted)
     }
 
+    #[doc = doc!("Future._quiet_id")]
+    fn _quiet_id(&self) -> String {
+        self.quiet_id().to_string()
+    }
+
     #[doc = doc!("Future._begin")]
     fn _begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         timeout::begin(slf)

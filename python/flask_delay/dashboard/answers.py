@@ -1,0 +1,239 @@
+"""Responses of the page: HTML, JSON, files; and the headers that all of them have."""
+
+import json
+from dataclasses import is_dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import request, url_for
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from werkzeug.wrappers import Response as AnyResponse
+
+from flask_delay import context
+from flask_delay.dashboard import pages
+from flask_delay.dashboard.assets import Asset
+from flask_delay.masking import masked
+from flask_delay.observe.view import TaskView
+
+_POLICY = "; ".join(  # noqa: FLY002 (a line each)
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Not "no-referrer": browsers would send `Origin: null` then.
+    "Referrer-Policy": "same-origin",
+}
+_KEPT = "public, max-age=31536000, immutable"
+# Characters of a note or a reason.
+_LONGEST = 1_000
+
+
+def _response(body: bytes | str, mimetype: str, status: int = 200) -> AnyResponse:
+    response = AnyResponse(body, status, mimetype=mimetype, headers=_HEADERS)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def wants_json() -> bool:
+    """Whether the visitor would rather have JSON than HTML."""
+    accept = request.accept_mimetypes
+    return accept.quality("application/json") > accept.quality("text/html")
+
+
+def as_json(data: dict[str, Any], status: int) -> AnyResponse:
+    """Answer with data, among which may be views of tasks."""
+    text = json.dumps(data, default=_plain, ensure_ascii=False, allow_nan=False)
+    return _response(text.encode(errors="backslashreplace"), "application/json", status)
+
+
+def as_html(template: str, values: dict[str, Any], status: int) -> AnyResponse:
+    """Answer with a page."""
+    text = _templates.get_template(template).render(values, csrf_token=_host_token())
+    return _response(text.encode(errors="backslashreplace"), "text/html", status)
+
+
+def as_asset(asset: Asset) -> AnyResponse:
+    """Answer with a file, which a browser may keep."""
+    is_small = request.accept_encodings.quality("gzip") > 0
+    response = _response(asset.compressed if is_small else asset.content, asset.mimetype)
+    if is_small:
+        response.headers["Content-Encoding"] = "gzip"
+    response.headers["Vary"] = "Accept-Encoding"
+    response.headers["Cache-Control"] = _KEPT
+    return response
+
+
+def redirect(place: str) -> AnyResponse:
+    """Send the visitor to another page, after something was done."""
+    response = _response("", "text/html", 303)
+    response.headers["Location"] = place
+    return response
+
+
+def forbidden(why: str) -> AnyResponse:
+    """Answer 403. The page stands alone: the visitor may not have our files."""
+    if wants_json():
+        return as_json({"page": "forbidden", "message": why}, 403)
+    return as_html("forbidden.html", {"why": why}, 403)
+
+
+def _host_token() -> str | None:
+    """The token of an app-wide CSRFProtect of Flask-WTF, which wants it in each form."""
+    make = context.current().jinja_env.globals.get("csrf_token")
+    return str(make()) if callable(make) else None
+
+
+# --- Values -------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can have of a value."""
+    if isinstance(value, TaskView):
+        return _record(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if is_dataclass(value):
+        return vars(value)
+    raise TypeError(f"no JSON for {value!r}")
+
+
+def _record(view: TaskView) -> dict[str, Any]:
+    error = pages.error_of(view)
+    return {
+        "id": view.id,
+        "name": view.name,
+        "state": view.state,
+        "outcome": pages.outcome_of(view),
+        "waits": view.waits,
+        "attempts": view.attempts,
+        "deaths": view.deaths,
+        "durable": pages.is_durable(view),
+        "progress": _progress(view),
+        "enqueued_at": view.enqueued_at,
+        "started_at": view.started_at,
+        "finished_at": view.finished_at,
+        "due": view.due,
+        "reason": view.reason and _cut(view.reason),
+        "arguments": view.arguments and masked(view.arguments),
+        "error": None
+        if error is None
+        else {
+            "class": error.kind,
+            "message": error.message,
+            "traceback": "\n".join(frame.text for frame in error.frames),
+        },
+    }
+
+
+def _progress(view: TaskView) -> dict[str, Any] | None:
+    told = view.progress
+    return None if told is None else {**told._asdict(), "note": _cut(told.note)}
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours, as WCAG 2 has it: from 1 to 21."""
+    bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = (int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
+    linear = [it / 12.92 if it <= 0.04045 else ((it + 0.055) / 1.055) ** 2.4 for it in parts]  # noqa: PLR2004
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit that fits: "1.2 ms", "42 s", "3 min"."""
+    if seconds < 0.001:  # noqa: PLR2004 (a millisecond)
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 10:  # noqa: PLR2004 (a digit more)
+        return f"{seconds:.1f} s"
+    for unit, size in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _moment(moment: datetime | None, mode: str = "ago") -> Markup:
+    """A time as an element: relative, with the absolute one at hand. The script keeps it true."""
+    if moment is None:
+        return Markup('<span class="none">never</span>')
+    iso = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    absolute = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    text = duration(abs(seconds)) if abs(seconds) >= 1 else "0 s"
+    if mode == "ago":
+        text = f"{text} ago" if seconds >= 0 else f"in {text}"
+    return Markup('<time datetime="{}" title="{}" data-{}>{}</time>').format(
+        iso, absolute, mode, text
+    )
+
+
+def _span(view: TaskView) -> str:
+    """How long the last attempt of a task took."""
+    if view.started_at is None or view.finished_at is None:
+        return "–"  # noqa: RUF001 (a dash)
+    return duration(max((view.finished_at - view.started_at).total_seconds(), 0))
+
+
+def _cut(text: str | None) -> str:
+    return masked((text or "")[: 8 * _LONGEST])[:_LONGEST]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.6g}"
+
+
+def _size(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e6:,.0f} MB"
+
+
+def _short(id: str) -> str:
+    """The beginning of an id: enough of a random one."""
+    return id if len(id) <= 12 else id[:8]  # noqa: PLR2004 (as UUIDs begin)
+
+
+_templates = Environment(
+    loader=PackageLoader("flask_delay.dashboard"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_templates.globals |= {"url_for": url_for, "error_of": pages.error_of, "why": pages.why}
+_templates.tests["can_retry"] = pages.can_retry
+_templates.filters |= {
+    "can_retry": pages.can_retry,
+    "cut": _cut,
+    "duration": duration,
+    "is_durable": pages.is_durable,
+    "kind": pages.kind_of,
+    "moment": _moment,
+    "number": _number,
+    "outcome": pages.outcome_of,
+    "short": _short,
+    "size": _size,
+    "span": _span,
+}

@@ -1,0 +1,571 @@
+"""The blueprint behind `Delay.dashboard_blueprint`: who may see a page, and what a button does."""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlencode
+
+from flask import Blueprint, Flask, g, request, url_for
+from flask.blueprints import BlueprintSetupState
+from werkzeug.wrappers import Response as AnyResponse
+
+from flask_delay import context, validators
+from flask_delay._native import DuplicateTask, Future, JournalUnavailable
+from flask_delay.dashboard import answers, pages, recorder, rights
+from flask_delay.dashboard.assets import Assets
+from flask_delay.dashboard.pages import Pages, Redact
+from flask_delay.dashboard.rights import Authorize
+from flask_delay.observe.signals import dashboard_acted
+from flask_delay.state import State
+
+_log = logging.getLogger("flask_delay.dashboard")
+
+_HEX = re.compile(r"#[0-9a-fA-F]{6}")
+# A place of the page: below its own prefix, and so on this site.
+_BACK = re.compile(r"(?:[a-z][^\s\\]*)?")
+# Characters of a filter.
+_LONGEST = 500
+
+
+class Options(NamedTuple):
+    """The arguments of `Delay.dashboard_blueprint`, checked."""
+
+    authorize: Authorize
+    title: str | None
+    environment: str | None
+    arguments: bool
+    redact: Redact | None
+    actor: Callable[[], object] | None
+
+
+class RefusedError(Exception):
+    """What was asked for cannot be done: the status, and why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+        self.why = why
+
+
+def blueprint(
+    name: str,
+    url_prefix: str | None,
+    find: Callable[[], State],
+    *,
+    authorize: Any = rights.MISSING,
+    title: str | None,
+    environment: str | tuple[str, str] | None,
+    arguments: bool,
+    redact: Redact | None,
+    actor: Callable[[], object] | None,
+) -> Blueprint:
+    """Make the blueprint; see `Delay.dashboard_blueprint`. `find` is called during a request."""
+    rights.check(authorize)
+    for key, value in (("redact", redact), ("actor", actor)):
+        if value is not None and not callable(value):
+            raise TypeError(f"{key} must be callable or None, not {value!r}")
+    label, style = _environment(environment)
+    options = Options(authorize, title, label, arguments, redact, actor)
+    made = Blueprint(name, __name__, url_prefix=url_prefix)
+
+    def record(state: BlueprintSetupState) -> None:
+        recorder.of(cast("Flask", state.app)).keeps_arguments |= arguments
+
+    made.record(record)
+    _Views(find, options, Assets(style)).add_to(made)
+    return made
+
+
+def _environment(given: str | tuple[str, str] | None) -> tuple[str | None, str]:
+    """The text of the badge, and its style: the text has a contrast of 4.5 or more."""
+    if given is None or isinstance(given, str):
+        return given, ""
+    try:
+        text, colour = map(validators.text, given)
+        if not _HEX.fullmatch(colour):
+            raise ValueError  # noqa: TRY301 (as for another number of values)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"environment is {given!r}, but must be a text, or a text and a colour such as"
+            f' ("production", "#b3261e")'
+        ) from None
+    # The better one of the two always has enough.
+    front = max("#ffffff", "#000000", key=lambda it: answers.contrast(colour, it))
+    return text, f".environment{{background:{colour};color:{front};border-color:{colour}}}\n"
+
+
+class _Views:
+    """The views of one blueprint."""
+
+    def __init__(self, find: Callable[[], State], options: Options, assets: Assets) -> None:
+        self._find = find
+        self._options = options
+        self._assets = assets
+
+    def add_to(self, made: Blueprint) -> None:
+        """Add the rules. Each has the right that it needs, or None."""
+        made.before_request(self._enter)
+        made.register_error_handler(RefusedError, self._refused)
+        made.register_error_handler(JournalUnavailable, self._unavailable)
+        made.register_error_handler(ConnectionError, self._unavailable)
+        made.add_url_rule("/assets/<name>", "asset", self.asset)
+        for rule, endpoint, view in (
+            ("/", "overview", self.overview),
+            ("/running", "running", self.running),
+            ("/queue", "queue", self.queue),
+            ("/failed", "failed", self.failed),
+            ("/finished", "finished", self.finished),
+            ("/jobs", "jobs", self.jobs),
+            ("/names", "names", self.names),
+            ("/names/<path:name>", "name", self.name),
+            ("/processes", "processes", self.processes),
+            ("/tasks/<id>", "task", self.task),
+            ("/tasks/<id>/stack", "stack", self.stack),
+        ):
+            made.add_url_rule(rule, endpoint, view)
+        for rule, endpoint, verb, act in (
+            ("/tasks/<id>/stop", "stop", "stop", self.stop),
+            ("/tasks/<id>/cancel", "cancel", "cancel", self.cancel),
+            ("/tasks/<id>/retry", "retry", "retry", self.retry),
+            ("/failed/retry", "retry_all", "retry", self.retry_all),
+            ("/jobs/<key>/run", "run", "run", self.run),
+            ("/jobs/<key>/pause", "pause_job", "pause", self.pause_job),
+            ("/jobs/<key>/resume", "resume_job", "pause", self.resume_job),
+            ("/names/<path:name>/pause", "pause", "pause", self.pause),
+            ("/names/<path:name>/resume", "resume", "pause", self.resume),
+        ):
+            made.add_url_rule(rule, endpoint, _needing(verb, act), methods=["POST"])
+
+    # --- Who may --------------------------------------------------------------------------
+
+    def _enter(self) -> AnyResponse | None:
+        authorize = self._options.authorize
+        verdict: object = "read"
+        if authorize is not None:
+            verdict = self._app.ensure_sync(authorize)()
+        try:
+            found = rights.read(verdict)
+        except ValueError as error:
+            _log.error("the dashboard is closed: %s", error)
+            found = None
+        if isinstance(found, AnyResponse):
+            return found
+        if found is None:
+            return answers.forbidden("You may not see this page.")
+        if request.method not in rights.SAFE:
+            why = rights.foreign(request.headers, request.host)
+            if why is not None:
+                return answers.forbidden(
+                    f"This request was not made by a page of this site, so nothing was done: {why}."
+                )
+        g._delay_rights = found  # noqa: SLF001 (under a name of its own)
+        return None
+
+    @property
+    def _app(self) -> Flask:
+        return context.current()
+
+    def _pages(self) -> Pages:
+        state = self._find()
+        own = recorder.of(self._app)
+        return Pages(state, own, self._options.redact, arguments=self._options.arguments)
+
+    # --- Answers --------------------------------------------------------------------------
+
+    def _show(self, page: str, data: dict[str, Any], status: int = 200) -> AnyResponse:
+        """A page as HTML, or its data as JSON if the visitor would rather have that."""
+        if answers.wants_json():
+            return answers.as_json({"page": page, **data}, status)
+        state = self._find()
+        frame = {
+            "page": page,
+            "pid": os.getpid(),
+            "title": self._options.title or _title(self._app, state),
+            "environment": self._options.environment,
+            "rights": g._delay_rights,  # noqa: SLF001
+            "assets": self._assets,
+            "alone": not state.store.is_there,
+            "setting": f"{state.owner.prefix}JOURNAL",
+            "said": _said(),
+            "back": _here(),
+        }
+        return answers.as_html(f"{page}.html", {**frame, **data}, status)
+
+    def _refused(self, error: RefusedError) -> AnyResponse:
+        return self._trouble(error.status, error.why)
+
+    def _unavailable(self, error: Exception) -> AnyResponse:
+        _log.warning("the dashboard cannot be shown: %s", error)
+        return self._trouble(503, f"The tasks cannot be read at the moment: {error}")
+
+    def _trouble(self, status: int, why: str) -> AnyResponse:
+        if answers.wants_json():
+            return answers.as_json({"page": "trouble", "message": why}, status)
+        return self._show("trouble", {"why": why, "status": status, "back": _asked_back()}, status)
+
+    def _did(self, verb: str, task: str, said: str, count: int = 1) -> AnyResponse:
+        """Tell everybody who did what, and send the visitor back."""
+        self._note(verb, task)
+        return self._return(said, count)
+
+    def _return(self, said: str, count: int) -> AnyResponse:
+        if answers.wants_json():
+            return answers.as_json({"done": said, "count": count}, 200)
+        place = _asked_back()
+        path, _, query = place.partition("?")
+        kept = [it for it in query.split("&") if it and not it.startswith(("said=", "count="))]
+        query = "&".join([*kept, urlencode({"said": said, "count": count})])
+        return answers.redirect(f"{url_for('.overview')}{path}?{query}")
+
+    def _note(self, verb: str, task: str) -> None:
+        actor = self._options.actor
+        name = None if actor is None else str(self._app.ensure_sync(actor)())
+        recorder.of(self._app).note(task, verb, name)
+        _log.info("%s %s, by %s", verb, task, name or "somebody")
+        dashboard_acted.send(
+            self._app, _async_wrapper=self._app.ensure_sync, verb=verb, task=task, actor=name
+        )
+
+    # --- Pages ----------------------------------------------------------------------------
+
+    def asset(self, name: str) -> AnyResponse:
+        """A file of the page."""
+        found = self._assets.find(name)
+        if found is None:
+            raise RefusedError(404, "There is no such file.")
+        return answers.as_asset(found)
+
+    def overview(self) -> AnyResponse:
+        """How it is: numbers, names, the last failures."""
+        found = self._pages()
+        running = found.running()
+        _, failures = found.failures()
+        data = {
+            "counts": found.counts(running),
+            "names": found.names(),
+            "running": running[:_FEW],
+            "failures": failures.tasks[:_FEW],
+            "paused": found.paused(),
+            "process": found.process(request.environ.get("SERVER_SOFTWARE", "")),
+            "processes": found.processes(),
+        }
+        return self._show("overview", data)
+
+    def running(self) -> AnyResponse:
+        """The tasks that run."""
+        return self._show("running", {"tasks": self._pages().running()})
+
+    def queue(self) -> AnyResponse:
+        """The tasks that wait, and why."""
+        found = self._pages()
+        queued, held = found.waiting()
+        counts = found.counts(())
+        return self._show(
+            "queue",
+            {
+                "queued": queued.tasks,
+                "held": held.tasks,
+                "counts": {key: counts[key] for key in ("queued", "held", "oldest_waiting_s")},
+                "paused": found.paused(),
+            },
+        )
+
+    def failed(self) -> AnyResponse:
+        """The tasks that failed, by their exceptions."""
+        name, kind, before = _filters("name", "class", "before")
+        groups, part = self._pages().failures(name, kind, before)
+        return self._show(
+            "failed",
+            {
+                "groups": [
+                    {"class": it.kind, "count": it.number, "last": it.last} for it in groups
+                ],
+                "tasks": part.tasks,
+                "before": part.before,
+                "filters": {"name": name, "class": kind},
+            },
+        )
+
+    def finished(self) -> AnyResponse:
+        """The tasks that returned or were cancelled."""
+        name, before = _filters("name", "before")
+        part = self._pages().ended(name, before)
+        data = {
+            "tasks": part.tasks,
+            "before": part.before,
+            "filters": {"name": name, "class": None},
+        }
+        return self._show("finished", data)
+
+    def jobs(self) -> AnyResponse:
+        """The periodic jobs."""
+        return self._show("jobs", {"jobs": self._pages().jobs()})
+
+    def names(self) -> AnyResponse:
+        """The outcomes of all functions."""
+        found = self._pages()
+        return self._show(
+            "names",
+            {
+                "names": found.names(),
+                "durable": found.durable_names() if found.has_journal else [],
+                "paused": found.paused(),
+            },
+        )
+
+    def name(self, name: str) -> AnyResponse:
+        """The outcomes of one function, and its last tasks."""
+        found = self._pages()
+        figures, tasks = found.names().get(name), found.of_name(name)
+        durable = found.durable_names() if found.has_journal else []
+        if figures is None and not tasks and name not in durable:
+            raise RefusedError(404, f"No function {name!r} has had a task here.")
+        full = [it for it in durable if it == name or it.rpartition(".")[2] == name]
+        paused = found.paused()
+        return self._show(
+            "name",
+            {
+                "name": name,
+                "figures": figures,
+                "histograms": found.histograms(name),
+                "tasks": tasks,
+                "durable": full,
+                "paused": [it for it in full if it in paused],
+            },
+        )
+
+    def processes(self) -> AnyResponse:
+        """The processes that are known."""
+        found = self._pages()
+        return self._show(
+            "processes",
+            {
+                "process": found.process(request.environ.get("SERVER_SOFTWARE", "")),
+                "processes": found.processes(),
+            },
+        )
+
+    def task(self, id: str) -> AnyResponse:
+        """Everything about one task."""
+        found = self._pages()
+        view = found.task(id)
+        if view is None:
+            raise RefusedError(404, _unknown(id, found))
+        run = found.own.run_of(found.state, id)
+        missing, frames = found.stack(id) if run is not None else (None, [])
+        acts = [act._asdict() for act in found.own.acts(id)]
+        here = None if run is None else {"thread": pages.thread_name(run)}
+        return self._show(
+            "task", {"task": view, "here": here, "acts": acts, "stack": frames, "no_stack": missing}
+        )
+
+    def stack(self, id: str) -> AnyResponse:
+        """Where a task is at this moment."""
+        found = self._pages()
+        view = found.task(id)
+        if view is None:
+            raise RefusedError(404, _unknown(id, found))
+        missing, frames = found.stack(id)
+        return self._show("stack", {"task": view, "stack": frames, "no_stack": missing})
+
+    # --- Actions --------------------------------------------------------------------------
+
+    def _future(self, id: str) -> Future[Any]:
+        found = self._pages()
+        future = found.own.find(found.state, id) or found.state.get(id)
+        if future is None:
+            raise RefusedError(404, _unknown(id, found))
+        return future
+
+    def stop(self, id: str) -> AnyResponse:
+        """Stop a task that runs."""
+        if not self._future(id).stop():
+            raise RefusedError(409, "The task has ended already, so there is nothing to stop.")
+        return self._did("stop", id, "stop")
+
+    def cancel(self, id: str) -> AnyResponse:
+        """Cancel a task that waits."""
+        future = self._future(id)
+        if not future.cancel():
+            what = "has ended" if future.done() else "runs"
+            raise RefusedError(409, f"The task {what} already, so it cannot be cancelled.")
+        return self._did("cancel", id, "cancel")
+
+    def retry(self, id: str) -> AnyResponse:
+        """Run a task again that failed."""
+        why = self._retry(id)
+        if why is not None:
+            raise RefusedError(*why)
+        return self._did("retry", id, "retry")
+
+    def _retry(self, id: str) -> tuple[int, str] | None:
+        try:
+            self._find().store.retry(id)
+        except LookupError as error:
+            return 404, _sentence(error)
+        except (ValueError, DuplicateTask) as error:
+            return 409, _sentence(error)
+        return None
+
+    def retry_all(self) -> AnyResponse:
+        """Run many tasks again: first a page that says how many, then the tasks."""
+        form, found = request.form, self._pages()
+        name, kind = form.get("name") or None, form.get("class") or None
+        if "confirmed" in form:
+            ids = list(dict.fromkeys(form.get("ids", "").splitlines()))[: pages.MOST]
+            return self._retry_these([id for id in ids if id])
+        if "all" in form:
+            views = found.matching(name, kind)
+        else:
+            chosen = (found.task(id) for id in form.getlist("id")[: pages.MOST])
+            views = [view for view in chosen if view is not None and pages.can_retry(view)]
+        data = {
+            "tasks": views[: pages.SHOWN],
+            "ids": [view.id for view in views],
+            "filters": {"name": name, "class": kind},
+            "most": pages.MOST,
+            "back": _asked_back(),
+        }
+        return self._show("confirm", data)
+
+    def _retry_these(self, ids: Sequence[str]) -> AnyResponse:
+        missed = []
+        for id in ids:
+            why = self._retry(id)
+            if why is None:
+                self._note("retry", id)
+            else:
+                missed.append({"id": id, "why": why[1]})
+        if not missed:
+            return self._return("retry", len(ids))
+        data = {"count": len(ids) - len(missed), "missed": missed, "back": _asked_back()}
+        return self._show("missed", data)
+
+    def run(self, key: str) -> AnyResponse:
+        """Run a job now."""
+        job = self._job(key)
+        try:
+            job.run_now()
+        except (DuplicateTask, RuntimeError) as error:
+            raise RefusedError(409, _sentence(error)) from None
+        except OSError as error:
+            raise RefusedError(503, _sentence(error)) from None
+        return self._did("run", job.name, "run")
+
+    def pause_job(self, key: str) -> AnyResponse:
+        """Pause a job."""
+        return self._set_job(key, paused=True)
+
+    def resume_job(self, key: str) -> AnyResponse:
+        """End the pause of a job."""
+        return self._set_job(key, paused=False)
+
+    def _set_job(self, key: str, *, paused: bool) -> AnyResponse:
+        job = self._job(key)
+        try:
+            (job.pause if paused else job.resume)()
+        except OSError as error:
+            raise RefusedError(503, _sentence(error)) from None
+        return self._did("pause" if paused else "resume", job.name, "pause" if paused else "resume")
+
+    def _job(self, key: str) -> Any:
+        found = next((job for job in self._find().jobs.all() if job.id == key), None)
+        if found is None:
+            raise RefusedError(404, "This process has no such job. It may have been cancelled.")
+        return found
+
+    def pause(self, name: str) -> AnyResponse:
+        """Start no more durable tasks of a function."""
+        return self._set_name(name, paused=True)
+
+    def resume(self, name: str) -> AnyResponse:
+        """End the pause of a function."""
+        return self._set_name(name, paused=False)
+
+    def _set_name(self, name: str, *, paused: bool) -> AnyResponse:
+        store = self._find().store
+        if not store.is_there:
+            raise RefusedError(409, "There is no journal, and only durable tasks can be paused.")
+        try:
+            (store.pause if paused else store.resume)(name)
+        except LookupError as error:
+            raise RefusedError(404, _sentence(error)) from None
+        return self._did("pause" if paused else "resume", name, "pause" if paused else "resume")
+
+
+_FEW = 10
+
+
+def _needing(verb: str, act: Callable[..., AnyResponse]) -> Callable[..., AnyResponse]:
+    """The view, for visitors who have the right alone."""
+
+    def view(**arguments: str) -> AnyResponse:
+        if verb not in g._delay_rights:  # noqa: SLF001
+            return answers.forbidden(f"You may look at this page, but not {_VERBS[verb]}.")
+        return act(**arguments)
+
+    return view
+
+
+_VERBS = {
+    "cancel": "cancel tasks",
+    "pause": "pause or resume",
+    "retry": "run tasks again",
+    "run": "run jobs",
+    "stop": "stop tasks",
+}
+
+_SAID = {
+    "cancel": "The task was cancelled.",
+    "pause": "Paused: no more of its tasks start.",
+    "resume": "Resumed.",
+    "run": "The job runs now.",
+    "stop": "The task was asked to stop. What became of that shows here soon.",
+}
+
+
+def _said() -> str | None:
+    """What became of the last action, which the address tells; nothing of its text is shown."""
+    said, count = request.args.get("said"), request.args.get("count", "")
+    if said == "retry" and count.isdecimal() and len(count) < 6:  # noqa: PLR2004 (a thousand at most)
+        number = int(count)
+        return "The task runs again." if number == 1 else f"{number:,} tasks run again."
+    return _SAID.get(said or "")
+
+
+def _here() -> str:
+    """The address of this page below the prefix, to come back to."""
+    base, here = url_for(".overview"), request.full_path.rstrip("?")
+    script = request.script_root
+    here = f"{script}{here}"
+    return here.removeprefix(base) if request.method == "GET" and here.startswith(base) else ""
+
+
+def _asked_back() -> str:
+    """The page that the visitor came from, as its form tells. It is below our own prefix."""
+    asked = request.form.get("back", "") if request.method == "POST" else ""
+    return asked if _BACK.fullmatch(asked) else ""
+
+
+def _filters(*keys: str) -> list[str | None]:
+    return [(request.args.get(key) or "")[:_LONGEST] or None for key in keys]
+
+
+def _title(app: Flask, state: State) -> str:
+    return f"{app.name} {state.owner.name}" if state.owner.name != "delay" else app.name
+
+
+def _unknown(id: str, found: Pages) -> str:
+    if found.has_journal:
+        return f"No task {id!r} is known. It may have been forgotten since it ended."
+    return (
+        f"No task {id!r} is known in this process. It may have been forgotten since it ended, or"
+        f" another process has it: without a journal, each knows its own tasks alone."
+    )
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
