@@ -84,6 +84,8 @@ ecosystem: $(VENV)/.installed $(VENV)/.dev $(VENV)/.ecosystem ## Run other libra
 	$(BIN)/python -m pytest tests/ecosystem tests/typing -m "" $(PYTEST_ARGS)
 servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of every server; make test has the quick ones
 	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m "" $(PYTEST_ARGS)
+browser: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Run the tests of the live page in Chromium
+	$(BIN)/python -m pytest tests/browser -m "" $(PYTEST_ARGS)
 races: ## Race waits against ends and forks against load, and count what is lost
 soak: ## Mix everything for ten minutes and add up; SECONDS=60 for less
 soak-policies: ## A million tasks with every policy, mixed, and add up; COUNT=20000 for less
@@ -151,7 +153,7 @@ audit: target/tools/bin/cargo-deny ## Check licences, bans, sources and, where i
 		else echo 'advisories NOT checked: their database could not be fetched (target/tools/fetch.log)'; fi
 constraints: ## Pin the newest of everything tests and lint need
 	rm -rf $(VENV)-fresh
-	$(AGAIN) VENV=$(VENV)-fresh CONSTRAINTS=/dev/null $(addprefix $(VENV)-fresh/.,dev ecosystem servers)
+	$(AGAIN) VENV=$(VENV)-fresh CONSTRAINTS=/dev/null $(addprefix $(VENV)-fresh/.,dev browser ecosystem servers)
 	{ echo '# Made by `make constraints`: what the Makefile installs, to the last dependency.'; \
 		$(VENV)-fresh/bin/python -m pip freeze --all --exclude setuptools; } > $(CONSTRAINTS)
 	rm -rf $(VENV)-fresh
@@ -165,7 +167,7 @@ $(VENV)/.pip: $(CONSTRAINTS)
 	@# The pip of venv may be too old for a constraint on what it builds with.
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --upgrade pip
 	@touch $@
-$(VENV)/.dev $(VENV)/.ecosystem $(VENV)/.servers: $(VENV)/.%: $(VENV)/.pip pyproject.toml
+$(VENV)/.dev $(VENV)/.browser $(VENV)/.ecosystem $(VENV)/.servers: $(VENV)/.%: $(VENV)/.pip pyproject.toml
 	$(INSTALL) --quiet --group $*
 	@touch $@
 # Not editable, for tests too: they meet the files a user gets, and the wheel's contents are tested.

@@ -242,6 +242,7 @@ class Delay(Submitter):
         arguments: bool = False,
         redact: Callable[[TaskView], TaskView] | None = None,
         actor: Callable[[], object] | None = None,
+        poll: float = 2.0,
     ) -> Blueprint:
         """Make a blueprint with a page of the tasks: what runs, what waits and why, what failed.
 
@@ -254,7 +255,8 @@ class Delay(Submitter):
         `title` is the heading, `environment` a badge beside it: a text, or a text and a colour such
         as ("production", "#b3261e"). `redact(view)` returns the view of a task as it may be seen.
         `actor()` returns the visitor's name for the log and for the signal `dashboard_acted`.
-        `name` is the blueprint's name (default: as "delay_dashboard"). May be called before
+        `poll` is the number of seconds between two updates of an open page, from 1 to 60. `name` is
+        the blueprint's name (default: as "delay_dashboard"). May be called before
         `init_app`, and for each of several apps. Raises TypeError without `authorize`, TypeError
         and ValueError for bad arguments.
         """
@@ -271,6 +273,7 @@ class Delay(Submitter):
             arguments=arguments,
             redact=redact,
             actor=actor,
+            poll=poll,
         )
 
     def add_default_done_callback(self, fn: _Callback) -> _Callback:

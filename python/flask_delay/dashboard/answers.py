@@ -1,7 +1,8 @@
 """Responses of the page: HTML, JSON, files; and the headers that all of them have."""
 
+import hashlib
 import json
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,6 +78,24 @@ def as_asset(asset: Asset) -> AnyResponse:
     return response
 
 
+def unchanged() -> AnyResponse:
+    """Answer that a page has not changed since it asked last."""
+    return _response("", "text/html", 304)
+
+
+def reload() -> AnyResponse:
+    """Have an open page load itself again, since its visitor has to log in."""
+    response = _response("", "text/html", 401)
+    response.headers["HX-Refresh"] = "true"
+    return response
+
+
+def tag_of(data: dict[str, Any]) -> str:
+    """A tag that changes with the data, but not with the time alone."""
+    text = json.dumps(data, default=_tagged, skipkeys=True)
+    return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=9).hexdigest()
+
+
 def redirect(place: str) -> AnyResponse:
     """Send the visitor to another page, after something was done."""
     response = _response("", "text/html", 303)
@@ -95,6 +114,13 @@ def _host_token() -> str | None:
     """The token of an app-wide CSRFProtect of Flask-WTF, which wants it in each form."""
     make = context.current().jinja_env.globals.get("csrf_token")
     return str(make()) if callable(make) else None
+
+
+def _tagged(value: Any) -> Any:
+    if isinstance(value, TaskView):
+        # The error of a task that has ended does not change.
+        return repr(replace(value, error=None)), value.error is None
+    return str(value)
 
 
 # --- Values -------------------------------------------------------------------------

@@ -6,6 +6,9 @@ from importlib import resources
 from typing import NamedTuple
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+VENDORED = ("vendor/htmx.min.js", "vendor/hx-ptag.min.js")
+"""What others have written; `vendor.toml` beside it says who."""
+
 _FOLDER = resources.files(__package__) / "static"
 # Characters of a hash.
 _LENGTH = 12
@@ -27,11 +30,12 @@ class Assets:
         """Read them. `style` is added to the style sheet."""
         self._names: dict[str, str] = {}
         self._served: dict[str, Asset] = {}
-        for name in ("page.css", "page.js", "icon.svg"):
-            content = (_FOLDER / name).read_bytes()
-            self._add(name, content + style.encode() if name == "page.css" else content)
+        for path in ("page.css", "page.js", "icon.svg", *VENDORED):
+            content = (_FOLDER / path).read_bytes()
+            self._add(path, content + style.encode() if path == "page.css" else content)
 
-    def _add(self, name: str, content: bytes) -> None:
+    def _add(self, path: str, content: bytes) -> None:
+        name = path.rpartition("/")[2]
         stem, _, ending = name.rpartition(".")
         served = f"{stem}.{hashlib.sha256(content).hexdigest()[:_LENGTH]}.{ending}"
         self._names[name] = served

@@ -38,6 +38,7 @@ class Options(NamedTuple):
     arguments: bool
     redact: Redact | None
     actor: Callable[[], object] | None
+    poll: float
 
 
 class RefusedError(Exception):
@@ -60,14 +61,16 @@ def blueprint(
     arguments: bool,
     redact: Redact | None,
     actor: Callable[[], object] | None,
+    poll: float,
 ) -> Blueprint:
     """Make the blueprint; see `Delay.dashboard_blueprint`. `find` is called during a request."""
     rights.check(authorize)
     for key, value in (("redact", redact), ("actor", actor)):
         if value is not None and not callable(value):
             raise TypeError(f"{key} must be callable or None, not {value!r}")
+    seconds = validators.checked(_poll, poll, "poll", "a number of seconds from 1 to 60")
     label, style = _environment(environment)
-    options = Options(authorize, title, label, arguments, redact, actor)
+    options = Options(authorize, title, label, arguments, redact, actor, seconds)
     made = Blueprint(name, __name__, url_prefix=url_prefix)
 
     def record(state: BlueprintSetupState) -> None:
@@ -76,6 +79,13 @@ def blueprint(
     made.record(record)
     _Views(find, options, Assets(style)).add_to(made)
     return made
+
+
+def _poll(value: object) -> float:
+    seconds = validators.seconds(value)
+    if not 1 <= seconds <= 60:  # noqa: PLR2004 (as the message says)
+        raise ValueError
+    return seconds
 
 
 def _environment(given: str | tuple[str, str] | None) -> tuple[str | None, str]:
@@ -125,6 +135,9 @@ class _Views:
             ("/tasks/<id>/stack", "stack", self.stack),
         ):
             made.add_url_rule(rule, endpoint, view)
+            if endpoint != "stack":
+                # What of it changes, for a page that is open.
+                made.add_url_rule(f"/live{rule}", f"live_{endpoint}", view)
         for rule, endpoint, verb, act in (
             ("/tasks/<id>/stop", "stop", "stop", self.stop),
             ("/tasks/<id>/cancel", "cancel", "cancel", self.cancel),
@@ -151,7 +164,8 @@ class _Views:
             _log.error("the dashboard is closed: %s", error)
             found = None
         if isinstance(found, AnyResponse):
-            return found
+            # A page that is open would put the login into its table.
+            return answers.reload() if _is_live() else found
         if found is None:
             return answers.forbidden("You may not see this page.")
         if request.method not in rights.SAFE:
@@ -178,8 +192,15 @@ class _Views:
         """A page as HTML, or its data as JSON if the visitor would rather have that."""
         if answers.wants_json():
             return answers.as_json({"page": page, **data}, status)
+        tag = answers.tag_of(data)
+        if _is_live() and request.headers.get("HX-PTag") == tag:
+            return answers.unchanged()
         state = self._find()
         frame = {
+            "layout": "fragment.html" if _is_live() else "base.html",
+            "live": _live(page, status),
+            "tag": tag,
+            "poll": self._options.poll,
             "page": page,
             "pid": os.getpid(),
             "title": self._options.title or _title(self._app, state),
@@ -191,7 +212,9 @@ class _Views:
             "said": _said(),
             "back": _here(),
         }
-        return answers.as_html(f"{page}.html", {**frame, **data}, status)
+        response = answers.as_html(f"{page}.html", {**frame, **data}, status)
+        response.headers["HX-PTag"] = tag
+        return response
 
     def _refused(self, error: RefusedError) -> AnyResponse:
         return self._trouble(error.status, error.why)
@@ -267,7 +290,7 @@ class _Views:
             {
                 "queued": queued.tasks,
                 "held": held.tasks,
-                "counts": {key: counts[key] for key in ("queued", "held", "oldest_waiting_s")},
+                "counts": {key: counts[key] for key in ("queued", "held", "oldest_waiting_since")},
                 "paused": found.paused(),
             },
         )
@@ -540,7 +563,23 @@ def _here() -> str:
     base, here = url_for(".overview"), request.full_path.rstrip("?")
     script = request.script_root
     here = f"{script}{here}"
+    if _is_live():
+        here = here.replace(f"{base}live/", base, 1)
     return here.removeprefix(base) if request.method == "GET" and here.startswith(base) else ""
+
+
+def _is_live() -> bool:
+    """Whether a page that is open asks for what has changed."""
+    return (request.endpoint or "").rpartition(".")[2].startswith("live_")
+
+
+def _live(page: str, status: int) -> str | None:
+    """The address that a page asks for its changes; None if it has none."""
+    if page in {"stack", "confirm", "missed", "trouble"} or status != 200:  # noqa: PLR2004
+        return None
+    kept: dict[str, Any] = dict(request.view_args or {})
+    kept |= {key: it for key, it in request.args.items() if key in {"name", "class", "before"}}
+    return url_for(f".live_{page}", **kept)
 
 
 def _asked_back() -> str:

@@ -261,7 +261,7 @@ class Pages:
             "running": len(running),
             "queued": queued,
             "held": held,
-            "oldest_waiting_s": round(oldest, 1),
+            "oldest_waiting_since": _since(oldest),
             "stuck": own["stuck"],
             "dead": dead,
             "failed_15_min": len(recent),
@@ -325,7 +325,7 @@ class Pages:
             "server": server,
             "python": platform.python_version(),
             "since": _born(),
-            "memory": _memory(),
+            "memory": None if (size := _memory()) is None else round(size, -6),
             **{key: own[key] for key in ("threads", "running", "idle", "waiting", "stuck")},
         }
 
@@ -345,6 +345,13 @@ def _started(view: TaskView) -> datetime:
 
 def _ended(view: TaskView) -> datetime:
     return view.finished_at or _NEVER
+
+
+def _since(seconds: float) -> datetime | None:
+    """When so many seconds have begun, to the second: it is told to no more than that."""
+    if not seconds:
+        return None
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).replace(microsecond=0)
 
 
 def _is_recent(view: TaskView) -> bool:
