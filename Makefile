@@ -86,6 +86,8 @@ servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of ev
 	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m "" $(PYTEST_ARGS)
 browser: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Run the tests of the live page in Chromium
 	$(BIN)/python -m pytest tests/browser -m "" $(PYTEST_ARGS)
+vendor: $(VENV)/.pip ## Get the scripts of the live page again from npm, as vendor.toml names them
+	$(BIN)/python tests/browser/vendor.py
 races: ## Race waits against ends and forks against load, and count what is lost
 soak: ## Mix everything for ten minutes and add up; SECONDS=60 for less
 soak-policies: ## A million tasks with every policy, mixed, and add up; COUNT=20000 for less

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,8 @@ from flask.cli import ScriptInfo
 
 from flask_delay import Delay, registry
 from flask_delay.commands import delay as group
+from flask_delay.commands import page
+from flask_delay.commands.target import Target
 
 PAGE = (Path(__file__).parents[2] / "docs/commands.md").read_text()
 
@@ -30,7 +33,18 @@ def run(app, *arguments):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "config ", "check ", "bench ", "jobs ", "journal ", "journal list ", "work "]
+    "command",
+    [
+        "",
+        "config ",
+        "check ",
+        "bench ",
+        "jobs ",
+        "journal ",
+        "journal list ",
+        "work ",
+        "dashboard ",
+    ],
 )
 def test_help_is_as_documented(app, command):
     result = run(app, *command.split(), "--help")
@@ -351,3 +365,55 @@ class TestBench:
 
     def test_no_delay(self):
         assert run(Flask("plain"), "bench").exit_code == 1
+
+
+class TestDashboard:
+    def served(self, app):
+        return page.made(Target(app, *targeted(app))).test_client()
+
+    def test_it_reads_the_journal_and_has_no_button(self, make_app):
+        app = make_app(DELAY_JOURNAL=True)
+        client = self.served(app)
+        for path in ("/", "/running", "/queue", "/failed", "/jobs", "/live/failed"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            assert 'method="post"' not in answer.text
+        assert client.post("/failed/retry").status_code == 403
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            ("127.0.0.1:5050", 200),
+            ("localhost:5050", 200),
+            ("localhost", 200),
+            ("[::1]:5050", 200),
+            ("evil.example", 403),
+            ("evil.example:5050", 403),
+            ("127.0.0.1.evil.example:5050", 403),
+            ("localhost:5050:evil", 403),
+            ("", 403),
+        ],
+    )
+    def test_another_host_is_refused(self, make_app, host, status):
+        client = self.served(make_app(DELAY_JOURNAL=True))
+        answer = client.get("/", environ_overrides={"HTTP_HOST": host})
+        assert answer.status_code == status
+
+    def test_without_a_journal_it_says_what_to_do(self, app):
+        result = run(app, "dashboard", "--port", "0")
+        assert result.exit_code == 1
+        assert "set DELAY_JOURNAL" in result.output
+
+    def test_a_port_that_is_taken_is_said(self, make_app):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            result = run(make_app(DELAY_JOURNAL=True), "dashboard", "--port", port)
+        assert result.exit_code == 1
+        assert f"port {port} of 127.0.0.1 cannot be used" in result.output
+
+
+def targeted(app):
+    state = app.extensions["delay"]
+    return state.owner, state.config, state.executor, state

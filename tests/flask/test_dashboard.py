@@ -2,23 +2,28 @@
 
 import gc
 import gzip
+import hashlib
 import html
 import re
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flask import Flask, redirect
 
+import flask_delay.dashboard
 from flask_delay import Delay, current_task, dashboard_acted, delay, task, using
 from flask_delay._native import JournalUnavailable
 from flask_delay.dashboard import pages, recorder, rights
-from flask_delay.dashboard.assets import Assets
+from flask_delay.dashboard.assets import VENDORED, Assets
 
+VENDOR = Path(flask_delay.dashboard.__file__).parent / "static/vendor"
 HERE = {"Sec-Fetch-Site": "same-origin"}
 JSON = {"Accept": "application/json"}
 EVIL = "<script>alert(1)</script>"
@@ -159,6 +164,7 @@ class TestArguments:
             ({"authorize": "act"}, "this is 'act'"),
             ({"authorize": None, "redact": 1}, "redact must be callable"),
             ({"authorize": None, "actor": "me"}, "actor must be callable"),
+            ({"authorize": None, "poll": "2"}, "poll is '2'"),
         ],
     )
     def test_a_wrong_type_is_refused_at_the_call(self, extension, given, says):
@@ -168,6 +174,8 @@ class TestArguments:
     @pytest.mark.parametrize(
         "given",
         [
+            {"poll": 0.5},
+            {"poll": 61},
             {"environment": ("production", "red")},
             {"environment": ("production",)},
             {"environment": ("production", "#b3261e;}")},
@@ -304,7 +312,7 @@ class TestHeaders:
     def test_files_may_be_kept_and_are_small(self, visitor):
         text = visitor.get("/").text
         found = re.findall(r'(?:href|src)="/admin/tasks(/assets/[^"]+)"', text)
-        assert len(found) == 3
+        assert len(found) == 5
         for path in found:
             answer = visitor.get(path)
             assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
@@ -328,6 +336,19 @@ class TestHeaders:
     def test_our_own_style_is_small(self):
         own = next(it for it in Assets().all() if it.name.startswith("page.") and "css" in it.name)
         assert len(own.content) <= 10_000
+
+    def test_what_others_have_written_is_as_they_have_published_it(self):
+        told = tomllib.loads((VENDOR / "vendor.toml").read_text())
+        files = {file["path"]: file for package in told["package"] for file in package["file"]}
+        assert sorted(f"vendor/{name}" for name in files) == sorted(VENDORED)
+        for name, file in files.items():
+            assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == file["sha256"]
+        for package in told["package"]:
+            assert package["integrity"].startswith("sha512-")
+            assert (VENDOR / package["licence_file"]).read_text().strip()
+
+    def test_our_own_script_is_short(self):
+        assert len((VENDOR.parent / "page.js").read_text().splitlines()) <= 150
 
     def test_no_page_has_a_style_or_a_script_of_its_own(self, app, visitor):
         submit(app, fail, ValueError("x"))
@@ -572,6 +593,70 @@ class TestTasks:
                 paths = {html.unescape(it).removeprefix("/admin/tasks") for it in found}
                 left += paths - seen - set(left)
         assert len(seen) > 12
+
+
+class TestLive:
+    @pytest.mark.parametrize("path", VIEWS)
+    def test_nothing_new_is_a_304(self, app, visitor, path):
+        submit(app, fail, ValueError("x"))
+        submit(app, int, countdown=60)
+        drained_but_held(app)
+        page = visitor.get(path)
+        assert f'hx-get="/admin/tasks/live{path}"' in page.text
+        first = visitor.get(f"/live{path}")
+        tag = first.headers["HX-PTag"]
+        assert f'hx-ptag="{tag}"' in page.text
+        assert "<html" not in first.text
+        again = visitor.get(f"/live{path}", headers={"HX-PTag": tag})
+        assert (again.status_code, again.data) == (304, b"")
+
+    def test_what_is_new_comes_with_another_tag(self, app, visitor):
+        tag = visitor.get("/live/failed").headers["HX-PTag"]
+        submit(app, fail, ValueError("new"))
+        drained(app)
+        answer = visitor.get("/live/failed", headers={"HX-PTag": tag})
+        assert answer.status_code == 200
+        assert "new" in answer.text
+        assert answer.headers["HX-PTag"] != tag
+
+    def test_filters_are_kept(self, app, visitor):
+        submit(app, fail, ValueError("x"))
+        drained(app)
+        text = visitor.get("/failed?class=KeyError&name=x").text
+        place = html.unescape(re.search(r'hx-get="([^"]*)"', text)[1])
+        assert place == "/admin/tasks/live/failed?class=KeyError&name=x"
+        assert "ValueError" not in visitor.get("/live/failed?class=KeyError").text.split("</ul>")[1]
+
+    def test_a_form_in_it_leads_back_to_the_page(self, app, visitor):
+        submit(app, int, countdown=60)
+        assert 'name="back" value="queue"' in visitor.get("/live/queue").text
+        assert visitor.get("/live/queue").text == fragment_of(visitor.get("/queue").text)
+
+    def test_a_redirect_to_a_login_reloads_the_page(self, visitor, door):
+        door.says = redirect("/login")
+        answer = visitor.get("/live/running")
+        assert (answer.status_code, answer.headers["HX-Refresh"]) == (401, "true")
+
+    def test_a_fragment_of_fifty_rows_is_small(self, app, visitor):
+        for n in range(pages.SHOWN + 10):
+            submit(app, int, n, countdown=60)
+        answer = visitor.get("/live/queue")
+        assert answer.text.count("<tr") == pages.SHOWN + 1
+        assert len(gzip.compress(answer.data)) <= 30_000
+
+
+def fragment_of(text):
+    """The part of a page that an update replaces."""
+    return text.partition('data-poll="2.0">')[2].rpartition("</div>\n  <p class")[0]
+
+
+def drained_but_held(app):
+    """All tasks but those that wait for their time have ended."""
+    executor = app.extensions["delay"].executor
+    end = time.monotonic() + 20
+    while executor.stats()["running"] or executor.stats()["queued"]:
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 class TestActions:

@@ -88,6 +88,27 @@ def work(name: str) -> None:
     journal_worker.run(name)
 
 
+@delay.command()
+@_name
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=5050,
+    show_default=True,
+    help="On 127.0.0.1; 0 for any that is free.",
+)
+def dashboard(name: str, port: int) -> None:
+    """Serve a page of the tasks in the journal, on this machine alone.
+
+    Shows what runs, waits and failed in the processes of the app. It is read-only: to act, mount
+    the page in the app. From elsewhere, use a tunnel: `ssh -L 5050:127.0.0.1:5050 HOST`.
+    """
+    # Not before: the other commands need nothing of it.
+    from flask_delay.commands import page  # noqa: PLC0415
+
+    page.run(name, port)
+
+
 @delay.group(invoke_without_command=True)
 @_name
 @_json

@@ -303,7 +303,6 @@ class Pages:
 
     def job(self, job: Job) -> dict[str, Any]:
         """What there is to say of a job."""
-        tick, pid = job._last_run()  # noqa: SLF001
         last = None if job.last is None else self.own.seen(job.last)
         return {
             "id": job.id,
@@ -311,8 +310,9 @@ class Pages:
             "schedule": job.schedule,
             "paused": job.paused,
             "next_run": job.next_run,
-            "last_tick": tick,
-            "last_process": pid,
+            "last_tick": job.last_tick,
+            "left_out": job.left_out,
+            "durable": job.durable,
             "last": None if last is None else self.shown(last),
         }
 

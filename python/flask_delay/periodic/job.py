@@ -207,11 +207,6 @@ class Job:
         """Whether the job is paused; False if that cannot be read."""
         return self._lead.paused
 
-    def _last_run(self) -> tuple[datetime | None, int | None]:
-        """The newest tick that a process took, and the process that ran the job last."""
-        tick, pid = self._lead.last_run
-        return datetime.fromtimestamp(tick / 1e9, UTC) if tick else None, pid
-
     def run_now(self) -> Future[Any]:
         """Run the job once more, in this process and at once; return the future of that run.
 

@@ -190,15 +190,6 @@ class Lead:
         """Whether the job is paused for all processes; False if that is unknown."""
         return self.standing().paused
 
-    @property
-    def last_run(self) -> tuple[int | None, int | None]:
-        """The newest tick that was taken, in nanoseconds since 1970, and the process that ran last.
-
-        None for what is unknown.
-        """
-        with self._turn:
-            return self._note.tick, self._note.pid
-
     def forget_parent(self) -> None:
         """Reset in a forked process: the locks and the run belong to its parent."""
         # Another thread may have held it at the fork.
@@ -253,14 +244,6 @@ class _FileLead(Lead):
             self._opened(make=False)
             return self._read()[0].standing()
         return Standing()
-
-    @property
-    def last_run(self) -> tuple[int | None, int | None]:
-        with self._turn, contextlib.suppress(OSError):
-            self._opened(make=False)
-            note, _ = self._read()
-            return note.tick, note.pid
-        return None, None
 
     def forget_parent(self) -> None:
         super().forget_parent()
