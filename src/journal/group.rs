@@ -679,8 +679,11 @@ impl<'a> Group<'a> {
             Some(count) => count,
             None => store::count_waiting(self.connection)?,
         };
+        if count >= most {
+            return Ok(true);
+        }
         self.memory.waiting = Some(count);
-        Ok(count >= most)
+        Ok(false)
     }
 
     pub(crate) fn submit(&mut self, task: &NewTask, origin: Origin) -> Result<Accepted> {

@@ -269,6 +269,29 @@ mod a_limit {
     }
 
     #[test]
+    fn is_given_back_when_a_dead_process_leaves_nothing_to_run_again() {
+        let folder = Folder::new();
+        let settings = Settings {
+            deaths: 1,
+            ..settings(&folder.database())
+        };
+        let (journal, notes) = with(settings, 3);
+        journal.know(vec!["send".to_owned()]);
+        journal.start().unwrap();
+        let mut actor = Actor::start("hold", folder.path());
+        actor.hear("holds");
+        let next = limited("k", 1);
+        waits(&journal, &next);
+        assert_eq!(state(&journal, &next), State::Blocked);
+        actor.kill();
+        let claimed = notes.claimed();
+        assert_eq!(claimed.id, next.id);
+        assert_eq!(journal.stats().unwrap().dead, 1);
+        end(&journal, claimed.claim);
+        journal.close();
+    }
+
+    #[test]
     fn counts_waiting_tasks_of_many_lanes_in_order() {
         let folder = Folder::new();
         let (journal, notes) = claiming(&folder, 2);
@@ -365,6 +388,30 @@ mod a_rate {
         shell(folder)
             .query_row(sql, [claim.task], |row| row.get(0))
             .unwrap()
+    }
+
+    #[test]
+    fn is_kept_in_order_by_a_claim_that_comes_before_the_wake_up() {
+        let folder = Folder::new();
+        let (journal, notes) = claiming(&folder, 3);
+        let span = SECOND * 3 / 10;
+        end(&journal, mine(journal.submit(rated("r", 1, span)).unwrap()));
+        let first = rated("r", 1, span);
+        waits(&journal, &first);
+        // As if this process had not heard of the time yet.
+        let sql = "UPDATE rate SET wake_at = wake_at + 3600000000";
+        shell(&folder).execute_batch(sql).unwrap();
+        let second = NewTask {
+            due: Some(now() + 400_000),
+            ..rated("r", 1, span)
+        };
+        waits(&journal, &second);
+        for task in [&first, &second] {
+            let claimed = notes.claimed();
+            assert_eq!(claimed.id, task.id);
+            end(&journal, claimed.claim);
+        }
+        journal.close();
     }
 
     #[test]
@@ -666,7 +713,12 @@ fn actor() {
         .append(true)
         .open(folder.join("oracle"))
         .unwrap();
+    let holds = kind == "hold";
     let work = move |task: &Claimed| {
+        if holds {
+            say("holds");
+            thread::sleep(LONG);
+        }
         note(&log, "start", task);
         thread::sleep(Duration::from_millis(3));
         note(&log, "end", task);
@@ -674,6 +726,9 @@ fn actor() {
     };
     let running = Running::start(settings, &["send"], 4, Arc::new(work)).unwrap();
     say("running");
+    if holds {
+        running.submit(limited("k", 1)).unwrap();
+    }
     if kind == "submit" {
         let running = running.clone();
         thread::spawn(move || {
