@@ -60,6 +60,7 @@ class Site:
             ),
             url_prefix="/tasks",
         )
+        self.app.add_url_rule("/login", "login", lambda: "please log in")
         self.app.wsgi_app = self._counted(self.app.wsgi_app)  # type: ignore[method-assign]
         server = make_server("127.0.0.1", 0, self.app, threaded=True)
         self.url = f"http://127.0.0.1:{server.server_port}/tasks"

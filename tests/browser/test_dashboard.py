@@ -1,6 +1,7 @@
 """The live page in a real browser: nothing to complain of, and nothing lost in an update."""
 
 import pytest
+from flask import redirect
 
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright")
 
@@ -156,9 +157,6 @@ def test_a_login_is_not_put_in_but_gone_to(site, look):
     seen.page.get_by_text("No answer, asking again").wait_for()
     assert seen.page.get_by_text("export_orders").is_visible()
     site.broken = None
-    from flask import redirect
-
-    site.app.add_url_rule("/login", "login", lambda: "please log in")
     site.verdict = redirect("/login")
     seen.page.get_by_text("please log in").wait_for()
 
@@ -213,5 +211,5 @@ def test_the_theme_is_kept(site, look):
 
 def test_the_first_page_takes_few_requests(site, look):
     seen = look()
-    seen.page.goto(site.url, wait_until="networkidle")
+    seen.page.goto(f"{site.url}/", wait_until="networkidle")
     assert len([it for it in site.requests if "/live" not in it]) <= 6
