@@ -7,6 +7,7 @@ With arguments, it prints the memory of a process.
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ class Durable:
 
     def submit(self, fn: Any, *args: object) -> Any:
         return TASKS[fn].delay(*args)
+
+    def map(self, fn: Any, items: list[Any]) -> Iterator[Any]:
+        results: Iterator[Any] = TASKS[fn].map(items)
+        return results
 
     def wait(self, handle: Any) -> None:
         handle.result(60)

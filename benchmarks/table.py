@@ -305,6 +305,23 @@ CASES = (
         package=False,
     ),
     Case(
+        "journal-map",
+        "one map of 10,000 durable no-ops, on the disk",
+        journal.mapped,
+        10_000,
+        ("ours-durable",),
+        (
+            Metric("submitted", "all submitted", "s", "less"),
+            Metric("each", "each", "s", "less"),
+            _TASKS,
+        ),
+        # A tenth of what a submit takes alone.
+        (at_most(50e-6, "each"),),
+        rounds=3,
+        ours="ours-durable",
+        package=False,
+    ),
+    Case(
         "journal-elsewhere",
         "a durable no-op that another process runs",
         journal.elsewhere,

@@ -17,7 +17,7 @@ from benchmarks import SCRATCH, SYNC
 from benchmarks.cases import WORKERS, now, percentile, servers, warm_up
 from benchmarks.model import Peer, Pool, Values
 from benchmarks.peers.queues import QueuePeer
-from benchmarks.work import keep, mark, nop
+from benchmarks.work import keep, mark, nap, nop
 
 LEVELS = ("second", "commit", "never")
 _WARM = 50
@@ -105,6 +105,17 @@ def kept(peer: Peer, size: int) -> Values:
     with _opened(peer) as pool:
         checkpoints, steps = pool.submit(keep, size).result(60)
     return {"checkpoint": percentile(checkpoints, 0.5), "step": percentile(steps, 0.5)}
+
+
+def mapped(peer: Peer, size: int) -> Values:
+    """One `map` of very many tasks: until all are on the disk, and until all have run."""
+    with _opened(peer, "commit") as pool:
+        start = now()
+        results = pool.map(nap, [0.0] * size)  # type: ignore[attr-defined]
+        submitted = now() - start
+        for _ in results:
+            pass
+        return {"submitted": submitted, "each": submitted / size, "rate": size / (now() - start)}
 
 
 def elsewhere(peer: Peer, size: int) -> Values:

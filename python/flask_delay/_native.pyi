@@ -224,7 +224,9 @@ class Future(concurrent.futures.Future[_T]):
         would await.
         """
     @overload
-    def then(self, fn: Callable[[_T], Coroutine[Any, Any, _R]]) -> Future[_R]:
+    def then(
+        self, fn: Callable[[_T], Coroutine[Any, Any, _R]], *, on: Literal["success"] = "success"
+    ) -> Future[_R]:
         """Run `fn(result)` as a task when this task has succeeded; return its future at once.
 
         The new task runs on the same executor, with the caller's `contextvars`, and with the
@@ -233,25 +235,41 @@ class Future(concurrent.futures.Future[_T]):
         future fails with the same exception, which is not logged again. If this task is cancelled,
         so is the new one. In both cases `fn` is not called.
 
-        Raises TypeError if `fn` is not callable or is a generator function; ValueError if this
-        future was made by hand, or if the `key` or `unique` of `fn` depends on its argument;
-        RuntimeError after `shutdown`; ForkedFutureError in a process forked after the submit,
-        unless the task was done by then; and whatever the options of `fn` raise.
+        With `on="end"` it runs `fn()`, without an argument, however this task has ended.
+
+        A durable task is followed by durable ones: both are in the journal, and the new one starts
+        even if this process has died by then.
+
+        Raises TypeError if `fn` is not callable or is a generator function; ValueError for another
+        `on`, if this future was made by hand, if the `key` or `unique` of `fn` depends on its
+        argument, or if only one of the two tasks is durable; RuntimeError after `shutdown`;
+        ForkedFutureError in a process forked after the submit, unless the task is durable or was
+        done by then; and whatever the options of `fn` raise. After a durable task also LookupError
+        if the journal has forgotten it, and JournalUnavailable.
         """
     @overload
-    def then(self, fn: Callable[[_T], _R]) -> Future[_R]: ...
+    def then(self, fn: Callable[[_T], _R], *, on: Literal["success"] = "success") -> Future[_R]: ...
+    @overload
+    def then(
+        self, fn: Callable[[], Coroutine[Any, Any, _R]], *, on: Literal["end"]
+    ) -> Future[_R]: ...
+    @overload
+    def then(self, fn: Callable[[], _R], *, on: Literal["end"]) -> Future[_R]: ...
     def _then_with(
         self,
         policy: _Policy | None,
         scope: Callable[[], AbstractContextManager[object]] | None,
-        fn: Callable[[_T], Any],
+        fn: Callable[..., Any],
         *,
         executor: Executor | None = None,
+        on: str = "success",
     ) -> Future[Any]:
         """`then` with a policy and a scope, as in `_submit_with`.
 
         Uses `executor` if it is given, otherwise the future's own.
         """
+    def _is_durable(self) -> bool:
+        """Whether the task is durable, also in tests, where there is no journal."""
     def _add_waker(self, waker: Callable[[Future[_T]], object]) -> bool:
         """Call `waker(future)` as soon as the task is done, before the callbacks.
 
@@ -968,6 +986,34 @@ class _Journal:
     @property
     def identity(self) -> str:
         """What tells the file from all other journals; a copy of it has the same."""
+    def submit_all(
+        self,
+        calls: Sequence[
+            tuple[
+                str,
+                int,
+                _Policy | None,
+                str | None,
+                str | None,
+                bool,
+                Executor | None,
+                Callable[..., Any],
+                tuple[Any, ...],
+                dict[str, Any],
+                tuple[str, str | None] | None,
+            ]
+        ],
+    ) -> list[Future[Any]]:
+        """Accept tasks in one commit, each given by the arguments of `submit` and what it follows.
+
+        That is None, or "success" or "end" of the task with an id or, for None, of the task before.
+        Tasks that follow one of the others are accepted together or not at all; otherwise all
+        before the first that is refused are. Raises as `submit` for that one, and LookupError if
+        there is no task to follow.
+        """
+
+    def has(self, future: Future[Any]) -> bool:
+        """Whether the future is that of a durable task of this journal."""
     def get(self, id: str) -> Future[Any] | None:
         """The future of a task in the journal, of whichever process; None for an unknown id."""
     def view(self, id: str) -> dict[str, Any] | None:
@@ -990,7 +1036,8 @@ class _Journal:
         """Have a failed task run again.
 
         Returns "retried"; or else the state of a task that has not failed, "plain", "gone" or
-        "unknown"; or "twin" and the id of an unfinished task with the same `unique` key.
+        "unknown"; or "twin" and the id of an unfinished task with the same `unique` key; or
+        "follows" and the id of the task before, with which it has failed.
         """
 
     def pause(self, name: str | None) -> None:

@@ -5,8 +5,9 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from flask_delay import state
 from flask_delay._native import Executor, Future, _check_step, _gather
+from flask_delay.journal.store import Step, Submit
 from flask_delay.options import NONE
-from flask_delay.submit import submitting
+from flask_delay.submit import call_of, submitting
 from flask_delay.tasks import PeriodicTask, Task
 
 _P = ParamSpec("_P")
@@ -93,10 +94,14 @@ class Chain(Generic[_P]):
 
         Runs in the current app, as `delay` and `Future.then`; if the first function is a `Task`, as
         its own `delay`. Raises as those; if a later step raises, the first task is cancelled unless
-        it has started.
+        it has started. If the first function is durable, so must be the others: they are accepted
+        in one commit, or none of them.
         """
-        submit, first = submitting(state.find, NONE, self._first)
-        future: Future[Any] = submit(first, *args, **kwargs)
+        given = call_of(self._first, args, kwargs)
+        submit, first = submitting(state.find, NONE, given[0])
+        if isinstance(submit, Submit):
+            return submit.chain(first, *given[1:], map(_step, self._rest))
+        future: Future[Any] = submit(first, *given[1], **given[2])
         last = future
         try:
             for step in self._rest:
@@ -106,6 +111,14 @@ class Chain(Generic[_P]):
             future.cancel()
             raise
         return last
+
+
+def _step(fn: Callable[..., Any]) -> Step:
+    """A step for the journal."""
+    task, args, kwargs = call_of(fn, (), {})
+    if isinstance(task, Task):
+        return task._chosen, task.__wrapped__, args, kwargs  # noqa: SLF001
+    return NONE, fn, (), {}
 
 
 def chain(first: Callable[_P, object], /, *rest: Callable[[Any], object]) -> Chain[_P]:

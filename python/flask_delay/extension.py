@@ -383,9 +383,11 @@ class Delay(Submitter):
             return submitting(self._find, NONE, fn, many=many)
         return self._state().submit, fn
 
-    def _find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
+    def _find(
+        self, chosen: Chosen, future: Future[Any] | None = None, on: str = "success"
+    ) -> Callable[..., Any]:
         app = state.app_or_none() or self._only_app()
-        return self._state_of(app).find(chosen, future)
+        return self._state_of(app).find(chosen, future, on)
 
     def _view(self, id: str) -> TaskView | None:
         return self._state().view(id)

@@ -56,7 +56,12 @@ def _start(
     calls = zip(*iterables, strict=False)
 
     def submitted(count: int | None) -> Iterator[Future[_T]]:
-        for arguments in islice(calls, count):
+        part = islice(calls, count)
+        # Of durable tasks, which take many in one commit.
+        many = getattr(find(), "many", None)
+        if many is not None:
+            yield from many(fn, part)
+        for arguments in part:
             if submit := find():
                 yield submit(fn, *arguments)
 

@@ -432,7 +432,7 @@ def refuse_undurable(given: AllOptions, backend: str | None) -> None:
             )
 
 
-def refuse_step(given: AllOptions) -> None:
+def refuse_sessions(given: AllOptions) -> None:
     """Raise ValueError for options that are not for a task that follows another one."""
     for name in ("within", "after_commit"):
         if name in given:
@@ -440,11 +440,16 @@ def refuse_step(given: AllOptions) -> None:
                 f"the option {name!r} is not for a task that follows another one: that one decides"
                 f" whether it runs"
             )
+
+
+def refuse_step(given: AllOptions) -> None:
+    """Raise ValueError for options that are not for a task that follows a plain one."""
     for name in ("durable", "once"):
         if given.get(name):
             raise ValueError(
-                f"the option {name!r} is {given.get(name)!r}, but a task that follows another one"
-                f" cannot be durable yet: call its delay() at the end of the task before"
+                f"the option {name!r} is {given.get(name)!r}, but the task before is not durable,"
+                f" and would be lost with this process: make that durable too, or call the delay()"
+                f" of this one at its end"
             )
 
 
@@ -563,13 +568,16 @@ def follower(
     *,
     executor: Executor | None = None,
     backend: Backend | None = None,
+    on: str = "success",
 ) -> Submit:
-    """`submitter` for one function that is to be called with the future's result.
+    """`submitter` for one function that is to be called with the future's result, or at its end.
 
     Uses that executor, or the backend's, or else the future's own. Raises ValueError for a backend
     that cannot do this, and for an option that it does not support.
     """
-    refuse_step(chosen.given)
+    refuse_sessions(chosen.given)
+    if not future._is_durable():  # noqa: SLF001
+        refuse_step(chosen.given)
     if backend is not None:
         _refuse(backend, chosen.given)
         executor = backend.executor
@@ -578,8 +586,8 @@ def follower(
                 f"the option 'backend' is {chosen.backend!r}, but nobody there waits for what a"
                 f" task is to follow: call its delay() in a done callback, or in the task before it"
             )
-    then = functools.partial(future._then_with, executor=executor)  # noqa: SLF001
-    plain = functools.partial(then, None, None) if executor is not None else future.then
+    then = functools.partial(future._then_with, executor=executor, on=on)  # noqa: SLF001
+    plain = functools.partial(then, None, None)
     submit = _with(chosen, app, plain, then)
     return watched(submit, chosen.given) if chosen.given else submit
 

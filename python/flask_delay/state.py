@@ -140,14 +140,17 @@ class State:
             raise RuntimeError(f"the app of the Delay {self.owner.name!r} is gone")
         return app
 
-    def find(self, chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
+    def find(
+        self, chosen: Chosen, future: Future[Any] | None = None, on: str = "success"
+    ) -> Callable[..., Any]:
         """The function that submits with these options or, with a future, adds a follower to it.
 
         Raises as `submitter`, as `follower`, as a backend, and ValueError for options that are not
         for durable tasks.
         """
         name = chosen.backend or self.config.backend
-        is_durable = future is None and self._is_durable(chosen)
+        is_first = future is None or future._is_durable()  # noqa: SLF001
+        is_durable = is_first and self.store.makes_durable(chosen)
         # What a task says itself was checked where it was said.
         if is_durable and (chosen.durable is None or name not in {chosen.backend, table.THREADS}):
             self._check_durable(chosen, name)
@@ -155,17 +158,11 @@ class State:
         if chosen.id is not None:
             self._require_free(chosen.id)
         if is_durable:
-            return self._find_durable(chosen, backend)
+            return self._find_durable(chosen, backend, future, on)
         if future is None:
             refuse_lasting(chosen.given)
             return submitter(chosen, self.jobs, self.app, backend)
-        return follower(chosen, future, self.app, executor=self.executor, backend=backend)
-
-    def _is_durable(self, chosen: Chosen) -> bool:
-        # The setting is not for jobs, which may be of any function.
-        if chosen.plan is not None:
-            return bool(chosen.durable)
-        return self.config.durable if chosen.durable is None else bool(chosen.durable)
+        return follower(chosen, future, self.app, executor=self.executor, backend=backend, on=on)
 
     def _check_durable(self, chosen: Chosen, backend: str) -> None:
         key = f"{self.owner.prefix}DURABLE"
@@ -176,15 +173,21 @@ class State:
                 raise
             raise ValueError(f"{error} ({key} makes it durable)") from None
 
-    def _find_durable(self, chosen: Chosen, backend: Backend | None) -> Callable[..., Any]:
+    def _find_durable(
+        self, chosen: Chosen, backend: Backend | None, future: Future[Any] | None, on: str
+    ) -> Callable[..., Any]:
         if self.config.mode == "threads":
-            submit: Callable[..., Any] = functools.partial(self.store.submit, chosen, backend)
+            submit: Callable[..., Any] = store.Submit(self.store.submit, chosen, backend)
+            if future is not None:
+                submit = functools.partial(self.store.follow, chosen, backend, future, on)
             if chosen.plan is not None:
                 lead = functools.partial(DurableLead, self.store, chosen, backend)
                 return functools.partial(self.jobs.start, chosen.plan._replace(lead=lead), submit)
             return watched(submit, chosen.given)
         chosen = chosen.keeping(self.config.journal_max_bytes)
-        return self.store.carrying(submitter(chosen, self.jobs, self.app))
+        if future is None:
+            return self.store.carrying(submitter(chosen, self.jobs, self.app))
+        return self.store.carrying_step(follower(chosen, future, self.app, on=on))
 
     def _require_free(self, id: str) -> None:
         """Raise DuplicateTask if another pool has a task with this id; a pool checks its own."""
@@ -427,7 +430,9 @@ def meant_state() -> State | None:
     return only_state() if app is None else default_state(app)
 
 
-def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any]:
+def find(
+    chosen: Chosen, future: Future[Any] | None = None, on: str = "success"
+) -> Callable[..., Any]:
     """The function that submits to the current app's default `Delay`, or to the only one.
 
     Without any app, it submits to the process's pool. With a future, it adds a follower to the
@@ -436,7 +441,7 @@ def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any
     """
     state = meant_state()
     if state is not None:
-        return state.find(chosen, future)
+        return state.find(chosen, future, on)
     if chosen.plan is not None:
         raise RuntimeError(
             "a job belongs to an app, and there is none with a Delay yet: call Delay(app), or"
@@ -455,4 +460,15 @@ def find(chosen: Chosen, future: Future[Any] | None = None) -> Callable[..., Any
             )
         refuse_lasting(chosen.given)
         return submitter(chosen, shared_jobs(), None)
-    return follower(chosen, future)
+    return follower(chosen, future, on=on)
+
+
+def following(
+    find: Callable[..., Callable[..., Any]], chosen: Chosen, future: Future[Any], on: str
+) -> Callable[..., Any]:
+    """The function that adds a follower to a durable future, in its own journal.
+
+    Without one, that which `find` finds. Raises as `State.find`.
+    """
+    owner = next((it for it in states() if it.store.has(future)), None)
+    return (find if owner is None else owner.find)(chosen, future, on)

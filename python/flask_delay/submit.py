@@ -17,7 +17,9 @@ _T = TypeVar("_T")
 class Find(Protocol):
     """Finds, at the moment of a submit, the function that submits; it returns a future or a job."""
 
-    def __call__(self, chosen: Chosen, future: Future[Any] | None = None, /) -> Callable[..., Any]:
+    def __call__(
+        self, chosen: Chosen, future: Future[Any] | None = None, on: str = "success", /
+    ) -> Callable[..., Any]:
         """The function that submits with these options or, with a future, adds a follower to it."""
 
 
@@ -72,6 +74,15 @@ def _submitting_partial(
         return submit(inner, *args, **kwargs)
 
     return submit_filled, inner
+
+
+def call_of(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The `Task` of a partial of one, with all arguments; anything else as it is."""
+    if type(fn) is functools.partial and issubclass(type(fn.func), Decorated):
+        return fn.func, *functools.partial(_given, *fn.args, **fn.keywords)(*args, **kwargs)
+    return fn, args, kwargs
 
 
 def _given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

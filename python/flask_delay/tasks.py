@@ -21,7 +21,7 @@ from flask_delay import state, validators
 from flask_delay._native import Future, _check_function, _check_step
 from flask_delay.journal import functions, store
 from flask_delay.mapping import map_with
-from flask_delay.options import AllOptions, Chosen, Options, follower, refuse_step
+from flask_delay.options import AllOptions, Chosen, Options, follower
 from flask_delay.periodic.job import Job
 from flask_delay.registry import name_of
 from flask_delay.submit import Decorated, Find, refuse_many
@@ -131,24 +131,30 @@ class Task(_Wrapped[_P, _R], Generic[_P, _R, _T]):
         )
 
     def _flask_delay_follow(
-        self, future: Future[Any], fn: "functools.partial[Any] | None" = None
+        self, future: Future[Any], on: str, fn: "functools.partial[Any] | None" = None
     ) -> Future[_T]:
         """Implements `future.then(task)`, also for a partial; found there by this name."""
         step: Callable[..., Any] = self.__wrapped__
+        given = () if fn is None else fn.args
+        named = {} if fn is None else fn.keywords
+        if future._is_durable():  # noqa: SLF001
+            _check_step(self._chosen.policy, step, is_first=True)
+            found = state.following(self._find, self._chosen, future, on)
+            durable: Future[_T] = found(step, *given, **named)
+            return durable
         if fn is not None:
-            step = functools.partial(step, *fn.args, **fn.keywords)
+            step = functools.partial(step, *given, **named)
         if self._chosen.backend is None:
             # The follower runs on the future's executor, which may be that of another Delay or of
             # none.
-            submit: Any = follower(self._chosen, future, state.app_or_none())
+            submit: Any = follower(self._chosen, future, state.app_or_none(), on=on)
         else:
-            submit = self._find(self._chosen, future)
+            submit = self._find(self._chosen, future, on)
         followed: Future[_T] = submit(step)
         return followed
 
     def _check_step(self) -> None:
         """Raise the error of `future.then(task)`, for any future."""
-        refuse_step(self._chosen.given)
         _check_step(self._chosen.policy, self.__wrapped__)
 
     @overload
@@ -194,9 +200,9 @@ class PeriodicTask(_Wrapped[_P, _R]):
     def _begins(self) -> None:
         unstarted.pop(name_of(self), None)
 
-    def _flask_delay_follow(self, future: object, fn: object = None) -> NoReturn:
+    def _flask_delay_follow(self, future: object, on: object, fn: object = None) -> NoReturn:
         """Implements `future.then(task)`, also for a partial; found there by this name."""
-        del future, fn
+        del future, on, fn
         self._check_step()
 
     def _check_step(self) -> NoReturn:

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::chains::Follows;
+
 /// When a submit answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncLevel {
@@ -106,8 +108,12 @@ pub struct NewTask {
     pub once: Option<String>,
     /// How many of its lane may run at once, and how often one may start.
     pub limits: Option<Box<Limits>>,
+    /// A task with one of its keys refuses it; otherwise that task stands for it.
+    pub is_strict: bool,
     /// On the disk before the answer, whatever the level.
     pub sync: bool,
+    /// What it waits for.
+    pub follows: Option<Follows>,
 }
 
 /// The conditions under which a task may start, among those with the same key.
@@ -139,6 +145,8 @@ pub enum Accepted {
     },
     /// There is a task with this id, or was.
     Taken,
+    /// There is no task with this id to follow.
+    Missing(String),
     /// As many tasks wait as may.
     Full,
 }
@@ -355,6 +363,10 @@ pub struct Row {
     pub reason: Option<String>,
     /// Whether it waits because its function is paused.
     pub is_paused: bool,
+    /// The first task that it waits for: its function and its id.
+    pub after: Option<(String, String)>,
+    /// How many tasks it waits for.
+    pub waiting_for: u32,
     /// What holds it up, if that is its limit or its rate.
     pub held: Option<Box<Held>>,
 }

@@ -12,18 +12,20 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use crate::answer::Answer;
-use crate::api::{Accepted, Error, ErrorKind};
+use crate::api::{Error, ErrorKind};
+use crate::chains::Submitted;
 use crate::part::Part;
 use crate::sync::{Bell, Mutex};
 
 /// With `SyncLevel::Second`, and for operations without a waiting thread.
 const LATER: Duration = Duration::from_millis(900);
 
-/// A task that is answered for when it is on the disk.
+/// Tasks that are answered for when they are on the disk.
 pub(crate) struct Waiting {
-    pub id: String,
-    pub answer: Answer<Accepted>,
-    pub accepted: Accepted,
+    /// Of those that are accepted.
+    pub ids: Vec<String>,
+    pub answer: Answer<Submitted>,
+    pub submitted: Submitted,
 }
 
 #[derive(Default)]
@@ -198,7 +200,7 @@ fn sync(logs: &[Arc<File>]) -> std::io::Result<()> {
 
 fn answer(waiting: Vec<Waiting>) {
     for it in waiting {
-        it.answer.give(Ok(it.accepted));
+        it.answer.give(Ok(it.submitted));
     }
 }
 
@@ -207,7 +209,7 @@ pub(crate) fn refuse(waiting: Vec<Waiting>, cause: &str) {
     for it in waiting {
         let text = format!(
             "task {} is not accepted, since it is not on the disk: {cause}",
-            it.id
+            it.ids.join(", ")
         );
         it.answer.give(Err(Error::new(ErrorKind::Io, text)));
     }

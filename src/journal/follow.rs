@@ -32,16 +32,17 @@ impl Writer {
         for (operation, said) in operations.into_iter().zip(effects.said) {
             match (operation, said) {
                 (operation, Said::Refused(error)) => operation.refuse(&error),
-                (Operation::Submit(task, _, answer), Said::Accepted(accepted)) => {
-                    if level == SyncLevel::Commit || task.sync {
+                (Operation::Submit(tasks, _, answer), Said::Submitted(submitted)) => {
+                    if level == SyncLevel::Commit || tasks.iter().any(|task| task.sync) {
+                        let accepted = tasks.into_iter().take(submitted.accepted.len());
                         waiting.push(Waiting {
-                            id: task.id,
+                            ids: accepted.map(|task| task.id).collect(),
                             answer,
-                            accepted,
+                            submitted,
                         });
                     } else {
                         is_late = true;
-                        answer.give(Ok(accepted));
+                        answer.give(Ok(submitted));
                     }
                 }
                 (

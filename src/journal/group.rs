@@ -283,7 +283,9 @@ impl<'a> Group<'a> {
             Operation::Submit(..) | Operation::Periodic(Ask::Tick(..)) if self.is_outdated => {
                 Said::Refused(schema::outdated(&self.part.core.place))
             }
-            Operation::Submit(task, origin, _) => Said::Accepted(self.submit(task, *origin)?),
+            Operation::Submit(tasks, origin, _) => {
+                Said::Submitted(self.submit_all(tasks, *origin)?)
+            }
             Operation::Change(claim, change, _) => Said::Changed(self.change(*claim, change)?),
             Operation::Step(claim, step, _) => Said::Changed(self.step(*claim, step)?),
             Operation::Get(id, _) => {
@@ -490,8 +492,14 @@ impl<'a> Group<'a> {
         self.tell(task)
     }
 
-    /// Tells all that wait for a task that it has ended.
+    /// Tells all that wait for a task that it has ended, and the tasks that follow it.
     fn tell(&mut self, task: i64) -> Result<()> {
+        self.notify(task)?;
+        self.go_on(task, None)
+    }
+
+    /// Tells the processes that wait for a task that it has ended.
+    pub(crate) fn notify(&mut self, task: i64) -> Result<()> {
         let me = self.effects.slot.or(self.memory.slot);
         for slot in store::tell_waiters(self.connection, task, me)? {
             if Some(slot) == me {
@@ -638,6 +646,7 @@ impl<'a> Group<'a> {
             return Ok(Cancelled::Ended);
         }
         if found.state != State::Running {
+            self.leave(found.sequence)?;
             self.end(found.sequence, State::Cancelled, None)?;
             return Ok(Cancelled::Yes);
         }
@@ -670,7 +679,7 @@ impl<'a> Group<'a> {
     }
 
     /// Whether as many tasks wait as may.
-    fn is_full(&mut self) -> Result<bool> {
+    pub(crate) fn is_full(&mut self) -> Result<bool> {
         let most = self.part.core.settings.waiting;
         if most == 0 {
             return Ok(false);
@@ -686,28 +695,43 @@ impl<'a> Group<'a> {
         Ok(false)
     }
 
-    pub(crate) fn submit(&mut self, task: &NewTask, origin: Origin) -> Result<Accepted> {
-        if self.is_full()? {
-            return Ok(Accepted::Full);
+    /// A key as the file has it.
+    pub(crate) fn scoped(&self, key: &str) -> String {
+        format!("{}|{key}", self.part.core.settings.app)
+    }
+
+    /// Accepts a task that follows those at the places `before`; also its own place.
+    pub(crate) fn submit(
+        &mut self,
+        task: &NewTask,
+        before: &[i64],
+        origin: Origin,
+    ) -> Result<(Accepted, i64)> {
+        let follows = task.follows.as_ref();
+        // What follows others waits by itself.
+        if follows.is_none() && self.is_full()? {
+            return Ok((Accepted::Full, 0));
         }
-        let settings = &self.part.core.settings;
-        let scoped = |key: &String| format!("{}|{key}", settings.app);
-        let unique_key = task.unique.as_ref().map(scoped);
-        let once_key = task.once.as_ref().map(scoped);
+        let unique_key = task.unique.as_ref().map(|key| self.scoped(key));
+        let once_key = task.once.as_ref().map(|key| self.scoped(key));
         let function = self.function(&task.function)?;
         let application = self.application()?;
         let is_due = task.due.is_none_or(|due| due <= self.now);
         let is_paused = self.is_paused(function)?;
         let is_fresh = task.expires.is_none_or(|expires| expires > self.now);
         let key = task.limits.as_ref();
-        let key = key.map(|it| format!("{}{}{}", settings.app, limits::SEPARATOR, it.key));
+        let app = &self.part.core.settings.app;
+        let key = key.map(|it| format!("{app}{}{}", limits::SEPARATOR, it.key));
         let limits = task.limits.as_deref().zip(key.as_deref());
         let may_go = match limits {
-            Some((limits, key)) if is_due && !is_paused => self.enter(key, limits, task.rank)?,
+            Some((limits, key)) if is_due && !is_paused && follows.is_none() => {
+                self.enter(key, limits, task.rank)?
+            }
             _ => true,
         };
         let starts = self.is_claiming()
             && self.may_start
+            && follows.is_none()
             && is_due
             && is_fresh
             && may_go
@@ -716,6 +740,7 @@ impl<'a> Group<'a> {
             && !self.left[task.pool as usize]
             && self.free(task.pool) > 0;
         let state = match (starts, is_due) {
+            _ if follows.is_some() => State::Blocked,
             (true, _) => State::Running,
             _ if !may_go => State::Blocked,
             (_, true) => State::Ready,
@@ -738,10 +763,11 @@ impl<'a> Group<'a> {
         };
         let Some(sequence) = store::insert(self.connection, &row)? else {
             let keys = (unique_key.as_deref(), once_key.as_deref());
-            return match origin {
-                Origin::Caller => self.excluded(keys.0, keys.1),
-                Origin::Outbox => self.excluded_for_good(&task.id, keys.0, keys.1),
+            let twin = match origin {
+                Origin::Caller => self.excluded(keys.0, keys.1)?,
+                Origin::Outbox => self.excluded_for_good(&task.id, keys.0, keys.1)?,
             };
+            return Ok((twin, 0));
         };
         self.effects.evidence = Some(Evidence::Inserted(task.id.clone()));
         if starts {
@@ -765,29 +791,53 @@ impl<'a> Group<'a> {
                     is_told: false,
                 },
             ));
-            return Ok(Accepted::Mine(self.memory.sign(claim)));
+            return Ok((Accepted::Mine(self.memory.sign(claim)), sequence));
         }
         self.effects
             .watched
             .push((sequence, implied(task.id.clone())));
+        if follows.is_some() {
+            self.hold(sequence, before)?;
+            return Ok((Accepted::Waiting, sequence));
+        }
         if let Some(count) = &mut self.memory.waiting {
             *count += 1;
         }
-        if row.is_aside {
-            // It becomes ready when its function is resumed.
-        } else if state == State::Blocked {
-            // By the end of another one of its lane, or when its rate allows it.
-            self.has_ready |= !self.effects.claims;
-        } else if state == State::Ready {
-            self.left[task.pool as usize] = true;
-            self.has_ready = true;
-            self.effects.is_hungry = true;
-        } else {
-            self.schedule(task.due);
-            // A process that does not claim leaves it to the others to wake in time.
-            self.has_ready |= !self.effects.claims;
+        if !row.is_aside {
+            self.has_new(task, state);
         }
-        Ok(Accepted::Waiting)
+        Ok((Accepted::Waiting, sequence))
+    }
+
+    /// A new task waits, and not for its function to be resumed.
+    fn has_new(&mut self, task: &NewTask, state: State) {
+        match state {
+            // By the end of another one of its lane, or when its rate allows it.
+            State::Blocked => self.has_ready |= !self.effects.claims,
+            State::Ready => {
+                self.left[task.pool as usize] = true;
+                self.has_ready = true;
+                self.effects.is_hungry = true;
+            }
+            _ => self.has_new_due(task.due),
+        }
+    }
+
+    pub(crate) fn has_new_due(&mut self, due: Option<i64>) {
+        self.schedule(due);
+        // A process that does not claim leaves it to the others to wake in time.
+        self.has_ready |= !self.effects.claims;
+    }
+
+    /// A task has become ready.
+    pub(crate) fn has_new_ready(&mut self, pool: Pool) {
+        self.has_ready = true;
+        if self.may_start {
+            // The claims of this group are over.
+            self.left[pool as usize] = true;
+            self.effects.is_hungry = true;
+            self.effects.is_eager = true;
+        }
     }
 
     fn excluded(&mut self, unique: Option<&str>, once: Option<&str>) -> Result<Accepted> {

@@ -10,6 +10,7 @@ extern crate self as flask_delay_journal;
 
 mod answer;
 mod api;
+mod chains;
 mod filesystem;
 mod flusher;
 mod follow;
@@ -53,6 +54,7 @@ pub use api::{
     Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, ErrorKind, Found, Held, Host,
     Kept, Key, Limits, NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
 };
+pub use chains::{Before, Follows, GATHER, How, RESULT, Submitted};
 use filesystem::{Place, boot, refused};
 use gate::gate;
 pub use manage::{Filter, Retried};
@@ -335,18 +337,6 @@ impl Journal {
         }
     }
 
-    /// Submits a task; returns when it is committed, and on the disk if that was asked for.
-    ///
-    /// # Errors
-    ///
-    /// Then it is not accepted, and will not run.
-    pub fn submit(&self, task: NewTask) -> Result<Accepted, Error> {
-        let task = Box::new(task);
-        self.ask(true, |answer| {
-            Operation::Submit(task, Origin::Caller, answer)
-        })
-    }
-
     /// Submits tasks that are in another database as well, which may bring each several times: only
     /// the first call does something, also if the answer to that was a twin. The answers are on the
     /// disk when this returns, whatever the level, so the other database may forget the tasks.
@@ -362,15 +352,15 @@ impl Journal {
         let asked: Vec<_> = tasks
             .into_iter()
             .map(|task| {
-                let task = Box::new(NewTask { sync: true, ..task });
+                let tasks = vec![NewTask { sync: true, ..task }];
                 Self::start_asking(&part, |answer| {
-                    Operation::Submit(task, Origin::Outbox, answer)
+                    Operation::Submit(tasks, Origin::Outbox, answer)
                 })
             })
             .collect();
         asked
             .into_iter()
-            .map(|asked| asked?.wait(&part, true))
+            .map(|asked| asked?.wait(&part, true).map(chains::one))
             .collect()
     }
 

@@ -10,7 +10,7 @@ use crate::Journal;
 use crate::api::{Error, Found, Pool, Row, State};
 use crate::group::{self, Group};
 use crate::operation::{Operation, Said};
-use crate::{periodic, store};
+use crate::{chains, periodic, store};
 
 /// So many rows are looked at in one step, which other operations wait for.
 const LOOKED_AT: i64 = 2_000;
@@ -56,6 +56,8 @@ pub enum Retried {
     Not(State),
     /// It is not durable, so the journal does not have its arguments.
     Plain,
+    /// It has never been ready, because of how this task before it has ended, if that is still known.
+    Follows(Option<String>),
     /// Another task, by its id, has the same `unique` key and has not ended.
     Twin(String),
     /// It was pruned.
@@ -100,7 +102,7 @@ fn rows_below(
 }
 
 /// The place of the row with an id.
-fn place(connection: &Connection, id: &str) -> Result<Option<i64>> {
+pub(crate) fn place(connection: &Connection, id: &str) -> Result<Option<i64>> {
     let sql = "SELECT sequence FROM task WHERE id = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_row([id], |row| row.get(0)).optional()
@@ -337,6 +339,9 @@ impl Group<'_> {
         if !matches!(row.state, State::Failed | State::Dead) {
             return Ok(Retried::Not(row.state));
         }
+        if let Some(before) = chains::hindrance(self.connection, id)? {
+            return Ok(Retried::Follows(Some(before).filter(|it| !it.is_empty())));
+        }
         // It is due now, whenever it was before; and what was too late for it is asked for again.
         let sql = "UPDATE OR IGNORE task SET state = 0, owner = NULL, submitter = NULL, deaths = 0, interrupted = 0, \
                    stop_requested = 0, due = ?2, expires = NULL, ended_at = NULL, done = NULL, total = NULL, note = NULL, \
@@ -357,6 +362,9 @@ impl Group<'_> {
             "UPDATE waiter SET ended = 0 WHERE task = (SELECT sequence FROM task WHERE id = ?1)";
         self.connection.prepare_cached(sql)?.execute([id])?;
         self.has_ready = true;
+        if let Some(task) = place(self.connection, id)? {
+            self.wait_again(task)?;
+        }
         Ok(Retried::Yes)
     }
 
@@ -371,6 +379,9 @@ impl Group<'_> {
         let mut old = Vec::new();
         for found in found {
             if !found.row.state.is_end() || !filter.fits(&found.row) {
+                continue;
+            }
+            if chains::is_needed(self.connection, found.sequence)? {
                 continue;
             }
             let ended = found.row.ended.unwrap_or(self.now);

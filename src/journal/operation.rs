@@ -1,15 +1,14 @@
 //! What threads ask of the writer thread.
 
 use crate::answer::Answer;
-use crate::api::{
-    Accepted, Cancelled, Change, Changed, Claim, Error, Found, NewTask, Outcome, Stats,
-};
+use crate::api::{Cancelled, Change, Changed, Claim, Error, Found, NewTask, Outcome, Stats};
+use crate::chains::Submitted;
 use crate::manage::{Filter, Page, Retried};
 use crate::periodic::{Ask, Told};
 
 /// An operation, and where its answer goes.
 pub(crate) enum Operation {
-    Submit(Box<NewTask>, Origin, Answer<Accepted>),
+    Submit(Vec<NewTask>, Origin, Answer<Submitted>),
     Change(Claim, Change, Answer<Changed>),
     Step(Claim, Box<Step>, Answer<Changed>),
     Get(String, Answer<Found>),
@@ -168,7 +167,7 @@ impl Operation {
 
 /// What the writer thread has done for an operation; told when it is committed.
 pub(crate) enum Said {
-    Accepted(Accepted),
+    Submitted(Submitted),
     Changed(Changed),
     Found(Found),
     Cancelled(Cancelled),

@@ -15,11 +15,12 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use crate::Journal;
 use crate::answer::Answer;
 use crate::api::{Accepted, Error, NewTask};
+use crate::chains::Submitted;
 use crate::flusher::Waiting;
 use crate::group::{self, Group};
 use crate::operation::{Operation, Origin};
 use crate::writer::now;
-use crate::{liveness, manage, store};
+use crate::{chains, liveness, manage, store};
 
 /// A job, at one of its ticks. Times are in microseconds since 1970.
 #[derive(Clone, Debug)]
@@ -172,10 +173,10 @@ fn waiting(id: String, run: Run, answer: Answer<Ticked>) -> Waiting {
         tick,
         last,
     } = run;
-    let then = move |accepted: std::result::Result<Accepted, Error>| {
-        answer.give(accepted.map(|accepted| {
+    let then = move |submitted: std::result::Result<Submitted, Error>| {
+        answer.give(submitted.map(|submitted| {
             Ticked::Runs(Run {
-                accepted: Some(accepted),
+                accepted: Some(chains::one(submitted)),
                 number,
                 tick,
                 last,
@@ -183,9 +184,12 @@ fn waiting(id: String, run: Run, answer: Answer<Ticked>) -> Waiting {
         }));
     };
     Waiting {
-        id,
+        ids: vec![id],
         answer: Answer::call(Box::new(then)),
-        accepted: accepted.unwrap_or(Accepted::Waiting),
+        submitted: Submitted {
+            accepted: vec![accepted.unwrap_or(Accepted::Waiting)],
+            refused: None,
+        },
     }
 }
 
@@ -377,12 +381,13 @@ impl Group<'_> {
             return Ok(Ticked::LeftOut { count, pid, task });
         }
         let accepted = task
-            .map(|task| self.submit(task, Origin::Caller))
-            .transpose()?;
+            .map(|task| self.submit(task, &[], Origin::Caller))
+            .transpose()?
+            .map(|(accepted, _)| accepted);
         job.task = match &accepted {
             None => None,
             Some(Accepted::Twin { id, .. }) => Some(id.clone()),
-            Some(Accepted::Full | Accepted::Taken) => {
+            Some(Accepted::Full | Accepted::Taken | Accepted::Missing(_)) => {
                 let number = job.runs;
                 return Ok(Ticked::Runs(Run {
                     accepted,

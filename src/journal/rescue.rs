@@ -14,7 +14,7 @@ use crate::api::{Error, ErrorKind};
 use crate::filesystem::{Place, refused};
 use crate::gate::gate;
 use crate::writer::now;
-use crate::{filesystem, liveness, part, poison, schema, vfs};
+use crate::{chains, filesystem, liveness, part, poison, schema, vfs};
 
 /// The tables of processes, which end with them.
 const OF_PROCESSES: [&str; 3] = ["process", "known", "waiter"];
@@ -224,6 +224,7 @@ fn fill(old: &Connection, new: &Connection) -> Sql<Salvaged> {
     )?;
     new.execute("UPDATE task SET owner = NULL WHERE owner IS NOT NULL", [])?;
     new.execute("UPDATE periodic SET owner = NULL", [])?;
+    chains::fail_lost(new, now())?;
     let count = |sql: &str| new.query_row(sql, [], |row| row.get::<_, i64>(0));
     done.tasks = count("SELECT count(*) FROM task")?.cast_unsigned();
     done.unfinished = count("SELECT count(*) FROM task WHERE state < 6")?.cast_unsigned();

@@ -22,7 +22,7 @@ pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 ///
 /// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
 /// 9 dead; 5 is ready but for its function, which is paused. Times are in microseconds since 1970. A published row is a plain task's: never claimed.
-const LAYOUT: [&str; 33] = [
+const LAYOUT: [&str; 35] = [
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     // Never uses a number twice: the files of a slot are named by it.
     "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
@@ -36,7 +36,7 @@ const LAYOUT: [&str; 33] = [
      interrupted INTEGER NOT NULL DEFAULT 0, stop_requested INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL, \
      due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, ended_at INTEGER, parked_at INTEGER, \
      tick INTEGER, unique_key TEXT, once_key TEXT, limit_key TEXT, limit_most INTEGER, rate_count INTEGER, rate_span INTEGER, \
-     waiting_for INTEGER NOT NULL DEFAULT 0, \
+     follows INTEGER, waiting_for INTEGER NOT NULL DEFAULT 0, countdown INTEGER, \
      options TEXT, arguments TEXT, done REAL, total REAL, note TEXT, result TEXT, unkept TEXT, error TEXT, reason TEXT) STRICT",
     "CREATE INDEX ready ON task (application, pool, rank) WHERE state = 0",
     "CREATE INDEX suspect ON task (application, rank) WHERE state = 0 AND deaths > 0",
@@ -49,6 +49,7 @@ const LAYOUT: [&str; 33] = [
     "CREATE INDEX limited_ready ON task (limit_key, rank) WHERE limit_key IS NOT NULL AND state = 0",
     "CREATE INDEX limited_running ON task (limit_key) WHERE limit_key IS NOT NULL AND state = 2",
     "CREATE INDEX limited_blocked ON task (limit_key, waiting_for, rank) WHERE limit_key IS NOT NULL AND state = 3",
+    "CREATE INDEX following ON task (application) WHERE state = 3 AND waiting_for > 0",
     "CREATE UNIQUE INDEX unique_key ON task (unique_key) WHERE unique_key IS NOT NULL AND state < 6",
     "CREATE UNIQUE INDEX once_key ON task (once_key) WHERE once_key IS NOT NULL",
     "CREATE INDEX ended ON task (ended_at) WHERE state BETWEEN 6 AND 8",
@@ -58,7 +59,9 @@ const LAYOUT: [&str; 33] = [
     // What a task keeps for its next attempt. Place 0 is the task's own checkpoint, and n that of its n-th loop.
     "CREATE TABLE checkpoint (task INTEGER NOT NULL, place INTEGER NOT NULL, value TEXT NOT NULL, PRIMARY KEY (task, place)) STRICT, WITHOUT ROWID",
     "CREATE TABLE step (task INTEGER NOT NULL, name TEXT NOT NULL, result TEXT NOT NULL, PRIMARY KEY (task, name)) STRICT, WITHOUT ROWID",
+    // What a task waits for; kept after a failure of that, which may run again.
     "CREATE TABLE dependency (predecessor INTEGER NOT NULL, task INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (predecessor, task, place)) STRICT, WITHOUT ROWID",
+    "CREATE INDEX follower ON dependency (task, place)",
     // The processes that want to hear of a task's end, and whether it has come.
     "CREATE TABLE waiter (task INTEGER NOT NULL, slot INTEGER NOT NULL, ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (task, slot)) STRICT, WITHOUT ROWID",
     "CREATE INDEX told ON waiter (slot) WHERE ended = 1",

@@ -6,7 +6,7 @@ use crate::api::{
     Change, Claim, Claimed, Found, Kept, Key, Limits, NewTask, Outcome, Pool, Row, State, Stats,
 };
 use crate::limits::{self, column};
-use crate::{kept, manage};
+use crate::{chains, kept, manage};
 
 /// Arguments above this many bytes are kept beside their task's row, which changes more often.
 const BODY: usize = 1000;
@@ -163,11 +163,13 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
     let task = row.task;
     let is_running = row.state == State::Running;
     let is_large = task.arguments.len() > BODY;
+    let follows = task.follows.as_ref();
     let rate = row.limits.and_then(|(limits, _)| limits.rate);
     let sql = "INSERT INTO task (id, state, application, function, pool, owner, epoch, attempt, rank, due, expires, \
                submitted_at, began_at, unique_key, once_key, options, arguments, submitter, \
-               limit_key, limit_most, rate_count, rate_span) \
-               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21 \
+               limit_key, limit_most, rate_count, rate_span, follows, waiting_for, countdown) \
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+               ?22, ?23, ?24 \
                WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id = ?1) ON CONFLICT DO NOTHING";
     let count = connection.prepare_cached(sql)?.execute(params![
         task.id,
@@ -195,6 +197,9 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
         row.limits.and_then(|(limits, _)| limits.limit).map(column),
         rate.map(|(count, _)| column(count)),
         rate.map(|(_, span)| column(span)),
+        follows.map(|it| it.how.code()),
+        follows.map_or(0, |it| i64::try_from(it.tasks.len()).unwrap_or(i64::MAX)),
+        follows.and_then(|it| it.countdown),
     ])?;
     if count == 0 {
         return Ok(None);
@@ -207,6 +212,32 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
             .execute(params![sequence, task.arguments])?;
     }
     Ok(Some(sequence))
+}
+
+/// Replaces the arguments of a row.
+pub(crate) fn set_arguments(connection: &Connection, task: i64, arguments: &str) -> Result<()> {
+    let is_large = arguments.len() > BODY;
+    let sql = "UPDATE task SET arguments = ?2 WHERE sequence = ?1";
+    let short = (!is_large).then_some(arguments);
+    connection
+        .prepare_cached(sql)?
+        .execute(params![task, short])?;
+    let sql = "DELETE FROM body WHERE task = ?1";
+    connection.prepare_cached(sql)?.execute([task])?;
+    if is_large {
+        let sql = "INSERT INTO body (task, arguments) VALUES (?1, ?2)";
+        connection
+            .prepare_cached(sql)?
+            .execute(params![task, arguments])?;
+    }
+    Ok(())
+}
+
+/// Whether a task has this id, or has had it.
+pub(crate) fn is_taken(connection: &Connection, id: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM task WHERE id = ?1) OR EXISTS (SELECT 1 FROM forgotten WHERE id = ?1)";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([id], |row| row.get(0))
 }
 
 /// The id and the function of the task that has a key.
@@ -712,9 +743,12 @@ pub(crate) fn told(connection: &Connection, slot: i64) -> Result<Vec<i64>> {
 const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = task.function), state, published, attempt, \
      deaths, stop_requested, owner, due, expires, submitted_at, began_at, ended_at, done, total, note, result, unkept, error, \
      reason, state = 5 OR state = 0 AND EXISTS (SELECT 1 FROM paused WHERE paused.application = task.application \
-     AND paused.function IN (0, task.function)), sequence, application";
+     AND paused.function IN (0, task.function)), waiting_for, \
+     CASE WHEN state = 3 AND waiting_for > 0 THEN (SELECT coalesce(function.name, '') || ' ' || first.id FROM dependency \
+     JOIN task AS first ON first.sequence = predecessor LEFT JOIN function USING (function) \
+     WHERE dependency.task = task.sequence AND first.state < 6 ORDER BY place LIMIT 1) END, sequence, application";
 /// Where the place of the row is among them.
-pub(crate) const SEQUENCE: usize = 21;
+pub(crate) const SEQUENCE: usize = 23;
 /// The columns of a row with what holds it up.
 pub(crate) fn columns() -> String {
     format!("{COLUMNS}, {}", limits::HELD)
@@ -732,6 +766,11 @@ pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> 
         _ if is_paused => State::Blocked,
         stored => stored,
     };
+    let after: Option<String> = row.get(22)?;
+    let after = after.and_then(|it| {
+        let (name, id) = it.split_once(' ')?;
+        Some((name.to_owned(), id.to_owned()))
+    });
     let owner: Option<i64> = row.get(7)?;
     let done: Option<f64> = row.get(13)?;
     let total: Option<f64> = row.get(14)?;
@@ -756,6 +795,8 @@ pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> 
         error: row.get(18)?,
         reason: row.get(19)?,
         is_paused,
+        waiting_for: row.get(21)?,
+        after,
         held: limits::held_of(row, SEQUENCE + 2)?,
     })
 }
@@ -808,7 +849,9 @@ pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
         running: count(
             "SELECT count(*) FROM task WHERE owner IS NOT NULL AND state = 2 AND published = 0",
         )?,
-        blocked: count("SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3")?
+        blocked: count(
+            "SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3 AND waiting_for = 0",
+        )? + chains::count(connection)?
             + count("SELECT count(*) FROM task WHERE state = 5")?
             + paused,
         parked: count("SELECT count(*) FROM task WHERE state = 4")?,
@@ -830,9 +873,10 @@ const PRUNED: u32 = 200;
 
 /// Whether a row has ended before `since`, or a dead letter or parked one before `long_since`.
 pub(crate) fn has_old(connection: &Connection, since: i64, long_since: i64) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM task WHERE state BETWEEN 6 AND 8 AND ended_at < ?1) \
+    let sql = "SELECT EXISTS (SELECT 1 FROM task WHERE state BETWEEN 6 AND 8 AND ended_at < ?1 AND NOT {needed}) \
                OR EXISTS (SELECT 1 FROM task WHERE state = 9 AND ended_at < ?2)";
-    let mut statement = connection.prepare_cached(sql)?;
+    let sql = sql.replace("{needed}", chains::NEEDED);
+    let mut statement = connection.prepare_cached(&sql)?;
     statement.query_row(params![since, long_since], |row| row.get(0))
 }
 
@@ -873,12 +917,13 @@ pub(crate) fn long_parked(
     rows.collect()
 }
 
-/// How many ended rows there are.
+/// How many ended rows there are, but for those whose results others wait with.
 pub(crate) fn count_ended(connection: &Connection) -> Result<u64> {
     let sql = "SELECT count(*) FROM task WHERE state BETWEEN 6 AND 8";
     let mut statement = connection.prepare_cached(sql)?;
     let count: i64 = statement.query_row([], |row| row.get(0))?;
-    Ok(count.cast_unsigned())
+    let needed = chains::count_needed(connection)?;
+    Ok(count.cast_unsigned().saturating_sub(needed))
 }
 
 /// Keeps an id, so that no task gets it.
@@ -898,11 +943,12 @@ pub(crate) fn prune(
 ) -> Result<()> {
     let surplus = u32::try_from(surplus).unwrap_or(PRUNED).min(PRUNED);
     let sql = "SELECT sequence, id, ended_at FROM (SELECT sequence, id, ended_at, row_number() OVER (ORDER BY ended_at) AS place \
-               FROM (SELECT sequence, id, ended_at FROM task WHERE state BETWEEN 6 AND 8 ORDER BY ended_at LIMIT ?4)) \
+               FROM (SELECT sequence, id, ended_at FROM task WHERE state BETWEEN 6 AND 8 AND NOT {needed} ORDER BY ended_at LIMIT ?4)) \
                WHERE ended_at < ?1 OR place <= ?3 \
                UNION ALL SELECT sequence, id, ended_at FROM (SELECT sequence, id, ended_at FROM task WHERE state = 9 \
                AND ended_at < ?2 ORDER BY ended_at LIMIT ?4)";
-    let mut statement = connection.prepare_cached(sql)?;
+    let sql = sql.replace("{needed}", chains::NEEDED);
+    let mut statement = connection.prepare_cached(&sql)?;
     let rows = statement.query_map(params![since, long_since, surplus, PRUNED], |row| {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?))
     })?;
@@ -923,6 +969,7 @@ pub(crate) fn forget(connection: &Connection, old: &[(i64, String, i64)]) -> Res
             connection.prepare_cached(sql)?.execute([sequence])?;
         }
         kept::remove(connection, *sequence)?;
+        chains::remove(connection, *sequence)?;
     }
     if !old.is_empty() {
         let sql = "DELETE FROM forgotten WHERE place <= (SELECT max(place) FROM forgotten) - ?1";
@@ -960,7 +1007,7 @@ pub(crate) fn remove_unbegun(
     claim: Option<(Claim, i64)>,
     now: i64,
 ) -> Result<()> {
-    let sql = "DELETE FROM task WHERE id = ?1 AND (state < 2 AND attempt = 0 OR state = 3 AND attempt = 0 \
+    let sql = "DELETE FROM task WHERE id = ?1 AND (state IN (0, 1, 3, 5) AND attempt = 0 \
                OR state = 2 AND epoch = ?2 AND owner = ?3 AND ?2 IS NOT NULL) RETURNING application, limit_key";
     let (epoch, slot) = claim.map(|(claim, slot)| (claim.epoch, slot)).unzip();
     let mut statement = connection.prepare_cached(sql)?;
@@ -970,5 +1017,7 @@ pub(crate) fn remove_unbegun(
     if let Some((application, Some(key))) = removed.optional()? {
         limits::call(connection, application, &key, now)?;
     }
+    let sql = "DELETE FROM dependency WHERE NOT EXISTS (SELECT 1 FROM task WHERE sequence = dependency.task)";
+    connection.prepare_cached(sql)?.execute([])?;
     Ok(())
 }

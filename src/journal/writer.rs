@@ -746,11 +746,15 @@ impl Writer {
         let removed = self.in_turn(|writer, connection| {
             store::begin(connection)?;
             for it in &stalled {
-                let claim = match it.accepted {
-                    Accepted::Mine(claim) => writer.memory.read(claim).zip(slot),
-                    _ => None,
-                };
-                store::remove_unbegun(connection, &it.id, claim, self::now())?;
+                for (id, accepted) in it.ids.iter().zip(&it.submitted.accepted) {
+                    let claim = match accepted {
+                        Accepted::Mine(claim) => writer.memory.read(*claim).zip(slot),
+                        Accepted::Waiting => None,
+                        // Another one stands for it.
+                        _ => continue,
+                    };
+                    store::remove_unbegun(connection, id, claim, self::now())?;
+                }
             }
             Ok(store::commit(connection)?)
         });
@@ -759,8 +763,10 @@ impl Writer {
             Err(_) => format!("{}; it may run all the same", error.text),
         };
         for it in &stalled {
-            if let Accepted::Mine(claim) = it.accepted {
-                self.memory.running.remove(&claim.task);
+            for accepted in &it.submitted.accepted {
+                if let Accepted::Mine(claim) = accepted {
+                    self.memory.running.remove(&claim.task);
+                }
             }
         }
         flusher::refuse(stalled, &cause);
@@ -809,6 +815,8 @@ fn lost_row(id: String) -> Row {
         reason: None,
         is_paused: false,
         held: None,
+        after: None,
+        waiting_for: 0,
     }
 }
 

@@ -54,9 +54,11 @@ def submit(
     return using(executor, **options)(fn, *args)
 
 
-def then(future: Future[Any], fn: Callable[..., Any], **options: Any) -> Future[Any]:
-    """`future.then(task)`, with the options of such a task."""
-    return follower(Chosen(cast("AllOptions", options)), future, None)(fn)
+def then(
+    future: Future[Any], fn: Callable[..., Any], *, on: str = "success", **options: Any
+) -> Future[Any]:
+    """`future.then(task, on=on)`, with the options of such a task."""
+    return follower(Chosen(cast("AllOptions", options)), future, None, on=on)(fn)
 
 
 def make(mode: str = "threads", **options: Any) -> Executor:

@@ -19,6 +19,7 @@ def page() -> Iterator[dict[str, Any]]:
     """The names that the page's code defines, and those that it leaves to the reader."""
     saved: list[str] = []
     reported: list[Future[Any]] = []
+    removed: list[str] = []
 
     def fetch(name: str) -> str:
         return f"<{name}>"
@@ -43,6 +44,8 @@ def page() -> Iterator[dict[str, Any]]:
         "save": save,
         "saved": saved,
         "price": price,
+        "remove": removed.append,
+        "removed": removed,
         "report": reported.append,
         "reported": reported,
     }
@@ -65,6 +68,13 @@ def test_then(page: dict[str, Any]) -> None:
     assert page["saved"] == ["not yet", "<X>"]
 
 
+def test_in_any_case(page: dict[str, Any]) -> None:
+    id = page["client"].post("/uploads/x").get_json()["task"]
+    assert page["background"].get(id).result(DEADLINE) == "<x>"
+    assert page["background"].drain(DEADLINE)
+    assert page["removed"] == ["x"]
+
+
 def test_gather(page: dict[str, Any]) -> None:
     assert page["client"].get("/totals/a+bc+def").get_json() == {"total": 6}
     answer = page["client"].get("/available/a+gone+def").get_json()
@@ -78,11 +88,11 @@ def test_chain(page: dict[str, Any]) -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_links_lead_somewhere() -> None:
     headings = {it.lower().replace(" ", "-") for it in re.findall(r"^#+ (.+)$", TEXT, re.MULTILINE)}
     links = re.findall(r"\]\(#([\w-]+)\)", TEXT)
-    assert len(links) == 3
+    assert len(links) == 4
     assert set(links) <= headings

@@ -200,6 +200,30 @@ def test_submitted_again(shop: Any) -> None:
         flask_delay.using(once="charge 7").delay(shop.book, "ann", 5)
 
 
+def test_one_after_another(shop: Any) -> None:
+    told: list[Any] = []
+    freed: list[int] = []
+    shop.find_shelf = lambda order: order * 10
+    shop.wrap = lambda order, shelf: f"{order} from {shelf}"
+    shop.tell_customer = told.append
+    shop.free_shelf = freed.append
+    client = shop.app.test_client()
+    id = client.post("/orders/7/parcel").get_json()["task"]
+    assert shop.executor.get(id).result(DEADLINE) == "7 from 70"
+    id = client.post("/parcels/1+2").get_json()["task"]
+    shop.executor.get(id).result(DEADLINE)
+    assert told == [["1 from 10", "2 from 20"]]
+    assert poll(lambda: freed == [7])
+
+
+def test_many_at_once(shop: Any) -> None:
+    sent: list[int] = []
+    shop.send = lambda order, key: sent.append(order)
+    answer = shop.app.test_client().post("/receipts", data={"until": "700"})
+    assert answer.status_code == 202
+    assert poll(lambda: sorted(sent) == list(range(700)))
+
+
 def test_listed_and_run_again(shop: Any) -> None:
     def refuse(_order: int, key: str) -> None:
         raise ConnectionError(key)
@@ -370,4 +394,4 @@ def test_levels_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 13
+    assert len(BLOCKS) == 15

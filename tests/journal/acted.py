@@ -56,6 +56,12 @@ def act(number: int) -> int:
 always = task(durable=True, name="always")(act)
 
 
+@task(durable=True, name="after")
+def after(number: int, _before: object = None) -> int:
+    """The same, after another task, whose result it may get."""
+    return act(number)
+
+
 if "ACTED_OLD" not in os.environ:
 
     @task(durable=True, name="newer")

@@ -28,6 +28,11 @@ STATES = {
 }
 
 
+# A task before others has their number and a multiple of this one: of a chain twice it, then once;
+# of tasks whose results are gathered one of these multiples.
+STEP = 1_000_000_000
+BRANCHES = (11, 12)
+
 # Seconds after which a checkpoint is in the file, on a machine that is busy.
 LATE = 2.0
 LIMIT = 2
@@ -158,6 +163,7 @@ def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Ve
         *(it for number, found in all_of_task.items() for it in _forgotten(number, found, told)),
         *(it for number, found in of_task.items() for it in _doubles(number, found, told)),
         *_exceeded(told, all_of_task, rows or {}),
+        *_disorder(of_task),
         *(f"a process did not know task {id}" for id in told.unknown),
         *(f"task {it} was refused and has run" for it in sorted(told.refused & of_task.keys())),
     ]
@@ -170,6 +176,7 @@ def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Ve
         "run more than once": sum(len(it) > 1 for it in starts),
         "limited": len(runs("limited", all_of_task, told)),
         "rated": len(runs("rated", all_of_task, told)),
+        "chains": sum(it >= STEP for it in of_task),
         "went on": sum(it.event.startswith("from=") and it.event != "from=0" for it in events),
     }
     # Of each death, when the first of its tasks was started again. The others run after it: those
@@ -207,6 +214,22 @@ def _losses(
             yield f"task {number} ({id}) has the result {row.result}"
         elif not any(it.event == "end" for it in of_task.get(number, ())):
             yield f"task {number} ({id}) was accepted and never came to its end"
+
+
+def _disorder(of_task: Mapping[int, list[Event]]) -> Iterator[str]:
+    """The steps that began before those before them had ended, or that ran after the next one."""
+    for number, events in of_task.items():
+        if number < STEP:
+            continue
+        place, last = divmod(number, STEP)
+        after = of_task.get(last if place in BRANCHES else number - STEP)
+        starts = [it.at for it in after or () if it.event == "start"]
+        if not starts:
+            continue
+        if not any(it.event == "end" and it.at < starts[0] for it in events):
+            yield f"the task after {number} has started before that had ended"
+        if any(it.event == "start" and it.at > starts[0] for it in events):
+            yield f"task {number} was started again after the next one had been"
 
 
 def _doubles(number: int, events: list[Event], told: Told) -> Iterator[str]:

@@ -8,11 +8,12 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from flask import Flask, jsonify, request
 from tests.journal import record
 
-from flask_delay import Delay, JournalUnavailable, current_task, task
+from flask_delay import Delay, Future, JournalUnavailable, chain, current_task, gather, task
 
 _folder = Path(os.environ["RECORD"]).parent
 note = partial(record.note, Path(os.environ["RECORD"]))
@@ -120,6 +121,27 @@ def rated(number: int) -> int:
     return number
 
 
+@task(durable=True)
+def link(number: int) -> int:
+    """A step of a chain: the result is the number of the next one."""
+    work.__wrapped__(number)
+    return number - record.STEP if number >= record.STEP else number
+
+
+@task(durable=True)
+def branch(number: int) -> int:
+    """One of the tasks before `join`: the result is the number of that."""
+    work.__wrapped__(number)
+    return number % record.STEP
+
+
+@task(durable=True)
+def join(numbers: list[int]) -> int:
+    """What follows all branches."""
+    (number,) = set(numbers)
+    return work.__wrapped__(number)
+
+
 FUNCTIONS = {
     it.__name__: it
     for it in (
@@ -135,14 +157,27 @@ FUNCTIONS = {
 }
 # Of tasks that wait for a limit or a rate there are no more than about so many.
 BLOCKED = 60
+MIXED = ("go_on", "work", "limited", "rated", "chain", "gather")
 
 
 def mixed(number: int) -> str:
-    """The name of a function, a different one for each of four numbers."""
-    name = ("go_on", "work", "limited", "rated")[number % 4]
+    """The name of a function, or of what is made of several; each client comes to all of them."""
+    name = MIXED[(number + number // 4) % len(MIXED)]
     if name in {"limited", "rated"} and executor.stats()["journal"]["blocked"] > BLOCKED:
         return "work"
     return name
+
+
+def submitted(name: str, number: int, countdown: float) -> Future[Any]:
+    """The future of the task with this number, which may be the last of several."""
+    if name == "mixed":
+        name = mixed(number)
+    if name == "chain":
+        return chain(link, link, link).delay(number + 2 * record.STEP)
+    if name == "gather":
+        branches = (branch.delay(number + it * record.STEP) for it in record.BRANCHES)
+        return gather(*branches).then(join)
+    return FUNCTIONS[name].using(countdown=countdown).delay(number)
 
 
 app = Flask(__name__, static_folder=None)
@@ -169,9 +204,7 @@ def index():
 @app.post("/submit/<int:number>/<name>")
 def submit(number: int, name: str):
     countdown = request.args.get("countdown", 0.0, type=float)
-    if name == "mixed":
-        name = mixed(number)
-    future = FUNCTIONS[name].using(countdown=countdown).delay(number)
+    future = submitted(name, number, countdown)
     return {"id": future.id, "pid": os.getpid()}
 
 

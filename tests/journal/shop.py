@@ -13,7 +13,7 @@ from pathlib import Path
 from flask import Flask
 
 import flask_delay  # noqa: F401
-from flask_delay import Delay, Retry, current_task, delay, task, using  # noqa: F401
+from flask_delay import Delay, Retry, chain, current_task, delay, gather, task, using  # noqa: F401
 
 logging.basicConfig(level="DEBUG", format="%(levelname)s %(name)s: %(message)s")
 folder = Path(os.environ["SHOP_FOLDER"]).parent
@@ -125,3 +125,23 @@ def plain_die():
 @task(durable=True)
 def give_object():
     return object()
+
+
+@task(durable=True)
+def where_after(value):
+    return os.getpid()
+
+
+@task(durable=True)
+def keep(value):
+    return value
+
+
+@task(durable=True)
+def note_end():
+    note("cleaned")
+
+
+@task(durable=True, backend="processes")
+def after_pid(pid):
+    return pid, os.getpid()

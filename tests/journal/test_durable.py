@@ -230,7 +230,7 @@ class TestEnds:
         assert heard == ["submitted", "started", "failed", "default"]
 
     def test_a_task_that_follows(self, app):
-        assert add.delay(1).then(lambda value: value * 10).result(DEADLINE) == 20
+        assert add.delay(1).then(add).result(DEADLINE) == 3
 
     def test_what_the_task_knows_of_itself(self, app):
         future = report.delay()

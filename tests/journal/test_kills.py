@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from tests.journal import kills, soak, ticks
+from tests.journal import kills, record, soak, ticks
 from tests.journal.fleet import Fleet
 from tests.journal.record import Event, Row, Told, judge, report
 
@@ -25,6 +25,7 @@ def test_random_kills(tmp_path, capsys):
     assert verdict.figures["went on"]
     assert verdict.figures["limited"]
     assert verdict.figures["rated"]
+    assert verdict.figures["chains"]
 
 
 @needs_gunicorn
@@ -108,6 +109,36 @@ def test_the_judge(events, rows, outside, problem):
         assert problems == []
     else:
         assert any(problem in it for it in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("place", "moments", "problem"),
+    [
+        (1, [(0.1, 0.2)], None),
+        (record.BRANCHES[0], [(0.1, 0.2)], None),
+        # Killed in the middle, or before its end was stored.
+        (1, [(0.1, None), (0.5, 0.6)], None),
+        (1, [(0.1, 0.2), (0.5, 0.6)], None),
+        (1, [(0.1, 1.5)], "has started before that had ended"),
+        (1, [(0.1, None)], "has started before that had ended"),
+        (record.BRANCHES[1], [(1.1, 1.5)], "has started before that had ended"),
+        (1, [(0.1, 0.2), (1.5, 1.6)], "was started again after the next one had been"),
+    ],
+)
+def test_the_judge_of_chains(place, moments, problem):
+    events = list(RUN)
+    for number, (start, end) in enumerate(moments):
+        step = RUN[0]._replace(number=place * record.STEP + 1, pid=20 + number)
+        events.append(step._replace(at=start))
+        if end is not None:
+            events.append(step._replace(event="end", at=end))
+    killed = {20: moments[-1][0]} if len(moments) > 1 else {}
+    verdict = judge(told(killed=killed), sorted(events, key=lambda it: it.at), DONE)
+    assert verdict.figures["chains"] == 1
+    if problem is None:
+        assert verdict.problems == []
+    else:
+        assert any(problem in it for it in verdict.problems), verdict.problems
 
 
 def of_values(*events: str, pid: int = 10, at: float = 1.0) -> list[Event]:

@@ -53,6 +53,9 @@ class Task:
     end: str | None = None
     """How it ended: "finished", "failed" or "cancelled"; None while it has not."""
     ended_at: float = 0.0
+    before: int | None = None
+    """The number of the task that it follows."""
+    on: str = "success"
     stopped: bool = False
     """It was told to stop, and may not have noticed."""
 
@@ -232,6 +235,26 @@ class Machine(RuleBasedStateMachine):
         assert all(map(self.may_be_gone, twins)), (id, twins)
         self.tasks[number] = Task(number, id, "always", key)
 
+    @rule(
+        which=WHICH,
+        before=WHICH,
+        on=st.sampled_from(["success", "success", "end"]),
+        fork=st.booleans(),
+    )
+    @noted
+    def follow(self, which: int, before: int, on: str, fork: bool) -> None:
+        """A task after another one, from any process, wherever that one is."""
+        process, tasks = self.some(which, None), self.open()
+        if process is None or not tasks:
+            return
+        first = tasks[before % len(tasks)]
+        number = len(self.tasks) + 1
+        step = f"__import__('functools').partial(acted.after, {number})"
+        expression = f"get('{first.id}').then({step}, on='{on}').id"
+        id = process(f"forked({expression!r})" if fork else expression)
+        assert isinstance(id, str), id
+        self.tasks[number] = Task(number, id, "after", before=first.number, on=on)
+
     @rule(which=WHICH, how=st.sampled_from(["checkpoint", "checkpoint", "step"]))
     @noted
     def keep(self, which: int, how: str) -> None:
@@ -306,11 +329,17 @@ class Machine(RuleBasedStateMachine):
     @noted
     def what_can_run_does(self) -> None:
         """If a process that has the function of a waiting task has a free worker, one is run."""
-        for function in ("always", "newer"):
-            able = [it for it in self.processes if function == "always" or not it.old]
-            waiting = [it for it in self.open() if it.function == function]
+        for function in ("always", "newer", "after"):
+            able = [it for it in self.processes if function != "newer" or not it.old]
+            waiting = [
+                it for it in self.open() if it.function == function and not self.is_blocked(it)
+            ]
             if able and waiting:
                 assert poll(partial(self.is_run, waiting, able)), self.story(*waiting)
+
+    def is_blocked(self, task: Task) -> bool:
+        """Whether the task that it follows has not ended."""
+        return task.before is not None and self.tasks[task.before].end is None
 
     def is_run(self, waiting: list[Task], able: list[Process]) -> bool:
         """Whether one of these tasks runs, or none can."""
@@ -351,6 +380,7 @@ class Machine(RuleBasedStateMachine):
         for task in self.open():
             self.tell(task, "finish")
         for task in self.open():
+            # In the order of their numbers, so none of them is blocked.
             self.ended(task, "finished")
         problems = judge(self.told, self.everything(), None).problems
         assert problems == [], problems
@@ -396,6 +426,10 @@ class Machine(RuleBasedStateMachine):
             expression = f"getattr(view('{task.id}'), 'state', None) in {OPEN}"
             assert poll(partial(self.is_empty, process, expression)), self.story(task)
         task.ended_at = time.monotonic()
+        if how != "finished":
+            for follower in self.open():
+                if follower.before == task.number and follower.on == "success":
+                    self.ended(follower, how)
 
     def may_be_gone(self, task: Task) -> bool:
         return task.end is not None and time.monotonic() - task.ended_at > KEEP * 0.5

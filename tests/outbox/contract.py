@@ -325,13 +325,18 @@ class Contract:
         db.session.commit()
         assert future.result(DEADLINE) == 1
 
-    def test_plain_tasks_that_follow(self, app):
-        following = submit(1).then(lambda number: number + 1)
+    def test_tasks_that_follow(self, app):
+        durable = ship.using(durable=True)
+        first = submit(1)
+        with pytest.raises(LookupError, match="its transaction is not committed"):
+            first.then(durable)
+        with pytest.raises(ValueError, match="is not durable, so it cannot follow"):
+            first.then(ship)
         both = gather(submit(2), submit(3))
         db.session.commit()
-        assert following.result(DEADLINE) == 2
         assert both.result(DEADLINE) == [2, 3]
-        following = submit(4).then(lambda number: number + 1)
+        assert first.then(durable).result(DEADLINE) == 1
+        following = gather(submit(4))
         db.session.rollback()
         until(following.cancelled)
 

@@ -60,7 +60,7 @@ def show_list(
         (
             view.id,
             view.name,
-            view.waits or view.state,
+            view.state if view.after is not None else view.waits or view.state,
             str(view.attempts),
             shown_time(view.enqueued_at),
             _remark(view),
@@ -230,6 +230,7 @@ def _record(view: TaskView) -> dict[str, Any]:
         "name": view.name,
         "state": view.state,
         "waits": view.waits,
+        "after": None if view.after is None else view.after._asdict(),
         "until": iso(view.due) if view.waits in {"scheduled", "rate"} else None,
         "reason": None if view.reason is None else masked(view.reason),
         "attempts": view.attempts,
@@ -257,7 +258,8 @@ def _remark(view: TaskView) -> str:
         return _error(view)
     if view.state == "running" and view.progress is not None:
         return _progress(view)
-    return "" if view.reason is None else _short(masked(view.reason))
+    why = view.reason if view.after is None else view.waits
+    return "" if why is None else _short(masked(why))
 
 
 def _error(view: TaskView) -> str:

@@ -7,9 +7,10 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from flask import Flask, request_started
@@ -41,8 +42,9 @@ from flask_delay.journal.functions import Functions
 from flask_delay.journal.settings import main_of, path_of, space_of
 from flask_delay.logs import log as _log
 from flask_delay.observe.stats import JournalStats
-from flask_delay.observe.view import STATES, TaskView
-from flask_delay.options import KNOWN, Chosen
+from flask_delay.observe.view import STATES, Before, TaskView
+from flask_delay.options import KNOWN, Chosen, refuse_sessions, refuse_undurable
+from flask_delay.registry import task_name
 from flask_delay.retry import as_retry
 from flask_delay.servers import role, werkzeug
 
@@ -57,6 +59,8 @@ _RUNNING = ("priority", "timeout", "retry")
 _LOOK, _MAKING = 0.1, 10.0
 # Seconds between two looks at the counts of the journal.
 _COUNTED = 1.0
+# Tasks of `map` in one commit.
+_BATCH = 500
 FORGETTABLE = ("finished", "failed", "cancelled")
 """The states of tasks that `prune` forgets without being asked for them."""
 # Characters of a message with a text from the journal.
@@ -74,6 +78,32 @@ class Order(NamedTuple):
     disk: bool
     executor: Executor | None
     fn: Callable[..., Any]
+
+
+Step = tuple[Chosen, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A task of a chain: its options, its function and the arguments that are known."""
+
+
+class Submit(partial[Future[Any]]):
+    """`Store.submit` with options and a backend, and the same for many tasks and for chains."""
+
+    def many(self, fn: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> Iterator[Future[Any]]:
+        """See `Store.submit_many`."""
+        chosen, backend = self.args
+        store: Store = self.func.__self__  # type: ignore[attr-defined]
+        return store.submit_many(chosen, backend, fn, calls)
+
+    def chain(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        steps: Iterable[Step],
+    ) -> Future[Any]:
+        """See `Store.submit_chain`."""
+        chosen, backend = self.args
+        store: Store = self.func.__self__  # type: ignore[attr-defined]
+        return store.submit_chain(backend, (chosen, fn, args, kwargs), steps)
 
 
 class Store:
@@ -299,9 +329,7 @@ class Store:
         within = chosen.given.get("within")
         if backend is not None:
             _check_call(fn, *args, **kwargs)
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        journal = self.before_submit()
+        journal = self._accepting()
         try:
             if within is None:
                 return journal.submit(*order, *args, **kwargs)
@@ -360,6 +388,83 @@ class Store:
         # The second caller drops its own, which has no thread yet.
         return self._outboxes.setdefault(None, made)
 
+    def submit_many(
+        self,
+        chosen: Chosen,
+        backend: Backend | None,
+        fn: Callable[..., Any],
+        calls: Iterable[Sequence[Any]],
+    ) -> Iterator[Future[Any]]:
+        """Accept a task for each tuple of arguments, some hundred in one commit.
+
+        If one is refused, or the iterable raises, those before it are accepted. Raises as `submit`.
+        """
+        if "within" in chosen.given:
+            # The transaction is one commit.
+            for it in calls:
+                yield self.submit(chosen, backend, fn, *it)
+            return
+        order = self.order(chosen, backend, fn)
+        journal = self._accepting()
+        rest = iter(calls)
+        fault: BaseException | None = None
+        while fault is None:
+            batch: list[tuple[Any, ...]] = []
+            try:
+                batch.extend(tuple(it) for it in islice(rest, _BATCH))
+            except BaseException as error:
+                fault = error
+            if not batch and fault is None:
+                return
+            yield from self._submit_all(journal, [(*order, it, {}, None) for it in batch])
+        raise fault
+
+    def submit_chain(
+        self, backend: Backend | None, first: Step, steps: Iterable[Step]
+    ) -> Future[Any]:
+        """Accept a task and those that follow it in one commit, or none; the last one's future.
+
+        Raises as `submit`, and ValueError for a step that is not durable.
+        """
+        chosen, fn, args, kwargs = first
+        if "within" in chosen.given:
+            raise ValueError(
+                f"the option 'within' of {task_name(fn)!r} is not for the tasks of a chain: have a"
+                f" task with it submit the chain"
+            )
+        calls: list[Any] = [(*self.order(chosen, backend, fn), args, kwargs, None)]
+        for chosen, fn, args, kwargs in steps:
+            if not self.makes_durable(chosen):
+                raise ValueError(
+                    f"{task_name(fn)!r} is not durable, so it cannot follow a task which is: it"
+                    f" would be lost with this process; give it @task(durable=True)"
+                )
+            refuse_sessions(chosen.given)
+            order = self.order(chosen, self._backend_for(chosen), fn)
+            calls.append((*order, args, kwargs, ("success", None)))
+        return self._submit_all(self._accepting(), calls)[-1]
+
+    def follow(
+        self,
+        chosen: Chosen,
+        backend: Backend | None,
+        future: Future[Any],
+        on: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Future[Any]:
+        """Accept a task that follows another one. Raises as `submit` and `Future.then`."""
+        refuse_sessions(chosen.given)
+        order = self.order(chosen, backend, fn)
+        calls = [(*order, args, kwargs, (on, future.id))]
+        return self._submit_all(self._accepting(), calls)[0]
+
+    def has(self, future: Future[Any]) -> bool:
+        """Whether the future is that of a durable task of this journal."""
+        return any(journal.has(future) for journal in self._open.values())
+
     def order(self, chosen: Chosen, backend: Backend | None, fn: Callable[..., Any]) -> Order:
         """What the journal needs of a task but its arguments. Raises as `submit`."""
         task = self.functions.task_of(fn)
@@ -410,6 +515,40 @@ class Store:
             self._warn_if_alone(journal)
         return journal
 
+    def _accepting(self) -> _Journal:
+        """The journal, for a submit."""
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        return self.before_submit()
+
+    @staticmethod
+    def _submit_all(journal: _Journal, calls: list[Any]) -> list[Future[Any]]:
+        try:
+            return journal.submit_all(calls)
+        except TypeError:
+            # As in `submit`.
+            for *_, args, kwargs, _before in calls:
+                for value in (*args, *kwargs.values()):
+                    context.check(value)
+            raise
+
+    def _backend_for(self, chosen: Chosen) -> Backend | None:
+        """Where a step of a chain runs, if not on threads. Raises ValueError if it cannot."""
+        name = chosen.backend or self._settings.backend
+        if chosen.durable is None:
+            refuse_undurable(chosen.given, name)
+        find = self._backend()
+        if find is None or name in {table.THREADS, role.works_for()}:
+            return None
+        return find(name)
+
+    def makes_durable(self, chosen: Chosen) -> bool:
+        """Whether a task with these options is durable."""
+        # The setting is not for jobs, which may be of any function.
+        if chosen.plan is not None:
+            return bool(chosen.durable)
+        return self._settings.durable if chosen.durable is None else bool(chosen.durable)
+
     def carrying(self, submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
         """A function that submits a task with the arguments as the journal would return them.
 
@@ -417,14 +556,29 @@ class Store:
         """
 
         def submit_carried(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-            name = self.functions.name_of(fn)
-            for value in (*args, *kwargs.values()):
-                context.check(value)
-            text = _journal_encode_call(name, args, kwargs, self._settings.journal_max_bytes)
-            args, named = _journal_decode_call(text)
-            return submit(fn, *args, **named or {})
+            args, kwargs = self._carried(fn, args, kwargs)
+            return submit(fn, *args, **kwargs)
 
         return submit_carried
+
+    def carrying_step(self, submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+        """As `carrying`, for a function that adds a follower."""
+
+        def follow_carried(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            args, kwargs = self._carried(fn, args, kwargs)
+            return submit(partial(fn, *args, **kwargs) if args or kwargs else fn)
+
+        return follow_carried
+
+    def _carried(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        name = self.functions.name_of(fn)
+        for value in (*args, *kwargs.values()):
+            context.check(value)
+        text = _journal_encode_call(name, args, kwargs, self._settings.journal_max_bytes)
+        args, named = _journal_decode_call(text)
+        return args, named or {}
 
     def revive(
         self, name: str, options: str | None
@@ -496,6 +650,7 @@ class Store:
             due=_moment(due),
             is_paused=row["is_paused"],
             held_by=held_by,
+            after=_before(row),
             unkept=unkept,
         )
 
@@ -526,6 +681,12 @@ class Store:
             raise DuplicateTask(
                 f"the task {id} is not run again, since another one with the same key has not"
                 f" ended: {twin}"
+            )
+        if outcome == "follows":
+            before = f", {twin}," if twin else ""
+            raise ValueError(
+                f"the task {id} has never begun, since the one before it{before} had no result for"
+                f" it: only that one can run again, and this one follows then"
             )
         if outcome in STATES:
             raise ValueError(f"only a task that failed can run again, and {id} is {outcome}")
@@ -669,6 +830,14 @@ def _unkept(kind: str, future: Future[Any] | None) -> tuple[Any, str | None]:
         if future is not None and future.done():
             return future.result(), None
     return None, kind
+
+
+def _before(row: Mapping[str, Any]) -> Before | None:
+    """The task that the one of the row waits for."""
+    if row["after"] is None:
+        return None
+    name, id = row["after"]
+    return Before(id, name.rpartition(".")[2], row["waiting_for"] - 1)
 
 
 def _progress(told: Any) -> Any:

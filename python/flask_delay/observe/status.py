@@ -80,7 +80,9 @@ def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
     }
     if view.deaths is not None:
         # Of a durable task.
-        found |= {"waits": view.waits, "attempts": view.attempts, "deaths": view.deaths}
+        # The id of another task is not for this one's client.
+        waits = view.waits if view.after is None else view.state
+        found |= {"waits": waits, "attempts": view.attempts, "deaths": view.deaths}
         if view.due is not None and view.waits in {"scheduled", "rate"}:
             found["until"] = view.due.isoformat()
         if errors and view.reason is not None:

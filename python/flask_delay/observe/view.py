@@ -2,9 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from flask_delay._native import Future, Progress
+
+
+class Before(NamedTuple):
+    """A task that another one waits for."""
+
+    id: str
+    name: str
+    others: int
+    """How many more it waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +47,8 @@ class TaskView:
     """Whether it waits until its function is resumed."""
     held_by: Literal["limit", "rate"] | None = None
     """Which of its options holds it up."""
+    after: Before | None = None
+    """The first of the tasks that it waits for."""
     unkept: str | None = None
     """The type of a result that the journal could not store, and that another process has."""
     arguments: str | None = None
@@ -55,7 +66,7 @@ class TaskView:
         "ready" for a free worker, "scheduled" until it is `due`, "paused" until its function is
         resumed, "alone" for a process that runs nothing else since processes have died of it,
         "parked" for code that can run it, "limit" for the end of tasks of its key, "rate" until
-        it is `due`, "blocked" for another task.
+        it is `due`, "after fetch 3fa9c1d2" for another task, by the beginning of its id.
         """
         if self.state not in _WAITING:
             return None
@@ -63,6 +74,9 @@ class TaskView:
             return "paused"
         if self.state == "blocked" and self.held_by is not None:
             return self.held_by
+        if self.after is not None:
+            others = f" and {self.after.others} more" if self.after.others > 0 else ""
+            return f"after {self.after.name} {self.after.id[:8]}{others}"
         return "alone" if self.state == "ready" and self.deaths else self.state
 
     @property

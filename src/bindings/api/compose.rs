@@ -9,19 +9,37 @@ use pyo3::types::PyTuple;
 
 use crate::bindings::core::async_check::{check_function, is_coroutine_function};
 use crate::bindings::core::call::Call;
+use crate::bindings::core::durable;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner};
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy::Kind;
+use crate::bindings::core::settings::Mode;
 use crate::bindings::core::signature;
 use crate::bindings::core::task::Task;
-use crate::bindings::core::task_name::read_name;
+use crate::bindings::core::task_name::{name_of, read_name};
 use crate::bindings::errors::closed;
 use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::call::Shape;
 use crate::bindings::ffi::slot::Slot;
+use crate::bindings::run::chains;
 use crate::bindings::run::submit::refuse_function;
 use crate::bindings::sched::dependents;
 use crate::bindings::sched::limits;
+
+/// What the option `on` of `then` says.
+///
+/// # Errors
+///
+/// `ValueError` for another text.
+pub(crate) fn read_on(on: &str) -> PyResult<Kind> {
+    match on {
+        "success" => Ok(Kind::Then),
+        "end" => Ok(Kind::End),
+        _ => Err(PyValueError::new_err(format!(
+            "on must be \"success\" or \"end\", got {on:?}"
+        ))),
+    }
+}
 
 /// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
 fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -61,9 +79,18 @@ pub(crate) fn follow<'py>(
     scope: Option<Bound<'py, PyAny>>,
     mut function: Bound<'py, PyAny>,
     executor: Option<&Bound<'py, ExecutorCell>>,
+    kind: Kind,
 ) -> PyResult<Bound<'py, Task>> {
     let mut is_coroutine = check(policy, &function)?;
     core_of(future)?;
+    if is_durable(future) && policy.is_none_or(|policy| policy.get().keeps.is_none()) {
+        return Err(PyValueError::new_err(format!(
+            "{:?} is not durable, so it cannot follow {:?}, which is: it would be lost with this \
+             process; give it @task(durable=True), or call it in a done callback",
+            read_name(&function),
+            name_of(future)
+        )));
+    }
     let inner = match executor {
         Some(executor) => Arc::clone(executor.get().inner()?),
         None => executor_of(future)?,
@@ -71,15 +98,20 @@ pub(crate) fn follow<'py>(
     if let Some(scoped) = &inner.scoped {
         refuse_function(&function, scoped)?;
     }
-    signature::check_call(&function, 1, Vec::new())?;
+    let count = usize::from(kind == Kind::Then);
+    signature::check_call(&function, count, Vec::new())?;
     if let Some(step) = inner.scoped.as_ref().and_then(|it| it.step.as_ref()) {
         function = step.bind(future.py()).call1((function,))?;
         is_coroutine = is_coroutine_function(&function)?;
     }
-    let argument = Slot::new(future.clone().into_any());
+    let (shape, argument) = if kind == Kind::Then {
+        (Shape::Inline(1), Slot::new(future.clone().into_any()))
+    } else {
+        (Shape::Inline(0), Slot::default())
+    };
     let call = Call::new(
         Slot::new(function.clone()),
-        Shape::Inline(1),
+        shape,
         argument,
         Slot::default(),
     );
@@ -90,8 +122,16 @@ pub(crate) fn follow<'py>(
             return Ok(first);
         }
     }
-    dependents::hold(&this, &inner.core, Kind::Then, from_ref(future))?;
+    dependents::hold(&this, &inner.core, kind, from_ref(future))?;
     Ok(this)
+}
+
+/// Whether a task is durable, also where there is no journal.
+pub(crate) fn is_durable(future: &Bound<'_, Task>) -> bool {
+    let cell = future.get();
+    // Without a journal, nothing is published to it either.
+    let has_none = || cell.core().is_some_and(|core| core.mode != Mode::Threads);
+    durable::is_durable(cell) || cell.is_journaled() && has_none()
 }
 
 #[doc = doc!("_gather")]
@@ -104,6 +144,12 @@ pub(crate) fn _gather<'py>(
 ) -> PyResult<Bound<'py, Task>> {
     let py = function.py();
     let ours: Vec<_> = futures.iter().map(of_ours).collect::<PyResult<_>>()?;
+    if !return_exceptions
+        && let Some(link) = chains::common_link(&ours)
+        && let Some(this) = chains::gather(&link, function.clone(), &ours)?
+    {
+        return Ok(this);
+    }
     for future in &ours {
         core_of(future)?;
     }
@@ -120,6 +166,10 @@ pub(crate) fn _gather<'py>(
         Slot::default(),
     );
     let this = inner.make(py, call, false, None)?;
+    if inner.core.mode != Mode::Threads && !return_exceptions && ours.iter().all(is_durable) {
+        // Without a journal, but a durable task may follow it as if there were one.
+        this.get().mark_journaled();
+    }
     let kind = if return_exceptions {
         Kind::GatherAll
     } else {

@@ -114,31 +114,47 @@ impl Task {
     }
 
     #[doc = doc!("Future.then")]
-    fn then<'py>(slf: &Bound<'py, Self>, r#fn: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (r#fn, *, on = "success"))]
+    fn then<'py>(
+        slf: &Bound<'py, Self>,
+        r#fn: Bound<'py, PyAny>,
+        on: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let kind = compose::read_on(on)?;
+        let own = (slf.get().is_foreign() && slf.get().is_journaled()).then(|| durable::own(slf));
+        let own = own.and_then(Result::ok);
+        let slf = own.as_ref().unwrap_or(slf);
         // A `Task`, which has options. Looked up on the type: mocks have attributes of any name.
         let follow = names::_flask_delay_follow(slf.py());
         if let Some(follow) = r#fn.get_type().getattr_opt(follow)? {
-            return follow.call1((r#fn, slf));
+            return follow.call1((r#fn, slf, on));
         }
         // A `functools.partial` of a `Task`.
         if let Some(task) = inner_of(&r#fn)
             && let Some(follow) = task.get_type().getattr_opt(follow)?
         {
-            return follow.call1((task, slf, r#fn));
+            return follow.call1((task, slf, on, r#fn));
         }
-        Ok(compose::follow(slf, None, None, r#fn, None)?.into_any())
+        Ok(compose::follow(slf, None, None, r#fn, None, kind)?.into_any())
     }
 
     #[doc = doc!("Future._then_with")]
-    #[pyo3(signature = (policy, scope, r#fn, *, executor = None))]
+    #[pyo3(signature = (policy, scope, r#fn, *, executor = None, on = "success"))]
     fn _then_with<'py>(
         slf: &Bound<'py, Self>,
         policy: Option<Bound<'py, Policy>>,
         scope: Option<Bound<'py, PyAny>>,
         r#fn: Bound<'py, PyAny>,
         executor: Option<Bound<'py, ExecutorCell>>,
+        on: &str,
     ) -> PyResult<Bound<'py, Self>> {
-        compose::follow(slf, policy.as_ref(), scope, r#fn, executor.as_ref())
+        let kind = compose::read_on(on)?;
+        compose::follow(slf, policy.as_ref(), scope, r#fn, executor.as_ref(), kind)
+    }
+
+    #[doc = doc!("Future._is_durable")]
+    fn _is_durable(slf: &Bound<'_, Self>) -> bool {
+        compose::is_durable(slf)
     }
 
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {

@@ -21,6 +21,7 @@ use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::task::Task;
 use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
+use crate::bindings::run::chains::{self, Call};
 use crate::bindings::run::durable::{self, Answer, Order};
 
 #[doc = doc!("_Journal")]
@@ -98,6 +99,20 @@ impl Journal {
     #[doc = doc!("_Journal.start")]
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         self.0.ask(py, Store::start)
+    }
+
+    #[doc = doc!("_Journal.submit_all")]
+    fn submit_all<'py>(
+        &self,
+        py: Python<'py>,
+        calls: Vec<Call<'py>>,
+    ) -> PyResult<Vec<Bound<'py, Task>>> {
+        chains::submit_all(&self.0, py, calls)
+    }
+
+    #[doc = doc!("_Journal.has")]
+    fn has(&self, future: &Bound<'_, Task>) -> bool {
+        chains::is_of(&self.0, future)
     }
 
     #[doc = doc!("_Journal.identity")]
@@ -180,6 +195,7 @@ impl Journal {
             Retried::Not(state) => (durable::name_of_state(state), None),
             Retried::Plain => ("plain", None),
             Retried::Twin(id) => ("twin", Some(id)),
+            Retried::Follows(id) => ("follows", id),
             Retried::Gone => ("gone", None),
             Retried::Unknown => ("unknown", None),
         })
@@ -290,8 +306,7 @@ impl CallMethod for Submit {
         before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let policy = policy(before, 0)?;
-        let order = order(before, 0, policy.as_ref())?;
+        let order = order(before, 0)?;
         durable::submit(&this.get().0, order, arguments).map(Bound::into_any)
     }
 }
@@ -314,9 +329,8 @@ impl CallMethod for Draft {
         before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let policy = policy(before, 0)?;
-        let order = order(before, 0, policy.as_ref())?;
-        let made = durable::draft(&this.get().0, &order, arguments)?;
+        let order = order(before, 0)?;
+        let made = durable::draft(&this.get().0, order, arguments)?;
         made.into_bound_py_any(this.py())
     }
 }
@@ -324,21 +338,8 @@ impl CallMethod for Draft {
 /// How many arguments say what an order is: name, pool, policy, options, once, disk, executor.
 pub(crate) const ORDER: usize = 7;
 
-/// The policy of the order that begins at that argument.
-pub(crate) fn policy<'py>(
-    before: &Before<'_, 'py>,
-    first: usize,
-) -> PyResult<Option<Bound<'py, Policy>>> {
-    let policy = before.get(first + 2).map(Bound::cast_into::<Policy>);
-    Ok(policy.transpose()?)
-}
-
 /// The order that begins at that argument.
-pub(crate) fn order<'a, 'py>(
-    before: &Before<'_, 'py>,
-    first: usize,
-    policy: Option<&'a Bound<'py, Policy>>,
-) -> PyResult<Order<'a, 'py>> {
+pub(crate) fn order<'py>(before: &Before<'_, 'py>, first: usize) -> PyResult<Order<'py>> {
     let text = |place| -> PyResult<Option<String>> {
         let text = before.get(first + place).map(Bound::cast_into::<PyString>);
         text.transpose()?.map(|text| text.extract()).transpose()
@@ -354,7 +355,10 @@ pub(crate) fn order<'a, 'py>(
             Some(2u8) => Pool::Processes,
             _ => Pool::Threads,
         },
-        policy,
+        policy: before
+            .get(first + 2)
+            .map(Bound::cast_into::<Policy>)
+            .transpose()?,
         options: text(3)?,
         once: text(4)?,
         disk: before
@@ -363,6 +367,7 @@ pub(crate) fn order<'a, 'py>(
         executor: executor
             .map(|executor| executor.get().core().map(Arc::clone))
             .transpose()?,
+        follows: None,
     })
 }
 

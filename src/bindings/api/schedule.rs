@@ -177,8 +177,7 @@ impl CallMethod for Submit {
         let at = before.get(0).map(|at| at.extract()).transpose()?;
         let missed = before.get(1).map(|it| it.extract()).transpose()?;
         let tick = cell.at(at, missed.unwrap_or(false), None);
-        let policy = journal::policy(before, 2)?;
-        let order = journal::order(before, 2, policy.as_ref())?;
+        let order = journal::order(before, 2)?;
         let mut run = None;
         let ask = |journal: &Store, row: NewTask| -> Result<_, Error> {
             Ok(match journal.tick(tick, Some(row))? {

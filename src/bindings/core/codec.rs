@@ -31,7 +31,7 @@ pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
 }
 
 /// The arguments of a call of task `name`, as `{"args": [...], "kwargs": {...}}` of at most `most`
-/// bytes.
+/// bytes. `last` is written as it is after the positional ones.
 ///
 /// # Errors
 ///
@@ -40,10 +40,11 @@ pub(crate) fn encode_call(
     name: &str,
     positional: &Bound<'_, PyTuple>,
     named: Option<&Bound<'_, PyDict>>,
+    last: Option<char>,
     most: usize,
 ) -> PyResult<String> {
     let mut writer = Writer::new(most);
-    match writer.call(positional, named) {
+    match writer.call(positional, named, last) {
         Ok(()) => writer.finish(),
         Err((place, refusal)) => {
             let subject = Subject {
@@ -132,7 +133,7 @@ pub(crate) fn _journal_encode_call(
     kwargs: Option<&Bound<'_, PyDict>>,
     most: usize,
 ) -> PyResult<String> {
-    encode_call(name, args, kwargs, most)
+    encode_call(name, args, kwargs, None, most)
 }
 
 #[doc = doc!("_journal_decode_call")]

@@ -109,11 +109,13 @@ impl Writer {
         }
     }
 
-    /// Writes the arguments of a call. A refusal comes with what it is about, as in "argument 1".
+    /// Writes the arguments of a call, and `last` after the positional ones. A refusal comes with
+    /// what it is about, as in "argument 1".
     pub(super) fn call(
         &mut self,
         positional: &Bound<'_, PyTuple>,
         named: Option<&Bound<'_, PyDict>>,
+        last: Option<char>,
     ) -> std::result::Result<(), (String, Refusal)> {
         // Only the length can be refused there.
         let nowhere = |refusal| (String::new(), refusal);
@@ -124,6 +126,10 @@ impl Writer {
             }
             let written = self.value(&value, 0);
             written.map_err(|refusal| (format!("argument {}", index + 1), refusal))?;
+        }
+        if let Some(last) = last {
+            let comma = if positional.is_empty() { "" } else { "," };
+            self.raw(&format!("{comma}{last}")).map_err(nowhere)?;
         }
         self.raw("],\"kwargs\":{").map_err(nowhere)?;
         // A copy, as in `dict`.

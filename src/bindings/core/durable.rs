@@ -43,6 +43,8 @@ pub(crate) struct Durable {
     claim: Option<Claim>,
     /// The tick of the job that it is a run of, in microseconds since 1970.
     tick: Option<i64>,
+    /// The ids of the tasks that it follows.
+    pub(crate) after: Vec<String>,
 }
 
 impl Durable {
@@ -52,6 +54,7 @@ impl Durable {
             pool,
             claim: None,
             tick: None,
+            after: Vec::new(),
         }
     }
 }
@@ -515,6 +518,26 @@ pub(crate) fn link_of(this: &Task) -> Option<(Arc<Link>, Pool)> {
         Some((Arc::clone(&durable.link), durable.pool))
     })
     .flatten()
+}
+
+/// Notes which tasks a durable one follows, by their ids.
+pub(crate) fn set_followed(this: &Task, after: Vec<String>) {
+    policy::with(this, |rules| {
+        if let Some(durable) = &mut rules.durable {
+            durable.after = after;
+        }
+    });
+}
+
+/// The tasks of this process that a durable one follows; None if it follows none.
+pub(crate) fn followed<'py>(this: &Bound<'py, Task>) -> Option<Vec<Bound<'py, Task>>> {
+    let (link, after) = with(this.get(), |rules| {
+        let durable = rules.durable.as_ref().filter(|it| !it.after.is_empty())?;
+        Some((Arc::clone(&durable.link), durable.after.clone()))
+    })
+    .flatten()?;
+    let found = after.iter().filter_map(|id| link.find(this.py(), id));
+    Some(found.collect())
 }
 
 /// The link of a durable task that this process does not run.

@@ -182,12 +182,20 @@ impl Policy {
         &self,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let py = arguments.function.py();
+        self.key_of(arguments.function.py(), || arguments.to_python())
+    }
+
+    /// As [`Policy::key`], for these arguments.
+    pub(crate) fn key_of<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: impl FnOnce() -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(key) = self.key.get(py) else {
             return Ok(None);
         };
         let key = if key.is_callable() {
-            let (positional, named): (_, Option<Bound<'py, PyDict>>) = arguments.to_python()?;
+            let (positional, named) = arguments()?;
             key.call(positional, named.as_ref())?
         } else {
             key

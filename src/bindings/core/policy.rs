@@ -8,7 +8,7 @@ use flask_delay_engine::Ticket;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::durable::{Durable, Link};
+use super::durable::{self, Durable, Link};
 use super::interrupt::Why;
 use super::kept::Keeping;
 use super::keys::{self, Lane};
@@ -156,7 +156,8 @@ pub(crate) fn has_lane(this: &Task) -> bool {
 /// Whether a limiter or a dependency may delay the start.
 pub(crate) fn may_be_held(this: &Task) -> bool {
     with(this, |rules| {
-        rules.lane.is_some() || rules.dependencies.is_some()
+        let follows = (rules.durable.as_ref()).is_some_and(|it| !it.after.is_empty());
+        rules.lane.is_some() || rules.dependencies.is_some() || follows
     })
     .unwrap_or(false)
 }
@@ -279,6 +280,8 @@ pub(crate) struct Dependencies {
 pub(crate) enum Kind {
     /// The function is called with the one result.
     Then,
+    /// The function is called without it, however the one task has ended.
+    End,
     /// The task's result is the list of the results.
     Gather,
     /// The same, with the exceptions of failed tasks.
@@ -322,6 +325,7 @@ pub(crate) fn followed<'py>(this: &Bound<'py, Task>) -> Option<Vec<Bound<'py, Ta
         let open = dependencies.futures.iter().map(|it| it.bind(py).clone());
         Some(open.collect::<Vec<_>>())
     })?
+    .or_else(|| durable::followed(this))
     .map(|mut futures| {
         futures.retain(|it| !it.get().phase().is_done());
         futures

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::Mutex;
 use flask_delay_journal::{
-    Accepted, Change, Claim, Claimed, Error, Found, Held, Journal, Kept, Key, Limits, NewTask,
-    Pool, Row, State,
+    Accepted, Before, Change, Claim, Claimed, Error, Follows, Found, Held, How, Journal, Kept, Key,
+    Limits, NewTask, Pool, RESULT, Row, State,
 };
 use pyo3::exceptions::{PyLookupError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -46,11 +46,11 @@ use crate::bindings::sched::dispatch::{self, announce};
 use crate::bindings::sched::timer;
 
 /// A submit of a durable task, but for its function and its arguments.
-pub(crate) struct Order<'a, 'py> {
+pub(crate) struct Order<'py> {
     /// The registered name of the function.
     pub(crate) name: String,
     pub(crate) pool: Pool,
-    pub(crate) policy: Option<&'a Bound<'py, Policy>>,
+    pub(crate) policy: Option<Bound<'py, Policy>>,
     /// The options that another process needs, as text.
     pub(crate) options: Option<String>,
     pub(crate) once: Option<String>,
@@ -58,17 +58,26 @@ pub(crate) struct Order<'a, 'py> {
     pub(crate) disk: bool,
     /// Where it runs, if that is not the link's own executor.
     pub(crate) executor: Option<Arc<Core>>,
+    /// What it waits for.
+    pub(crate) follows: Option<(Vec<Before>, How)>,
+}
+
+/// The arguments of a call.
+pub(crate) type Given<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
+
+/// A task that the journal does not have yet.
+pub(crate) struct Offer<'py> {
+    pub(crate) this: Bound<'py, Task>,
+    core: Arc<Core>,
+    pub(crate) id: String,
+    name: String,
+    call: String,
+    once: Option<String>,
+    is_strict: bool,
 }
 
 const FULL: &str = "the journal has as many waiting tasks as the setting JOURNAL_WAITING allows: submit again \
                     later, or set it higher";
-
-/// A task that the journal does not have yet.
-struct Draft<'py> {
-    this: Bound<'py, Task>,
-    core: Arc<Core>,
-    row: NewTask,
-}
 
 /// Accepts a task: when this returns, the journal has it.
 ///
@@ -77,7 +86,7 @@ struct Draft<'py> {
 /// What the codec refuses, `DuplicateTask`, `QueueFull`, `JournalUnavailable`.
 pub(crate) fn submit<'py>(
     link: &Arc<Link>,
-    order: Order<'_, 'py>,
+    order: Order<'py>,
     arguments: &Arguments<'_, 'py>,
 ) -> PyResult<Bound<'py, Task>> {
     let ask = |journal: &Journal, row| Ok(Ok((journal.submit(row)?, None)));
@@ -93,89 +102,71 @@ pub(crate) fn submit<'py>(
 /// As for [`submit`].
 pub(crate) fn submit_by<'py, T: Send>(
     link: &Arc<Link>,
-    order: Order<'_, 'py>,
+    order: Order<'py>,
     arguments: &Arguments<'_, 'py>,
     ask: impl FnOnce(&Journal, NewTask) -> Result<Result<(Accepted, Option<i64>), T>, Error> + Send,
 ) -> PyResult<Result<Bound<'py, Task>, T>> {
-    let py = arguments.function.py();
-    let asked = order.policy.map(Bound::get);
-    let Draft { this, core, row } = make_draft(link, &order, arguments)?;
-    let (name, once) = (order.name, order.once);
-    let call = row.arguments.clone();
-    let text = row.id.clone();
+    let (offer, row) = offer_call(link, order, arguments)?;
     let asked_for = link
-        .ask(py, |journal| ask(journal, row))
-        .inspect_err(|_| link.remove(&text))?;
-    let (accepted, tick) = match asked_for {
-        Ok(accepted) => accepted,
-        Err(why) => {
-            link.remove(&text);
-            return Ok(Err(why));
-        }
-    };
-    match accepted {
-        Accepted::Waiting => {
-            tell(&this, &core);
-            Ok(Ok(this))
-        }
-        Accepted::Mine(claim) => {
-            durable::claim_here(this.get(), claim);
-            durable::set_tick(this.get(), tick);
-            tell(&this, &core);
-            begin(&this, &core, &call);
-            Ok(Ok(this))
-        }
-        Accepted::Twin { id, function, by } => {
-            link.remove(&text);
-            if by == Key::Once && function != name {
-                return Err(PyValueError::new_err(format!(
-                    "the option 'once' is {:?}, which belongs to a task of {function:?} already, \
-                     not of {name:?}: give each function keys of its own",
-                    once.unwrap_or_default(),
-                )));
+        .ask(offer.this.py(), |journal| ask(journal, row))
+        .inspect_err(|_| link.remove(&offer.id))?;
+    match asked_for {
+        Ok((accepted, tick)) => {
+            if let Accepted::Mine(_) = &accepted {
+                durable::set_tick(offer.this.get(), tick);
             }
-            let refuses = asked.and_then(|asked| asked.unique) == Some(Twin::AnError);
-            twin(link, py, &name, &id, refuses.then_some(by)).map(Ok)
+            settle(link, offer, accepted).map(Ok)
         }
-        Accepted::Taken => {
-            link.remove(&text);
-            Err(id_is_taken(&Id::new(&text)))
-        }
-        Accepted::Full => {
-            link.remove(&text);
-            Err(QueueFull::new_err(FULL))
+        Err(why) => {
+            link.remove(&offer.id);
+            Ok(Err(why))
         }
     }
 }
 
-/// Makes a task and its row; the journal has neither yet.
+/// As [`offer`], for a call with the arguments that this one has.
+fn offer_call<'py>(
+    link: &Arc<Link>,
+    order: Order<'py>,
+    arguments: &Arguments<'_, 'py>,
+) -> PyResult<(Offer<'py>, NewTask)> {
+    let function = &arguments.function;
+    let is_coroutine = check_function(function, "task")?;
+    signature::check(arguments)?;
+    let given = arguments.to_python()?;
+    offer(link, order, Bound::clone(function), is_coroutine, &given)
+}
+
+/// Makes a task and its row; the journal has neither yet. The task is noted in the link.
 ///
 /// # Errors
 ///
 /// What the codec refuses, `DuplicateTask`.
-fn make_draft<'py>(
+pub(crate) fn offer<'py>(
     link: &Arc<Link>,
-    order: &Order<'_, 'py>,
-    arguments: &Arguments<'_, 'py>,
-) -> PyResult<Draft<'py>> {
-    let function = &arguments.function;
-    let is_coroutine = check_function(function, "task")?;
-    signature::check(arguments)?;
-    let core = match &order.executor {
-        Some(core) => Arc::clone(core),
+    order: Order<'py>,
+    function: Bound<'py, PyAny>,
+    is_coroutine: bool,
+    given: &Given<'py>,
+) -> PyResult<(Offer<'py>, NewTask)> {
+    let py = function.py();
+    let core = match order.executor {
+        Some(core) => core,
         None => link.core().ok_or_else(closed)?,
     };
     if core.pool().is_closed() {
         return Err(closed());
     }
-    let (positional, named) = arguments.to_python()?;
-    let call = codec::encode_call(&order.name, &positional, named.as_ref(), link.most)?;
-    let asked = order.policy.map(Bound::get);
+    let (positional, named) = given;
+    let how = order.follows.as_ref().map(|(_, how)| *how);
+    let result = (how == Some(How::Success)).then_some(RESULT);
+    let call = codec::encode_call(&order.name, positional, named.as_ref(), result, link.most)?;
+    let asked = order.policy.as_ref().map(Bound::get);
     let unique = match asked.filter(|asked| asked.unique.is_some()) {
-        Some(asked) => Some(unique_key(asked, &order.name, arguments, link.most)?),
+        Some(asked) => Some(unique_key(py, asked, &order.name, given, link.most)?),
         None => None,
     };
-    let limits = limits(asked, &order.name, arguments, link.most)?;
+    let limits = limits(py, asked, &order.name, given, link.most)?;
     if asked.is_some_and(Policy::needs_timer) {
         // While an error can still tell the caller that the timer does not start.
         timer::ready()?;
@@ -183,13 +174,21 @@ fn make_draft<'py>(
     let id = asked.and_then(|asked| asked.id.clone());
     let id = id.unwrap_or_else(Id::random);
     let pool = if is_coroutine { Pool::Loop } else { order.pool };
-    let this = make(link, &core, Bound::clone(function), pool, now())?;
+    let this = make(link, &core, function, pool, now())?;
     let cell = this.get();
     policy::with(cell, |rules| {
-        rules.policy = order.policy.map(|policy| policy.clone().unbind());
+        rules.policy = order.policy.as_ref().map(|policy| policy.clone().unbind());
         rules.start = asked.and_then(|asked| asked.start);
     });
     cell.extra().lock().id = Some(id.clone());
+    if let Some((tasks, _)) = &order.follows {
+        let after = tasks.iter().filter_map(|before| match before {
+            Before::Id(id) => Some(id.clone()),
+            // No task can wait for it yet.
+            Before::Place(_) => None,
+        });
+        durable::set_followed(cell, after.collect());
+    }
     if is_coroutine {
         cell.mark_coroutine();
     }
@@ -201,18 +200,24 @@ fn make_draft<'py>(
         return Err(id_is_taken(&id));
     }
     let born = cell.born() / 1_000;
-    let due = asked
-        .and_then(|asked| asked.start)
-        .map(|start| match start {
-            Start::After(time) => born.saturating_add(micros(time)),
-            Start::At(time) => micros(time.duration_since(UNIX_EPOCH).unwrap_or_default()),
-        });
+    let start = asked.and_then(|asked| asked.start);
+    let (due, countdown) = match start {
+        // From the end of the task before.
+        Some(Start::After(time)) if how.is_some() => (None, Some(micros(time))),
+        Some(Start::After(time)) => (Some(born.saturating_add(micros(time))), None),
+        Some(Start::At(time)) => {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            (Some(micros(since)), None)
+        }
+        None => (None, None),
+    };
+    let is_strict = asked.and_then(|asked| asked.unique) == Some(Twin::AnError);
     let expires = asked.and_then(|asked| asked.expires);
     let row = NewTask {
-        id: text,
+        id: text.clone(),
         function: order.name.clone(),
         pool,
-        arguments: call,
+        arguments: call.clone(),
         options: order.options.clone(),
         rank: asked.map_or(born, |asked| asked.rank(policy::ready(cell)) / 1_000),
         due: due.filter(|due| *due > born),
@@ -220,9 +225,72 @@ fn make_draft<'py>(
         unique,
         once: order.once.clone(),
         limits,
+        is_strict,
         sync: order.disk,
+        follows: order.follows.map(|(tasks, how)| Follows {
+            tasks,
+            how,
+            countdown,
+        }),
     };
-    Ok(Draft { this, core, row })
+    let offer = Offer {
+        this,
+        core,
+        id: text,
+        name: order.name,
+        call,
+        once: order.once,
+        is_strict,
+    };
+    Ok((offer, row))
+}
+
+/// What the journal's answer makes of a task: its future, or that of the task that stands for it.
+///
+/// # Errors
+///
+/// `DuplicateTask`, `QueueFull`, `LookupError`: it is not accepted.
+pub(crate) fn settle<'py>(
+    link: &Arc<Link>,
+    offer: Offer<'py>,
+    accepted: Accepted,
+) -> PyResult<Bound<'py, Task>> {
+    let this = offer.this;
+    let cell = this.get();
+    let py = this.py();
+    match accepted {
+        Accepted::Waiting => {
+            tell(&this, &offer.core);
+            return Ok(this);
+        }
+        Accepted::Mine(claim) => {
+            durable::claim_here(cell, claim);
+            tell(&this, &offer.core);
+            begin(&this, &offer.core, &offer.call);
+            return Ok(this);
+        }
+        _ => link.remove(&offer.id),
+    }
+    match accepted {
+        Accepted::Twin { id, function, by } => {
+            if by == Key::Once && function != offer.name {
+                return Err(PyValueError::new_err(format!(
+                    "the option 'once' is {:?}, which belongs to a task of {function:?} already, \
+                     not of {:?}: give each function keys of its own",
+                    offer.once.unwrap_or_default(),
+                    offer.name
+                )));
+            }
+            twin(link, py, &offer.name, &id, offer.is_strict.then_some(by))
+        }
+        Accepted::Full => Err(QueueFull::new_err(FULL)),
+        Accepted::Missing(id) => Err(PyLookupError::new_err(format!(
+            "there is no task {id} in the journal for {:?} to follow: it was forgotten, its \
+             transaction is not committed, or it belongs to another journal",
+            offer.name
+        ))),
+        _ => Err(id_is_taken(&Id::new(&offer.id))),
+    }
 }
 
 /// Makes a task that [`accept`] submits later, and its row as a dict: for an outbox.
@@ -232,11 +300,11 @@ fn make_draft<'py>(
 /// What the codec refuses, `DuplicateTask`.
 pub(crate) fn draft<'py>(
     link: &Arc<Link>,
-    order: &Order<'_, 'py>,
+    order: Order<'py>,
     arguments: &Arguments<'_, 'py>,
 ) -> PyResult<(Bound<'py, Task>, Bound<'py, PyDict>)> {
-    let Draft { this, row, .. } = make_draft(link, order, arguments)?;
-    let dict = PyDict::new(this.py());
+    let (offer, row) = offer_call(link, order, arguments)?;
+    let dict = PyDict::new(offer.this.py());
     dict.set_item("id", row.id)?;
     dict.set_item("function", row.function)?;
     dict.set_item("pool", row.pool as u8)?;
@@ -254,7 +322,7 @@ pub(crate) fn draft<'py>(
         dict.set_item("rate_count", count)?;
         dict.set_item("rate_span", span)?;
     }
-    Ok((this, dict))
+    Ok((offer.this, dict))
 }
 
 /// The row that [`draft`] has shown as a dict.
@@ -286,7 +354,9 @@ pub(crate) fn row_of(dict: &Bound<'_, PyDict>) -> PyResult<NewTask> {
                 rate: item::<Option<u64>>(dict, "rate_count")?.zip(item(dict, "rate_span")?),
             })),
         },
+        is_strict: false,
         sync: true,
+        follows: None,
     })
 }
 
@@ -374,7 +444,8 @@ fn follow(
             tell();
             begun.push(Claimed { claim, ..task });
         }
-        Accepted::Taken => {
+        // It follows none that could be missing.
+        Accepted::Taken | Accepted::Missing(_) => {
             if let Some(this) = own.filter(|this| !this.get().phase().is_done()) {
                 attach(link, &this, &task.id)?;
             }
@@ -467,17 +538,18 @@ fn micros(time: Duration) -> i64 {
 }
 
 /// The key of a unique task as text, the same in all processes.
-fn unique_key(
+fn unique_key<'py>(
+    py: Python<'py>,
     asked: &Policy,
     name: &str,
-    arguments: &Arguments<'_, '_>,
+    given: &Given<'py>,
     most: usize,
 ) -> PyResult<String> {
-    if let Some(key) = asked.key(arguments)? {
+    if let Some(key) = asked.key_of(py, || Ok(given.clone()))? {
         return codec::encode(&key, most);
     }
-    let (positional, named) = arguments.to_python()?;
-    let sorted = named.map(|named| {
+    let (positional, named) = given;
+    let sorted = named.as_ref().map(|named| {
         let keys = named.keys();
         keys.sort()?;
         let sorted = PyDict::new(named.py());
@@ -486,22 +558,23 @@ fn unique_key(
         }
         Ok::<_, PyErr>(sorted)
     });
-    let call = codec::encode_call(name, &positional, sorted.transpose()?.as_ref(), most)?;
+    let call = codec::encode_call(name, positional, sorted.transpose()?.as_ref(), None, most)?;
     Ok(format!("{name} {call}"))
 }
 
 /// How many of its key may run and start, if the task has a limit or a rate. The key is that of the
 /// function, or the option as text, the same in all processes.
-fn limits(
+fn limits<'py>(
+    py: Python<'py>,
     asked: Option<&Policy>,
     name: &str,
-    arguments: &Arguments<'_, '_>,
+    given: &Given<'py>,
     most: usize,
 ) -> PyResult<Option<Box<Limits>>> {
     let Some((asked, terms)) = asked.and_then(|asked| Some((asked, asked.terms(0)?))) else {
         return Ok(None);
     };
-    let key = match asked.key(arguments)? {
+    let key = match asked.key_of(py, || Ok(given.clone()))? {
         Some(key) => format!("{KEY}{}", codec::encode(&key, most)?),
         None => name.to_owned(),
     };
@@ -520,7 +593,7 @@ fn limits(
 const KEY: &str = "=";
 
 /// A task without arguments, which its row has.
-fn make<'py>(
+pub(crate) fn make<'py>(
     link: &Arc<Link>,
     core: &Arc<Core>,
     function: Bound<'py, PyAny>,
@@ -669,13 +742,8 @@ fn find_or_make<'py>(
                 .collect::<Result<Vec<_>, _>>()
         })
         .transpose()?;
-    // The object that calls a function in a child process stands for that function.
-    let target = match function.cast::<PyFunction>() {
-        Ok(_) => None,
-        Err(_) => function.getattr_opt(names::__wrapped__(py))?,
-    };
-    let target = target.as_ref().unwrap_or(&function);
-    signature::check_call(target, positional.len(), keywords.unwrap_or_default())?;
+    let target = target(&function)?;
+    signature::check_call(&target, positional.len(), keywords.unwrap_or_default())?;
     let core = match executor {
         Some(executor) => {
             let core = Arc::clone(executor.get().core()?);
@@ -714,6 +782,15 @@ fn find_or_make<'py>(
         rules.policy = policy.map(Bound::unbind);
     });
     Ok((this, core))
+}
+
+/// The function that an object stands for which calls it in a child process.
+pub(crate) fn target<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if function.cast::<PyFunction>().is_ok() {
+        return Ok(function.clone());
+    }
+    let target = function.getattr_opt(names::__wrapped__(function.py()))?;
+    Ok(target.unwrap_or_else(|| function.clone()))
 }
 
 /// Whether the task has its function, and not only a name.
@@ -1007,6 +1084,8 @@ pub(crate) fn view(py: Python<'_>, row: Row) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("error", row.error)?;
     dict.set_item("reason", row.reason)?;
     dict.set_item("is_paused", row.is_paused)?;
+    dict.set_item("after", row.after)?;
+    dict.set_item("waiting_for", row.waiting_for)?;
     let held = row.held.map(|held| held_up(py, *held));
     dict.set_item("held", held.transpose()?)?;
     Ok(dict)

@@ -1,6 +1,7 @@
 //! Running an attempt: on a worker, as a coroutine, inline, or in another process.
 
 pub(crate) mod attempt;
+pub(crate) mod chains;
 pub(crate) mod durable;
 pub(crate) mod event_loop;
 pub(crate) mod inline;

@@ -13,12 +13,14 @@ use pyo3::types::PyList;
 
 use super::completion::{self, Detached};
 use super::dispatch::{self, announce, withdraw};
+use crate::bindings::core::codec;
 use crate::bindings::core::executor::{Core, Queued};
 use crate::bindings::core::policy::{self, Dependencies, Kind, forget};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::Task;
+use crate::bindings::core::task_name::name_of;
 use crate::bindings::core::transition::{End, Phase};
-use crate::bindings::errors::{CancelledError, closed, into_exception};
+use crate::bindings::errors::{CancelledError, ResultNotKept, closed, into_exception};
 
 /// Holds a task until `futures` are done.
 pub(crate) fn hold(
@@ -97,8 +99,8 @@ type Told<'py> = VecDeque<(Bound<'py, Task>, Bound<'py, Task>)>;
 /// What to do once all dependents are notified, since it may run user code.
 #[derive(Default)]
 struct Turns<'py> {
-    /// Tasks to call, each with its argument.
-    ready: Vec<(Bound<'py, Task>, Bound<'py, PyAny>)>,
+    /// Tasks to call, each with its argument, if it gets one.
+    ready: Vec<(Bound<'py, Task>, Option<Bound<'py, PyAny>>)>,
     ended: Vec<Detached<'py>>,
 }
 
@@ -113,12 +115,21 @@ impl<'py> Turns<'py> {
                 Counted::Last(Dependencies {
                     kind: Kind::Then, ..
                 }) => match outcome(&future) {
-                    End::Returned(result) => {
-                        self.ready.push((this, result));
-                        continue;
-                    }
+                    End::Returned(result) => match carried(&this, &future, result) {
+                        Ok(result) => {
+                            self.ready.push((this, Some(result)));
+                            continue;
+                        }
+                        Err(error) => End::Raised(into_exception(this.py(), error)),
+                    },
                     end => end,
                 },
+                Counted::Last(Dependencies {
+                    kind: Kind::End, ..
+                }) => {
+                    self.ready.push((this, None));
+                    continue;
+                }
                 Counted::Last(dependencies) => match collect(this.py(), &dependencies) {
                     Ok(results) => End::Returned(results.into_any()),
                     Err(error) => End::Raised(into_exception(this.py(), error)),
@@ -169,7 +180,7 @@ fn count(this: &Bound<'_, Task>, future: &Bound<'_, Task>) -> Counted {
     let succeeded = future.get().phase() == Phase::Finished;
     let counted = policy::with(this.get(), |rules| {
         let dependencies = rules.dependencies.as_mut()?;
-        if !succeeded && dependencies.kind != Kind::GatherAll {
+        if !succeeded && !matches!(dependencies.kind, Kind::GatherAll | Kind::End) {
             // A failure is not counted, so no dependency will be the last.
             return Some(Counted::Failed);
         }
@@ -180,6 +191,27 @@ fn count(this: &Bound<'_, Task>, future: &Bound<'_, Task>) -> Counted {
             .map(Counted::Last)
     });
     counted.flatten().unwrap_or(Counted::Waits)
+}
+
+/// The result as a task gets it: if it is durable, and there is no journal, then as from that.
+fn carried<'py>(
+    this: &Bound<'py, Task>,
+    future: &Bound<'py, Task>,
+    result: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let policy = policy::policy(this);
+    let Some(most) = policy.and_then(|policy| policy.get().keeps) else {
+        return Ok(result);
+    };
+    let py = this.py();
+    let text = codec::encode(&result, most).map_err(|error| {
+        ResultNotKept::new_err(format!(
+            "task {} has succeeded, but its result cannot be stored, so no durable task can follow: \
+             {error}",
+            name_of(future)
+        ))
+    })?;
+    codec::decode(py, &text)
 }
 
 fn outcome<'py>(future: &Bound<'py, Task>) -> End<'py> {
@@ -208,9 +240,11 @@ pub(crate) fn collect<'py>(
 }
 
 /// Dispatches a task with its argument.
-fn start<'py>(this: &Bound<'py, Task>, argument: Bound<'py, PyAny>) -> PyResult<()> {
+fn start<'py>(this: &Bound<'py, Task>, argument: Option<Bound<'py, PyAny>>) -> PyResult<()> {
     let cell = this.get();
-    cell.put_argument(this, argument);
+    if let Some(argument) = argument {
+        cell.put_argument(this, argument);
+    }
     let Some(core) = cell.core() else {
         return Ok(());
     };

@@ -52,6 +52,9 @@ pub(crate) fn give<'py>(
         rules.withheld = asked.withheld;
         rules.from = asked.start.and_then(|start| start.from(this.get().born()));
     });
+    if asked.keeps.is_some() {
+        this.get().mark_journaled();
+    }
     if let Some(id) = &asked.id
         && !this.get().take_id(this, id)
     {

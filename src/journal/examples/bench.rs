@@ -72,7 +72,9 @@ fn task(number: u64) -> NewTask {
         unique: None,
         once: None,
         limits: None,
+        is_strict: false,
         sync: false,
+        follows: None,
     }
 }
 

@@ -23,6 +23,14 @@ async def show_async(value: int) -> str:
     return str(value)
 
 
+def clean() -> bytes:
+    return b""
+
+
+async def clean_async() -> bytes:
+    return b""
+
+
 def steps(future: Future[str]) -> None:
     assert_type(future.then(size), Future[int])
     assert_type(future.then(size).then(double), Future[int])
@@ -30,6 +38,8 @@ def steps(future: Future[str]) -> None:
     assert_type(future.then(size).then(show_async), Future[str])
     assert_type(future.then(size).then(show.using(timeout=3)), Future[str])
     assert_type(future.then(lambda text: [text]), Future[list[str]])
+    assert_type(future.then(clean, on="end"), Future[bytes])
+    assert_type(future.then(clean_async, on="end"), Future[bytes])
     future.then(double)  # E: arg-type, reportArgumentType
     future.then(size).then(size)  # E: arg-type, reportArgumentType
     future.then(show)  # E: arg-type, reportArgumentType

@@ -239,7 +239,9 @@ pub(crate) fn task() -> NewTask {
         unique: None,
         once: None,
         limits: None,
+        is_strict: false,
         sync: false,
+        follows: None,
     }
 }
 
