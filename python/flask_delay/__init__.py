@@ -46,6 +46,7 @@ from flask_delay.extension import Delay, delay
 from flask_delay.observe.signals import (
     dashboard_acted,
     task_cancelled,
+    task_dead,
     task_failed,
     task_started,
     task_submitted,
@@ -93,6 +94,7 @@ __all__ = [
     "gather",
     "task",
     "task_cancelled",
+    "task_dead",
     "task_failed",
     "task_started",
     "task_submitted",

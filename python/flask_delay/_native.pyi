@@ -310,6 +310,11 @@ class Future(concurrent.futures.Future[_T]):
 
         The task itself calls this, in an executor made with `late_start`.
         """
+    def _died(self) -> None:
+        """Note that the child process which ran this attempt has died. Called by the task itself.
+
+        A durable task runs again then, or is a dead letter; its `retry` is not asked.
+        """
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...
     def set_exception(self, exception: BaseException | None) -> None: ...
@@ -918,6 +923,7 @@ class _Journal:
         ],
         encode_error: Callable[[BaseException], str],
         decode_error: Callable[[str], BaseException],
+        dead: Callable[[str, str, int, str], object],
     ) -> _Journal:
         """Open the file at `path`, which is made if it is not there.
 
@@ -926,6 +932,8 @@ class _Journal:
         too, once their ids were asked for. `revive` gets the registered name of a function and
         options as text, and returns the function, its policy and its executor, or None for the
         executor of the journal. It raises LookupError for a name that this process does not know.
+        `dead` gets the id, the name, the deaths and the error of each task that this process makes
+        a dead letter, if signals have receivers.
         Raises ValueError for a place where a journal cannot be, JournalUnavailable for a file that
         cannot be used.
         """

@@ -79,8 +79,25 @@ pub trait Host: Send + Sync + 'static {
     fn ended(&self, rows: Vec<Row>);
     /// The task with this id, which runs here, is asked to stop.
     fn stop(&self, id: &str);
+    /// These tasks of the app have become dead letters, by a transaction of this process: no other
+    /// one is told.
+    fn dead(&self, letters: Vec<DeadLetter>);
     /// A line for the log. May come from any thread that uses the journal.
     fn report(&self, level: log::Level, text: String);
+}
+
+/// A task that does not run again by itself, since it has ended too many processes or no process
+/// can run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its id.
+    pub id: String,
+    /// The name of its function.
+    pub function: String,
+    /// How many processes it has taken with it.
+    pub deaths: u32,
+    /// Its error, as JSON.
+    pub error: String,
 }
 
 /// A task to submit. Times are in microseconds since 1970.
@@ -240,6 +257,11 @@ pub enum Change {
     Park {
         /// Why, for people.
         reason: String,
+    },
+    /// It has ended the process that ran it, a child of this one. It runs again, or is a dead letter.
+    Died {
+        /// The error of a dead letter, as JSON.
+        error: String,
     },
 }
 

@@ -85,6 +85,9 @@ impl Writer {
         for id in effects.stops {
             host.stop(&id);
         }
+        if !effects.dead.is_empty() {
+            host.dead(effects.dead);
+        }
         for (level, text) in effects.reports {
             host.report(level, text);
         }

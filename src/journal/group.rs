@@ -10,8 +10,8 @@ use log::Level;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::api::{
-    Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, Found, Key, NewTask, Outcome,
-    Pool, Row, State,
+    Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, Found, Key, NewTask,
+    Outcome, Pool, Row, State,
 };
 use crate::filesystem::refused;
 use crate::kept::{self, Checkpoints};
@@ -102,6 +102,7 @@ pub(crate) struct Effects {
     /// Processes to wake.
     pub wake: BTreeSet<i64>,
     pub reports: Vec<(Level, String)>,
+    pub dead: Vec<DeadLetter>,
     /// Slots whose files go.
     pub gone: Vec<i64>,
     pub reserved: Option<i64>,
@@ -405,20 +406,18 @@ impl<'a> Group<'a> {
         for process in &chores.dead {
             // What a restart of the machine has ended is no task's fault.
             let counts = process.boot == core.boot;
+            let application = self.application()?;
             let allowed = core.settings.deaths;
-            let done = poison::take_over(self.connection, process, counts, allowed, self.now)?;
+            let (connection, now) = (self.connection, self.now);
+            let done = poison::take_over(connection, process, counts, application, allowed, now)?;
             let Some(done) = done else { continue };
             self.has_ready |= done.has_ready;
             self.touch_lanes(done.lanes);
             for task in done.ended {
                 self.tell(task)?;
             }
-            for (id, function) in done.dead {
-                let text = format!(
-                    "{function} has ended {allowed} processes and is not run again: task {id} is a dead \
-                     letter"
-                );
-                self.effects.reports.push((Level::Error, text));
+            for letter in done.dead {
+                self.bury(letter);
             }
             self.effects.gone.push(process.slot);
         }
@@ -446,12 +445,22 @@ impl<'a> Group<'a> {
         store::prune(self.connection, since, long_since, prune.surplus)?;
         limits::forget(self.connection, self.now)?;
         periodic::prune(self.connection, long_since)?;
-        for (task, id, reason) in store::long_parked(self.connection, long_since)? {
-            let error = poison::error("WorkerDied", &format!("no process could run it: {reason}"));
-            self.end(task, State::Dead, Some(&error))?;
-            let text =
-                format!("task {id} has been parked for 30 days and is a dead letter: {reason}");
+        let application = self.application()?;
+        for parked in store::long_parked(self.connection, application, long_since)? {
+            let message = format!("no process could run it: {}", parked.reason);
+            let error = poison::error("WorkerDied", &message);
+            self.end(parked.sequence, State::Dead, Some(&error))?;
+            let text = format!(
+                "task {} has been parked for 30 days and is a dead letter: {}",
+                parked.id, parked.reason
+            );
             self.effects.reports.push((Level::Error, text));
+            self.effects.dead.push(DeadLetter {
+                id: parked.id,
+                function: parked.function,
+                deaths: parked.deaths,
+                error,
+            });
         }
         if prune.vacuum {
             store::vacuum(self.connection)?;
@@ -490,6 +499,16 @@ impl<'a> Group<'a> {
         store::end_any(self.connection, task, &end, self.now)?;
         self.touch(task)?;
         self.tell(task)
+    }
+
+    /// Tells of a task that is a dead letter for the processes that it has ended.
+    fn bury(&mut self, letter: DeadLetter) {
+        let text = format!(
+            "{} has ended {} processes and is not run again: task {} is a dead letter",
+            letter.function, letter.deaths, letter.id
+        );
+        self.effects.reports.push((Level::Error, text));
+        self.effects.dead.push(letter);
     }
 
     /// Tells all that wait for a task that it has ended, and the tasks that follow it.
@@ -548,6 +567,7 @@ impl<'a> Group<'a> {
                 let (task, epoch) = (claim.task, claim.epoch);
                 store::end(self.connection, task, epoch, slot, &end, self.now)?.then_some(end.state)
             }
+            Change::Died { error } => self.died(claim, slot, error)?,
             other => store::put_back(self.connection, claim, slot, other, self.now)?,
         };
         let running = self.memory.running.get(&claim.task);
@@ -584,6 +604,18 @@ impl<'a> Group<'a> {
             _ => self.has_ready = true,
         }
         Ok(Changed::Done)
+    }
+
+    /// Counts a death that is known to be this task's; the state that it is in then.
+    fn died(&mut self, claim: Claim, slot: i64, error: &str) -> Result<Option<State>> {
+        let allowed = self.part.core.settings.deaths;
+        let died = poison::died(self.connection, claim, slot, allowed, error, self.now)?;
+        Ok(died.map(|(state, letter)| {
+            if state == State::Dead {
+                self.bury(letter);
+            }
+            state
+        }))
     }
 
     fn write_checkpoints(&mut self, checkpoints: &Checkpoints) -> Result<()> {
@@ -908,6 +940,12 @@ impl<'a> Group<'a> {
                 self.effects.reserved = None;
                 return Ok(false);
             };
+            let allowed = self.part.core.settings.deaths;
+            if let Some(letter) = poison::condemned(self.connection, ready.sequence, allowed)? {
+                self.end(ready.sequence, State::Dead, Some(&letter.error))?;
+                self.bury(letter);
+                continue;
+            }
             if is_idle {
                 if !self.begin(&ready, true)? {
                     continue;

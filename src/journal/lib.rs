@@ -51,8 +51,8 @@ use rusqlite::Connection;
 
 use answer::{Answer, Ticket};
 pub use api::{
-    Accepted, Cancelled, Change, Changed, Claim, Claimed, Error, ErrorKind, Found, Held, Host,
-    Kept, Key, Limits, NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
+    Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Found,
+    Held, Host, Kept, Key, Limits, NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
 };
 pub use chains::{Before, Follows, GATHER, How, RESULT, Submitted};
 use filesystem::{Place, boot, refused};

@@ -340,7 +340,9 @@ impl Writer {
             || prune.vacuum
             || store::has_old(connection, prune.since, prune.long_since)?
             || periodic::has_old(connection, prune.long_since)?
-            || store::has_long_parked(connection, prune.long_since)?
+            || application.map_or(Ok(false), |it| {
+                store::has_long_parked(connection, it, prune.long_since)
+            })?
             || limits::has_old(connection, now)?;
         if self.is_pruning {
             self.chores.prune = Some(prune);

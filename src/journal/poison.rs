@@ -5,9 +5,9 @@
 
 use std::fmt::Write as _;
 
-use rusqlite::{Connection, Result, params};
+use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::api::State;
+use crate::api::{Claim, DeadLetter, State};
 use crate::store;
 
 /// The error of a task as the package reads it.
@@ -37,8 +37,8 @@ pub(crate) struct Takeover {
     pub ended: Vec<i64>,
     /// The lanes in which less runs now.
     pub lanes: Vec<String>,
-    /// The new dead letters, by id and function.
-    pub dead: Vec<(String, String)>,
+    /// The new dead letters.
+    pub dead: Vec<DeadLetter>,
 }
 
 /// A task that the dead process ran.
@@ -46,6 +46,7 @@ struct Orphan {
     sequence: i64,
     id: String,
     function: String,
+    application: i64,
     plain: bool,
     deaths: u32,
     interrupted: bool,
@@ -55,7 +56,7 @@ struct Orphan {
 
 fn orphans(connection: &Connection, slot: i64) -> Result<Vec<Orphan>> {
     let sql = "SELECT sequence, id, (SELECT name FROM function WHERE function.function = task.function), published, deaths, \
-               interrupted, stop_requested, limit_key FROM task WHERE owner = ?1 AND state = 2";
+               interrupted, stop_requested, limit_key, application FROM task WHERE owner = ?1 AND state = 2";
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map([slot], |row| {
         Ok(Orphan {
@@ -67,17 +68,21 @@ fn orphans(connection: &Connection, slot: i64) -> Result<Vec<Orphan>> {
             interrupted: row.get(5)?,
             stop_requested: row.get(6)?,
             lane: row.get(7)?,
+            application: row.get(8)?,
         })
     })?;
     rows.collect()
 }
 
 /// Takes over the tasks of a dead process. `counts`: whether its death may be the fault of a task;
-/// that of a machine is not. `None` if another process has done it.
+/// that of a machine is not. `allowed` is what this process's `application` allows: the suspects of
+/// others are ready again, and their own processes see that they are dead letters. `None` if another
+/// process has done it.
 pub(crate) fn take_over(
     connection: &Connection,
     process: &store::Process,
     counts: bool,
+    application: i64,
     allowed: u32,
     now: i64,
 ) -> Result<Option<Takeover>> {
@@ -97,14 +102,20 @@ pub(crate) fn take_over(
             (State::Failed, Some(error("WorkerDied", &message)))
         } else if orphan.stop_requested {
             (State::Cancelled, None)
-        } else if is_suspect && deaths >= allowed {
+        } else if is_suspect && deaths >= allowed && orphan.application == application {
             let message = format!(
                 "process {} ended while it ran this task; it was the {} that did",
                 process.pid,
                 ordinal(deaths)
             );
-            done.dead.push((orphan.id, orphan.function));
-            (State::Dead, Some(error("WorkerDied", &message)))
+            let error = error("WorkerDied", &message);
+            done.dead.push(DeadLetter {
+                id: orphan.id,
+                function: orphan.function,
+                deaths,
+                error: error.clone(),
+            });
+            (State::Dead, Some(error))
         } else {
             done.has_ready = true;
             (State::Ready, None)
@@ -125,6 +136,63 @@ pub(crate) fn take_over(
         }
     }
     Ok(Some(done))
+}
+
+/// Counts the death of a child in which this process ran a task by that claim: the task's state then,
+/// and what it is as a dead letter. `None` if it is not this process's.
+pub(crate) fn died(
+    connection: &Connection,
+    claim: Claim,
+    slot: i64,
+    allowed: u32,
+    error: &str,
+    now: i64,
+) -> Result<Option<(State, DeadLetter)>> {
+    // What was asked to stop does not begin again.
+    let sql = "UPDATE task SET state = CASE WHEN stop_requested THEN 8 WHEN deaths + 1 >= ?4 THEN 9 ELSE 0 END, \
+               deaths = deaths + 1, owner = NULL, interrupted = 0, \
+               error = CASE WHEN NOT stop_requested AND deaths + 1 >= ?4 THEN ?5 END, \
+               ended_at = CASE WHEN stop_requested OR deaths + 1 >= ?4 THEN ?6 END \
+               WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2 \
+               RETURNING state, id, (SELECT name FROM function WHERE function.function = task.function), deaths";
+    let mut statement = connection.prepare_cached(sql)?;
+    let values = params![claim.task, slot, claim.epoch, allowed, error, now];
+    let found = statement.query_row(values, |row| {
+        let letter = DeadLetter {
+            id: row.get(1)?,
+            function: row.get::<_, Option<String>>(2)?.unwrap_or_default(),
+            deaths: row.get(3)?,
+            error: error.to_owned(),
+        };
+        Ok((State::of(row.get(0)?), letter))
+    });
+    found.optional()
+}
+
+/// The dead letter that a ready task is to become, which has ended as many processes as are allowed:
+/// the takeover was another app's, or more were allowed then.
+pub(crate) fn condemned(
+    connection: &Connection,
+    task: i64,
+    allowed: u32,
+) -> Result<Option<DeadLetter>> {
+    let sql = "SELECT id, (SELECT name FROM function WHERE function.function = task.function), deaths FROM task \
+               WHERE sequence = ?1 AND deaths >= ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let found = statement.query_row(params![task, allowed], |row| {
+        let deaths = row.get(2)?;
+        let message = format!(
+            "a process ended while it ran this task; it was the {} that did",
+            ordinal(deaths)
+        );
+        Ok(DeadLetter {
+            id: row.get(0)?,
+            function: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
+            deaths,
+            error: error("WorkerDied", &message),
+        })
+    });
+    found.optional()
 }
 
 fn ordinal(number: u32) -> String {

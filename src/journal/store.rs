@@ -570,7 +570,7 @@ pub(crate) fn put_back(
             let values = params![claim.task, slot, claim.epoch, reason, now];
             return statement.query_row(values, state_of).optional();
         }
-        Change::End(_) => return Ok(None),
+        Change::End(_) | Change::Died { .. } => return Ok(None),
     };
     let mut statement = connection.prepare_cached(sql)?;
     let values = params![claim.task, slot, claim.epoch, now];
@@ -899,20 +899,43 @@ pub(crate) fn vacuum(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn has_long_parked(connection: &Connection, long_since: i64) -> Result<bool> {
-    let sql = "SELECT 1 FROM task WHERE state = 4 AND parked_at < ?1";
-    connection.prepare_cached(sql)?.exists([long_since])
+pub(crate) fn has_long_parked(
+    connection: &Connection,
+    application: i64,
+    long_since: i64,
+) -> Result<bool> {
+    let sql = "SELECT 1 FROM task WHERE state = 4 AND parked_at < ?1 AND application = ?2";
+    connection
+        .prepare_cached(sql)?
+        .exists([long_since, application])
 }
 
-/// Tasks that were parked long ago, with their ids and why.
+/// A task that was parked long ago.
+pub(crate) struct LongParked {
+    pub sequence: i64,
+    pub id: String,
+    pub function: String,
+    pub deaths: u32,
+    pub reason: String,
+}
+
+/// Tasks of an application that were parked long ago; not all at once.
 pub(crate) fn long_parked(
     connection: &Connection,
+    application: i64,
     long_since: i64,
-) -> Result<Vec<(i64, String, String)>> {
-    let sql = "SELECT sequence, id, coalesce(reason, '') FROM task WHERE state = 4 AND parked_at < ?1 LIMIT ?2";
+) -> Result<Vec<LongParked>> {
+    let sql = "SELECT sequence, id, (SELECT name FROM function WHERE function.function = task.function), deaths, \
+               coalesce(reason, '') FROM task WHERE state = 4 AND parked_at < ?1 AND application = ?2 LIMIT ?3";
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(params![long_since, PRUNED], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+    let rows = statement.query_map(params![long_since, application, PRUNED], |row| {
+        Ok(LongParked {
+            sequence: row.get(0)?,
+            id: row.get(1)?,
+            function: row.get::<_, Option<String>>(2)?.unwrap_or_default(),
+            deaths: row.get(3)?,
+            reason: row.get(4)?,
+        })
     })?;
     rows.collect()
 }

@@ -45,6 +45,7 @@ class Site:
             revive=lambda name, options: (self.functions[name], None, None),
             encode_error=lambda error: json.dumps(str(error)),
             decode_error=RuntimeError,
+            dead=lambda id, name, deaths, error: None,
         )
 
     def submit(self, name: str, *args: Any, **kwargs: Any) -> Future[Any]:

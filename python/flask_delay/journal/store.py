@@ -41,6 +41,7 @@ from flask_delay.journal import errors
 from flask_delay.journal.functions import Functions
 from flask_delay.journal.settings import main_of, path_of, space_of
 from flask_delay.logs import log as _log
+from flask_delay.observe import signals
 from flask_delay.observe.stats import JournalStats
 from flask_delay.observe.view import STATES, Before, TaskView
 from flask_delay.options import KNOWN, Chosen, refuse_sessions, refuse_undurable
@@ -202,6 +203,13 @@ class Store:
                 raise LookupError("the app is gone")
             return store.revive(name, options)
 
+        def dead(id: str, name: str, deaths: int, error: str) -> None:
+            store = this()
+            app = None if store is None else store._app()  # noqa: SLF001
+            if app is not None:
+                exception = errors.decoded(error, main)
+                signals.send_dead(app, id=id, name=name, deaths=deaths, error=exception)
+
         made = _Journal(
             self._executor,
             str(self.path),
@@ -218,6 +226,7 @@ class Store:
             revive=revive,
             encode_error=partial(errors.encoded, main=main),
             decode_error=partial(errors.decoded, main=main),
+            dead=dead,
         )
         # Of two callers at once, both have made the same one.
         found = self._open.setdefault(None, made)

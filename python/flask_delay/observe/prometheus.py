@@ -75,8 +75,8 @@ def export(
     """Keep metrics of the tasks of `background`, on all of its apps.
 
     Counted at the end of a task, as in `Delay.stats`: `delay_tasks_total` by `task` and `outcome`
-    (done, failed, cancelled), `delay_task_retries_total`, `delay_task_wait_seconds` and
-    `delay_task_run_seconds` by `task`. Current values: `delay_tasks_queued`, `delay_tasks_held`,
+    (done, failed, cancelled), `delay_task_retries_total`, `delay_dead_letters_total`,
+    `delay_task_wait_seconds` and `delay_task_run_seconds` by `task`. Current values: `delay_tasks_queued`, `delay_tasks_held`,
     `delay_tasks_running`, `delay_threads`. With a journal, for all processes that share it:
     `delay_journal_tasks` by `state` (ready, scheduled, running, blocked, parked, dead),
     `delay_journal_oldest_seconds`, `delay_journal_bytes`, `delay_journal_processes`. In
@@ -151,6 +151,8 @@ class _Metrics:
         of_task = ("task",)
         self._ends = counter("tasks", "Tasks that have ended.", ("task", "outcome"))
         self._retries = counter("task_retries", "Attempts that followed a first one.", of_task)
+        text = "Durable tasks that have become dead letters."
+        self._dead = counter("dead_letters", text, of_task)
         self._wait = histogram("task_wait_seconds", "From the submit to the start.", of_task)
         self._run = histogram("task_run_seconds", "The last attempt.", of_task)
         self._gauges = {key: gauge(name, text) for key, (name, text) in _GAUGES.items()}
@@ -159,7 +161,8 @@ class _Metrics:
         self._journal_gauge = partial(
             Gauge, namespace=namespace, registry=None, multiprocess_mode="livemostrecent"
         )
-        self._all = (self._ends, self._retries, self._wait, self._run, *self._gauges.values())
+        counts = (self._ends, self._retries, self._dead, self._wait, self._run)
+        self._all = (*counts, *self._gauges.values())
         try:
             registry.register(self)
         except ValueError as error:
@@ -228,6 +231,7 @@ class _Metrics:
         for outcome in ("done", "failed", "cancelled"):
             self._ends.labels(name, outcome).inc(next(numbers))
         self._retries.labels(name).inc(next(numbers))
+        self._dead.labels(name).inc(next(numbers))
         for histogram in (self._wait.labels(name), self._run.labels(name)):
             # The public API observes one value at a time. Tried on version 0.26 of the library.
             histogram._sum.inc(next(numbers))  # noqa: SLF001

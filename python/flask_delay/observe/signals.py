@@ -1,6 +1,6 @@
 """Blinker signals for events of tasks of a `Delay`.
 
-The sender is the app, the keyword `future` the task's own future:
+The sender is the app, the keyword `future` the task's own future (but see `task_dead`):
 
     @task_failed.connect
     def count(app, future): ...
@@ -16,7 +16,9 @@ from typing import Any
 from blinker import NamedSignal, Namespace
 from flask import Flask
 
+from flask_delay import context
 from flask_delay._native import Future, _subscribe_signals
+from flask_delay.logs import log as _log
 
 _signals = Namespace()
 
@@ -56,6 +58,17 @@ dashboard_acted = _signals.signal(
 )
 
 
+task_dead = _signals.signal(
+    "task-dead",
+    """A durable task is a dead letter: it does not run again by itself.
+
+    It has ended too many processes, or no process could run it. Sent once, with an app context, in
+    the process that finds this; that process may have no future of the task. So its arguments are
+    `id`, `name`, `deaths` (the number of processes) and `error` (an exception). The process that
+    runs the task has died, so no `task_failed` is sent.
+    """,
+)
+
 _ORDER = (task_submitted, task_started, task_succeeded, task_failed, task_cancelled)
 
 
@@ -64,8 +77,21 @@ def _first_receiver(_signal: NamedSignal, **_receiver: object) -> None:
     _subscribe_signals()
 
 
-for _one in _ORDER:
+for _one in (*_ORDER, task_dead):
     _one.receiver_connected.connect(_first_receiver)
+
+def send_dead(app: Flask, *, id: str, name: str, deaths: int, error: BaseException) -> None:
+    """Send `task_dead`. What a receiver raises is logged."""
+    if not task_dead.has_receivers_for(app):
+        return
+    try:
+        with context.scope(app)():
+            task_dead.send(
+                app, _async_wrapper=app.ensure_sync, id=id, name=name, deaths=deaths, error=error
+            )
+    except Exception:
+        _log.exception("a receiver of a signal of task %s (%s) raised", name, id)
+
 
 _Signal = tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]]
 

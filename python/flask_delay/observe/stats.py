@@ -31,6 +31,8 @@ class _Counts(TypedDict):
     failed: int
     cancelled: int
     retried: int
+    dead: int
+    """Dead letters that this process has made."""
 
 
 class TaskStats(_Counts):

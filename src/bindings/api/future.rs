@@ -18,6 +18,7 @@ use super::compose;
 use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::check_callback;
 use crate::bindings::core::call;
+use crate::bindings::core::durable::note_death;
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
@@ -199,6 +200,11 @@ impl Task {
     #[doc = doc!("Future._begin")]
     fn _begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         timeout::begin(slf)
+    }
+
+    #[doc = doc!("Future._died")]
+    fn _died(slf: &Bound<'_, Self>) {
+        note_death(slf.get());
     }
 
     #[doc = doc!("Future._call")]

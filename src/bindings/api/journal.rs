@@ -37,7 +37,7 @@ impl Journal {
 #[pymethods]
 impl Journal {
     #[new]
-    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, encode_error, decode_error))]
+    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, encode_error, decode_error, dead))]
     #[expect(clippy::too_many_arguments, reason = "most of them named")]
     fn new(
         executor: &Bound<'_, ExecutorCell>,
@@ -55,6 +55,7 @@ impl Journal {
         revive: Py<PyAny>,
         encode_error: Py<PyAny>,
         decode_error: Py<PyAny>,
+        dead: Py<PyAny>,
     ) -> PyResult<Self> {
         let py = executor.py();
         let sync = match sync {
@@ -83,6 +84,7 @@ impl Journal {
             revive,
             encode_error,
             decode_error,
+            dead,
         };
         let core = executor.get().core()?;
         let link = Link::new(core, hooks, max_bytes, publish, |host| {

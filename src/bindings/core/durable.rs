@@ -17,7 +17,8 @@ use std::thread::JoinHandle;
 
 use flask_delay_engine::{LazyPerProcess, Mutex, PerProcess, SubmitError};
 use flask_delay_journal::{
-    Change, Changed, Claim, Claimed, Error, ErrorKind, Host, Journal, Kept, Outcome, Pool, Row,
+    Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Host, Journal, Kept, Outcome,
+    Pool, Row,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -45,6 +46,8 @@ pub(crate) struct Durable {
     tick: Option<i64>,
     /// The ids of the tasks that it follows.
     pub(crate) after: Vec<String>,
+    /// Whether the child process that ran the attempt has died.
+    is_death: bool,
 }
 
 impl Durable {
@@ -55,6 +58,7 @@ impl Durable {
             claim: None,
             tick: None,
             after: Vec::new(),
+            is_death: false,
         }
     }
 }
@@ -78,6 +82,8 @@ pub(crate) struct Hooks {
     /// An exception as text, and back.
     pub(crate) encode_error: Py<PyAny>,
     pub(crate) decode_error: Py<PyAny>,
+    /// Sends the signal of a dead letter.
+    pub(crate) dead: Py<PyAny>,
 }
 
 /// The tasks of one process.
@@ -107,6 +113,8 @@ pub(crate) enum Message {
     /// Another process asks the task with this id to stop.
     Stop(String),
     Report(log::Level, String),
+    /// Tasks that this process has made dead letters.
+    Dead(Vec<DeadLetter>),
     /// The end of an attempt is in the journal.
     Stored(Stored),
     /// The result of a coroutine's step is in the journal, or is not.
@@ -321,7 +329,8 @@ impl Link {
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.hooks.revive)?;
         visit.call(&self.hooks.encode_error)?;
-        visit.call(&self.hooks.decode_error)
+        visit.call(&self.hooks.decode_error)?;
+        visit.call(&self.hooks.dead)
     }
 }
 
@@ -407,6 +416,10 @@ impl Host for Caller {
         self.send(Message::Stop(id.to_owned()));
     }
 
+    fn dead(&self, letters: Vec<DeadLetter>) {
+        self.send(Message::Dead(letters));
+    }
+
     fn report(&self, level: log::Level, text: String) {
         self.send(Message::Report(level, text));
     }
@@ -474,6 +487,7 @@ pub(crate) fn set_claim(this: &Task, claim: Claim, kept: Kept) {
     policy::with(this, |rules| {
         if let Some(durable) = &mut rules.durable {
             durable.claim = Some(claim);
+            durable.is_death = false;
         }
         rules.kept = kept;
         rules.attempts = claim.attempt.saturating_sub(1);
@@ -560,6 +574,24 @@ pub(crate) fn has_claim(this: &Task) -> bool {
     claimed.flatten().unwrap_or(false)
 }
 
+/// Notes that the child process which ran the attempt of a durable task has died.
+pub(crate) fn note_death(this: &Task) {
+    with(this, |rules| {
+        if let Some(durable) = &mut rules.durable {
+            durable.is_death = true;
+        }
+    });
+}
+
+/// Whether the child process that ran the attempt of a durable task has died.
+pub(crate) fn has_died(this: &Task) -> bool {
+    let died = with(this, |rules| {
+        let durable = rules.durable.as_ref()?;
+        Some(durable.is_death && durable.claim.is_some())
+    });
+    died.flatten().unwrap_or(false)
+}
+
 /// The link of a durable task that this process runs, and its claim.
 pub(crate) fn claim_of(this: &Task) -> Option<(Arc<Link>, Claim)> {
     with(this, |rules| {
@@ -615,6 +647,13 @@ impl Taken {
         let Self { link, claim } = self;
         link.ask(py, |journal| journal.change(claim, change))
             .map(|_: Changed| ())
+    }
+
+    /// Counts the death of a child process, which `exception` tells of, and waits until the journal has
+    /// committed that.
+    pub(crate) fn die(self, this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) -> PyResult<()> {
+        let error = error_of(this, &self.link, exception);
+        self.change(this.py(), Change::Died { error })
     }
 
     /// Stores the end of the task, and waits until the journal has committed that. An error is
@@ -717,7 +756,6 @@ pub(crate) fn publish_end(this: &Bound<'_, Task>) {
 /// The outcome of a task as the journal keeps it. A result or an exception that cannot be encoded
 /// does not fail the task: others are told its type.
 pub(crate) fn outcome_of(this: &Bound<'_, Task>, link: &Arc<Link>, end: &End<'_>) -> Outcome {
-    let py = this.py();
     match end {
         End::Returned(result) => match codec::encode(result, link.most) {
             Ok(text) => Outcome::Finished {
@@ -739,19 +777,23 @@ pub(crate) fn outcome_of(this: &Bound<'_, Task>, link: &Arc<Link>, end: &End<'_>
                 }
             }
         },
-        End::Raised(exception) => {
-            let encode = link.hooks.encode_error.bind(py);
-            let encoded = encode
-                .call1((exception,))
-                .and_then(|text| text.extract::<String>());
-            let error = encoded.unwrap_or_else(|error| {
-                error.write_unraisable(py, Some(this));
-                "{}".to_owned()
-            });
-            Outcome::Failed { error }
-        }
+        End::Raised(exception) => Outcome::Failed {
+            error: error_of(this, link, exception),
+        },
         End::Cancelled => Outcome::Cancelled,
     }
+}
+
+/// An exception of a task as the journal keeps it.
+fn error_of(this: &Bound<'_, Task>, link: &Arc<Link>, exception: &Bound<'_, PyAny>) -> String {
+    let encode = link.hooks.encode_error.bind(this.py());
+    let encoded = encode
+        .call1((exception,))
+        .and_then(|text| text.extract::<String>());
+    encoded.unwrap_or_else(|error| {
+        error.write_unraisable(this.py(), Some(this));
+        "{}".to_owned()
+    })
 }
 
 /// The error for a journal that cannot answer.

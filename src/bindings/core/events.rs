@@ -5,12 +5,14 @@
 //! subscribers costs one load of it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use flask_delay_engine::{LazyPerProcess, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::executor::Core;
 use super::id::Id;
 use super::metrics;
 use super::task::Task;
@@ -27,13 +29,14 @@ pub(crate) enum Kind {
     Succeeded = 2,
     Failed = 3,
     Cancelled = 4,
-    // The kinds below have no signal.
+    // The kinds below have no signal with a future.
     Expired = 5,
     Retrying = 6,
     Progress = 7,
+    Dead = 8,
 }
 
-/// The number of kinds with a signal, which come first.
+/// The number of kinds with a signal of a future, which come first.
 pub(crate) const SIGNALS: usize = 5;
 
 impl Kind {
@@ -57,6 +60,7 @@ impl Kind {
             Self::Expired => "expired",
             Self::Retrying => "retrying",
             Self::Progress => "progress",
+            Self::Dead => "dead",
         }
     }
 
@@ -65,12 +69,12 @@ impl Kind {
     }
 }
 
-/// A subscriber to events: each has a byte of [`WANTED`], with a bit for each kind.
+/// A subscriber to events: each has ten bits of [`WANTED`], one for each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subscriber {
     Metrics = 0,
-    Signals = 8,
-    Log = 16,
+    Signals = 10,
+    Log = 20,
 }
 
 /// All subscriptions. Bits of the figures and the signals stay set.
@@ -132,6 +136,18 @@ fn note(this: &Bound<'_, Task>, kind: Kind, wanted: Wanted) {
     }
 }
 
+/// Notes a dead letter. It may be of a task that this process has nothing of but its row.
+pub(crate) fn died(core: &Arc<Core>, id: &str, name: &str) {
+    let wanted = wanted(Kind::Dead);
+    if wanted.by(Subscriber::Metrics) {
+        metrics::died(core, name);
+    }
+    if wanted.by(Subscriber::Log) {
+        let log = LOG.get_or_init(Mutex::default);
+        log.lock().add(Kind::Dead, Id::new(id), name.to_owned());
+    }
+}
+
 fn has_expired(this: &Bound<'_, Task>) -> bool {
     let outcome = this.get().done_outcome(this.py());
     matches!(outcome, Some(Err(exception)) if exception.is_instance_of::<TaskExpired>())
@@ -182,14 +198,15 @@ static LOG: LazyPerProcess<Mutex<Log>> = LazyPerProcess::new();
 static READERS: Mutex<usize> = Mutex::new(0);
 
 /// The events that figures count.
-pub(crate) const COUNTED: [Kind; 4] = [
+pub(crate) const COUNTED: [Kind; 5] = [
     Kind::Succeeded,
     Kind::Failed,
     Kind::Cancelled,
     Kind::Retrying,
+    Kind::Dead,
 ];
 
-const ALL: [Kind; 8] = [
+const ALL: [Kind; 9] = [
     Kind::Submitted,
     Kind::Started,
     Kind::Succeeded,
@@ -198,6 +215,7 @@ const ALL: [Kind; 8] = [
     Kind::Expired,
     Kind::Retrying,
     Kind::Progress,
+    Kind::Dead,
 ];
 
 /// The log keeps events while a reader exists.
@@ -217,7 +235,7 @@ impl Drop for Reader {
         *readers -= 1;
         if *readers == 0 {
             // Under the lock, so that a new reader subscribes after that.
-            WANTED.fetch_and(!(0xff << Subscriber::Log as u32), Ordering::Relaxed);
+            WANTED.fetch_and(!(0x3ff << Subscriber::Log as u32), Ordering::Relaxed);
         }
     }
 }

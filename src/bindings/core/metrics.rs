@@ -5,6 +5,7 @@
 //! a load of one byte.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flask_delay_engine::Mutex;
@@ -12,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString};
 
+use super::executor::Core;
 use super::policy;
 use super::task::Task;
 use super::task_name::read_name;
@@ -48,6 +50,7 @@ struct Counts {
     failed: u64,
     cancelled: u64,
     retried: u64,
+    dead: u64,
 }
 
 /// A histogram. All have the same buckets, so that they can be added.
@@ -113,6 +116,13 @@ pub(crate) fn retried(this: &Bound<'_, Task>) {
     }
 }
 
+/// Counts a task that has become a dead letter by what this process has found.
+pub(crate) fn died(core: &Arc<Core>, name: &str) {
+    if let Some(figures) = core.figures() {
+        figures.note_name(name, |it| it.counts.dead += 1);
+    }
+}
+
 impl Metrics {
     fn note(&self, this: &Bound<'_, Task>, step: impl FnOnce(&mut OfName)) {
         let py = this.py();
@@ -148,7 +158,7 @@ impl Metrics {
         names.into_iter().filter_map(read).collect()
     }
 
-    /// One row for each name, for an exporter: the numbers of done, failed, cancelled and retried
+    /// One row for each name, for an exporter: the numbers of done, failed, cancelled, retried and dead
     /// tasks, then the waits, then the runs. Both have the sum in seconds, the number above the
     /// previous bound and up to each bound (in seconds), and the number above all bounds.
     pub(crate) fn export<'py>(
@@ -184,6 +194,7 @@ impl Metrics {
             all.failed += counts.failed;
             all.cancelled += counts.cancelled;
             all.retried += counts.retried;
+            all.dead += counts.dead;
         }
         all.tell(stats)?;
         stats.set_item("tasks", tasks)
@@ -198,6 +209,7 @@ impl OfName {
             float(counts.failed),
             float(counts.cancelled),
             float(counts.retried),
+            float(counts.dead),
         ];
         for times in [&self.wait, &self.run] {
             row.push(seconds(times.sum));
@@ -223,7 +235,8 @@ impl Counts {
         dict.set_item("done", self.done)?;
         dict.set_item("failed", self.failed)?;
         dict.set_item("cancelled", self.cancelled)?;
-        dict.set_item("retried", self.retried)
+        dict.set_item("retried", self.retried)?;
+        dict.set_item("dead", self.dead)
     }
 }
 

@@ -79,6 +79,18 @@ pub(crate) fn initializer_failed(py: Python<'_>, name: &str, exception: &Bound<'
     or_unraisable(py, log(py, "critical", template, &[name], Some(exception)));
 }
 
+/// Logs that the process which ran a durable task has died.
+pub(crate) fn process_died(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) {
+    let py = this.py();
+    let id = this.get().quiet_id().to_string();
+    let template = "the worker process of task %s (%s) died";
+    let arguments: [&str; 2] = [&name_of(this), &id];
+    or_unraisable(
+        py,
+        log(py, "warning", template, &arguments, Some(exception)),
+    );
+}
+
 /// Logs a failed attempt that a retry follows.
 pub(crate) fn runs_again(
     this: &Bound<'_, Task>,

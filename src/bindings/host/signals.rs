@@ -85,6 +85,7 @@ pub(crate) fn _subscribe_signals() {
             Kind::Succeeded,
             Kind::Failed,
             Kind::Cancelled,
+            Kind::Dead,
         ],
     );
 }

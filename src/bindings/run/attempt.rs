@@ -81,6 +81,11 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
             durable::put_back(this);
             return;
         }
+        Attempt::Raised(exception) if core::durable::has_died(cell) => {
+            drop(taken);
+            durable::die(this, &exception);
+            return;
+        }
         Attempt::Raised(exception) => match retry::judge(this, exception) {
             Verdict::Again(after, exception) => {
                 retry::again(this, core, Some(taken), after, exception);

@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::Mutex;
 use flask_delay_journal::{
-    Accepted, Before, Change, Claim, Claimed, Error, Follows, Found, Held, How, Journal, Kept, Key,
-    Limits, NewTask, Pool, RESULT, Row, State,
+    Accepted, Before, Change, Claim, Claimed, DeadLetter, Error, Follows, Found, Held, How,
+    Journal, Kept, Key, Limits, NewTask, Pool, RESULT, Row, State,
 };
 use pyo3::exceptions::{PyLookupError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyDict, PyFunction, PyString, PyTuple};
+use pyo3::types::{PyCFunction, PyDict, PyFunction, PyString, PyTuple};
 
 use super::kept;
 use super::timeout;
@@ -22,6 +22,7 @@ use crate::bindings::core::async_check::check_function;
 use crate::bindings::core::call::{Call, TakenCall};
 use crate::bindings::core::codec;
 use crate::bindings::core::durable::{self, Durable, Link, Message, Stored};
+use crate::bindings::core::events::{self, Kind, Subscriber};
 use crate::bindings::core::executor::{Core, ExecutorCell, Job};
 use crate::bindings::core::id::Id;
 use crate::bindings::core::options::{Policy, Twin};
@@ -1012,6 +1013,11 @@ pub(crate) fn deliver(py: Python<'_>, link: &Arc<Link>, message: Message) {
             }
         }
         Message::Report(level, text) => logging::plain(py, level, &text),
+        Message::Dead(letters) => {
+            for letter in letters {
+                bury(py, link, letter);
+            }
+        }
         Message::Stored(Stored { task, end, note }) => {
             let this = task.into_bound(py);
             link.remove(&this.get().quiet_id().to_string());
@@ -1027,6 +1033,27 @@ pub(crate) fn deliver(py: Python<'_>, link: &Arc<Link>, message: Message) {
     }
 }
 
+/// Notes a dead letter, and has a worker send its signal.
+fn bury(py: Python<'_>, link: &Arc<Link>, letter: DeadLetter) {
+    let Some(core) = link.core() else {
+        return;
+    };
+    events::died(&core, &letter.id, label(&letter.function));
+    if !events::wanted(Kind::Dead).by(Subscriber::Signals) {
+        return;
+    }
+    let send = link.hooks.dead.clone_ref(py);
+    let tell = PyCFunction::new_closure(py, Some(c"dead"), None, move |args, _| {
+        let name = label(&letter.function);
+        let values = (&letter.id, name, letter.deaths, &letter.error);
+        send.bind(args.py()).call1(values).map(drop)
+    });
+    match tell {
+        Ok(tell) => completion::give_worker(py, &core, Job::Tick(tell.into_any().unbind())),
+        Err(error) => error.write_unraisable(py, None),
+    }
+}
+
 /// How long a task that another process stops has to notice it, as in `Future.stop`.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -1036,6 +1063,19 @@ pub(crate) fn put_back(this: &Bound<'_, Task>) {
         // Its waiters here see that it waits, and hear of its end.
         let _ = this.get().run_again();
         change(this, taken, Change::PutBack);
+    }
+}
+
+/// Counts the death of the child process that ran the task, which runs again or is a dead letter.
+pub(crate) fn die(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) {
+    if let Some(taken) = durable::take_claim(this.get()) {
+        logging::process_died(this, exception);
+        // As in `put_back`.
+        let _ = this.get().run_again();
+        if let Err(error) = taken.die(this, exception) {
+            let text = durable::lost(this.get(), &error);
+            logging::plain(this.py(), log::Level::Error, &text);
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flask_delay_journal::{
-    Accepted, Change, Claimed, Host, Journal, Kept, Limits, NewTask, Outcome, Pool, Row, Settings,
-    SyncLevel,
+    Accepted, Change, Claimed, DeadLetter, Host, Journal, Kept, Limits, NewTask, Outcome, Pool,
+    Row, Settings, SyncLevel,
 };
 
 /// Runs tasks on the thread that it is told of them: a host without workers.
@@ -39,6 +39,8 @@ impl Host for Tasks {
     fn ended(&self, _rows: Vec<Row>) {}
 
     fn stop(&self, _id: &str) {}
+
+    fn dead(&self, _letters: Vec<DeadLetter>) {}
 
     fn report(&self, level: log::Level, text: String) {
         println!("{level}: {text}");

@@ -8,9 +8,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use flask_delay_journal::{Accepted, Change, Found, NewTask, State};
+use flask_delay_journal::{Accepted, Change, Found, NewTask, Settings, State};
 use process::{Actor, role, wait_for_end};
-use support::{Folder, claiming, finished, mine, now, row, say, settings, task, watching, with};
+use support::{
+    Folder, claiming, finished, mine, now, row, say, settings, task, until, watching, with,
+};
 
 /// What the child processes of these tests do.
 #[test]
@@ -149,9 +151,91 @@ fn a_task_that_kills_its_processes_is_a_dead_letter() {
     assert_eq!((ended.state, ended.deaths), (State::Dead, 3));
     assert!(ended.error.unwrap().contains("flask_delay.WorkerDied"));
     assert_eq!(notes.reported("dead letter").0, log::Level::Error);
+    let letter = notes.dead();
+    assert_eq!((letter.id, letter.deaths), (task.id, 3));
+    assert_eq!(letter.function, "send");
+    assert!(letter.error.contains("it was the third that did"));
+    assert_eq!((notes.letters(), of_web.letters()), (0, 0));
     assert_eq!(worker.stats().unwrap().dead, 1);
     worker.close();
     web.close();
+}
+
+/// How many deaths are allowed is for the task's own app to say, and the dead letter for it to tell.
+#[test]
+fn another_app_that_takes_over_makes_no_dead_letter() {
+    let folder = Folder::new();
+    let (web, of_web) = watching(&folder);
+    let task = task();
+    web.submit(task.clone()).unwrap();
+    let (other, of_other) = with(
+        Settings {
+            app: "blog|delay".to_owned(),
+            deaths: 1,
+            ..settings(&folder.database())
+        },
+        1,
+    );
+    other.know(vec!["send".to_owned()]);
+    other.start().unwrap();
+    for deaths in 1..=3 {
+        let mut actor = Actor::start("die", folder.path());
+        while !actor.has_ended() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        until(|| row(&web, &task.id).deaths == deaths);
+        assert_eq!(row(&web, &task.id).state, State::Ready);
+    }
+    let (worker, notes) = claiming(&folder, 1);
+    assert_eq!(of_web.ended().state, State::Dead);
+    assert_eq!(notes.dead().id, task.id);
+    assert_eq!(of_other.letters(), 0);
+    assert_eq!(notes.left(), (0, 0));
+    for journal in [worker, other, web] {
+        journal.close();
+    }
+}
+
+#[test]
+fn a_death_that_is_known_to_be_of_one_task() {
+    let folder = Folder::new();
+    let (journal, notes) = claiming(&folder, 2);
+    let poison = task();
+    let mut claim = mine(journal.submit(poison.clone()).unwrap());
+    let error = "{\"type\": \"flask_delay.ProcessDied\"}";
+    let died = Change::Died {
+        error: error.to_owned(),
+    };
+    for deaths in 1..3 {
+        journal.change(claim, died.clone()).unwrap();
+        assert_eq!(row(&journal, &poison.id).deaths, deaths);
+        let claimed = notes.claimed();
+        assert_eq!(
+            (&claimed.id, claimed.claim.attempt),
+            (&poison.id, deaths + 1)
+        );
+        claim = claimed.claim;
+    }
+    journal.change(claim, died).unwrap();
+    let ended = notes.ended();
+    assert_eq!(
+        (ended.state, ended.error.as_deref()),
+        (State::Dead, Some(error))
+    );
+    let letter = notes.dead();
+    assert_eq!((letter.id, letter.deaths), (poison.id, 3));
+    // One that was asked to stop is cancelled, and no dead letter.
+    let stopped = task();
+    let claim = mine(journal.submit(stopped.clone()).unwrap());
+    journal.stop(&stopped.id).unwrap();
+    let died = Change::Died {
+        error: error.to_owned(),
+    };
+    journal.change(claim, died).unwrap();
+    let ended = notes.ended();
+    assert_eq!((ended.state, ended.error), (State::Cancelled, None));
+    assert_eq!(notes.letters(), 0);
+    journal.close();
 }
 
 #[test]

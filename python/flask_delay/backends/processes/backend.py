@@ -140,11 +140,13 @@ class Backend(base.Backend):
         """Run a call in a child. Called by a worker, as its task."""
         future = current_task.future
         pool = self._mine()
-        child, answer = None, None
+        child, answer, has_begun = None, None, False
         try:
             child = pool.take(partial(Child, self._app, self._name, self._serializer))
             if child.await_app(future.done) and not current_task.cancelled:
                 future._begin()  # noqa: SLF001
+                # A child that dies of loading the app does not die of the task.
+                has_begun = True
                 message = TaskMessage(id=current_task.id, name=name, attempt=current_task.attempt)
                 answer = child.run(
                     message,
@@ -157,6 +159,8 @@ class Backend(base.Backend):
             if current_task.cancelled:
                 # At exit, when its time was over.
                 raise CancelledError("the task was told to stop") from None
+            if has_begun:
+                future._died()  # noqa: SLF001
             raise
         finally:
             # An exception of `timeout` and `stop` passes here too: then the child and its task are

@@ -11,7 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
 
 use flask_delay_journal::{
-    Accepted, Change, Claim, Claimed, Error, Host, Journal, Kept, NewTask, Outcome, Row, Settings,
+    Accepted, Change, Claim, Claimed, DeadLetter, Error, Host, Journal, Kept, NewTask, Outcome,
+    Row, Settings,
 };
 
 type Work = dyn Fn(&Claimed) -> Change + Send + Sync;
@@ -38,6 +39,8 @@ impl Host for App {
     fn ended(&self, _rows: Vec<Row>) {}
 
     fn stop(&self, _id: &str) {}
+
+    fn dead(&self, _letters: Vec<DeadLetter>) {}
 
     fn report(&self, level: log::Level, text: String) {
         if level <= log::Level::Error && std::env::var_os("QUIET").is_none() {

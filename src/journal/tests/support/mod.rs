@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flask_delay_journal::{
-    Accepted, Claim, Claimed, Found, Host, Journal, NewTask, Outcome, Pool, Row, Settings,
-    SyncLevel,
+    Accepted, Claim, Claimed, DeadLetter, Found, Host, Journal, NewTask, Outcome, Pool, Row,
+    Settings, SyncLevel,
 };
 use rusqlite::Connection;
 
@@ -52,6 +52,7 @@ struct Noted {
     run: Vec<Claimed>,
     ended: Vec<Row>,
     stops: Vec<String>,
+    dead: Vec<DeadLetter>,
     reports: Vec<(log::Level, String)>,
     capacity: [Option<usize>; 3],
 }
@@ -105,6 +106,17 @@ impl Notes {
         self.take(|noted| (!noted.stops.is_empty()).then(|| noted.stops.remove(0)))
     }
 
+    /// The next dead letter.
+    #[track_caller]
+    pub(crate) fn dead(&self) -> DeadLetter {
+        self.take(|noted| (!noted.dead.is_empty()).then(|| noted.dead.remove(0)))
+    }
+
+    /// How many dead letters no test has looked at.
+    pub(crate) fn letters(&self) -> usize {
+        self.noted.lock().unwrap().dead.len()
+    }
+
     /// The next line for the log with that in it.
     #[track_caller]
     pub(crate) fn reported(&self, part: &str) -> (log::Level, String) {
@@ -146,6 +158,11 @@ impl Host for Notes {
 
     fn stop(&self, id: &str) {
         self.noted.lock().unwrap().stops.push(id.to_owned());
+        self.bell.notify_all();
+    }
+
+    fn dead(&self, letters: Vec<DeadLetter>) {
+        self.noted.lock().unwrap().dead.extend(letters);
         self.bell.notify_all();
     }
 
