@@ -103,6 +103,8 @@ kills-ticks: $(VENV)/.installed $(VENV)/.dev ## Kill the processes of durable jo
 soak-journal: $(VENV)/.installed $(VENV)/.dev ## An hour of durable tasks, kills and deploys; SECONDS=60 for less
 	$(BIN)/python -m tests.journal.soak $(SECONDS)
 
+layout: $(VENV)/.installed $(VENV)/.dev ## Store the journal's file in today's layout, with rows of every kind, for the tests
+	$(BIN)/python -m tests.journal.layout
 faults: ## Kill the journal, fail its system calls and cut the power, at every moment; takes half an hour
 	cargo test --locked --package flask-delay-journal -- --ignored --skip actor --nocapture
 

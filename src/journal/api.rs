@@ -316,8 +316,9 @@ impl State {
             0 => Self::Ready,
             1 => Self::Scheduled,
             2 => Self::Running,
-            // 5: set aside, since its function is paused.
-            3 | 5 => Self::Blocked,
+            // 5: set aside, since its function is paused. Below 0: a state that newer code has added,
+            // and which is no end.
+            3 | 5 | ..0 => Self::Blocked,
             4 => Self::Parked,
             6 => Self::Finished,
             7 => Self::Failed,
@@ -462,6 +463,8 @@ pub enum ErrorKind {
     Locks,
     /// The file was made by newer code.
     Newer,
+    /// The file is in use by older code, which could not go on with the layout of this code.
+    Older,
     /// The file is damaged, or something else.
     Corrupt,
     /// The disk is full.

@@ -11,6 +11,9 @@ use crate::memory::Watch;
 use crate::operation::{Operation, Said};
 use crate::writer::Writer;
 
+/// So many parked tasks are remembered at most; those that are forgotten are tried once more.
+const TRIED: usize = 10_000;
+
 impl Writer {
     /// Does what follows from a committed group; whether it was the last.
     pub(crate) fn follow(
@@ -111,6 +114,10 @@ impl Writer {
         memory.wants_claims |= effects.claims;
         memory.reserved = effects.reserved;
         memory.next_due = effects.next_due;
+        if memory.tried.len() > TRIED {
+            memory.tried.clear();
+        }
+        memory.tried.extend(effects.tried.drain(..));
         for task in effects.stopped.drain(..) {
             memory.running.remove(&task);
         }

@@ -10,8 +10,8 @@ use log::Level;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::api::{
-    Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, Found, Key, NewTask,
-    Outcome, Pool, Row, State,
+    Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Found, Key,
+    NewTask, Outcome, Pool, Row, State,
 };
 use crate::filesystem::refused;
 use crate::kept::{self, Checkpoints};
@@ -53,6 +53,11 @@ impl Trouble {
             code,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
         )
+    }
+
+    /// Whether the file belongs to newer code.
+    pub(crate) fn is_newer(&self) -> bool {
+        matches!(self, Self::Other(error) if error.kind == ErrorKind::Newer)
     }
 
     pub(crate) fn told(&self, place: &crate::filesystem::Place) -> Error {
@@ -103,6 +108,8 @@ pub(crate) struct Effects {
     pub wake: BTreeSet<i64>,
     pub reports: Vec<(Level, String)>,
     pub dead: Vec<DeadLetter>,
+    /// Tasks that this process has parked.
+    pub tried: Vec<i64>,
     /// Slots whose files go.
     pub gone: Vec<i64>,
     pub reserved: Option<i64>,
@@ -221,10 +228,13 @@ impl<'a> Group<'a> {
             return Ok(slot);
         }
         let core = &self.part.core;
+        // From here on, no newer code makes the file one that this code cannot use.
+        schema::check_version(&core.place, core.layout, self.connection)?;
         // The lock is there before the row can be seen, or others would find a dead process.
         loop {
             let code = &core.settings.code;
-            let slot = store::add_process(self.connection, &core.boot, code, false, self.now)?;
+            let layout = core.layout.version();
+            let slot = store::add_process(self.connection, &core.boot, code, layout, self.now)?;
             let path = core.place.alive(slot);
             let failed = |error| Trouble::Other(refused(&path, "cannot be locked", &error));
             // The name may belong to a process of a file that was here before, and still live.
@@ -282,7 +292,10 @@ impl<'a> Group<'a> {
     fn operate(&mut self, operation: &Operation) -> Result<Said> {
         Ok(match operation {
             Operation::Submit(..) | Operation::Periodic(Ask::Tick(..)) if self.is_outdated => {
-                Said::Refused(schema::outdated(&self.part.core.place))
+                Said::Refused(schema::outdated(
+                    &self.part.core.place,
+                    self.part.core.layout,
+                ))
             }
             Operation::Submit(tasks, origin, _) => {
                 Said::Submitted(self.submit_all(tasks, *origin)?)
@@ -429,6 +442,10 @@ impl<'a> Group<'a> {
         }
         if chores.release {
             self.release()?;
+        }
+        for &task in &chores.misfits {
+            // What is claimed in this group comes to this process, and not to the one that has parked it.
+            self.has_ready |= store::revive_one(self.connection, task)?;
         }
         if let Some(slot) = self.memory.slot {
             for &task in &chores.told {
@@ -588,6 +605,9 @@ impl<'a> Group<'a> {
             return Ok(self.fenced(claim));
         };
         self.note(|| Evidence::Changed(claim));
+        if matches!(change, Change::Park { .. }) {
+            self.effects.tried.push(claim.task);
+        }
         if state.is_end() {
             self.tell(claim.task)?;
             if !matches!(change, Change::End(_)) && is_watched {

@@ -17,11 +17,13 @@ mod follow;
 mod gate;
 mod group;
 mod kept;
+mod layout;
 mod limits;
 mod liveness;
 mod look;
 mod manage;
 mod memory;
+mod migrate;
 mod operation;
 mod part;
 mod periodic;
@@ -30,6 +32,9 @@ mod queue;
 mod rescue;
 mod schema;
 mod store;
+#[cfg(all(test, not(loom)))]
+#[path = "tests/support/mod.rs"]
+mod support;
 mod sync;
 mod turnstile;
 #[allow(unsafe_code, reason = "the one module with it")]
@@ -57,16 +62,21 @@ pub use api::{
 pub use chains::{Before, Follows, GATHER, How, RESULT, Submitted};
 use filesystem::{Place, boot, refused};
 use gate::gate;
+use layout::Layout;
 pub use manage::{Filter, Retried};
 use operation::{Operation, Origin, Plain, Step};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
 pub use periodic::{Job, Run, Tick, Ticked, When};
-pub use rescue::{Salvaged, backup, inspect, salvage};
+pub use rescue::Salvaged;
 use writer::Writer;
 
 /// Between attempts to have the turnstile at the opening.
 const TURN: Duration = Duration::from_millis(2);
+
+/// How long the opening waits for processes of older code to end, and how often it looks.
+const OLDER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A journal, as one app of one process has it. A copy is the same journal; a forked child that
 /// uses it has its own thread, slot and connection.
@@ -86,6 +96,15 @@ impl Journal {
     ///
     /// What of the place, the file or its version keeps it from being used.
     pub fn open(settings: Settings, host: Arc<dyn Host>) -> Result<Self, Error> {
+        Self::open_as(&schema::LAYOUT, settings, host)
+    }
+
+    /// As `open`, for code that works with that layout.
+    fn open_as(
+        layout: &'static Layout,
+        settings: Settings,
+        host: Arc<dyn Host>,
+    ) -> Result<Self, Error> {
         let place = Place::new(&settings.path);
         if !vfs::is_sqlite_new_enough() {
             let text = format!(
@@ -101,12 +120,20 @@ impl Journal {
             place,
             boot: boot(),
             identity: OnceLock::new(),
+            layout,
         });
         let journal = Self(Arc::new(Inner {
             core,
             parts: LazyPerProcess::new(),
         }));
-        journal.try_open()?;
+        let began = Instant::now();
+        // Processes of older code may be about to end.
+        while let Err(error) = journal.try_open() {
+            if error.kind != ErrorKind::Older || began.elapsed() >= OLDER {
+                return Err(error);
+            }
+            thread::sleep(AGAIN);
+        }
         if let Some(text) = warning {
             journal.0.core.host.report(Level::Warn, text);
         }
@@ -617,6 +644,31 @@ pub fn sqlite_version() -> &'static str {
 #[must_use]
 pub fn check(path: &Path) -> Vec<(bool, String)> {
     filesystem::check(&Place::new(path))
+}
+
+/// As `check`, with what is wrong in the file.
+#[must_use]
+pub fn inspect(path: &Path) -> Vec<(bool, String)> {
+    rescue::inspect(&schema::LAYOUT, path)
+}
+
+/// Copies a journal to a new file, as it is at one moment; processes may use it meanwhile.
+///
+/// # Errors
+///
+/// If the journal cannot be read, or the new file is there already or cannot be written.
+pub fn backup(path: &Path, to: &Path) -> Result<(), Error> {
+    rescue::backup(&schema::LAYOUT, path, to)
+}
+
+/// Copies what can be read of a damaged journal to a new file. What ran in it is ready again.
+///
+/// # Errors
+///
+/// If a process uses the journal, nothing of it can be read, or the new file is there already or
+/// cannot be written.
+pub fn salvage(path: &Path, to: &Path) -> Result<Salvaged, Error> {
+    rescue::salvage(&schema::LAYOUT, path, to)
 }
 
 #[cfg(loom)]

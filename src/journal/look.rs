@@ -38,6 +38,8 @@ pub(crate) struct Chores {
     pub told: Vec<i64>,
     /// Whether tasks of resumed functions are to become ready.
     pub release: bool,
+    /// Tasks that other code has parked, and that this process may be able to run.
+    pub misfits: Vec<i64>,
 }
 
 /// Which rows go.
@@ -60,6 +62,7 @@ impl Chores {
             && self.park.is_empty()
             && self.told.is_empty()
             && !self.release
+            && self.misfits.is_empty()
     }
 }
 
@@ -214,7 +217,8 @@ impl Writer {
 
     /// Newer code may have changed the layout beyond what this code can write to.
     fn check_version(&mut self, connection: &Connection, seen: &mut Seen) -> Result<()> {
-        match schema::check_version(&self.part.core.place, connection) {
+        let core = &self.part.core;
+        match schema::check_version(&core.place, core.layout, connection) {
             Err(error) if error.kind == ErrorKind::Newer => {
                 if !std::mem::replace(&mut self.is_outdated, true) {
                     seen.reports.push((Level::Error, error.text));
@@ -350,6 +354,12 @@ impl Writer {
         self.is_pruning |= self.chores.release;
         if self.is_pruning {
             self.next_look = Instant::now() + SOON;
+        }
+        if let Some(application) = application {
+            let memory = &self.memory;
+            let is_new =
+                |task, function| memory.known.contains(&function) && !memory.tried.contains(&task);
+            self.chores.misfits = store::misfits(connection, application, is_new)?;
         }
         self.look_for_unknown(connection)
     }

@@ -50,6 +50,8 @@ pub(crate) struct Memory {
     pub functions: HashMap<String, i64>,
     /// The functions that this process can run.
     pub known: HashSet<i64>,
+    /// Tasks of these that it could not run, and has parked.
+    pub tried: HashSet<i64>,
     /// Whether this process is to claim, and whether it does in this file.
     pub wants_claims: bool,
     pub claims: bool,

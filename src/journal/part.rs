@@ -20,12 +20,14 @@ use crate::flusher::Flusher;
 use crate::gate::gate;
 use crate::group::Result;
 use crate::kept::Checkpoints;
+use crate::layout::Layout;
 use crate::operation::Operation;
 use crate::queue::Queue;
+use crate::schema::Use;
 use crate::store;
 use crate::sync::Mutex;
 use crate::wakeup::{Bed, Peers};
-use crate::{filesystem, schema, turnstile, vfs};
+use crate::{filesystem, migrate, schema, turnstile, vfs};
 
 /// What all processes of a journal share by inheritance; never changed.
 pub(crate) struct Core {
@@ -35,6 +37,8 @@ pub(crate) struct Core {
     pub boot: String,
     /// That of the file which was there at first.
     pub identity: OnceLock<String>,
+    /// The layout that this code works with.
+    pub layout: &'static Layout,
 }
 
 /// A task whose progress is told: by its claim, or a plain one by its id.
@@ -169,7 +173,14 @@ impl Disk {
         let connection = if let Some(connection) = connection {
             connection
         } else {
-            let opened = schema::open(&core.place, may_make)?;
+            let (place, layout) = (&core.place, core.layout);
+            let opened = if may_make {
+                let opened = schema::open(place, layout, Use::Own)?;
+                migrate::migrate(place, layout, &opened)?;
+                opened
+            } else {
+                schema::open(place, layout, Use::Shared)?
+            };
             files.opened(core)?;
             connection.insert(opened)
         };

@@ -3,7 +3,6 @@
 //! For commands. Each opens a connection of its own, for as long as it takes, inside the gate.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::path::Path;
 
 use rusqlite::config::DbConfig;
@@ -11,10 +10,12 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Result as Sql, params_from_iter};
 
 use crate::api::{Error, ErrorKind};
-use crate::filesystem::{Place, refused};
+use crate::filesystem::Place;
 use crate::gate::gate;
+use crate::layout::Layout;
+use crate::schema::Use;
 use crate::writer::now;
-use crate::{chains, filesystem, liveness, part, poison, schema, vfs};
+use crate::{chains, filesystem, liveness, migrate, part, poison, schema, vfs};
 
 /// The tables of processes, which end with them.
 const OF_PROCESSES: [&str; 3] = ["process", "known", "waiter"];
@@ -34,34 +35,18 @@ pub struct Salvaged {
     pub is_partial: bool,
 }
 
-/// Copies a journal to a new file, as it is at one moment; processes may use it meanwhile.
-///
-/// # Errors
-///
-/// If the journal cannot be read, or the new file is there already or cannot be written.
-pub fn backup(path: &Path, to: &Path) -> Result<(), Error> {
+/// See `flask_delay_journal::backup`.
+pub(crate) fn backup(layout: &Layout, path: &Path, to: &Path) -> Result<(), Error> {
     let place = there(path)?;
     let _inside = gate().enter();
-    let connection = schema::open(&place, false)?;
-    let target = Place::new(to);
-    let copied = make_new(&target).and_then(|()| {
-        let name = to.to_str().ok_or_else(|| {
-            let text = format!("{}: the name is no text", to.display());
-            Error::new(ErrorKind::Io, text)
-        })?;
-        let copied = connection.execute("VACUUM INTO ?1", [name]);
-        let copied = copied
-            .map_err(|error| schema::failed(&target, &error))
-            .and_then(|_| sync(&target));
-        copied.inspect_err(|_| _ = fs::remove_file(to))
-    });
+    let connection = schema::open(&place, layout, Use::Look)?;
+    let copied = schema::copy(&connection, &Place::new(to));
     close(connection);
     copied
 }
 
-/// What `flask delay journal check` says of a journal: whether each is well, and a text.
-#[must_use]
-pub fn inspect(path: &Path) -> Vec<(bool, String)> {
+/// See `flask_delay_journal::inspect`.
+pub(crate) fn inspect(layout: &Layout, path: &Path) -> Vec<(bool, String)> {
     let place = Place::new(path);
     let mut found = filesystem::check(&place);
     if !path.exists() {
@@ -69,7 +54,7 @@ pub fn inspect(path: &Path) -> Vec<(bool, String)> {
         return found;
     }
     let _inside = gate().enter();
-    let connection = match schema::open(&place, false) {
+    let connection = match schema::open(&place, layout, Use::Look) {
         Ok(connection) => connection,
         Err(error) => {
             found.push((false, error.text));
@@ -91,13 +76,8 @@ pub fn inspect(path: &Path) -> Vec<(bool, String)> {
     found
 }
 
-/// Copies what can be read of a damaged journal to a new file. What ran in it is ready again.
-///
-/// # Errors
-///
-/// If a process uses the journal, nothing of it can be read, or the new file is there already or
-/// cannot be written.
-pub fn salvage(path: &Path, to: &Path) -> Result<Salvaged, Error> {
+/// See `flask_delay_journal::salvage`.
+pub(crate) fn salvage(layout: &Layout, path: &Path, to: &Path) -> Result<Salvaged, Error> {
     let place = there(path)?;
     for slot in place.slots() {
         if matches!(liveness::is_free(&place, slot), Ok(false)) {
@@ -120,14 +100,20 @@ pub fn salvage(path: &Path, to: &Path) -> Result<Salvaged, Error> {
             old.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
                 row.get::<_, i64>(0)
             })?;
-            Ok(old)
+            Ok((schema::version(&old)?, old))
         })
-        .map_err(|error| schema::failed(&place, &error))?;
+        .map_err(|error| schema::failed(&place, &error));
+    let (version, old) = old?;
+    if version > layout.version() {
+        // What it has beyond this code's layout would be lost.
+        return Err(schema::outdated(&place, layout));
+    }
     let target = Place::new(to);
-    make_new(&target)?;
+    schema::make_new(&target)?;
     let failed = |error: rusqlite::Error| schema::failed(&target, &error);
-    let new = schema::open(&target, true)?;
+    let new = schema::open_new(&target, layout, version.max(1))?;
     let done = fill(&old, &new).map_err(failed);
+    let done = done.and_then(|done| migrate::migrate(&target, layout, &new).map(|()| done));
     let done = done.and_then(|done| match faults(&new).map_err(failed)?.first() {
         None => Ok(done),
         Some(fault) => {
@@ -141,7 +127,7 @@ pub fn salvage(path: &Path, to: &Path) -> Result<Salvaged, Error> {
     part::close(old);
     let done = done?;
     alone.map_err(failed)?;
-    sync(&target)?;
+    schema::sync(&target)?;
     Ok(done)
 }
 
@@ -151,26 +137,6 @@ fn there(path: &Path) -> Result<Place, Error> {
     }
     let text = format!("{}: there is no journal", path.display());
     Err(Error::new(ErrorKind::Io, text))
-}
-
-/// Makes an empty file for this user only.
-fn make_new(target: &Place) -> Result<(), Error> {
-    if target.database.exists() {
-        let text = format!(
-            "{}: this file is there already: name another one",
-            target.database.display()
-        );
-        return Err(Error::new(ErrorKind::Io, text));
-    }
-    target.make_database()
-}
-
-fn sync(target: &Place) -> Result<(), Error> {
-    let path = &target.database;
-    let synced = File::open(path).and_then(|file| file.sync_all());
-    synced
-        .and_then(|()| target.sync_names())
-        .map_err(|error| refused(path, "cannot be written", &error))
 }
 
 /// Closes a connection to a file that others may use.
@@ -192,7 +158,7 @@ fn faults(connection: &Connection) -> Sql<Vec<String>> {
 /// Copies all tables, and has no process own a task.
 fn fill(old: &Connection, new: &Connection) -> Sql<Salvaged> {
     let mut done = Salvaged::default();
-    new.execute_batch("BEGIN IMMEDIATE; DELETE FROM meta")?;
+    new.execute_batch("BEGIN IMMEDIATE; DELETE FROM meta WHERE key <> 'oldest'")?;
     let mut tables = new.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'table'")?;
     let tables = tables
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -205,10 +171,6 @@ fn fill(old: &Connection, new: &Connection) -> Sql<Salvaged> {
         }
     }
     let died = poison::error("WorkerDied", "the process ended before the task did");
-    new.execute(
-        "INSERT OR IGNORE INTO meta (key, value) VALUES ('oldest', 1)",
-        [],
-    )?;
     new.execute(
         "UPDATE task SET state = 7, ended_at = ?1, error = ?2 WHERE state = 2 AND published = 1",
         (now(), died),

@@ -1,18 +1,23 @@
 //! The layout of the file, and how it is opened.
 
+use std::fs::{self, File};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use crate::api::{Error, ErrorKind};
-use crate::filesystem::{Place, remedy};
+use crate::filesystem::{Place, refused, remedy};
+use crate::layout::Layout;
 use crate::vfs;
 
 /// "FLDY": what `file` and SQLite's shell tell a journal by.
 const APPLICATION_ID: i64 = 0x464c_4459;
-/// The layout that this code makes.
-pub(crate) const VERSION: i64 = 1;
+/// The layout that this code makes. What is released is never changed: a migration is added.
+pub(crate) static LAYOUT: Layout = Layout {
+    first: &FIRST,
+    migrations: &[],
+};
 /// The pages in the log at which SQLite begins a checkpoint.
 const CHECKPOINT: u64 = 1000;
 /// The log's length then, and room for the last group: each page with its header.
@@ -22,10 +27,10 @@ pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 ///
 /// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
 /// 9 dead; 5 is ready but for its function, which is paused. Times are in microseconds since 1970. A published row is a plain task's: never claimed.
-const LAYOUT: [&str; 35] = [
+const FIRST: [&str; 35] = [
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     // Never uses a number twice: the files of a slot are named by it.
-    "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
+    "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, layout INTEGER NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
     "CREATE TABLE application (application INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
     "CREATE TABLE function (function INTEGER PRIMARY KEY, application INTEGER NOT NULL, name TEXT NOT NULL, UNIQUE (application, name)) STRICT",
     // The functions that a process can run.
@@ -97,13 +102,25 @@ pub(crate) fn failed(place: &Place, error: &rusqlite::Error) -> Error {
     Error::new(kind, format!("{file}: {error}{}", remedy(kind)))
 }
 
-/// Opens the database with the gate held. `may_make`: if there is none, or one that its maker has
-/// not finished; with the turnstile held too.
-pub(crate) fn open(place: &Place, may_make: bool) -> Result<Connection, Error> {
+/// For what a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// To work with it. If there is none, or its maker has not finished it, it is made. With the
+    /// turnstile held; the caller migrates it.
+    Own,
+    /// To work with it as it is.
+    Shared,
+    /// To look at it, whatever layout it has.
+    Look,
+}
+
+/// Opens the database with the gate held.
+pub(crate) fn open(place: &Place, layout: &Layout, to: Use) -> Result<Connection, Error> {
     let trouble = |kind, what| {
         let text = format!("{}: {what}", place.database.display());
         Error::new(kind, text)
     };
+    let may_make = to == Use::Own;
     if may_make {
         place.make_database()?;
     }
@@ -119,9 +136,15 @@ pub(crate) fn open(place: &Place, may_make: bool) -> Result<Connection, Error> {
         if !may_make {
             return Err(trouble(ErrorKind::Io, "the journal is not made yet"));
         }
-        lay_out(&connection).map_err(failed)?;
+        lay_out(&connection, layout, layout.version()).map_err(failed)?;
     }
-    check(place, &connection)?;
+    check(place, layout, &connection)?;
+    if to == Use::Shared && version(&connection).map_err(failed)? < layout.version() {
+        return Err(trouble(
+            ErrorKind::Io,
+            "the journal is of older code, and not migrated yet",
+        ));
+    }
     // A copy made by VACUUM is in another mode.
     if mode(&connection, "").map_err(failed)? != "wal"
         && !(may_make && mode(&connection, " = WAL").map_err(failed)? == "wal")
@@ -166,8 +189,7 @@ fn number(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
 }
 
 fn is_new(connection: &Connection) -> rusqlite::Result<bool> {
-    Ok(number(connection, "PRAGMA user_version")? == 0
-        && number(connection, "SELECT count(*) FROM sqlite_schema")? == 0)
+    Ok(version(connection)? == 0 && number(connection, "SELECT count(*) FROM sqlite_schema")? == 0)
 }
 
 /// Asks for a mode of SQLite's own journal; the mode that it has then.
@@ -175,24 +197,33 @@ fn mode(connection: &Connection, wish: &str) -> rusqlite::Result<String> {
     connection.query_row(&format!("PRAGMA journal_mode{wish}"), [], |row| row.get(0))
 }
 
-fn lay_out(connection: &Connection) -> rusqlite::Result<()> {
+/// Makes a journal of a version in an empty file.
+pub(crate) fn open_new(place: &Place, layout: &Layout, version: i64) -> Result<Connection, Error> {
+    let failed = |error| failed(place, &error);
+    let connection = connect(place).map_err(failed)?;
+    lay_out(&connection, layout, version).map_err(failed)?;
+    Ok(connection)
+}
+
+/// Makes the tables and indexes of a version in an empty file.
+fn lay_out(connection: &Connection, layout: &Layout, version: i64) -> rusqlite::Result<()> {
     // Before the first table.
-    connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
-    let mut text = format!(
-        "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-    );
-    for statement in LAYOUT {
-        text.push_str(statement);
-        text.push(';');
-    }
-    text.push_str("INSERT INTO meta (key, value) VALUES ('oldest', 1);");
-    text.push_str(NEW_IDENTITY);
-    text.push_str("COMMIT");
-    connection.execute_batch(&text)
+    connection.execute_batch(&format!(
+        "PRAGMA auto_vacuum = INCREMENTAL; BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}"
+    ))?;
+    layout.make(connection, version)?;
+    let sql = "INSERT INTO meta (key, value) VALUES ('oldest', ?1)";
+    connection.execute(sql, [layout.oldest_at(version)])?;
+    connection.execute_batch(&format!("{NEW_IDENTITY} COMMIT"))
+}
+
+/// The number of the layout that a file has.
+pub(crate) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    number(connection, "PRAGMA user_version")
 }
 
 /// Refuses what is no journal, or one that this code must not write to.
-fn check(place: &Place, connection: &Connection) -> Result<(), Error> {
+fn check(place: &Place, layout: &Layout, connection: &Connection) -> Result<(), Error> {
     let failed = |error| failed(place, &error);
     let file = place.database.display();
     let id = number(connection, "PRAGMA application_id").map_err(failed)?;
@@ -200,18 +231,9 @@ fn check(place: &Place, connection: &Connection) -> Result<(), Error> {
         let text = format!("{file}: this file is not a journal; set DELAY_JOURNAL to another path");
         return Err(Error::new(ErrorKind::Corrupt, text));
     }
-    let version = number(connection, "PRAGMA user_version").map_err(failed)?;
-    let oldest =
-        number(connection, "SELECT value FROM meta WHERE key = 'oldest'").map_err(failed)?;
-    if oldest > VERSION {
-        let text = format!(
-            "{file}: newer code has changed the layout of this journal (version {version}); this \
-             code knows version {VERSION} and cannot use it: deploy the newer code here too"
-        );
-        return Err(Error::new(ErrorKind::Newer, text));
-    }
-    // The texts of a newer layout are unknown, but it has the columns of this one.
-    if version == VERSION && !is_known(connection).map_err(failed)? {
+    check_version(place, layout, connection)?;
+    let version = version(connection).map_err(failed)?;
+    if !layout.is_known(connection, version).map_err(failed)? {
         let text = format!(
             "{file}: the tables of this journal are not those that this code has made; move it \
              away, or put a backup in its place"
@@ -242,37 +264,66 @@ pub(crate) fn identity(connection: &Connection) -> rusqlite::Result<String> {
 }
 
 /// The error for a file whose layout newer code has changed so that this code cannot use it.
-pub(crate) fn outdated(place: &Place) -> Error {
+pub(crate) fn outdated(place: &Place, layout: &Layout) -> Error {
     let text = format!(
-        "{}: newer code has changed the layout of this journal; this code knows version {VERSION} and \
+        "{}: newer code has changed the layout of this journal; this code knows version {} and \
          cannot use it any more: deploy the newer code here too",
-        place.database.display()
+        place.database.display(),
+        layout.version()
     );
     Error::new(ErrorKind::Newer, text)
 }
 
 /// Whether this code may use the layout that the file has now.
-pub(crate) fn check_version(place: &Place, connection: &Connection) -> Result<(), Error> {
+pub(crate) fn check_version(
+    place: &Place,
+    layout: &Layout,
+    connection: &Connection,
+) -> Result<(), Error> {
     let sql = "SELECT value FROM meta WHERE key = 'oldest'";
     let read = || {
         let mut statement = connection.prepare_cached(sql)?;
         statement.query_row([], |row| row.get::<_, i64>(0))
     };
     let oldest = read().map_err(|error| failed(place, &error))?;
-    if oldest > VERSION {
-        return Err(outdated(place));
+    if oldest > layout.version() {
+        return Err(outdated(place, layout));
     }
     Ok(())
 }
 
-fn is_known(connection: &Connection) -> rusqlite::Result<bool> {
-    let mut statement = connection
-        .prepare("SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
-    let texts = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let mut found = texts.collect::<rusqlite::Result<Vec<_>>>()?;
-    // A copy made by VACUUM has them in another order.
-    let mut known = LAYOUT;
-    known.sort_unstable();
-    found.sort_unstable();
-    Ok(found == known)
+/// Copies the file, as it is at one moment, to a new one.
+pub(crate) fn copy(connection: &Connection, target: &Place) -> Result<(), Error> {
+    make_new(target)?;
+    let to = &target.database;
+    let name = to.to_str().ok_or_else(|| {
+        let text = format!("{}: the name is no text", to.display());
+        Error::new(ErrorKind::Io, text)
+    });
+    let copied = name.and_then(|name| {
+        let copied = connection.execute("VACUUM INTO ?1", [name]);
+        copied.map_err(|error| failed(target, &error))
+    });
+    let copied = copied.and_then(|_| sync(target));
+    copied.inspect_err(|_| _ = fs::remove_file(to))
+}
+
+/// Makes an empty file for this user only.
+pub(crate) fn make_new(target: &Place) -> Result<(), Error> {
+    if target.database.exists() {
+        let text = format!(
+            "{}: this file is there already: name another one",
+            target.database.display()
+        );
+        return Err(Error::new(ErrorKind::Io, text));
+    }
+    target.make_database()
+}
+
+pub(crate) fn sync(target: &Place) -> Result<(), Error> {
+    let path = &target.database;
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced
+        .and_then(|()| target.sync_names())
+        .map_err(|error| refused(path, "cannot be written", &error))
 }

@@ -70,15 +70,15 @@ pub(crate) fn add_process(
     connection: &Connection,
     boot: &str,
     code: &str,
-    claims: bool,
+    layout: i64,
     now: i64,
 ) -> Result<i64> {
-    let sql = "INSERT INTO process (pid, boot, code, claims, began_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let sql = "INSERT INTO process (pid, boot, code, layout, claims, began_at) VALUES (?1, ?2, ?3, ?4, 0, ?5)";
     connection.prepare_cached(sql)?.execute(params![
         std::process::id(),
         boot,
         code,
-        claims,
+        layout,
         now
     ])?;
     Ok(connection.last_insert_rowid())
@@ -120,6 +120,13 @@ pub(crate) fn processes(connection: &Connection) -> Result<Vec<Process>> {
             boot: row.get(2)?,
         })
     })?;
+    rows.collect()
+}
+
+/// The slots and numbers of the processes whose code knows layouts before this one only.
+pub(crate) fn older(connection: &Connection, layout: i64) -> Result<Vec<(i64, i64)>> {
+    let mut statement = connection.prepare("SELECT slot, pid FROM process WHERE layout < ?1")?;
+    let rows = statement.query_map([layout], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
 
@@ -685,6 +692,32 @@ pub(crate) fn park_unknown(
 pub(crate) fn revive(connection: &Connection, function: i64) -> Result<usize> {
     let sql = "UPDATE task SET state = 0, reason = NULL, parked_at = NULL WHERE function = ?1 AND state = 4";
     connection.prepare_cached(sql)?.execute([function])
+}
+
+/// Some of the parked tasks that are meant, by place and function.
+pub(crate) fn misfits(
+    connection: &Connection,
+    application: i64,
+    is_meant: impl Fn(i64, i64) -> bool,
+) -> Result<Vec<i64>> {
+    let sql = "SELECT sequence, function FROM task WHERE state = 4 AND application = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([application])?;
+    let mut found = Vec::new();
+    while found.len() < PRUNED as usize {
+        let Some(row) = rows.next()? else { break };
+        let task = row.get(0)?;
+        if is_meant(task, row.get(1)?) {
+            found.push(task);
+        }
+    }
+    Ok(found)
+}
+
+/// Makes a parked task ready again; whether it was parked.
+pub(crate) fn revive_one(connection: &Connection, task: i64) -> Result<bool> {
+    let sql = "UPDATE task SET state = 0, reason = NULL, parked_at = NULL WHERE sequence = ?1 AND state = 4";
+    Ok(connection.prepare_cached(sql)?.execute([task])? > 0)
 }
 
 pub(crate) fn is_known_to_any(connection: &Connection, function: i64) -> Result<bool> {

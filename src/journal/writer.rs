@@ -273,6 +273,12 @@ impl Writer {
                 if matches!(&done, Err(trouble @ Trouble::Sql(_)) if !trouble.is_busy()) {
                     // The next one begins afresh.
                     disk.suspend();
+                    // Newer code may have changed the tables that it is about.
+                    if let Err(newer) = disk.open(&part.core)
+                        && newer.is_newer()
+                    {
+                        return Err(newer);
+                    }
                 }
                 done
             };

@@ -393,5 +393,11 @@ def test_levels_are_those_there_are() -> None:
     assert told == re.findall(r'"\w+"', allowed)
 
 
+def test_a_dead_letter(shop: Any, caplog: pytest.LogCaptureFixture) -> None:
+    told: dict[str, Any] = {"id": "7", "name": "die", "deaths": 3, "error": RuntimeError("gone")}
+    flask_delay.task_dead.send(shop.app, **told)
+    assert caplog.messages == ["die (7) has taken 3 processes with it: gone"]
+
+
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 15
+    assert len(BLOCKS) == 16

@@ -360,7 +360,7 @@ class TestPool:
         extension = Delay()
         make_app(extension=extension, DELAY_MAX_WORKERS=1)
         keys = ("queued", "running", "waiting", "idle", "threads", "held", "stuck")
-        counts = ("done", "failed", "cancelled", "retried")
+        counts = ("done", "failed", "cancelled", "retried", "dead")
         assert extension.stats() == dict.fromkeys((*keys, *counts), 0) | {"tasks": {}}
         release, started = threading.Event(), threading.Event()
 

@@ -13,7 +13,7 @@ from tests.core.helpers import Gate, occupied, together, unlogged
 
 from flask_delay import Delay, Executor, Retry, TaskExpired, current_task
 
-COUNTS = ("done", "failed", "cancelled", "retried", "dead")
+COUNTS = ("done", "failed", "cancelled", "retried")
 # As many names as are told apart.
 NAMES = 200
 

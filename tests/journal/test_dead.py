@@ -35,12 +35,12 @@ def dead():
 
 
 @task(durable=True)
-def give(value):
+def give_late(value):
     return value
 
 
 @task(durable=True)
-def fail():
+def fail_at_once():
     raise LookupError
 
 
@@ -149,7 +149,7 @@ def test_parked_for_long(make_app, heard, wait_until):
     registry = CollectorRegistry()
     prometheus.export(app.extensions["delay"].owner, registry=registry)
     with app.app_context():
-        future = using(durable=True, countdown=3600).delay(give, 1)
+        future = using(durable=True, countdown=3600).delay(give_late, 1)
     park_long_ago(app, future.id)
     assert str(future.exception(DEADLINE)) == "no process could run it: no code"
     assert wait_until(lambda: heard)
@@ -157,11 +157,11 @@ def test_parked_for_long(make_app, heard, wait_until):
     assert (sender, in_app, in_request) == (app, True, False)
     error = told.pop("error")
     assert str(error) == "no process could run it: no code"
-    assert told == {"id": future.id, "name": "give", "deaths": 0}
+    assert told == {"id": future.id, "name": "give_late", "deaths": 0}
     stats = app.extensions["delay"].owner.stats()
     assert (stats["dead"], stats["failed"], stats["journal"]["dead"]) == (1, 0, 1)
     lines = generate_latest(registry).decode().splitlines()
-    assert 'delay_dead_letters_total{task="give"} 1.0' in lines
+    assert 'delay_dead_letters_total{task="give_late"} 1.0' in lines
     assert 'delay_journal_tasks{state="dead"} 1.0' in lines
 
 
@@ -181,11 +181,11 @@ def test_receivers_that_raise_and_of_another_app(make_app, caplog, wait_until):
         task_dead.connected_to(refuse, app),
         task_dead.connected_to(hear, of_another),
     ):
-        future = using(durable=True, countdown=3600).delay(give, 1)
+        future = using(durable=True, countdown=3600).delay(give_late, 1)
         park_long_ago(app, future.id)
-        text = f"a receiver of a signal of task give ({future.id}) raised"
+        text = f"a receiver of a signal of task give_late ({future.id}) raised"
         assert wait_until(lambda: text in caplog.messages)
-        assert give.delay(2).result(DEADLINE) == 2
+        assert give_late.delay(2).result(DEADLINE) == 2
     assert told == []
 
 
@@ -196,7 +196,7 @@ def test_no_signal_of_a_failure(make_app, heard):
         failed.append(future.id)
 
     with app.app_context(), task_failed.connected_to(note):
-        future = fail.delay()
+        future = fail_at_once.delay()
         assert isinstance(future.exception(DEADLINE), LookupError)
         app.extensions["delay"].owner.drain(DEADLINE)
     assert (failed, heard) == ([future.id], [])

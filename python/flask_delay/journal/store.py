@@ -777,7 +777,9 @@ class Store:
         return find(table.read(name))
 
     def _read(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of `_extra` for a policy."""
+        """The options of `_extra` for a policy. KeyError for one that this code does not know."""
+        if unknown := stored.keys() - {*_RUNNING, "backend"}:
+            raise KeyError(*unknown)
         values = {
             key: KNOWN[key].parse(stored[key]) for key in ("priority", "timeout") if key in stored
         }

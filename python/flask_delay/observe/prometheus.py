@@ -76,10 +76,11 @@ def export(
 
     Counted at the end of a task, as in `Delay.stats`: `delay_tasks_total` by `task` and `outcome`
     (done, failed, cancelled), `delay_task_retries_total`, `delay_dead_letters_total`,
-    `delay_task_wait_seconds` and `delay_task_run_seconds` by `task`. Current values: `delay_tasks_queued`, `delay_tasks_held`,
-    `delay_tasks_running`, `delay_threads`. With a journal, for all processes that share it:
-    `delay_journal_tasks` by `state` (ready, scheduled, running, blocked, parked, dead),
-    `delay_journal_oldest_seconds`, `delay_journal_bytes`, `delay_journal_processes`. In
+    `delay_task_wait_seconds` and `delay_task_run_seconds` by `task`. Current values:
+    `delay_tasks_queued`, `delay_tasks_held`, `delay_tasks_running`, `delay_threads`. With a
+    journal, for all processes that share it: `delay_journal_tasks` by `state` (ready, scheduled,
+    running, blocked, parked, dead), `delay_journal_oldest_seconds`, `delay_journal_bytes`,
+    `delay_journal_processes`. In
     multiprocess mode, values of other processes are up to a second old. `task` is the task's name;
     after 200 names further ones are "(others)". The names begin with `namespace`, by default the
     name of the `Delay`. `registry` is the client library's own by default.

@@ -80,6 +80,7 @@ def _first_receiver(_signal: NamedSignal, **_receiver: object) -> None:
 for _one in (*_ORDER, task_dead):
     _one.receiver_connected.connect(_first_receiver)
 
+
 def send_dead(app: Flask, *, id: str, name: str, deaths: int, error: BaseException) -> None:
     """Send `task_dead`. What a receiver raises is logged."""
     if not task_dead.has_receivers_for(app):

@@ -1,6 +1,7 @@
 //! Processes for tests: this test binary once more, as a child that can be killed, and forks.
 #![allow(
     dead_code,
+    unsafe_code,
     clippy::unwrap_used,
     reason = "each test file uses its part, and a failed test has to panic"
 )]
@@ -24,8 +25,13 @@ pub(crate) struct Actor {
 impl Actor {
     /// Starts this test binary once more, with its ignored test `actor` alone.
     pub(crate) fn start(role: &str, folder: &Path) -> Self {
+        Self::start_as("actor", role, folder)
+    }
+
+    /// As `start`, with an ignored test of another name.
+    pub(crate) fn start_as(test: &str, role: &str, folder: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["actor", "--exact", "--ignored", "--nocapture", "--quiet"])
+            .args([test, "--exact", "--ignored", "--nocapture", "--quiet"])
             .env(ROLE, role)
             .env(FOLDER, folder)
             .stdin(Stdio::piped())

@@ -1,13 +1,12 @@
 //! What the look of each second finds: tasks of functions that no process knows, and those that a `resume` has
 //! left. Within the crate, where that takes less time.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 use rusqlite::Connection;
 
+use crate::support::{
+    Folder, claiming, finished, mine, row, settings, task, until, watching, with,
+};
 use crate::{Change, Limits, NewTask, State};
-use support::{Folder, claiming, finished, mine, row, task, until, watching, with};
 
 #[test]
 fn tasks_of_unknown_functions_are_parked_and_revived() {
@@ -33,7 +32,7 @@ fn tasks_of_unknown_functions_are_parked_and_revived() {
     let claim = mine(worker.submit(task()).unwrap());
     worker.change(claim, Change::End(finished())).unwrap();
     // A deploy brings the function.
-    let (next, of_next) = with(support::settings(&folder.database()), 1);
+    let (next, of_next) = with(settings(&folder.database()), 1);
     next.know(vec!["later".to_owned()]);
     next.start().unwrap();
     for task in &tasks {
@@ -73,7 +72,7 @@ fn tasks_of_unknown_functions_hold_up_no_others_of_their_key_for_long() {
     let claimed = notes.claimed();
     assert_eq!(claimed.id, known.id);
     // A deploy brings the function: the limit holds, and the order.
-    let (next, of_next) = with(support::settings(&folder.database()), 3);
+    let (next, of_next) = with(settings(&folder.database()), 3);
     next.know(vec!["later".to_owned()]);
     next.start().unwrap();
     until(|| row(&web, &unknown[2].id).state == State::Blocked);
@@ -99,7 +98,7 @@ fn a_function_that_another_process_knows_is_left_to_it() {
         ..task()
     };
     // The process that knows it is busy.
-    let (busy, of_busy) = with(support::settings(&folder.database()), 1);
+    let (busy, of_busy) = with(settings(&folder.database()), 1);
     busy.know(vec!["send".to_owned(), "later".to_owned()]);
     busy.start().unwrap();
     let claim = mine(busy.submit(task()).unwrap());
