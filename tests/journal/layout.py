@@ -126,7 +126,7 @@ def _leave(executor: Delay) -> None:
     executor.pause("layout.turn_down")
     using(id="paused").delay(turn_down, "paused")
     using(id="running").delay(keep_going)
-    using(id="ready").delay(add_up, 1, right=2)
+    using(id="ready").delay(add_up, 1, right=2).then(add_up)
     using(id="large").delay(add_up, "x" * 5_000, "y")
     using(unique=True).delay(add_up, 10)
     using(id="options", priority=3, retry=2, timeout=60).delay(add_up, 20)
@@ -188,6 +188,7 @@ def _change(file: sqlite3.Connection) -> None:
     # Such tasks get no id of one's own.
     for key in ("once", "unique"):
         file.execute(f"UPDATE task SET id = '{key}' WHERE {key}_key IS NOT NULL")
+    file.execute("UPDATE task SET id = 'follower' WHERE sequence IN (SELECT task FROM dependency)")
     file.execute("UPDATE task SET id = 'plain ' || state WHERE published = 1")
     parked = "state = 4, reason = 'no process knows it', parked_at = ?"
     file.execute(f"UPDATE task SET {parked} WHERE id = 'parked'", [int(time.time() * 1e6)])

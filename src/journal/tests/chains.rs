@@ -513,7 +513,7 @@ mod a_follower {
         // As a process leaves it that was killed.
         shell(&folder)
             .execute_batch(
-                "INSERT INTO process (slot, pid, boot, code, claims, began_at) SELECT 99, 99999999, boot, code, 1, 0 FROM process; \
+                "INSERT INTO process (slot, pid, boot, code, layout, claims, began_at) SELECT 99, 99999999, boot, code, layout, 1, 0 FROM process; \
                  UPDATE task SET owner = 99 WHERE state = 2",
             )
             .unwrap();
