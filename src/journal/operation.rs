@@ -87,6 +87,7 @@ impl Operation {
                 | Self::Step(..)
                 | Self::Know
                 | Self::Start(_)
+                | Self::Publish(_)
                 | Self::Retry(..)
                 | Self::Pause(..)
                 | Self::Resume(..)

@@ -52,7 +52,7 @@ def nightly(room):
 
 
 @task
-def refuse():
+def decline():
     raise ConnectionError
 
 
@@ -193,7 +193,7 @@ class TestOneProcess:
         assert self.jobs(app)[0]["runs"] == 1
 
     def test_a_run_that_fails(self, app):
-        job = using(every=RARELY, durable=True).delay(refuse)
+        job = using(every=RARELY, durable=True).delay(decline)
         assert isinstance(job.run_now().exception(20), ConnectionError)
         assert isinstance(job.run_now().exception(20), ConnectionError)
 

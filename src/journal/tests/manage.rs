@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::fs::File;
+use std::time::Duration;
+
 use flask_delay_journal::{
     Accepted, Change, Filter, Found, Journal, NewTask, Outcome, Retried, State,
 };
@@ -204,6 +207,24 @@ mod a_retry {
         journal.publish_ended(plain.clone(), failed());
         until(|| row(&journal, &plain).state == State::Failed);
         assert_eq!(journal.retry(&plain).unwrap(), Retried::Plain);
+        journal.close();
+    }
+
+    #[test]
+    fn knows_a_plain_task_that_was_published_just_before() {
+        let folder = Folder::new();
+        let (journal, _) = watching(&folder);
+        journal.submit(task()).unwrap();
+        let turn = File::open(folder.path().join("journal/turnstile")).unwrap();
+        turn.lock().unwrap();
+        // Both wait for the turn, and are done in one transaction.
+        let plain = id();
+        journal.publish(plain.clone(), "send".to_owned(), now(), None);
+        let asking = journal.clone();
+        let asked = std::thread::spawn(move || asking.retry(&plain));
+        std::thread::sleep(Duration::from_millis(100));
+        turn.unlock().unwrap();
+        assert_eq!(asked.join().unwrap().unwrap(), Retried::Plain);
         journal.close();
     }
 }
