@@ -5,12 +5,12 @@ Imported where a task is tied to a session, so that an app without SQLAlchemy ne
 
 import contextlib
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from flask_delay._native import Future
@@ -52,8 +52,10 @@ class _Ledger:
 
 def session_of(given: Any) -> Session:
     """The session that `given` is or stands for now. Raises TypeError if there is none."""
-    found = given() if isinstance(given, scoped_session | async_scoped_session) else given
-    if isinstance(found, AsyncSession):
+    found = given
+    if isinstance(given, scoped_session) or _is_of_asyncio(given, "async_scoped_session"):
+        found = given()
+    if _is_of_asyncio(found, "AsyncSession"):
         found = found.sync_session
     if not isinstance(found, Session):
         raise TypeError(f"{found!r} is no session of SQLAlchemy")
@@ -62,7 +64,13 @@ def session_of(given: Any) -> Session:
 
 def is_async(given: Any) -> bool:
     """Whether `given` is a session for coroutines."""
-    return isinstance(given, AsyncSession | async_scoped_session)
+    return _is_of_asyncio(given, "AsyncSession", "async_scoped_session")
+
+
+def _is_of_asyncio(given: Any, *names: str) -> bool:
+    # Never imported here: SQLAlchemy's part for asyncio needs a library that it does not install.
+    module = sys.modules.get("sqlalchemy.ext.asyncio")
+    return module is not None and isinstance(given, tuple(getattr(module, it, ()) for it in names))
 
 
 def begun(session: Session) -> SessionTransaction:

@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import site
-import sys
 import sysconfig
 import threading
 import traceback
@@ -24,6 +23,7 @@ from flask_delay.masking import masked
 from flask_delay.observe.stats import PoolStats, TaskStats
 from flask_delay.observe.view import TaskView
 from flask_delay.periodic.job import Job
+from flask_delay.servers.cpython import stack_of
 from flask_delay.state import State
 
 SHOWN = 50
@@ -236,7 +236,7 @@ class Pages:
         if run.is_coroutine:
             frames = recorder.frames_of_coroutine(run)
         else:
-            frames = _frames(sys._current_frames().get(run.thread))  # noqa: SLF001
+            frames = [frame for frame, _ in stack_of(run.thread)][::-1]
         if self.own.run_of(self.state, id) != run or not frames:
             return "it has gone on meanwhile", []
         found = traceback.StackSummary.extract((it, it.f_lineno) for it in frames)
@@ -482,14 +482,6 @@ _LIBRARY = _library()
 
 def _is_own(path: str) -> bool:
     return not path.startswith(("<", *_LIBRARY))
-
-
-def _frames(innermost: Any) -> list[Any]:
-    found = []
-    while innermost is not None:
-        found.append(innermost)
-        innermost = innermost.f_back
-    return found[::-1]
 
 
 def _buckets(counts: Sequence[float]) -> list[tuple[str, int]]:

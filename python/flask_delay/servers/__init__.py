@@ -9,7 +9,7 @@ the name, the module, the feature that needs it, and the tested versions. For ea
 | --- | --- | --- | --- |
 | `threading._register_atexit` | cpython | jobs, processes, SIGTERM at exit | 3.11-3.13 |
 | `threading._shutdown` on the stack | cpython | SIGTERM at exit | 3.11-3.13 |
-| `sys._current_frames` | cpython | jobs and durable tasks run where the app is served | 3.11-3.13 |
+| `sys._current_frames` | cpython | jobs and durable tasks run in servers; stacks | 3.11-3.13 |
 | `subprocess._args_from_interpreter_flags` | cpython | options of worker processes | 3.11-3.13 |
 | `sys._xoptions` | cpython | options of worker processes | 3.11-3.13 |
 | `flask.cli` on the stack | role | jobs and durable tasks do not run for a command | 3.0, 3.1 |
