@@ -204,7 +204,7 @@ def test_teardown_functions_run_before_the_future_resolves(make_app):
 def test_unknown_option(verb):
     names = (
         "priority, key, limit, rate, unique, timeout, expires, retry, countdown, eta, backend,"
-        " durable, once, within, after_commit, request, id, every, cron, timezone, overlap"
+        " durable, once, within, after_commit, request, id, every, cron, timezone, overlap, missed"
     )
     assert names == ", ".join(KNOWN)
     with pytest.raises(
