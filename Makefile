@@ -63,7 +63,8 @@ test-processes: $(VENV)/.installed $(VENV)/.dev
 test-others: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest --ignore tests/core $(addprefix --ignore ,$(PROCESSES))
 test-slow: $(VENV)/.installed $(VENV)/.dev ## Run the tests that repeat one thing very often
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@# Some take longer than any other test may; each has a time of its own.
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=600 $(PYTEST_ARGS)
 test-all: ## Run pytest on every supported Python that is here; names those that are not
 	@failed=; for version in 3.11 3.12 3.13 3.14 3.14t; do \
 		python=$$(sh tests/interpreters/find.sh python$$version \

@@ -463,5 +463,5 @@ def test_quick() -> None:
 def test_long() -> None:
     run_state_machine_as_test(
         Machine,
-        settings=settings(QUICK, max_examples=60, stateful_step_count=30, derandomize=False),
+        settings=settings(QUICK, max_examples=30, stateful_step_count=30, derandomize=False),
     )
