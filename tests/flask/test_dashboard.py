@@ -62,6 +62,14 @@ def ship(order):
     return order
 
 
+released = threading.Event()
+
+
+@task(durable=True)
+def hold():
+    released.wait(20)
+
+
 @task(durable=True)
 def bill(order):
     if order % 2:
@@ -841,6 +849,31 @@ class TestDurable:
             assert f"{name} is paused" in visitor.get(path).text
         assert visitor.post(f"/names/{name}/resume").status_code == 303
         assert future.result(20) == 1
+
+    def test_a_durable_task_names_its_limit_its_rate_or_the_task_before_it(
+        self, durable_app, wait_until
+    ):
+        visitor = Visitor(durable_app)
+        with durable_app.app_context():
+            first = using(countdown=60).delay(ship, 1)
+            first.then(ship)
+            using(rate="1/h", key="bell").delay(ship, 1).result(20)
+            using(rate="1/h", key="bell").delay(ship, 2)
+            one = using(limit=1, key="mailbox")
+            name = f"{ship.__module__}.ship"
+            visitor.post(f"/names/{name}/pause")
+            running = one.delay(hold)
+            one.delay(hold)
+            try:
+                assert wait_until(lambda: len(visitor.data("/queue")["held"]) == 4)
+                text = html.unescape(re.sub("<[^>]*>", " ", visitor.get("/queue").text))
+                assert 'for its limit, key "mailbox": 1 of 1 run' in text
+                assert re.search(r'for its rate, key "bell": 1/h +(in|\d)', text), text
+                assert f"after ship {first.id[:8]}" in text
+            finally:
+                released.set()
+            running.result(20)
+            visitor.post(f"/names/{name}/resume")
 
     def test_plain_tasks_of_this_process_are_in_the_list_of_all(self, durable_app, wait_until):
         visitor = Visitor(durable_app)

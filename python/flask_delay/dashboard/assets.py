@@ -1,4 +1,4 @@
-"""The files of the page: their names carry a hash, so that browsers may keep them for ever."""
+"""The files of the page: their names carry a hash, so that browsers may keep them."""
 
 import gzip
 import hashlib

@@ -419,6 +419,10 @@ def why(view: TaskView) -> str:
     """For what a task waits; "" if its state says so already."""
     if view.waits in _WHY:
         return _WHY[view.waits]
+    if view.held_by is not None and view.reason is not None:
+        return f"for its {view.held_by}, {masked(view.reason[:_LONGEST])}"
+    if view.after is not None and view.waits is not None:
+        return view.waits
     if view.attempts:
         return f"for attempt {view.attempts + 1}"
     if view.waits == "scheduled":
