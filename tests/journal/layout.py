@@ -190,6 +190,9 @@ def _change(file: sqlite3.Connection) -> None:
         file.execute(f"UPDATE task SET id = '{key}' WHERE {key}_key IS NOT NULL")
     file.execute("UPDATE task SET id = 'follower' WHERE sequence IN (SELECT task FROM dependency)")
     file.execute("UPDATE task SET id = 'plain ' || state WHERE published = 1")
+    # The place of this file on the machine is no part of a layout.
+    here = f"{Path(__file__).parents[2]}{os.sep}"
+    file.execute("UPDATE task SET error = replace(error, ?, '')", [here])
     parked = "state = 4, reason = 'no process knows it', parked_at = ?"
     file.execute(f"UPDATE task SET {parked} WHERE id = 'parked'", [int(time.time() * 1e6)])
 
