@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flask_delay_journal::{
-    Filter, Found, Journal as Store, Pool, Retried, Settings, State, SyncLevel,
+    Filter, Found, Job, Journal as Store, Pool, Retried, Settings, State, SyncLevel,
 };
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
@@ -15,7 +15,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::schedule;
 use crate::bindings::core::durable::{Hooks, Link, refusal};
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
@@ -228,9 +227,7 @@ impl Journal {
     #[doc = doc!("_Journal.jobs")]
     fn jobs<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let jobs = self.0.ask(py, Store::jobs)?;
-        jobs.into_iter()
-            .map(|job| schedule::view(py, job))
-            .collect()
+        jobs.into_iter().map(|it| job(py, it)).collect()
     }
 
     #[doc = doc!("_Journal.stats")]
@@ -288,6 +285,21 @@ fn filter(
         functions,
         ended_before,
     })
+}
+
+/// A job as a dict. Its times are in microseconds since 1970.
+pub(crate) fn job(py: Python<'_>, job: Job) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("id", job.job)?;
+    dict.set_item("name", job.name)?;
+    dict.set_item("tick", job.tick)?;
+    dict.set_item("due", job.due)?;
+    dict.set_item("ran", job.ran)?;
+    dict.set_item("task", job.task)?;
+    dict.set_item("runs", job.runs)?;
+    dict.set_item("left_out", job.left_out)?;
+    dict.set_item("paused", job.is_paused)?;
+    Ok(dict)
 }
 
 struct Submit;

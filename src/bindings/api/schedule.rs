@@ -3,9 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use flask_delay_journal::{
-    Accepted, Error, Job, Journal as Store, NewTask, Run, Tick, Ticked, When,
-};
+use flask_delay_journal::{Accepted, Error, Journal as Store, NewTask, Run, Tick, Ticked, When};
 use pyo3::ffi::c_str;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -127,7 +125,7 @@ impl Schedule {
     #[doc = doc!("_Schedule.state")]
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let found = self.link.ask(py, |journal| journal.job(&self.job.job))?;
-        found.map(|job| view(py, job)).transpose()
+        found.map(|job| journal::job(py, job)).transpose()
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -137,21 +135,6 @@ impl Schedule {
         }
         Ok(())
     }
-}
-
-/// A job as a dict. Its times are in microseconds since 1970.
-pub(crate) fn view(py: Python<'_>, job: Job) -> PyResult<Bound<'_, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("id", job.job)?;
-    dict.set_item("name", job.name)?;
-    dict.set_item("tick", job.tick)?;
-    dict.set_item("due", job.due)?;
-    dict.set_item("ran", job.ran)?;
-    dict.set_item("task", job.task)?;
-    dict.set_item("runs", job.runs)?;
-    dict.set_item("left_out", job.left_out)?;
-    dict.set_item("paused", job.is_paused)?;
-    Ok(dict)
 }
 
 struct Submit;
