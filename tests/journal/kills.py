@@ -7,8 +7,6 @@ once. Exit code 1 if a promise is broken: see `record.judge`.
 """
 
 import random
-import sys
-import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +16,10 @@ from tests.journal.record import (
     Verdict,
     integrity,
     judge,
+    judge_run,
     read_record,
     read_rows,
     reading,
-    report,
 )
 from tests.servers.harness import poll
 
@@ -124,14 +122,5 @@ def judge_ticks(fleet: Fleet) -> tuple[list[str], int]:
     return problems, len(rows)
 
 
-def main(kills: int, seed: int) -> int:
-    print(f"{kills} kills, seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        verdict = run(Path(folder), kills, seed)
-    print(report(verdict))
-    return 1 if verdict.problems else 0
-
-
 if __name__ == "__main__":
-    given = [int(it) for it in sys.argv[1:]]
-    sys.exit(main(*given, *(1_000, random.randrange(1 << 30))[len(given) :]))
+    judge_run(run, "kills", 1_000)

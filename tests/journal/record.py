@@ -2,15 +2,18 @@
 
 import contextlib
 import os
+import random
 import sqlite3
+import sys
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from flask_delay import current_task
 
@@ -351,3 +354,14 @@ def report(verdict: Verdict) -> str:
     if len(verdict.problems) > 50:
         lines.append(f"and {len(verdict.problems) - 50} more")
     return "\n".join(lines)
+
+
+def judge_run(run: Callable[[Path, int, int], Verdict], unit: str, usual: int) -> NoReturn:
+    """Run and judge what a command asks for: so many of a unit, then a seed."""
+    given = [int(it) for it in sys.argv[1:]]
+    amount, seed = (*given, *(usual, random.randrange(1 << 30))[len(given) :])
+    print(f"{amount} {unit}, seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="journal-") as folder:
+        verdict = run(Path(folder), amount, seed)
+    print(report(verdict))
+    sys.exit(1 if verdict.problems else 0)

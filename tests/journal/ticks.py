@@ -13,7 +13,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.journal.fleet import wait_for_death
-from tests.journal.record import Verdict, integrity, reading, report
+from tests.journal.record import Verdict, integrity, judge_run, reading
 from tests.servers.harness import poll
 
 ROOT = Path(__file__).parents[2]
@@ -297,14 +296,5 @@ def read(folder: Path, processes: Sequence[Process]) -> Seen:
     return seen
 
 
-def main(seconds: float, seed: int) -> int:
-    print(f"{seconds} s, seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="ticks-") as folder:
-        verdict = run(Path(folder), seconds, seed)
-    print(report(verdict))
-    return 1 if verdict.problems else 0
-
-
 if __name__ == "__main__":
-    given = [int(it) for it in sys.argv[1:]]
-    sys.exit(main(*given, *(60, random.randrange(1 << 30))[len(given) :]))
+    judge_run(run, "seconds", 60)

@@ -20,18 +20,13 @@ use std::time::{Duration, Instant};
 
 use app::{Running, done};
 use flask_delay_journal::{Claimed, NewTask, Settings, SyncLevel};
-use process::{Actor, role, wait_for_end};
+use process::{Actor, pause, role, wait_for_end};
 use support::{Folder, LONG, Random, integrity, now, say, settings, shell, task};
 
 /// Random numbers, different in each thread and process.
 fn random() -> Random {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     Random::new(NEXT.fetch_add(1, Ordering::Relaxed) << 32 | u64::from(std::process::id()))
-}
-
-fn sleep(random: &mut Random, most: Duration) {
-    let most = usize::try_from(most.as_micros()).unwrap();
-    thread::sleep(Duration::from_micros(random.below(most) as u64));
 }
 
 /// Where the processes note what they do: a line in one write, so that none is torn.
@@ -66,7 +61,7 @@ fn start(folder: &Path, sync: SyncLevel, deaths: u32) -> Running {
             thread::sleep(Duration::from_millis(2));
             process::die();
         }
-        sleep(&mut random(), Duration::from_millis(3));
+        pause(&mut random(), Duration::from_millis(3));
         oracle.note("end", &task.id, task.claim.epoch);
         done()
     };
@@ -100,7 +95,7 @@ fn actor() {
                 let id = task.id.clone();
                 running.submit(task).unwrap();
                 oracle.note("accepted", &id, 0);
-                sleep(&mut random, Duration::from_millis(2));
+                pause(&mut random, Duration::from_millis(2));
             }
         });
     }
@@ -131,22 +126,9 @@ fn kill_often(sync: &str, kills: usize) {
     let folder = Folder::new();
     let spawn = |kind: &str| Actor::start(&format!("{kind} {sync}"), folder.path());
     let mut random = random();
-    let mut actors: Vec<Actor> = (0..3).map(|_| spawn("submit")).collect();
-    for actor in &mut actors {
-        actor.hear("running");
-    }
-    let mut died: HashMap<u32, i64> = HashMap::new();
-    let mut kill = |actor: Actor| {
-        // Before it is sent: no task may be started again before.
-        died.insert(actor.pid(), now());
-        actor.kill();
-    };
-    for _ in 0..kills {
-        sleep(&mut random, Duration::from_millis(120));
-        let place = random.below(3);
-        kill(std::mem::replace(&mut actors[place], spawn("submit")));
-    }
-    actors.into_iter().for_each(&mut kill);
+    let died = process::kill_often(kills, &mut random, Duration::from_millis(120), || {
+        spawn("submit")
+    });
     let last = [spawn("work"), spawn("work")];
     drain(&folder);
     last.into_iter().for_each(Actor::end);

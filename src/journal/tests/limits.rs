@@ -1,4 +1,4 @@
-//! Limits and rates hold across processes at every instant, and no task waits for ever.
+//! Limits and rates hold across processes at every instant, and no task waits forever.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a failed test has to panic")]
 
@@ -789,22 +789,9 @@ fn kill_often(kills: usize) {
     keep_all_starts(&folder);
     let spawn = |kind: &str| Actor::start(kind, folder.path());
     let mut random = Random::new(kills as u64);
-    let mut actors: Vec<Actor> = (0..3).map(|_| spawn("submit")).collect();
-    for actor in &mut actors {
-        actor.hear("running");
-    }
-    let mut died: HashMap<u32, i64> = HashMap::new();
-    let mut kill = |actor: Actor| {
-        // Before it is sent: what the process has run may be started again from then on.
-        died.insert(actor.pid(), now());
-        actor.kill();
-    };
-    for _ in 0..kills {
-        thread::sleep(Duration::from_micros(random.below(100_000) as u64));
-        let place = random.below(3);
-        kill(std::mem::replace(&mut actors[place], spawn("submit")));
-    }
-    actors.into_iter().for_each(&mut kill);
+    let died = process::kill_often(kills, &mut random, Duration::from_millis(100), || {
+        spawn("submit")
+    });
     let last = [spawn("work"), spawn("work")];
     wait_until_all_have_ended(folder.path());
     last.into_iter().for_each(Actor::end);

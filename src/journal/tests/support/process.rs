@@ -6,12 +6,17 @@
     reason = "each test file uses its part, and a failed test has to panic"
 )]
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use flask_delay_engine::begin_generation;
 use flask_delay_journal::{after_fork_in_child, after_fork_in_parent, before_fork};
+
+use crate::support::{Random, now};
 
 const ROLE: &str = "JOURNAL_TEST_ROLE";
 const FOLDER: &str = "JOURNAL_TEST_FOLDER";
@@ -88,6 +93,39 @@ impl Actor {
     pub(crate) fn signal(&self, signal: i32) {
         signal_to(self.pid(), signal);
     }
+}
+
+/// Runs three processes and kills one of them so often, each time after a while of up to `most`, and
+/// all in the end. When each was killed, by its number: before the signal was sent, since what it ran
+/// may be started again from then on.
+pub(crate) fn kill_often(
+    kills: usize,
+    random: &mut Random,
+    most: Duration,
+    start: impl Fn() -> Actor,
+) -> HashMap<u32, i64> {
+    let mut actors: Vec<Actor> = (0..3).map(|_| start()).collect();
+    for actor in &mut actors {
+        actor.hear("running");
+    }
+    let mut died = HashMap::new();
+    let mut kill = |actor: Actor| {
+        died.insert(actor.pid(), now());
+        actor.kill();
+    };
+    for _ in 0..kills {
+        pause(random, most);
+        let place = random.below(3);
+        kill(std::mem::replace(&mut actors[place], start()));
+    }
+    actors.into_iter().for_each(&mut kill);
+    died
+}
+
+/// Waits for up to `most`.
+pub(crate) fn pause(random: &mut Random, most: Duration) {
+    let most = usize::try_from(most.as_micros()).unwrap();
+    thread::sleep(Duration::from_micros(random.below(most) as u64));
 }
 
 pub(crate) fn signal_to(pid: u32, signal: i32) {
