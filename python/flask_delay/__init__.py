@@ -10,7 +10,7 @@
 # 10. `__init__`: the public names.
 #  9. `extension`, `compose`: `Delay` and `delay`; `chain` and `gather`.
 #  8. `tasks`: `task`.
-#  7. `dashboard`, `submit`: the live page; `using`, and the submit of a call.
+#  7. `dashboard`, `submit`: the live page; `using`, and how a call is submitted.
 #  6. `state`: the state of a `Delay` on an app, and the executor for a task.
 #  5. `journal`: durable tasks.
 #  4. `options`: the options of one task.

@@ -243,9 +243,9 @@ class Future(concurrent.futures.Future[_T]):
         Raises TypeError if `fn` is not callable or is a generator function; ValueError for another
         `on`, if this future was made by hand, if the `key` or `unique` of `fn` depends on its
         argument, or if only one of the two tasks is durable; RuntimeError after `shutdown`;
-        ForkedFutureError in a process forked after the submit, unless the task is durable or was
-        done by then; and whatever the options of `fn` raise. After a durable task also LookupError
-        if the journal has forgotten it, and JournalUnavailable.
+        ForkedFutureError in a process forked after it was submitted, unless the task is durable or
+        was done by then; and whatever the options of `fn` raise. After a durable task also
+        LookupError if the journal has forgotten it, and JournalUnavailable.
         """
     @overload
     def then(self, fn: Callable[[_T], _R], *, on: Literal["success"] = "success") -> Future[_R]: ...
@@ -304,7 +304,7 @@ class Future(concurrent.futures.Future[_T]):
         Of several calls the first one counts.
         """
     def _quiet_id(self) -> str:
-        """The task's id, without its being found by that: nobody has asked for it."""
+        """The task's id; to read it here does not let the task be found by it."""
     def _begin(self) -> None:
         """Start the task's clock now: its `started_at` and its `timeout`.
 

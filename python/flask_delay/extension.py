@@ -260,7 +260,7 @@ class Delay(Submitter):
         `init_app`, and for each of several apps. Raises TypeError without `authorize`, TypeError
         and ValueError for bad arguments.
         """
-        # Not before: nobody pays for a page that is not there.
+        # Not before: an app without the page pays nothing for it.
         from flask_delay.dashboard import blueprint as dashboard  # noqa: PLC0415
 
         return dashboard.blueprint(

@@ -139,7 +139,7 @@ def _submit_withheld(
     given: Any, submit: Submit, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Future[Any]:
     session = session_of(given)
-    # Before the submit: nothing is to be taken back if this fails.
+    # Before the task is submitted: nothing is to be taken back if this fails.
     begun(session)
     future = submit(fn, *args, **kwargs)
     tie(session, _withheld, future)

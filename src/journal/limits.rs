@@ -3,7 +3,7 @@
 //! One place decides: the claim, which counts what runs and what has started. A task that may not
 //! start is blocked, so that no claim looks at it. Whenever a task of a lane is ready or runs no
 //! more, or starts, the lane is looked at in the same transaction, and the first blocked ones are
-//! made ready if they may start now. `README.md` argues why no task waits for ever.
+//! made ready if they may start now. `README.md` argues why no task waits forever.
 
 use std::collections::BTreeSet;
 
@@ -416,7 +416,7 @@ impl Group<'_> {
 
     fn count_start(&mut self, terms: &Terms) -> group::Result<()> {
         if let Some(rate) = terms.rate {
-            // The lane may have been forgotten since the submit.
+            // The lane may have been forgotten since the task was submitted.
             let application = self.application()?;
             see(self.connection, application, &terms.key, rate, self.now)?;
         }

@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     durable: bool = False
     """Whether each run is a durable task."""
     makes_up: bool = False
-    """Whether the newest tick that no process was there for is made up for."""
+    """Whether the newest tick at which no process was there is made up for."""
     lead: "Callable[[Description], leader.Lead] | None" = None
     """What makes the lead of the job; None for the usual one."""
 
