@@ -23,6 +23,7 @@ from flask_delay._native import JournalUnavailable
 from flask_delay.dashboard import pages, recorder, rights
 from flask_delay.dashboard.assets import VENDORED, Assets
 
+PAGE = Path(__file__).parents[2] / "docs/dashboard.md"
 VENDOR = Path(flask_delay.dashboard.__file__).parent / "static/vendor"
 HERE = {"Sec-Fetch-Site": "same-origin"}
 JSON = {"Accept": "application/json"}
@@ -339,7 +340,11 @@ class TestHeaders:
         assert by_kind["css"][1] <= 4_000
         assert by_kind["js"][0] <= 95_000
         assert by_kind["js"][1] <= 38_000
-        assert sum(small for _, small in by_kind.values()) <= 45_000
+        small = sum(small for _, small in by_kind.values())
+        assert small <= 45_000
+        told = re.search(r"files of the page are (\d+) kB, compressed", PAGE.read_text())
+        assert told is not None
+        assert int(told[1]) == round(small / 1_000)
 
     def test_our_own_style_is_small(self):
         own = next(it for it in Assets().all() if it.name.startswith("page.") and "css" in it.name)
