@@ -574,9 +574,10 @@ def _journal_encode(value: object, most: int = 1_000_000) -> str:
     frozensets have the same text in each process. May be called from any thread.
     """
 
-def _journal_decode(text: str) -> Any:
+def _journal_decode(text: str, exceptions: Callable[[str], BaseException] | None = None) -> Any:
     """Return the value of a text by `_journal_encode`: equal, and of the same types.
 
+    A list of gathered results may have exceptions: `exceptions` makes them of their texts.
     Raises ValueError for any other text. Nothing is imported or executed by a name in the text; a
     time zone is looked up by its key, as `zoneinfo.ZoneInfo` does. May be called from any thread.
     """

@@ -36,6 +36,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// How many tasks may wait; 0 is any number.
     pub waiting: u64,
+    /// The most bytes of a list of gathered results.
+    pub most: usize,
     /// The version of the package, to name processes by.
     pub code: String,
 }

@@ -22,6 +22,13 @@ use crate::{manage, poison};
 pub const RESULT: char = '\u{1a}';
 /// The name of the function of a task that only gathers results.
 pub const GATHER: &str = "flask_delay.gather";
+/// The key of an object that stands for an exception in a list of gathered results. Its value is
+/// the error of a task, as a string.
+pub const EXCEPTION: &str = "$exception";
+
+/// The error of a cancelled task.
+const CANCELLED: &str =
+    r#"{"type": "concurrent.futures._base.CancelledError", "message": "", "arguments": []}"#;
 
 /// What a task waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +60,9 @@ pub enum How {
     /// The follower ends when all have succeeded, with a list of the results, or with the first
     /// failure. It is never claimed.
     Gather = 2,
+    /// As `Gather`, but the list has an [`EXCEPTION`] for each task that has failed or was
+    /// cancelled.
+    GatherAll = 3,
 }
 
 impl How {
@@ -60,6 +70,7 @@ impl How {
         match code {
             1 => Self::End,
             2 => Self::Gather,
+            3 => Self::GatherAll,
             _ => Self::Success,
         }
     }
@@ -123,6 +134,15 @@ fn count_off(connection: &Connection, follower: i64, task: i64) -> Result<i64> {
     statement.query_row([follower, task], |row| row.get(0))
 }
 
+/// Counts a task in again that runs again, for those that gather all ends and have heard of its last
+/// one.
+fn count_on(connection: &Connection, task: i64) -> Result<()> {
+    let sql = "UPDATE task SET waiting_for = waiting_for + (SELECT count(*) FROM dependency WHERE predecessor = ?1 AND task = sequence) \
+               WHERE state = 3 AND follows = 3 AND sequence IN (SELECT task FROM dependency WHERE predecessor = ?1)";
+    connection.prepare_cached(sql)?.execute([task])?;
+    Ok(())
+}
+
 /// Forgets what a task waits for.
 fn forget_dependencies(connection: &Connection, task: i64) -> Result<()> {
     let sql = "DELETE FROM dependency WHERE task = ?1";
@@ -171,7 +191,7 @@ pub(crate) fn count(connection: &Connection) -> Result<u64> {
 pub(crate) fn hindrance(connection: &Connection, id: &str) -> Result<Option<String>> {
     let sql = "SELECT (SELECT first.id FROM dependency JOIN task AS first ON first.sequence = predecessor \
                WHERE dependency.task = task.sequence ORDER BY first.state NOT IN (7, 9), place LIMIT 1) \
-               FROM task WHERE id = ?1 AND (waiting_for > 0 OR follows = 2)";
+               FROM task WHERE id = ?1 AND (waiting_for > 0 OR follows >= 2)";
     let mut statement = connection.prepare_cached(sql)?;
     let found: Option<Option<String>> = statement.query_row([id], |row| row.get(0)).optional()?;
     Ok(found.map(Option::unwrap_or_default))
@@ -199,29 +219,62 @@ fn held(connection: &Connection, task: i64) -> Result<Held> {
     })
 }
 
-/// The results of all tasks before a task, as a list. An error names the type that is not kept.
+/// The results of all tasks before a task, as a list of at most so many bytes; or the error of a
+/// task that gathers them.
 fn results(
     connection: &Connection,
     task: i64,
-) -> Result<std::result::Result<String, (String, String)>> {
-    let sql = "SELECT result, unkept, id FROM dependency LEFT JOIN task AS first ON first.sequence = predecessor \
+    has_exceptions: bool,
+    most: usize,
+) -> Result<std::result::Result<String, String>> {
+    let sql = "SELECT result, state, error, unkept, id FROM dependency LEFT JOIN task AS first ON first.sequence = predecessor \
                WHERE dependency.task = ?1 ORDER BY place";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([task])?;
     let mut list = String::from("[");
     while let Some(row) = rows.next()? {
-        let Some(result) = row.get::<_, Option<String>>(0)? else {
-            let kind = row.get::<_, Option<String>>(1)?;
-            let id = row.get::<_, Option<String>>(2)?;
-            return Ok(Err((kind.unwrap_or_default(), id.unwrap_or_default())));
-        };
         if list.len() > 1 {
             list.push(',');
         }
-        list.push_str(&result);
+        if let Some(result) = row.get_ref(0)?.as_str_or_null()? {
+            list.push_str(result);
+        } else {
+            let error = match row.get::<_, Option<i64>>(1)?.map(State::of) {
+                Some(State::Cancelled) => CANCELLED.to_owned(),
+                Some(State::Failed | State::Dead) => {
+                    row.get::<_, Option<String>>(2)?.unwrap_or_default()
+                }
+                _ => {
+                    let kind = row.get::<_, Option<String>>(3)?;
+                    let id = row.get::<_, Option<String>>(4)?;
+                    unkept(&kind.unwrap_or_default(), &id.unwrap_or_default())
+                }
+            };
+            if !has_exceptions {
+                return Ok(Err(error));
+            }
+            list.push_str("{\"");
+            list.push_str(EXCEPTION);
+            list.push_str("\":");
+            poison::quote(&mut list, &error);
+            list.push('}');
+        }
+        if list.len() >= most {
+            return Ok(Err(too_long(most)));
+        }
     }
     list.push(']');
     Ok(Ok(list))
+}
+
+fn too_long(most: usize) -> String {
+    poison::error(
+        "ResultNotKept",
+        &format!(
+            "the gathered results are longer together than the limit of {most} bytes: gather fewer, \
+             have the tasks return ids, or set DELAY_JOURNAL_MAX_BYTES higher"
+        ),
+    )
 }
 
 fn unkept(kind: &str, id: &str) -> String {
@@ -418,11 +471,11 @@ impl Group<'_> {
                 self.make_ready(follower, Some(result))?;
                 Ok(false)
             }
-            (How::Gather, State::Finished, Some(_)) => {
+            (How::GatherAll, ..) | (How::Gather, State::Finished, Some(_)) => {
                 if count_off(self.connection, follower, task)? > 0 {
                     return Ok(false);
                 }
-                self.gathered(follower)?;
+                self.gathered(follower, how == How::GatherAll)?;
                 Ok(true)
             }
             (_, State::Finished, None) => {
@@ -453,11 +506,12 @@ impl Group<'_> {
     }
 
     /// Ends a task that gathers results, with all of them.
-    fn gathered(&mut self, task: i64) -> group::Result<()> {
+    fn gathered(&mut self, task: i64, has_exceptions: bool) -> group::Result<()> {
         let sql = "UPDATE task SET state = ?2, result = ?3, error = ?4, ended_at = ?5 WHERE sequence = ?1";
-        let (state, result, error) = match results(self.connection, task)? {
+        let most = self.part.core.settings.most;
+        let (state, result, error) = match results(self.connection, task, has_exceptions, most)? {
             Ok(list) => (State::Finished, Some(list), None),
-            Err((kind, id)) => (State::Failed, None, Some(unkept(&kind, &id))),
+            Err(error) => (State::Failed, None, Some(error)),
         };
         let values = params![task, state.code(), result, error, self.now];
         self.connection.prepare_cached(sql)?.execute(values)?;
@@ -500,6 +554,7 @@ impl Group<'_> {
     pub(crate) fn wait_again(&mut self, task: i64) -> group::Result<()> {
         let mut again = VecDeque::from([task]);
         while let Some(task) = again.pop_front() {
+            count_on(self.connection, task)?;
             let sql = "SELECT DISTINCT task.sequence FROM dependency JOIN task ON task.sequence = dependency.task \
                        WHERE predecessor = ?1 AND state = 7 AND waiting_for > 0";
             let mut statement = self.connection.prepare_cached(sql)?;

@@ -59,7 +59,7 @@ pub use api::{
     Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Found,
     Held, Host, Kept, Key, Limits, NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
 };
-pub use chains::{Before, Follows, GATHER, How, RESULT, Submitted};
+pub use chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT, Submitted};
 use filesystem::{Place, boot, refused};
 use gate::gate;
 use layout::Layout;

@@ -12,8 +12,16 @@ use crate::store;
 
 /// The error of a task as the package reads it.
 pub(crate) fn error(kind: &str, message: &str) -> String {
-    let mut text = format!("{{\"type\": \"flask_delay.{kind}\", \"message\": \"");
-    for character in message.chars() {
+    let mut text = format!("{{\"type\": \"flask_delay.{kind}\", \"message\": ");
+    quote(&mut text, message);
+    text.push_str(", \"traceback\": \"\", \"notes\": []}");
+    text
+}
+
+/// Adds a string as JSON has it.
+pub(crate) fn quote(text: &mut String, string: &str) {
+    text.push('"');
+    for character in string.chars() {
         match character {
             '"' => text.push_str("\\\""),
             '\\' => text.push_str("\\\\"),
@@ -24,8 +32,7 @@ pub(crate) fn error(kind: &str, message: &str) -> String {
             other => text.push(other),
         }
     }
-    text.push_str("\", \"traceback\": \"\", \"notes\": []}");
-    text
+    text.push('"');
 }
 
 /// What a takeover has done.

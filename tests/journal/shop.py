@@ -138,6 +138,11 @@ def keep(value):
 
 
 @task(durable=True)
+def describe(values):
+    return repr(values[1])
+
+
+@task(durable=True)
 def note_end():
     note("cleaned")
 

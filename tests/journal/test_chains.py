@@ -280,8 +280,45 @@ class TestGather:
         assert both.then(sum).result(DEADLINE) == 7
         with pytest.raises(ValueError, match="the task before is not durable"):
             both.then(total)
-        kept = gather(add.delay(1), fail.delay("x"), return_exceptions=True).result(DEADLINE)
-        assert (kept[0], kept[1].args) == (2, ("x",))
+        kept = gather(plain.delay(5), fail.delay("x"), return_exceptions=True).result(DEADLINE)
+        assert (kept[0], kept[1].args) == (5, ("x",))
+
+    def test_with_exceptions_it_waits_for_all(self, app):
+        cancelled = add.using(countdown=60).delay(1)
+        futures = (add.delay(1), fail.delay("x"), cancelled, give_object.delay())
+        found = gather(*futures, return_exceptions=True)
+        last = found.then(kinds)
+        assert where(app, found.id) == 3
+        cancelled.cancel()
+        ended = ["int", "LookupError", "CancelledError", "ResultNotKept"]
+        result = found.result(DEADLINE)
+        assert kinds(result) == last.result(DEADLINE) == ended
+        assert (result[0], result[1].args, result[2].args) == (2, ("x",), ())
+        assert kinds(app.extensions["delay"].view(found.id).result) == ended
+
+    def test_with_exceptions_it_has_the_last_result_of_a_retry(self, app, tmp_path):
+        executor = app.extensions["delay"]
+        late = add.using(countdown=60).delay(1)
+        again = flaky.delay(str(tmp_path / "there"))
+        found = gather(again, late, return_exceptions=True)
+        assert type(again.exception(DEADLINE)) is FileNotFoundError
+        (tmp_path / "there").touch()
+        executor.store.retry(again.id)
+        assert executor.get(again.id).result(DEADLINE) == 1
+        assert found.state == "pending"
+        late.cancel()
+        assert kinds(found.result(DEADLINE)) == ["int", "CancelledError"]
+
+    def test_it_is_no_longer_than_other_results(self, make_app):
+        with make_app(DELAY_JOURNAL_MAX_BYTES=1_000).app_context():
+            both = gather(add.delay("x" * 600, ""), add.delay("x" * 600, ""))
+            with pytest.raises(ResultNotKept, match="longer together than the limit of 1000 bytes"):
+                both.result(DEADLINE)
+
+
+@task(durable=True)
+def kinds(values):
+    return [type(value).__name__ for value in values]
 
 
 class TestRetry:
@@ -348,12 +385,14 @@ class TestWithoutAJournal:
             both = gather(add.delay((1,), (2,)), add.delay((3,), (4,))).then(first_of)
             cleaned = fail.delay().then(partial(clean, "it"), on="end")
             bad = give_object.delay().then(add)
+            mixed = gather(add.delay((1,), ()), fail.delay(), return_exceptions=True).then(kinds)
             if mode == "manual":
                 app.extensions["delay"].executor.run_pending()
             assert last.result() == 13
             assert both.result() == [(1, 2), (3, 4)]
             assert cleaned.result() == "cleaned it"
             assert type(bad.exception()) is ResultNotKept
+            assert mixed.result() == ["tuple", "LookupError"]
             with pytest.raises(ValueError, match="not durable"):
                 add.delay(1).then(plain)
             with pytest.raises(ValueError, match="task before is not durable"):
@@ -384,6 +423,16 @@ class TestProcesses:
         found = two(f"executor.get({id!r}).result(20)")
         assert found[0] in pids
         assert found[1] == 2
+
+    def test_exceptions_are_gathered_from_other_processes(self, pair):
+        one, two = pair
+        id = one("gather(wait_for.delay('go'), fail.delay('pear'), return_exceptions=True).id")
+        after = two(f"executor.get({id!r}).then(describe).id")
+        one("go('go')")
+        for process in pair:
+            error = process(f"repr(executor.get({id!r}).result(20)[1])")
+            assert error == "OutOfStock('no pear')"
+            assert process(f"executor.get({after!r}).result(20)") == error
 
     def test_it_survives_a_kill_of_all(self, start, notes, wait_until):
         one = start()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_delay._native import _journal_decode, _journal_decode_call
+from flask_delay._native import _journal_decode, _journal_decode_call, _journal_encode
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +61,17 @@ MALFORMED = [
         for key in (*UNKNOWN.split(), f"[{'a/' * 60}b]", f"[{'a' * 400}]")
     ),
 ]
+
+
+def test_exceptions_are_read_where_there_is_a_reader_for_them():
+    text = '[{"$exception":"a"},{"$tuple":[{"$exception":"b"}]}]'
+    first, (second,) = _journal_decode(text, KeyError)
+    assert (repr(first), repr(second)) == ("KeyError('a')", "KeyError('b')")
+    with pytest.raises(ValueError, match=r"malformed value of \"\$exception\""):
+        _journal_decode(text)
+    with pytest.raises(ValueError, match="the text of"):
+        _journal_decode('{"$exception":1}', KeyError)
+    assert _journal_decode(_journal_encode({"$exception": "a"}), KeyError) == {"$exception": "a"}
 
 
 @pytest.mark.parametrize("text", MALFORMED)

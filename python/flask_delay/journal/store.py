@@ -624,6 +624,9 @@ class Store:
         """What the journal has of a task; None for an unknown id. Raises JournalUnavailable."""
         return self._journal().view(id) if self.is_there else None
 
+    def _exception(self, text: str) -> BaseException:
+        return errors.decoded(text, self.functions.main)
+
     def is_gone(self, id: str) -> bool:
         """Whether the task with this id ended, and was forgotten. Raises JournalUnavailable."""
         return is_gone(self.row(id))
@@ -632,10 +635,10 @@ class Store:
         """The state of a task from its row, and from a future of it in this process."""
         error = result = unkept = None
         if row["state"] in {"failed", "dead"}:
-            error = errors.decoded(row["error"] or "", self.functions.main)
+            error = self._exception(row["error"] or "")
         elif row["result"] is not None:
             try:
-                result = _journal_decode(row["result"])
+                result = _journal_decode(row["result"], self._exception)
             except ValueError:
                 # Written by something else than a journal.
                 unkept = "readable text"

@@ -144,9 +144,8 @@ pub(crate) fn _gather<'py>(
 ) -> PyResult<Bound<'py, Task>> {
     let py = function.py();
     let ours: Vec<_> = futures.iter().map(of_ours).collect::<PyResult<_>>()?;
-    if !return_exceptions
-        && let Some(link) = chains::common_link(&ours)
-        && let Some(this) = chains::gather(&link, function.clone(), &ours)?
+    if let Some(link) = chains::common_link(&ours)
+        && let Some(this) = chains::gather(&link, function.clone(), &ours, return_exceptions)?
     {
         return Ok(this);
     }
@@ -166,7 +165,7 @@ pub(crate) fn _gather<'py>(
         Slot::default(),
     );
     let this = inner.make(py, call, false, None)?;
-    if inner.core.mode != Mode::Threads && !return_exceptions && ours.iter().all(is_durable) {
+    if inner.core.mode != Mode::Threads && ours.iter().all(is_durable) {
         // Without a journal, but a durable task may follow it as if there were one.
         this.get().mark_journaled();
     }

@@ -77,6 +77,7 @@ impl Journal {
             deaths,
             timeout: time(timeout),
             waiting,
+            most: max_bytes,
             code,
         };
         let hooks = Hooks {

@@ -13,9 +13,11 @@
 //! | date, time, datetime | `{"$date": "2026-10-25"}`, see `codec_dates` |
 //! | the same with a named `timezone` | `{"$datetime": ["...+01:00", "CET"]}` |
 //! | timedelta | `{"$timedelta": [days, seconds, microseconds]}` |
+//! | exception, only where the journal itself has gathered it | `{"$exception": "the error of its task"}` |
 //!
 //! Only exact types are stored, so each value comes back equal and of the same type. Any text may
-//! be read: it names no class, and nothing is imported or executed by its words.
+//! be read: it names no class, and nothing is imported or executed by its words. Exceptions are made
+//! by a function of the reader's, as those of failed tasks.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -66,8 +68,9 @@ pub(crate) fn encode_call(
 pub(crate) fn decode_call<'py>(
     py: Python<'py>,
     text: &str,
+    exceptions: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
-    codec_read::call(py, text)
+    codec_read::call(py, text, exceptions)
 }
 
 /// A value as JSON of at most `most` bytes.
@@ -108,7 +111,15 @@ pub(crate) fn encode_as(
 ///
 /// `ValueError` for any other text.
 pub(crate) fn decode<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    codec_read::value(py, text)
+    codec_read::value(py, text, None)
+}
+
+/// As [`decode`], for a result, which may have exceptions: `exceptions` makes them of their texts.
+pub(crate) fn decode_result<'py>(
+    text: &str,
+    exceptions: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    codec_read::value(exceptions.py(), text, Some(exceptions))
 }
 
 #[doc = doc!("_journal_encode")]
@@ -120,8 +131,13 @@ pub(crate) fn _journal_encode(value: &Bound<'_, PyAny>, most: usize) -> PyResult
 
 #[doc = doc!("_journal_decode")]
 #[pyfunction]
-pub(crate) fn _journal_decode<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    decode(py, text)
+#[pyo3(signature = (text, exceptions = None))]
+pub(crate) fn _journal_decode<'py>(
+    py: Python<'py>,
+    text: &str,
+    exceptions: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    codec_read::value(py, text, exceptions)
 }
 
 #[doc = doc!("_journal_encode_call")]
@@ -142,5 +158,5 @@ pub(crate) fn _journal_decode_call<'py>(
     py: Python<'py>,
     text: &str,
 ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
-    decode_call(py, text)
+    decode_call(py, text, None)
 }

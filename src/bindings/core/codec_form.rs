@@ -46,6 +46,8 @@ tags! {
     Datetime = "$datetime",
     Decimal = "$decimal",
     Dict = "$dict",
+    // As the journal itself writes it: `flask_delay_journal::EXCEPTION`.
+    Exception = "$exception",
     Frozenset = "$frozenset",
     Int = "$int",
     Set = "$set",

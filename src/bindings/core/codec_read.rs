@@ -35,8 +35,12 @@ type Items<'py> = SmallVec<[Object<'py>; 8]>;
 /// # Errors
 ///
 /// `ValueError` for a text that the writer would not write.
-pub(super) fn value<'py>(py: Python<'py>, text: &str) -> PyResult<Object<'py>> {
-    read(py, text, "a value", |place, parser| {
+pub(super) fn value<'py>(
+    py: Python<'py>,
+    text: &str,
+    exceptions: Option<&Object<'py>>,
+) -> PyResult<Object<'py>> {
+    read(py, text, "a value", exceptions, |place, parser| {
         place.deserialize(parser)
     })
 }
@@ -46,8 +50,12 @@ pub(super) fn value<'py>(py: Python<'py>, text: &str) -> PyResult<Object<'py>> {
 /// # Errors
 ///
 /// As [`value`].
-pub(super) fn call<'py>(py: Python<'py>, text: &str) -> PyResult<Arguments<'py>> {
-    read(py, text, "a call", |place, parser| {
+pub(super) fn call<'py>(
+    py: Python<'py>,
+    text: &str,
+    exceptions: Option<&Object<'py>>,
+) -> PyResult<Arguments<'py>> {
+    read(py, text, "a call", exceptions, |place, parser| {
         Call(place).deserialize(parser)
     })
 }
@@ -57,6 +65,7 @@ fn read<'py, T>(
     py: Python<'py>,
     text: &str,
     what: &str,
+    exceptions: Option<&Object<'py>>,
     parse: impl FnOnce(Place<'_, 'py>, &mut Parser<'_>) -> serde_json::Result<T>,
 ) -> PyResult<T> {
     let failure = Cell::new(None);
@@ -66,6 +75,7 @@ fn read<'py, T>(
     let place = Place {
         py,
         failure: &failure,
+        exceptions,
         depth: 0,
     };
     let read = parse(place, &mut parser);
@@ -97,6 +107,8 @@ struct Place<'a, 'py> {
     py: Python<'py>,
     /// The exception of Python that ended the walk.
     failure: &'a Cell<Option<PyErr>>,
+    /// Makes exceptions of their texts; without it, they are refused.
+    exceptions: Option<&'a Object<'py>>,
     depth: usize,
 }
 
@@ -300,6 +312,10 @@ impl<'py> Place<'_, 'py> {
             Tag::Int => int(py, text),
             Tag::Decimal => decimal(py, text),
             Tag::Uuid => uuid(py, text),
+            Tag::Exception => match self.exceptions {
+                Some(make) => call_with(make, [PyString::new(py, text).as_any()]),
+                None => Err(malformed(tag)),
+            },
             _ => Err(malformed(tag)),
         }
     }

@@ -162,17 +162,24 @@ pub(crate) fn common_link(futures: &[Bound<'_, Task>]) -> Option<Arc<Link>> {
     futures.iter().all(|it| is_of(&link, it)).then_some(link)
 }
 
-/// A task of the journal whose result is the list of the results of others; `None` if the journal
-/// does not have one of them: it was forgotten, or waits for its transaction.
+/// A task of the journal whose result is the list of the results of others, with exceptions if that
+/// is asked for; `None` if the journal does not have one of them: it was forgotten, or waits for its
+/// transaction.
 pub(crate) fn gather<'py>(
     link: &Arc<Link>,
     function: Bound<'py, PyAny>,
     futures: &[Bound<'py, Task>],
+    has_exceptions: bool,
 ) -> PyResult<Option<Bound<'py, Task>>> {
     let py = function.py();
     let before = futures
         .iter()
         .map(|it| Before::Id(it.get().quiet_id().to_string()));
+    let how = if has_exceptions {
+        How::GatherAll
+    } else {
+        How::Gather
+    };
     let order = Order {
         name: GATHER.to_owned(),
         pool: Pool::Threads,
@@ -181,7 +188,7 @@ pub(crate) fn gather<'py>(
         once: None,
         disk: false,
         executor: None,
-        follows: Some((before.collect(), How::Gather)),
+        follows: Some((before.collect(), how)),
     };
     let none = (PyTuple::empty(py), None);
     let (offer, row) = entry::offer(link, order, function, false, &none)?;

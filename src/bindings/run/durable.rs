@@ -267,7 +267,7 @@ pub(crate) fn settle<'py>(
         Accepted::Mine(claim) => {
             durable::claim_here(cell, claim);
             tell(&this, &offer.core);
-            begin(&this, &offer.core, &offer.call);
+            begin(&this, link, &offer.core, &offer.call);
             return Ok(this);
         }
         _ => link.remove(&offer.id),
@@ -622,9 +622,9 @@ pub(crate) fn make<'py>(
 }
 
 /// Gives a claimed task its arguments and dispatches it.
-fn begin(this: &Bound<'_, Task>, core: &Arc<Core>, call: &str) {
+fn begin(this: &Bound<'_, Task>, link: &Link, core: &Arc<Core>, call: &str) {
     let py = this.py();
-    if let Err(error) = fill(this, call) {
+    if let Err(error) = fill(this, link, call) {
         completion::give_up(this, error);
         return;
     }
@@ -638,9 +638,10 @@ fn begin(this: &Bound<'_, Task>, core: &Arc<Core>, call: &str) {
 }
 
 /// Gives a task that has not started the arguments of its row.
-fn fill(this: &Bound<'_, Task>, call: &str) -> PyResult<()> {
+fn fill(this: &Bound<'_, Task>, link: &Link, call: &str) -> PyResult<()> {
     let py = this.py();
-    let (positional, named) = codec::decode_call(py, call)?;
+    let exceptions = link.hooks.decode_error.bind(py);
+    let (positional, named) = codec::decode_call(py, call, Some(exceptions))?;
     let (values, names) = match named {
         None => (positional, None),
         Some(named) => {
@@ -701,10 +702,10 @@ pub(crate) fn prepare<'py>(
     }
     let is_own = link.core().is_some_and(|own| Arc::ptr_eq(&own, &core));
     if !is_own || cell.is_coroutine() {
-        begin(&this, &core, &claimed.arguments);
+        begin(&this, link, &core, &claimed.arguments);
         return None;
     }
-    if let Err(error) = fill(&this, &claimed.arguments) {
+    if let Err(error) = fill(&this, link, &claimed.arguments) {
         completion::give_up(&this, error);
         return None;
     }
@@ -733,7 +734,11 @@ fn find_or_make<'py>(
             Option<Bound<'py, Policy>>,
             Option<Bound<'py, ExecutorCell>>,
         )>()?;
-    let (positional, named) = codec::decode_call(py, &claimed.arguments)?;
+    let (positional, named) = codec::decode_call(
+        py,
+        &claimed.arguments,
+        Some(link.hooks.decode_error.bind(py)),
+    )?;
     let keywords = named
         .map(|named| {
             named
@@ -946,10 +951,12 @@ fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
     let end = match row.state {
         State::Cancelled => End::Cancelled,
         State::Finished => match (row.result, row.unkept) {
-            (Some(result), _) => match codec::decode(py, &result) {
-                Ok(result) => End::Returned(result),
-                Err(error) => End::Raised(into_exception(py, error)),
-            },
+            (Some(result), _) => {
+                match codec::decode_result(&result, link.hooks.decode_error.bind(py)) {
+                    Ok(result) => End::Returned(result),
+                    Err(error) => End::Raised(into_exception(py, error)),
+                }
+            }
             (None, kind) => {
                 let kind = kind.unwrap_or_default();
                 let error = ResultNotKept::new_err(format!(

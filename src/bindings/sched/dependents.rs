@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use flask_delay_engine::Hold;
+use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -204,14 +205,28 @@ fn carried<'py>(
         return Ok(result);
     };
     let py = this.py();
-    let text = codec::encode(&result, most).map_err(|error| {
-        ResultNotKept::new_err(format!(
-            "task {} has succeeded, but its result cannot be stored, so no durable task can follow: \
-             {error}",
-            name_of(future)
-        ))
-    })?;
-    codec::decode(py, &text)
+    let copied = |value: &Bound<'py, PyAny>| {
+        let text = codec::encode(value, most).map_err(|error| {
+            ResultNotKept::new_err(format!(
+                "task {} has succeeded, but its result cannot be stored, so no durable task can \
+                 follow: {error}",
+                name_of(future)
+            ))
+        })?;
+        codec::decode(py, &text)
+    };
+    match result.cast_exact::<PyList>() {
+        // Without a journal, of the durable tasks only those that gather have no options.
+        Ok(results) if future.get().is_journaled() && policy::policy(future).is_none() => {
+            let copies = PyList::empty(py);
+            for value in results {
+                let is_exception = value.is_instance_of::<PyBaseException>();
+                copies.append(if is_exception { value } else { copied(&value)? })?;
+            }
+            Ok(copies.into_any())
+        }
+        _ => copied(&result),
+    }
 }
 
 fn outcome<'py>(future: &Bound<'py, Task>) -> End<'py> {

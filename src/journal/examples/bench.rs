@@ -57,6 +57,7 @@ fn settings(path: PathBuf, sync: SyncLevel) -> Settings {
         deaths: 3,
         timeout: Duration::from_secs(30),
         waiting: 0,
+        most: 1_000_000,
         code: "0".to_owned(),
     }
 }

@@ -67,6 +67,14 @@ fn gather<'a>(before: impl IntoIterator<Item = &'a NewTask>) -> NewTask {
     }
 }
 
+fn gather_all<'a>(before: impl IntoIterator<Item = &'a NewTask>) -> NewTask {
+    let mut task = gather(before);
+    if let Some(follows) = &mut task.follows {
+        follows.how = How::GatherAll;
+    }
+    task
+}
+
 /// Three tasks, each after the one before.
 fn three() -> Vec<NewTask> {
     vec![task(), step(0), step(1)]
@@ -578,6 +586,79 @@ mod a_gathering {
         end(&journal, claimed.claim, returned("1"));
         let told = notes.ended();
         assert_eq!((told.id, told.result.as_deref()), (all.id, Some("[0,1]")));
+        journal.close();
+    }
+
+    #[test]
+    fn of_all_ends_has_the_errors() {
+        let folder = Folder::new();
+        let (journal, notes) = claiming(&folder, 4);
+        let tasks = [task(), task(), task(), task()];
+        let claims = tasks.clone().map(|it| mine(journal.submit(it).unwrap()));
+        let all = gather_all(&tasks);
+        waits(&journal, &all);
+        let after = then(&all);
+        waits(&journal, &after);
+        let outcomes = [failed(), Outcome::Cancelled, unkept(), returned("3")];
+        for (claim, outcome) in claims.into_iter().zip(outcomes) {
+            assert_eq!(state(&journal, &all), State::Blocked);
+            end(&journal, claim, outcome);
+        }
+        let told = notes.ended();
+        let result = told.result.unwrap();
+        let start = r#"[{"$exception":"{\"type\": \"ValueError\"}"},{"$exception":"{\"type\": \"concurrent.futures._base.CancelledError\","#;
+        assert!(result.starts_with(start), "{result}");
+        assert!(result.contains("shop.Order"), "{result}");
+        assert!(result.ends_with("},3]"), "{result}");
+        let claimed = next(&notes, &after);
+        assert_eq!(claimed.arguments, format!("{{\"args\": [1, {result}]}}"));
+        journal.close();
+    }
+
+    #[test]
+    fn of_all_ends_waits_again_for_one_that_runs_again() {
+        let folder = Folder::new();
+        let (journal, notes) = claiming(&folder, 4);
+        let tasks = [task(), task()];
+        let claims = tasks.clone().map(|it| mine(journal.submit(it).unwrap()));
+        let all = gather_all([&tasks[0], &tasks[1], &tasks[0]]);
+        waits(&journal, &all);
+        end(&journal, claims[0], failed());
+        assert_eq!(row(&journal, &all.id).waiting_for, 1);
+        assert_eq!(journal.retry(&tasks[0].id).unwrap(), Retried::Yes);
+        assert_eq!(row(&journal, &all.id).waiting_for, 3);
+        end(&journal, claims[1], returned("1"));
+        assert_eq!(state(&journal, &all), State::Blocked);
+        end(&journal, next(&notes, &tasks[0]).claim, returned("0"));
+        assert_eq!(notes.ended().result.as_deref(), Some("[0,1,0]"));
+        journal.close();
+    }
+
+    #[test]
+    fn is_no_longer_than_a_result_may_be() {
+        let folder = Folder::new();
+        let narrow = flask_delay_journal::Settings {
+            most: 10,
+            ..settings(&folder.database())
+        };
+        let (journal, notes) = with(narrow, 4);
+        journal.know(vec!["send".to_owned()]);
+        journal.start().unwrap();
+        let tasks = [task(), task()];
+        for (task, result) in tasks.iter().zip(["12345", "678"]) {
+            end(
+                &journal,
+                mine(journal.submit(task.clone()).unwrap()),
+                returned(result),
+            );
+        }
+        waits(&journal, &gather(&tasks));
+        let told = notes.ended();
+        assert_eq!((told.state, told.result), (State::Failed, None));
+        let error = told.error.unwrap();
+        assert!(error.contains("the limit of 10 bytes"), "{error}");
+        waits(&journal, &gather(&tasks[..1]));
+        assert_eq!(notes.ended().result.as_deref(), Some("[12345]"));
         journal.close();
     }
 

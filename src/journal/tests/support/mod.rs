@@ -182,6 +182,7 @@ pub(crate) fn settings(path: &Path) -> Settings {
         deaths: 3,
         timeout: LONG,
         waiting: 0,
+        most: 1_000_000,
         code: "0.1.0".to_owned(),
     }
 }
