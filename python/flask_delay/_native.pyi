@@ -500,6 +500,19 @@ class Executor(concurrent.futures.Executor):
         seconds. Then the number of waits in each bucket of the ascending `bounds`, and above the
         last bound. Then the same for the runs.
         """
+    def _sample(self) -> None:
+        """Take samples for `_samples` and `_minutes` from now on: one a second, while tasks run."""
+    def _samples(
+        self, step: int
+    ) -> list[tuple[int, list[int], list[int], list[list[float] | None]]]:
+        """The samples in steps of 1, 10 or 60 seconds, oldest first; none without `_sample`.
+
+        Of each its first second since 1970; how many tasks returned and failed; the most that were
+        queued, held and running at once; the median and the 95th percentile of the waits and of the
+        runs, in seconds. Steps without a change are left out, but for the first and the last one.
+        """
+    def _minutes(self) -> list[tuple[str, list[int]]]:
+        """How many tasks ended in each of the last 30 minutes, by name."""
     def _get(self, id: str) -> Future[Any] | None:
         """The future with this id, if it is remembered and its id was asked for here."""
     def _is_gone(self, id: str) -> bool:

@@ -62,6 +62,7 @@ class Delay(Submitter):
         # no lock.
         self._apps: tuple[weakref.ref[Flask], ...] = ()
         self._callbacks: tuple[Callable[[Future[Any]], object], ...] = ()
+        self._has_page = False
         self._lock = threading.Lock()
         if app is not None:
             self.init_app(app)
@@ -94,7 +95,9 @@ class Delay(Submitter):
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
-            app.extensions[self.name] = state.State(self, settings, executor, app)
+            app.extensions[self.name] = found = state.State(self, settings, executor, app)
+            if self._has_page:
+                found.record()
             alive = tuple(ref for ref in self._apps if ref() is not None)
             self._apps = (*alive, weakref.ref(app))
         if settings.drain_on_sigterm:
@@ -263,7 +266,7 @@ class Delay(Submitter):
         # Not before: an app without the page pays nothing for it.
         from flask_delay.dashboard import blueprint as dashboard  # noqa: PLC0415
 
-        return dashboard.blueprint(
+        page = dashboard.blueprint(
             f"{self.name}_dashboard" if name is None else name,
             url_prefix,
             self._state,
@@ -275,6 +278,13 @@ class Delay(Submitter):
             actor=actor,
             poll=poll,
         )
+        with self._lock:
+            self._has_page = True
+            for ref in self._apps:
+                app = ref()
+                if app is not None:
+                    self._state_of(app).record()
+        return page
 
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks.

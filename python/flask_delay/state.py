@@ -91,6 +91,7 @@ class State:
         "__weakref__",
         "_app",
         "_backends",
+        "_is_recorded",
         "config",
         "executor",
         "jobs",
@@ -109,6 +110,7 @@ class State:
         self._app = weakref.ref(app)
         # No lock: each access is atomic, and a fork finds nothing half done.
         self._backends: dict[str, Backend] = {}
+        self._is_recorded = False
         self.store = Store(owner.name, settings, app, executor, weakref.WeakMethod(self.backend))
         self.jobs = Jobs(
             executor,
@@ -206,7 +208,15 @@ class State:
                 for callback in self.owner._default_callbacks():
                     made.executor.add_default_done_callback(callback)
             found = self._backends.setdefault(name, made)
+            if self._is_recorded:
+                self.record()
         return found
+
+    def record(self) -> None:
+        """Take samples of all pools from now on, for the plots of a page."""
+        self._is_recorded = True
+        for executor in self.executors():
+            executor._sample()  # noqa: SLF001
 
     def pools(self) -> list[tuple[str, Executor]]:
         """All pools of its tasks, with the names of their backends; its own pool is first."""

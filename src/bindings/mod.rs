@@ -53,7 +53,8 @@
 //!   `sched::backpressure` (queue size), `sched::dependents` (then, gather), `run::timeout` or
 //!   `run::retry`;
 //! - work after an end: `sched::completion`;
-//! - events of tasks: `core::events`, and its subscribers `core::metrics` and `host::signals`;
+//! - events of tasks: `core::events`, and its subscribers `core::metrics`, `host::signals` and
+//!   `sched::sampling`;
 //! - a way to run an attempt: a file in `run` that ends tasks by `completion::finish` on their
 //!   worker, or by `completion::finish_detached`;
 //! - what a row of the journal keeps, and what of it Python sees: `core::durable`, `run::durable`,

@@ -268,6 +268,7 @@ class _Views:
         data = {
             "counts": found.counts(running),
             "names": found.names(),
+            "sparklines": found.sparklines(),
             "running": running[:_FEW],
             "failures": failures.tasks[:_FEW],
             "paused": found.paused(),

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, cast
 
 from flask_delay.backends import table
 from flask_delay.backends.base import RemoteError
-from flask_delay.dashboard import recorder
+from flask_delay.dashboard import recorder, samples
 from flask_delay.dashboard.recorder import Recorder, Run
+from flask_delay.dashboard.samples import Plots
 from flask_delay.masking import masked
 from flask_delay.observe.stats import PoolStats, TaskStats
 from flask_delay.observe.view import TaskView
@@ -273,6 +274,14 @@ class Pages:
     def names(self) -> dict[str, TaskStats]:
         """The outcomes of this process's tasks, by their names."""
         return dict(sorted(self.state.stats()["tasks"].items()))
+
+    def plots(self, resolution: str = "15m") -> Plots:
+        """What happened in the last "15m", "6h" or "7d". KeyError for anything else."""
+        return samples.of_process(self.state.executors(), resolution)
+
+    def sparklines(self) -> dict[str, list[int]]:
+        """How many tasks ended in each of the last 30 minutes, by name; the last one goes on."""
+        return samples.ends_of_process(self.state.executors())
 
     def histograms(self, name: str) -> dict[str, list[tuple[str, int]]]:
         """How long this process's tasks of a name waited, and ran: counts by upper bounds."""

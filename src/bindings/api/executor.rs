@@ -15,13 +15,14 @@ use crate::bindings::convert::seconds;
 use crate::bindings::core::async_check::{check_callback, refuse_unrun};
 use crate::bindings::core::events::Signals;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Runner, Scope, Scoped};
+use crate::bindings::core::samples::Row;
 use crate::bindings::core::settings::{self, Backpressure, Mode, Settings, WhenFull};
 use crate::bindings::core::task::Task;
 use crate::bindings::errors::WaitCycleError;
 use crate::bindings::ffi::gil::wait_with_signals;
 use crate::bindings::process::exit::{self, cancel_queued};
 use crate::bindings::run::{durable, inline};
-use crate::bindings::sched::{dependents, dispatch};
+use crate::bindings::sched::{dependents, dispatch, sampling};
 use crate::bindings::wait::current;
 
 impl Drop for Inner {
@@ -43,6 +44,7 @@ static RUNNER: Runner = Runner {
     run_here: inline::run,
     release: dispatch::let_go,
     follow: dependents::go_on,
+    sample: sampling::touch,
     deliver: durable::deliver,
 };
 
@@ -204,6 +206,22 @@ impl ExecutorCell {
             Some(figures) => figures.export(py, &bounds),
             None => Ok(PyDict::new(py)),
         }
+    }
+
+    #[doc = doc!("Executor._sample")]
+    fn _sample(&self) -> PyResult<()> {
+        self.core()?.set_sampled();
+        Ok(())
+    }
+
+    #[doc = doc!("Executor._samples")]
+    fn _samples(&self, step: u64) -> PyResult<Vec<Row>> {
+        Ok(sampling::read(self.core()?, step))
+    }
+
+    #[doc = doc!("Executor._minutes")]
+    fn _minutes(&self) -> PyResult<Vec<(String, Vec<u32>)>> {
+        Ok(sampling::minutes(self.core()?))
     }
 
     #[doc = doc!("Executor.add_default_done_callback")]

@@ -1,12 +1,12 @@
 //! Events of tasks: one stream per process, in order.
 //!
-//! It has three subscribers: the figures of `stats()`, Python's signals, and the log of events, a
-//! ring that a page reads. One word, [`WANTED`], holds all subscriptions: an event without
+//! It has four subscribers: the figures of `stats()`, Python's signals, the log of events, a
+//! ring that a page reads, and the samples of its plots. One word, [`WANTED`], holds all subscriptions: an event without
 //! subscribers costs one load of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flask_delay_engine::{LazyPerProcess, Mutex};
 use pyo3::prelude::*;
@@ -64,7 +64,7 @@ impl Kind {
         }
     }
 
-    fn bit(self) -> u32 {
+    fn bit(self) -> u64 {
         1 << self as u32
     }
 }
@@ -75,10 +75,12 @@ pub(crate) enum Subscriber {
     Metrics = 0,
     Signals = 10,
     Log = 20,
+    /// Of starts: one wakes the sampler.
+    Samples = 30,
 }
 
 /// All subscriptions. Bits of the figures and the signals stay set.
-static WANTED: AtomicU32 = AtomicU32::new(0);
+static WANTED: AtomicU64 = AtomicU64::new(0);
 
 /// Subscribes to events from now on.
 pub(crate) fn subscribe(subscriber: Subscriber, kinds: &[Kind]) {
@@ -89,7 +91,7 @@ pub(crate) fn subscribe(subscriber: Subscriber, kinds: &[Kind]) {
 
 /// The subscribers to an event.
 #[derive(Clone, Copy)]
-pub(crate) struct Wanted(u32);
+pub(crate) struct Wanted(u64);
 
 /// The subscribers to this kind. Expiries go to the subscribers to failures.
 pub(crate) fn wanted(kind: Kind) -> Wanted {
@@ -103,7 +105,10 @@ impl Wanted {
 
     /// Whether a subscriber notes the event, which calls no user code.
     pub(crate) fn to_be_noted(self) -> bool {
-        self.0 & (1 << Subscriber::Metrics as u32 | 1 << Subscriber::Log as u32) != 0
+        const NOTED: u64 = 1 << Subscriber::Metrics as u32
+            | 1 << Subscriber::Log as u32
+            | 1 << Subscriber::Samples as u32;
+        self.0 & NOTED != 0
     }
 }
 
@@ -124,6 +129,12 @@ fn note(this: &Bound<'_, Task>, kind: Kind, wanted: Wanted) {
             Kind::Retrying => metrics::retried(this),
             _ => metrics::ended(this),
         }
+    }
+    if wanted.by(Subscriber::Samples)
+        && let Some(core) = this.get().core()
+        && core.samples().is_some()
+    {
+        (core.runner.sample)(core);
     }
     if wanted.by(Subscriber::Log) {
         let kind = if kind == Kind::Failed && has_expired(this) {

@@ -13,11 +13,12 @@ use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::durable::{Link, Message};
-use super::events::{self, Signals, Subscriber};
+use super::events::{self, Kind, Signals, Subscriber};
 use super::held::HeldTasks;
 use super::keys::Table;
 use super::metrics::Metrics;
 use super::registry::Registry;
+use super::samples::Samples;
 use super::settings::{Backpressure, Beginning, Initializer, Mode, Settings};
 use super::strays::Strays;
 use super::task::Task;
@@ -96,6 +97,8 @@ pub(crate) struct Runner {
     pub(crate) release: fn(&Bound<'_, Task>),
     /// Notifies the dependents of a task that has ended.
     pub(crate) follow: fn(&Bound<'_, Task>, Vec<Py<Task>>) -> PyResult<()>,
+    /// Takes samples from now on, until nothing happens any more.
+    pub(crate) sample: fn(&Arc<Core>),
     /// Acts on a message from the journal.
     pub(crate) deliver: fn(Python<'_>, &Arc<Link>, Message),
 }
@@ -114,6 +117,8 @@ pub(crate) struct Core {
     pub(crate) signals: Option<Signals>,
     pub(crate) backpressure: Backpressure,
     counted: bool,
+    /// Samples are taken, for a page.
+    sampled: AtomicBool,
     pub(crate) beginning: Beginning,
     pub(crate) scope_method: Option<Py<PyString>>,
     /// Where tasks are submitted, while that object exists.
@@ -151,6 +156,7 @@ struct Era {
     lanes: OnceBox<Arc<Table>>,
     claims: OnceBox<Table>,
     figures: Metrics,
+    samples: Samples,
 }
 
 /// A number of tasks.
@@ -194,6 +200,7 @@ impl Core {
             signals: settings.signals,
             backpressure: settings.backpressure,
             counted: settings.counted,
+            sampled: AtomicBool::new(false),
             beginning: settings.beginning,
             scope_method: settings.scope_method,
             executor: OnceLock::new(),
@@ -340,6 +347,20 @@ impl Core {
         self.counted.then(|| &self.era().figures)
     }
 
+    /// The samples of this process, if they are taken.
+    pub(crate) fn samples(self: &Arc<Self>) -> Option<&Samples> {
+        // Relaxed: a task that starts at this moment may be seen or not.
+        self.sampled
+            .load(Ordering::Relaxed)
+            .then(|| &self.era().samples)
+    }
+
+    /// Takes samples from now on, in forked processes too.
+    pub(crate) fn set_sampled(&self) {
+        self.sampled.store(true, Ordering::Relaxed);
+        events::subscribe(Subscriber::Samples, &[Kind::Started]);
+    }
+
     /// This process's tasks on the event loop.
     pub(crate) fn on_loop(self: &Arc<Self>) -> &HeldTasks {
         &self.era().on_loop
@@ -414,6 +435,7 @@ impl Era {
             lanes: OnceBox::new(),
             claims: OnceBox::new(),
             figures: Metrics::default(),
+            samples: Samples::default(),
         }
     }
 }
@@ -437,6 +459,7 @@ impl Drop for Era {
             std::mem::forget(std::mem::take(&mut self.held));
             // A thread that does not exist here may have left them half changed.
             std::mem::forget(std::mem::take(&mut self.figures));
+            std::mem::forget(std::mem::take(&mut self.samples));
         }
     }
 }

@@ -35,27 +35,30 @@ const LONGEST: u64 = 24 * 60 * 60 * 1_000_000;
 #[derive(Default)]
 pub(crate) struct Metrics(Mutex<Names>);
 
-type Names = BTreeMap<Box<str>, OfName>;
+/// By name.
+pub(crate) type Names = BTreeMap<Box<str>, OfName>;
 
+/// The figures of the tasks of a name.
 #[derive(Clone, Default)]
-struct OfName {
-    counts: Counts,
-    wait: Times,
-    run: Times,
+pub(crate) struct OfName {
+    pub(crate) counts: Counts,
+    pub(crate) wait: Times,
+    pub(crate) run: Times,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Counts {
-    done: u64,
-    failed: u64,
-    cancelled: u64,
-    retried: u64,
-    dead: u64,
+/// How tasks went on.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) retried: u64,
+    pub(crate) dead: u64,
 }
 
 /// A histogram. All have the same buckets, so that they can be added.
 #[derive(Clone, Default)]
-struct Times {
+pub(crate) struct Times {
     /// Up to the longest recorded time.
     buckets: Vec<u32>,
     count: u64,
@@ -158,6 +161,26 @@ impl Metrics {
         names.into_iter().filter_map(read).collect()
     }
 
+    /// Tells what has come since `seen`, by name, and brings that up to date.
+    pub(crate) fn since(&self, seen: &mut Names, mut tell: impl FnMut(&str, &OfName)) {
+        let names: Vec<_> = self.0.lock().keys().cloned().collect();
+        for name in names {
+            let before = seen.entry(name.clone()).or_default();
+            // One at a time, as in `each`.
+            let now = {
+                let names = self.0.lock();
+                let now = names.get(&name).filter(|now| now.counts != before.counts);
+                now.cloned()
+            };
+            if let Some(now) = now {
+                let mut new = now.clone();
+                new.subtract(before);
+                *before = now;
+                tell(&name, &new);
+            }
+        }
+    }
+
     /// One row for each name, for an exporter: the numbers of done, failed, cancelled, retried and dead
     /// tasks, then the waits, then the runs. Both have the sum in seconds, the number above the
     /// previous bound and up to each bound (in seconds), and the number above all bounds.
@@ -202,6 +225,17 @@ impl Metrics {
 }
 
 impl OfName {
+    fn subtract(&mut self, earlier: &Self) {
+        let (counts, before) = (&mut self.counts, &earlier.counts);
+        counts.done -= before.done;
+        counts.failed -= before.failed;
+        counts.cancelled -= before.cancelled;
+        counts.retried -= before.retried;
+        counts.dead -= before.dead;
+        self.wait.subtract(&earlier.wait);
+        self.run.subtract(&earlier.run);
+    }
+
     fn row(&self, bounds: &[u64]) -> Vec<f64> {
         let counts = self.counts;
         let mut row = vec![
@@ -231,6 +265,19 @@ impl OfName {
 }
 
 impl Counts {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.done += other.done;
+        self.failed += other.failed;
+        self.cancelled += other.cancelled;
+        self.retried += other.retried;
+        self.dead += other.dead;
+    }
+
+    /// How many tasks have ended.
+    pub(crate) fn ended(self) -> u64 {
+        self.done + self.failed + self.cancelled + self.dead
+    }
+
     fn tell(self, dict: &Bound<'_, PyDict>) -> PyResult<()> {
         dict.set_item("done", self.done)?;
         dict.set_item("failed", self.failed)?;
@@ -268,12 +315,40 @@ impl Times {
         self.sum += time;
     }
 
+    pub(crate) fn add(&mut self, other: &Self) {
+        if other.buckets.len() > self.buckets.len() {
+            self.buckets.resize(other.buckets.len(), 0);
+        }
+        for (it, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *it = it.saturating_add(*more);
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+    }
+
+    fn subtract(&mut self, earlier: &Self) {
+        for (it, less) in self.buckets.iter_mut().zip(&earlier.buckets) {
+            *it -= less;
+        }
+        self.count -= earlier.count;
+        self.sum -= earlier.sum;
+    }
+
     fn quantiles(&self) -> Quantiles {
+        Quantiles {
+            count: self.count,
+            sum: self.sum,
+            times: self.longest([50, 90, 99, 100]),
+        }
+    }
+
+    /// The times, in microseconds, that so many percent took at most.
+    fn longest<const N: usize>(&self, percents: [u64; N]) -> [u64; N] {
         let mut seen = 0;
         let mut buckets = self.buckets.iter().enumerate();
         let mut time = 0;
         // Rounded up: that many tasks took no longer.
-        let times = [50, 90, 99, 100].map(|percent| {
+        percents.map(|percent| {
             let wanted = (self.count * percent).div_ceil(100);
             while seen < wanted
                 && let Some((bucket, count)) = buckets.next()
@@ -282,12 +357,12 @@ impl Times {
                 time = longest_in(bucket);
             }
             time
-        });
-        Quantiles {
-            count: self.count,
-            sum: self.sum,
-            times,
-        }
+        })
+    }
+
+    /// The median and the time that 95 % took at most, in seconds; None without any.
+    pub(crate) fn typical(&self) -> Option<[f64; 2]> {
+        (self.count > 0).then(|| self.longest([50, 95]).map(seconds))
     }
 }
 

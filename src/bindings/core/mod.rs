@@ -24,6 +24,7 @@ pub(crate) mod options;
 pub(crate) mod policy;
 pub(crate) mod progress;
 pub(crate) mod registry;
+pub(crate) mod samples;
 pub(crate) mod settings;
 pub(crate) mod signature;
 pub(crate) mod strays;

@@ -6,4 +6,5 @@ pub(crate) mod dependents;
 pub(crate) mod dispatch;
 pub(crate) mod limits;
 pub(crate) mod queue;
+pub(crate) mod sampling;
 pub(crate) mod timer;

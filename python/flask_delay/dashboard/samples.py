@@ -1,0 +1,102 @@
+"""What the plots show: the last minutes, hours and days in steps. See `Pages.plots`."""
+
+import time
+from collections.abc import Sequence
+from operator import add
+from typing import NamedTuple
+
+from flask_delay._native import Executor
+
+STEPS = {"15m": 1, "6h": 10, "7d": 60}
+"""The resolutions, and the seconds of their steps."""
+
+# How many steps are kept.
+_KEPT = {1: 900, 10: 2_160, 60: 10_080}
+
+# A median and a 95th percentile; a step as `Executor._samples` tells it.
+_Times = list[float] | None
+_Row = tuple[int, list[int], list[int], list[_Times]]
+
+
+class Plots(NamedTuple):
+    """What happened in each step, in columns of the same length. None where nothing is known.
+
+    Steps in which nothing changed are left out, but for the first and the last one of them.
+    """
+
+    step: float
+    """The seconds of a step."""
+    at: list[float]
+    """The first second of each, since 1970, ascending."""
+    done: list[float | None]
+    """Tasks that returned."""
+    failed: list[float | None]
+    queued: list[float | None]
+    """The most tasks that waited for a worker at once."""
+    held: list[float | None]
+    running: list[float | None]
+    wait_p50: list[float | None]
+    """Seconds that half of the tasks waited at most. None where no task ended."""
+    wait_p95: list[float | None]
+    run_p50: list[float | None]
+    run_p95: list[float | None]
+
+
+def of_process(executors: Sequence[Executor], resolution: str) -> Plots:
+    """The plots of this process. KeyError for an unknown resolution."""
+    step = STEPS[resolution]
+    rows = [executor._samples(step) for executor in executors]  # noqa: SLF001
+    return _plots(step, rows[0] if len(rows) == 1 else _added(rows))
+
+
+def _plots(step: int, rows: Sequence[_Row]) -> Plots:
+    now = int(time.time())
+    begin = now - now % step - (_KEPT[step] - 1) * step
+    columns: list[list[float | None]] = [[] for _ in Plots._fields[1:]]
+    if not rows or rows[0][0] > begin:
+        # As wide as it will be.
+        first: tuple[float | None, ...] = (begin, *(None for _ in Plots._fields[2:]))
+        columns = [[value] for value in first]
+    for at, ended, levels, (wait, run) in rows:
+        row = (at, *ended, *levels, *(wait or _NO_TIMES), *(run or _NO_TIMES))
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    return Plots(step, *columns)  # type: ignore[arg-type]
+
+
+_NO_TIMES = (None, None)
+
+
+def _added(pools: Sequence[Sequence[_Row]]) -> list[_Row]:
+    """The rows of several pools as one. Where several have ended tasks, the longest times count."""
+    there = [{row[0]: row for row in rows} for rows in pools]
+    levels: list[list[int] | None] = [None] * len(pools)
+    found = []
+    for at in sorted({row[0] for rows in pools for row in rows}):
+        ended: list[int] = [0, 0]
+        times: list[_Times] = [None, None]
+        for place, rows in enumerate(there):
+            row = rows.get(at)
+            if row is not None:
+                ended = [one + other for one, other in zip(ended, row[1], strict=True)]
+                levels[place] = row[2]
+                times = [_longer(*pair) for pair in zip(times, row[3], strict=True)]
+        known = [it for it in levels if it is not None]
+        found.append((at, ended, [sum(column) for column in zip(*known, strict=True)], times))
+    return found
+
+
+def _longer(one: _Times, other: _Times) -> _Times:
+    if one is None or other is None:
+        return one or other
+    return [max(pair) for pair in zip(one, other, strict=True)]
+
+
+def ends_of_process(executors: Sequence[Executor]) -> dict[str, list[int]]:
+    """How many tasks of each name ended in each of the last 30 minutes, in this process."""
+    found: dict[str, list[int]] = {}
+    for executor in executors:
+        for name, counts in executor._minutes():  # noqa: SLF001
+            before = found.get(name)
+            found[name] = counts if before is None else list(map(add, before, counts))
+    return dict(sorted(found.items()))
