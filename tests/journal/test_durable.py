@@ -31,6 +31,7 @@ from flask_delay import (
     task_succeeded,
     using,
 )
+from flask_delay.journal.functions import Functions
 from flask_delay.journal.store import Store
 from flask_delay.testing import Delayed, LeakCheck, call
 
@@ -684,3 +685,28 @@ def test_by_default(make_app):
 @task
 def plain(value):
     return value
+
+
+def test_a_function_that_is_decorated_while_the_process_begins_to_claim_is_run(
+    make_app, monkeypatch
+):
+    """By another thread, after the names were read: a module that the app does not wait for."""
+    read = Functions.names
+
+    def late(number):
+        return number
+
+    late.__qualname__ = "late"
+    made = []
+
+    def names(self):
+        found = read(self)
+        monkeypatch.setattr(Functions, "names", read)
+        made.append(task(durable=True)(late))
+        return found
+
+    monkeypatch.setattr(Functions, "names", names)
+    app = make_app()
+    with app.app_context():
+        assert add.delay(1).result(DEADLINE) == 2
+        assert made[0].delay(3).result(DEADLINE) == 3

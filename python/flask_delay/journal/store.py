@@ -243,10 +243,13 @@ class Store:
         if role.will_change_user():
             self._start_later()
             return
-        journal = self._opened()
-        journal.know(self.functions.names())
+        journal, known = self._opened(), self.functions.names()
+        journal.know(known)
         journal.start()
         self._claimant = os.getpid()
+        # Of what was decorated in the meantime by another thread, `learn` has told nothing.
+        if known != self.functions.names():
+            self.learn()
         self.watch_outbox()
 
     def _start_or_log(self) -> None:
