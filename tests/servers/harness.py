@@ -56,13 +56,18 @@ class Server:
 
     `command` is started in `folder`, which has the app in `app.py`, and as `used.py` the
     same app with its pool used at import, as `busy.py` while it is. `{host}` and `{port}` in
-    the command are filled in.
+    the command are filled in. The app is below `prefix`.
     """
 
     def __init__(
-        self, folder: Path, command: Sequence[str], env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        prefix: str = "",
     ) -> None:
         self.folder = folder
+        self.prefix = prefix
         self.host, self.port = address()
         shutil.copy(SERVED, folder / "app.py")
         (folder / "used.py").write_text(USED)
@@ -135,7 +140,7 @@ class Server:
         self, path: str, data: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Any:
         """Ask for `path`, with `data` as POST; the JSON of the answer."""
-        url = f"http://{self.host}:{self.port}/{path}"
+        url = f"http://{self.host}:{self.port}{self.prefix}/{path}"
         request = urllib.request.Request(url, data, dict(headers or {}))
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE) as response:
@@ -209,10 +214,13 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, command: Sequence[str], env: Mapping[str, str] | None = None
+    folder: Path,
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    prefix: str = "",
 ) -> Iterator[Server]:
     """A server that answers, and that is gone afterwards, whatever happens."""
-    server = Server(folder, command, env)
+    server = Server(folder, command, env, prefix)
     try:
         yield server.wait_until_ready()
     finally:
