@@ -477,6 +477,8 @@ pub enum ErrorKind {
     Closed,
     /// Reading or writing has failed.
     Io,
+    /// Something else has a lock of SQLite's.
+    Busy,
     /// A process of another machine uses the file.
     OtherMachine,
     /// The folder cannot be used.

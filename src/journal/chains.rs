@@ -287,24 +287,28 @@ fn unkept(kind: &str, id: &str) -> String {
     )
 }
 
-/// A way to fail the followers whose tasks before them are lost from a damaged file; how many fail.
-pub(crate) fn fail_lost(connection: &Connection, now: i64) -> Result<usize> {
-    let error = poison::error(
-        "JournalUnavailable",
-        "a task before this one is lost: the file was damaged",
-    );
-    let mut sum = 0;
+/// Fails the followers of tasks that are gone without having ended, and those of these; which ones.
+/// `why` is what there is to say of it.
+pub(crate) fn fail_lost(connection: &Connection, why: &str, now: i64) -> Result<Vec<i64>> {
+    let error = poison::error("JournalUnavailable", why);
+    let mut lost = Vec::new();
     loop {
         // A follower of a task that has ended without it was to hear of that in the same transaction.
         let sql = "UPDATE task SET state = 7, error = ?1, ended_at = ?2 WHERE state = 3 AND waiting_for > 0 AND waiting_for > \
                    (SELECT count(*) FROM dependency JOIN task AS first ON first.sequence = predecessor \
-                   WHERE dependency.task = task.sequence AND first.state < 6)";
-        let count = connection.execute(sql, params![error, now])?;
-        sum += count;
-        if count == 0 {
-            return Ok(sum);
+                   WHERE dependency.task = task.sequence AND first.state < 6) RETURNING sequence";
+        let mut statement = connection.prepare(sql)?;
+        let found = statement.query_map(params![error, now], |row| row.get(0))?;
+        let found = found.collect::<Result<Vec<i64>>>()?;
+        if found.is_empty() {
+            break;
         }
+        lost.extend(found);
     }
+    let sql = "DELETE FROM dependency WHERE task NOT IN (SELECT sequence FROM task) \
+               OR predecessor NOT IN (SELECT sequence FROM task)";
+    connection.execute(sql, [])?;
+    Ok(lost)
 }
 
 // --- In a group ---------------------------------------------------------------------

@@ -45,14 +45,13 @@ impl From<rusqlite::Error> for Trouble {
 impl Trouble {
     /// Whether somebody else has one of SQLite's locks.
     pub(crate) fn is_busy(&self) -> bool {
-        let Self::Sql(error) = self else {
-            return false;
-        };
-        let code = error.sqlite_error_code();
-        matches!(
-            code,
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-        )
+        match self {
+            Self::Sql(error) => matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+            ),
+            Self::Other(error) => error.kind == ErrorKind::Busy,
+        }
     }
 
     /// Whether the file belongs to newer code.

@@ -143,24 +143,35 @@ impl Journal {
     fn try_open(&self) -> Result<(), Error> {
         let part = self.part()?;
         let turn = Self::take_turn(&part)?;
-        let opened = {
-            let _inside = gate().enter();
-            let mut disk = part.disk.lock();
-            let opened = disk
-                .open_or_make(&part.core)
-                .and_then(|(connection, _)| {
-                    let identity = schema::identity(connection)?;
-                    // Set once: each part opens the same file.
-                    let _ = part.core.identity.set(identity);
-                    Self::check_machine(&part, connection)
-                })
-                .map_err(|trouble| trouble.told(&part.core.place));
-            disk.suspend();
-            opened
-        };
+        let began = Instant::now();
+        let mut opened = Self::look_at_file(&part);
+        // After a crash another process may be reading the log, which takes a while.
+        while matches!(&opened, Err(error) if error.kind == ErrorKind::Busy)
+            && began.elapsed() < part.core.settings.timeout
+        {
+            thread::sleep(writer::BUSY);
+            opened = Self::look_at_file(&part);
+        }
         // Fails only for a file that is closed, and it is open.
         _ = turn.unlock();
         part.core.place.make_reserve();
+        opened
+    }
+
+    /// Opens the file, or makes it, and closes it again. With the turnstile held.
+    fn look_at_file(part: &Part) -> Result<(), Error> {
+        let _inside = gate().enter();
+        let mut disk = part.disk.lock();
+        let opened = disk
+            .open_or_make(&part.core)
+            .and_then(|(connection, _)| {
+                let identity = schema::identity(connection)?;
+                // Set once: each part opens the same file.
+                let _ = part.core.identity.set(identity);
+                Self::check_machine(part, connection)
+            })
+            .map_err(|trouble| trouble.told(&part.core.place));
+        disk.suspend();
         opened
     }
 

@@ -163,9 +163,9 @@ impl Writer {
         let claims = self.memory.claims && !self.part.is_leaving();
         let is_seldom = is_look && self.seldom_at.elapsed() >= SELDOM;
         let version = store::data_version(connection)?;
-        let is_changed = !is_look || self.data_version != Some(version);
+        let is_changed = !is_look || files.data_version != Some(version);
         if is_changed {
-            self.data_version = Some(version);
+            files.data_version = Some(version);
             self.hear(connection, slot, &mut seen)?;
             self.check_version(connection, &mut seen)?;
         }

@@ -91,6 +91,9 @@ pub(crate) struct Files {
     /// Whether it was opened since the last turn, and was another file before.
     pub is_fresh: bool,
     pub has_changed: bool,
+    /// What the last look saw: when it changes, another process has committed. The numbers of another
+    /// connection say nothing.
+    pub data_version: Option<i64>,
     pub turnstile: Option<Arc<File>>,
     /// The log of the connection, for the flusher.
     pub log: Option<Arc<File>>,
@@ -221,6 +224,7 @@ impl Files {
         self.log = Some(Arc::new(log));
         let identity = Identity::of(&place.database).map_err(failed)?;
         self.is_fresh = true;
+        self.data_version = None;
         self.has_changed |= self.identity.is_some_and(|it| it != identity);
         self.identity = Some(identity);
         Ok(())

@@ -170,6 +170,7 @@ fn fill(old: &Connection, new: &Connection) -> Sql<Salvaged> {
             Copy::new(old, new, &table, has_rowid)?.run(&mut done)?;
         }
     }
+    fill_in(new, &mut done)?;
     let died = poison::error("WorkerDied", "the process ended before the task did");
     new.execute(
         "UPDATE task SET state = 7, ended_at = ?1, error = ?2 WHERE state = 2 AND published = 1",
@@ -186,12 +187,70 @@ fn fill(old: &Connection, new: &Connection) -> Sql<Salvaged> {
     )?;
     new.execute("UPDATE task SET owner = NULL WHERE owner IS NOT NULL", [])?;
     new.execute("UPDATE periodic SET owner = NULL", [])?;
-    chains::fail_lost(new, now())?;
+    let why = "a task before this one is lost: the file was damaged";
+    chains::fail_lost(new, why, now())?;
+    clear(new)?;
     let count = |sql: &str| new.query_row(sql, [], |row| row.get::<_, i64>(0));
     done.tasks = count("SELECT count(*) FROM task")?.cast_unsigned();
     done.unfinished = count("SELECT count(*) FROM task WHERE state < 6")?.cast_unsigned();
     new.execute_batch("COMMIT")?;
     Ok(done)
+}
+
+/// Has nothing new come into the place of what is lost. A function or an application gets a name that
+/// none has, so that no other gets its number and with it its tasks. A task without arguments fails.
+fn fill_in(new: &Connection, done: &mut Salvaged) -> Sql<()> {
+    for sql in [
+        "INSERT INTO application SELECT application, '(lost ' || application || ')' FROM \
+         (SELECT application FROM task UNION SELECT application FROM function UNION SELECT application FROM rate \
+         UNION SELECT application FROM periodic UNION SELECT application FROM paused) \
+         WHERE application NOT IN (SELECT application FROM application)",
+        "INSERT INTO function SELECT function, application, '(lost ' || function || ')' FROM \
+         (SELECT function, application FROM task UNION SELECT function, application FROM paused WHERE function <> 0) \
+         WHERE function NOT IN (SELECT function FROM function)",
+    ] {
+        done.lost += new.execute(sql, [])? as u64;
+    }
+    let error = poison::error(
+        "JournalUnavailable",
+        "its arguments are lost: the file was damaged",
+    );
+    // As of a plain task, the journal does not have what another attempt needs.
+    let sql = format!(
+        "UPDATE task SET published = 1, error = CASE WHEN state < 6 THEN ?1 ELSE error END, \
+         ended_at = CASE WHEN state < 6 THEN ?2 ELSE ended_at END, \
+         state = CASE WHEN state < 6 THEN 7 ELSE state END \
+         WHERE {WITH_BODY} AND sequence NOT IN (SELECT task FROM body)"
+    );
+    new.execute(&sql, (error, now()))?;
+    Ok(())
+}
+
+/// The tasks whose arguments are in `body`.
+const WITH_BODY: &str = "arguments IS NULL AND published = 0";
+
+/// Removes what belongs to rows that are lost: a new one could get their number.
+fn clear(new: &Connection) -> Sql<()> {
+    for sql in [
+        "DELETE FROM body WHERE task NOT IN (SELECT sequence FROM task)",
+        "DELETE FROM checkpoint WHERE task NOT IN (SELECT sequence FROM task)",
+        "DELETE FROM step WHERE task NOT IN (SELECT sequence FROM task)",
+        "DELETE FROM start WHERE rate NOT IN (SELECT rate FROM rate)",
+    ] {
+        new.execute(sql, [])?;
+    }
+    Ok(())
+}
+
+/// The columns of a table's own index, by which its rows are known.
+fn index(table: &str) -> Option<&'static str> {
+    match table {
+        "task" | "forgotten" => Some("id"),
+        "rate" => Some("limit_key"),
+        "application" => Some("name"),
+        "function" => Some("application, name"),
+        _ => None,
+    }
 }
 
 /// The copying of one table.
@@ -239,12 +298,19 @@ impl<'a> Copy<'a> {
             return Ok(());
         }
         let mut read = BTreeSet::new();
-        if self.scan("", done, &mut read)? {
+        if self.scan(&self.key, "", done, &mut read)? {
             return Ok(());
         }
         let first = read.last().copied().unwrap_or(i64::MIN);
         let mut later = BTreeSet::new();
-        self.scan(" DESC", done, &mut later)?;
+        self.scan(&self.key, " DESC", done, &mut later)?;
+        if let ("application" | "function", Some(by)) = (self.table, index(self.table)) {
+            // All of a row is in the index too.
+            if self.scan(by, "", done, &mut BTreeSet::new())? {
+                return Ok(());
+            }
+            self.scan(by, " DESC", done, &mut BTreeSet::new())?;
+        }
         if !self.has_rowid {
             done.is_partial = true;
             return Ok(());
@@ -254,13 +320,15 @@ impl<'a> Copy<'a> {
     }
 
     /// Reads all rows in order, until one cannot be read; whether all can.
-    fn scan(&self, order: &str, done: &mut Salvaged, read: &mut BTreeSet<i64>) -> Sql<bool> {
+    fn scan(
+        &self,
+        by: &str,
+        order: &str,
+        done: &mut Salvaged,
+        read: &mut BTreeSet<i64>,
+    ) -> Sql<bool> {
         let key = if self.has_rowid { "rowid" } else { "0" };
-        let by: Vec<_> = self
-            .key
-            .split(", ")
-            .map(|key| format!("{key}{order}"))
-            .collect();
+        let by: Vec<_> = by.split(", ").map(|key| format!("{key}{order}")).collect();
         let sql = format!(
             "SELECT {key}, {} FROM {} ORDER BY {}",
             self.columns.join(", "),
@@ -331,15 +399,23 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// The places in the gap that an index of the table has: tasks have their ids there.
+    /// The places in the gap that an index of the table has, or the tasks that have been copied.
     fn known(&self, first: i64, last: Option<i64>) -> BTreeSet<i64> {
         let mut found = BTreeSet::new();
-        if self.table != "task" && self.table != "forgotten" {
-            return found;
-        }
         let mut read = |order: &str| -> Sql<()> {
-            let sql = format!("SELECT rowid FROM {} ORDER BY id{order}", self.table);
-            let mut statement = self.old.prepare(&sql)?;
+            let (connection, sql) = match index(self.table) {
+                Some(by) => {
+                    let by = by.replace(',', &format!("{order},"));
+                    let sql = format!("SELECT rowid FROM {} ORDER BY {by}{order}", self.table);
+                    (self.old, sql)
+                }
+                None if self.table == "body" => {
+                    let sql = format!("SELECT sequence FROM task WHERE {WITH_BODY}");
+                    (self.new, sql)
+                }
+                None => return Ok(()),
+            };
+            let mut statement = connection.prepare(&sql)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let key = row.get(0)?;

@@ -97,6 +97,7 @@ pub(crate) fn failed(place: &Place, error: &rusqlite::Error) -> Error {
             ErrorKind::Permission
         }
         Some(ErrorCode::FileLockingProtocolFailed) => ErrorKind::Locks,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
         _ => ErrorKind::Io,
     };
     Error::new(kind, format!("{file}: {error}{}", remedy(kind)))

@@ -1017,14 +1017,9 @@ pub(crate) fn prune(
 pub(crate) fn forget(connection: &Connection, old: &[(i64, String, i64)]) -> Result<()> {
     for (sequence, id, ended) in old {
         exclude(connection, id, *ended)?;
-        for sql in [
-            "DELETE FROM task WHERE sequence = ?1",
-            "DELETE FROM body WHERE task = ?1",
-            "DELETE FROM waiter WHERE task = ?1",
-        ] {
-            connection.prepare_cached(sql)?.execute([sequence])?;
-        }
-        kept::remove(connection, *sequence)?;
+        let sql = "DELETE FROM task WHERE sequence = ?1";
+        connection.prepare_cached(sql)?.execute([sequence])?;
+        remove_parts(connection, *sequence)?;
         chains::remove(connection, *sequence)?;
     }
     if !old.is_empty() {
@@ -1032,6 +1027,17 @@ pub(crate) fn forget(connection: &Connection, old: &[(i64, String, i64)]) -> Res
         connection.prepare_cached(sql)?.execute([FORGOTTEN])?;
     }
     Ok(())
+}
+
+/// Removes what belongs to a row that is gone: another one may get its place.
+fn remove_parts(connection: &Connection, task: i64) -> Result<()> {
+    for sql in [
+        "DELETE FROM body WHERE task = ?1",
+        "DELETE FROM waiter WHERE task = ?1",
+    ] {
+        connection.prepare_cached(sql)?.execute([task])?;
+    }
+    kept::remove(connection, task)
 }
 
 /// Checks the file, and copies the whole log into the database and that to the disk; whether that
@@ -1064,16 +1070,19 @@ pub(crate) fn remove_unbegun(
     now: i64,
 ) -> Result<()> {
     let sql = "DELETE FROM task WHERE id = ?1 AND (state IN (0, 1, 3, 5) AND attempt = 0 \
-               OR state = 2 AND epoch = ?2 AND owner = ?3 AND ?2 IS NOT NULL) RETURNING application, limit_key";
+               OR state = 2 AND epoch = ?2 AND owner = ?3 AND ?2 IS NOT NULL) RETURNING sequence, application, limit_key";
     let (epoch, slot) = claim.map(|(claim, slot)| (claim.epoch, slot)).unzip();
     let mut statement = connection.prepare_cached(sql)?;
     let removed = statement.query_row(params![id, epoch, slot], |row| {
-        Ok((row.get(0)?, row.get::<_, Option<String>>(1)?))
+        let lane: Option<String> = row.get(2)?;
+        Ok((row.get(0)?, row.get(1)?, lane))
     });
-    if let Some((application, Some(key))) = removed.optional()? {
+    let Some((task, application, lane)) = removed.optional()? else {
+        return Ok(());
+    };
+    remove_parts(connection, task)?;
+    if let Some(key) = lane {
         limits::call(connection, application, &key, now)?;
     }
-    let sql = "DELETE FROM dependency WHERE NOT EXISTS (SELECT 1 FROM task WHERE sequence = dependency.task)";
-    connection.prepare_cached(sql)?.execute([])?;
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::memory::Memory;
 use crate::operation::Operation;
 use crate::part::{self, Disk, Files, Part, Subject};
 use crate::wakeup::Woken;
-use crate::{flusher, liveness, manage, poison, store, turnstile};
+use crate::{chains, flusher, liveness, manage, poison, store, turnstile};
 
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ const CHECKPOINTS: Duration = Duration::from_millis(20);
 /// A process without a slot has nothing to look at.
 const LONG: Duration = Duration::from_hours(1);
 /// Between attempts to get SQLite's lock while something else has it.
-const BUSY: Duration = Duration::from_millis(2);
+pub(crate) const BUSY: Duration = Duration::from_millis(2);
 /// After a failure, before operations without a waiting thread are tried again.
 const REST: Duration = Duration::from_secs(1);
 /// Between attempts to learn what became of a commit.
@@ -54,8 +54,6 @@ pub(crate) struct Writer {
     pub(crate) memory: Memory,
     /// Where other processes call.
     pub(crate) fifo: Option<Arc<File>>,
-    /// What the last look saw: when it changes, another process has committed.
-    pub(crate) data_version: Option<i64>,
     pub(crate) next_look: Instant,
     pub(crate) seldom_at: Instant,
     /// Since when this process sees tasks of functions that no process knows.
@@ -134,7 +132,6 @@ impl Writer {
             part,
             memory: Memory::default(),
             fifo: None,
-            data_version: None,
             next_look: now,
             seldom_at: now,
             unknown: HashMap::new(),
@@ -628,7 +625,6 @@ impl Writer {
     /// tasks are gone. What its waiters are told.
     fn start_anew(&mut self, files: &mut Files) -> Vec<Row> {
         files.forget();
-        self.data_version = None;
         self.unknown.clear();
         let lost = self.memory.start_anew();
         lost.into_iter()
@@ -761,6 +757,10 @@ impl Writer {
                     };
                     store::remove_unbegun(connection, id, claim, self::now())?;
                 }
+            }
+            let why = "the task before this one was refused: the disk failed";
+            for follower in chains::fail_lost(connection, why, self::now())? {
+                store::tell_waiters(connection, follower, None)?;
             }
             Ok(store::commit(connection)?)
         });

@@ -18,9 +18,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use app::{Running, done};
-use flask_delay_journal::{Accepted, Change, ErrorKind, Found, Settings, State};
+use flask_delay_journal::{
+    Accepted, Before, Change, ErrorKind, Follows, Found, How, NewTask, Settings, State,
+};
 use support::{
-    Folder, LONG, careful, claiming, finished, integrity, mine, row, say, shell, task, until, with,
+    Folder, LONG, careful, claiming, finished, integrity, mine, row, say, shell, task, until,
+    watching, with,
 };
 use system::{Call, KILL, arm, arm_all, disarm};
 
@@ -166,15 +169,48 @@ fn a_disk_that_does_not_sync_answers_for_nothing() {
     // The log begins anew after the copy, and SQLite syncs that itself.
     journal.submit(task()).unwrap();
     // For good: what is refused is not there.
+    let (web, told) = watching(&folder);
     arm_all(Call::Sync, libc::EIO);
-    let refused = task();
+    let refused = NewTask {
+        arguments: "x".repeat(3_000),
+        ..task()
+    };
+    let follower = NewTask {
+        follows: Some(Follows {
+            tasks: vec![Before::Id(refused.id.clone())],
+            how: How::Success,
+            countdown: None,
+        }),
+        ..task()
+    };
+    let (submitting, late) = (journal.clone(), refused.clone());
     let began = Instant::now();
-    let error = journal.submit(refused.clone()).unwrap_err();
+    let thread = thread::spawn(move || submitting.submit(late));
+    // Others see it meanwhile, and what they have follow it is told.
+    until(|| matches!(web.watch(&refused.id).unwrap(), Found::Row(_)));
+    assert_eq!(web.submit(follower.clone()).unwrap(), Accepted::Waiting);
+    let error = thread.join().unwrap().unwrap_err();
     assert!(began.elapsed() >= timeout, "{error}");
     assert_eq!(error.kind, ErrorKind::Io);
     disarm();
     until(|| journal.get(&refused.id).unwrap() == Found::Unknown);
-    until(|| journal.submit(task()).is_ok());
+    let ended = told.ended();
+    assert_eq!((ended.id, ended.state), (follower.id, State::Failed));
+    assert!(ended.error.unwrap().contains("the disk failed"));
+    // Nothing of it is left, which the next one would get with its place.
+    let file = shell(&folder);
+    for table in ["body", "dependency", "waiter"] {
+        let sql =
+            format!("SELECT count(*) FROM {table} WHERE task NOT IN (SELECT sequence FROM task)");
+        let left: i64 = file.query_row(&sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0, "{table}");
+    }
+    let next = NewTask {
+        id: support::id(),
+        ..refused
+    };
+    until(|| journal.submit(next.clone()).is_ok());
+    web.close();
     assert_eq!(notes.left(), (0, 0));
     journal.close();
     is_whole(&folder);

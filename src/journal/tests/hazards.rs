@@ -12,10 +12,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use flask_delay_journal::{Accepted, Journal, NewTask, Settings, State, SyncLevel};
+use flask_delay_journal::{
+    Accepted, Journal, NewTask, Settings, State, SyncLevel, after_fork_in_parent, before_fork,
+};
 use process::{Actor, fork, role, wait_for, wait_for_end};
 use rusqlite::Connection;
-use support::{Folder, careful, claiming, row, say, settings, task, until, watching, with};
+use support::{Folder, careful, claiming, row, say, settings, shell, task, until, watching, with};
 
 /// What the child processes of these tests do.
 #[test]
@@ -106,6 +108,26 @@ fn an_orphan_loses_nothing() {
     let (journal, _) = watching(&folder);
     assert_eq!(journal.stats().unwrap().ready, 12);
     journal.close();
+}
+
+/// The file is opened anew after a fork, and the number that SQLite gives to what others have changed
+/// begins anew with it.
+#[test]
+fn an_end_during_a_fork_is_heard() {
+    let folder = Folder::new();
+    let (web, told) = watching(&folder);
+    let new = task();
+    assert_eq!(web.submit(new.clone()).unwrap(), Accepted::Waiting);
+    before_fork();
+    shell(&folder)
+        .execute_batch(
+            "BEGIN; UPDATE task SET state = 6, ended_at = 0; \
+             INSERT INTO waiter (task, slot, ended) SELECT sequence, submitter, 1 FROM task; COMMIT",
+        )
+        .unwrap();
+    after_fork_in_parent();
+    assert_eq!(told.ended().id, new.id);
+    web.close();
 }
 
 #[test]

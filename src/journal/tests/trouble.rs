@@ -11,6 +11,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use flask_delay_journal::{
@@ -97,7 +98,7 @@ fn the_process_that_keeps_the_turn_is_named() {
     let mut holder = Actor::start("turnstile", folder.path());
     holder.hear("locked");
     let waiting = journal.clone();
-    let thread = std::thread::spawn(move || waiting.submit(task()));
+    let thread = thread::spawn(move || waiting.submit(task()));
     let (level, text) = notes.reported("has kept the turn");
     assert_eq!(level, log::Level::Warn);
     assert!(
@@ -117,13 +118,40 @@ fn a_shell_that_writes_is_waited_for() {
     let shell = shell(&folder);
     shell.execute_batch("BEGIN IMMEDIATE").unwrap();
     let waiting = journal.clone();
-    let thread = std::thread::spawn(move || waiting.submit(task()));
+    let thread = thread::spawn(move || waiting.submit(task()));
     // It must not be answered meanwhile, so there is nothing to wait for.
-    std::thread::sleep(Duration::from_millis(200));
+    thread::sleep(Duration::from_millis(200));
     assert!(!thread.is_finished());
     shell.execute_batch("COMMIT").unwrap();
     assert_eq!(thread.join().unwrap().unwrap(), Accepted::Waiting);
     journal.close();
+}
+
+/// As of a process that reads the log after a crash: no other can open the file meanwhile.
+#[test]
+fn the_opening_waits_for_a_lock_of_sqlite() {
+    let folder = Folder::new();
+    watching(&folder).0.close();
+    let other = shell(&folder);
+    other
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")
+        .unwrap();
+    let error = Journal::open(
+        Settings {
+            timeout: Duration::from_millis(200),
+            ..settings(&folder.database())
+        },
+        Notes::new(0),
+    );
+    let error = error.map(drop).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Busy);
+    let path = folder.database();
+    let thread = thread::spawn(move || Journal::open(settings(&path), Notes::new(0)));
+    // Longer than SQLite itself waits.
+    thread::sleep(Duration::from_millis(200));
+    assert!(!thread.is_finished());
+    drop(other);
+    thread.join().unwrap().unwrap().close();
 }
 
 #[test]
