@@ -49,7 +49,7 @@ def act(number: int) -> int:
         if how == "retry":
             note("again", number)
             current_task.retry(0)
-        note("end", number)
+        note("fail", number)
         raise LookupError(number)
 
 

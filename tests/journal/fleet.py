@@ -174,8 +174,8 @@ class Fleet:
         return int(count)
 
     def wait_until_idle(self, seconds: float = 60) -> bool:
-        """Wait until no task is ready, scheduled or running."""
-        return bool(poll(lambda: self.count(0, 1, 2) == 0, seconds))
+        """Wait until every task has ended or is parked."""
+        return bool(poll(lambda: self.count(0, 1, 2, 3, 5) == 0, seconds))
 
     # --- Clients ---------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ STATES = {
     2: "running",
     3: "blocked",
     4: "parked",
+    5: "paused",
     6: "finished",
     7: "failed",
     8: "cancelled",
@@ -35,6 +36,8 @@ STATES = {
 # of tasks whose results are gathered one of these multiples.
 STEP = 1_000_000_000
 BRANCHES = (11, 12)
+# What runs after any end of the first task of a chain.
+TIDY = 13
 
 # Seconds after which a checkpoint is in the file, on a machine that is busy.
 LATE = 2.0
@@ -47,7 +50,8 @@ RATE = 20
 class Event(NamedTuple):
     """A line of the record. Times are in seconds of the machine's clock.
 
-    An event of an attempt is "start", "end", or "again" for an end that another attempt follows.
+    An event of an attempt is "start", "end", "again" for an end that another attempt follows, or
+    "fail" for one that another attempt follows if somebody asks for it.
     One of what a task keeps has a value: "from=3" for the checkpoint that an attempt began with,
     "kept=4" for one that it has told, "did=a" for the end of a step's code and "stepped=a" for that
     of the step. "of=limited" follows the start of a task with a limit, "of=rated" that of one with
@@ -185,9 +189,10 @@ def judge(told: Told, events: list[Event], rows: Mapping[str, Row] | None) -> Ve
     # Of each death, when the first of its tasks was started again. The others run after it: those
     # that were in a process that died run alone.
     first_again: dict[int, float] = {}
+    failed = {it.number for it in events if it.event == "fail"}
     for found in starts:
         for first, second in pairwise(found):
-            if first.pid in told.alone:
+            if first.pid in told.alone and first.number not in failed:
                 earlier = first_again.get(first.pid, second.at)
                 first_again[first.pid] = min(earlier, second.at)
     waits = [
@@ -267,8 +272,8 @@ def _overlaps(number: int, events: list[Event], told: Told) -> Iterator[str]:
             last = event
         elif last is None or last.pid != event.pid:
             yield f"task {number} ended in {event.pid} after it was started elsewhere"
-        elif event.event == "again":
-            # It has asked for another attempt.
+        elif event.event in {"again", "fail"}:
+            # It has asked for another attempt, or somebody has: see `hands.py`.
             last = None
 
 
@@ -342,7 +347,7 @@ def _forgotten(number: int, events: list[Event], told: Told) -> Iterator[str]:
             # What was told before it is in the file with it.
             floor = max(floor, last)
             stepped.add(value)
-        elif name == "again" and event.pid not in told.killed:
+        elif name in {"again", "fail"} and event.pid not in told.killed:
             # The attempt has ended in order. An end is noted before it is stored.
             floor = max(floor, last)
 

@@ -142,6 +142,44 @@ def join(numbers: list[int]) -> int:
     return work.__wrapped__(number)
 
 
+class Flaw(Exception):
+    """What `flawed` fails with."""
+
+
+@task(durable=True)
+def flawed(number: int, *, text: str) -> int:
+    """The first of a chain, which fails until somebody has had it run again often enough."""
+    note("start", number)
+    note("of=flawed", number)
+    assert text == f"flawed {number}"
+    begun = current_task.checkpointed or 0
+    note(f"from={begun}", number)
+    time.sleep(number * 7919 % 1000 / 50_000)
+    if begun < 1 + number % 2:
+        try:
+            current_task.checkpoint(begun + 1)
+        except BaseException:
+            note("again", number)
+            raise
+        note(f"kept={begun + 1}", number)
+        note("fail", number)
+        raise Flaw(number)
+    note("end", number)
+    return number - record.STEP
+
+
+@task(durable=True)
+def tidy_up(number: int) -> None:
+    """What follows any end."""
+    work.__wrapped__(number)
+
+
+@task(durable=True)
+def pausable(number: int) -> int:
+    """As `work`, of a function that is paused now and then."""
+    return work.__wrapped__(number)
+
+
 FUNCTIONS = {
     it.__name__: it
     for it in (
@@ -153,11 +191,12 @@ FUNCTIONS = {
         go_on_until_file,
         limited,
         rated,
+        pausable,
     )
 }
 # Of tasks that wait for a limit or a rate there are no more than about so many.
 BLOCKED = 60
-MIXED = ("go_on", "work", "limited", "rated", "chain", "gather")
+MIXED = ("go_on", "work", "limited", "rated", "chain", "gather", "flawed", "pausable")
 
 
 def mixed(number: int) -> str:
@@ -177,6 +216,11 @@ def submitted(name: str, number: int, countdown: float) -> Future[Any]:
     if name == "gather":
         branches = (branch.delay(number + it * record.STEP) for it in record.BRANCHES)
         return gather(*branches).then(join)
+    if name == "flawed":
+        first = number + record.STEP
+        future = flawed.delay(first, text=f"flawed {first}")
+        future.then(partial(tidy_up, number + record.TIDY * record.STEP), on="end")
+        return future.then(link)
     return FUNCTIONS[name].using(countdown=countdown).delay(number)
 
 
@@ -206,6 +250,26 @@ def submit(number: int, name: str):
     countdown = request.args.get("countdown", 0.0, type=float)
     future = submitted(name, number, countdown)
     return {"id": future.id, "pid": os.getpid()}
+
+
+@app.post("/retry/<id>")
+def retry(id: str):
+    try:
+        return {"id": executor.retry(id).id}
+    except ValueError as error:
+        return {"message": str(error)}, 409
+
+
+@app.post("/pause/<name>")
+def pause(name: str):
+    executor.pause(None if name == "all" else name)
+    return {}
+
+
+@app.post("/resume/<name>")
+def resume(name: str):
+    executor.resume(None if name == "all" else name)
+    return {}
 
 
 @app.errorhandler(JournalUnavailable)

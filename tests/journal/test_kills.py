@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from tests.journal import kills, record, soak, ticks
+from tests.journal import hands, kills, record, soak, ticks
 from tests.journal.fleet import Fleet
 from tests.journal.record import Event, Row, Told, judge, report
 
@@ -26,6 +26,8 @@ def test_random_kills(tmp_path, capsys):
     assert verdict.figures["limited"]
     assert verdict.figures["rated"]
     assert verdict.figures["chains"]
+    assert verdict.figures["retried by hand"]
+    assert verdict.figures["waited in a pause"]
 
 
 @needs_gunicorn
@@ -148,6 +150,11 @@ def of_values(*events: str, pid: int = 10, at: float = 1.0) -> list[Event]:
 NEXT = 11
 
 
+def run_of_flawed(at: float, end: str, pid: int) -> list[Event]:
+    names = [("start", at), ("of=flawed", at), (end, at + 0.5)]
+    return [Event(name, record.STEP + 1, pid, 1, when) for name, when in names]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "died", "problem"),
     [
@@ -180,6 +187,44 @@ def test_the_judge_of_what_is_kept(first, second, died, problem):
     ]
     outside = {} if died is None else {"killed": {10: died}}
     problems = judge(told(**outside), events, DONE).problems
+    if problem is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1
+        assert problem in problems[0]
+
+
+FLAWED = [
+    *run_of_flawed(1.0, "fail", 10),
+    *run_of_flawed(3.0, "fail", NEXT),
+    *run_of_flawed(5.0, "end", NEXT),
+]
+TIDIED = [RUN[0]._replace(number=record.TIDY * record.STEP + 1, at=1.7)]
+TIDIED += [TIDIED[0]._replace(event="end", at=1.8)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted", "killed", "tidied", "problem"),
+    [
+        ([2.0, 4.0], [2.0, 4.0], {}, TIDIED, None),
+        # Without an answer, or killed before the end was stored.
+        ([2.0, 4.0], [], {}, TIDIED, None),
+        ([4.0], [4.0], {10: 1.6}, TIDIED, None),
+        ([2.0, 4.0], [], {NEXT: 5.6}, TIDIED, None),
+        ([4.0], [4.0], {}, TIDIED, "and was started again in 11, unasked"),
+        ([2.0], [2.0], {10: 1.6}, TIDIED, "and was started again in 11, unasked"),
+        ([2.0, 4.0, 6.0], [6.0], {}, TIDIED, "was to run again, and did not"),
+        ([2.0, 4.0], [], {}, [], "nothing was tidied up"),
+        ([2.0, 4.0], [], {}, [it._replace(at=it.at - 1) for it in TIDIED], "before its end"),
+    ],
+)
+def test_the_judge_of_retries(asked, granted, killed, tidied, problem):
+    first = record.STEP + 1
+    acts = hands.Acts()
+    acts.asked[first] += asked
+    acts.granted[first] += granted
+    events = sorted([*FLAWED, *tidied], key=lambda it: it.at)
+    problems = hands.judge(acts, told(killed=killed), events)
     if problem is None:
         assert problems == []
     else:

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.journal.fleet import ROOT, wait_for_death
-from tests.journal.record import Told, judge, read_record, read_rows
+from tests.journal.record import Told, judge, read_record, read_rows, reading
 from tests.servers.harness import poll
 
 OPEN = {"ready", "scheduled", "running", "blocked", "parked"}
@@ -56,6 +56,8 @@ class Task:
     before: int | None = None
     """The number of the task that it follows."""
     on: str = "success"
+    failed_with_it: bool = False
+    """It has not begun, since that one has failed."""
     stopped: bool = False
     """It was told to stop, and may not have noticed."""
 
@@ -159,6 +161,8 @@ class Machine(RuleBasedStateMachine):
         self.processes: list[Process] = []
         self.tasks: dict[int, Task] = {}
         self.told = Told()
+        # How often each task was claimed before its function was paused; None: all functions are.
+        self.paused: dict[str | None, dict[str, int]] = {}
         self.started = 0
         self.steps: list[str] = []
         self.start(old=False)
@@ -295,6 +299,71 @@ class Machine(RuleBasedStateMachine):
             assert (told, verb) == (False, "cancel"), (told, self.story(task))
             assert any(it.number == task.number for it in self.record()), self.story(task)
 
+    @rule(which=WHICH, where=WHICH)
+    @noted
+    def retry(self, which: int, where: int) -> None:
+        """By hand, from any process: a task that has failed runs again, and what failed with it."""
+        process = self.some(where, None)
+        failed = [it for it in self.tasks.values() if it.end == "failed"]
+        if process is None or not failed:
+            return
+        task = failed[which % len(failed)]
+        may_be_gone = self.may_be_gone(task)
+        told = process(f"executor.retry('{task.id}').id")
+        if task.failed_with_it or told != task.id:
+            reason = "ValueError" if task.failed_with_it else "LookupError"
+            assert task.failed_with_it or may_be_gone, (told, self.story(task))
+            assert told["raised"].startswith((reason, "LookupError")), (told, self.story(task))
+            return
+        self.begins_again(task, process)
+
+    def begins_again(self, task: Task, process: Process) -> None:
+        """It has not ended after all, and so those that have failed with it."""
+        task.end, task.failed_with_it = None, False
+        for follower in self.tasks.values():
+            if follower.before == task.number and follower.failed_with_it:
+                if process(f"view('{follower.id}')") is None:
+                    # Forgotten before.
+                    assert self.may_be_gone(follower), self.story(follower)
+                else:
+                    self.begins_again(follower, process)
+
+    @rule(where=WHICH, name=st.sampled_from(["always", "newer", "after", None]))
+    @noted
+    def pause(self, where: int, name: str | None) -> None:
+        """In all processes, by any of them that has the function."""
+        process = self.some(where, name)
+        if process is None or name in self.paused:
+            return
+        told = process(f"executor.pause({name!r})")
+        if name is not None and told is not None:
+            # The file has not heard of it.
+            assert told["raised"].startswith("LookupError"), told
+            return
+        self.paused[name] = self.claims(name)
+
+    @rule(where=WHICH, name=st.sampled_from(["always", "newer", "after", None]))
+    @noted
+    def resume(self, where: int, name: str | None) -> None:
+        """With None, all that is paused."""
+        process = self.some(where, name)
+        if process is not None and (name is None or name in self.paused):
+            assert process(f"executor.resume({name!r})") is None
+            if name is None:
+                self.paused.clear()
+            else:
+                del self.paused[name]
+
+    def is_paused(self, function: str) -> bool:
+        return None in self.paused or function in self.paused
+
+    def claims(self, name: str | None) -> dict[str, int]:
+        """How often each task of the function was claimed; of all, without one."""
+        ids = {it.id for it in self.tasks.values() if name in {None, it.function}}
+        query = "SELECT id, epoch FROM task"
+        with reading(self.folder / "delay" / "journal.db") as connection:
+            return {id: epoch for id, epoch in connection.execute(query) if id in ids}
+
     @rule()
     @noted
     def prune(self) -> None:
@@ -327,6 +396,13 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     @noted
+    def what_is_paused_does_not_start(self) -> None:
+        for name, before in self.paused.items():
+            for id, count in self.claims(name).items():
+                assert count == before.get(id, 0), (name, id, before)
+
+    @invariant()
+    @noted
     def what_can_run_does(self) -> None:
         """If a process that has the function of a waiting task has a free worker, one is run."""
         for function in ("always", "newer", "after"):
@@ -334,7 +410,7 @@ class Machine(RuleBasedStateMachine):
             waiting = [
                 it for it in self.open() if it.function == function and not self.is_blocked(it)
             ]
-            if able and waiting:
+            if able and waiting and not self.is_paused(function):
                 assert poll(partial(self.is_run, waiting, able)), self.story(*waiting)
 
     def is_blocked(self, task: Task) -> bool:
@@ -377,6 +453,9 @@ class Machine(RuleBasedStateMachine):
             if len(self.processes) == MOST:
                 self.processes.pop().end()
             self.start(old=False)
+        if self.paused:
+            self.processes[0]("executor.resume()")
+            self.paused.clear()
         for task in self.open():
             self.tell(task, "finish")
         for task in self.open():
@@ -429,6 +508,7 @@ class Machine(RuleBasedStateMachine):
         if how != "finished":
             for follower in self.open():
                 if follower.before == task.number and follower.on == "success":
+                    follower.failed_with_it = how == "failed"
                     self.ended(follower, how)
 
     def may_be_gone(self, task: Task) -> bool:
