@@ -541,6 +541,7 @@ class _Policy:
         id: str | None = None,
         keeps: int | None = None,
         withheld: bool = False,
+        scope: str | None = None,
     ) -> Self:
         """Make a policy.
 
@@ -552,7 +553,8 @@ class _Policy:
         `timeout`, `expires` and `countdown` are in seconds, `eta` in seconds since 1970. `id` is
         for a single task. With `keeps`, the task is durable in a test, where no journal has its
         checkpoints and steps: the most bytes of each of them.
-        One that is `withheld` waits for `Future._release`.
+        One that is `withheld` waits for `Future._release`. With `scope` at "machine" the journal of
+        the executor counts for the limit and the rate of plain tasks.
         """
 
 def _check_function(fn: object, role: str, /) -> None:
@@ -935,6 +937,7 @@ class _Journal:
         revive: Callable[
             [str, str | None], tuple[Callable[..., Any], _Policy | None, Executor | None]
         ],
+        lane: Callable[[Callable[..., Any]], str],
         encode_error: Callable[[BaseException], str],
         decode_error: Callable[[str], BaseException],
         dead: Callable[[str, str, int, str], object],
@@ -946,6 +949,7 @@ class _Journal:
         too, once their ids were asked for. `revive` gets the registered name of a function and
         options as text, and returns the function, its policy and its executor, or None for the
         executor of the journal. It raises LookupError for a name that this process does not know.
+        `lane` returns the name by which all processes count a function's plain tasks together.
         `dead` gets the id, the name, the deaths and the error of each task that this process makes
         a dead letter, if signals have receivers.
         Raises ValueError for a place where a journal cannot be, JournalUnavailable for a file that
@@ -1032,6 +1036,13 @@ class _Journal:
         Tasks that follow one of the others are accepted together or not at all; otherwise all
         before the first that is refused are. Raises as `submit` for that one, and LookupError if
         there is no task to follow.
+        """
+
+    @staticmethod
+    def held(future: Future[Any]) -> dict[str, Any] | None:
+        """What holds up a plain task with `scope="machine"`, as `held` in `view`; None if nothing.
+
+        Raises JournalUnavailable.
         """
 
     def has(self, future: Future[Any]) -> bool:

@@ -96,6 +96,16 @@ class Options(TypedDict, total=False):
             " minute, hour or day.",
         ),
     ]
+    scope: Annotated[
+        Literal["process", "machine"],
+        Option(
+            validators.scope,
+            '"process" or "machine"',
+            "Whether `limit` and `rate` of a plain task hold in each process by itself, or in all"
+            ' processes of the machine together, which share a journal. The default is "process";'
+            " those of durable tasks always hold on the machine.",
+        ),
+    ]
     unique: Annotated[
         bool | Literal["raise"],
         Option(
@@ -271,16 +281,23 @@ class Chosen:
     value and for options that contradict each other.
     """
 
-    __slots__ = ("_above", "backend", "durable", "given", "id", "once", "plan", "policy", "request")
+    __slots__ = (
+        "_above",
+        "backend",
+        "durable",
+        "given",
+        "id",
+        "on_machine",
+        "once",
+        "plan",
+        "policy",
+        "request",
+    )
 
     def __init__(self, given: AllOptions, *, keeps: int | None = None) -> None:
         parsed = {name: _parsed(name, value) for name, value in given.items()}
         values = {name: value for name, value in parsed.items() if value is not None}
-        if "key" in values and values.keys().isdisjoint((*_KEYED, *_WHEN)):
-            raise ValueError(
-                f"the option 'key' is {given['key']!r}, but none of {', '.join(map(repr, _KEYED))}"
-                f" is set: say what is to go by the key"
-            )
+        _check_keyed(given, values)
         if "countdown" in values and "eta" in values:
             raise ValueError("the options 'countdown' and 'eta' exclude each other")
         countdown, expires = values.get("countdown"), values.get("expires")
@@ -310,6 +327,7 @@ class Chosen:
         # None if the setting decides.
         self.durable = self.given.get("durable")
         self.once = cast("str | None", values.pop("once", None))
+        self.on_machine = "scope" in values
         # Without a journal, as in tests, a durable task is withheld as well.
         if [values.pop(name) for name in ("within", "after_commit") if name in values]:
             values["withheld"] = True
@@ -406,6 +424,7 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
 
 
 _KEYED = ("limit", "rate", "unique")
+_SCOPED = ("limit", "rate")
 
 _UNDURABLE = {
     "after_commit": "which must not be lost between a commit and their submit: use within",
@@ -423,6 +442,11 @@ def refuse_undurable(given: AllOptions, backend: str | None) -> None:
             f"the backend is {backend!r}, but durable tasks run on threads or in worker processes"
             f' of the app alone: say backend="threads", or leave the task to the backend with'
             f" durable=False"
+        )
+    if given.get("scope") == "process":
+        raise ValueError(
+            "the option 'scope' is 'process', but the limit and the rate of a durable task hold on"
+            " the whole machine: leave it out"
         )
     for name, why in _UNDURABLE.items():
         if name in given and _parsed(name, cast("Any", given)[name]) is not None:
@@ -464,6 +488,20 @@ def refuse_lasting(given: AllOptions) -> None:
         raise ValueError(
             f"the option 'once' is {given['once']!r}, but the task is not durable, and its key"
             f" would be forgotten with this process: say durable=True"
+        )
+
+
+def _check_keyed(given: AllOptions, values: Mapping[str, object]) -> None:
+    """Raise ValueError for `key` and `scope` without anything that they are about."""
+    if "key" in values and values.keys().isdisjoint((*_KEYED, *_WHEN)):
+        raise ValueError(
+            f"the option 'key' is {given['key']!r}, but none of {', '.join(map(repr, _KEYED))}"
+            f" is set: say what is to go by the key"
+        )
+    if "scope" in given and values.keys().isdisjoint(_SCOPED):
+        raise ValueError(
+            f"the option 'scope' is {given['scope']!r}, but neither 'limit' nor 'rate' is set:"
+            f" say what is to hold there"
         )
 
 

@@ -4,6 +4,7 @@ import functools
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -161,6 +162,8 @@ class State:
             self._require_free(chosen.id)
         if is_durable:
             return self._find_durable(chosen, backend, future, on)
+        if chosen.on_machine:
+            self.store.before_permits(self.owner.prefix)
         if future is None:
             refuse_lasting(chosen.given)
             return submitter(chosen, self.jobs, self.app, backend)
@@ -266,13 +269,22 @@ class State:
             known = None
         # A process knows more of its own plain tasks than the journal.
         is_plain = row is None or row["plain"]
-        view = view_of(known) if known is not None and is_plain else None
+        view = self._view_of(known) if known is not None and is_plain else None
         if view is None and row is not None:
             view = self.store.view(row, known)
         if view is None:
             others = (backend.view(id) for backend in self._shared())
             view = next((view for view in others if view is not None), None)
         return view
+
+    def _view_of(self, future: Future[Any]) -> TaskView | None:
+        """As `view_of`, with what the journal says of a plain task."""
+        view = view_of(future)
+        held = None if view is None or view.state != "pending" else self.store.held(future)
+        if view is None or held is None:
+            return view
+        held_by, reason, due = held
+        return replace(view, held_by=held_by, reason=reason, due=due)
 
     def knows(self, id: str) -> bool:
         """Whether a task of this process has the id, and the id was asked for."""

@@ -252,6 +252,15 @@ def rate(value: object) -> tuple[int, float]:
     return count, _UNITS[match[2]]
 
 
+def scope(value: object) -> str | None:
+    """Where a limit and a rate hold: "machine", or None for "process"."""
+    if not isinstance(value, str):
+        raise TypeError
+    if value not in {"process", "machine"}:
+        raise ValueError
+    return value if value == "machine" else None
+
+
 def unique(value: object) -> str | None:
     """The answer to a second task of a key: "return" or "raise"."""
     if isinstance(value, bool):

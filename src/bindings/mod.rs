@@ -52,6 +52,7 @@
 //!   `sched::limits` (keys, rates, expiry), `sched::dispatch` (countdown, eta),
 //!   `sched::backpressure` (queue size), `sched::dependents` (then, gather), `run::timeout` or
 //!   `run::retry`;
+//! - limits that hold on the machine: `core::machine`, and the crate `src/journal`;
 //! - work after an end: `sched::completion`;
 //! - events of tasks: `core::events`, and its subscribers `core::metrics`, `host::signals` and
 //!   `sched::sampling`;

@@ -65,6 +65,9 @@ impl Writer {
                 (Operation::Periodic(ask), Said::Periodic(told)) => {
                     waiting.extend(ask.give(told, level == SyncLevel::Commit));
                 }
+                (Operation::Permit(ask), Said::Permit(told)) => {
+                    self.memory.permits.follow(ask, told);
+                }
                 (Operation::Start(answer), _) => answer.give(Ok(())),
                 (Operation::Close(answer), _) => closes.push(answer),
                 (operation, said) => operation.give(said),
@@ -77,6 +80,9 @@ impl Writer {
             if is_late && level != SyncLevel::Never {
                 part.flusher.note(&part, log);
             }
+        }
+        for task in effects.granted {
+            self.memory.permits.grant(task);
         }
         let host = &part.core.host;
         if !effects.run.is_empty() {

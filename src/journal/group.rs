@@ -22,7 +22,7 @@ use crate::operation::{Operation, Origin, Plain, Said, Step};
 use crate::part::{Files, Part, Subject};
 use crate::periodic::{self, Ask};
 use crate::store::{self, End, NewRow, Ready};
-use crate::{liveness, manage, poison, schema, wakeup};
+use crate::{liveness, manage, permits, poison, schema, wakeup};
 
 /// What breaks a transaction.
 pub(crate) enum Trouble {
@@ -78,6 +78,10 @@ pub(crate) enum Evidence {
     Changed(Claim),
     /// This process has this claim.
     Claimed(Claim),
+    /// A row with this id is there no more.
+    Removed(String),
+    /// The permit in this place is granted.
+    Granted(i64),
 }
 
 /// What follows from a group when it is committed.
@@ -103,6 +107,8 @@ pub(crate) struct Effects {
     pub stops_told: Vec<i64>,
     pub published: Vec<(String, i64)>,
     pub unpublished: Vec<String>,
+    /// Permits of this process.
+    pub granted: Vec<i64>,
     /// Processes to wake.
     pub wake: BTreeSet<i64>,
     pub reports: Vec<(Level, String)>,
@@ -290,7 +296,11 @@ impl<'a> Group<'a> {
 
     fn operate(&mut self, operation: &Operation) -> Result<Said> {
         Ok(match operation {
-            Operation::Submit(..) | Operation::Periodic(Ask::Tick(..)) if self.is_outdated => {
+            Operation::Submit(..)
+            | Operation::Periodic(Ask::Tick(..))
+            | Operation::Permit(permits::Ask::Enter(..))
+                if self.is_outdated =>
+            {
                 Said::Refused(schema::outdated(
                     &self.part.core.place,
                     self.part.core.layout,
@@ -332,6 +342,7 @@ impl<'a> Group<'a> {
                 Said::Pruned(count, next)
             }
             Operation::Periodic(ask) => Said::Periodic(self.answer(ask)?),
+            Operation::Permit(ask) => Said::Permit(self.permit(ask)?),
             Operation::Publish(plain) => {
                 self.publish(plain)?;
                 Said::Nothing
@@ -404,7 +415,11 @@ impl<'a> Group<'a> {
             self.end(task, State::Failed, Some(&error))?;
         }
         store::unreserve(self.connection, slot)?;
-        if store::interrupt(self.connection, slot)? > 0 {
+        // Those of code that still runs go with the process.
+        let lanes = permits::remove_all(self.connection, slot, true)?;
+        self.touch_lanes(lanes);
+        let has_permits = permits::has_any(self.connection, slot)?;
+        if store::interrupt(self.connection, slot)? > 0 || has_permits {
             store::set_claims(self.connection, slot, false)?;
         } else {
             store::remove_process(self.connection, slot)?;
@@ -670,7 +685,7 @@ impl<'a> Group<'a> {
         Changed::Fenced
     }
 
-    fn note(&mut self, evidence: impl FnOnce() -> Evidence) {
+    pub(crate) fn note(&mut self, evidence: impl FnOnce() -> Evidence) {
         if self.effects.evidence.is_none() {
             self.effects.evidence = Some(evidence());
         }
@@ -918,7 +933,8 @@ impl<'a> Group<'a> {
 
     /// Claims what this process has workers for.
     fn claim(&mut self) -> Result<()> {
-        if !self.is_claiming() {
+        // The rate of a lane may be what a permit of this process waits for.
+        if !self.is_claiming() && !self.memory.permits.are_waiting() {
             return Ok(());
         }
         let application = self.application()?;
@@ -929,6 +945,9 @@ impl<'a> Group<'a> {
             self.effects.next_due = store::next_due(self.connection, application)?;
         }
         self.advance()?;
+        if !self.is_claiming() {
+            return Ok(());
+        }
         if manage::is_all(self.paused()?) || self.suspects > 0 || self.claim_suspect(application)? {
             return Ok(());
         }

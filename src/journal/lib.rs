@@ -27,6 +27,7 @@ mod migrate;
 mod operation;
 mod part;
 mod periodic;
+mod permits;
 mod poison;
 mod queue;
 mod rescue;
@@ -68,6 +69,7 @@ use operation::{Operation, Origin, Plain, Step};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
 pub use periodic::{Job, Run, Tick, Ticked, When};
+pub use permits::{NewPermit, Permit};
 pub use rescue::Salvaged;
 use writer::Writer;
 

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use crate::api::{Held, Limits};
 use crate::group::{self, Group};
+use crate::permits::PERMIT;
 use crate::store;
 
 /// The states of tasks that are ready, and of those that are blocked.
@@ -125,13 +126,17 @@ struct First {
     task: i64,
     function: i64,
     is_paused: bool,
+    /// Whether it is the permit of a plain task, of the process `owner`.
+    is_permit: bool,
+    owner: Option<i64>,
     terms: Terms,
 }
 
 fn first(connection: &Connection, key: &str) -> Result<Option<First>> {
     let sql = format!(
-        "SELECT sequence, function, EXISTS (SELECT 1 FROM paused WHERE paused.application = task.application \
-         AND paused.function = task.function), {TERMS} FROM task WHERE limit_key = ?1 AND state = 3 \
+        "SELECT sequence, function, published = 0 AND EXISTS (SELECT 1 FROM paused \
+         WHERE paused.application = task.application AND paused.function = task.function), \
+         published, owner, {TERMS} FROM task WHERE limit_key = ?1 AND state = 3 \
          AND waiting_for = 0 ORDER BY rank, sequence LIMIT 1"
     );
     let mut statement = connection.prepare_cached(&sql)?;
@@ -140,7 +145,9 @@ fn first(connection: &Connection, key: &str) -> Result<Option<First>> {
             task: row.get(0)?,
             function: row.get(1)?,
             is_paused: row.get(2)?,
-            terms: terms_of(row, 3)?,
+            is_permit: row.get::<_, i64>(3)? == PERMIT,
+            owner: row.get(4)?,
+            terms: terms_of(row, 5)?,
         })
     });
     found.optional()
@@ -309,7 +316,7 @@ pub(crate) fn park_blocked(
     now: i64,
 ) -> Result<usize> {
     let sql = "UPDATE task SET state = 4, reason = ?2, parked_at = ?3 WHERE limit_key IS NOT NULL AND state = 3 \
-               AND waiting_for = 0 AND function = ?1";
+               AND waiting_for = 0 AND published = 0 AND function = ?1";
     connection
         .prepare_cached(sql)?
         .execute(params![function, reason, now])
@@ -497,13 +504,11 @@ impl Group<'_> {
     }
 
     fn advance_lane(&mut self, key: &str) -> group::Result<usize> {
-        let (mut count, mut aside) = (0, 0);
+        let (mut count, mut aside, mut granted) = (0, 0, 0);
         while let Some(first) = first(self.connection, key)? {
             if first.is_paused {
                 if aside == CHANGED {
-                    let application = self.application()?;
-                    call(self.connection, application, key, self.now)?;
-                    self.schedule(Some(self.now));
+                    self.advance_later(key)?;
                     break;
                 }
                 aside += 1;
@@ -516,10 +521,29 @@ impl Group<'_> {
             if obstacle.is_some() {
                 break;
             }
+            if first.is_permit {
+                // It starts at once: its process has the task.
+                self.count_start(&first.terms)?;
+                self.grant(first.task, first.owner)?;
+                granted += 1;
+                if granted == CHANGED {
+                    self.advance_later(key)?;
+                    break;
+                }
+                continue;
+            }
             set_state(self.connection, first.task, READY_NOW)?;
             self.lanes.has_others |= !self.memory.known.contains(&first.function);
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Goes on with a lane in another transaction.
+    fn advance_later(&mut self, key: &str) -> group::Result<()> {
+        let application = self.application()?;
+        call(self.connection, application, key, self.now)?;
+        self.schedule(Some(self.now));
+        Ok(())
     }
 }

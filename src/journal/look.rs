@@ -71,6 +71,8 @@ impl Chores {
 struct Seen {
     ended: Vec<Row>,
     stops: Vec<String>,
+    /// Permits that others have granted.
+    granted: Vec<i64>,
     reports: Vec<(Level, String)>,
 }
 
@@ -106,6 +108,9 @@ impl Writer {
                 }
                 for (level, text) in seen.reports {
                     host.report(level, text);
+                }
+                for task in seen.granted {
+                    self.memory.permits.grant(task);
                 }
             }
             Err(trouble) => {
@@ -174,6 +179,11 @@ impl Writer {
         let has_left = self.is_hungry || self.memory.reserved.is_some();
         if claims && (is_changed || is_seldom || has_left) {
             self.look_for_work(connection, slot, capacity)?;
+        } else if is_changed
+            && self.memory.permits.are_waiting()
+            && let Some(application) = self.memory.application
+        {
+            self.memory.next_due = store::next_due(connection, application)?;
         }
         if !is_look {
             return Ok(seen);
@@ -193,9 +203,13 @@ impl Writer {
     /// Takes in what others have told this process.
     fn hear(&mut self, connection: &Connection, slot: i64, seen: &mut Seen) -> Result<()> {
         for task in store::told(connection, slot)? {
+            if self.memory.permits.waits(task) {
+                seen.granted.push(task);
+                continue;
+            }
             let row = store::row(connection, task, Some(slot))?;
             if row.as_ref().is_some_and(|row| !row.state.is_end()) {
-                // It has been made ready again since.
+                // It has been made ready again since, or is a permit.
                 continue;
             }
             if self.memory.watched.remove(&task).is_some() {
@@ -283,7 +297,8 @@ impl Writer {
             self.is_eager = true;
             return Ok(());
         }
-        if !self.memory.claims {
+        // What a dead process had may be what a permit of this one waits for.
+        if !self.memory.claims && !self.memory.permits.are_waiting() {
             return Ok(());
         }
         let place = &self.part.core.place;

@@ -10,7 +10,8 @@ use crate::Journal;
 use crate::api::{Error, Found, Pool, Row, State};
 use crate::group::{self, Group};
 use crate::operation::{Operation, Said};
-use crate::{chains, periodic, store};
+use crate::permits::PERMIT;
+use crate::{chains, periodic, permits, store};
 
 /// So many rows are looked at in one step, which other operations wait for.
 const LOOKED_AT: i64 = 2_000;
@@ -91,6 +92,9 @@ fn rows_below(
     while let Some(row) = rows.next()? {
         last = row.get(store::SEQUENCE)?;
         count += 1;
+        if row.get::<_, i64>(store::PUBLISHED)? == PERMIT {
+            continue;
+        }
         if row.get::<_, i64>(store::SEQUENCE + 1)? == application {
             found.push(Listed {
                 sequence: last,
@@ -247,6 +251,7 @@ pub(crate) fn read(
         Operation::Names(_) => Said::Names(names(connection, app)?),
         Operation::Paused(_) => Said::Paused(paused_names(connection, app)?),
         Operation::Periodic(ask) => Said::Periodic(periodic::read(connection, app, ask)?),
+        Operation::Permit(ask) => Said::Permit(permits::read(connection, slot, ask)?),
         _ => Said::Nothing,
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::api::{Claim, Pool};
+use crate::permits::Permits;
 
 /// Claims of different files differ in their upper bits: see `Memory::sign`.
 const ERA: u32 = 40;
@@ -60,6 +61,8 @@ pub(crate) struct Memory {
     pub published: HashMap<String, i64>,
     /// The published tasks that were told to stop.
     pub told_plain: HashSet<i64>,
+    /// The permits of this process that wait.
+    pub permits: Permits,
     /// The suspect that this process will run alone.
     pub reserved: Option<i64>,
     pub next_due: Option<i64>,

@@ -5,6 +5,7 @@ use crate::api::{Cancelled, Change, Changed, Claim, Error, Found, NewTask, Outco
 use crate::chains::Submitted;
 use crate::manage::{Filter, Page, Retried};
 use crate::periodic::{Ask, Told};
+use crate::permits;
 
 /// An operation, and where its answer goes.
 pub(crate) enum Operation {
@@ -29,6 +30,8 @@ pub(crate) enum Operation {
     /// Answers how many tasks below a place are removed, and where to go on.
     Prune(Box<Filter>, i64, Answer<(u64, Option<i64>)>),
     Periodic(Ask),
+    /// A plain task's place in a lane.
+    Permit(permits::Ask),
     Publish(Box<Plain>),
     PublishBegan(String, i64),
     PublishEnded(String, Outcome),
@@ -64,8 +67,10 @@ pub(crate) struct Step {
 impl Operation {
     /// Whether it only reads: then it needs no turn.
     pub(crate) fn is_read(&self) -> bool {
-        if let Self::Periodic(ask) = self {
-            return ask.is_read();
+        match self {
+            Self::Periodic(ask) => return ask.is_read(),
+            Self::Permit(ask) => return ask.is_read(),
+            _ => {}
         }
         matches!(
             self,
@@ -85,6 +90,7 @@ impl Operation {
             self,
             Self::Change(..)
                 | Self::Step(..)
+                | Self::Permit(_)
                 | Self::Know
                 | Self::Start(_)
                 | Self::Publish(_)
@@ -96,8 +102,10 @@ impl Operation {
 
     /// Whether it ends a task, an attempt or a step: it has to be written some time.
     pub(crate) fn is_end(&self) -> bool {
-        if let Self::Periodic(ask) = self {
-            return ask.is_end();
+        match self {
+            Self::Periodic(ask) => return ask.is_end(),
+            Self::Permit(ask) => return ask.is_end(),
+            _ => {}
         }
         matches!(
             self,
@@ -117,6 +125,7 @@ impl Operation {
                 Some(Self::Step(claim, step, Answer::none()))
             }
             Self::Periodic(ref ask) if ask.is_end() => Some(self),
+            Self::Permit(ref ask) if ask.is_end() => Some(self),
             Self::PublishEnded(..) => Some(self),
             other => {
                 other.refuse(error);
@@ -129,6 +138,7 @@ impl Operation {
     pub(crate) fn give(self, said: Said) {
         match (self, said) {
             (Self::Periodic(ask), Said::Periodic(told)) => drop(ask.give(told, false)),
+            (Self::Permit(ask), Said::Permit(told)) => ask.give(told),
             (Self::Place(_, answer), Said::Place(place)) => answer.give(Ok(place)),
             (Self::List(.., answer), Said::Page(page)) => answer.give(Ok(page)),
             (Self::Names(answer), Said::Names(names)) => answer.give(Ok(names)),
@@ -147,6 +157,7 @@ impl Operation {
         match self {
             Self::Submit(_, _, answer) => answer.give(Err(error)),
             Self::Periodic(ask) => ask.refuse(error),
+            Self::Permit(ask) => ask.refuse(error),
             Self::Change(_, _, answer) | Self::Step(_, _, answer) => answer.give(Err(error)),
             Self::Get(_, answer) | Self::Watch(_, answer) => answer.give(Err(error)),
             Self::Cancel(_, answer) | Self::Stop(_, answer) => answer.give(Err(error)),
@@ -181,6 +192,7 @@ pub(crate) enum Said {
     More(bool),
     Pruned(u64, Option<i64>),
     Periodic(Told),
+    Permit(permits::Told),
     Refused(Error),
     Nothing,
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::api::{Claim, DeadLetter, State};
-use crate::store;
+use crate::{permits, store};
 
 /// The error of a task as the package reads it.
 pub(crate) fn error(kind: &str, message: &str) -> String {
@@ -97,10 +97,14 @@ pub(crate) fn take_over(
         return Ok(None);
     }
     store::unreserve(connection, process.slot)?;
+    let lanes = permits::remove_all(connection, process.slot, false)?;
     let orphans = orphans(connection, process.slot)?;
     let is_guilty = |it: &Orphan| counts && !it.plain && !it.interrupted;
     let was_alone = orphans.iter().any(|it| is_guilty(it) && it.deaths > 0);
-    let mut done = Takeover::default();
+    let mut done = Takeover {
+        lanes,
+        ..Takeover::default()
+    };
     for orphan in orphans {
         let is_suspect = is_guilty(&orphan) && (!was_alone || orphan.deaths > 0);
         let deaths = orphan.deaths + u32::from(is_suspect);

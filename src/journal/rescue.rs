@@ -170,6 +170,8 @@ fn fill(old: &Connection, new: &Connection) -> Sql<Salvaged> {
             Copy::new(old, new, &table, has_rowid)?.run(&mut done)?;
         }
     }
+    // Their tasks went with their processes.
+    new.execute("DELETE FROM task WHERE published = 2", [])?;
     fill_in(new, &mut done)?;
     let died = poison::error("WorkerDied", "the process ended before the task did");
     new.execute(

@@ -277,7 +277,7 @@ pub(crate) fn twin(
 pub(crate) fn count_waiting(connection: &Connection) -> Result<u64> {
     let sql = "SELECT (SELECT count(*) FROM task WHERE state = 0) + (SELECT count(*) FROM task WHERE state = 1) \
                + (SELECT count(*) FROM task WHERE state = 5) \
-               + (SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3)";
+               + (SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3 AND published = 0)";
     let mut statement = connection.prepare_cached(sql)?;
     let count: i64 = statement.query_row([], |row| row.get(0))?;
     Ok(count.cast_unsigned())
@@ -596,7 +596,7 @@ pub(crate) struct Standing {
 }
 
 pub(crate) fn standing(connection: &Connection, id: &str) -> Result<Option<Standing>> {
-    let sql = "SELECT sequence, state, owner FROM task WHERE id = ?1";
+    let sql = "SELECT sequence, state, owner FROM task WHERE id = ?1 AND published < 2";
     let mut statement = connection.prepare_cached(sql)?;
     let found = statement.query_row([id], |row| {
         Ok(Standing {
@@ -782,6 +782,8 @@ const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = 
      WHERE dependency.task = task.sequence AND first.state < 6 ORDER BY place LIMIT 1) END, sequence, application";
 /// Where the place of the row is among them.
 pub(crate) const SEQUENCE: usize = 23;
+/// And what says whether it is a plain task's, or a permit.
+pub(crate) const PUBLISHED: usize = 3;
 /// The columns of a row with what holds it up.
 pub(crate) fn columns() -> String {
     format!("{COLUMNS}, {}", limits::HELD)
@@ -840,7 +842,10 @@ pub(crate) fn find(
     id: &str,
     slot: Option<i64>,
 ) -> Result<(Found, Option<i64>)> {
-    let sql = format!("SELECT {} FROM task WHERE id = ?1", columns());
+    let sql = format!(
+        "SELECT {} FROM task WHERE id = ?1 AND published < 2",
+        columns()
+    );
     let mut statement = connection.prepare_cached(&sql)?;
     let found = statement.query_row([id], |row| Ok((row_of(row, slot)?, row.get(SEQUENCE)?)));
     if let Some((row, sequence)) = found.optional()? {
@@ -883,7 +888,7 @@ pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
             "SELECT count(*) FROM task WHERE owner IS NOT NULL AND state = 2 AND published = 0",
         )?,
         blocked: count(
-            "SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3 AND waiting_for = 0",
+            "SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3 AND waiting_for = 0 AND published = 0",
         )? + chains::count(connection)?
             + count("SELECT count(*) FROM task WHERE state = 5")?
             + paused,

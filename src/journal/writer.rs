@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use log::Level;
 use rusqlite::{Connection, ErrorCode};
 
+use crate::answer::Answer;
 use crate::api::{Accepted, Claim, Error, ErrorKind, Row, State, Stats};
 use crate::filesystem::refused;
 use crate::gate::gate;
@@ -22,7 +23,7 @@ use crate::memory::Memory;
 use crate::operation::Operation;
 use crate::part::{self, Disk, Files, Part, Subject};
 use crate::wakeup::Woken;
-use crate::{chains, flusher, liveness, manage, poison, store, turnstile};
+use crate::{chains, flusher, liveness, manage, permits, poison, store, turnstile};
 
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -76,6 +77,8 @@ pub(crate) struct Writer {
     pub(crate) is_called: bool,
     /// Ends that could not be written, to be tried again.
     kept: Vec<Operation>,
+    /// Permits that waited in a file which is gone, to be refused.
+    lost_permits: Vec<Answer<bool>>,
     /// Nothing but what threads wait for before this time: the last attempt has failed.
     rests_until: Option<Instant>,
     /// The file is damaged: nothing more is done with it.
@@ -146,6 +149,7 @@ impl Writer {
             checkpoints_at: now,
             is_called: false,
             kept: Vec::new(),
+            lost_permits: Vec::new(),
             rests_until: None,
             broken: None,
             busy_since: None,
@@ -183,7 +187,7 @@ impl Writer {
             None => LONG,
             Some(_) => self.next_look.saturating_duration_since(now),
         };
-        if self.is_claiming()
+        if self.keeps_time()
             && let Some(due) = self.memory.next_due
         {
             let left = u64::try_from(due.saturating_sub(self::now())).unwrap_or_default();
@@ -217,6 +221,11 @@ impl Writer {
         self.memory.claims && !self.part.is_leaving() && !self.is_outdated
     }
 
+    /// Whether it is up to this process, too, to do what is due.
+    fn keeps_time(&self) -> bool {
+        self.is_claiming() || self.memory.permits.are_waiting()
+    }
+
     /// Does what there is to do; whether it was the last time.
     fn round(&mut self) -> bool {
         if let Some(error) = self.broken.clone() {
@@ -241,7 +250,7 @@ impl Writer {
             self.inspect(is_look);
         }
         let is_due =
-            self.is_claiming() && self.memory.next_due.is_some_and(|due| due <= self::now());
+            self.keeps_time() && self.memory.next_due.is_some_and(|due| due <= self::now());
         let has_progress =
             !self.part.progress.lock().is_empty() && self.progress_at.elapsed() >= PROGRESS;
         let has_work = self.part.queue.has_any()
@@ -355,7 +364,10 @@ impl Writer {
             takes: true,
         };
         let mut operations = std::mem::take(&mut self.kept);
-        match self.transact(&mut operations, &turn) {
+        let done = self.transact(&mut operations, &turn);
+        let lost = std::mem::take(&mut self.lost_permits);
+        permits::refuse(lost, &permits::lost(&part.core.place.database));
+        match done {
             Ok((effects, log)) => {
                 self.last_error = None;
                 self.busy_since = None;
@@ -541,6 +553,8 @@ impl Writer {
             Some(Evidence::Inserted(id)) => store::exists(connection, id),
             Some(Evidence::Claimed(claim)) => holds(claim),
             Some(Evidence::Changed(claim)) => holds(claim).map(|holds| !holds),
+            Some(Evidence::Removed(id)) => store::exists(connection, id).map(|is| !is),
+            Some(Evidence::Granted(task)) => permits::is_granted(connection, *task),
             None => Ok(false),
         };
         found.ok()
@@ -626,6 +640,7 @@ impl Writer {
     fn start_anew(&mut self, files: &mut Files) -> Vec<Row> {
         files.forget();
         self.unknown.clear();
+        self.lost_permits.extend(self.memory.permits.take());
         let lost = self.memory.start_anew();
         lost.into_iter()
             .map(|watched| lost_row(watched.id))
@@ -650,8 +665,11 @@ impl Writer {
         self.rests_until = Some(Instant::now() + REST);
         if error.kind == ErrorKind::Corrupt {
             self.broken = Some(error.clone());
-            let _inside = gate().enter();
-            self.part.disk.lock().suspend();
+            {
+                let _inside = gate().enter();
+                self.part.disk.lock().suspend();
+            }
+            permits::refuse(self.memory.permits.take(), error);
             return answer_all(operations, error);
         }
         let (mut ends, others): (Vec<_>, Vec<_>) =

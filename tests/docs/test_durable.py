@@ -89,6 +89,30 @@ def test_at_most_so_many(shop: Any) -> None:
     assert shop.executor.tasks()[1].waits == "rate"
 
 
+def test_plain_tasks_on_the_machine(shop: Any) -> None:
+    running: list[str] = []
+    most: list[int] = []
+
+    def collect(box: str) -> None:
+        running.append(box)
+        time.sleep(0.02)
+        most.append(len(running))
+        running.remove(box)
+
+    shop.collect = collect
+    tasks = (shop.fetch_mail, shop.clear_mailbox)
+    futures = [task.delay() for _ in range(4) for task in tasks]
+    for future in futures:
+        future.result(DEADLINE)
+    assert most == [1] * 8
+    asked: list[float] = []
+    shop.lookup = lambda address: asked.append(time.monotonic())
+    futures = [shop.geocode.delay("here") for _ in range(11)]
+    for future in futures:
+        future.result(DEADLINE)
+    assert max(asked) - min(asked) > 0.9
+
+
 def test_a_row_that_counts_once(shop: Any, tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     with closing(sqlite3.connect(path)) as connection:
@@ -400,4 +424,4 @@ def test_a_dead_letter(shop: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 16
+    assert len(BLOCKS) == 17

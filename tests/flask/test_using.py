@@ -203,8 +203,9 @@ def test_teardown_functions_run_before_the_future_resolves(make_app):
 @pytest.mark.parametrize("verb", [using, Delay().using])
 def test_unknown_option(verb):
     names = (
-        "priority, key, limit, rate, unique, timeout, expires, retry, countdown, eta, backend,"
-        " durable, once, within, after_commit, request, id, every, cron, timezone, overlap, missed"
+        "priority, key, limit, rate, scope, unique, timeout, expires, retry, countdown, eta,"
+        " backend, durable, once, within, after_commit, request, id, every, cron, timezone,"
+        " overlap, missed"
     )
     assert names == ", ".join(KNOWN)
     with pytest.raises(
@@ -316,6 +317,8 @@ def test_bad_value_names_option_value_and_what_is_allowed(verb, name, value, err
         {"key": "mail", "unique": "raise", "limit": 3, "rate": "100/m"},
         {"limit": 2},
         {"rate": "5/h"},
+        {"limit": 2, "scope": "process"},
+        {"limit": 2, "rate": "5/h", "scope": "machine"},
         {"unique": True},
         {"unique": False},
         {"timeout": 0.5},

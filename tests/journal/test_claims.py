@@ -43,6 +43,7 @@ class Site:
             code="0",
             publish=False,
             revive=lambda name, options: (self.functions[name], None, None),
+            lane=lambda fn: fn.__name__,
             encode_error=lambda error: json.dumps(str(error)),
             decode_error=RuntimeError,
             dead=lambda id, name, deaths, error: None,

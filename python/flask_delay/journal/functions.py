@@ -103,6 +103,22 @@ class Functions:
         registered: Registered = task._registered  # noqa: SLF001
         return registered.journal_name(self.main)
 
+    def lane_of(self, fn: Callable[..., Any]) -> str:
+        """The name by which all processes count the function's tasks together, durable or not.
+
+        Raises TypeError for a function that other processes could not tell from others.
+        """
+        task = registry.decorated.get(registry.name_of(fn))
+        if task is not None and task.__wrapped__ is fn and task._registered.fault is None:  # noqa: SLF001
+            return self.name_of_task(task)
+        why = fault(fn)
+        if why is not None:
+            name = registry.qualname_of(fn) or repr(fn)
+            raise TypeError(
+                f"tasks of {name!r} cannot be counted on the machine: {why}; or give them a 'key'"
+            )
+        return registry.name_of(fn, self.main)
+
     def task_of(self, fn: Callable[..., Any]) -> Any:
         """What `@task` has made of the function. Raises TypeError if that is not there."""
         # At each submit, so the usual case comes first.

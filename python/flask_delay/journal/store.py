@@ -224,6 +224,7 @@ class Store:
             code=__version__,
             publish=settings.journal is not None,
             revive=revive,
+            lane=self.functions.lane_of,
             encode_error=partial(errors.encoded, main=main),
             decode_error=partial(errors.decoded, main=main),
             dead=dead,
@@ -363,6 +364,24 @@ class Store:
             journal.withdraw(future)
             raise
         return future
+
+    def before_permits(self, prefix: str) -> None:
+        """Open the journal for plain tasks whose limits hold on the machine.
+
+        `prefix` is that of the app's settings. Raises as `submit`, and ValueError without the
+        setting `JOURNAL`.
+        """
+        if self._settings.mode != "threads":
+            return
+        if self._settings.journal is None:
+            # A file that is there without the setting could be seen by some processes alone.
+            raise ValueError(
+                f"the option 'scope' is 'machine', but without a journal no process knows of the"
+                f" others: set {prefix}JOURNAL to True, or to the path of a file"
+            )
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self._opened()
 
     def watch_outbox(self) -> None:
         """Look for tasks that were submitted with a transaction and not carried over, if any are.
@@ -633,6 +652,17 @@ class Store:
     def is_gone(self, id: str) -> bool:
         """Whether the task with this id ended, and was forgotten. Raises JournalUnavailable."""
         return is_gone(self.row(id))
+
+    @staticmethod
+    def held(
+        future: Future[Any],
+    ) -> tuple[Literal["limit", "rate"], str, datetime | None] | None:
+        """What holds up a plain task whose limits hold on the machine: see `TaskView`.
+
+        Raises JournalUnavailable.
+        """
+        held = _held(_Journal.held(future))
+        return None if held is None else (*held[:2], _moment(held[2]))
 
     def view(self, row: Mapping[str, Any], future: Future[Any] | None) -> TaskView:
         """The state of a task from its row, and from a future of it in this process."""

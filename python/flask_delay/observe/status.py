@@ -80,9 +80,10 @@ def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
     }
     if view.deaths is not None:
         # Of a durable task.
+        found |= {"waits": None, "attempts": view.attempts, "deaths": view.deaths}
+    if view.deaths is not None or view.held_by is not None:
         # The id of another task is not for this one's client.
-        waits = view.waits if view.after is None else view.state
-        found |= {"waits": waits, "attempts": view.attempts, "deaths": view.deaths}
+        found["waits"] = view.waits if view.after is None else view.state
         if view.due is not None and view.waits in {"scheduled", "rate"}:
             found["until"] = view.due.isoformat()
         if errors and view.reason is not None:

@@ -63,13 +63,15 @@ class TaskView:
     def waits(self) -> str | None:
         """Why a task of the journal waits; None for one that runs or has ended.
 
+        Of a plain task: "limit" or "rate", if that holds on the machine.
+
         "ready" for a free worker, "scheduled" until it is `due`, "paused" until its function is
         resumed, "alone" for a process that runs nothing else since processes have died of it,
         "parked" for code that can run it, "limit" for the end of tasks of its key, "rate" until
         it is `due`, "after fetch 3fa9c1d2" for another task, by the beginning of its id.
         """
         if self.state not in _WAITING:
-            return None
+            return self.held_by
         if self.is_paused:
             return "paused"
         if self.state == "blocked" and self.held_by is not None:

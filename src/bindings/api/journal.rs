@@ -36,7 +36,7 @@ impl Journal {
 #[pymethods]
 impl Journal {
     #[new]
-    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, encode_error, decode_error, dead))]
+    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, lane, encode_error, decode_error, dead))]
     #[expect(clippy::too_many_arguments, reason = "most of them named")]
     fn new(
         executor: &Bound<'_, ExecutorCell>,
@@ -52,6 +52,7 @@ impl Journal {
         code: String,
         publish: bool,
         revive: Py<PyAny>,
+        lane: Py<PyAny>,
         encode_error: Py<PyAny>,
         decode_error: Py<PyAny>,
         dead: Py<PyAny>,
@@ -82,6 +83,7 @@ impl Journal {
         };
         let hooks = Hooks {
             revive,
+            lane,
             encode_error,
             decode_error,
             dead,
@@ -115,6 +117,12 @@ impl Journal {
     #[doc = doc!("_Journal.has")]
     fn has(&self, future: &Bound<'_, Task>) -> bool {
         chains::is_of(&self.0, future)
+    }
+
+    #[doc = doc!("_Journal.held")]
+    #[staticmethod]
+    fn held<'py>(future: &Bound<'py, Task>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        durable::held(future)
     }
 
     #[doc = doc!("_Journal.identity")]

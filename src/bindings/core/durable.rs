@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use flask_delay_engine::{LazyPerProcess, Mutex, PerProcess, SubmitError};
 use flask_delay_journal::{
     Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Host, Journal, Kept, Outcome,
-    Pool, Row,
+    Permit, Pool, Row,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -79,6 +79,8 @@ pub(crate) struct Link {
 pub(crate) struct Hooks {
     /// From a registered name and options as text: the function, its policy and its executor.
     pub(crate) revive: Py<PyAny>,
+    /// From a function: the name by which all processes count its tasks together.
+    pub(crate) lane: Py<PyAny>,
     /// An exception as text, and back.
     pub(crate) encode_error: Py<PyAny>,
     pub(crate) decode_error: Py<PyAny>,
@@ -122,6 +124,12 @@ pub(crate) enum Message {
         step: Py<PyAny>,
         told: Py<PyAny>,
         changed: Result<Changed, Error>,
+    },
+    /// Whether a plain task has the permit that it has asked for, or gave it back before.
+    Permit {
+        task: Py<Task>,
+        permit: Permit,
+        granted: Result<bool, Error>,
     },
     /// Ends the courier.
     Close,
@@ -328,6 +336,7 @@ impl Link {
 
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.hooks.revive)?;
+        visit.call(&self.hooks.lane)?;
         visit.call(&self.hooks.encode_error)?;
         visit.call(&self.hooks.decode_error)?;
         visit.call(&self.hooks.dead)

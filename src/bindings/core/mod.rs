@@ -19,6 +19,7 @@ pub(crate) mod interrupt;
 pub(crate) mod kept;
 pub(crate) mod keys;
 pub(crate) mod leftovers;
+pub(crate) mod machine;
 pub(crate) mod metrics;
 pub(crate) mod options;
 pub(crate) mod policy;

@@ -43,6 +43,8 @@ pub(crate) struct Policy {
     pub(crate) keeps: Option<usize>,
     /// Starts when it is released.
     pub(crate) withheld: bool,
+    /// Whether the limit and the rate hold in all processes of the machine together.
+    pub(crate) on_machine: bool,
 }
 
 /// None: no limit.
@@ -58,7 +60,7 @@ fn time(seconds: f64) -> Option<SystemTime> {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None, withheld = false))]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None, withheld = false, scope = None))]
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
@@ -74,6 +76,7 @@ impl Policy {
         id: Option<&str>,
         keeps: Option<usize>,
         withheld: bool,
+        scope: Option<&str>,
     ) -> Self {
         let rate = rate.and_then(|(count, seconds)| {
             let per = duration(seconds)?;
@@ -96,6 +99,7 @@ impl Policy {
             id: id.map(Id::new),
             keeps,
             withheld,
+            on_machine: scope == Some("machine"),
         }
     }
 

@@ -13,6 +13,7 @@ use super::interrupt::Why;
 use super::kept::Keeping;
 use super::keys::{self, Lane};
 use super::leftovers;
+use super::machine::{self, Place, Taken};
 use super::options::Policy;
 use super::task::Task;
 use super::transition::Phase;
@@ -25,6 +26,10 @@ pub(crate) struct Rules {
     pub(crate) lane: Option<Py<Lane>>,
     /// The limiter of a task that ended while its code still runs.
     pub(crate) behind: Option<Py<Lane>>,
+    /// Where it waits, if its limits hold on the machine.
+    pub(crate) place: Option<Box<Place>>,
+    /// As `behind`.
+    pub(crate) permit_behind: Option<Box<Taken>>,
     /// The key that this task has claimed.
     pub(crate) claim: Option<Py<PyAny>>,
     pub(crate) attempts: u32,
@@ -223,7 +228,14 @@ pub(crate) fn rank(this: &Bound<'_, Task>) -> i64 {
 
 /// Called before a task ends without its code, which keeps the limiter's permit until its end.
 pub(crate) fn keep_turn(this: &Task) {
-    with(this, |rules| rules.behind = rules.lane.take());
+    let place = with(this, |rules| {
+        rules.behind = rules.lane.take();
+        rules.place.take()
+    });
+    match place.flatten().and_then(|mut place| place.take()) {
+        Some(permit) => machine::keep_behind(this, permit),
+        None => machine::stay(this),
+    }
 }
 
 /// The earliest start of a task.

@@ -8,10 +8,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
-use super::durable::{self as entry, Given, Offer, Order};
+use super::durable::{self as entry, Offer, Order};
 use crate::bindings::core::async_check::check_function;
 use crate::bindings::core::durable::{self, Link};
 use crate::bindings::core::executor::ExecutorCell;
+use crate::bindings::core::machine::Given;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::signature;
 use crate::bindings::core::task::Task;

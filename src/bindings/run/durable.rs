@@ -25,6 +25,7 @@ use crate::bindings::core::durable::{self, Durable, Link, Message, Stored};
 use crate::bindings::core::events::{self, Kind, Subscriber};
 use crate::bindings::core::executor::{Core, ExecutorCell, Job};
 use crate::bindings::core::id::Id;
+use crate::bindings::core::machine::{self, Given, KEY};
 use crate::bindings::core::options::{Policy, Twin};
 use crate::bindings::core::policy::{self, Start};
 use crate::bindings::core::progress::Progress;
@@ -62,9 +63,6 @@ pub(crate) struct Order<'py> {
     /// What it waits for.
     pub(crate) follows: Option<(Vec<Before>, How)>,
 }
-
-/// The arguments of a call.
-pub(crate) type Given<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
 
 /// A task that the journal does not have yet.
 pub(crate) struct Offer<'py> {
@@ -167,7 +165,11 @@ pub(crate) fn offer<'py>(
         Some(asked) => Some(unique_key(py, asked, &order.name, given, link.most)?),
         None => None,
     };
-    let limits = limits(py, asked, &order.name, given, link.most)?;
+    let name = || Ok(order.name.clone());
+    let limits = match asked {
+        Some(asked) => machine::limits(py, asked, link.most, name, || Ok(given.clone()))?,
+        None => None,
+    };
     if asked.is_some_and(Policy::needs_timer) {
         // While an error can still tell the caller that the timer does not start.
         timer::ready()?;
@@ -225,7 +227,7 @@ pub(crate) fn offer<'py>(
         expires: expires.map(|expires| born.saturating_add(micros(expires))),
         unique,
         once: order.once.clone(),
-        limits,
+        limits: limits.map(Box::new),
         is_strict,
         sync: order.disk,
         follows: order.follows.map(|(tasks, how)| Follows {
@@ -562,36 +564,6 @@ fn unique_key<'py>(
     let call = codec::encode_call(name, positional, sorted.transpose()?.as_ref(), None, most)?;
     Ok(format!("{name} {call}"))
 }
-
-/// How many of its key may run and start, if the task has a limit or a rate. The key is that of the
-/// function, or the option as text, the same in all processes.
-fn limits<'py>(
-    py: Python<'py>,
-    asked: Option<&Policy>,
-    name: &str,
-    given: &Given<'py>,
-    most: usize,
-) -> PyResult<Option<Box<Limits>>> {
-    let Some((asked, terms)) = asked.and_then(|asked| Some((asked, asked.terms(0)?))) else {
-        return Ok(None);
-    };
-    let key = match asked.key_of(py, || Ok(given.clone()))? {
-        Some(key) => format!("{KEY}{}", codec::encode(&key, most)?),
-        None => name.to_owned(),
-    };
-    let number = |number| u64::try_from(number).unwrap_or(u64::MAX);
-    Ok(Some(Box::new(Limits {
-        key,
-        limit: terms.limit.map(number),
-        rate: terms.rate.map(|rate| {
-            let span = u64::try_from(rate.per.as_micros()).unwrap_or(u64::MAX);
-            (number(rate.count), span)
-        }),
-    })))
-}
-
-/// Before a key that was given as an option; no name of a function begins with it.
-const KEY: &str = "=";
 
 /// A task without arguments, which its row has.
 pub(crate) fn make<'py>(
@@ -1036,6 +1008,11 @@ pub(crate) fn deliver(py: Python<'_>, link: &Arc<Link>, message: Message) {
             told,
             changed,
         } => kept::stepped(py, step.bind(py), told.bind(py), changed),
+        Message::Permit {
+            task,
+            permit,
+            granted,
+        } => dispatch::permitted(task.bind(py), permit, granted),
         Message::Close => {}
     }
 }
@@ -1136,6 +1113,16 @@ pub(crate) fn view(py: Python<'_>, row: Row) -> PyResult<Bound<'_, PyDict>> {
     let held = row.held.map(|held| held_up(py, *held));
     dict.set_item("held", held.transpose()?)?;
     Ok(dict)
+}
+
+/// What holds a plain task up whose limits hold on the machine; None if nothing does.
+pub(crate) fn held<'py>(this: &Bound<'py, Task>) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let py = this.py();
+    let Some((link, permit)) = machine::permit_of(this.get()) else {
+        return Ok(None);
+    };
+    let held = link.ask(py, |journal| journal.held(permit))?;
+    held.map(|held| held_up(py, *held)).transpose()
 }
 
 /// What holds a task up: its key, whether that was given, the limit and how many run, the rate and

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use flask_delay_engine::SubmitError;
+use flask_delay_journal::{Error, Permit};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -12,10 +13,12 @@ use super::completion;
 use super::limits;
 use super::queue;
 use super::timer;
+use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::interrupt;
 use crate::bindings::core::keys;
+use crate::bindings::core::machine;
 use crate::bindings::core::policy::{self, Start};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{CoroutineTask, Task};
@@ -101,6 +104,8 @@ pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, entry: Entry) -> Py
         if !offer(this, &lane)? {
             return Ok(());
         }
+    } else if machine::has_place(this.get()) {
+        return hold_for_permit(this, core);
     }
     let taken = match entry {
         Entry::Caller if !this.get().is_coroutine() => (core.runner.run_here)(this, core),
@@ -195,7 +200,9 @@ pub(crate) fn again(this: &Bound<'_, Task>) {
     // Read while it is known: the task may end meanwhile.
     let rank = policy::rank(this);
     let Some(lane) = policy::lane(this) else {
-        let_go(this);
+        if !machine::ask(this) {
+            let_go(this);
+        }
         return;
     };
     match offer(this, &lane) {
@@ -206,6 +213,31 @@ pub(crate) fn again(this: &Bound<'_, Task>) {
     if this.get().phase().is_done() {
         // A cancelled task may have left the limiter before it was offered.
         limits::leave(&lane, this, rank);
+    }
+}
+
+/// Holds a submitted task until the journal lets it start.
+fn hold_for_permit(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
+    core.held().add(this, core.pool().hold());
+    // After `add`: as in `hold_until`.
+    if core.pool().is_closed() {
+        core.held().remove(this);
+        return Err(closed());
+    }
+    if !machine::ask(this) {
+        // A receiver of its signal has cancelled it.
+        core.held().remove(this);
+    }
+    Ok(())
+}
+
+/// The journal has answered whether a task may start.
+pub(crate) fn permitted(this: &Bound<'_, Task>, permit: Permit, granted: Result<bool, Error>) {
+    match granted {
+        Ok(true) if machine::has(this.get(), permit) => let_go(this),
+        // It has ended meanwhile.
+        Ok(_) => {}
+        Err(error) => completion::give_up(this, durable::refusal(error)),
     }
 }
 

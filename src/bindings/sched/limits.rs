@@ -11,6 +11,7 @@ use crate::bindings::core::durable;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::keys::{self, Inner, Lane, Table, address};
 use crate::bindings::core::leftovers;
+use crate::bindings::core::machine::Place;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy::{self, rank};
 use crate::bindings::core::settings::Mode;
@@ -84,7 +85,14 @@ fn claim_and_enter<'py>(
         }
         policy::with(this.get(), |rules| rules.claim = Some(key.unbind()));
     }
-    if asked.terms(0).is_some() {
+    if asked.terms(0).is_none() {
+        return Ok(None);
+    }
+    // Without threads, one process runs its tasks one after another.
+    if asked.on_machine && core.mode == Mode::Threads {
+        let place = Place::new(asked, arguments, core)?.map(Box::new);
+        policy::with(this.get(), |rules| rules.place = place);
+    } else {
         let lane = asked
             .lane_key(arguments)
             .and_then(|key| enter(core.lanes(py)?, &key))?;
@@ -121,8 +129,20 @@ pub(crate) fn stop_clock(this: &Bound<'_, Task>) {
 
 /// Lets other tasks of the same key start.
 pub(crate) fn leave_lane(this: &Bound<'_, Task>) {
-    if let Some(lane) = policy::lane(this) {
+    let py = this.py();
+    let taken = policy::with(this.get(), |rules| {
+        let lane = rules.lane.as_ref().map(|lane| lane.bind(py).clone());
+        let permit = rules.place.as_mut().and_then(|place| place.take());
+        (lane, permit)
+    });
+    let Some((lane, permit)) = taken else {
+        return;
+    };
+    if let Some(lane) = lane {
         leave(&lane, this, rank(this));
+    }
+    if let Some(permit) = permit {
+        permit.give_back();
     }
 }
 
@@ -138,11 +158,15 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
             rules.claim.take(),
             std::mem::take(&mut rules.previous),
             rules.dependencies.take(),
+            rules.place.take(),
         )
     });
-    let Some((alarm, begin, lane, claim, previous, dependencies)) = taken else {
+    let Some((alarm, begin, lane, claim, previous, dependencies, place)) = taken else {
         return;
     };
+    if let Some(permit) = place.and_then(|mut place| place.take()) {
+        permit.give_back();
+    }
     for previous in previous {
         leftovers::let_go(Some(previous.into_bound(py)));
     }
@@ -179,7 +203,15 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
 
 /// The code of a task has ended after its future.
 pub(crate) fn give_up_turn(this: &Bound<'_, Task>) {
-    let lane = policy::with(this.get(), |rules| rules.behind.take()).flatten();
+    let taken = policy::with(this.get(), |rules| {
+        (rules.behind.take(), rules.permit_behind.take())
+    });
+    let Some((lane, permit)) = taken else {
+        return;
+    };
+    if let Some(permit) = permit {
+        permit.give_back();
+    }
     if let Some(lane) = lane {
         let lane = lane.bind(this.py());
         leave(lane, this, rank(this));

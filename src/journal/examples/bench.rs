@@ -9,13 +9,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use flask_delay_journal::{
-    Accepted, Change, Claimed, DeadLetter, Host, Journal, Kept, Limits, NewTask, Outcome, Pool,
-    Row, Settings, SyncLevel,
+    Accepted, Change, Claimed, DeadLetter, Host, Journal, Kept, Limits, NewPermit, NewTask,
+    Outcome, Permit, Pool, Row, Settings, SyncLevel,
 };
 
 /// Runs tasks on the thread that it is told of them: a host without workers.
@@ -249,6 +250,58 @@ fn limited(folder: &Path, seconds: f64) {
     journal.close();
 }
 
+/// Plain tasks with `scope="machine"`: alone in their lane, and after one of another process.
+fn permits(folder: &Path, seconds: f64) {
+    let (one, _) = open(folder, SyncLevel::Commit);
+    let path = folder.join("journal.db");
+    let host = Arc::new(Tasks::default());
+    let two = Journal::open(settings(path, SyncLevel::Commit), host).unwrap();
+    let ask = |journal: &Journal| {
+        let permit = Permit::new();
+        let (sender, granted) = channel();
+        let new = NewPermit {
+            permit,
+            function: "shop.tasks.send_receipt".to_owned(),
+            rank: 0,
+            limits: Limits {
+                key: "=\"key\"".to_owned(),
+                limit: Some(1),
+                rate: None,
+            },
+        };
+        journal.enter(
+            new,
+            Box::new(move |said| _ = sender.send((said, Instant::now()))),
+        );
+        (permit, granted)
+    };
+    let (mut alone, mut handed_over) = (Times::default(), Times::default());
+    let began = Instant::now();
+    while began.elapsed().as_secs_f64() < seconds {
+        let first = alone.measure(|| {
+            let (permit, granted) = ask(&one);
+            granted.recv().unwrap().0.unwrap();
+            permit
+        });
+        let (second, granted) = ask(&two);
+        thread::sleep(Duration::from_millis(1));
+        let left = Instant::now();
+        one.leave(first);
+        let (said, at) = granted.recv().unwrap();
+        said.unwrap();
+        handed_over.0.push((at - left).as_secs_f64() * 1e6);
+        two.leave(second);
+        thread::sleep(Duration::from_millis(1));
+    }
+    println!("permit, alone: granted after {}", alone.text());
+    println!(
+        "permit, given back by another process: granted after {}",
+        handed_over.text()
+    );
+    one.close();
+    two.close();
+}
+
 /// Very many tasks wait for one limit, or for workers; one after another ends.
 fn lane(folder: &Path, count: u64, is_limited: bool) {
     let (journal, tasks) = open(folder, SyncLevel::Never);
@@ -308,6 +361,7 @@ fn main() {
         }
     }
     limited(&folder, seconds);
+    permits(&folder, seconds);
     for is_limited in [false, true] {
         lane(&folder, 10_000, is_limited);
     }

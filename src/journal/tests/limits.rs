@@ -13,13 +13,14 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use app::{Running, done};
 use flask_delay_journal::{
-    Accepted, Cancelled, Change, Claim, Claimed, Journal, Limits, NewTask, Settings, State,
-    SyncLevel,
+    Accepted, Cancelled, Change, Claim, Claimed, Error, Journal, Limits, NewPermit, NewTask,
+    Permit, Settings, State, SyncLevel,
 };
 use process::{Actor, role, wait_for_end};
 use support::{
@@ -504,6 +505,9 @@ fn check(folder: &Folder) {
     assert_eq!(stuck, 0, "a lane waits for nothing");
 }
 
+/// What is said of a permit.
+type Granted = Receiver<Result<bool, Error>>;
+
 /// Two processes of four workers each, which do as chance says.
 struct Steps {
     folder: Folder,
@@ -511,6 +515,8 @@ struct Steps {
     processes: Vec<(Journal, Arc<Notes>)>,
     /// What each of them runs.
     claims: Vec<Vec<Claim>>,
+    /// The permits of each, and what was said of them.
+    permits: Vec<Vec<(Permit, Granted)>>,
     ids: Vec<String>,
 }
 
@@ -521,6 +527,7 @@ impl Steps {
             random: Random::new(seed),
             processes: vec![Self::open(&folder), Self::open(&folder)],
             claims: vec![Vec::new(), Vec::new()],
+            permits: vec![Vec::new(), Vec::new()],
             ids: Vec::new(),
             folder,
         }
@@ -540,7 +547,9 @@ impl Steps {
 
     fn step(&mut self) {
         let place = self.random.below(2);
-        match self.random.below(12) {
+        match self.random.below(16) {
+            12..=13 => self.enter(place),
+            14..=15 => self.leave(place),
             0..=4 => self.submit(place),
             5..=7 => self.change(place),
             8 if !self.ids.is_empty() => {
@@ -554,8 +563,8 @@ impl Steps {
         }
     }
 
-    fn submit(&mut self, place: usize) {
-        let new = match self.random.below(3) {
+    fn new_task(&mut self) -> NewTask {
+        match self.random.below(3) {
             0 => limited("one", 1),
             1 => limited("three", 3),
             _ => NewTask {
@@ -566,7 +575,36 @@ impl Steps {
                 })),
                 ..task()
             },
+        }
+    }
+
+    /// A plain task asks for its turn.
+    fn enter(&mut self, place: usize) {
+        let new = self.new_task();
+        let (sender, granted) = channel();
+        let permit = Permit::new();
+        let new = NewPermit {
+            permit,
+            function: "fetch".to_owned(),
+            rank: new.rank - i64::try_from(self.random.below(3)).unwrap() * 10_000_000,
+            limits: *new.limits.unwrap(),
         };
+        let then = move |said| _ = sender.send(said);
+        self.processes[place].0.enter(new, Box::new(then));
+        self.permits[place].push((permit, granted));
+    }
+
+    /// A plain task ends, or is cancelled.
+    fn leave(&mut self, place: usize) {
+        if !self.permits[place].is_empty() {
+            let chosen = self.random.below(self.permits[place].len());
+            let (permit, _) = self.permits[place].swap_remove(chosen);
+            self.processes[place].0.leave(permit);
+        }
+    }
+
+    fn submit(&mut self, place: usize) {
+        let new = self.new_task();
         let mut new = if self.random.below(3) == 0 {
             of("slow", new)
         } else {
@@ -617,6 +655,9 @@ impl Steps {
         for claim in left {
             end(&old, claim);
         }
+        for (permit, _) in self.permits[place].drain(..) {
+            old.leave(permit);
+        }
         old.close();
     }
 
@@ -649,6 +690,15 @@ impl Steps {
                 for claim in claims.drain(..) {
                     end(journal, claim);
                 }
+            }
+            for ((journal, _), permits) in self.processes.iter().zip(&mut self.permits) {
+                permits.retain(|(permit, granted)| {
+                    let is_granted = granted.try_recv().is_ok_and(|said| said == Ok(true));
+                    if is_granted {
+                        journal.leave(*permit);
+                    }
+                    !is_granted
+                });
             }
             check(&self.folder);
             thread::sleep(Duration::from_millis(1));
@@ -691,8 +741,8 @@ fn limits_hold_and_nothing_is_stuck_after_very_many_steps() {
 const MOST: u64 = 2;
 const OFTEN: (u64, u64) = (10, SECOND / 5);
 
-fn note(file: &File, what: &str, task: &Claimed) {
-    let line = format!("{what} {} {} {}\n", task.id, std::process::id(), now());
+fn note(file: &File, what: &str, id: &str) {
+    let line = format!("{what} {id} {} {}\n", std::process::id(), now());
     let mut file = file;
     file.write_all(line.as_bytes()).unwrap();
 }
@@ -708,26 +758,35 @@ fn actor() {
         deaths: 1_000_000,
         ..settings(&folder.join("journal.db"))
     };
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("oracle"))
-        .unwrap();
+    let open = || {
+        let mut options = OpenOptions::new();
+        options
+            .create(true)
+            .append(true)
+            .open(folder.join("oracle"))
+            .unwrap()
+    };
+    let log = open();
     let holds = kind == "hold";
     let work = move |task: &Claimed| {
         if holds {
             say("holds");
             thread::sleep(LONG);
         }
-        note(&log, "start", task);
+        note(&log, "start", &task.id);
         thread::sleep(Duration::from_millis(3));
-        note(&log, "end", task);
+        note(&log, "end", &task.id);
         done()
     };
     let running = Running::start(settings, &["send"], 4, Arc::new(work)).unwrap();
     say("running");
     if holds {
         running.submit(limited("k", 1)).unwrap();
+    }
+    let plain = if kind == "submit" { 2 } else { 0 };
+    for number in 0..plain {
+        let (journal, log) = (running.journal().clone(), open());
+        thread::spawn(move || run_plain_tasks(&journal, &log, number));
     }
     if kind == "submit" {
         let running = running.clone();
@@ -746,6 +805,32 @@ fn actor() {
         });
     }
     wait_for_end();
+}
+
+/// Plain tasks of the lanes of the durable ones, one after another.
+fn run_plain_tasks(journal: &Journal, log: &File, place: usize) {
+    for number in 0_usize.. {
+        let kind = ["limit", "rate"][number % 2];
+        let limits = match kind {
+            "limit" => limited(kind, MOST).limits,
+            _ => rated(kind, OFTEN.0, OFTEN.1).limits,
+        };
+        let permit = Permit::new();
+        let (sender, granted) = channel();
+        let new = NewPermit {
+            permit,
+            function: "fetch".to_owned(),
+            rank: now(),
+            limits: *limits.unwrap(),
+        };
+        journal.enter(new, Box::new(move |said| _ = sender.send(said)));
+        assert_eq!(granted.recv().unwrap(), Ok(true));
+        let id = format!("{kind}-permit-{place}-{number}");
+        note(log, "start", &id);
+        thread::sleep(Duration::from_millis(3));
+        note(log, "end", &id);
+        journal.leave(permit);
+    }
 }
 
 fn wait_until_all_have_ended(folder: &Path) {
@@ -855,6 +940,7 @@ fn kill_often(kills: usize) {
         limited.len()
     ));
     assert!(limited.len() > kills, "too few to tell");
+    assert!(!of("limit-permit").is_empty() && !of("rate-permit").is_empty());
 }
 
 #[test]

@@ -73,7 +73,11 @@ class Backend(base.Backend):
     """The worker processes of one `Delay` on one app. May be used from any thread."""
 
     cannot = MappingProxyType(
-        {"request": "a worker process has no request; pass the values that the task needs"}
+        {
+            "request": "a worker process has no request; pass the values that the task needs",
+            "scope": "its limits hold in each process that submits; say durable=True for limits"
+            " that hold on the machine",
+        }
     )
     runs_durable = True
 
