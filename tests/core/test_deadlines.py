@@ -683,6 +683,53 @@ def test_code_that_goes_on_keeps_its_turn(executor, kind):
     assert order == ["went on", "following"]
 
 
+@pytest.mark.parametrize("end", ["return", "raise", "retry"])
+def test_a_coroutine_that_goes_on_gives_up_its_turn(executor, end):
+    over = threading.Event()
+
+    async def work():
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.001)
+        if end == "retry":
+            current_task.retry(after=0)
+        if end == "raise":
+            raise OSError
+
+    options = {"key": "one", "limit": 1}
+    future = submit(executor, work, timeout=SOON, retry=3, **options)
+    following = submit(executor, int, **options)
+    # It is not tried again: its end counts, and that is the timeout's.
+    assert isinstance(future.exception(DEADLINE), TaskTimeout)
+    over.set()
+    assert following.result(DEADLINE) == 0
+    assert future.attempts == 1
+    assert executor.drain(DEADLINE)
+
+
+def test_a_cancelled_coroutine_keeps_its_turn_while_it_cleans_up(executor):
+    entered, over, order = threading.Event(), threading.Event(), []
+
+    async def work():
+        try:
+            entered.set()
+            await asyncio.sleep(DEADLINE)
+        finally:
+            await asyncio.to_thread(over.wait, DEADLINE)
+            order.append("cleaned up")
+
+    options = {"key": "one", "limit": 1}
+    future = submit(executor, work, **options)
+    following = submit(executor, order.append, "following", **options)
+    assert entered.wait(DEADLINE)
+    assert future.cancel()
+    assert executor.submit(int).result(DEADLINE) == 0
+    assert following.state == "pending"
+    over.set()
+    assert following.result(DEADLINE) is None
+    assert order == ["cleaned up", "following"]
+
+
 # --- Stop ---------------------------------------------------------------------------
 
 

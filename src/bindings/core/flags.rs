@@ -27,6 +27,8 @@ const GOES_ON: u32 = TaskState::MARK << 8;
 const ENDED_ELSEWHERE: u32 = TaskState::MARK << 9;
 /// The task has a row in a journal: it is durable, or was published.
 const JOURNALED: u32 = TaskState::MARK << 10;
+/// The time of the task's coroutine is over, and the future ends without it.
+const OVERDUE: u32 = TaskState::MARK << 11;
 
 impl Task {
     pub(crate) fn told_to_stop(&self) -> bool {
@@ -70,12 +72,20 @@ impl Task {
         self.state.has(GOES_ON)
     }
 
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.state.has(OVERDUE)
+    }
+
+    pub(crate) fn mark_overdue(&self) {
+        self.state.mark(OVERDUE);
+    }
+
     /// Called by the event loop when an attempt begins.
     pub(crate) fn begin_code(&self) {
         self.state.mark(GOES_ON);
     }
 
-    /// Called by the event loop when an attempt, if one had begun, has ended.
+    /// Called by `limits::end_code`.
     pub(crate) fn end_code(&self) {
         let _ = self.state.unmark(GOES_ON);
     }

@@ -36,6 +36,17 @@ fn attempted(task: &Bound<'_, Task>) {
     }
 }
 
+/// The coroutine of an attempt has ended, or has not begun. `false` if its future ends without it.
+fn code_ended(task: &Bound<'_, Task>) -> bool {
+    limits::end_code(task);
+    if !task.get().is_overdue() {
+        return true;
+    }
+    completion::discard_call(task);
+    leave(task);
+    false
+}
+
 /// Starts another attempt of a coroutine's task.
 fn run_again(task: &Bound<'_, Task>, after: Duration, exception: Option<Bound<'_, PyAny>>) {
     let Some(core) = task.get().core() else {
@@ -88,7 +99,6 @@ impl CoroutineTask {
         }
         let Some(detached) = completion::detach(task, end) else {
             // The task was cancelled, and its coroutine has ended all the same.
-            limits::give_up_turn(task);
             leave(task);
             return Ok(());
         };
@@ -117,7 +127,10 @@ impl CoroutineTask {
         let task = self.0.bind(py);
         // Before the coroutine runs, so that it can be cancelled.
         task.get().extra().lock().canceller = Some(canceller);
+        // Before anybody can end a running task.
+        task.get().begin_code();
         if !dispatch::start(task) {
+            limits::end_code(task);
             leave(task);
             return Ok(None);
         }
@@ -142,7 +155,6 @@ impl CoroutineTask {
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let task = self.0.bind(py);
         current::set_coroutine(task)?;
-        task.get().begin_code();
         signals::emit(task, Kind::Started);
         let taken = task.get().take_call(task);
         let function = taken
@@ -173,8 +185,11 @@ impl CoroutineTask {
 
     #[doc = doc!("_CoroutineTask.finish")]
     fn finish(&self, py: Python<'_>, result: Bound<'_, PyAny>) -> PyResult<()> {
-        self.0.get().end_code();
-        attempted(self.0.bind(py));
+        let task = self.0.bind(py);
+        if !code_ended(task) {
+            return Ok(());
+        }
+        attempted(task);
         self.end(py, End::Returned(result))
     }
 
@@ -182,7 +197,9 @@ impl CoroutineTask {
     #[pyo3(signature = (exception, *, returned = false))]
     fn fail(&self, py: Python<'_>, exception: Bound<'_, PyAny>, returned: bool) -> PyResult<()> {
         let task = self.0.bind(py);
-        task.get().end_code();
+        if !code_ended(task) {
+            return Ok(());
+        }
         limits::stop_clock(task);
         if !returned && is_interrupted(task) {
             drop(exception);
@@ -215,7 +232,9 @@ impl CoroutineTask {
         if policy::why(task.get()) == Some(Why::Timeout) {
             return self.fail(py, into_exception(py, timeout::timed_out(task)), false);
         }
-        task.get().end_code();
+        if !code_ended(task) {
+            return Ok(());
+        }
         attempted(task);
         if is_interrupted(task) {
             put_back(task);

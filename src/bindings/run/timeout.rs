@@ -15,6 +15,7 @@ use crate::bindings::core::durable;
 use crate::bindings::core::executor::{Core, Note};
 use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
 use crate::bindings::core::leftovers;
+use crate::bindings::core::machine;
 use crate::bindings::core::policy;
 use crate::bindings::core::strays::Added;
 use crate::bindings::core::task::{Extra, Task};
@@ -345,10 +346,18 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
             }
         }
         At::Coroutine(attempt) => {
-            if !is_at(this, *attempt) {
+            // As for a call: `limits::end_code` has the same section.
+            let goes_on = with_critical_section(this.as_any(), || {
+                let goes_on = is_at(this, *attempt) && this.get().goes_on();
+                if goes_on {
+                    this.get().mark_overdue();
+                    machine::stay(this.get());
+                }
+                goes_on
+            });
+            if !goes_on {
                 return;
             }
-            policy::keep_turn(this.get());
         }
         At::AnyCall => return,
     }

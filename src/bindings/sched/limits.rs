@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use flask_delay_engine::{self as engine, Limits, Mutex};
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 
 use super::timer::{self, OfExecutor};
 use crate::bindings::core::durable;
@@ -150,6 +151,7 @@ pub(crate) fn leave_lane(this: &Bound<'_, Task>) {
 #[cold]
 pub(crate) fn ended(this: &Bound<'_, Task>) {
     let py = this.py();
+    keep_turn(this);
     let taken = policy::with(this.get(), |rules| {
         (
             rules.alarm.take(),
@@ -201,7 +203,23 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
     core.held().remove(this);
 }
 
-/// The code of a task has ended after its future.
+/// Keeps the turn of a task that has ended while its coroutine goes on.
+fn keep_turn(this: &Bound<'_, Task>) {
+    // `end_code` has the same section: either it finds the turn, or the coroutine has ended.
+    with_critical_section(this.as_any(), || {
+        if this.get().goes_on() {
+            policy::keep_turn(this.get());
+        }
+    });
+}
+
+/// The coroutine of a task has ended, or has not begun.
+pub(crate) fn end_code(this: &Bound<'_, Task>) {
+    with_critical_section(this.as_any(), || this.get().end_code());
+    give_up_turn(this);
+}
+
+/// The code of a task has ended, maybe after its future.
 pub(crate) fn give_up_turn(this: &Bound<'_, Task>) {
     let taken = policy::with(this.get(), |rules| {
         (rules.behind.take(), rules.permit_behind.take())
