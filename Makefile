@@ -39,6 +39,8 @@ demo: $(VENV)/.installed ## Install into .venv and run the demo; FILES="..." for
 	@$(BIN)/python -m flask_delay demo $(FILES)
 demo-durable: $(VENV)/.installed $(VENV)/.dev ## Run the demo of durable tasks, whose workers are killed
 	@$(BIN)/python examples/durable/demo.py
+demo-page: $(VENV)/.installed $(VENV)/.dev ## Keep the live page of a lively app open, on loopback, until Ctrl-C
+	@$(BIN)/python examples/dashboard/demo.py
 install: $(VENV)/.installed ## Install the package into .venv as a user would (pip install .)
 
 test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Python; not the slow ones
