@@ -128,6 +128,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(tmp_path / "instance", stack)
 
 
+@pytest.fixture(scope="module")
+def full_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """For tests that only look."""
+    with ExitStack() as stack:
+        site = Site(tmp_path_factory.mktemp("instance"), stack)
+        site.fill()
+        yield site
+
+
 class Watched:
     """A page of the browser, with everything that it complains of."""
 

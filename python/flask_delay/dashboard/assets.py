@@ -2,14 +2,39 @@
 
 import gzip
 import hashlib
+import re
 from importlib import resources
 from typing import NamedTuple
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-VENDORED = ("vendor/htmx.min.js", "vendor/hx-ptag.min.js")
+
+VENDORED = (
+    "vendor/htmx.min.js",
+    "vendor/hx-ptag.min.js",
+    "vendor/uPlot.iife.min.js",
+    "vendor/uPlot.min.css",
+)
 """What others have written; `vendor.toml` beside it says who."""
 
+# What is served under a name: few files are few requests. All scripts but the first run when the
+# page is there.
+_SERVED = {
+    "page.css": ("vendor/uPlot.min.css", "page.css"),
+    "theme.js": ("theme.js",),
+    "page.js": (
+        "vendor/htmx.min.js",
+        "vendor/hx-ptag.min.js",
+        "vendor/uPlot.iife.min.js",
+        "plots.js",
+        "page.js",
+    ),
+    "icon.svg": ("icon.svg",),
+}
 _FOLDER = resources.files(__package__) / "static"
+# Spaces that need not be served. A colon or comma of a selector has none that matters behind it.
+_IN_STYLES = re.compile(r" ?([{:;,]) | (?=})")
+# None of these is in a string.
+_IN_SCRIPTS = re.compile(r" (=>|===?|=|\?|&&|\|\|) ")
 # Characters of a hash.
 _LENGTH = 12
 
@@ -30,12 +55,11 @@ class Assets:
         """Read them. `style` is added to the style sheet."""
         self._names: dict[str, str] = {}
         self._served: dict[str, Asset] = {}
-        for path in ("page.css", "page.js", "icon.svg", *VENDORED):
-            content = (_FOLDER / path).read_bytes()
-            self._add(path, content + style.encode() if path == "page.css" else content)
+        for name, paths in _SERVED.items():
+            content = "\n".join(map(source, paths))
+            self._add(name, (content + style if name == "page.css" else content).encode())
 
-    def _add(self, path: str, content: bytes) -> None:
-        name = path.rpartition("/")[2]
+    def _add(self, name: str, content: bytes) -> None:
         stem, _, ending = name.rpartition(".")
         served = f"{stem}.{hashlib.sha256(content).hexdigest()[:_LENGTH]}.{ending}"
         self._names[name] = served
@@ -54,3 +78,15 @@ class Assets:
     def all(self) -> list[Asset]:
         """All files."""
         return list(self._served.values())
+
+
+def source(path: str) -> str:
+    """The text of a file as it is served: our own without lines of comments and some spaces."""
+    text = (_FOLDER / path).read_text("utf-8")
+    if path in VENDORED:
+        return text
+    lines = (line.strip() for line in text.splitlines())
+    kept = [line for line in lines if line and not line.startswith(("//", "/* "))]
+    if path.endswith(".css"):
+        return _IN_STYLES.sub(r"\1", "".join(kept))
+    return _IN_SCRIPTS.sub(r"\1", "\n".join(kept))

@@ -197,7 +197,7 @@ class _Views:
             return answers.unchanged()
         state = self._find()
         frame = {
-            "layout": "fragment.html" if _is_live() else "base.html",
+            "layout": "fragment.html" if _is_part() else "base.html",
             "live": _live(page, status),
             "tag": tag,
             "poll": self._options.poll,
@@ -572,6 +572,11 @@ def _here() -> str:
 def _is_live() -> bool:
     """Whether a page that is open asks for what has changed."""
     return (request.endpoint or "").rpartition(".")[2].startswith("live_")
+
+
+def _is_part() -> bool:
+    """Whether a page that is open puts the answer into itself: what has changed, or a dialog."""
+    return _is_live() or "HX-Request" in request.headers
 
 
 def _live(page: str, status: int) -> str | None:

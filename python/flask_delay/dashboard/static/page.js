@@ -1,93 +1,86 @@
-// What the page does beyond HTML: the theme, times that stay true, and updates. htmx puts in what
-// has changed; when to ask is decided here. Everything else works without a script.
-(() => {
-  "use strict";
-  const root = document.documentElement;
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const read = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
-  const keep = (key, value) => { try { localStorage.setItem(key, value); } catch { /* Not kept. */ } };
-  const theme = () => root.dataset.theme || (dark.matches ? "dark" : "light");
-
-  const chosen = read("delay-theme");
-  if (chosen === "light" || chosen === "dark") root.dataset.theme = chosen;
-
-  const units = [["d", 86400], ["h", 3600], ["min", 60]];
+// What the page does beyond HTML: times that stay true, the theme, updates, keys, the dialog. htmx puts
+// in what has changed; when to ask is decided here. Everything else works without a script.
+{
   const spell = (seconds) => {
-    for (const [unit, size] of units) if (seconds >= 2 * size) return `${Math.round(seconds / size)} ${unit}`;
+    for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]])
+      if (seconds >= 2 * size) return `${Math.round(seconds / size)} ${unit}`;
     return `${seconds} s`;
   };
-  const tick = () => {
-    for (const it of document.querySelectorAll("time")) {
-      const moment = new Date(it.dateTime), seconds = Math.trunc((Date.now() - moment) / 1000);
-      const text = spell(Math.abs(seconds));
-      const shown = "ago" in it.dataset ? (seconds >= 0 ? `${text} ago` : `in ${text}`) : text;
-      if (it.textContent !== shown) it.textContent = shown;
-      const local = `${moment.toLocaleString()} (${moment.toISOString()})`;
-      if (it.title !== local) it.title = local;
-    }
-  };
+  const tick = () => all("time").forEach((it) => {
+    const moment = new Date(it.dateTime), seconds = Math.trunc((Date.now() - moment) / 1000);
+    const text = spell(Math.abs(seconds));
+    const shown = "ago" in it.dataset ? (seconds < 0 ? `in ${text}` : `${text} ago`) : text;
+    // Only what differs: what is selected stays so.
+    if (it.textContent !== shown) it.textContent = shown;
+    it.title = `${moment.toLocaleString()} (${moment.toISOString()})`;
+  });
 
-  const switchTheme = (button) => {
-    const label = () => { button.textContent = theme() === "dark" ? "Light" : "Dark"; };
-    button.hidden = false;
-    button.addEventListener("click", () => {
-      root.dataset.theme = theme() === "dark" ? "light" : "dark";
-      keep("delay-theme", root.dataset.theme);
-      label();
-    });
-    dark.addEventListener("change", label);
-    label();
+  const colour = (button) => {
+    const chosen = document.documentElement.dataset, dark = matchMedia("(prefers-color-scheme: dark)");
+    const is = () => chosen.theme ? chosen.theme === "dark" : dark.matches;
+    const show = () => { button.textContent = is() ? "Light" : "Dark"; dispatchEvent(new Event("theme")); };
+    button.onclick = () => {
+      kept("theme", chosen.theme = is() ? "light" : "dark");
+      show();
+    };
+    dark.onchange = show;
+    show();
   };
 
   // One request at a time: the next one is timed when the last has ended.
-  const update = (live, button, state, summary) => {
-    const LONGEST = 30, QUIET = 30000;
-    let timer, failures = 0, told = 0, paused = read("delay-paused") === "yes";
-    const wait = () => Math.min(LONGEST, Math.max(1, Number(live.dataset.poll)) * 2 ** failures);
-    const ask = () => { clearTimeout(timer); live.dispatchEvent(new Event("poll")); };
-    const plan = () => {
+  const update = (live, button, state, pace, summary) => {
+    let timer, failures = 0, told = 0, paused = kept("paused") === "yes";
+    // Whatever was kept: never more often than the app has it.
+    let seconds = Math.max(live.dataset.poll, kept("pace") || 0) || 30;
+    const plan = (wait = Math.min(Math.max(30, seconds), seconds * 2 ** failures)) => {
       clearTimeout(timer);
-      if (!paused && !document.hidden) timer = setTimeout(ask, 1000 * wait());
-    };
-    const show = () => {
-      button.setAttribute("aria-pressed", paused);
-      state.hidden = !paused && !failures;
+      if (!paused && !document.hidden) timer = setTimeout(() => htmx.trigger(live, "poll"), 1000 * wait);
+      button.ariaPressed = paused;
+      pace.value = paused ? 0 : seconds;
       state.textContent = paused ? "Updates are paused" : failures ? "No answer, asking again" : "";
     };
-    button.hidden = false;
-    button.addEventListener("click", () => {
-      paused = !paused;
-      keep("delay-paused", paused ? "yes" : "no");
-      show();
-      paused ? plan() : ask();
-    });
-    document.addEventListener("visibilitychange", () => {
-      if (document.hidden || paused) clearTimeout(timer); else { tick(); ask(); }
-    });
-    live.addEventListener("htmx:after:request", (event) => {
-      const { status, headers } = event.detail.ctx.response;
-      failures = headers.get("HX-PTag") || status === 304 ? 0 : failures + 1;
-    });
-    live.addEventListener("htmx:error", () => { failures += 1; });
+    const pause = (it) => { kept("paused", (paused = it) ? "yes" : "no"); plan(0); };
+    const on = (name, act) => live.addEventListener(`htmx:${name}`, (event) => act(event.detail.ctx?.response, event));
+    button.onclick = () => pause(!paused);
+    pace.onchange = () => {
+      if (pace.value > 0) kept("pace", seconds = pace.value);
+      pause(pace.value == 0);
+    };
+    document.onvisibilitychange = () => { tick(); plan(0); };
+    on("after:request", ({ status, headers }) => { failures = headers.get("HX-PTag") || status === 304 ? 0 : failures + 1; });
+    on("error", () => { failures += 1; });
     // A proxy's page and a login are not ours.
-    live.addEventListener("htmx:before:swap", (event) => {
-      if (!event.detail.ctx.response.headers.get("HX-PTag")) event.preventDefault();
-    });
-    live.addEventListener("htmx:after:swap", () => {
+    on("before:swap", ({ headers }, event) => { if (!headers.get("HX-PTag")) event.preventDefault(); });
+    on("after:swap", () => {
       tick();
       const text = live.querySelector("[data-summary]")?.dataset.summary;
-      if (text && Date.now() - told > QUIET) { summary.textContent = text; told = Date.now(); }
+      if (text && Date.now() - told > 30000) { summary.textContent = text; told = Date.now(); }
     });
-    live.addEventListener("htmx:finally:request", () => { show(); plan(); });
-    show();
+    on("finally:request", () => plan());
     plan();
   };
 
-  addEventListener("DOMContentLoaded", () => {
-    const find = (id) => document.getElementById(id);
-    switchTheme(find("theme"));
-    if (find("live")) update(find("live"), find("pause"), find("updates"), find("summary"));
-    tick();
-    setInterval(() => { if (!document.hidden) tick(); }, 1000);
-  });
-})();
+  // A key does what its element does: not while somebody types, and not if keys are off.
+  const listen = (choice) => {
+    let before = "";
+    choice.checked = kept("keys") !== "no";
+    choice.onchange = () => kept("keys", choice.checked ? "yes" : "no");
+    document.onkeydown = (event) => {
+      if (!choice.checked || event.ctrlKey || event.metaKey || event.altKey
+        || event.target.closest("input:not([type=checkbox]), select, dialog")) return;
+      const [it] = all(`[data-key="${CSS.escape(before + event.key)}"]`);
+      before = event.key === "g" ? "g" : "";
+      if (!it) return;
+      event.preventDefault();
+      it.type === "search" ? it.focus() : it.click();
+    };
+  };
+
+  all("[data-script]").forEach((it) => { it.hidden = false; });
+  colour(find("theme"));
+  listen(find("keys"));
+  if (find("live")) update(find("live"), find("pause"), find("updates"), find("pace"), find("summary"));
+  document.addEventListener("htmx:after:swap", (event) => event.detail.ctx.target.showModal?.());
+  tick();
+  setInterval(() => { if (!document.hidden) tick(); }, 1000);
+}
