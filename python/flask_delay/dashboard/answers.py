@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response as AnyResponse
 
 from flask_delay import context
-from flask_delay.dashboard import pages
+from flask_delay.dashboard import pages, plots
 from flask_delay.dashboard.assets import Asset
 from flask_delay.masking import masked
 from flask_delay.observe.view import TaskView
@@ -120,6 +121,9 @@ def _tagged(value: Any) -> Any:
     if isinstance(value, TaskView):
         # The error of a task that has ended does not change.
         return repr(replace(value, error=None)), value.error is None
+    if isinstance(value, plots.Points):
+        # An open page knows that without news all stays as it was.
+        return value.news
     return str(value)
 
 
@@ -130,6 +134,8 @@ def _plain(value: Any) -> Any:
     """What JSON can have of a value."""
     if isinstance(value, TaskView):
         return _record(value)
+    if isinstance(value, plots.Points):
+        return value.record()
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, set | frozenset):
@@ -235,6 +241,15 @@ def _size(size: int | None) -> str:
     return "unknown" if size is None else f"{size / 1e6:,.0f} MB"
 
 
+def _wrapped(name: str) -> Markup:
+    """A name that a browser may break between its words, if it is long."""
+    words = _WORDS.findall(name) if len(name) > 20 else [name]  # noqa: PLR2004 (of a column)
+    return Markup("<wbr>").join(words)
+
+
+_WORDS = re.compile(r"[^_.]+[_.]*|[_.]+")
+
+
 def _short(id: str) -> str:
     """The beginning of an id: enough of a random one."""
     return id if len(id) <= 12 else id[:8]  # noqa: PLR2004 (as UUIDs begin)
@@ -248,7 +263,13 @@ _templates = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_templates.globals |= {"url_for": url_for, "error_of": pages.error_of, "why": pages.why}
+_templates.globals |= {
+    "url_for": url_for,
+    "error_of": pages.error_of,
+    "why": pages.why,
+    "PLOTS": plots.PLOTS,
+    "SPANS": plots.SPANS,
+}
 _templates.tests["can_retry"] = pages.can_retry
 _templates.filters |= {
     "can_retry": pages.can_retry,
@@ -262,4 +283,6 @@ _templates.filters |= {
     "short": _short,
     "size": _size,
     "span": _span,
+    "wrapped": _wrapped,
+    "spark": plots.spark,
 }

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlencode
@@ -13,7 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from flask_delay import context, validators
 from flask_delay._native import DuplicateTask, Future, JournalUnavailable
-from flask_delay.dashboard import answers, pages, recorder, rights
+from flask_delay.dashboard import answers, pages, plots, recorder, rights
 from flask_delay.dashboard.assets import Assets
 from flask_delay.dashboard.pages import Pages, Redact
 from flask_delay.dashboard.rights import Authorize
@@ -265,6 +266,8 @@ class _Views:
         found = self._pages()
         running = found.running()
         _, failures = found.failures()
+        asked = request.args.get("span", "")
+        span = asked if asked in plots.SPANS else next(iter(plots.SPANS))
         data = {
             "counts": found.counts(running),
             "names": found.names(),
@@ -274,6 +277,7 @@ class _Views:
             "paused": found.paused(),
             "process": found.process(request.environ.get("SERVER_SOFTWARE", "")),
             "processes": found.processes(),
+            "points": plots.thinned(found.plots(span), span, time.time()),
         }
         return self._show("overview", data)
 
@@ -334,6 +338,7 @@ class _Views:
             "names",
             {
                 "names": found.names(),
+                "sparklines": found.sparklines(),
                 "durable": found.durable_names() if found.has_journal else [],
                 "paused": found.paused(),
             },
@@ -584,7 +589,8 @@ def _live(page: str, status: int) -> str | None:
     if page in {"stack", "confirm", "missed", "trouble"} or status != 200:  # noqa: PLR2004
         return None
     kept: dict[str, Any] = dict(request.view_args or {})
-    kept |= {key: it for key, it in request.args.items() if key in {"name", "class", "before"}}
+    filters = {"name", "class", "before", "span"}
+    kept |= {key: it for key, it in request.args.items() if key in filters}
     return url_for(f".live_{page}", **kept)
 
 

@@ -1,0 +1,231 @@
+"""The plots of the overview: the numbers of `Pages.plots`, thinned to what a screen can show."""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from flask_delay.dashboard.samples import Plots
+
+Value = float | None
+
+
+class Span(NamedTuple):
+    """A choice of how far back the plots go, in seconds."""
+
+    label: str
+    title: str
+    length: int
+    step: int
+    """Of a point on the plot."""
+
+
+SPANS = {
+    "15m": Span("15 min", "Last 15 minutes", 900, 5),
+    "6h": Span("6 h", "Last 6 hours", 21_600, 120),
+    "7d": Span("7 d", "Last 7 days", 604_800, 3_600),
+}
+"""The spans by the names of their resolutions."""
+
+
+class Line(NamedTuple):
+    """A line of a plot, or a column of the table."""
+
+    name: str
+    look: str
+    """The class of its key, which has its colour."""
+    dash: str
+    """Lengths of dashes and gaps; "" for a line without gaps."""
+    label: str = ""
+    """What its key says, if it is another than its name."""
+    heading: str = ""
+    """What comes before it, if several lines of a plot belong together."""
+
+
+class Plot(NamedTuple):
+    """One of the plots, each with an axis of its own."""
+
+    title: str
+    """"" if its lines have headings."""
+    unit: str
+    """`count` or `seconds`."""
+    lines: list[Line]
+
+
+PLOTS = [
+    Plot("Tasks per second", "count", [Line("done", "good", ""), Line("failed", "bad", "4 3")]),
+    Plot(
+        "Tasks at a time",
+        "count",
+        [Line("queued", "warn", "4 3"), Line("held", "soft", "1 3"), Line("running", "link", "")],
+    ),
+    Plot(
+        "",
+        "seconds",
+        [
+            Line("wait p50", "warn", "", "p50", "Wait"),
+            Line("wait p95", "warn", "4 3", "p95"),
+            Line("run p50", "link", "", "p50", "Run"),
+            Line("run p95", "link", "4 3", "p95"),
+        ],
+    ),
+]
+"""Their lines are the columns of what is measured, in its order."""
+
+# Rows of the table, which is for those who cannot see the plots.
+_ROWS = 15
+# Seconds below which a time is not told apart: a logarithm needs more than 0.
+_SHORTEST = 1e-6
+# The size of a plot that is drawn without a script.
+_WIDTH, _HEIGHT = 360, 150
+
+
+@dataclass(frozen=True)
+class Points:
+    """Columns of the same length: what happened in each step of a plot."""
+
+    begin: int
+    span: Span
+    columns: list[list[Value]]
+    news: str
+    """Changes with what was measured, but not with the time alone."""
+
+    def for_script(self) -> str:
+        """What the script reads. Times are logarithms."""
+        rows = [
+            [it and round(math.log10(it), 3) for it in column] if n >= _LEVELS else column
+            for n, column in enumerate(self.columns)
+        ]
+        told = {
+            "from": self.begin,
+            "step": self.span.step,
+            "span": self.span.length,
+            "rows": rows,
+        }
+        return json.dumps(told, separators=(",", ":"))
+
+    def record(self) -> dict[str, Any]:
+        """The same for other programs."""
+        names = [line.name.replace(" ", "_") for plot in PLOTS for line in plot.lines]
+        return {
+            "from": datetime.fromtimestamp(self.begin, UTC),
+            "step": self.span.step,
+            **dict(zip(names, self.columns, strict=True)),
+        }
+
+    def last(self) -> list[Value]:
+        """The newest point."""
+        return [column[-1] for column in self.columns]
+
+    def paths(self, first: int, plot: Plot) -> list[str]:
+        """The lines of a plot, whose first column is this one, as paths of an SVG."""
+        columns = self.columns[first : first + len(plot.lines)]
+        known = [it for column in columns for it in column if it is not None]
+        if plot.unit == "seconds":
+            logarithms = [math.log10(it) for it in known]
+            low, high = min(logarithms, default=0), max(logarithms, default=0)
+            return [
+                _path([it and (math.log10(it) - low) / (high - low or 1) for it in column])
+                for column in columns
+            ]
+        top = max(known, default=0) or 1
+        return [_path([it if it is None else it / top for it in column]) for column in columns]
+
+    def table(self) -> list[tuple[datetime, list[Value]]]:
+        """The same in few rows, the newest first: when each begins, and its numbers."""
+        count = len(self.columns[0])
+        size = math.ceil(count / _ROWS)
+        found = []
+        for start in range((count - 1) // size * size, -1, -size):
+            parts = [column[start : start + size] for column in self.columns]
+            moment = datetime.fromtimestamp(self.begin + start * self.span.step, UTC)
+            found.append((moment, [_joined(n, part) for n, part in enumerate(parts)]))
+        return found
+
+
+def thinned(measured: Plots, key: str, now: float) -> Points:
+    """Make the points of a span out of steps.
+
+    A step that is left out is like the one before it, but for what ended in it: nothing.
+    """
+    span = SPANS[key]
+    count = span.length // span.step
+    begin = (int(now) // span.step - count + 1) * span.step
+    steps = list(zip(measured.at, zip(*measured[2:], strict=True), strict=True))
+    nothing: tuple[Value, ...] = (None,) * len(measured[2:])
+    before, place, news = nothing, 0, ""
+    seen: list[tuple[Value, ...]] | None = None
+    rows = []
+    for start in range(begin, begin + span.length, span.step):
+        while place < len(steps) and steps[place][0] < start:
+            before = steps[place][1]
+            place += 1
+        found = [_idle(before)]
+        while place < len(steps) and steps[place][0] < start + span.step:
+            before = steps[place][1]
+            found.append(before)
+            place += 1
+        if seen not in (None, found):
+            news = f"{start} {found}"
+        seen = found
+        seconds = min(span.step, max(now - start, 1))
+        rows.append([_joined(n, it, seconds) for n, it in enumerate(zip(*found, strict=True))])
+    return Points(begin, span, [list(column) for column in zip(*rows, strict=True)], news)
+
+
+# Columns of what ended come first, then those of levels, then those of times.
+_ENDED, _LEVELS = 2, 5
+_MEDIANS = (5, 7)
+
+
+def _idle(row: Sequence[Value]) -> tuple[Value, ...]:
+    """What follows a step while nothing happens."""
+    ended = [None if it is None else 0.0 for it in row[:_ENDED]]
+    return (*ended, *row[_ENDED:_LEVELS], *([None] * len(row[_LEVELS:])))
+
+
+def _joined(column: int, values: Sequence[Value], seconds: float | None = None) -> Value:
+    """Several values of a column as one. With `seconds` what ended becomes a rate."""
+    known = [it for it in values if it is not None]
+    if not known:
+        return None
+    if column < _ENDED:
+        return _rounded(sum(known) / (seconds or len(known)))
+    if column < _LEVELS:
+        return max(known)
+    found = statistics.median(known) if column in _MEDIANS else max(known)
+    return _rounded(max(found, _SHORTEST))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _path(heights: Sequence[Value]) -> str:
+    """A line through heights from 0 to 1, with gaps where there is none."""
+    found = []
+    is_open = False
+    for place, height in enumerate(heights):
+        before, after = heights[max(place - 1, 0)], heights[min(place + 1, len(heights) - 1)]
+        if height is None:
+            is_open = False
+        elif not is_open or not before == height == after or place == len(heights) - 1:
+            x = place * _WIDTH / max(len(heights) - 1, 1)
+            y = 4 + (_HEIGHT - 8) * (1 - height)
+            found.append(f"{'L' if is_open else 'M'}{x:.0f} {y:.0f}")
+            is_open = True
+    return "".join(found)
+
+
+def spark(counts: Sequence[int]) -> str:
+    """The path of a small plot of 90 by 20: a bar for each count."""
+    top = max(counts, default=0) or 1
+    width = 90 / max(len(counts), 1)
+    return "".join(
+        f"M{place * width:g} 20v-{max(18 * count / top, 2):.3g}h{width - 0.75:g}V20z"
+        for place, count in enumerate(counts)
+        if count
+    )
