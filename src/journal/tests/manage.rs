@@ -11,7 +11,7 @@ use flask_delay_journal::{
     Accepted, Change, Filter, Found, Journal, NewTask, Outcome, Retried, State,
 };
 use support::{
-    Folder, claiming, finished, id, mine, now, row, settings, task, until, watching, with,
+    Folder, claiming, finished, id, mine, now, row, settings, shell, task, until, watching, with,
 };
 
 fn failed() -> Outcome {
@@ -281,6 +281,9 @@ mod a_pause {
         });
         assert_eq!(web.stats().unwrap().ready, 645);
         web.pause(Some("slow")).unwrap();
+        // Although no claim has met them yet.
+        let stats = web.stats().unwrap();
+        assert_eq!((stats.ready, stats.blocked, stats.oldest), (0, 645, None));
         let other = task();
         web.submit(other.clone()).unwrap();
         let (journal, notes) = with(settings(&folder.database()), 2);
@@ -327,6 +330,34 @@ mod a_pause {
             .unwrap();
         assert_eq!(notes.claimed().id, late.id);
         journal.close();
+    }
+
+    /// It waits for a process of its own, not in the line of the others.
+    #[test]
+    fn holds_back_a_task_whose_process_has_died() {
+        let folder = Folder::new();
+        let (web, _) = watching(&folder);
+        let suspect = of("slow");
+        web.submit(suspect.clone()).unwrap();
+        shell(&folder)
+            .execute("UPDATE task SET deaths = 1", [])
+            .unwrap();
+        web.pause(Some("slow")).unwrap();
+        let (journal, notes) = with(settings(&folder.database()), 2);
+        journal.know(vec!["send".to_owned(), "slow".to_owned()]);
+        journal.start().unwrap();
+        let other = task();
+        web.submit(other.clone()).unwrap();
+        let claimed = notes.claimed();
+        assert_eq!(claimed.id, other.id);
+        let change = Change::End(finished());
+        journal.change(claimed.claim, change).unwrap();
+        assert_eq!(row(&web, &suspect.id).state, State::Blocked);
+        web.resume(Some("slow")).unwrap();
+        assert_eq!(notes.claimed().id, suspect.id);
+        for journal in [web, journal] {
+            journal.close();
+        }
     }
 
     #[test]
