@@ -316,7 +316,7 @@ pub(crate) fn park_blocked(
     now: i64,
 ) -> Result<usize> {
     let sql = "UPDATE task SET state = 4, reason = ?2, parked_at = ?3 WHERE limit_key IS NOT NULL AND state = 3 \
-               AND waiting_for = 0 AND published = 0 AND function = ?1";
+               AND waiting_for = 0 AND published = 0 AND pool IN (0, 1, 2) AND function = ?1";
     connection
         .prepare_cached(sql)?
         .execute(params![function, reason, now])

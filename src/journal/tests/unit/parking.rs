@@ -4,7 +4,7 @@
 use rusqlite::Connection;
 
 use crate::support::{
-    Folder, claiming, finished, mine, row, settings, task, until, watching, with,
+    Folder, claiming, finished, mine, row, settings, shell, task, until, watching, with,
 };
 use crate::{Change, Limits, NewTask, State};
 
@@ -43,6 +43,44 @@ fn tasks_of_unknown_functions_are_parked_and_revived() {
     for journal in [next, worker, web] {
         journal.close();
     }
+}
+
+/// Newer code has marked them so: this code must not touch them.
+#[test]
+fn tasks_of_an_unknown_pool_are_not_parked() {
+    let folder = Folder::new();
+    let (web, _) = watching(&folder);
+    let unknown = |_| NewTask {
+        function: "later".to_owned(),
+        limits: Some(Box::new(Limits {
+            key: "k".to_owned(),
+            limit: Some(1),
+            rate: None,
+        })),
+        ..task()
+    };
+    let tasks: Vec<_> = (0..4).map(unknown).collect();
+    for task in &tasks {
+        web.submit(task.clone()).unwrap();
+    }
+    let states = || -> Vec<State> { tasks.iter().map(|it| row(&web, &it.id).state).collect() };
+    assert_eq!(states()[..2], [State::Ready, State::Blocked]);
+    let later = NewTask {
+        function: "later".to_owned(),
+        ..task()
+    };
+    web.submit(later.clone()).unwrap();
+    shell(&folder)
+        .execute("UPDATE task SET pool = 3 WHERE sequence IN (1, 2)", [])
+        .unwrap();
+    let (worker, notes) = claiming(&folder, 1);
+    let (_, text) = notes.reported("parked");
+    assert!(text.contains("3 tasks of later"), "{text}");
+    let parked = [State::Parked; 2];
+    assert_eq!(states(), [[State::Ready, State::Blocked], parked].concat());
+    assert_eq!(row(&web, &later.id).state, State::Parked);
+    worker.close();
+    web.close();
 }
 
 #[test]
