@@ -3,6 +3,7 @@
 Calls of the system fail as `faults.c` says, which is loaded before the C library.
 """
 
+import contextlib
 import re
 import shutil
 import sqlite3
@@ -80,6 +81,47 @@ def test_a_level_waits_for_the_disk_or_not(start, faults, level, durable, waits)
     faults.end("sync waits")
     assert one.answer() == "order"
     assert one("executor.get('order').result(20)") == 3
+
+
+OUTBOX = """
+from sqlalchemy import MetaData, create_engine, event
+from sqlalchemy.orm import Session
+from flask_delay.contrib import outbox
+
+engine = create_engine(f"sqlite:///{folder / 'orders.db'}")
+# It has a disk of its own.
+event.listen(engine, "connect", lambda it, _: it.execute("pragma synchronous = off"))
+metadata = MetaData()
+table = outbox.table(metadata)
+metadata.create_all(engine)
+
+
+def order():
+    with Session(engine) as session, session.begin():
+        using(durable=True, within=session, id="order").delay(add, 1)
+"""
+
+
+def test_a_row_of_the_outbox_stays_until_its_task_is_on_the_disk(
+    start, faults, wait_until, tmp_path
+):
+    """Whatever the level is: the row is on another disk, which has not lost it."""
+    pytest.importorskip("sqlalchemy")
+    one, two = start(code=OUTBOX, DELAY_JOURNAL_SYNC="second"), start()
+    one("add.delay(1).result(20)")
+
+    def left():
+        with contextlib.closing(sqlite3.connect(tmp_path / "orders.db")) as connection:
+            return connection.execute("SELECT id FROM delay_outbox").fetchall()
+
+    faults.begin("sync waits")
+    one.send("order()")
+    assert wait_until(lambda: two("executor.get('order')") is not None)
+    assert not wait_until(lambda: not left(), 0.5)
+    faults.end("sync waits")
+    one.answer()
+    assert two("executor.get('order').result(20)") == 2
+    assert wait_until(lambda: not left())
 
 
 def test_a_disk_that_does_not_sync(start, faults, wait_until):

@@ -302,6 +302,52 @@ fn permits(folder: &Path, seconds: f64) {
     two.close();
 }
 
+/// One thread submits, runs and ends tasks, while another function is paused whose tasks wait, and without that.
+fn paused(folder: &Path, count: u64, seconds: f64) {
+    let kinds = ["nothing is paused     ", "another one is paused"];
+    let journals = [0, 1].map(|place| {
+        let journal = open(&folder.join(place.to_string()), SyncLevel::Never).0;
+        if place == 1 {
+            let other = "shop.tasks.other";
+            journal.know(vec![other.to_owned()]);
+            journal.pause(Some(other)).unwrap();
+            let tasks = (0..count).map(|number| NewTask {
+                function: other.to_owned(),
+                ..task(u64::MAX - number)
+            });
+            let submitted = journal.submit_all(tasks.collect()).unwrap();
+            assert_eq!(submitted.refused, None);
+        }
+        journal
+    });
+    let mut times = kinds.map(|_| (Times::default(), Times::default()));
+    let began = Instant::now();
+    for number in 0.. {
+        if began.elapsed().as_secs_f64() > seconds {
+            break;
+        }
+        // By turns, as above.
+        for (journal, (submits, changes)) in journals.iter().zip(&mut times) {
+            let Accepted::Mine(claim) = submits.measure(|| journal.submit(task(number)).unwrap())
+            else {
+                panic!("a free worker and nothing that waits");
+            };
+            changes.measure(|| journal.change(claim, done()).unwrap());
+        }
+        thread::sleep(Duration::from_micros(200));
+    }
+    for (kind, (mut submits, mut changes)) in kinds.into_iter().zip(times) {
+        println!(
+            "{kind}: submit {}; change {}",
+            submits.text(),
+            changes.text()
+        );
+    }
+    for journal in journals {
+        journal.close();
+    }
+}
+
 /// Very many tasks wait for one limit, or for workers; one after another ends.
 fn lane(folder: &Path, count: u64, is_limited: bool) {
     let (journal, tasks) = open(folder, SyncLevel::Never);
@@ -361,6 +407,7 @@ fn main() {
         }
     }
     limited(&folder, seconds);
+    paused(&folder, 10_000, seconds);
     permits(&folder, seconds);
     for is_limited in [false, true] {
         lane(&folder, 10_000, is_limited);
