@@ -305,6 +305,11 @@ class Future(concurrent.futures.Future[_T]):
         """
     def _quiet_id(self) -> str:
         """The task's id; to read it here does not let the task be found by it."""
+    def _thread(self) -> int | None:
+        """The thread of this process on which the task runs, as `threading.get_ident` returns it.
+
+        None if it does not run on one.
+        """
     def _begin(self) -> None:
         """Start the task's clock now: its `started_at` and its `timeout`.
 
@@ -941,6 +946,7 @@ class _Journal:
         encode_error: Callable[[BaseException], str],
         decode_error: Callable[[str], BaseException],
         dead: Callable[[str, str, int, str], object],
+        obey: Callable[[int, str, str, str | None, bool], object],
     ) -> _Journal:
         """Open the file at `path`, which is made if it is not there.
 
@@ -951,7 +957,8 @@ class _Journal:
         executor of the journal. It raises LookupError for a name that this process does not know.
         `lane` returns the name by which all processes count a function's plain tasks together.
         `dead` gets the id, the name, the deaths and the error of each task that this process makes
-        a dead letter, if signals have receivers.
+        a dead letter, if signals have receivers. `obey` gets each command of another process: its
+        number, verb, target and actor, and whether it is for any process that has the target.
         Raises ValueError for a place where a journal cannot be, JournalUnavailable for a file that
         cannot be used.
         """
@@ -1079,6 +1086,23 @@ class _Journal:
         """End the pause of the function with this registered name; None: every pause."""
     def prune(self, states: Sequence[str], names: Sequence[str] | None, ended_before: int) -> int:
         """Forget tasks, as for `rows`, that ended before a time in microseconds; how many."""
+    def claimed(self, id: str) -> Future[Any] | None:
+        """The durable task with this id, if this process runs it or is about to."""
+    def command(
+        self, verb: str, target: str, actor: str | None, is_task: bool, patience: float
+    ) -> tuple[Literal["done", "asked", "gone", "nowhere", "here", "not running"], str | None]:
+        """Ask another process to do something, and wait up to `patience` seconds for its answer.
+
+        With `is_task` it is for the process that runs the task with the id `target`; otherwise, or
+        if the journal does not have that task, for the first process that has the target. Returns
+        what became of it: "done", with the answer; "asked", without an answer yet; "gone", since
+        the process has ended; "nowhere", if no process has the target; "here", if this one runs the
+        task; "not running", with the task's state.
+        """
+    def take_command(self, number: int) -> bool:
+        """Take a command: False if it must not be done here, since it is taken or gone."""
+    def settle(self, number: int, outcome: str) -> None:
+        """Say what became of a command that this process has taken. Does not wait."""
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs of the app that the journal has, by name, as from `_Schedule.state`."""
     def stats(self) -> dict[str, int | None]:
@@ -1139,6 +1163,8 @@ class _Schedule:
         The task is as for `_Journal.submit`. With `missed`, `at` is the latest time of the newest
         tick that was missed. Returns as `take`, with the future of the task.
         """
+    def note(self) -> None:
+        """Tell the journal that this process has the job, for others to see. Does not wait."""
     def over(self, number: int) -> None:
         """The run of a plain job with this number is over. Does not wait."""
     def pause(self, paused: bool) -> None:

@@ -14,7 +14,8 @@ from flask_delay import config, context
 from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executor
 from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
-from flask_delay.journal import store
+from flask_delay.journal import commands, store
+from flask_delay.journal.commands import OF_JOBS, Commands, Outcome
 from flask_delay.journal.periodic import DurableLead, JournalLead
 from flask_delay.journal.store import Store
 from flask_delay.observe import signals, stats
@@ -112,7 +113,14 @@ class State:
         # No lock: each access is atomic, and a fork finds nothing half done.
         self._backends: dict[str, Backend] = {}
         self._is_recorded = False
-        self.store = Store(owner.name, settings, app, executor, weakref.WeakMethod(self.backend))
+        self.store = Store(
+            owner.name,
+            settings,
+            app,
+            executor,
+            backend=weakref.WeakMethod(self.backend),
+            commands=weakref.WeakMethod(self._found_commands),
+        )
         self.jobs = Jobs(
             executor,
             folder=Path(app.instance_path) / (settings.jobs_folder or owner.name),
@@ -295,6 +303,48 @@ class State:
         id = future.id
         return next((name for name, it in self.pools() if it._get(id) is future), None)
 
+    def act(self, verb: str, target: str, actor: str | None) -> Outcome:
+        """Stop, cancel or look at a task, or run or pause a job, in whichever process has it.
+
+        Raises as `get`.
+        """
+        done = self._found_commands().act(verb, target)
+        if done is not None:
+            return done
+        row = None if verb in OF_JOBS else self.store.row(target)
+        is_with_another = row is not None and row["plain"]
+        if verb in {"stop", "cancel"} and not (verb == "cancel" and is_with_another):
+            # The journal, or a broker, reaches it.
+            future = self.get(target)
+            if future is not None:
+                return commands.with_task(verb, future)
+        if not self.store.is_there or store.is_gone(row):
+            return Outcome(404)
+        return self.store.command(verb, target, actor, is_task=verb not in OF_JOBS)
+
+    def _found_commands(self) -> Commands:
+        """What does what this process or another one asks."""
+        return Commands(self._has, self._stack, self.jobs)
+
+    def _has(self, id: str) -> Future[Any] | None:
+        """The task with this id, if this process has it."""
+        found = self._known(id)
+        if found is None:
+            found = next((it for find in finders if (it := find(self, id)) is not None), None)
+        if found is not None and not found._is_durable():  # noqa: SLF001
+            return found
+        # Of a durable task, and of a plain one of another process, it may be a handle.
+        return self.store.claimed(id)
+
+    def _stack(self, future: Future[Any]) -> Outcome:
+        place = self.place_of(future)
+        if place is None or place == table.THREADS:
+            return commands.stack_here(future)
+        try:
+            return Outcome(200, value=commands.cut(self.backend(place).stack(future)))
+        except LookupError as error:
+            return Outcome(409, str(error))
+
     def stats(self) -> Stats:
         """The current counts and the outcomes of the tasks of this process."""
         own, *others = ((name, cast("Stats", it.stats())) for name, it in self.pools())
@@ -356,6 +406,9 @@ class State:
         future: Future[Any] = self.find(NONE)(*args, **kwargs)
         return future
 
+
+finders: list[Callable[[State, str], Future[Any] | None]] = []
+"""What finds tasks of this process whose ids nobody has asked for."""
 
 _states: weakref.WeakSet[State] = weakref.WeakSet()
 

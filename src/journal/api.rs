@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::chains::Follows;
+use crate::commands::Command;
 
 /// When a submit answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,9 @@ pub trait Host: Send + Sync + 'static {
     fn ended(&self, rows: Vec<Row>);
     /// The task with this id, which runs here, is asked to stop.
     fn stop(&self, id: &str);
+    /// Another process asks for this. If the target is here, the host takes the command, does what
+    /// it asks, and says what became of it.
+    fn command(&self, command: Command);
     /// These tasks of the app have become dead letters, by a transaction of this process: no other
     /// one is told.
     fn dead(&self, letters: Vec<DeadLetter>);

@@ -147,6 +147,10 @@ impl Writer {
                 None => _ = memory.told_plain.insert(task),
             }
         }
+        memory.asked.extend(effects.asked.drain(..));
+        for number in effects.left.drain(..) {
+            memory.asked.remove(&number);
+        }
         for (id, task) in effects.published.drain(..) {
             memory.published.insert(id, task);
         }

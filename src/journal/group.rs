@@ -9,10 +9,12 @@ use std::sync::Arc;
 use log::Level;
 use rusqlite::{Connection, ErrorCode};
 
+use crate::answer::Answer;
 use crate::api::{
     Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Found, Key,
     NewTask, Outcome, Pool, Row, State,
 };
+use crate::commands;
 use crate::filesystem::refused;
 use crate::kept::{self, Checkpoints};
 use crate::limits::{self, Lanes};
@@ -109,6 +111,10 @@ pub(crate) struct Effects {
     pub unpublished: Vec<String>,
     /// Permits of this process.
     pub granted: Vec<i64>,
+    /// Commands of this process, and where their answers go; and those for which no thread waits
+    /// any more.
+    pub asked: Vec<(i64, Answer<Option<String>>)>,
+    pub left: Vec<i64>,
     /// Processes to wake.
     pub wake: BTreeSet<i64>,
     pub reports: Vec<(Level, String)>,
@@ -343,6 +349,7 @@ impl<'a> Group<'a> {
             }
             Operation::Periodic(ask) => Said::Periodic(self.answer(ask)?),
             Operation::Permit(ask) => Said::Permit(self.permit(ask)?),
+            Operation::Command(ask) => Said::Command(self.command(ask)?),
             Operation::Publish(plain) => {
                 self.publish(plain)?;
                 Said::Nothing
@@ -476,6 +483,7 @@ impl<'a> Group<'a> {
         store::prune(self.connection, since, long_since, prune.surplus)?;
         limits::forget(self.connection, self.now)?;
         periodic::prune(self.connection, long_since)?;
+        commands::prune(self.connection, self.now)?;
         let application = self.application()?;
         for parked in store::long_parked(self.connection, application, long_since)? {
             let message = format!("no process could run it: {}", parked.reason);

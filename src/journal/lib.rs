@@ -11,6 +11,7 @@ extern crate self as flask_delay_journal;
 mod answer;
 mod api;
 mod chains;
+mod commands;
 mod filesystem;
 mod flusher;
 mod follow;
@@ -61,6 +62,7 @@ pub use api::{
     Held, Host, Kept, Key, Limits, NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
 };
 pub use chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT, Submitted};
+pub use commands::{Command, Order, Reply};
 use filesystem::{Place, boot, refused};
 use gate::gate;
 use layout::Layout;

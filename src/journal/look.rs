@@ -10,11 +10,12 @@ use log::Level;
 use rusqlite::Connection;
 
 use crate::api::{Error, ErrorKind, Pool, Row};
+use crate::commands::Standing;
 use crate::filesystem::{Identity, refused};
 use crate::group::{Result, Trouble};
 use crate::part::Files;
 use crate::writer::{Writer, now};
-use crate::{limits, liveness, manage, periodic, schema, store};
+use crate::{commands, limits, liveness, manage, periodic, schema, store};
 
 /// How often an idle process looks at the others.
 const LOOK: Duration = Duration::from_secs(1);
@@ -73,6 +74,7 @@ struct Seen {
     stops: Vec<String>,
     /// Permits that others have granted.
     granted: Vec<i64>,
+    commands: Vec<commands::Command>,
     reports: Vec<(Level, String)>,
 }
 
@@ -105,6 +107,9 @@ impl Writer {
                 }
                 for id in seen.stops {
                     host.stop(&id);
+                }
+                for command in seen.commands {
+                    host.command(command);
                 }
                 for (level, text) in seen.reports {
                     host.report(level, text);
@@ -224,6 +229,30 @@ impl Writer {
             };
             if !is_told {
                 seen.stops.push(id);
+            }
+        }
+        self.hear_commands(connection, slot, seen)
+    }
+
+    /// Takes in commands for this process, and the answers to its own.
+    fn hear_commands(&mut self, connection: &Connection, slot: i64, seen: &mut Seen) -> Result<()> {
+        let app = &self.part.core.settings.app;
+        let memory = &mut self.memory;
+        seen.commands = commands::untaken(connection, app, slot, memory.heard)?;
+        if let Some(last) = seen.commands.last() {
+            memory.heard = last.number;
+        }
+        let mut answers = Vec::new();
+        for &number in memory.asked.keys() {
+            match commands::standing(connection, number)? {
+                Standing::Open => {}
+                Standing::Done(outcome) => answers.push((number, Some(outcome))),
+                Standing::Gone => answers.push((number, None)),
+            }
+        }
+        for (number, told) in answers {
+            if let Some(answer) = memory.asked.remove(&number) {
+                answer.give(Ok(told));
             }
         }
         Ok(())
@@ -359,6 +388,7 @@ impl Writer {
             || prune.vacuum
             || store::has_old(connection, prune.since, prune.long_since)?
             || periodic::has_old(connection, prune.long_since)?
+            || commands::has_old(connection, now)?
             || application.map_or(Ok(false), |it| {
                 store::has_long_parked(connection, it, prune.long_since)
             })?

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::answer::Answer;
 use crate::api::{Claim, Pool};
 use crate::permits::Permits;
 
@@ -63,6 +64,10 @@ pub(crate) struct Memory {
     pub told_plain: HashSet<i64>,
     /// The permits of this process that wait.
     pub permits: Permits,
+    /// The last command that this process has heard of.
+    pub heard: i64,
+    /// The commands of this process that are not answered.
+    pub asked: HashMap<i64, Answer<Option<String>>>,
     /// The suspect that this process will run alone.
     pub reserved: Option<i64>,
     pub next_due: Option<i64>,

@@ -3,6 +3,7 @@
 use crate::answer::Answer;
 use crate::api::{Cancelled, Change, Changed, Claim, Error, Found, NewTask, Outcome, Stats};
 use crate::chains::Submitted;
+use crate::commands;
 use crate::manage::{Filter, Page, Retried};
 use crate::periodic::{Ask, Told};
 use crate::permits;
@@ -32,6 +33,7 @@ pub(crate) enum Operation {
     Periodic(Ask),
     /// A plain task's place in a lane.
     Permit(permits::Ask),
+    Command(commands::Ask),
     Publish(Box<Plain>),
     PublishBegan(String, i64),
     PublishEnded(String, Outcome),
@@ -139,6 +141,7 @@ impl Operation {
         match (self, said) {
             (Self::Periodic(ask), Said::Periodic(told)) => drop(ask.give(told, false)),
             (Self::Permit(ask), Said::Permit(told)) => ask.give(told),
+            (Self::Command(ask), Said::Command(told)) => ask.give(told),
             (Self::Place(_, answer), Said::Place(place)) => answer.give(Ok(place)),
             (Self::List(.., answer), Said::Page(page)) => answer.give(Ok(page)),
             (Self::Names(answer), Said::Names(names)) => answer.give(Ok(names)),
@@ -158,6 +161,7 @@ impl Operation {
             Self::Submit(_, _, answer) => answer.give(Err(error)),
             Self::Periodic(ask) => ask.refuse(error),
             Self::Permit(ask) => ask.refuse(error),
+            Self::Command(ask) => ask.refuse(error),
             Self::Change(_, _, answer) | Self::Step(_, _, answer) => answer.give(Err(error)),
             Self::Get(_, answer) | Self::Watch(_, answer) => answer.give(Err(error)),
             Self::Cancel(_, answer) | Self::Stop(_, answer) => answer.give(Err(error)),
@@ -193,6 +197,7 @@ pub(crate) enum Said {
     Pruned(u64, Option<i64>),
     Periodic(Told),
     Permit(permits::Told),
+    Command(commands::Told),
     Refused(Error),
     Nothing,
 }

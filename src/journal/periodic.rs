@@ -114,6 +114,8 @@ pub(crate) enum Ask {
     /// The run of a plain job with this number is over.
     Over(String, i64),
     Pause(Box<Tick>, bool, Answer<()>),
+    /// A process has this job.
+    Note(Box<Tick>),
     /// The job with this id, or all of the app.
     Jobs(Option<String>, Answer<Vec<Job>>),
 }
@@ -160,7 +162,7 @@ impl Ask {
             Self::Tick(.., answer) => answer.give(Err(error)),
             Self::Pause(.., answer) => answer.give(Err(error)),
             Self::Jobs(_, answer) => answer.give(Err(error)),
-            Self::Over(..) => {}
+            Self::Over(..) | Self::Note(_) => {}
         }
     }
 }
@@ -287,12 +289,6 @@ fn is_known(connection: &Connection, id: &str) -> Result<bool> {
     connection.prepare_cached(sql)?.exists([id])
 }
 
-fn pid(connection: &Connection, slot: i64) -> Result<Option<i64>> {
-    let sql = "SELECT pid FROM process WHERE slot = ?1";
-    let mut statement = connection.prepare_cached(sql)?;
-    statement.query_row([slot], |row| row.get(0)).optional()
-}
-
 /// Does an operation that only reads.
 pub(crate) fn read(connection: &Connection, app: &str, ask: &Ask) -> Result<Told> {
     let Ask::Jobs(job, _) = ask else {
@@ -337,6 +333,13 @@ impl Group<'_> {
             }
             Ask::Pause(tick, paused, _) => {
                 self.pause_job(tick, *paused)?;
+                Told::Nothing
+            }
+            Ask::Note(tick) => {
+                let application = self.application()?;
+                if find(self.connection, application, &tick.job)?.is_none() {
+                    self.keep(application, tick, Job::default(), self.now)?;
+                }
                 Told::Nothing
             }
             Ask::Jobs(..) => read(self.connection, app, ask)?,
@@ -457,7 +460,7 @@ impl Group<'_> {
             && !found.state.is_end()
         {
             let pid = match found.owner {
-                Some(owner) => pid(self.connection, owner)?,
+                Some(owner) => store::pid(self.connection, owner)?,
                 None => None,
             };
             return Ok(Some((pid, Some(task.clone()))));
@@ -469,7 +472,7 @@ impl Group<'_> {
         if is_mine && tick.over == Some(job.runs) {
             return Ok(None);
         }
-        let Some(pid) = pid(self.connection, owner)? else {
+        let Some(pid) = store::pid(self.connection, owner)? else {
             return Ok(None);
         };
         // What cannot be looked at is not known to be dead.
@@ -538,6 +541,11 @@ impl Journal {
     /// The run of a plain job with this number, by this process, is over. Does not wait.
     pub fn run_is_over(&self, job: &str, number: i64) {
         self.tell(Operation::Periodic(Ask::Over(job.to_owned(), number)));
+    }
+
+    /// This process has the job, which others can see then. Does not wait.
+    pub fn note_job(&self, tick: Tick) {
+        self.tell(Operation::Periodic(Ask::Note(Box::new(tick))));
     }
 
     /// Has no process take ticks of the job, or has them take its ticks from now on. `tick` says

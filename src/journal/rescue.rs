@@ -18,7 +18,7 @@ use crate::writer::now;
 use crate::{chains, filesystem, liveness, migrate, part, poison, schema, vfs};
 
 /// The tables of processes, which end with them.
-const OF_PROCESSES: [&str; 3] = ["process", "known", "waiter"];
+const OF_PROCESSES: [&str; 4] = ["process", "known", "waiter", "command"];
 /// Where this many numbers in a row cannot be read, only those are tried that an index has.
 const GAP: i64 = 10_000_000;
 

@@ -27,7 +27,7 @@ pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 ///
 /// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
 /// 9 dead; 5 is ready but for its function, which is paused. Times are in microseconds since 1970. A published row is a plain task's: never claimed. Where `published` is 2 it is a permit.
-const FIRST: [&str; 35] = [
+const FIRST: [&str; 37] = [
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     // Never uses a number twice: the files of a slot are named by it.
     "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, layout INTEGER NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
@@ -82,6 +82,10 @@ const FIRST: [&str; 35] = [
      task TEXT, runs INTEGER NOT NULL, left_out INTEGER NOT NULL, paused INTEGER NOT NULL, owner INTEGER, PRIMARY KEY (application, job)) STRICT, WITHOUT ROWID",
     // The functions whose tasks do not start; 0 is any.
     "CREATE TABLE paused (application INTEGER NOT NULL, function INTEGER NOT NULL, PRIMARY KEY (application, function)) STRICT, WITHOUT ROWID",
+    // What processes ask others to do, for a minute. Without `process`: any that has the target.
+    "CREATE TABLE command (sequence INTEGER PRIMARY KEY AUTOINCREMENT, application INTEGER NOT NULL, given_at INTEGER NOT NULL, \
+     verb TEXT NOT NULL, target TEXT NOT NULL, process INTEGER, sender INTEGER NOT NULL, actor TEXT, taken_at INTEGER, outcome TEXT) STRICT",
+    "CREATE INDEX untaken ON command (sequence) WHERE taken_at IS NULL",
     // The ids of pruned tasks.
     "CREATE TABLE forgotten (place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ended_at INTEGER NOT NULL) STRICT",
 ];

@@ -104,11 +104,19 @@ pub(crate) fn remove_process(connection: &Connection, slot: i64) -> Result<bool>
     for sql in [
         "DELETE FROM known WHERE slot = ?1",
         "DELETE FROM waiter WHERE slot = ?1",
+        "DELETE FROM command WHERE process = ?1",
     ] {
         connection.prepare_cached(sql)?.execute([slot])?;
     }
     let sql = "DELETE FROM process WHERE slot = ?1";
     Ok(connection.prepare_cached(sql)?.execute([slot])? > 0)
+}
+
+/// The number of the process that has a slot.
+pub(crate) fn pid(connection: &Connection, slot: i64) -> Result<Option<i64>> {
+    let sql = "SELECT pid FROM process WHERE slot = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([slot], |row| row.get(0)).optional()
 }
 
 pub(crate) fn processes(connection: &Connection) -> Result<Vec<Process>> {

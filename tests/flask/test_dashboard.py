@@ -3,6 +3,7 @@
 import gc
 import gzip
 import html
+import json
 import re
 import subprocess
 import sys
@@ -730,7 +731,37 @@ class TestActions:
     def test_an_action_answers_with_json_too(self, app, visitor):
         future = submit(app, int, countdown=60)
         answer = visitor.post(f"/tasks/{future.id}/cancel", headers={**HERE, **JSON})
-        assert (answer.status_code, answer.get_json()) == (200, {"done": "cancel", "count": 1})
+        done = {"done": "cancel", "count": 1, "message": "The task was cancelled."}
+        assert (answer.status_code, answer.get_json()) == (200, done)
+        answer = visitor.post(f"/tasks/{future.id}/cancel", headers={**HERE, **JSON})
+        why = "The task has ended already, so it cannot be cancelled."
+        assert (answer.status_code, answer.get_json()["message"]) == (409, why)
+
+    def test_an_open_page_gets_a_note(self, app, visitor, door):
+        future = submit(app, int, countdown=60)
+        headers = {**HERE, "HX-Request": "true"}
+
+        def told():
+            answer = visitor.post(f"/tasks/{future.id}/cancel", headers=headers)
+            assert answer.data == b""
+            told = answer.headers.get("HX-Trigger")
+            return answer.status_code, told and json.loads(told)["said"]
+
+        assert told() == (204, {"text": "The task was cancelled.", "done": True})
+        why = "The task has ended already, so it cannot be cancelled."
+        assert told() == (409, {"text": why, "done": False})
+        door.says = "read"
+        status, said = told()
+        assert (status, said["done"]) == (403, False)
+        assert "but not cancel tasks" in said["text"]
+        # A login is for the whole page.
+        door.says = redirect("/login")
+        assert told() == (401, None)
+
+    def test_a_note_is_announced_and_shows_no_text_of_the_address(self, visitor):
+        text = visitor.get("/running?said=stop").text
+        assert re.search(r'role="status"><p class="banner good">The task was asked to stop', text)
+        assert '<div id="said" role="status"></div>' in visitor.get("/running?said=x&count=9").text
 
 
 class TestDurable:
@@ -787,6 +818,7 @@ class TestDurable:
         until_listed(visitor, "/failed", 3, wait_until)
         page = visitor.post("/failed/retry", {"some": "1", "id": [futures[0].id, "unknown"]})
         assert "Run 1 task again?" in page.text
+        assert re.search(r"unknown</a></td>.*It is not known", page.text)
         assert "Nothing to run again" in visitor.post("/failed/retry", {"some": "1"}).text
 
     def test_those_that_do_not_run_again_are_named(self, durable_app, wait_until):

@@ -47,6 +47,7 @@ class Site:
             encode_error=lambda error: json.dumps(str(error)),
             decode_error=RuntimeError,
             dead=lambda id, name, deaths, error: None,
+            obey=lambda number, verb, target, actor, is_open: None,
         )
 
     def submit(self, name: str, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -120,6 +120,14 @@ class Backend(Protocol):
         """The function by which `executor` runs `fn` there."""
         return fn
 
+    def stack(self, future: Future[Any], /) -> list[str]:
+        """The frames of a task of `executor` that runs there, as text, outermost first.
+
+        Waits only briefly. Raises LookupError that says why there are none.
+        """
+        del future
+        raise LookupError("it runs outside of this process, which is not asked")
+
     def drain(self, timeout: float | None) -> bool:
         """Wait until no task is left; False if `timeout` seconds were not enough."""
         return self.executor is None or self.executor.drain(timeout)

@@ -1,7 +1,6 @@
 """`flask delay jobs`: jobs, when they run, and what holds them back."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -9,6 +8,7 @@ import click
 from flask_delay import Job
 from flask_delay.commands.journal import errors, iso, print_json, shown_time
 from flask_delay.commands.target import Target
+from flask_delay.journal.periodic import seen_in_journal
 
 
 def show(name: str, *, as_json: bool) -> None:
@@ -90,26 +90,7 @@ def _others(target: Target) -> Iterator[dict[str, Any]]:
     known = {job.id for job in target.state.jobs.all()}
     for row in target.state.store.jobs():
         if row["id"] not in known:
-            name, _, schedule = row["name"].partition(" (")
-            yield {
-                "id": row["id"],
-                "name": name,
-                "schedule": schedule.removesuffix(")"),
-                "durable": row["task"] is not None,
-                "paused": row["paused"],
-                "left_out": row["left_out"],
-                "last_tick": _moment(row["ran"]),
-                "next_run": None if row["paused"] else _moment(row["due"]),
-                "known": False,
-            }
-
-
-def _moment(micros: int | None) -> datetime | None:
-    try:
-        return None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
-    except (OverflowError, ValueError, OSError):
-        # Written by something else than a journal.
-        return None
+            yield {**seen_in_journal(row), "known": False}
 
 
 def _remark(job: dict[str, Any]) -> str:

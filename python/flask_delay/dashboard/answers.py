@@ -91,6 +91,19 @@ def reload() -> AnyResponse:
     return response
 
 
+def wants_no_page() -> bool:
+    """Whether a page that is open has sent a form, and stays as it is."""
+    return "HX-Request" in request.headers
+
+
+def told(text: str, status: int = 204) -> AnyResponse:
+    """Tell an open page what became of a form, for a note on it."""
+    response = _response("", "text/html", status)
+    # Headers have ASCII alone, as JSON has here.
+    response.headers["HX-Trigger"] = json.dumps({"said": {"text": text, "done": status < 300}})  # noqa: PLR2004
+    return response
+
+
 def tag_of(data: dict[str, Any]) -> str:
     """A tag that changes with the data, but not with the time alone."""
     text = json.dumps(data, default=_tagged, skipkeys=True)
@@ -108,6 +121,8 @@ def forbidden(why: str) -> AnyResponse:
     """Answer 403. The page stands alone: the visitor may not have our files."""
     if wants_json():
         return as_json({"page": "forbidden", "message": why}, 403)
+    if request.method == "POST" and wants_no_page():
+        return told(why, 403)
     return as_html("forbidden.html", {"why": why}, 403)
 
 

@@ -13,11 +13,12 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response as AnyResponse
 
 from flask_delay import context, validators
-from flask_delay._native import DuplicateTask, Future, JournalUnavailable
+from flask_delay._native import DuplicateTask, JournalUnavailable
 from flask_delay.dashboard import answers, pages, plots, recorder, rights
 from flask_delay.dashboard.assets import Assets
 from flask_delay.dashboard.pages import Pages, Redact
 from flask_delay.dashboard.rights import Authorize
+from flask_delay.journal.commands import OF_JOBS, sentence
 from flask_delay.observe.signals import dashboard_acted
 from flask_delay.state import State
 
@@ -166,7 +167,7 @@ class _Views:
             found = None
         if isinstance(found, AnyResponse):
             # A page that is open would put the login into its table.
-            return answers.reload() if _is_live() else found
+            return answers.reload() if _is_live() or answers.wants_no_page() else found
         if found is None:
             return answers.forbidden("You may not see this page.")
         if request.method not in rights.SAFE:
@@ -210,7 +211,7 @@ class _Views:
             "assets": self._assets,
             "alone": not state.store.is_there,
             "setting": f"{state.owner.prefix}JOURNAL",
-            "said": _said(),
+            "said": _asked(),
             "back": _here(),
         }
         response = answers.as_html(f"{page}.html", {**frame, **data}, status)
@@ -227,6 +228,8 @@ class _Views:
     def _trouble(self, status: int, why: str) -> AnyResponse:
         if answers.wants_json():
             return answers.as_json({"page": "trouble", "message": why}, status)
+        if request.method == "POST" and answers.wants_no_page():
+            return answers.told(why, status)
         return self._show("trouble", {"why": why, "status": status, "back": _asked_back()}, status)
 
     def _did(self, verb: str, task: str, said: str, count: int = 1) -> AnyResponse:
@@ -235,17 +238,24 @@ class _Views:
         return self._return(said, count)
 
     def _return(self, said: str, count: int) -> AnyResponse:
+        text = _said(said, count)
         if answers.wants_json():
-            return answers.as_json({"done": said, "count": count}, 200)
+            status = 202 if said == "asked" else 200
+            return answers.as_json({"done": said, "count": count, "message": text}, status)
+        if answers.wants_no_page():
+            return answers.told(text)
         place = _asked_back()
         path, _, query = place.partition("?")
         kept = [it for it in query.split("&") if it and not it.startswith(("said=", "count="))]
         query = "&".join([*kept, urlencode({"said": said, "count": count})])
         return answers.redirect(f"{url_for('.overview')}{path}?{query}")
 
-    def _note(self, verb: str, task: str) -> None:
+    def _actor(self) -> str | None:
         actor = self._options.actor
-        name = None if actor is None else str(self._app.ensure_sync(actor)())
+        return None if actor is None else str(self._app.ensure_sync(actor)())
+
+    def _note(self, verb: str, task: str) -> None:
+        name = self._actor()
         recorder.of(self._app).note(task, verb, name)
         _log.info("%s %s, by %s", verb, task, name or "somebody")
         dashboard_acted.send(
@@ -383,6 +393,7 @@ class _Views:
         if view is None:
             raise RefusedError(404, _unknown(id, found))
         run = found.own.run_of(found.state, id)
+        # Asking another process takes a moment: its stack has a page of its own.
         missing, frames = found.stack(id) if run is not None else (None, [])
         acts = [act._asdict() for act in found.own.acts(id)]
         here = None if run is None else {"thread": pages.thread_name(run)}
@@ -396,31 +407,30 @@ class _Views:
         view = found.task(id)
         if view is None:
             raise RefusedError(404, _unknown(id, found))
-        missing, frames = found.stack(id)
+        missing, frames = None, list[str]()
+        if pages.outcome_of(view) == "running":
+            missing, frames = found.stack(id)
         return self._show("stack", {"task": view, "stack": frames, "no_stack": missing})
 
     # --- Actions --------------------------------------------------------------------------
 
-    def _future(self, id: str) -> Future[Any]:
-        found = self._pages()
-        future = found.own.find(found.state, id) or found.state.get(id)
-        if future is None:
-            raise RefusedError(404, _unknown(id, found))
-        return future
+    def _act(self, verb: str, target: str) -> str:
+        """Have it done, in whichever process has the target; what there is to say of it."""
+        done = self._find().act(verb, target, self._actor())
+        if done.status == 404:  # noqa: PLR2004 (not found)
+            missing = NO_JOB if verb in OF_JOBS else _unknown(target, self._pages())
+            raise RefusedError(404, missing)
+        if done.status not in _DONE:
+            raise RefusedError(done.status, done.why)
+        return verb if done.status == 200 else "asked"  # noqa: PLR2004 (OK)
 
     def stop(self, id: str) -> AnyResponse:
         """Stop a task that runs."""
-        if not self._future(id).stop():
-            raise RefusedError(409, "The task has ended already, so there is nothing to stop.")
-        return self._did("stop", id, "stop")
+        return self._did("stop", id, self._act("stop", id))
 
     def cancel(self, id: str) -> AnyResponse:
         """Cancel a task that waits."""
-        future = self._future(id)
-        if not future.cancel():
-            what = "has ended" if future.done() else "runs"
-            raise RefusedError(409, f"The task {what} already, so it cannot be cancelled.")
-        return self._did("cancel", id, "cancel")
+        return self._did("cancel", id, self._act("cancel", id))
 
     def retry(self, id: str) -> AnyResponse:
         """Run a task again that failed."""
@@ -433,9 +443,9 @@ class _Views:
         try:
             self._find().store.retry(id)
         except LookupError as error:
-            return 404, _sentence(error)
+            return 404, sentence(error)
         except (ValueError, DuplicateTask) as error:
-            return 409, _sentence(error)
+            return 409, sentence(error)
         return None
 
     def retry_all(self) -> AnyResponse:
@@ -445,12 +455,16 @@ class _Views:
         if "confirmed" in form:
             ids = list(dict.fromkeys(form.get("ids", "").splitlines()))[: pages.MOST]
             return self._retry_these([id for id in ids if id])
+        missed = []
         if "all" in form:
             views = found.matching(name, kind)
         else:
-            chosen = (found.task(id) for id in form.getlist("id")[: pages.MOST])
-            views = [view for view in chosen if view is not None and pages.can_retry(view)]
+            chosen = list(dict.fromkeys(form.getlist("id")))[: pages.MOST]
+            seen = [(id, found.task(id)) for id in chosen]
+            views = [view for _, view in seen if view is not None and pages.can_retry(view)]
+            missed = [{"id": id, "why": why} for id, view in seen if (why := pages.no_retry(view))]
         data = {
+            "missed": missed,
             "tasks": views[: pages.SHOWN],
             "ids": [view.id for view in views],
             "filters": {"name": name, "class": kind},
@@ -474,36 +488,19 @@ class _Views:
 
     def run(self, key: str) -> AnyResponse:
         """Run a job now."""
-        job = self._job(key)
-        try:
-            job.run_now()
-        except (DuplicateTask, RuntimeError) as error:
-            raise RefusedError(409, _sentence(error)) from None
-        except OSError as error:
-            raise RefusedError(503, _sentence(error)) from None
-        return self._did("run", job.name, "run")
+        return self._with_job("run", key)
 
     def pause_job(self, key: str) -> AnyResponse:
         """Pause a job."""
-        return self._set_job(key, paused=True)
+        return self._with_job("pause", key)
 
     def resume_job(self, key: str) -> AnyResponse:
         """End the pause of a job."""
-        return self._set_job(key, paused=False)
+        return self._with_job("resume", key)
 
-    def _set_job(self, key: str, *, paused: bool) -> AnyResponse:
-        job = self._job(key)
-        try:
-            (job.pause if paused else job.resume)()
-        except OSError as error:
-            raise RefusedError(503, _sentence(error)) from None
-        return self._did("pause" if paused else "resume", job.name, "pause" if paused else "resume")
-
-    def _job(self, key: str) -> Any:
-        found = next((job for job in self._find().jobs.all() if job.id == key), None)
-        if found is None:
-            raise RefusedError(404, "This process has no such job. It may have been cancelled.")
-        return found
+    def _with_job(self, verb: str, key: str) -> AnyResponse:
+        said = self._act(verb, key)
+        return self._did(verb, self._pages().name_of_job(key) or key, said)
 
     def pause(self, name: str) -> AnyResponse:
         """Start no more durable tasks of a function."""
@@ -520,11 +517,15 @@ class _Views:
         try:
             (store.pause if paused else store.resume)(name)
         except LookupError as error:
-            raise RefusedError(404, _sentence(error)) from None
+            raise RefusedError(404, sentence(error)) from None
         return self._did("pause" if paused else "resume", name, "pause" if paused else "resume")
 
 
 _FEW = 10
+# Done, or asked for.
+_DONE = frozenset({200, 202})
+
+NO_JOB = "No process that is known has such a job. It may have been cancelled."
 
 
 def _needing(verb: str, act: Callable[..., AnyResponse]) -> Callable[..., AnyResponse]:
@@ -547,6 +548,7 @@ _VERBS = {
 }
 
 _SAID = {
+    "asked": "Its process was asked, and has not answered yet. What becomes of it shows here soon.",
     "cancel": "The task was cancelled.",
     "pause": "Paused: no more of its tasks start.",
     "resume": "Resumed.",
@@ -555,13 +557,18 @@ _SAID = {
 }
 
 
-def _said() -> str | None:
+def _asked() -> str | None:
     """What became of the last action, which the address tells; nothing of its text is shown."""
-    said, count = request.args.get("said"), request.args.get("count", "")
-    if said == "retry" and count.isdecimal() and len(count) < 6:  # noqa: PLR2004 (a thousand at most)
-        number = int(count)
-        return "The task runs again." if number == 1 else f"{number:,} tasks run again."
-    return _SAID.get(said or "")
+    said, count = request.args.get("said", ""), request.args.get("count", "")
+    number = int(count) if count.isdecimal() and len(count) < 6 else 1  # noqa: PLR2004 (a thousand at most)
+    return _said(said, number) if said in {*_SAID, "retry"} else None
+
+
+def _said(said: str, count: int) -> str:
+    """What became of an action, in words."""
+    if said == "retry":
+        return "The task runs again." if count == 1 else f"{count:,} tasks run again."
+    return _SAID[said]
 
 
 def _here() -> str:
@@ -581,7 +588,7 @@ def _is_live() -> bool:
 
 def _is_part() -> bool:
     """Whether a page that is open puts the answer into itself: what has changed, or a dialog."""
-    return _is_live() or "HX-Request" in request.headers
+    return _is_live() or answers.wants_no_page()
 
 
 def _live(page: str, status: int) -> str | None:
@@ -615,8 +622,3 @@ def _unknown(id: str, found: Pages) -> str:
         f"No task {id!r} is known in this process. It may have been forgotten since it ended, or"
         f" another process has it: without a journal, each knows its own tasks alone."
     )
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."

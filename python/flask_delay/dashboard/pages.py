@@ -15,16 +15,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from flask_delay.backends import table
 from flask_delay.backends.base import RemoteError
-from flask_delay.dashboard import recorder, samples
+from flask_delay.dashboard import samples
 from flask_delay.dashboard.recorder import Recorder, Run
 from flask_delay.dashboard.samples import Plots
+from flask_delay.journal.periodic import seen_in_journal
 from flask_delay.masking import masked
 from flask_delay.observe.stats import PoolStats, TaskStats
 from flask_delay.observe.view import TaskView
 from flask_delay.periodic.job import Job
-from flask_delay.servers.cpython import stack_of
 from flask_delay.state import State
 
 SHOWN = 50
@@ -229,19 +228,12 @@ class Pages:
 
     def stack(self, id: str) -> tuple[str | None, list[str]]:
         """Why the stack of a task cannot be shown, or None; and its frames, outermost first."""
-        run = self.own.run_of(self.state, id)
-        if run is None:
-            return "it does not run in this process, and a process sees its own threads alone", []
-        if self.state.place_of(run.future) != table.THREADS:
-            return "it runs in a worker process, which is not asked", []
-        if run.is_coroutine:
-            frames = recorder.frames_of_coroutine(run)
-        else:
-            frames = [frame for frame, _ in stack_of(run.thread)][::-1]
-        if self.own.run_of(self.state, id) != run or not frames:
-            return "it has gone on meanwhile", []
-        found = traceback.StackSummary.extract((it, it.f_lineno) for it in frames)
-        return None, [text.rstrip() for text in found.format()]
+        done = self.state.act("stack", id, None)
+        if done.value is not None:
+            return None, done.value
+        if done.status == 404:  # noqa: PLR2004 (not found)
+            return "no process that is known runs it", []
+        return done.why, []
 
     # --- Numbers ----------------------------------------------------------------------
 
@@ -304,11 +296,18 @@ class Pages:
     # --- Jobs and processes -----------------------------------------------------------
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The jobs of this process, by their names."""
-        return [
-            self.job(job)
-            for job in sorted(self.state.jobs.all(), key=lambda job: (job.name, job.id))
-        ]
+        """The jobs of this process and those that the journal knows, by their names."""
+        own = self.state.jobs.all()
+        ids = {job.id for job in own}
+        rows = (row for row in self.state.store.jobs() if row["id"] not in ids)
+        others = ({**seen_in_journal(row), "last": None, "here": False} for row in rows)
+        return sorted([*map(self.job, own), *others], key=lambda it: (it["name"], it["id"]))
+
+    def name_of_job(self, id: str) -> str | None:
+        """What people call a job, of whichever process."""
+        own = (job.name for job in self.state.jobs.all() if job.id == id)
+        rows = (row["name"] for row in self.state.store.jobs() if row["id"] == id)
+        return next(own, None) or next(rows, None)
 
     def job(self, job: Job) -> dict[str, Any]:
         """What there is to say of a job."""
@@ -323,6 +322,7 @@ class Pages:
             "left_out": job.left_out,
             "durable": job.durable,
             "last": None if last is None else self.shown(last),
+            "here": True,
         }
 
     def process(self, server: str) -> dict[str, Any]:
@@ -388,6 +388,19 @@ def is_durable(view: TaskView) -> bool:
 def can_retry(view: TaskView) -> bool:
     """Whether the task failed, and the journal has what it takes to run it again."""
     return is_durable(view) and view.state in _FAILED
+
+
+def no_retry(view: TaskView | None) -> str | None:
+    """Why a task cannot run again; None if it can."""
+    if view is None:
+        return "It is not known. It may have been forgotten since it ended."
+    if not is_durable(view):
+        return "It is not durable: it has let its function and arguments go."
+    return (
+        None
+        if can_retry(view)
+        else f"Only a task that failed can run again, and it is {view.state}."
+    )
 
 
 def kind_of(view: TaskView) -> str:

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 from flask import Flask
 
-from flask_delay import aio
 from flask_delay._native import Future
 from flask_delay.journal import errors
 from flask_delay.observe import signals
 from flask_delay.observe.view import TaskView, view_of
 from flask_delay.registry import MAIN
 from flask_delay.servers import role
-from flask_delay.state import State
+from flask_delay.state import State, finders
 
 # So many tasks that have not started are listed; all are counted elsewhere.
 _WAITING = 1_000
@@ -205,21 +204,6 @@ def _text_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         return "(the repr of an argument has raised)"
 
 
-def frames_of_coroutine(run: Run) -> list[Any]:
-    """The frames of a coroutine that runs, outermost first; none if it cannot be found."""
-    running = list(aio._runners.items())  # noqa: SLF001
-    task = next((task for task, future in running if future is run.future), None)
-    awaited: Any = None if task is None else task.get_coro()
-    frames = []
-    while awaited is not None:
-        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
-        if frame is not None:
-            frames.append(frame)
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
-    # The outermost one is ours.
-    return frames[1:]
-
-
 _recorders: weakref.WeakKeyDictionary[Flask, Recorder] = weakref.WeakKeyDictionary()
 
 
@@ -236,4 +220,10 @@ def _forget_parent() -> None:
         recorder.forget_parent()
 
 
+def _find(state: State, id: str) -> Future[Any] | None:
+    own = _recorders.get(state.app)
+    return None if own is None else own.find(state, id)
+
+
 role.after_fork(_forget_parent)
+finders.append(_find)

@@ -1,12 +1,12 @@
 """Jobs whose ticks the processes of a machine share in their journal."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask_delay._native import _Schedule
 from flask_delay.backends.base import Backend
-from flask_delay.journal.store import Store
+from flask_delay.journal.store import Store, moment
 from flask_delay.options import Chosen
 from flask_delay.periodic.job import Description
 from flask_delay.periodic.leader import Answer, Beginning, Lead, Run, Standing
@@ -33,7 +33,9 @@ class JournalLead(Lead):
     def _schedule(self) -> _Schedule:
         if self._made is None:
             id, name, plan, _ = self._job
-            self._made = self._store.schedule(id, name, plan.rhythm, alone=not plan.overlap)
+            # A durable one is known by its tasks.
+            alone, noted = not plan.overlap, not plan.durable
+            self._made = self._store.schedule(id, name, plan.rhythm, alone=alone, noted=noted)
         return self._made
 
     def prepare(self) -> None:
@@ -125,6 +127,21 @@ class DurableLead(JournalLead):
             if found is not None and found["task"] is not None:
                 return self._store.get(found["task"])
         return None
+
+
+def seen_in_journal(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the row of a job tells of it, for a process that does not have it."""
+    name, _, schedule = row["name"].partition(" (")
+    return {
+        "id": row["id"],
+        "name": name,
+        "schedule": schedule.removesuffix(")"),
+        "durable": row["task"] is not None,
+        "paused": row["paused"],
+        "left_out": row["left_out"],
+        "last_tick": moment(row["ran"]),
+        "next_run": None if row["paused"] else moment(row["due"]),
+    }
 
 
 def _answer(taken: tuple[Any, ...] | None) -> Answer:

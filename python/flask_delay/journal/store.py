@@ -38,6 +38,7 @@ from flask_delay.backends.base import Backend
 from flask_delay.carried import CarriedRetry, carried
 from flask_delay.config import Config
 from flask_delay.journal import errors
+from flask_delay.journal.commands import PATIENCE, Commands, Outcome, decoded, ended
 from flask_delay.journal.functions import Functions
 from flask_delay.journal.settings import main_of, path_of, space_of
 from flask_delay.logs import log as _log
@@ -119,9 +120,14 @@ class Store:
         settings: Config,
         app: Flask,
         executor: Executor,
+        *,
         backend: weakref.WeakMethod[Callable[[str], Backend]],
+        commands: weakref.WeakMethod[Callable[[], Commands]],
     ) -> None:
-        """Open nothing yet. `backend` returns the backend of a name."""
+        """Open nothing yet. `backend` returns the backend of a name.
+
+        `commands` returns what deals with what other processes ask.
+        """
         main = main_of(app, settings)
         self.functions = Functions(main)
         self.path = path_of(app, name, settings)
@@ -129,6 +135,7 @@ class Store:
         self._settings = settings
         self._executor = executor
         self._backend = backend
+        self._commands = commands
         # Weak: the app owns it.
         self._app = weakref.ref(app)
         # The journal, once it is open. No lock: each access is atomic, and a fork finds nothing
@@ -143,6 +150,8 @@ class Store:
         self._made_by = 0.0
         self._is_making: Callable[[], bool] = lambda: False
         self._ticker: _Ticker | None = None
+        # Those of which the journal does not know that this process has them.
+        self._jobs: list[_Schedule] = []
         self._counted: tuple[float, JournalStats] | None = None
         self._warned = False
         # Made at first use; see `_open`.
@@ -210,6 +219,12 @@ class Store:
                 exception = errors.decoded(error, main)
                 signals.send_dead(app, id=id, name=name, deaths=deaths, error=exception)
 
+        def obey(number: int, verb: str, target: str, _actor: str | None, is_open: bool) -> None:
+            store = this()
+            find = None if store is None else store._commands()  # noqa: SLF001
+            if store is not None and find is not None:
+                find().obey(store._opened(), number, verb, target, is_open=is_open)  # noqa: SLF001
+
         made = _Journal(
             self._executor,
             str(self.path),
@@ -228,6 +243,7 @@ class Store:
             encode_error=partial(errors.encoded, main=main),
             decode_error=partial(errors.decoded, main=main),
             dead=dead,
+            obey=obey,
         )
         # Of two callers at once, both have made the same one.
         found = self._open.setdefault(None, made)
@@ -251,6 +267,7 @@ class Store:
         # Of what was decorated in the meantime by another thread, `learn` has told nothing.
         if known != self.functions.names():
             self.learn()
+        self._note_jobs()
         self.watch_outbox()
 
     def _start_or_log(self) -> None:
@@ -521,16 +538,30 @@ class Store:
         _check_call(fn, *args, **kwargs)
         _journal_encode_call(order.name, args, kwargs, self._settings.journal_max_bytes)
 
-    def schedule(self, id: str, name: str, rhythm: _Rhythm, *, alone: bool) -> _Schedule:
+    def schedule(
+        self, id: str, name: str, rhythm: _Rhythm, *, alone: bool, noted: bool
+    ) -> _Schedule:
         """A job of the journal, whose tasks this process runs from then on if it serves.
 
+        One that is `noted` is known to other processes before its first tick, if this one serves.
         Raises as `submit` for a file that cannot be used.
         """
         journal = self._opened()
         if self._ticker is None and self._claimant is None and not self._is_command:
             # Not at once: the app may still be being made.
             self._start_later()
-        return _Schedule(journal, id, name, rhythm, alone)
+        made = _Schedule(journal, id, name, rhythm, alone)
+        if noted:
+            self._jobs.append(made)
+            if self._claimant == os.getpid():
+                self._note_jobs()
+        return made
+
+    def _note_jobs(self) -> None:
+        """Tell the journal of the jobs of this process, which has begun to claim tasks."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._jobs.pop().note()
 
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs that the journal has, see `_Schedule.state`. Raises JournalUnavailable."""
@@ -662,7 +693,7 @@ class Store:
         Raises JournalUnavailable.
         """
         held = _held(_Journal.held(future))
-        return None if held is None else (*held[:2], _moment(held[2]))
+        return None if held is None else (*held[:2], moment(held[2]))
 
     def view(self, row: Mapping[str, Any], future: Future[Any] | None) -> TaskView:
         """The state of a task from its row, and from a future of it in this process."""
@@ -685,14 +716,14 @@ class Store:
             state=row["state"],
             progress=_progress(row["progress"] if known is None else known),
             attempts=row["attempts"],
-            enqueued_at=_moment(row["submitted_at"]),
-            started_at=_moment(row["began"]),
-            finished_at=_moment(row["ended"]),
+            enqueued_at=moment(row["submitted_at"]),
+            started_at=moment(row["began"]),
+            finished_at=moment(row["ended"]),
             error=error,
             result=result,
             deaths=None if row["plain"] else row["deaths"],
             reason=reason,
-            due=_moment(due),
+            due=moment(due),
             is_paused=row["is_paused"],
             held_by=held_by,
             after=_before(row),
@@ -736,6 +767,35 @@ class Store:
         if outcome in STATES:
             raise ValueError(f"only a task that failed can run again, and {id} is {outcome}")
         raise (ValueError if outcome == "plain" else LookupError)(_NOT_RETRIED[outcome].format(id))
+
+    def claimed(self, id: str) -> Future[Any] | None:
+        """The durable task with this id, if this process runs it or is about to."""
+        journal = self._open.get(None)
+        return None if journal is None else journal.claimed(id)
+
+    def command(self, verb: str, target: str, actor: str | None, *, is_task: bool) -> Outcome:
+        """Ask the process that has a task or a job to do something with it.
+
+        Waits at most `PATIENCE` seconds for the answer. Raises JournalUnavailable.
+        """
+        found, text = self._journal().command(verb, target, actor, is_task, PATIENCE)
+        match found:
+            case "done":
+                return decoded(text or "")
+            case "asked":
+                return Outcome(202, "Its process was asked, and has not answered yet.")
+            case "gone":
+                return Outcome(409, "Its process has gone.")
+            case "not running":
+                is_over = text in {*FORGETTABLE, "dead"}
+                return (
+                    ended(verb)
+                    if is_over
+                    else Outcome(409, f"The task does not run: it is {text}.")
+                )
+            case "here":
+                return Outcome(409, "The task has just begun in this process. Ask again.")
+        return Outcome(404, "No process has it.")
 
     def pause(self, name: str | None) -> None:
         """Start no tasks of the function, or none at all. See `Delay.pause`."""
@@ -892,7 +952,8 @@ def _progress(told: Any) -> Any:
     return told if told is None or all(map(math.isfinite, (told[0], told[1] or 0))) else None
 
 
-def _moment(micros: int | None) -> datetime | None:
+def moment(micros: int | None) -> datetime | None:
+    """The time of a number of microseconds since 1970."""
     try:
         return None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
     except (OverflowError, ValueError, OSError):

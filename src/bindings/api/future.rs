@@ -3,7 +3,7 @@
 //! Its data are in `core::task`, its state changes in `core::transition`, and waiting for it in
 //! `wait::result`.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_ulong};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -195,6 +195,11 @@ impl Task {
     #[doc = doc!("Future._quiet_id")]
     fn _quiet_id(&self) -> String {
         self.quiet_id().to_string()
+    }
+
+    #[doc = doc!("Future._thread")]
+    fn _thread(slf: &Bound<'_, Self>) -> Option<c_ulong> {
+        timeout::thread_of(slf)
     }
 
     #[doc = doc!("Future._begin")]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flask_delay_journal::{
-    Filter, Found, Job, Journal as Store, Pool, Retried, Settings, State, SyncLevel,
+    Filter, Found, Job, Journal as Store, Order as CommandOrder, Pool, Reply, Retried, Settings,
+    State, SyncLevel,
 };
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
@@ -15,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::bindings::core::durable::{Hooks, Link, refusal};
+use crate::bindings::core::durable::{Hooks, Link, has_claim, refusal};
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::task::Task;
@@ -36,7 +37,7 @@ impl Journal {
 #[pymethods]
 impl Journal {
     #[new]
-    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, lane, encode_error, decode_error, dead))]
+    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, lane, encode_error, decode_error, dead, obey))]
     #[expect(clippy::too_many_arguments, reason = "most of them named")]
     fn new(
         executor: &Bound<'_, ExecutorCell>,
@@ -56,6 +57,7 @@ impl Journal {
         encode_error: Py<PyAny>,
         decode_error: Py<PyAny>,
         dead: Py<PyAny>,
+        obey: Py<PyAny>,
     ) -> PyResult<Self> {
         let py = executor.py();
         let sync = match sync {
@@ -87,6 +89,7 @@ impl Journal {
             encode_error,
             decode_error,
             dead,
+            obey,
         };
         let core = executor.get().core()?;
         let link = Link::new(core, hooks, max_bytes, publish, |host| {
@@ -231,6 +234,53 @@ impl Journal {
     ) -> PyResult<u64> {
         let filter = filter(&states, names, Some(ended_before))?;
         self.0.ask(py, |journal| journal.prune(&filter))
+    }
+
+    #[doc = doc!("_Journal.claimed")]
+    fn claimed<'py>(&self, py: Python<'py>, id: &str) -> Option<Bound<'py, Task>> {
+        let found = self.0.find(py, id);
+        found.filter(|task| has_claim(task.get()))
+    }
+
+    #[doc = doc!("_Journal.command")]
+    fn command(
+        &self,
+        py: Python<'_>,
+        verb: String,
+        target: String,
+        actor: Option<String>,
+        is_task: bool,
+        patience: f64,
+    ) -> PyResult<(&'static str, Option<String>)> {
+        let order = CommandOrder {
+            verb,
+            target,
+            actor,
+            is_task,
+        };
+        let patience = Duration::try_from_secs_f64(patience).unwrap_or_default();
+        let reply = self.0.ask(py, |journal| journal.command(order, patience))?;
+        Ok(match reply {
+            Reply::Done(outcome) => ("done", Some(outcome)),
+            Reply::Asked => ("asked", None),
+            Reply::Gone => ("gone", None),
+            Reply::Nowhere => ("nowhere", None),
+            Reply::Here => ("here", None),
+            Reply::Not(state) => (
+                "not running",
+                Some(durable::name_of_state(state).to_owned()),
+            ),
+        })
+    }
+
+    #[doc = doc!("_Journal.take_command")]
+    fn take_command(&self, py: Python<'_>, number: i64) -> PyResult<bool> {
+        self.0.ask(py, |journal| journal.take_command(number))
+    }
+
+    #[doc = doc!("_Journal.settle")]
+    fn settle(&self, number: i64, outcome: String) {
+        self.0.tell(|journal| journal.settle(number, outcome));
     }
 
     #[doc = doc!("_Journal.jobs")]

@@ -116,6 +116,12 @@ impl Schedule {
             .tell(|journal| journal.run_is_over(&self.job.job, number));
     }
 
+    #[doc = doc!("_Schedule.note")]
+    fn note(&self) {
+        let job = self.job.clone();
+        self.link.tell(|journal| journal.note_job(job));
+    }
+
     #[doc = doc!("_Schedule.pause")]
     fn pause(&self, py: Python<'_>, paused: bool) -> PyResult<()> {
         let job = self.job.clone();

@@ -17,8 +17,8 @@ use std::thread::JoinHandle;
 
 use flask_delay_engine::{LazyPerProcess, Mutex, PerProcess, SubmitError};
 use flask_delay_journal::{
-    Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Host, Journal, Kept, Outcome,
-    Permit, Pool, Row,
+    Change, Changed, Claim, Claimed, Command, DeadLetter, Error, ErrorKind, Host, Journal, Kept,
+    Outcome, Permit, Pool, Row,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -28,6 +28,7 @@ use super::codec;
 use super::executor::{Core, Job, Note};
 use super::id::Id;
 use super::leftovers;
+use super::obey::{Obeying, obey};
 use super::policy::{self, Rules};
 use super::task::Task;
 use super::task_name::name_of;
@@ -86,6 +87,8 @@ pub(crate) struct Hooks {
     pub(crate) decode_error: Py<PyAny>,
     /// Sends the signal of a dead letter.
     pub(crate) dead: Py<PyAny>,
+    /// Does what another process asks.
+    pub(crate) obey: Py<PyAny>,
 }
 
 /// The tasks of one process.
@@ -100,6 +103,7 @@ struct Here {
     /// What was logged once. As `tasks`.
     warned: Mutex<HashSet<String>>,
     courier: OnceLock<Courier>,
+    obeying: Obeying,
 }
 
 struct Courier {
@@ -295,6 +299,11 @@ impl Link {
         drop(task);
     }
 
+    /// What other processes ask of this one.
+    pub(crate) fn obeying(&self) -> &Obeying {
+        &self.here().obeying
+    }
+
     /// Sets the executor of tasks in child processes.
     pub(crate) fn set_processes(&self, core: &Arc<Core>) {
         *self.here().processes.lock() = Some(Arc::downgrade(core));
@@ -339,7 +348,8 @@ impl Link {
         visit.call(&self.hooks.lane)?;
         visit.call(&self.hooks.encode_error)?;
         visit.call(&self.hooks.decode_error)?;
-        visit.call(&self.hooks.dead)
+        visit.call(&self.hooks.dead)?;
+        visit.call(&self.hooks.obey)
     }
 }
 
@@ -423,6 +433,12 @@ impl Host for Caller {
 
     fn stop(&self, id: &str) {
         self.send(Message::Stop(id.to_owned()));
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(link) = self.0.upgrade() {
+            obey(&link, command);
+        }
     }
 
     fn dead(&self, letters: Vec<DeadLetter>) {

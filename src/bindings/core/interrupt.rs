@@ -109,6 +109,10 @@ impl Target {
         }
     }
 
+    pub(crate) fn thread(&self) -> ThreadId {
+        self.thread
+    }
+
     pub(crate) fn own() -> Arc<Self> {
         with_own(Arc::clone).unwrap_or_else(|| Arc::new(Self::new()))
     }

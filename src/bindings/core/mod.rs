@@ -21,6 +21,7 @@ pub(crate) mod keys;
 pub(crate) mod leftovers;
 pub(crate) mod machine;
 pub(crate) mod metrics;
+pub(crate) mod obey;
 pub(crate) mod options;
 pub(crate) mod policy;
 pub(crate) mod progress;

@@ -4,10 +4,12 @@
 //! has swallowed the exception. Then its future ends without it, and its worker counts as waiting,
 //! so that another replaces it.
 
+use std::ffi::c_ulong;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::{Mutex, Ticket};
+use flask_delay_journal::Cancelled;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 
@@ -140,8 +142,13 @@ pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<
     }
     // First: a task that is about to start, or to run again, checks this flag.
     cell.tell_to_stop();
-    if completion::cancel(this) || (after.is_some() && stop_elsewhere(this)) {
+    if completion::cancel(this) {
         return Ok(true);
+    }
+    if after.is_some()
+        && let Some(stopped) = stop_elsewhere(this)
+    {
+        return Ok(stopped);
     }
     let (Some(after), Phase::Running) = (after, cell.phase()) else {
         return Ok(!cell.phase().is_done());
@@ -161,10 +168,10 @@ pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<
     Ok(true)
 }
 
-/// Cancels a task that has begun elsewhere, and terminates it there; `false` if it runs here.
-fn stop_elsewhere(task: &Bound<'_, Task>) -> bool {
-    if stop_durable(task) {
-        return true;
+/// Cancels a task that has begun elsewhere, and terminates it there; `None` if it runs here.
+fn stop_elsewhere(task: &Bound<'_, Task>) -> Option<bool> {
+    if let Some(stopped) = stop_durable(task) {
+        return Some(stopped);
     }
     let is_there = |extra: &Mutex<Extra>| extra.lock().recall.is_some();
     let stopped = task.get().known_extra().is_some_and(is_there)
@@ -173,25 +180,22 @@ fn stop_elsewhere(task: &Bound<'_, Task>) -> bool {
         completion::recall(task, true);
         drop(task.get().take_call(task));
     }
-    stopped
+    stopped.then_some(true)
 }
 
-/// Asks the process that runs a durable task to stop it; `false` if it runs here.
-fn stop_durable(task: &Bound<'_, Task>) -> bool {
+/// Asks the process that runs a durable task to stop it; `None` if it runs here. `false` if it has
+/// ended, of which this process may not have heard yet.
+fn stop_durable(task: &Bound<'_, Task>) -> Option<bool> {
     let cell = task.get();
-    let Some(link) = durable::elsewhere(cell) else {
-        return false;
-    };
+    let link = durable::elsewhere(cell)?;
     let id = cell.quiet_id().to_string();
-    let stopped = link.ask(task.py(), |journal| journal.stop(&id));
-    stopped
-        .map(drop)
-        .inspect_err(|error| {
-            error
-                .clone_ref(task.py())
-                .write_unraisable(task.py(), Some(task));
-        })
-        .is_ok()
+    match link.ask(task.py(), |journal| journal.stop(&id)) {
+        Ok(stopped) => Some(matches!(stopped, Cancelled::Yes | Cancelled::Running)),
+        Err(error) => {
+            error.write_unraisable(task.py(), Some(task));
+            None
+        }
+    }
 }
 
 /// Ends an overdue call.
@@ -283,17 +287,29 @@ fn cancel_coroutine(this: &Bound<'_, Task>) -> PyResult<()> {
     }
 }
 
-/// The task's running call, if there is one.
-fn find(this: &Bound<'_, Task>) -> Option<At> {
+/// Where a task runs on a thread.
+fn slot_of(this: &Bound<'_, Task>) -> Option<Arc<WorkerSlot>> {
     let py = this.py();
     let core = this.get().core()?;
     let slots: Vec<_> = {
         let slots = core.slots().lock();
         slots.iter().filter_map(std::sync::Weak::upgrade).collect()
     };
-    let slot = slots
-        .iter()
-        .find(|slot| slot.task(py).is_some_and(|task| task.is(this)))?;
+    slots
+        .into_iter()
+        .find(|slot| slot.task(py).is_some_and(|task| task.is(this)))
+}
+
+/// The identifier of the thread on which a task runs, as `threading.get_ident` returns it.
+pub(crate) fn thread_of(this: &Bound<'_, Task>) -> Option<c_ulong> {
+    (this.get().phase() == Phase::Running).then_some(())?;
+    slot_of(this).map(|slot| slot.target().thread().ident())
+}
+
+/// The task's running call, if there is one.
+fn find(this: &Bound<'_, Task>) -> Option<At> {
+    let py = this.py();
+    let slot = slot_of(this)?;
     loop {
         let call = slot.call()?;
         if !slot.task(py).is_some_and(|task| task.is(this)) {

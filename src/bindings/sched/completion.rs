@@ -14,16 +14,17 @@
 
 use std::mem::take;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flask_delay_engine::Hold;
-use flask_delay_journal::Cancelled;
+use flask_delay_journal::{Cancelled, Found, Order, State};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::limits;
 use super::queue;
 use crate::bindings::core::async_check::refuse_result;
-use crate::bindings::core::durable;
+use crate::bindings::core::durable::{self, Link};
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::{Core, Job, Note, Queued};
 use crate::bindings::core::id::Id;
@@ -111,6 +112,11 @@ fn cancel_durable(this: &Bound<'_, Task>) -> bool {
             complete_if(transition::cancel(this, Phase::Pending), Place::Elsewhere)
                 || cell.phase().is_cancelled()
         }
+        Ok(Cancelled::Running) if cancel_plain(this, &link, &id) => {
+            link.remove(&id);
+            complete_if(transition::cancel(this, Phase::Pending), Place::Elsewhere)
+                || cell.phase().is_cancelled()
+        }
         // The end, if there is one, arrives from the journal.
         Ok(Cancelled::Running | Cancelled::Ended | Cancelled::Unknown) => {
             cell.phase().is_cancelled()
@@ -120,6 +126,34 @@ fn cancel_durable(this: &Bound<'_, Task>) -> bool {
             false
         }
     }
+}
+
+/// How long another process may take to cancel a plain task of its own.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Has another process cancel a plain task that waits there, if it is one; whether it did.
+fn cancel_plain(this: &Bound<'_, Task>, link: &Link, id: &str) -> bool {
+    let order = Order {
+        verb: "cancel".to_owned(),
+        target: id.to_owned(),
+        actor: None,
+        is_task: true,
+    };
+    let cancelled = link.ask(this.py(), |journal| {
+        let Found::Row(row) = journal.get(id)? else {
+            return Ok(false);
+        };
+        if !row.plain || row.began.is_some() {
+            return Ok(false);
+        }
+        journal.command(order, PATIENCE)?;
+        // That process has written the end before its answer.
+        Ok(matches!(journal.get(id)?, Found::Row(row) if row.state == State::Cancelled))
+    });
+    cancelled.unwrap_or_else(|error| {
+        error.write_unraisable(this.py(), Some(this.as_any()));
+        false
+    })
 }
 
 /// Cancels a durable task that waits for its worker here, or runs as a coroutine.

@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flask_delay_journal::{
-    Accepted, Change, Claimed, DeadLetter, Host, Journal, Kept, Limits, NewPermit, NewTask,
-    Outcome, Permit, Pool, Row, Settings, SyncLevel,
+    Accepted, Change, Claimed, Command, DeadLetter, Host, Journal, Kept, Limits, NewPermit,
+    NewTask, Outcome, Permit, Pool, Row, Settings, SyncLevel,
 };
 
 /// Runs tasks on the thread that it is told of them: a host without workers.
@@ -40,6 +40,8 @@ impl Host for Tasks {
     fn ended(&self, _rows: Vec<Row>) {}
 
     fn stop(&self, _id: &str) {}
+
+    fn command(&self, _command: Command) {}
 
     fn dead(&self, _letters: Vec<DeadLetter>) {}
 

@@ -57,6 +57,8 @@ from flask_delay.servers.cpython import before_threads_end
 
 # Seconds within which a worker process should have loaded an app.
 _LOADING = 60.0
+# Within which one says where its task is: less than another process waits for that.
+_LOOKING = 0.5
 
 
 def problem(name: str, settings: Config) -> str | None:
@@ -104,6 +106,8 @@ class Backend(base.Backend):
         self._timeout = settings.shutdown_timeout
         self._closed = False
         self._pool = Pool()
+        # The children that run a task, by the address of its future.
+        self._begun: dict[int, Child] = {}
         _backends.add(self)
 
     def submit(
@@ -151,6 +155,7 @@ class Backend(base.Backend):
                 future._begin()  # noqa: SLF001
                 # A child that dies of loading the app does not die of the task.
                 has_begun = True
+                self._begun[id(future)] = child
                 message = TaskMessage(id=current_task.id, name=name, attempt=current_task.attempt)
                 answer = child.run(
                     message,
@@ -167,6 +172,7 @@ class Backend(base.Backend):
                 future._died()  # noqa: SLF001
             raise
         finally:
+            self._begun.pop(id(future), None)
             # An exception of `timeout` and `stop` passes here too: then the child and its task are
             # ended. A child that is still loading the app is kept for another task.
             if child is not None and child.is_free():
@@ -176,6 +182,17 @@ class Backend(base.Backend):
             else:
                 pool.kill()
         return _conclude(self._serializer, name, answer)
+
+    def stack(self, future: Future[Any], /) -> list[str]:
+        """See `flask_delay.backends.base`. The child answers by a second thread."""
+        child = self._begun.get(id(future))
+        if child is None:
+            raise LookupError("its worker process has not begun it")
+        found = child.stack(_LOOKING)
+        # The child may have begun another task.
+        if found is None or self._begun.get(id(future)) is not child:
+            raise LookupError("its worker process does not say so: it keeps the interpreter busy")
+        return found
 
     def shutdown(self, wait: bool, *, cancel_futures: bool) -> None:
         """See `flask_delay.backends.base`. The children end when they have no work left."""

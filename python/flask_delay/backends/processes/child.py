@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.spawn import get_executable
@@ -58,6 +59,14 @@ main(int(parent), int(lifeline), int(connection))
 """
 
 
+class _Look:
+    """A thread that waits for the stack of the child's task."""
+
+    def __init__(self) -> None:
+        self.is_over = threading.Event()
+        self.frames: list[str] | None = None
+
+
 class Child:
     """A worker process. For one thread at a time."""
 
@@ -90,6 +99,8 @@ class Child:
         self._received = frames.Reader()
         self._app = app
         self._serializer = serializer
+        # Threads that want to know where the task is. Atomic: `run` alone takes them out.
+        self._looks: deque[_Look] = deque()
         # The number of the last call that was sent to the child.
         self._call = 0
         self._is_loading = True
@@ -158,21 +169,46 @@ class Child:
         with self._dying():
             if not self._send(Frame(Kind.RUN, self._call, message.to_dict(), data), given_up):
                 return None
-            told = False
+            told = is_looking = False
             while not given_up():
                 frame = self._receive()
                 if frame is not None:
                     self._check(frame)
-                    if frame.kind is not Kind.PROGRESS:
+                    if frame.kind is Kind.STACK:
+                        self._show(frame.text)
+                        is_looking = False
+                    elif frame.kind is not Kind.PROGRESS:
                         self._is_free = True
                         return frame
-                    done, total = frame.text
-                    progress(done, total, frame.data.decode(errors="replace"))
+                    else:
+                        done, total = frame.text
+                        progress(done, total, frame.data.decode(errors="replace"))
+                if self._looks and not is_looking:
+                    is_looking = True
+                    if not self._send(Frame(Kind.LOOK, self._call), given_up):
+                        return None
                 if not told and stopped():
                     told = True
                     if not self._send(Frame(Kind.STOP, self._call), given_up):
                         return None
         return None
+
+    def stack(self, patience: float) -> list[str] | None:
+        """Where the task of the child is; None if it does not say so within so many seconds.
+
+        May be called by any thread.
+        """
+        look = _Look()
+        self._looks.append(look)
+        look.is_over.wait(patience)
+        return look.frames
+
+    def _show(self, frames: list[str] | None) -> None:
+        """Answer the threads that look, as many as there are now."""
+        for _ in range(len(self._looks)):
+            look = self._looks.popleft()
+            look.frames = frames
+            look.is_over.set()
 
     def _check(self, frame: Frame) -> None:
         """Raise BadFrameError for a frame that does not belong to this call."""
@@ -182,6 +218,9 @@ class Child:
             )
         if frame.kind is Kind.PROGRESS:
             if isinstance(frame.text, list) and len(frame.text) == 2:  # noqa: PLR2004 (of, in all)
+                return
+        elif frame.kind is Kind.STACK:
+            if isinstance(frame.text, list) and all(isinstance(it, str) for it in frame.text):
                 return
         elif frame.kind in frames.ANSWERS:
             return

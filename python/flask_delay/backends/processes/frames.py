@@ -20,6 +20,7 @@ class Kind(IntEnum):
     RUN = 2
     STOP = 3
     END = 4
+    LOOK = 5
     # From it.
     READY = 16
     BROKEN = 17
@@ -28,6 +29,7 @@ class Kind(IntEnum):
     RAISED = 20
     AGAIN = 21
     CANCELLED = 22
+    STACK = 23
 
 
 ANSWERS = frozenset({Kind.RETURNED, Kind.RAISED, Kind.AGAIN, Kind.CANCELLED})

@@ -30,8 +30,11 @@ from flask_delay.backends.processes import frames
 from flask_delay.backends.processes.frames import Frame, Kind
 from flask_delay.backends.serializer.pickles import Serializer
 from flask_delay.backends.serializer.references import Names
+from flask_delay.observe.stack import stack_of_thread
 from flask_delay.servers import role
 
+# The package that calls the task's function.
+_OURS = "flask_delay.backends"
 # Seconds between two reports of a task's progress to the parent.
 _INTERVAL = 0.05
 
@@ -113,6 +116,10 @@ class _Worker:
         if frame.kind is Kind.STOP and frame.call == self._call and running is not None:
             # The parent does what follows.
             running.stop(after=None)
+        elif frame.kind is Kind.LOOK and frame.call == self._call and running is not None:
+            # The main thread runs the task, on top of calls of ours.
+            ident = threading.main_thread().ident
+            self.send(Frame(Kind.STACK, self._call, stack_of_thread(ident, above=_OURS)))
 
     def _tell_progress(self) -> None:
         running = self._running

@@ -27,6 +27,22 @@
     show();
   };
 
+  // What became of a form is told, and the page asks for what has changed.
+  const tell = (text, done) => {
+    const note = document.createElement("p");
+    note.className = done ? "banner good" : "banner bad";
+    note.textContent = text;
+    find("said").replaceChildren(note);
+    htmx.trigger(find("live"), "poll");
+  };
+  const isForm = (event) => event.target !== find("live");
+  addEventListener("said", ({ detail }) => tell(detail.text, detail.done));
+  addEventListener("htmx:error", (event) => { if (isForm(event)) tell("No answer came. Look whether it was done before you try again."); });
+  addEventListener("htmx:after:request", (event) => {
+    const { status, headers } = event.detail.ctx.response;
+    if (isForm(event) && status >= 400 && !headers.get("HX-Trigger")) tell(`It was not done: the answer was ${status}.`);
+  });
+
   // One request at a time: the next one is timed when the last has ended.
   const update = (live, button, state, pace, summary) => {
     let timer, failures = 0, told = 0, paused = kept("paused") === "yes";
@@ -40,7 +56,10 @@
       state.textContent = paused ? "Updates are paused" : failures ? "No answer, asking again" : "";
     };
     const pause = (it) => { kept("paused", (paused = it) ? "yes" : "no"); plan(0); };
-    const on = (name, act) => live.addEventListener(`htmx:${name}`, (event) => act(event.detail.ctx?.response, event));
+    const on = (name, act) => live.addEventListener(`htmx:${name}`, (event) => {
+      // Its forms have answers of their own; what is put in has to be ours all the same.
+      if (event.target === live || name === "before:swap") act(event.detail.ctx?.response, event);
+    });
     button.onclick = () => pause(!paused);
     pace.onchange = () => {
       if (pace.value > 0) kept("pace", seconds = pace.value);

@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
 
 use flask_delay_journal::{
-    Accepted, Change, Claim, Claimed, DeadLetter, Error, Host, Journal, Kept, NewTask, Outcome,
-    Row, Settings,
+    Accepted, Change, Claim, Claimed, Command, DeadLetter, Error, Host, Journal, Kept, NewTask,
+    Outcome, Row, Settings,
 };
 
 type Work = dyn Fn(&Claimed) -> Change + Send + Sync;
@@ -39,6 +39,8 @@ impl Host for App {
     fn ended(&self, _rows: Vec<Row>) {}
 
     fn stop(&self, _id: &str) {}
+
+    fn command(&self, _command: Command) {}
 
     fn dead(&self, _letters: Vec<DeadLetter>) {}
 

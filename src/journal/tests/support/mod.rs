@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flask_delay_journal::{
-    Accepted, Claim, Claimed, DeadLetter, Found, Host, Journal, NewTask, Outcome, Pool, Row,
-    Settings, SyncLevel,
+    Accepted, Claim, Claimed, Command, DeadLetter, Found, Host, Journal, NewTask, Outcome, Pool,
+    Row, Settings, SyncLevel,
 };
 use rusqlite::Connection;
 
@@ -52,6 +52,7 @@ struct Noted {
     run: Vec<Claimed>,
     ended: Vec<Row>,
     stops: Vec<String>,
+    commands: Vec<Command>,
     dead: Vec<DeadLetter>,
     reports: Vec<(log::Level, String)>,
     capacity: [Option<usize>; 3],
@@ -106,6 +107,15 @@ impl Notes {
         self.take(|noted| (!noted.stops.is_empty()).then(|| noted.stops.remove(0)))
     }
 
+    #[track_caller]
+    pub(crate) fn commanded(&self) -> Command {
+        self.take(|noted| (!noted.commands.is_empty()).then(|| noted.commands.remove(0)))
+    }
+
+    pub(crate) fn has_no_command(&self) -> bool {
+        self.noted.lock().unwrap().commands.is_empty()
+    }
+
     /// The next dead letter.
     #[track_caller]
     pub(crate) fn dead(&self) -> DeadLetter {
@@ -158,6 +168,11 @@ impl Host for Notes {
 
     fn stop(&self, id: &str) {
         self.noted.lock().unwrap().stops.push(id.to_owned());
+        self.bell.notify_all();
+    }
+
+    fn command(&self, command: Command) {
+        self.noted.lock().unwrap().commands.push(command);
         self.bell.notify_all();
     }
 
@@ -275,6 +290,11 @@ pub(crate) fn finished() -> Outcome {
         result: Some("42".to_owned()),
         unkept: None,
     }
+}
+
+/// Whether the journal has a task.
+pub(crate) fn found(journal: &Journal, id: &str) -> bool {
+    matches!(journal.get(id).unwrap(), Found::Row(_))
 }
 
 pub(crate) fn row(journal: &Journal, id: &str) -> Row {
