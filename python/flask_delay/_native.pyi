@@ -182,7 +182,9 @@ class Future(concurrent.futures.Future[_T]):
         The function and its arguments are released, the place in the queue is free at once, and the
         done callbacks run in the calling thread. A running coroutine gets a `CancelledError` at its
         next await; the future is cancelled even if the coroutine ignores that. Returns False if the
-        task is done or runs on a worker. Only `stop` ends a task on a worker.
+        task is done or runs on a worker. Only `stop` ends a task on a worker. With a journal, a
+        plain task that waits in another process is cancelled there. False too if that process takes
+        longer than a second.
         """
     def stop(self, after: float | None = 1.0) -> bool:
         """Cancel the task even if it runs; return False if it is done already.
