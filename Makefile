@@ -89,6 +89,8 @@ servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of ev
 	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m "" $(PYTEST_ARGS)
 browser: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Run the tests of the live page in Chromium
 	$(BIN)/python -m pytest tests/browser -m "" $(PYTEST_ARGS)
+screenshots: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Take the pictures of docs/dashboard.md again; NAMES="overview queue" for some
+	$(BIN)/python -m tests.browser.screenshots $(NAMES)
 vendor: $(VENV)/.pip ## Get the scripts of the live page again from npm, as vendor.toml names them
 	$(BIN)/python tests/browser/vendor.py
 races: ## Race waits against ends and forks against load, and count what is lost
