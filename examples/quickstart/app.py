@@ -4,6 +4,7 @@ Run it with `flask --app examples/quickstart/app run`; README.md shows what to s
 """
 
 import hashlib
+import hmac
 import logging
 import os
 import stat
@@ -36,12 +37,14 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.from_mapping(
         DIGEST_ROOT=None,  # the directory whose files may be named by path; None: uploads only
         FAKE_WORK_SECONDS=10.0,
+        DASHBOARD_PASSWORD=None,  # what the live page asks for; None: it lets in nobody
     )
     app.config.from_prefixed_env()
     app.config.from_mapping(config)
     app.logger.setLevel(logging.INFO)
     executor.init_app(app)
     app.register_blueprint(bp)
+    app.register_blueprint(executor.dashboard_blueprint(authorize=visitor), url_prefix="/dashboard")
     app.register_error_handler(HTTPException, error_as_json)
     return app
 
@@ -174,6 +177,20 @@ def show_task(task_id: str) -> dict[str, Any]:
         else:
             shown["result"] = future.result()
     return shown
+
+
+def visitor() -> str | Response:
+    """Say what a visitor of the live page may do: everything, with the password.
+
+    That a request comes from this machine proves nothing: all do behind a proxy on it, and so does
+    what the page of a stranger sends from a browser on it.
+    """
+    password = current_app.config["DASHBOARD_PASSWORD"]
+    given = request.authorization and request.authorization.password
+    if password and given and hmac.compare_digest(given.encode(), str(password).encode()):
+        return "act"
+    # The browser asks for a name and a password; any name will do.
+    return Response("The password, please.\n", 401, {"WWW-Authenticate": 'Basic realm="tasks"'})
 
 
 def digest_upload(upload: FileStorage) -> Future[dict[str, Any]]:

@@ -86,6 +86,11 @@ def test_own_sources_without_arguments():
         r" the quickstart app at http://127\.0\.0\.1:\d+",
         head[0],
     )
+    assert re.fullmatch(
+        r"Its live page, while this runs: http://127\.0\.0\.1:\d+/dashboard/"
+        r' \(any name, password "[\w-]{8}"\)',
+        head[1],
+    )
     assert single[0].startswith("POST /digest  ")
     check_timeline(single[1:])
     package = Path(flask_delay.__file__).parent

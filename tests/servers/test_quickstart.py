@@ -1,5 +1,6 @@
 """`examples/quickstart`, served by a real server and asked over HTTP."""
 
+import base64
 import hashlib
 import http.client
 import importlib.util
@@ -360,6 +361,35 @@ def test_unknown_task_url_and_method(site):
     assert "'none'" in site.get("/tasks/none").body["error"]
     assert site.get("/nowhere").status == 404
     assert site.get("/digest").status == 405
+
+
+def ask_for_the_page(site, password=None, name="ann"):
+    headers = {}
+    if password is not None:
+        login = base64.b64encode(f"{name}:{password}".encode()).decode()
+        headers["Authorization"] = f"Basic {login}"
+    client = site.app.test_client()
+    # Over the proxy of this machine, for instance.
+    return client.get(
+        "/dashboard/", headers=headers, environ_overrides={"REMOTE_ADDR": "127.0.0.1"}
+    )
+
+
+@pytest.mark.parametrize("password", [None, "", "None", "secret"])
+def test_the_live_page_is_closed_without_a_password(site, password):
+    answer = ask_for_the_page(site, password)
+    assert answer.status_code == 401
+    assert "WWW-Authenticate" in answer.headers
+
+
+def test_the_live_page_opens_with_the_password_alone(site):
+    site.app.config["DASHBOARD_PASSWORD"] = "schön"
+    assert [ask_for_the_page(site, it).status_code for it in (None, "", "schon")] == [401] * 3
+    answer = ask_for_the_page(site, "schön")
+    assert (answer.status_code, "read-only" in answer.text) == (200, False)
+    # As a number in the environment is read.
+    site.app.config["DASHBOARD_PASSWORD"] = 4711
+    assert ask_for_the_page(site, "4711").status_code == 200
 
 
 def test_error_of_a_task_is_shown(site, caplog):

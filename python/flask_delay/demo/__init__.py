@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import sys
@@ -58,8 +59,10 @@ def run(files: Sequence[Path] = (), *, port: int = 0, full: bool = False) -> Non
     files = files or sorted(_PACKAGE.rglob("*.py"), key=lambda path: -path.stat().st_size)
     for file in files:
         _open(file).close()
+    password = secrets.token_urlsafe(6)
     app = quickstart.create_app(
         {
+            "DASHBOARD_PASSWORD": password,
             "FAKE_WORK_SECONDS": 10.0 if full else 1.0,
             "DELAY_SHUTDOWN_TIMEOUT": 1.0,  # matters only after Ctrl-C
         }
@@ -71,6 +74,10 @@ def run(files: Sequence[Path] = (), *, port: int = 0, full: bool = False) -> Non
             terminal.line(
                 f"flask-delay {__version__} on Python {platform.python_version()}:"
                 f" the quickstart app at http://{_HOST}:{client.port}"
+            )
+            terminal.line(
+                f"Its live page, while this runs: http://{_HOST}:{client.port}/dashboard/"
+                f' (any name, password "{password}")'
             )
             _show_test(client, terminal)
             alone = len(files) if len(files) <= _TIMELINES else 1
