@@ -368,15 +368,16 @@ def test_a_page_of_another_site_does_nothing(site: Site, name: str):
 # --- Other processes ----------------------------------------------------------------------
 
 
-def test_a_task_is_stopped_from_another_process(site: Site, name: str):
+@pytest.mark.parametrize("kind", ["durable", "plain"])
+def test_a_task_is_stopped_from_another_process(site: Site, name: str, kind: str):
     if site.workers == 1:
         pytest.skip("there is no other process")
     done: list[str] = []
 
     def stop() -> bool:
         """Stop a task; whether another process than its own was asked."""
-        it = f"{name}-{len(done)}"
-        id = site.submit("durable", it)
+        it = f"{name}-{kind}-{len(done)}"
+        id = site.submit(kind, it)
         done.append(it)
         assert site.server.wait_for_records("started", [it])
         owner = site.server.records("started")[it][0]["pid"]
