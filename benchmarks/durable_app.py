@@ -16,7 +16,7 @@ from flask import Flask
 
 from benchmarks import SCRATCH, SYNC, work
 from benchmarks.cases import WORKERS, resident
-from flask_delay import Delay, task
+from flask_delay import Delay, task, using
 
 TASKS = {fn: task(durable=True)(fn) for fn in (work.nop, work.nap, work.mark, work.keep)}
 
@@ -50,6 +50,10 @@ class Durable:
 
     def submit(self, fn: Any, *args: object) -> Any:
         return TASKS[fn].delay(*args)
+
+    def limited(self, scope: Any) -> Any:
+        """What submits plain tasks with a limit that they do not meet."""
+        return using(limit=1_000_000, scope=scope).delay
 
     def map(self, fn: Any, items: list[Any]) -> Iterator[Any]:
         results: Iterator[Any] = TASKS[fn].map(items)

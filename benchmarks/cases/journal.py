@@ -107,6 +107,28 @@ def kept(peer: Peer, size: int) -> Values:
     return {"checkpoint": percentile(checkpoints, 0.5), "step": percentile(steps, 0.5)}
 
 
+def places(peer: Peer, size: int) -> Values:
+    """A plain no-op with a limit that it does not meet: of its process, and of the machine."""
+    found: Values = {}
+    with _opened(peer) as pool:
+        for scope in ("process", "machine"):
+            start = pool.limited(scope)  # type: ignore[attr-defined]
+            submits, trips = [], []
+            for _ in range(size):
+                begin = now()
+                handle = start(nop)
+                submits.append(now() - begin)
+                pool.wait(handle)
+                trips.append(now() - begin)
+            found[f"submit-{scope}"] = percentile(submits, 0.5)
+            found[f"trip-{scope}"] = percentile(trips, 0.5)
+            begin = now()
+            for handle in [start(nop) for _ in range(size)]:
+                pool.wait(handle)
+            found[f"rate-{scope}"] = size / (now() - begin)
+    return found
+
+
 def mapped(peer: Peer, size: int) -> Values:
     """One `map` of very many tasks: until all are on the disk, and until all have run."""
     with _opened(peer, "commit") as pool:

@@ -2,9 +2,10 @@
 
 `python -m tests.journal.kills KILLS [SEED]`, or `make kills`. gunicorn serves `served.py` with four
 workers, which is forked with and without `--preload` by turns. Clients submit tasks and ask for
-them, and a durable job ticks each second. Processes are killed: a worker, two, the arbiter, all at
-once. Meanwhile failed tasks are retried by hand, and functions paused. Exit code 1 if a promise is
-broken: see `record.judge` and `hands.py`.
+them, and a durable job ticks each second; plain tasks keep to a limit and a rate of the machine.
+Processes are killed: a worker, two, the arbiter, all at once. Meanwhile failed tasks are retried by
+hand, and functions paused. Exit code 1 if a promise is broken: see `record.judge`, `hands.py` and
+`judge_plain`.
 """
 
 import random
@@ -16,6 +17,8 @@ from pathlib import Path
 from tests.journal import hands
 from tests.journal.fleet import Fleet, Server, sailing
 from tests.journal.record import (
+    LIMIT,
+    RATE,
     Verdict,
     integrity,
     judge,
@@ -81,7 +84,7 @@ def run(folder: Path, kills: int, seed: int, pause: tuple[float, float] = (0.05,
     """Kill that many times, wait for all tasks, and judge."""
     chance = random.Random(seed)
     with sailing(folder, **SETTINGS) as fleet:
-        fleet.env["TICKS"] = "yes"
+        fleet.env |= {"TICKS": "yes", "PLAIN": "yes"}
         killer = Killer(fleet, chance)
         began = time.monotonic()
         with fleet.clients(4, pause=0.005, name="mixed"), hands.acting(fleet, seed) as acts:
@@ -89,6 +92,7 @@ def run(folder: Path, kills: int, seed: int, pause: tuple[float, float] = (0.05,
                 time.sleep(chance.uniform(*pause))
                 killer.strike()
         is_idle = hands.finish(fleet, acts)
+        has_permits = not poll(lambda: count_permits(fleet) == 0)
         for number in chance.sample(sorted(fleet.told.accepted), min(50, len(fleet.told.accepted))):
             fleet.look(number)
         killer.end()
@@ -99,6 +103,11 @@ def run(folder: Path, kills: int, seed: int, pause: tuple[float, float] = (0.05,
         verdict.problems += hands.judge(acts, fleet.told, events)
         verdict.figures |= hands.figures(acts)
         verdict.figures["ticks"] = ticks
+        problems, figures = judge_plain(fleet)
+        verdict.problems += problems
+        verdict.figures |= figures
+        if has_permits:
+            verdict.problems.append("some plain tasks hold places of the machine, or wait for them")
         if not is_idle:
             verdict.problems.append("some tasks did not end")
         if (told := integrity(fleet.journal)) != "ok":
@@ -129,6 +138,46 @@ def judge_ticks(fleet: Fleet) -> tuple[list[str], int]:
         if second <= first
     ]
     return problems, len(rows)
+
+
+def count_permits(fleet: Fleet) -> int:
+    """How many plain tasks hold a place of the machine, or wait for one."""
+    with reading(fleet.journal) as connection:
+        query = "SELECT count(*) FROM task WHERE published = 2"
+        (count,) = connection.execute(query).fetchone()
+    return int(count)
+
+
+# Seconds by which a plain task's note may be later than its start.
+LATE = 0.5
+
+
+def judge_plain(fleet: Fleet) -> tuple[list[str], dict[str, object]]:
+    """Where more plain tasks ran at once than the limit allows, or have started than the rate."""
+    events = read_record(fleet.folder / "plain")
+    ends = {it.number: it.at for it in events if it.event == "end"}
+    problems = []
+    running: list[float] = []
+    starts = [it for it in events if it.event == "start"]
+    most = 0
+    for it in starts:
+        # One that has not ended has died with its process.
+        over = ends.get(it.number) or fleet.told.killed.get(it.pid, float("inf"))
+        running = [*(end for end in running if end > it.at), over]
+        most = max(most, len(running))
+        if len(running) > LIMIT:
+            problems.append(
+                f"{len(running)} plain tasks with the limit {LIMIT} ran at once, at {it.at:.3f}"
+            )
+    rated = [it.at for it in events if it.event == "rated"]
+    for seconds in (1, 3, 10, 30):
+        for first, last in zip(rated, rated[RATE * seconds :], strict=False):
+            if last - first < seconds - LATE:
+                problems.append(
+                    f"{RATE * seconds + 1} plain tasks with the rate {RATE}/s started in"
+                    f" {last - first:.3f} s"
+                )
+    return problems, {"plain limited": len(starts), "at once": most, "plain rated": len(rated)}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from flask_delay import Delay, Future, JournalUnavailable, chain, current_task, 
 
 _folder = Path(os.environ["RECORD"]).parent
 note = partial(record.note, Path(os.environ["RECORD"]))
+# Plain tasks are no part of the record: they are lost with their processes.
+note_plain = partial(record.note, _folder / "plain")
 
 
 @task(durable=True)
@@ -180,6 +182,20 @@ def pausable(number: int) -> int:
     return work.__wrapped__(number)
 
 
+@task(limit=record.LIMIT, key="plain", scope="machine")
+def plain(number: int) -> None:
+    """Take up to 0.02 s, `LIMIT` of them at once. It is lost with its process."""
+    note_plain("start", number)
+    time.sleep(number * 7919 % 1000 / 50_000)
+    note_plain("end", number)
+
+
+@task(rate=f"{record.RATE}/s", scope="machine")
+def plain_rated(number: int) -> None:
+    """Start `RATE` times in a second."""
+    note_plain("rated", number)
+
+
 FUNCTIONS = {
     it.__name__: it
     for it in (
@@ -224,6 +240,12 @@ def submitted(name: str, number: int, countdown: float) -> Future[Any]:
     return FUNCTIONS[name].using(countdown=countdown).delay(number)
 
 
+def submit_plain(number: int) -> None:
+    """Submit a plain task beside the durable one with this number, if few of them wait."""
+    if executor.stats()["held"] < BLOCKED:
+        (plain if number % 2 else plain_rated).delay(number)
+
+
 app = Flask(__name__, static_folder=None)
 app.config.from_prefixed_env("FLASK")
 executor = Delay(app)
@@ -249,6 +271,8 @@ def index():
 def submit(number: int, name: str):
     countdown = request.args.get("countdown", 0.0, type=float)
     future = submitted(name, number, countdown)
+    if "PLAIN" in os.environ:
+        submit_plain(number)
     return {"id": future.id, "pid": os.getpid()}
 
 
