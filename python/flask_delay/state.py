@@ -277,7 +277,7 @@ class State:
             known = None
         # A process knows more of its own plain tasks than the journal.
         is_plain = row is None or row["plain"]
-        view = self._view_of(known) if known is not None and is_plain else None
+        view = self.held(view_of(known), known) if known is not None and is_plain else None
         if view is None and row is not None:
             view = self.store.view(row, known)
         if view is None:
@@ -285,11 +285,12 @@ class State:
             view = next((view for view in others if view is not None), None)
         return view
 
-    def _view_of(self, future: Future[Any]) -> TaskView | None:
-        """As `view_of`, with what the journal says of a plain task."""
-        view = view_of(future)
-        held = None if view is None or view.state != "pending" else self.store.held(future)
-        if view is None or held is None:
+    def held(self, view: TaskView | None, future: Future[Any]) -> TaskView | None:
+        """The view of a task of this process, with what the journal says of a plain one."""
+        if view is None or view.state != "pending":
+            return view
+        held = self.store.held(future)
+        if held is None:
             return view
         held_by, reason, due = held
         return replace(view, held_by=held_by, reason=reason, due=due)

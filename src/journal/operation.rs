@@ -102,6 +102,16 @@ impl Operation {
         )
     }
 
+    /// Whether it gives back a place of a plain task.
+    pub(crate) fn is_place(&self) -> bool {
+        matches!(self, Self::Permit(permits::Ask::Leave(_)))
+    }
+
+    /// Whether its task, or its step, runs again if it is never written.
+    pub(crate) fn is_outcome(&self) -> bool {
+        matches!(self, Self::Change(..) | Self::Step(..))
+    }
+
     /// Whether it ends a task, an attempt or a step: it has to be written some time.
     pub(crate) fn is_end(&self) -> bool {
         match self {

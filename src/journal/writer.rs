@@ -689,12 +689,23 @@ impl Writer {
                 return self.follow(ends, effects, log.as_ref()) || is_closed;
             }
         }
-        let text = format!(
-            "{} ends of tasks are not written, and tried again: if this process ends before, these \
-             tasks run again",
-            ends.len()
-        );
-        self.part.core.host.report(Level::Error, text);
+        let host = &self.part.core.host;
+        let count = |is: fn(&Operation) -> bool| ends.iter().filter(|&end| is(end)).count();
+        let (places, others) = (count(Operation::is_place), count(Operation::is_outcome));
+        if others > 0 {
+            let text = format!(
+                "{others} ends of tasks are not written, and tried again: if this process ends before, \
+                 these tasks run again"
+            );
+            host.report(Level::Error, text);
+        }
+        if places > 0 {
+            let text = format!(
+                "the places of {places} plain tasks that have ended are not given back, and that is \
+                 tried again: until then, or the end of this process, others of their keys may wait"
+            );
+            host.report(Level::Error, text);
+        }
         for end in ends {
             self.kept.extend(end.again(error));
         }

@@ -847,6 +847,24 @@ class TestDurable:
         assert visitor.post(f"/names/{name}/resume").status_code == 303
         assert future.result(20) == 1
 
+    def test_a_plain_task_names_its_limit_on_the_machine(self, durable_app, wait_until):
+        visitor = Visitor(durable_app)
+        with durable_app.app_context():
+            # A durable task has the one place of the key.
+            running = using(limit=1, key="mailbox").delay(hold)
+            assert wait_until(running.running)
+            plain = using(limit=1, key="mailbox", scope="machine").delay(abs, -3)
+            try:
+                reason = 'for its limit, key "mailbox": 1 of 1 run'
+                assert wait_until(lambda: reason in html.unescape(visitor.get("/queue").text))
+                (held,) = visitor.data("/queue")["held"]
+                assert (held["name"], held["waits"], held["durable"]) == ("abs", "limit", False)
+                assert reason in html.unescape(visitor.get(f"/tasks/{plain.id}").text)
+            finally:
+                released.set()
+            assert plain.result(20) == 3
+            released.clear()
+
     def test_a_durable_task_names_its_limit_its_rate_or_the_task_before_it(
         self, durable_app, wait_until
     ):

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,3 +231,45 @@ def until(wait_until: Callable[..., bool]) -> Callable[[Process, str], None]:
 def pair(start: Callable[..., Process]) -> tuple[Process, Process]:
     """One that runs a task already, with a single worker, and another one."""
     return start(DELAY_MAX_WORKERS=1), start(DELAY_MAX_WORKERS=1)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`faults.c`, compiled."""
+    if sys.platform != "linux" or shutil.which("cc") is None:
+        pytest.skip("needs Linux and a C compiler")
+    path = tmp_path_factory.mktemp("library") / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    command = ["cc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(path), str(source)]
+    subprocess.run(command, check=True)
+    return path
+
+
+class Faults:
+    """The calls that fail. `faults.begin("full")`, and `end`."""
+
+    def __init__(self, folder: Path, environment: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._environment = environment
+
+    def spare_others(self) -> None:
+        """No calls fail of the processes that are started from now on."""
+        self._environment.delenv("LD_PRELOAD")
+
+    def begin(self, name: str) -> None:
+        (self._folder / name).touch()
+
+    def end(self, name: str) -> None:
+        (self._folder / name).unlink()
+
+
+@pytest.fixture
+def faults(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """System calls that fail, in the processes that are started from now on."""
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    monkeypatch.setenv("FAULTS", str(folder))
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    yield Faults(folder, monkeypatch)
+    # No process waits for a disk that does not come.
+    shutil.rmtree(folder)

@@ -7,9 +7,8 @@ import contextlib
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,41 +17,6 @@ from tests.journal.conftest import Raised, run_flask
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler"
 )
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`faults.c`, compiled."""
-    path = tmp_path_factory.mktemp("library") / "faults.so"
-    source = Path(__file__).with_name("faults.c")
-    command = ["cc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(path), str(source)]
-    subprocess.run(command, check=True)
-    return path
-
-
-class Faults:
-    """The calls that fail. `faults.begin("full")`, and `end`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def begin(self, name: str) -> None:
-        (self._folder / name).touch()
-
-    def end(self, name: str) -> None:
-        (self._folder / name).unlink()
-
-
-@pytest.fixture
-def faults(library, tmp_path, monkeypatch) -> Iterator[Faults]:
-    """In the processes that are started from now on."""
-    folder = tmp_path / "faults"
-    folder.mkdir()
-    monkeypatch.setenv("FAULTS", str(folder))
-    monkeypatch.setenv("LD_PRELOAD", str(library))
-    yield Faults(folder)
-    # No process waits for a disk that does not come.
-    shutil.rmtree(folder)
 
 
 # --- What a level waits for -----------------------------------------------------------
@@ -256,6 +220,8 @@ def test_a_file_that_is_removed_in_use(start, wait_until, tmp_path):
         (tmp_path / f"journal.db{suffix}").unlink()
     assert one("type(waits.exception(20)).__name__") == "JournalUnavailable"
     assert "was removed or replaced" in one("str(waits.exception())")
+    # It comes after the ends.
+    assert wait_until(lambda: "was removed or replaced" in one.log())
     assert "ERROR" in next(it for it in one.log().splitlines() if "was removed or replaced" in it)
     assert one("add.delay(2).result(20)") == 3
     assert (tmp_path / "journal.db").exists()

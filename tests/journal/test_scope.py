@@ -11,7 +11,7 @@ from flask import Flask
 from tests.journal.conftest import Raised, noted
 from tests.journal.test_limits import most_at_once
 
-from flask_delay import Delay, delay, task, using
+from flask_delay import Delay, WaitCycleError, delay, task, using
 
 DEADLINE = 30.0
 
@@ -279,7 +279,97 @@ class TestRate:
         assert begins[4] - begins[0] > 0.9
 
 
+class TestCircles:
+    def test_through_the_own_key(self, make):
+        with make(DELAY_JOURNAL=True).app_context():
+            limited = using(limit=1, scope="machine", key="one")
+
+            def inner():
+                return 7
+
+            def middle():
+                return limited.delay(inner).result(DEADLINE)
+
+            def outer():
+                return delay(middle).result(DEADLINE)
+
+            error = limited.delay(outer).exception(DEADLINE)
+            assert isinstance(error, WaitCycleError)
+            first, second, third = (fn.__qualname__ for fn in (outer, middle, inner))
+            assert str(error) == (
+                f'waiting for task "{third}" would never end: {second} waits for {third}, '
+                f"whose key is held by {first}, which waits for {second}"
+            )
+            # All of them have left the lane.
+            assert limited.delay(inner).result(DEADLINE) == 7
+
+    def test_two_keys_refuse_one_of_two(self, make):
+        with make(DELAY_JOURNAL=True).app_context():
+            for _ in range(5):
+                met = threading.Barrier(2)
+
+                def outer(other, met=met):
+                    met.wait(DEADLINE)
+                    inner = using(limit=1, scope="machine", key=other).delay(os.getpid)
+                    met.wait(DEADLINE)
+                    return inner.result(DEADLINE)
+
+                futures = [
+                    using(limit=1, scope="machine", key=key).delay(outer, other)
+                    for key, other in (("a", "b"), ("b", "a"))
+                ]
+                errors = [future.exception(DEADLINE) for future in futures]
+                assert [type(error) for error in errors if error] == [WaitCycleError]
+
+    def test_a_coroutine(self, make):
+        with make(DELAY_JOURNAL=True).app_context():
+            limited = using(limit=1, scope="machine", key="one")
+
+            async def outer():
+                return await limited.delay(os.getpid)
+
+            assert isinstance(limited.delay(outer).exception(DEADLINE), WaitCycleError)
+
+    @pytest.mark.parametrize("options", [{"limit": 2}, {"rate": "1/s"}, {"limit": 1, "key": "two"}])
+    def test_what_is_none(self, make, options):
+        with make(DELAY_JOURNAL=True).app_context():
+            limited = using(**({"key": "one", "scope": "machine"} | options))
+
+            def outer():
+                return limited.delay(os.getpid).result(DEADLINE)
+
+            outer_options = {"limit": 2} if "rate" not in options else {"rate": "1/s"}
+            future = using(**outer_options, key="one", scope="machine").delay(outer)
+            assert future.result(DEADLINE) == os.getpid()
+
+
 class TestTrouble:
+    @pytest.mark.parametrize("way", ["the disk has room", "the process ends"])
+    def test_a_place_that_cannot_be_given_back(self, start, faults, wait_until, way):
+        one = start(CODE)
+        faults.spare_others()
+        two = start(CODE)
+        one("keep('first', alone.delay('first'))")
+        assert wait_until(lambda: one("made['first'].running()"))
+        two("keep('second', alone.delay('second'))")
+        assert wait_until(lambda: two("permits() == 2"))
+        two("go('second')")
+        faults.begin("full")
+        one("go('first')")
+        assert one("made['first'].result(20)") is None
+        assert wait_until(lambda: "the places of 1 plain tasks" in one.log())
+        # Nothing else is said of tasks.
+        assert "run again" not in one.log()
+        assert two("made['second'].state") == "pending"
+        with pytest.raises(Raised, match=r"^JournalUnavailable: .*make room on its disk"):
+            one("alone.delay('third').result(20)")
+        if way == "the process ends":
+            one.kill()
+        else:
+            faults.end("full")
+        two("made['second'].result(20)")
+        assert wait_until(lambda: two("permits() == 0"))
+
     def test_a_file_that_is_gone(self, both, until):
         one, two = both
         one("keep('first', alone.delay('first'))")

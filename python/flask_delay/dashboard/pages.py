@@ -150,7 +150,13 @@ class Pages:
         rows = self._rows(_WAITING)
         between = (run.future for run in self.own.runs(self.state))
         futures = [*between, *self.own.pending(self.state)]
-        own = [self.own.seen(it) for it in futures if it.state == "pending"]
+        pending = [it for it in futures if it.state == "pending"]
+        own = [
+            # The journal is asked for as many as are shown.
+            self.state.held(view, it) if place < SHOWN else view
+            for place, it in enumerate(pending)
+            for view in [self.own.seen(it)]
+        ]
         found = self._with_own(rows, own)
         found.sort(key=lambda view: view.enqueued_at or _NEVER)
         own_counts = self.state.executor.stats()
@@ -223,7 +229,10 @@ class Pages:
         view = self.state.look(id)
         if view is None:
             future = self.own.find(self.state, id)
-            view = self.own.ended(self.state, id) if future is None else self.own.seen(future)
+            if future is None:
+                view = self.own.ended(self.state, id)
+            else:
+                view = self.state.held(self.own.seen(future), future)
         return None if view is None else self.shown(view)
 
     def stack(self, id: str) -> tuple[str | None, list[str]]:

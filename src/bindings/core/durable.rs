@@ -28,6 +28,7 @@ use super::codec;
 use super::executor::{Core, Job, Note};
 use super::id::Id;
 use super::leftovers;
+use super::machine::Holders;
 use super::obey::{Obeying, obey};
 use super::policy::{self, Rules};
 use super::task::Task;
@@ -100,6 +101,8 @@ struct Here {
     claimed: [AtomicUsize; 3],
     /// The executor of tasks in child processes, once it is known.
     processes: Mutex<Option<Weak<Core>>>,
+    /// The plain tasks with places on the machine.
+    holders: Holders,
     /// What was logged once. As `tasks`.
     warned: Mutex<HashSet<String>>,
     courier: OnceLock<Courier>,
@@ -270,6 +273,10 @@ impl Link {
         if let Some(journal) = self.journal.get() {
             words(journal);
         }
+    }
+
+    pub(crate) fn holders(&self) -> &Holders {
+        &self.here().holders
     }
 
     /// Whether the process ends, and claims no more.

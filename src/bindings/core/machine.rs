@@ -4,9 +4,13 @@
 //! A durable task's row is what counts. A plain task asks the journal for a permit before each
 //! attempt, is held meanwhile, and gives it back after the attempt. What took a permit out of its
 //! task's rules gives it back; no other does.
+//!
+//! Lock order: `Extra`, then that of [`Holders`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use flask_delay_engine::Mutex;
 use flask_delay_journal::{Error, Limits, NewPermit, Permit};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -15,6 +19,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::codec;
 use super::durable::{self, Link, Message};
 use super::executor::Core;
+use super::keys::address;
 use super::options::Policy;
 use super::policy;
 use super::task::Task;
@@ -52,6 +57,42 @@ pub(crate) fn limits<'py>(
             (number(rate.count), span)
         }),
     }))
+}
+
+/// The plain tasks of this process that have a place in a lane, by the lane's key.
+#[derive(Default)]
+pub(crate) struct Holders {
+    /// A leaf.
+    lanes: Mutex<HashMap<String, Vec<Holder>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Holder {
+    permit: Permit,
+    /// The address of its task, which lives meanwhile.
+    task: usize,
+    limit: u64,
+}
+
+impl Holders {
+    fn add(&self, key: &str, holder: Holder) {
+        let mut lanes = self.lanes.lock();
+        lanes.entry(key.to_owned()).or_default().push(holder);
+    }
+
+    fn remove(&self, key: &str, permit: Permit) {
+        let mut lanes = self.lanes.lock();
+        if let Some(holders) = lanes.get_mut(key) {
+            holders.retain(|it| it.permit != permit);
+            if holders.is_empty() {
+                lanes.remove(key);
+            }
+        }
+    }
+
+    fn of(&self, key: &str) -> Vec<Holder> {
+        self.lanes.lock().get(key).cloned().unwrap_or_default()
+    }
 }
 
 /// Where a plain task waits for its turn.
@@ -110,6 +151,8 @@ impl Place {
     /// Takes its permit, if it has asked for one. It may ask for another one.
     pub(crate) fn take(&mut self) -> Option<Taken> {
         let permit = self.permit.take()?;
+        // Before it is given back, so that what is noted here is in the file too.
+        self.link.holders().remove(&self.limits.key, permit);
         let link = Arc::clone(&self.link);
         Some(Taken { link, permit })
     }
@@ -156,13 +199,48 @@ pub(crate) fn ask(this: &Bound<'_, Task>) -> bool {
     true
 }
 
-/// Whether a task has this permit, granted or not.
-pub(crate) fn has(this: &Task, permit: Permit) -> bool {
-    policy::with(this, |rules| {
+/// Notes that a task's permit is granted; `false` if it has no such permit any more.
+pub(crate) fn hold(this: &Bound<'_, Task>, permit: Permit) -> bool {
+    policy::with(this.get(), |rules| {
         let place = rules.place.as_ref();
-        place.is_some_and(|place| place.permit == Some(permit))
+        let Some(place) = place.filter(|place| place.permit == Some(permit)) else {
+            return false;
+        };
+        // One without a limit may hold a place beside any number of others.
+        if let Some(limit) = place.limits.limit {
+            let holder = Holder {
+                permit,
+                task: address(this),
+                limit,
+            };
+            place.link.holders().add(&place.limits.key, holder);
+        }
+        true
     })
     .unwrap_or(false)
+}
+
+/// The blockers of a task that has not started: the addresses of tasks of this process that hold a
+/// place in its lane, and how many of them must end, at least.
+///
+/// Those that have places are in the file, but a grant may be there that is not noted here yet. With a
+/// limit above that of the task, one could have been granted after the task's own, so it does not
+/// count. All others, and the task, fit into its limit once it is granted.
+pub(crate) fn held_up(this: &Task) -> Option<(Vec<usize>, usize)> {
+    policy::with(this, |rules| {
+        let place = rules.place.as_ref()?;
+        let limit = place.limits.limit?;
+        let mut holders = place.link.holders().of(&place.limits.key);
+        if holders.iter().any(|it| Some(it.permit) == place.permit) {
+            return None;
+        }
+        holders.retain(|it| it.limit <= limit);
+        let limit = usize::try_from(limit.max(1)).unwrap_or(usize::MAX);
+        let must_end = (holders.len() + 1).saturating_sub(limit);
+        let tasks = holders.iter().map(|it| it.task).collect();
+        (must_end > 0).then_some((tasks, must_end))
+    })
+    .flatten()
 }
 
 /// The permit that a task has asked for.

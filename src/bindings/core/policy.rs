@@ -153,27 +153,29 @@ pub(crate) fn ready(this: &Task) -> i64 {
     start.map_or(this.born(), |start| start.ready(this.born()))
 }
 
-/// Whether the task has a limiter.
+/// Whether the task has a limiter, here or on the machine.
 pub(crate) fn has_lane(this: &Task) -> bool {
-    with(this, |rules| rules.lane.is_some()).unwrap_or(false)
+    with(this, |rules| rules.lane.is_some() || rules.place.is_some()).unwrap_or(false)
 }
 
 /// Whether a limiter or a dependency may delay the start.
 pub(crate) fn may_be_held(this: &Task) -> bool {
     with(this, |rules| {
         let follows = (rules.durable.as_ref()).is_some_and(|it| !it.after.is_empty());
-        rules.lane.is_some() || rules.dependencies.is_some() || follows
+        rules.lane.is_some() || rules.place.is_some() || rules.dependencies.is_some() || follows
     })
     .unwrap_or(false)
 }
 
-/// As [`keys::held_up`], by the task's own limiter.
+/// As [`keys::held_up`], by the task's own limiter, or its place on the machine.
 pub(crate) fn held_up(this: &Bound<'_, Task>) -> Option<(Vec<usize>, usize)> {
     // A failed task has left its limiter, but its waiters may not have been notified.
     if this.get().phase() != Phase::Pending {
         return None;
     }
-    let lane = lane(this)?;
+    let Some(lane) = lane(this) else {
+        return machine::held_up(this.get());
+    };
     let terms = policy(this)?.get().terms(ready(this.get()))?;
     keys::held_up(&lane, this, terms.limit)
 }

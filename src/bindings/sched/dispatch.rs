@@ -234,7 +234,7 @@ fn hold_for_permit(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
 /// The journal has answered whether a task may start.
 pub(crate) fn permitted(this: &Bound<'_, Task>, permit: Permit, granted: Result<bool, Error>) {
     match granted {
-        Ok(true) if machine::has(this.get(), permit) => let_go(this),
+        Ok(true) if machine::hold(this, permit) => let_go(this),
         // It has ended meanwhile.
         Ok(_) => {}
         Err(error) => completion::give_up(this, durable::refusal(error)),

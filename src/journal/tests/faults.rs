@@ -13,13 +13,15 @@ mod system;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use app::{Running, done};
 use flask_delay_journal::{
-    Accepted, Before, Change, ErrorKind, Follows, Found, How, NewTask, Settings, State,
+    Accepted, Before, Change, ErrorKind, Follows, Found, How, Limits, NewPermit, NewTask, Permit,
+    Settings, State,
 };
 use support::{
     Folder, LONG, careful, claiming, finished, integrity, mine, row, say, shell, task, until,
@@ -137,6 +139,51 @@ fn a_full_disk_refuses_submits_and_keeps_ends() {
     // The next start keeps room again.
     claiming(&folder, 1).0.close();
     assert!(reserve.exists());
+    is_whole(&folder);
+}
+
+#[test]
+fn a_full_disk_keeps_what_gives_a_permit_back() {
+    let _one = ONE.lock();
+    prepare();
+    let folder = Folder::new();
+    let (journal, notes) = claiming(&folder, 1);
+    let ask = || {
+        let permit = Permit::new();
+        let (sender, said) = channel();
+        let new = NewPermit {
+            permit,
+            function: "fetch".to_owned(),
+            rank: 0,
+            limits: Limits {
+                key: "key".to_owned(),
+                limit: Some(1),
+                rate: None,
+            },
+        };
+        journal.enter(new, Box::new(move |granted| _ = sender.send(granted)));
+        (permit, said)
+    };
+    let (first, granted) = ask();
+    assert_eq!(granted.recv().unwrap(), Ok(true));
+    let (second, waits) = ask();
+    journal.resume(Some("none")).unwrap();
+    arm_all(Call::Write, libc::ENOSPC);
+    journal.leave(first);
+    notes.reported("the places of 1 plain tasks that have ended are not given back");
+    // One that asks now is refused, and holds nothing up.
+    let (third, refused) = ask();
+    assert_eq!(refused.recv().unwrap().unwrap_err().kind, ErrorKind::Full);
+    journal.leave(third);
+    assert!(waits.try_recv().is_err());
+    disarm();
+    assert_eq!(waits.recv().unwrap(), Ok(true));
+    journal.leave(second);
+    let (last, granted) = ask();
+    assert_eq!(granted.recv().unwrap(), Ok(true));
+    journal.leave(last);
+    assert!(!notes.reports().iter().any(|it| it.contains("run again")));
+    journal.close();
     is_whole(&folder);
 }
 
