@@ -161,7 +161,7 @@ class Fleet:
             return None
         if status in (404, 410):
             self.told.unknown.append(id)
-        elif status == 200 and answer["state"] == "finished":
+        elif status == 200 and answer["state"] == "finished" and answer["error"] is None:
             self.told.ended.setdefault(number, time.monotonic())
         return str(answer.get("state"))
 

@@ -127,9 +127,10 @@ def insist(fleet: Fleet, path: str) -> None:
 
 def epochs(fleet: Fleet, name: str) -> dict[str, int]:
     """How often each task of a function was claimed; of all functions, with "all"."""
-    query = "SELECT id, epoch FROM task JOIN function USING (function)"
+    # What holds a place of the machine for a plain task is never claimed, and no pause is for it.
+    query = "SELECT id, epoch FROM task JOIN function USING (function) WHERE published < 2"
     if name != "all":
-        query += f" WHERE name LIKE '%.{name}'"
+        query += f" AND name LIKE '%.{name}'"
     with reading(fleet.journal) as connection:
         return dict(connection.execute(query).fetchall())
 
