@@ -50,6 +50,8 @@ def receive():
 def flaky(name):
     note("begins", name=name)
     if name == "bad" and current_task.attempt == 1:
+        while not (folder / "fail").exists():
+            time.sleep(0.005)
         raise OSError
 
 def permits():
@@ -136,11 +138,13 @@ class TestLimit:
         assert [it["name"] for it in noted(notes, "begins")] == ["first", "second"]
         until(two, "permits() == 0")
 
-    def test_is_not_held_while_an_attempt_is_awaited(self, both, notes):
+    def test_is_not_held_while_an_attempt_is_awaited(self, both, notes, until):
         one, two = both
         one("keep('bad', flaky.delay('bad'))")
         until_noted(notes, 1)
         two("keep('good', flaky.delay('good'))")
+        until(two, "permits() == 2")
+        two("go('fail')")
         one("made['bad'].result(20)")
         two("made['good'].result(20)")
         assert [it["name"] for it in noted(notes, "begins")] == ["bad", "good", "bad"]
