@@ -404,6 +404,30 @@ class TestDashboard:
         assert result.exit_code == 1
         assert "set DELAY_JOURNAL" in result.output
 
+    def test_it_makes_no_file_and_says_when_there_will_be_one(
+        self, make_app, monkeypatch, tmp_path
+    ):
+        app = make_app()
+        store = app.extensions["delay"].store
+        missing = tmp_path / "none" / "journal.db"
+        monkeypatch.setattr(type(store), "is_there", True)
+        monkeypatch.setattr(store, "path", missing)
+        result = run(app, "dashboard", "--port", "0")
+        assert result.exit_code == 1
+        assert f"{missing} is made when a server with the app starts" in result.output
+        assert not missing.parent.exists()
+
+    def test_a_file_that_cannot_be_read_is_said_at_once(self, make_app, tmp_path):
+        broken = tmp_path / "broken.db"
+        app = make_app()
+        store = app.extensions["delay"].store
+        broken.write_bytes(b"no journal" * 900)
+        store.path = broken
+        result = run(app, "dashboard", "--port", "0")
+        assert result.exit_code == 1
+        assert str(broken) in result.output
+        assert "put a backup in its place" in result.output
+
     def test_a_port_that_is_taken_is_said(self, make_app):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))

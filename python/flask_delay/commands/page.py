@@ -7,6 +7,7 @@ import click
 from flask import Flask
 from werkzeug.serving import make_server
 
+from flask_delay._native import JournalUnavailable
 from flask_delay.commands.target import Target
 from flask_delay.dashboard.blueprint import blueprint
 
@@ -26,14 +27,24 @@ def run(name: str, port: int) -> None:
             f"{target} has no journal, and this process has no tasks of its own to show: set"
             f" {target.prefix}JOURNAL, or mount the page in the app (dashboard_blueprint)"
         )
+    path = target.state.store.path
+    if not path.exists():
+        # Made here, it would belong to the user of this command, and not to the server's.
+        raise click.ClickException(
+            f"{target} has no journal yet: {path} is made when a server with the app starts"
+        )
+    try:
+        target.state.store.stats()
+    except JournalUnavailable as error:
+        raise click.ClickException(str(error)) from None
     try:
         server = make_server(_LOOPBACK, port, made(target), threaded=True)
     except (OSError, SystemExit) as error:
         raise click.ClickException(f"port {port} of {_LOOPBACK} cannot be used: {error}") from None
     click.echo(f"{target}: http://{_LOOPBACK}:{server.server_port}/ until Ctrl-C; read-only")
     try:
+        # Returns at Ctrl-C.
         server.serve_forever()
-    except KeyboardInterrupt:
         click.echo("Ends")
     finally:
         server.server_close()
