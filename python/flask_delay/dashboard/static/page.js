@@ -12,7 +12,7 @@
     const shown = "ago" in it.dataset ? (seconds < 0 ? `in ${text}` : `${text} ago`) : text;
     // Only what differs: what is selected stays so.
     if (it.textContent !== shown) it.textContent = shown;
-    it.title = `${moment.toLocaleString()} (${moment.toISOString()})`;
+    it.title = `${moment}, ${it.dateTime}`;
   });
 
   const colour = (button) => {
@@ -30,12 +30,12 @@
   // What became of a form is told, and the page asks for what has changed.
   const tell = (text, done) => {
     const note = document.createElement("p");
-    note.className = done ? "banner good" : "banner bad";
+    note.className = `banner ${done ? "good" : "bad"}`;
     note.textContent = text;
     find("said").replaceChildren(note);
     htmx.trigger(find("live"), "poll");
   };
-  const isForm = (event) => event.target !== find("live");
+  const isForm = (event) => event.target.id !== "live";
   addEventListener("said", ({ detail }) => tell(detail.text, detail.done));
   addEventListener("htmx:error", (event) => { if (isForm(event)) tell("No answer came. Look whether it was done before you try again."); });
   addEventListener("htmx:after:request", (event) => {
@@ -45,34 +45,34 @@
 
   // One request at a time: the next one is timed when the last has ended.
   const update = (live, button, state, pace, summary) => {
-    let timer, failures = 0, told = 0, paused = kept("paused") === "yes";
+    let timer, misses = 0, told = 0, paused = kept("paused");
     // Whatever was kept: never more often than the app has it.
-    let seconds = Math.max(live.dataset.poll, kept("pace") || 0) || 30;
-    const plan = (wait = Math.min(Math.max(30, seconds), seconds * 2 ** failures)) => {
+    let every = Math.max(live.dataset.poll, kept("pace") || 0) || 30;
+    const plan = (wait = Math.min(Math.max(30, every), every * 2 ** misses)) => {
       clearTimeout(timer);
       if (!paused && !document.hidden) timer = setTimeout(() => htmx.trigger(live, "poll"), 1000 * wait);
-      button.ariaPressed = paused;
-      pace.value = paused ? 0 : seconds;
-      state.textContent = paused ? "Updates are paused" : failures ? "No answer, asking again" : "";
+      button.ariaPressed = !!paused;
+      pace.value = paused ? 0 : every;
+      state.textContent = paused ? "Updates are paused" : misses ? "No answer, asking again" : "";
     };
-    const pause = (it) => { kept("paused", (paused = it) ? "yes" : "no"); plan(0); };
+    const pause = (it) => { kept("paused", paused = it ? "yes" : ""); plan(0); };
     const on = (name, act) => live.addEventListener(`htmx:${name}`, (event) => {
       // Its forms have answers of their own; what is put in has to be ours all the same.
       if (event.target === live || name === "before:swap") act(event.detail.ctx?.response, event);
     });
     button.onclick = () => pause(!paused);
     pace.onchange = () => {
-      if (pace.value > 0) kept("pace", seconds = pace.value);
+      if (pace.value > 0) kept("pace", every = pace.value);
       pause(pace.value == 0);
     };
     document.onvisibilitychange = () => { tick(); plan(0); };
-    on("after:request", ({ status, headers }) => { failures = headers.get("HX-PTag") || status === 304 ? 0 : failures + 1; });
-    on("error", () => { failures += 1; });
+    on("after:request", ({ status, headers }) => { misses = headers.get("HX-PTag") || status === 304 ? 0 : misses + 1; });
+    on("error", () => { misses += 1; });
     // A proxy's page and a login are not ours.
     on("before:swap", ({ headers }, event) => { if (!headers.get("HX-PTag")) event.preventDefault(); });
     on("after:swap", () => {
       tick();
-      const text = live.querySelector("[data-summary]")?.dataset.summary;
+      const text = all("[data-summary]")[0]?.dataset.summary;
       if (text && Date.now() - told > 30000) { summary.textContent = text; told = Date.now(); }
     });
     on("finally:request", () => plan());
@@ -82,9 +82,9 @@
   // A key does what its element does: not while somebody types, and not if keys are off.
   const listen = (choice) => {
     let before = "";
-    choice.checked = kept("keys") !== "no";
-    choice.onchange = () => kept("keys", choice.checked ? "yes" : "no");
-    document.onkeydown = (event) => {
+    choice.checked = kept("keys") !== "false";
+    choice.onchange = () => kept("keys", choice.checked);
+    onkeydown = (event) => {
       if (!choice.checked || event.ctrlKey || event.metaKey || event.altKey
         || event.target.closest("input:not([type=checkbox]), select, dialog")) return;
       const [it] = all(`[data-key="${CSS.escape(before + event.key)}"]`);
@@ -98,8 +98,8 @@
   all("[data-script]").forEach((it) => { it.hidden = false; });
   colour(find("theme"));
   listen(find("keys"));
-  if (find("live")) update(find("live"), find("pause"), find("updates"), find("pace"), find("summary"));
-  document.addEventListener("htmx:after:swap", (event) => event.detail.ctx.target.showModal?.());
+  if (find("live")) update(..."live pause updates pace summary".split(" ").map(find));
+  addEventListener("htmx:after:swap", (event) => event.detail.ctx.target.showModal?.());
   tick();
-  setInterval(() => { if (!document.hidden) tick(); }, 1000);
+  setInterval(() => document.hidden || tick(), 1000);
 }

@@ -1,6 +1,6 @@
 // Draws the numbers in data-points: plots with one cursor, in the colours of their legends.
 {
-  const live = find("live"), box = () => all("[data-points]")[0];
+  const box = () => all("[data-points]")[0];
   const short = (it) => +it.toPrecision(3);
   const units = {
     // Of a logarithm.
@@ -14,15 +14,16 @@
     const times = rows[0].map((_, n) => from + n * step);
     found = { step, x: [now - span, now], rows: [[...times, Math.max(now, times.at(-1))], ...rows.map((it) => [...it, it.at(-1)])] };
   };
+  // Points without a line to their neighbours.
+  const alone = ({ data }, n) => data[n].flatMap((it, k, row) => it == null || (row[k - 1] ?? row[k + 1]) != null ? [] : k);
   const colour = (it) => () => getComputedStyle(it).color;
   const draw = (figure) => {
     const keys = [...figure.querySelectorAll(".key")], first = used, isCount = figure.dataset.unit === "count";
-    const area = figure.querySelector(".plot"), unit = units[figure.dataset.unit];
-    const size = () => ({ width: area.clientWidth, height: 150 });
+    const area = figure.lastElementChild, unit = units[figure.dataset.unit], size = () => ({ width: area.clientWidth, height: 150 });
     const data = () => [found.rows[0], ...found.rows.slice(first, first + keys.length)];
     const clock = new Intl.DateTimeFormat([], found.step > 600 ? { weekday: "short", day: "numeric" } : { timeStyle: "short" });
     const axis = (size, text, more) => ({
-      stroke: colour(area), font: "11px system-ui", ticks: { show: false }, size, values: (_, them) => them.map((it) => text(it)), ...more,
+      stroke: colour(area), ticks: { show: false }, size, values: (_, them) => them.map((it) => text(it)), ...more,
     });
     // What is under the cursor, or the last.
     const tell = ({ data, cursor }) => keys.forEach((it, n) => {
@@ -42,15 +43,15 @@
         axis(24, (it) => clock.format(1000 * it), { grid: { show: false } }),
         axis(isCount ? 34 : 50, unit, { grid: { stroke: colour(figure), width: 1 }, incrs: isCount ? null : [1, 2, 4] }),
       ],
-      series: [{}, ...keys.map((it) => ({ stroke: colour(it), width: 1.75, dash: it.dataset.dash?.split(" ").map(Number) }))],
+      series: [{}, ...keys.map((it) => ({ stroke: colour(it), width: 2, dash: it.dataset.dash?.split(" ").map(Number), points: { size: 4, filter: alone } }))],
     }, data(), area);
     new ResizeObserver(() => plot.setSize(size())).observe(area);
-    live.addEventListener("htmx:finally:request", () => { plot.setData(data()); tell(plot); });
+    addEventListener("htmx:finally:request", () => { plot.setData(data()); tell(plot); });
     addEventListener("theme", () => plot.redraw(false));
   };
   if (box()) {
     read();
-    live.addEventListener("htmx:finally:request", read);
+    addEventListener("htmx:finally:request", read);
     all("[data-unit]").forEach(draw);
   }
 }

@@ -1,8 +1,7 @@
-// What both scripts use, and the theme that was chosen: read before anything is drawn.
+// What both scripts use, and the theme that was chosen, if the browser keeps it: read before anything is drawn.
 const find = (id) => document.getElementById(id);
-const all = (selector) => document.querySelectorAll(selector);
+const all = (css) => document.querySelectorAll(css);
 const kept = (key, value) => {
-  // Some browsers keep nothing.
-  try { return value === undefined ? localStorage[`delay-${key}`] : localStorage[`delay-${key}`] = value; } catch { return undefined; }
+  try { return value === undefined ? localStorage[`delay-${key}`] : localStorage[`delay-${key}`] = value; } catch {}
 };
 document.documentElement.dataset.theme = kept("theme") || "";
