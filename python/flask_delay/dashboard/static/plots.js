@@ -33,7 +33,7 @@
     used += keys.length;
     area.replaceChildren();
     const plot = new uPlot({
-      ...size(), legend: { show: false }, hooks: { setCursor: [tell] }, padding: [8, 8, 0, 0],
+      ...size(), legend: { show: false }, hooks: { setCursor: [tell] }, padding: [8, 18, 0, 0],
       cursor: { y: false, drag: { x: false }, sync: { key: "delay" } },
       scales: {
         x: { range: () => found.x },
