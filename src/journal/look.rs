@@ -14,7 +14,7 @@ use crate::commands::Standing;
 use crate::filesystem::{Identity, refused};
 use crate::group::{Result, Trouble};
 use crate::part::Files;
-use crate::writer::{Writer, now};
+use crate::writer::{Writer, lost_row, now};
 use crate::{commands, limits, liveness, manage, periodic, schema, store};
 
 /// How often an idle process looks at the others.
@@ -198,6 +198,7 @@ impl Writer {
         if is_seldom {
             self.seldom_at = Instant::now();
             self.mend(files, slot, &mut seen)?;
+            self.miss(connection, &mut seen)?;
         }
         if claims && (is_seldom || self.is_pruning) {
             self.look_for_chores(connection)?;
@@ -254,6 +255,24 @@ impl Writer {
             if let Some(answer) = memory.asked.remove(&number) {
                 answer.give(Ok(told));
             }
+        }
+        Ok(())
+    }
+
+    /// Tasks may have been forgotten before this process has heard of their ends, by hand or while it
+    /// was stopped.
+    fn miss(&mut self, connection: &Connection, seen: &mut Seen) -> Result<()> {
+        let mut gone = Vec::new();
+        for (&task, watched) in &self.memory.watched {
+            if !store::has(connection, task, &watched.id)? {
+                gone.push(task);
+            }
+        }
+        for task in gone {
+            let watched = self.memory.watched.remove(&task);
+            let message = "the task was forgotten before this process has heard of its end";
+            seen.ended
+                .extend(watched.map(|it| lost_row(it.id, message)));
         }
         Ok(())
     }

@@ -296,6 +296,13 @@ pub(crate) fn exists(connection: &Connection, id: &str) -> Result<bool> {
     statement.exists([id])
 }
 
+/// Whether the task with this place and id is there.
+pub(crate) fn has(connection: &Connection, task: i64, id: &str) -> Result<bool> {
+    let mut statement = connection.prepare_cached("SELECT id FROM task WHERE sequence = ?1")?;
+    let found: Option<String> = statement.query_row([task], |row| row.get(0)).optional()?;
+    Ok(found.as_deref() == Some(id))
+}
+
 // --- Published tasks ----------------------------------------------------------------
 
 pub(crate) struct Published<'a> {

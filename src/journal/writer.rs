@@ -643,7 +643,12 @@ impl Writer {
         self.lost_permits.extend(self.memory.permits.take());
         let lost = self.memory.start_anew();
         lost.into_iter()
-            .map(|watched| lost_row(watched.id))
+            .map(|watched| {
+                lost_row(
+                    watched.id,
+                    "the file of the journal was removed or replaced",
+                )
+            })
             .collect()
     }
 
@@ -826,9 +831,8 @@ fn answer_all(operations: Vec<Operation>, error: &Error) -> bool {
     is_closed
 }
 
-/// What there is to say of a task whose file is gone.
-fn lost_row(id: String) -> Row {
-    let message = "the file of the journal was removed or replaced";
+/// What there is to say of a task whose row is gone.
+pub(crate) fn lost_row(id: String, message: &str) -> Row {
     Row {
         id,
         function: String::new(),

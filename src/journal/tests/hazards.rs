@@ -130,6 +130,27 @@ fn an_end_during_a_fork_is_heard() {
     web.close();
 }
 
+/// As while the process is stopped.
+#[test]
+fn a_task_that_is_forgotten_during_a_fork_is_not_waited_for() {
+    let folder = Folder::new();
+    let (web, told) = watching(&folder);
+    let (kept, gone) = (task(), task());
+    for new in [&kept, &gone] {
+        assert_eq!(web.submit(new.clone()).unwrap(), Accepted::Waiting);
+    }
+    before_fork();
+    let other = shell(&folder);
+    let sql = "DELETE FROM task WHERE id = ?1";
+    other.execute(sql, [&gone.id]).unwrap();
+    after_fork_in_parent();
+    let ended = told.ended();
+    assert_eq!((ended.id, ended.state), (gone.id, State::Failed));
+    assert!(ended.error.unwrap().contains("was forgotten before"));
+    assert_eq!(told.left().1, 0);
+    web.close();
+}
+
 #[test]
 fn a_stray_reader_in_the_process_loses_nothing() {
     let folder = Folder::new();
