@@ -60,9 +60,9 @@ table = outbox.table(metadata)
 metadata.create_all(engine)
 
 
-def order():
+def order(id):
     with Session(engine) as session, session.begin():
-        using(durable=True, within=session, id="order").delay(add, 1)
+        using(durable=True, within=session, id=id).delay(add, 1)
 """
 
 
@@ -72,16 +72,19 @@ def test_a_row_of_the_outbox_stays_until_its_task_is_on_the_disk(
     """Whatever the level is: the row is on another disk, which has not lost it."""
     pytest.importorskip("sqlalchemy")
     one, two = start(code=OUTBOX, DELAY_JOURNAL_SYNC="second"), start()
-    one("add.delay(1).result(20)")
 
     def left():
         with contextlib.closing(sqlite3.connect(tmp_path / "orders.db")) as connection:
             return connection.execute("SELECT id FROM delay_outbox").fetchall()
 
+    # Whatever comes with the first one is on the disk before.
+    one("order('first')")
+    assert two("executor.get('first').result(20)") == 2
+    assert wait_until(lambda: not left())
     faults.begin("sync waits")
-    one.send("order()")
+    one.send("order('order')")
     assert wait_until(lambda: two("executor.get('order')") is not None)
-    assert not wait_until(lambda: not left(), 0.5)
+    assert not wait_until(lambda: not left(), 1)
     faults.end("sync waits")
     one.answer()
     assert two("executor.get('order').result(20)") == 2
