@@ -312,6 +312,16 @@ class Future(concurrent.futures.Future[_T]):
 
         None if it does not run on one.
         """
+
+    def _standing(self) -> dict[str, Any]:
+        """The conditions under which a plain task runs and, before that, what it waits for.
+
+        What is not asked for is missing or None: `priority`, `timeout` in seconds, `retry`, `key`,
+        `limit`, `rate` as a count and seconds, and `running`, the number of tasks of its key that
+        run. `waits` is "after", with the open futures as `after`; "scheduled" and `until`, in
+        seconds since 1970; "lane" for its key, with `until` if a rate tells that; or "ready".
+        """
+
     def _begin(self) -> None:
         """Start the task's clock now: its `started_at` and its `timeout`.
 
@@ -640,6 +650,9 @@ class _EventLog:
     """
 
     def __new__(cls) -> Self: ...
+    def newest(self) -> int:
+        """The number of the newest event; 0 before the first one."""
+
     def read(
         self, after: int = 0, *, most: int = 1000
     ) -> tuple[list[tuple[int, str, str, str, int]], int]:
@@ -1069,6 +1082,39 @@ class _Journal:
         registered names, or None; from before the task with the id `before`. None if there is no
         such task.
         """
+
+    def listed(
+        self,
+        kind: Literal["ready", "held", "running", "ended", "failed"],
+        names: Sequence[str] | None,
+        most: int,
+        *,
+        classes: Sequence[str] | None = None,
+        before: tuple[int, int] | None = None,
+        arguments: bool = False,
+    ) -> list[dict[str, Any]]:
+        """The rows of up to `most` tasks of a list, at most 2,000, as from `view` without results.
+
+        "ready" has what waits for a worker, in the order of the starts. "held" has what may not
+        start yet: what has a time comes first. "running" has the oldest start first; "ended", with
+        what returned or was cancelled, and "failed" the last end first. `names` are the registered
+        names of functions, or None. `classes` are up to four classes of errors, for "failed".
+        `before` is the end of a task in microseconds since 1970, and its place: only ends from
+        before that. With `arguments`, the beginning of these is there.
+        """
+
+    def classes(self, names: Sequence[str] | None, since: int) -> list[tuple[str | None, int, int]]:
+        """The classes of errors of the last failures, at most 5,000, that ended from `since` on.
+
+        Each with the number of its failures and the end of the last one. The most frequent class
+        comes first. Times are in microseconds since 1970. `names` are as for `listed`.
+        """
+
+    def lacking(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids that no task in the journal has or has had."""
+
+    def version(self) -> tuple[int, int, int]:
+        """What changes with each commit to the file, of any process; only for this process."""
 
     def names(self) -> list[str]:
         """The registered names of the app's functions in the journal."""

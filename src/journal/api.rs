@@ -354,6 +354,8 @@ impl State {
     reason = "they are independent of each other"
 )]
 pub struct Row {
+    /// Its place in the file.
+    pub place: i64,
     /// Its id.
     pub id: String,
     /// The name of its function.
@@ -396,11 +398,29 @@ pub struct Row {
     pub after: Option<(String, String)>,
     /// How many tasks it waits for.
     pub waiting_for: u32,
-    /// What holds it up, if that is its limit or its rate.
-    pub held: Option<Box<Held>>,
+    /// Its limit and its rate, until it has ended.
+    pub lane: Option<Box<Held>>,
+    /// Whether these hold it up.
+    pub is_held: bool,
+    /// The process that runs it.
+    pub pid: Option<i64>,
+    /// When its last attempt began.
+    pub attempt_began: Option<i64>,
+    /// What was asked of it besides, as JSON.
+    pub options: Option<String>,
+    /// Its arguments as JSON, or the beginning of that; only in lists that are asked for them.
+    pub arguments: Option<String>,
 }
 
-/// A task that waits for others with its key.
+impl Row {
+    /// What holds it up, if that is its limit or its rate.
+    #[must_use]
+    pub fn held(&self) -> Option<&Held> {
+        self.lane.as_deref().filter(|_| self.is_held)
+    }
+}
+
+/// The limit and the rate of a task, and how it is with the others of its key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
     /// Its conditions.

@@ -127,17 +127,17 @@ fn followers(connection: &Connection, task: i64) -> Result<Vec<(i64, How)>> {
 }
 
 /// Counts a task off that a follower waits for; for how many it waits then.
-fn count_off(connection: &Connection, follower: i64, task: i64) -> Result<i64> {
-    let sql = "UPDATE task SET waiting_for = max(waiting_for - (SELECT count(*) FROM dependency WHERE predecessor = ?2 AND task = ?1), 0) \
+fn count_off(connection: &Connection, follower: i64) -> Result<i64> {
+    let sql = "UPDATE task SET waiting_for = max(waiting_for - 1, 0) \
                WHERE sequence = ?1 RETURNING waiting_for";
     let mut statement = connection.prepare_cached(sql)?;
-    statement.query_row([follower, task], |row| row.get(0))
+    statement.query_row([follower], |row| row.get(0))
 }
 
 /// Counts a task in again that runs again, for those that gather all ends and have heard of its last
 /// one.
 fn count_on(connection: &Connection, task: i64) -> Result<()> {
-    let sql = "UPDATE task SET waiting_for = waiting_for + (SELECT count(*) FROM dependency WHERE predecessor = ?1 AND task = sequence) \
+    let sql = "UPDATE task SET waiting_for = waiting_for + 1 \
                WHERE state = 3 AND follows = 3 AND sequence IN (SELECT task FROM dependency WHERE predecessor = ?1)";
     connection.prepare_cached(sql)?.execute([task])?;
     Ok(())
@@ -295,7 +295,7 @@ pub(crate) fn fail_lost(connection: &Connection, why: &str, now: i64) -> Result<
     loop {
         // A follower of a task that has ended without it was to hear of that in the same transaction.
         let sql = "UPDATE task SET state = 7, error = ?1, ended_at = ?2 WHERE state = 3 AND waiting_for > 0 AND waiting_for > \
-                   (SELECT count(*) FROM dependency JOIN task AS first ON first.sequence = predecessor \
+                   (SELECT count(DISTINCT predecessor) FROM dependency JOIN task AS first ON first.sequence = predecessor \
                    WHERE dependency.task = task.sequence AND first.state < 6) RETURNING sequence";
         let mut statement = connection.prepare(sql)?;
         let found = statement.query_map(params![error, now], |row| row.get(0))?;
@@ -476,7 +476,7 @@ impl Group<'_> {
                 Ok(false)
             }
             (How::GatherAll, ..) | (How::Gather, State::Finished, Some(_)) => {
-                if count_off(self.connection, follower, task)? > 0 {
+                if count_off(self.connection, follower)? > 0 {
                     return Ok(false);
                 }
                 self.gathered(follower, how == How::GatherAll)?;
@@ -575,7 +575,8 @@ impl Group<'_> {
     /// Has a task that has failed with one before it wait again, unless another one of those has
     /// failed too, or another task has its key; whether it does.
     fn waits_again(&mut self, task: i64) -> group::Result<bool> {
-        let sql = "SELECT count(*), count(state < 6 OR NULL), count(state = 6 AND result IS NOT NULL OR NULL) \
+        let sql = "SELECT count(DISTINCT predecessor), count(DISTINCT iif(state < 6, predecessor, NULL)), \
+                   count(DISTINCT iif(state = 6 AND result IS NOT NULL, predecessor, NULL)) \
                    FROM dependency LEFT JOIN task AS first ON first.sequence = predecessor WHERE dependency.task = ?1";
         let mut statement = self.connection.prepare_cached(sql)?;
         let (all, open, kept): (i64, i64, i64) =

@@ -3,7 +3,7 @@
 //! What a group does to the file counts when it is committed. So whatever follows from it is
 //! collected in `Effects`, and done by the writer thread then, or forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use log::Level;
@@ -24,7 +24,7 @@ use crate::operation::{Operation, Origin, Plain, Said, Step};
 use crate::part::{Files, Part, Subject};
 use crate::periodic::{self, Ask};
 use crate::store::{self, End, NewRow, Ready};
-use crate::{liveness, manage, permits, poison, schema, wakeup};
+use crate::{lists, liveness, manage, permits, poison, schema, wakeup};
 
 /// What breaks a transaction.
 pub(crate) enum Trouble {
@@ -324,9 +324,14 @@ impl<'a> Group<'a> {
             Operation::Watch(id, _) => Said::Found(self.watch(id)?),
             Operation::Cancel(id, _) => Said::Cancelled(self.cancel(id, false)?),
             Operation::Stop(id, _) => Said::Cancelled(self.cancel(id, true)?),
+            Operation::Version(_) => {
+                Said::Version(lists::version(self.connection, self.files.openings)?)
+            }
             Operation::Stats(_) => Said::Stats(store::stats(self.connection)?),
             Operation::Place(..)
             | Operation::List(..)
+            | Operation::Classes(..)
+            | Operation::Lacking(..)
             | Operation::Names(_)
             | Operation::Paused(_) => {
                 let slot = self.effects.slot.or(self.memory.slot);
@@ -829,6 +834,8 @@ impl<'a> Group<'a> {
             state,
             is_aside: is_paused && state == State::Ready,
             owner: starts.then_some(slot),
+            // It may be given the result of one task at several places.
+            waiting_for: i64::try_from(HashSet::<_>::from_iter(before).len()).unwrap_or(i64::MAX),
             submitter: slot,
             unique_key: unique_key.as_deref(),
             once_key: once_key.as_deref(),

@@ -331,13 +331,13 @@ fn lanes_of_parked(connection: &Connection, function: i64) -> Result<Vec<String>
 
 // --- Reads --------------------------------------------------------------------------
 
-/// What holds a blocked task up: columns for `held_of`.
-pub(crate) const HELD: &str = "CASE WHEN state = 3 AND waiting_for = 0 THEN limit_key END, limit_most, rate_count, rate_span, \
-     CASE WHEN state = 3 AND waiting_for = 0 THEN (SELECT count(*) FROM task AS other \
+/// The limit and the rate of a task that has not ended: columns for `lane_of`.
+pub(crate) const LANE: &str = "CASE WHEN state < 6 THEN limit_key END, limit_most, rate_count, rate_span, \
+     CASE WHEN state < 6 AND limit_key IS NOT NULL THEN (SELECT count(*) FROM task AS other \
      WHERE other.limit_key = task.limit_key AND other.state = 2) END, \
      CASE WHEN state = 3 AND waiting_for = 0 THEN (SELECT wake_at FROM rate WHERE rate.limit_key = task.limit_key) END";
 
-pub(crate) fn held_of(row: &Row<'_>, place: usize) -> Result<Option<Box<Held>>> {
+pub(crate) fn lane_of(row: &Row<'_>, place: usize) -> Result<Option<Box<Held>>> {
     let Some(key) = row.get::<_, Option<String>>(place)? else {
         return Ok(None);
     };

@@ -1,4 +1,4 @@
-//! What people do with the tasks of a journal: list them, have them run again, pause functions, prune.
+//! What people do with the tasks of a journal: have them run again, pause functions, prune.
 //!
 //! A paused function costs the others nothing: the first claim that meets one of its tasks sets it
 //! aside, where no claim looks. What is set aside becomes ready when its function is resumed, not
@@ -7,46 +7,16 @@
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::Journal;
-use crate::api::{Error, Found, Pool, Row, State};
+use crate::api::{Error, Found, Pool, State};
 use crate::group::{self, Group};
+use crate::lists::{self, Filter};
 use crate::operation::{Operation, Said};
-use crate::permits::PERMIT;
 use crate::{chains, periodic, permits, store};
 
-/// So many rows are looked at in one step, which other operations wait for.
-const LOOKED_AT: i64 = 2_000;
 /// So many rows are changed in one transaction.
 const CHANGED: usize = 500;
 /// Stands for all functions of an application where one of them may be paused.
 const ALL: i64 = 0;
-
-/// Which tasks are meant.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// In one of these states; in any if there are none.
-    pub states: Vec<State>,
-    /// Of one of these functions; `None` for any.
-    pub functions: Option<Vec<String>>,
-    /// That have ended before this time, in microseconds since 1970.
-    pub ended_before: Option<i64>,
-}
-
-impl Filter {
-    fn fits(&self, row: &Row) -> bool {
-        (self.states.is_empty() || self.states.contains(&row.state))
-            && (self.functions.as_ref()).is_none_or(|names| names.contains(&row.function))
-            && (self.ended_before)
-                .is_none_or(|time| row.state.is_end() && row.ended.is_some_and(|it| it < time))
-    }
-}
-
-/// A part of a list: newer rows are in the parts before it.
-#[derive(Debug, Default)]
-pub(crate) struct Page {
-    pub rows: Vec<Row>,
-    /// Where the next part begins; `None` if there is none.
-    pub next: Option<i64>,
-}
 
 /// What became of the wish to run a task again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,67 +37,13 @@ pub enum Retried {
     Unknown,
 }
 
-/// A row with its place.
-struct Listed {
-    sequence: i64,
-    row: Row,
-}
-
 // --- SQL ----------------------------------------------------------------------------
-
-/// The next rows of an application that come before `below`, newest first.
-fn rows_below(
-    connection: &Connection,
-    application: i64,
-    below: i64,
-    slot: Option<i64>,
-) -> Result<(Vec<Listed>, Option<i64>)> {
-    let columns = store::columns();
-    // By place alone: with an index by state, all of a state would be sorted for each step.
-    let sql =
-        format!("SELECT {columns} FROM task WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![below, LOOKED_AT])?;
-    let (mut found, mut last, mut count) = (Vec::new(), below, 0);
-    while let Some(row) = rows.next()? {
-        last = row.get(store::SEQUENCE)?;
-        count += 1;
-        if row.get::<_, i64>(store::PUBLISHED)? == PERMIT {
-            continue;
-        }
-        if row.get::<_, i64>(store::SEQUENCE + 1)? == application {
-            found.push(Listed {
-                sequence: last,
-                row: store::row_of(row, slot)?,
-            });
-        }
-    }
-    Ok((found, (count == LOOKED_AT).then_some(last)))
-}
 
 /// The place of the row with an id.
 pub(crate) fn place(connection: &Connection, id: &str) -> Result<Option<i64>> {
     let sql = "SELECT sequence FROM task WHERE id = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_row([id], |row| row.get(0)).optional()
-}
-
-/// The rows below a place that are meant, up to `most`.
-fn page(
-    connection: &Connection,
-    app: &str,
-    filter: &Filter,
-    below: i64,
-    most: usize,
-    slot: Option<i64>,
-) -> Result<Page> {
-    let Some(application) = known_application(connection, app)? else {
-        return Ok(Page::default());
-    };
-    let (found, next) = rows_below(connection, application, below, slot)?;
-    let found = found.into_iter().filter(|found| filter.fits(&found.row));
-    let rows = found.map(|found| found.row).take(most).collect();
-    Ok(Page { rows, next })
 }
 
 pub(crate) fn known_application(connection: &Connection, app: &str) -> Result<Option<i64>> {
@@ -245,9 +161,14 @@ pub(crate) fn read(
 ) -> Result<Said> {
     Ok(match operation {
         Operation::Place(id, _) => Said::Place(place(connection, id)?),
-        Operation::List(filter, below, most, _) => {
-            Said::Page(page(connection, app, filter, *below, *most, slot)?)
-        }
+        Operation::List(query, _) => Said::Page(lists::page(connection, app, query, slot)?),
+        Operation::Lacking(ids, _) => Said::Names(lists::lacking(connection, ids)?),
+        Operation::Classes(functions, since, _) => Said::Classes(lists::classes(
+            connection,
+            app,
+            functions.as_deref(),
+            *since,
+        )?),
         Operation::Names(_) => Said::Names(names(connection, app)?),
         Operation::Paused(_) => Said::Paused(paused_names(connection, app)?),
         Operation::Periodic(ask) => Said::Periodic(periodic::read(connection, app, ask)?),
@@ -380,19 +301,19 @@ impl Group<'_> {
         below: i64,
     ) -> group::Result<(u64, Option<i64>)> {
         let application = self.application()?;
-        let (found, mut next) = rows_below(self.connection, application, below, None)?;
+        let (found, mut next) = lists::rows_below(self.connection, application, below)?;
         let mut old = Vec::new();
         for found in found {
-            if !found.row.state.is_end() || !filter.fits(&found.row) {
+            if !found.state.is_end() || !filter.fits(&found) {
                 continue;
             }
-            if chains::is_needed(self.connection, found.sequence)? {
+            if chains::is_needed(self.connection, found.place)? {
                 continue;
             }
-            let ended = found.row.ended.unwrap_or(self.now);
-            old.push((found.sequence, found.row.id, ended));
+            let ended = found.ended.unwrap_or(self.now);
+            old.push((found.place, found.id, ended));
             if old.len() == CHANGED {
-                next = Some(found.sequence);
+                next = Some(found.place);
                 break;
             }
         }
@@ -404,39 +325,6 @@ impl Group<'_> {
 // --- For the process ----------------------------------------------------------------
 
 impl Journal {
-    /// Up to `most` of the app's tasks that are meant, newest first; those from before the task
-    /// with the id `before`. `None` if there is no such task.
-    ///
-    /// # Errors
-    ///
-    /// As for `get`.
-    pub fn list(
-        &self,
-        filter: &Filter,
-        most: usize,
-        before: Option<&str>,
-    ) -> std::result::Result<Option<Vec<Row>>, Error> {
-        let mut below = i64::MAX;
-        if let Some(id) = before {
-            match self.ask(true, |answer| Operation::Place(id.to_owned(), answer))? {
-                Some(place) => below = place,
-                None => return Ok(None),
-            }
-        }
-        let mut found = Vec::new();
-        while found.len() < most {
-            let left = most - found.len();
-            let filter = Box::new(filter.clone());
-            let page = self.ask(true, |answer| Operation::List(filter, below, left, answer))?;
-            found.extend(page.rows);
-            match page.next {
-                Some(next) => below = next,
-                None => break,
-            }
-        }
-        Ok(Some(found))
-    }
-
     /// The names of the app's functions that the file knows.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use crate::answer::Answer;
 use crate::api::{Cancelled, Change, Changed, Claim, Error, Found, NewTask, Outcome, Stats};
 use crate::chains::Submitted;
 use crate::commands;
-use crate::manage::{Filter, Page, Retried};
+use crate::lists::{Class, Filter, Page, Query, Version};
+use crate::manage::Retried;
 use crate::periodic::{Ask, Told};
 use crate::permits;
 
@@ -20,8 +21,12 @@ pub(crate) enum Operation {
     Stats(Answer<Stats>),
     /// The place of the task with an id.
     Place(String, Answer<Option<i64>>),
-    /// Tasks below a place, up to a number of them.
-    List(Box<Filter>, i64, usize, Answer<Page>),
+    List(Box<Query>, Answer<Page>),
+    /// The failures of some functions, or of all, that ended since then, by their classes.
+    Classes(Option<Vec<String>>, i64, Answer<Vec<Class>>),
+    Version(Answer<Version>),
+    /// Which of these ids no task has or has had.
+    Lacking(Vec<String>, Answer<Vec<String>>),
     Names(Answer<Vec<String>>),
     Paused(Answer<Vec<Option<String>>>),
     Retry(String, Answer<Retried>),
@@ -80,6 +85,9 @@ impl Operation {
                 | Self::Stats(_)
                 | Self::Place(..)
                 | Self::List(..)
+                | Self::Classes(..)
+                | Self::Version(_)
+                | Self::Lacking(..)
                 | Self::Names(_)
                 | Self::Paused(_)
         )
@@ -153,7 +161,10 @@ impl Operation {
             (Self::Permit(ask), Said::Permit(told)) => ask.give(told),
             (Self::Command(ask), Said::Command(told)) => ask.give(told),
             (Self::Place(_, answer), Said::Place(place)) => answer.give(Ok(place)),
-            (Self::List(.., answer), Said::Page(page)) => answer.give(Ok(page)),
+            (Self::List(_, answer), Said::Page(page)) => answer.give(Ok(page)),
+            (Self::Classes(.., answer), Said::Classes(classes)) => answer.give(Ok(classes)),
+            (Self::Lacking(_, answer), Said::Names(ids)) => answer.give(Ok(ids)),
+            (Self::Version(answer), Said::Version(version)) => answer.give(Ok(version)),
             (Self::Names(answer), Said::Names(names)) => answer.give(Ok(names)),
             (Self::Paused(answer), Said::Paused(names)) => answer.give(Ok(names)),
             (Self::Retry(_, answer), Said::Retried(retried)) => answer.give(Ok(retried)),
@@ -180,8 +191,10 @@ impl Operation {
                 answer.give(Err(error));
             }
             Self::Place(_, answer) => answer.give(Err(error)),
-            Self::List(.., answer) => answer.give(Err(error)),
-            Self::Names(answer) => answer.give(Err(error)),
+            Self::List(_, answer) => answer.give(Err(error)),
+            Self::Classes(.., answer) => answer.give(Err(error)),
+            Self::Version(answer) => answer.give(Err(error)),
+            Self::Names(answer) | Self::Lacking(_, answer) => answer.give(Err(error)),
             Self::Paused(answer) => answer.give(Err(error)),
             Self::Retry(_, answer) => answer.give(Err(error)),
             Self::Resume(_, answer) => answer.give(Err(error)),
@@ -200,6 +213,8 @@ pub(crate) enum Said {
     Stats(Stats),
     Place(Option<i64>),
     Page(Page),
+    Classes(Vec<Class>),
+    Version(Version),
     Names(Vec<String>),
     Paused(Vec<Option<String>>),
     Retried(Retried),

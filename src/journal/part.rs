@@ -90,6 +90,8 @@ pub(crate) struct Files {
     pub identity: Option<Identity>,
     /// Whether it was opened since the last turn, and was another file before.
     pub is_fresh: bool,
+    /// How often the connection was opened.
+    pub openings: u64,
     pub has_changed: bool,
     /// What the last look saw: when it changes, another process has committed. The numbers of another
     /// connection say nothing.
@@ -225,6 +227,7 @@ impl Files {
         let identity = Identity::of(&place.database).map_err(failed)?;
         self.is_fresh = true;
         self.data_version = None;
+        self.openings += 1;
         self.has_changed |= self.identity.is_some_and(|it| it != identity);
         self.identity = Some(identity);
         Ok(())

@@ -192,9 +192,12 @@ pub(crate) fn read(connection: &Connection, slot: Option<i64>, ask: &Ask) -> Res
     let (Ask::Held(permit, _), Some(slot)) = (ask, slot) else {
         return Ok(Told::Held(None));
     };
-    let sql = format!("SELECT {} FROM task WHERE id = ?1", limits::HELD);
+    let sql = format!(
+        "SELECT {} FROM task WHERE id = ?1 AND state = 3",
+        limits::LANE
+    );
     let mut statement = connection.prepare_cached(&sql)?;
-    let held = statement.query_row([id(slot, *permit)], |row| limits::held_of(row, 0));
+    let held = statement.query_row([id(slot, *permit)], |row| limits::lane_of(row, 0));
     Ok(Told::Held(held.optional()?.flatten()))
 }
 

@@ -27,7 +27,7 @@ pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 ///
 /// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
 /// 9 dead; 5 is ready but for its function, which is paused. Times are in microseconds since 1970. A published row is a plain task's: never claimed. Where `published` is 2 it is a permit.
-const FIRST: [&str; 37] = [
+const FIRST: [&str; 39] = [
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     // Never uses a number twice: the files of a slot are named by it.
     "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, layout INTEGER NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
@@ -39,13 +39,14 @@ const FIRST: [&str; 37] = [
      application INTEGER NOT NULL, function INTEGER NOT NULL, pool INTEGER NOT NULL, published INTEGER NOT NULL DEFAULT 0, \
      submitter INTEGER, owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, \
      interrupted INTEGER NOT NULL DEFAULT 0, stop_requested INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL, \
-     due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, ended_at INTEGER, parked_at INTEGER, \
+     due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, attempt_at INTEGER, ended_at INTEGER, parked_at INTEGER, \
      tick INTEGER, unique_key TEXT, once_key TEXT, limit_key TEXT, limit_most INTEGER, rate_count INTEGER, rate_span INTEGER, \
      follows INTEGER, waiting_for INTEGER NOT NULL DEFAULT 0, countdown INTEGER, \
      options TEXT, arguments TEXT, done REAL, total REAL, note TEXT, result TEXT, unkept TEXT, error TEXT, reason TEXT) STRICT",
-    "CREATE INDEX ready ON task (application, pool, rank) WHERE state = 0",
+    // What some indexes have behind their order is for lists, which pass over entries without reading the rows.
+    "CREATE INDEX ready ON task (application, pool, rank, sequence, function, due, submitted_at) WHERE state = 0",
     "CREATE INDEX suspect ON task (application, rank) WHERE state = 0 AND deaths > 0",
-    "CREATE INDEX scheduled ON task (application, due) WHERE state = 1",
+    "CREATE INDEX scheduled ON task (application, due, sequence, function) WHERE state = 1",
     "CREATE INDEX owned ON task (owner) WHERE owner IS NOT NULL",
     "CREATE INDEX parked ON task (function) WHERE state = 4",
     "CREATE INDEX aside ON task (function) WHERE state = 5",
@@ -57,8 +58,11 @@ const FIRST: [&str; 37] = [
     "CREATE INDEX following ON task (application) WHERE state = 3 AND waiting_for > 0",
     "CREATE UNIQUE INDEX unique_key ON task (unique_key) WHERE unique_key IS NOT NULL AND state < 6",
     "CREATE UNIQUE INDEX once_key ON task (once_key) WHERE once_key IS NOT NULL",
-    "CREATE INDEX ended ON task (ended_at) WHERE state BETWEEN 6 AND 8",
+    "CREATE INDEX ended ON task (ended_at, sequence, application, function, state) WHERE state BETWEEN 6 AND 8",
     "CREATE INDEX dead ON task (ended_at) WHERE state = 9",
+    "CREATE INDEX failed ON task (application, ended_at, sequence, function, \
+     CASE WHEN substr(error, 1, 10) = '{\"type\": \"' THEN substr(error, 11, instr(substr(error, 11, 200) || '\"', '\"') - 1) END) WHERE state IN (7, 9)",
+    "CREATE INDEX of_function ON task (function, state) WHERE published < 2",
     // Arguments above a size: a change of their task need not write them again.
     "CREATE TABLE body (task INTEGER PRIMARY KEY, arguments TEXT NOT NULL) STRICT",
     // What a task keeps for its next attempt. Place 0 is the task's own checkpoint, and n that of its n-th loop.

@@ -164,6 +164,8 @@ pub(crate) struct NewRow<'a> {
     /// Whether it is set aside, since its function is paused.
     pub is_aside: bool,
     pub owner: Option<i64>,
+    /// For how many tasks it waits.
+    pub waiting_for: i64,
     /// The process that wants to hear of its end.
     pub submitter: i64,
     pub unique_key: Option<&'a str>,
@@ -181,9 +183,9 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
     let follows = task.follows.as_ref();
     let rate = row.limits.and_then(|(limits, _)| limits.rate);
     let sql = "INSERT INTO task (id, state, application, function, pool, owner, epoch, attempt, rank, due, expires, \
-               submitted_at, began_at, unique_key, once_key, options, arguments, submitter, \
+               submitted_at, began_at, attempt_at, unique_key, once_key, options, arguments, submitter, \
                limit_key, limit_most, rate_count, rate_span, follows, waiting_for, countdown) \
-               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
                ?22, ?23, ?24 \
                WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id = ?1) ON CONFLICT DO NOTHING";
     let count = connection.prepare_cached(sql)?.execute(params![
@@ -213,7 +215,7 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
         rate.map(|(count, _)| column(count)),
         rate.map(|(_, span)| column(span)),
         follows.map(|it| it.how.code()),
-        follows.map_or(0, |it| i64::try_from(it.tasks.len()).unwrap_or(i64::MAX)),
+        row.waiting_for,
         follows.and_then(|it| it.countdown),
     ])?;
     if count == 0 {
@@ -316,7 +318,7 @@ pub(crate) struct Published<'a> {
 
 pub(crate) fn publish(connection: &Connection, task: &Published<'_>) -> Result<Option<i64>> {
     let sql = "INSERT INTO task (id, state, application, function, pool, published, owner, epoch, attempt, rank, \
-               submitted_at, began_at) VALUES (?1, 2, ?2, ?3, 0, 1, ?4, 1, ?7, ?5, ?5, ?6) ON CONFLICT DO NOTHING";
+               submitted_at, began_at, attempt_at) VALUES (?1, 2, ?2, ?3, 0, 1, ?4, 1, ?7, ?5, ?5, ?6, ?6) ON CONFLICT DO NOTHING";
     let count = connection.prepare_cached(sql)?.execute(params![
         task.id,
         task.application,
@@ -330,7 +332,7 @@ pub(crate) fn publish(connection: &Connection, task: &Published<'_>) -> Result<O
 }
 
 pub(crate) fn publish_began(connection: &Connection, task: i64, slot: i64, at: i64) -> Result<()> {
-    let sql = "UPDATE task SET began_at = coalesce(began_at, ?3), attempt = attempt + 1 \
+    let sql = "UPDATE task SET began_at = coalesce(began_at, ?3), attempt_at = ?3, attempt = attempt + 1 \
                WHERE sequence = ?1 AND owner = ?2 AND state = 2";
     connection
         .prepare_cached(sql)?
@@ -404,7 +406,7 @@ pub(crate) fn claim(
     now: i64,
 ) -> Result<Option<(Claimed, Option<i64>)>> {
     let sql = "UPDATE task SET state = 2, owner = ?2, epoch = epoch + 1, attempt = attempt + 1, \
-               began_at = coalesce(began_at, ?3) WHERE sequence = ?1 AND state = 0 \
+               began_at = coalesce(began_at, ?3), attempt_at = ?3 WHERE sequence = ?1 AND state = 0 \
                RETURNING epoch, attempt, id, (SELECT name FROM function WHERE function.function = task.function), pool, \
                coalesce(arguments, (SELECT arguments FROM body WHERE body.task = task.sequence)), options, submitted_at, began_at, submitter, tick";
     let mut statement = connection.prepare_cached(sql)?;
@@ -789,19 +791,50 @@ pub(crate) fn told(connection: &Connection, slot: i64) -> Result<Vec<i64>> {
 // --- Reads --------------------------------------------------------------------------
 
 const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = task.function), state, published, attempt, \
-     deaths, stop_requested, owner, due, expires, submitted_at, began_at, ended_at, done, total, note, result, unkept, error, \
+     deaths, stop_requested, owner, due, expires, submitted_at, began_at, ended_at, done, total, note, {result}, unkept, error, \
      reason, state = 5 OR state = 0 AND EXISTS (SELECT 1 FROM paused WHERE paused.application = task.application \
      AND paused.function IN (0, task.function)), waiting_for, \
      CASE WHEN state = 3 AND waiting_for > 0 THEN (SELECT coalesce(function.name, '') || ' ' || first.id FROM dependency \
      JOIN task AS first ON first.sequence = predecessor LEFT JOIN function USING (function) \
-     WHERE dependency.task = task.sequence AND first.state < 6 ORDER BY place LIMIT 1) END, sequence, application";
+     WHERE dependency.task = task.sequence AND first.state < 6 ORDER BY place LIMIT 1) END, sequence, application, \
+     CASE WHEN state = 2 THEN (SELECT pid FROM process WHERE slot = owner) END, attempt_at, options, {arguments}";
 /// Where the place of the row is among them.
 pub(crate) const SEQUENCE: usize = 23;
 /// And what says whether it is a plain task's, or a permit.
 pub(crate) const PUBLISHED: usize = 3;
-/// The columns of a row with what holds it up.
-pub(crate) fn columns() -> String {
-    format!("{COLUMNS}, {}", limits::HELD)
+/// And what belongs to its limit and its rate.
+const LANE: usize = SEQUENCE + 6;
+/// So many characters of arguments are read for a list.
+const SHOWN: usize = 4_000;
+
+/// What is read of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// All but the arguments.
+    All,
+    /// Without the result, which may be long.
+    Few,
+    /// As `Few`, with the beginning of the arguments.
+    Arguments,
+}
+
+/// The columns of a row with its limit and its rate.
+pub(crate) fn columns(detail: Detail) -> String {
+    let result = if detail == Detail::All {
+        "result"
+    } else {
+        "NULL"
+    };
+    let arguments = match detail {
+        Detail::Arguments => format!(
+            "substr(coalesce(arguments, (SELECT arguments FROM body WHERE body.task = task.sequence)), 1, {SHOWN})"
+        ),
+        _ => "NULL".to_owned(),
+    };
+    let columns = COLUMNS
+        .replace("{result}", result)
+        .replace("{arguments}", &arguments);
+    format!("{columns}, {}", limits::LANE)
 }
 
 pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> {
@@ -825,7 +858,9 @@ pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> 
     let done: Option<f64> = row.get(13)?;
     let total: Option<f64> = row.get(14)?;
     let note: Option<String> = row.get(15)?;
+    let waiting_for = row.get(21)?;
     Ok(Row {
+        place: row.get(SEQUENCE)?,
         id: row.get(0)?,
         function: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
         state,
@@ -845,9 +880,14 @@ pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> 
         error: row.get(18)?,
         reason: row.get(19)?,
         is_paused,
-        waiting_for: row.get(21)?,
+        waiting_for,
         after,
-        held: limits::held_of(row, SEQUENCE + 2)?,
+        lane: limits::lane_of(row, LANE)?,
+        is_held: stored == State::Blocked && !is_paused && waiting_for == 0,
+        pid: row.get(SEQUENCE + 2)?,
+        attempt_began: row.get(SEQUENCE + 3)?,
+        options: row.get(SEQUENCE + 4)?,
+        arguments: row.get(SEQUENCE + 5)?,
     })
 }
 
@@ -859,7 +899,7 @@ pub(crate) fn find(
 ) -> Result<(Found, Option<i64>)> {
     let sql = format!(
         "SELECT {} FROM task WHERE id = ?1 AND published < 2",
-        columns()
+        columns(Detail::All)
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let found = statement.query_row([id], |row| Ok((row_of(row, slot)?, row.get(SEQUENCE)?)));
@@ -876,7 +916,17 @@ pub(crate) fn find(
 }
 
 pub(crate) fn row(connection: &Connection, task: i64, slot: Option<i64>) -> Result<Option<Row>> {
-    let sql = format!("SELECT {} FROM task WHERE sequence = ?1", columns());
+    row_with(connection, task, Detail::All, slot)
+}
+
+/// The row at a place, with as much of it as is asked for.
+pub(crate) fn row_with(
+    connection: &Connection,
+    task: i64,
+    detail: Detail,
+    slot: Option<i64>,
+) -> Result<Option<Row>> {
+    let sql = format!("SELECT {} FROM task WHERE sequence = ?1", columns(detail));
     let mut statement = connection.prepare_cached(&sql)?;
     statement
         .query_row([task], |row| row_of(row, slot))
@@ -890,9 +940,11 @@ pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
         Ok(count.cast_unsigned())
     };
     let paused = manage::count_paused(connection)?;
-    // Those that are paused and not set aside are rare, and mostly gone at the next look.
-    let sql = "SELECT min(coalesce(due, submitted_at)) FROM task WHERE state = 0 AND NOT EXISTS (SELECT 1 FROM paused \
-               WHERE paused.application = task.application AND paused.function IN (0, task.function))";
+    // Of those that start next: behind so many, an older one has a lower priority. Those that are paused and not set
+    // aside are rare, and mostly gone at the next look.
+    let sql = "SELECT min(since) FROM (SELECT coalesce(due, submitted_at) AS since FROM task INDEXED BY ready \
+               WHERE state = 0 AND NOT EXISTS (SELECT 1 FROM paused \
+               WHERE paused.application = task.application AND paused.function IN (0, task.function)) LIMIT 1000)";
     let oldest = connection
         .prepare_cached(sql)?
         .query_row([], |row| row.get(0))?;

@@ -23,7 +23,7 @@ use crate::memory::Memory;
 use crate::operation::Operation;
 use crate::part::{self, Disk, Files, Part, Subject};
 use crate::wakeup::Woken;
-use crate::{chains, flusher, liveness, manage, permits, poison, store, turnstile};
+use crate::{chains, flusher, lists, liveness, manage, permits, poison, store, turnstile};
 
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -314,6 +314,12 @@ impl Writer {
                     let found =
                         Self::with(&self.part, |connection, _| Ok(store::stats(connection)?));
                     let found = found.map(|stats| self.with_bytes(stats));
+                    answer.give(found.map_err(|trouble| trouble.told(&place)));
+                }
+                Operation::Version(answer) => {
+                    let found = Self::with(&self.part, |connection, files| {
+                        Ok(lists::version(connection, files.openings)?)
+                    });
                     answer.give(found.map_err(|trouble| trouble.told(&place)));
                 }
                 other => {
@@ -853,9 +859,15 @@ pub(crate) fn lost_row(id: String, message: &str) -> Row {
         error: Some(poison::error("JournalUnavailable", message)),
         reason: None,
         is_paused: false,
-        held: None,
+        lane: None,
+        is_held: false,
         after: None,
         waiting_for: 0,
+        place: 0,
+        pid: None,
+        attempt_began: None,
+        options: None,
+        arguments: None,
     }
 }
 

@@ -17,7 +17,7 @@ from flask import Flask, redirect
 
 from flask_delay import Delay, current_task, dashboard_acted, delay, task, using
 from flask_delay._native import JournalUnavailable
-from flask_delay.dashboard import pages, recorder, rights
+from flask_delay.dashboard import lists, recorder, rights
 
 HERE = {"Sec-Fetch-Site": "same-origin"}
 JSON = {"Accept": "application/json"}
@@ -612,10 +612,10 @@ class TestLive:
         assert (answer.status_code, answer.headers["HX-Refresh"]) == (401, "true")
 
     def test_a_fragment_of_fifty_rows_is_small(self, app, visitor):
-        for n in range(pages.SHOWN + 10):
+        for n in range(lists.SHOWN + 10):
             submit(app, int, n, countdown=60)
         answer = visitor.get("/live/queue")
-        assert answer.text.count("<tr") == pages.SHOWN + 1
+        assert answer.text.count("<tr") == lists.SHOWN + 1
         assert len(gzip.compress(answer.data)) <= 30_000
 
 
@@ -901,14 +901,14 @@ class TestDurable:
     def test_long_lists_have_parts(self, durable_app, wait_until):
         visitor = Visitor(durable_app)
         with durable_app.app_context():
-            futures = [ship.delay(n) for n in range(pages.SHOWN + 5)]
+            futures = [ship.delay(n) for n in range(lists.SHOWN + 5)]
         for future in futures:
             future.result(20)
         state = durable_app.extensions["delay"]
         assert wait_until(lambda: len(state.store.tasks(["finished"], None, 99, None)) == 55)
         first = visitor.data("/finished")
         rest = visitor.data(f"/finished?before={first['before']}")
-        assert len(first["tasks"]) == pages.SHOWN
+        assert len(first["tasks"]) == lists.SHOWN
         ids = {it["id"] for it in (*first["tasks"], *rest["tasks"])}
         assert ids == {future.id for future in futures}
         assert "Older tasks" in visitor.get("/finished").text
@@ -916,10 +916,10 @@ class TestDurable:
     def test_a_journal_that_cannot_be_read_is_said(self, durable_app, monkeypatch):
         visitor = Visitor(durable_app)
 
-        def unreadable(*_):
+        def unreadable(*_, **__):
             raise JournalUnavailable("journal.db: disk I/O error")
 
-        monkeypatch.setattr(durable_app.extensions["delay"].store, "tasks", unreadable)
+        monkeypatch.setattr(durable_app.extensions["delay"].store, "listed", unreadable)
         answer = visitor.get("/running")
         assert answer.status_code == 503
         assert "cannot be read at the moment" in answer.text

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import re
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
-from flask import request, url_for
+from flask import g, request, url_for
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from werkzeug.wrappers import Response as AnyResponse
 
 from flask_delay import context
-from flask_delay.dashboard import pages, plots
+from flask_delay.dashboard import lists, pages, plots
 from flask_delay.dashboard.assets import Asset
 from flask_delay.masking import masked
 from flask_delay.observe.view import TaskView
@@ -132,10 +133,13 @@ def _host_token() -> str | None:
     return str(make()) if callable(make) else None
 
 
+# The error and the result of a task that has ended do not change.
+_CHANGING = attrgetter(*(it.name for it in fields(TaskView) if it.name not in {"error", "result"}))
+
+
 def _tagged(value: Any) -> Any:
     if isinstance(value, TaskView):
-        # The error of a task that has ended does not change.
-        return repr(replace(value, error=None)), value.error is None
+        return str(_CHANGING(value)), value.error is None
     if isinstance(value, plots.Points):
         # An open page knows that without news all stays as it was.
         return value.news
@@ -170,7 +174,7 @@ def _record(view: TaskView) -> dict[str, Any]:
         "waits": view.waits,
         "attempts": view.attempts,
         "deaths": view.deaths,
-        "durable": pages.is_durable(view),
+        "durable": lists.is_durable(view),
         "progress": _progress(view),
         "enqueued_at": view.enqueued_at,
         "started_at": view.started_at,
@@ -178,6 +182,12 @@ def _record(view: TaskView) -> dict[str, Any]:
         "due": view.due,
         "reason": view.reason and _cut(view.reason),
         "arguments": view.arguments and masked(view.arguments),
+        "pid": view.pid,
+        "thread": view.thread,
+        "deadline": view.deadline,
+        "most_attempts": view.most_attempts,
+        "priority": view.priority,
+        "lane": view.lane and {**view.lane._asdict(), "name": _cut(view.lane.name)},
         "error": None
         if error is None
         else {
@@ -227,14 +237,19 @@ def _moment(moment: datetime | None, mode: str = "ago") -> Markup:
     if moment is None:
         return Markup('<span class="none">never</span>')
     iso = moment.astimezone(UTC).isoformat(timespec="milliseconds")
-    absolute = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    absolute = f"{iso[:10]} {iso[11:19]} UTC"
     seconds = (datetime.now(UTC) - moment).total_seconds()
     text = duration(abs(seconds)) if abs(seconds) >= 1 else "0 s"
     if mode == "ago":
         text = f"{text} ago" if seconds >= 0 else f"in {text}"
-    return Markup('<time datetime="{}" title="{}" data-{}>{}</time>').format(
-        iso, absolute, mode, text
-    )
+    # None of it has anything to escape, and a page has many of them.
+    return Markup(f'<time datetime="{iso}" title="{absolute}" data-{mode}>{text}</time>')  # noqa: S704
+
+
+def _attempt(view: TaskView) -> str:
+    """How many attempts have begun, and of how many."""
+    most = view.most_attempts
+    return str(view.attempts) if most in {None, 1} else f"{view.attempts} of {most}"
 
 
 def _span(view: TaskView) -> str:
@@ -242,6 +257,21 @@ def _span(view: TaskView) -> str:
     if view.started_at is None or view.finished_at is None:
         return "–"  # noqa: RUF001 (a dash)
     return duration(max((view.finished_at - view.started_at).total_seconds(), 0))
+
+
+def _url_for(endpoint: str, **values: Any) -> str:
+    """As Flask's, which is slow for the many addresses of a list: they differ by an id alone."""
+    id = values.get("id")
+    if id is None or len(values) > 1 or not id.replace("-", "").isalnum() or not id.isascii():
+        return url_for(endpoint, **values)
+    known = g.setdefault("_delay_urls", {})
+    if endpoint not in known:
+        known[endpoint] = url_for(endpoint, id=_ANY).split(_ANY)
+    return str(id).join(known[endpoint])
+
+
+# Stands for an id. No address of a host has it.
+_ANY = "-any-id-of-delay-"
 
 
 def _cut(text: str | None) -> str:
@@ -279,19 +309,20 @@ _templates = Environment(
     keep_trailing_newline=True,
 )
 _templates.globals |= {
-    "url_for": url_for,
+    "url_for": _url_for,
     "error_of": pages.error_of,
     "why": pages.why,
     "PLOTS": plots.PLOTS,
     "SPANS": plots.SPANS,
 }
-_templates.tests["can_retry"] = pages.can_retry
+_templates.tests["can_retry"] = lists.can_retry
 _templates.filters |= {
-    "can_retry": pages.can_retry,
+    "attempt": _attempt,
+    "can_retry": lists.can_retry,
     "cut": _cut,
     "duration": duration,
-    "is_durable": pages.is_durable,
-    "kind": pages.kind_of,
+    "is_durable": lists.is_durable,
+    "kind": lists.kind_of,
     "moment": _moment,
     "number": _number,
     "outcome": pages.outcome_of,

@@ -14,9 +14,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from flask_delay import context, validators
 from flask_delay._native import DuplicateTask, JournalUnavailable
-from flask_delay.dashboard import answers, pages, plots, recorder, rights
+from flask_delay.dashboard import answers, lists, pages, plots, polls, recorder, rights
 from flask_delay.dashboard.assets import Assets
-from flask_delay.dashboard.pages import Pages, Redact
+from flask_delay.dashboard.lists import Redact
+from flask_delay.dashboard.pages import Pages
 from flask_delay.dashboard.rights import Authorize
 from flask_delay.journal.commands import OF_JOBS, sentence
 from flask_delay.observe.signals import dashboard_acted
@@ -139,7 +140,7 @@ class _Views:
             made.add_url_rule(rule, endpoint, view)
             if endpoint != "stack":
                 # What of it changes, for a page that is open.
-                made.add_url_rule(f"/live{rule}", f"live_{endpoint}", view)
+                made.add_url_rule(f"/live{rule}", f"live_{endpoint}", self._polled(endpoint, view))
         for rule, endpoint, verb, act in (
             ("/tasks/<id>/stop", "stop", "stop", self.stop),
             ("/tasks/<id>/cancel", "cancel", "cancel", self.cancel),
@@ -190,11 +191,31 @@ class _Views:
 
     # --- Answers --------------------------------------------------------------------------
 
+    def _polled(self, page: str, view: Callable[..., AnyResponse]) -> Callable[..., AnyResponse]:
+        """The view, for a page that is open: it is not made if nothing can have changed."""
+
+        def poll(**arguments: str) -> AnyResponse:
+            state, own = self._find(), recorder.of(self._app)
+            key = (id(state), request.full_path, g._delay_rights, *self._visitor())  # noqa: SLF001
+            tag, pulse = request.headers.get("HX-PTag"), own.polls.pulse(page, state, own.acted)
+            if own.polls.is_same(key, tag, pulse):
+                return answers.unchanged()
+            response = view(**arguments)
+            tag = response.headers.get("HX-PTag", tag)
+            if tag is not None and response.status_code in {200, 304}:
+                own.polls.note(key, tag, pulse)
+            return response
+
+        return poll
+
+    def _visitor(self) -> tuple[str | None, ...]:
+        return () if self._options.redact is None else polls.visitor()
+
     def _show(self, page: str, data: dict[str, Any], status: int = 200) -> AnyResponse:
         """A page as HTML, or its data as JSON if the visitor would rather have that."""
         if answers.wants_json():
             return answers.as_json({"page": page, **data}, status)
-        tag = answers.tag_of(data)
+        tag = answers.tag_of({"rights": sorted(g._delay_rights), **data})  # noqa: SLF001
         if _is_live() and request.headers.get("HX-PTag") == tag:
             return answers.unchanged()
         state = self._find()
@@ -275,7 +296,6 @@ class _Views:
         """How it is: numbers, names, the last failures."""
         found = self._pages()
         running = found.running()
-        _, failures = found.failures()
         asked = request.args.get("span", "")
         span = asked if asked in plots.SPANS else next(iter(plots.SPANS))
         data = {
@@ -283,7 +303,7 @@ class _Views:
             "names": found.names(),
             "sparklines": found.sparklines(),
             "running": running[:_FEW],
-            "failures": failures.tasks[:_FEW],
+            "failures": found.last_failures(_FEW),
             "paused": found.paused(),
             "process": found.process(request.environ.get("SERVER_SOFTWARE", "")),
             "processes": found.processes(),
@@ -293,19 +313,23 @@ class _Views:
 
     def running(self) -> AnyResponse:
         """The tasks that run."""
-        return self._show("running", {"tasks": self._pages().running()})
+        found = self._pages()
+        tasks = found.running()
+        return self._show(
+            "running", {"tasks": tasks[: lists.SHOWN], "count": found.count_of(tasks)}
+        )
 
     def queue(self) -> AnyResponse:
         """The tasks that wait, and why."""
         found = self._pages()
-        queued, held = found.waiting()
-        counts = found.counts(())
+        (name,) = _filters("name")
+        queued, held = found.waiting(name)
         return self._show(
             "queue",
             {
                 "queued": queued.tasks,
                 "held": held.tasks,
-                "counts": {key: counts[key] for key in ("queued", "held", "oldest_waiting_since")},
+                "counts": found.waiting_counts(),
                 "paused": found.paused(),
             },
         )
@@ -349,8 +373,10 @@ class _Views:
             {
                 "names": found.names(),
                 "sparklines": found.sparklines(),
-                "durable": found.durable_names() if found.has_journal else [],
-                "paused": found.paused(),
+                "durable": sorted(set(map(_short, found.durable_names())))
+                if found.has_journal
+                else [],
+                "paused": [it and _short(it) for it in found.paused()],
             },
         )
 
@@ -396,7 +422,7 @@ class _Views:
         # Asking another process takes a moment: its stack has a page of its own.
         missing, frames = found.stack(id) if run is not None else (None, [])
         acts = [act._asdict() for act in found.own.acts(id)]
-        here = None if run is None else {"thread": pages.thread_name(run)}
+        here = None if run is None else {"thread": lists.thread_name(run)}
         return self._show(
             "task", {"task": view, "here": here, "acts": acts, "stack": frames, "no_stack": missing}
         )
@@ -453,22 +479,22 @@ class _Views:
         form, found = request.form, self._pages()
         name, kind = form.get("name") or None, form.get("class") or None
         if "confirmed" in form:
-            ids = list(dict.fromkeys(form.get("ids", "").splitlines()))[: pages.MOST]
+            ids = list(dict.fromkeys(form.get("ids", "").splitlines()))[: lists.MOST]
             return self._retry_these([id for id in ids if id])
         missed = []
         if "all" in form:
             views = found.matching(name, kind)
         else:
-            chosen = list(dict.fromkeys(form.getlist("id")))[: pages.MOST]
+            chosen = list(dict.fromkeys(form.getlist("id")))[: lists.MOST]
             seen = [(id, found.task(id)) for id in chosen]
-            views = [view for _, view in seen if view is not None and pages.can_retry(view)]
-            missed = [{"id": id, "why": why} for id, view in seen if (why := pages.no_retry(view))]
+            views = [view for _, view in seen if view is not None and lists.can_retry(view)]
+            missed = [{"id": id, "why": why} for id, view in seen if (why := lists.no_retry(view))]
         data = {
             "missed": missed,
-            "tasks": views[: pages.SHOWN],
+            "tasks": views[: lists.SHOWN],
             "ids": [view.id for view in views],
             "filters": {"name": name, "class": kind},
-            "most": pages.MOST,
+            "most": lists.MOST,
             "back": _asked_back(),
         }
         return self._show("confirm", data)
@@ -622,3 +648,8 @@ def _unknown(id: str, found: Pages) -> str:
         f"No task {id!r} is known in this process. It may have been forgotten since it ended, or"
         f" another process has it: without a journal, each knows its own tasks alone."
     )
+
+
+def _short(name: str) -> str:
+    """The name of a function as its tasks have it: without the module."""
+    return name.rpartition(".")[2]

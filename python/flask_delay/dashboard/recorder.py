@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from flask import Flask
 
 from flask_delay._native import Future
+from flask_delay.dashboard.polls import Polls
 from flask_delay.journal import errors
 from flask_delay.observe import signals
 from flask_delay.observe.view import TaskView, view_of
@@ -63,6 +64,10 @@ class Recorder:
         self._failed: deque[tuple[weakref.ref[State], TaskView]] = deque(maxlen=_FAILED)
         self._others: deque[tuple[weakref.ref[State], TaskView]] = deque(maxlen=_OTHERS)
         self._acts: dict[str, list[Act]] = {}
+        self.acted = 0
+        """How often somebody has acted by way of this process."""
+        self.polls = Polls()
+        """The tags of the pages that are open."""
         self.keeps_arguments = False
         """Whether the arguments of tasks are kept as text, for a page that shows them."""
         self._arguments: dict[int, str] = {}
@@ -172,6 +177,7 @@ class Recorder:
     def note(self, id: str, verb: str, actor: str | None) -> None:
         """Remember who did what to a task. Only of the last tasks."""
         self._acts.setdefault(id, []).append(Act(datetime.now(UTC), verb, actor))
+        self.acted += 1
         while len(self._acts) > _OTHERS:
             self._acts.pop(next(iter(self._acts)), None)
 

@@ -153,10 +153,11 @@ class Functions:
 
         `stored` are names that the journal has. Raises LookupError if there are none or several.
         """
+        stored = list(stored)
         own = self.names()
         if name in own:
             return [name]
-        found = {it for it in (*own, *stored) if it.rpartition(".")[2] == name or it == name}
+        found = set(self.known_as(name, stored))
         # A plain task that was published has the function's name alone.
         if len(found - {name}) > 1:
             them = ", ".join(sorted(found - {name}))
@@ -165,6 +166,11 @@ class Functions:
             known = ", ".join(sorted({*own, *stored})) or "none"
             raise LookupError(f"no task in the journal is called {name!r}; those it knows: {known}")
         return sorted(found)
+
+    def known_as(self, name: str, stored: Iterable[str]) -> list[str]:
+        """As `meant`, but all of several names, and [] if there are none."""
+        known = {*self.names(), *stored}
+        return sorted(it for it in known if it == name or it.rpartition(".")[2] == name)
 
     @staticmethod
     def has_durable() -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 
 from flask_delay._native import _Schedule
 from flask_delay.backends.base import Backend
-from flask_delay.journal.store import Store, moment
+from flask_delay.journal.store import Store
+from flask_delay.journal.terms import moment
 from flask_delay.options import Chosen
 from flask_delay.periodic.job import Description
 from flask_delay.periodic.leader import Answer, Beginning, Lead, Run, Standing

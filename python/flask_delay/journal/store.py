@@ -8,7 +8,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -41,6 +41,7 @@ from flask_delay.journal import errors
 from flask_delay.journal.commands import PATIENCE, Commands, Outcome, decoded, ended
 from flask_delay.journal.functions import Functions
 from flask_delay.journal.settings import main_of, path_of, space_of
+from flask_delay.journal.terms import arguments_of, lane_of, moment, terms_of
 from flask_delay.logs import log as _log
 from flask_delay.observe import signals
 from flask_delay.observe.stats import JournalStats
@@ -63,10 +64,29 @@ _LOOK, _MAKING = 0.1, 10.0
 _COUNTED = 1.0
 # Tasks of `map` in one commit.
 _BATCH = 500
+ListKind = Literal["ready", "held", "running", "ended", "failed"]
+"""The lists of `Store.listed`."""
 FORGETTABLE = ("finished", "failed", "cancelled")
 """The states of tasks that `prune` forgets without being asked for them."""
+# Seconds; more than a timeout needs.
+_FOREVER = 1e9
 # Characters of a message with a text from the journal.
 _LONGEST = 500
+
+
+class End(NamedTuple):
+    """Where a list by ends goes on: before a task that ended, in microseconds since 1970."""
+
+    ended: int
+    place: int
+    """Among those that ended at the same time."""
+
+
+class Listed(NamedTuple):
+    """A task of a list, and where the list goes on after it."""
+
+    view: TaskView
+    end: End
 
 
 class Order(NamedTuple):
@@ -153,6 +173,7 @@ class Store:
         # Those of which the journal does not know that this process has them.
         self._jobs: list[_Schedule] = []
         self._counted: tuple[float, JournalStats] | None = None
+        self._oldest: datetime | None = None
         self._warned = False
         # Made at first use; see `_open`.
         self._outboxes: dict[None, Outbox] = {}
@@ -692,8 +713,12 @@ class Store:
 
         Raises JournalUnavailable.
         """
-        held = _held(_Journal.held(future))
-        return None if held is None else (*held[:2], moment(held[2]))
+        told = _Journal.held(future)
+        lane = lane_of(told)
+        if told is None or lane is None:
+            return None
+        held_by, reason = lane.obstacle
+        return held_by, reason, moment(told["until"]) if held_by == "rate" else None
 
     def view(self, row: Mapping[str, Any], future: Future[Any] | None) -> TaskView:
         """The state of a task from its row, and from a future of it in this process."""
@@ -709,7 +734,18 @@ class Store:
         elif row["unkept"] is not None:
             result, unkept = _unkept(row["unkept"], future)
         known = None if future is None else future.progress
-        held_by, reason, due = _held(row["held"]) or (None, row["reason"], row["due"])
+        lane, terms = (
+            lane_of(row["lane"]),
+            terms_of(self.functions, row["function"], row["options"]),
+        )
+        held_by, reason, due = None, row["reason"], row["due"]
+        if lane is not None and row["is_held"]:
+            held_by, reason = lane.obstacle
+            due = row["lane"]["until"] if held_by == "rate" else None
+        began = moment(row["attempt_began"])
+        deadline = None
+        if row["state"] == "running" and began is not None and terms.timeout is not None:
+            deadline = began + timedelta(seconds=min(terms.timeout, _FOREVER))
         return TaskView(
             id=row["id"],
             name=row["name"],
@@ -728,6 +764,12 @@ class Store:
             held_by=held_by,
             after=_before(row),
             unkept=unkept,
+            arguments=arguments_of(row["arguments"]),
+            pid=row["pid"],
+            deadline=deadline,
+            most_attempts=None if row["plain"] else terms.most_attempts,
+            priority=terms.priority,
+            lane=lane,
         )
 
     def tasks(
@@ -745,6 +787,51 @@ class Store:
         if rows is None:
             raise LookupError(f"there is no task {before!r} to list those from before it")
         return [self.view(row, None) for row in rows]
+
+    def listed(
+        self,
+        kind: ListKind,
+        names: Sequence[str] | None,
+        limit: int,
+        classes: Sequence[str] | None = None,
+        before: End | None = None,
+        *,
+        arguments: bool = False,
+    ) -> list[Listed]:
+        """Up to `limit` tasks of a list, see `_Journal.listed`, without their results."""
+        if not self.is_there:
+            return []
+        rows = self._journal().listed(
+            kind, names, limit, classes=classes, before=before, arguments=arguments
+        )
+        return [Listed(self.view(row, None), End(row["ended"] or 0, row["place"])) for row in rows]
+
+    def newest(self, names: Sequence[str], limit: int) -> list[TaskView]:
+        """The last `limit` tasks of functions with these registered names."""
+        rows = self._journal().rows([], names, limit, None) if self.is_there else None
+        return [self.view(row, None) for row in rows or ()]
+
+    def classes(
+        self, names: Sequence[str] | None, since: int
+    ) -> list[tuple[str | None, int, datetime | None]]:
+        """The last failures by classes, see `_Journal.classes`."""
+        if not self.is_there:
+            return []
+        found = self._journal().classes(names, since)
+        return [(name, count, moment(last)) for name, count, last in found]
+
+    def lacking(self, ids: Sequence[str]) -> Sequence[str]:
+        """Those of the ids that no task in the journal has or has had."""
+        return self._journal().lacking(ids) if ids and self.is_there else ids
+
+    def names_of(self, name: str) -> list[str]:
+        """The registered names that a name stands for, with or without its module; [] for none."""
+        stored = self._journal().names() if self.is_there else ()
+        return self.functions.known_as(name, stored)
+
+    def version(self) -> tuple[int, int, int] | None:
+        """What changes with each commit to the journal, in this process; None without a journal."""
+        return self._journal().version() if self.is_there else None
 
     def retry(self, id: str) -> Future[Any]:
         """Have a task that failed run again. See `Delay.retry`."""
@@ -849,7 +936,13 @@ class Store:
             # The clock may have been set back since.
             waited = 0.0 if since is None else max(time.time() - since / 1e6, 0.0)
             self._counted = last = now, cast("JournalStats", {**counts, "oldest": waited})
+            self._oldest = moment(since)
         return last[1]
+
+    @property
+    def oldest(self) -> datetime | None:
+        """Since when the oldest task waits for a worker, as `stats` has found it last."""
+        return self._oldest
 
     def _extra(self, chosen: Chosen, task: Any) -> dict[str, Any]:
         """The options that count where the task runs, and which its `@task` does not say."""
@@ -894,23 +987,6 @@ class Store:
                 )
 
 
-_SPANS = {1: "s", 60: "m", 3600: "h", 86400: "d"}
-
-
-def _held(
-    held: Mapping[str, Any] | None,
-) -> tuple[Literal["limit", "rate"], str, int | None] | None:
-    """What holds a task up: which option, in words, and until when, if that is known."""
-    if held is None:
-        return None
-    what = f"key {held['key']}" if held["is_given"] else held["key"]
-    if held["limit"] is not None and (held["running"] >= held["limit"] or held["rate"] is None):
-        return "limit", f"{what}: {held['running']} of {held['limit']} run", None
-    count, span = held["rate"]
-    per = _SPANS.get(span / 1e6, f"{span / 1e6:g} s")
-    return "rate", f"{what}: {count}/{per}", held["until"]
-
-
 _NOT_RETRIED = {
     "plain": "the task {} is not durable, so the journal does not have its arguments",
     "gone": "the task {} ended, and was forgotten",
@@ -950,15 +1026,6 @@ def _before(row: Mapping[str, Any]) -> Before | None:
 def _progress(told: Any) -> Any:
     """The progress of a row, unless something else than a journal has written it."""
     return told if told is None or all(map(math.isfinite, (told[0], told[1] or 0))) else None
-
-
-def moment(micros: int | None) -> datetime | None:
-    """The time of a number of microseconds since 1970."""
-    try:
-        return None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
-    except (OverflowError, ValueError, OSError):
-        # Written by something else than a journal.
-        return None
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

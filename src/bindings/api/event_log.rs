@@ -23,6 +23,12 @@ impl EventLog {
         }
     }
 
+    #[doc = doc!("_EventLog.newest")]
+    #[expect(clippy::unused_self, reason = "without a reader no events are kept")]
+    fn newest(&self) -> u64 {
+        events::newest()
+    }
+
     #[doc = doc!("_EventLog.read")]
     #[pyo3(signature = (after = 0, *, most = 1000))]
     #[expect(clippy::unused_self, reason = "without a reader no events are kept")]

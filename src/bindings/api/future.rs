@@ -11,7 +11,7 @@ use flask_delay_engine::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi::c_str;
 use pyo3::prelude::*;
-use pyo3::types::{PyDateTime, PyList, PyString, PyTuple};
+use pyo3::types::{PyDateTime, PyDict, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::compose;
@@ -32,6 +32,7 @@ use crate::bindings::names;
 use crate::bindings::run::{durable, submit, timeout};
 use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::dispatch;
+use crate::bindings::sched::standing;
 
 #[pymethods]
 impl Task {
@@ -200,6 +201,11 @@ impl Task {
     #[doc = doc!("Future._thread")]
     fn _thread(slf: &Bound<'_, Self>) -> Option<c_ulong> {
         timeout::thread_of(slf)
+    }
+
+    #[doc = doc!("Future._standing")]
+    fn _standing<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
+        standing::of(slf)
     }
 
     #[doc = doc!("Future._begin")]

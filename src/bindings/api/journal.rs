@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flask_delay_journal::{
-    Filter, Found, Job, Journal as Store, Order as CommandOrder, Pool, Reply, Retried, Settings,
-    State, SyncLevel,
+    Bound as End, Filter, Found, Job, Journal as Store, List, Order as CommandOrder, Pool, Reply,
+    Retried, Settings, State, SyncLevel,
 };
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
@@ -189,6 +189,59 @@ impl Journal {
             .ask(py, |journal| journal.list(&filter, most, before))?;
         let views = |rows: Vec<_>| rows.into_iter().map(|row| durable::view(py, row)).collect();
         rows.map(views).transpose()
+    }
+
+    #[doc = doc!("_Journal.listed")]
+    #[pyo3(signature = (kind, names, most, *, classes = None, before = None, arguments = false))]
+    #[expect(clippy::too_many_arguments, reason = "some of them named")]
+    fn listed<'py>(
+        &self,
+        py: Python<'py>,
+        kind: &str,
+        names: Option<Vec<String>>,
+        most: usize,
+        classes: Option<Vec<String>>,
+        before: Option<(i64, i64)>,
+        arguments: bool,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let before = before.map(|(ended, place)| End { ended, place });
+        let list = match kind {
+            "ready" => List::Ready,
+            "held" => List::Held,
+            "running" => List::Running,
+            "ended" => List::Ended(before),
+            "failed" => List::Failed(before, classes),
+            _ => return Err(PyValueError::new_err(format!("no list is {kind:?}"))),
+        };
+        let rows = self
+            .0
+            .ask(py, |journal| journal.listed(list, names, most, arguments))?;
+        rows.into_iter().map(|row| durable::view(py, row)).collect()
+    }
+
+    #[doc = doc!("_Journal.classes")]
+    fn classes(
+        &self,
+        py: Python<'_>,
+        names: Option<Vec<String>>,
+        since: i64,
+    ) -> PyResult<Vec<(Option<String>, u64, i64)>> {
+        let found = self.0.ask(py, |journal| journal.classes(names, since))?;
+        Ok(found
+            .into_iter()
+            .map(|it| (it.name, it.count, it.last))
+            .collect())
+    }
+
+    #[doc = doc!("_Journal.lacking")]
+    fn lacking(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<Vec<String>> {
+        self.0.ask(py, |journal| journal.lacking(ids))
+    }
+
+    #[doc = doc!("_Journal.version")]
+    fn version(&self, py: Python<'_>) -> PyResult<(u64, i64, u64)> {
+        let it = self.0.ask(py, Store::version)?;
+        Ok((it.opened, it.others, it.own))
     }
 
     #[doc = doc!("_Journal.names")]

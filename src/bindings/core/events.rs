@@ -265,6 +265,11 @@ pub(crate) fn read(after: u64, most: usize) -> (Vec<Event>, u64) {
     (read.collect(), first.saturating_sub(next))
 }
 
+/// The number of the newest event.
+pub(crate) fn newest() -> u64 {
+    LOG.get_or_init(Mutex::default).lock().last
+}
+
 pub(crate) struct Signal {
     pub(crate) receivers: Py<PyDict>,
     /// Called if there are receivers: some may listen to other apps only.

@@ -115,6 +115,11 @@ impl Policy {
 }
 
 impl Policy {
+    /// The option `key`, if it is not for the arguments to decide.
+    pub(crate) fn given_key<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.key.get(py).filter(|key| !key.is_callable())
+    }
+
     /// The option `retry`.
     pub(crate) fn retry<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.retry.get(py)

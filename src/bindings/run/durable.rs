@@ -1110,8 +1110,14 @@ pub(crate) fn view(py: Python<'_>, row: Row) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("is_paused", row.is_paused)?;
     dict.set_item("after", row.after)?;
     dict.set_item("waiting_for", row.waiting_for)?;
-    let held = row.held.map(|held| held_up(py, *held));
-    dict.set_item("held", held.transpose()?)?;
+    let lane = row.lane.map(|lane| lane_of(py, *lane));
+    dict.set_item("lane", lane.transpose()?)?;
+    dict.set_item("is_held", row.is_held)?;
+    dict.set_item("place", row.place)?;
+    dict.set_item("pid", row.pid)?;
+    dict.set_item("attempt_began", row.attempt_began)?;
+    dict.set_item("options", row.options)?;
+    dict.set_item("arguments", row.arguments)?;
     Ok(dict)
 }
 
@@ -1122,12 +1128,12 @@ pub(crate) fn held<'py>(this: &Bound<'py, Task>) -> PyResult<Option<Bound<'py, P
         return Ok(None);
     };
     let held = link.ask(py, |journal| journal.held(permit))?;
-    held.map(|held| held_up(py, *held)).transpose()
+    held.map(|held| lane_of(py, *held)).transpose()
 }
 
-/// What holds a task up: its key, whether that was given, the limit and how many run, the rate and
-/// when it lets one start.
-fn held_up(py: Python<'_>, held: Held) -> PyResult<Bound<'_, PyDict>> {
+/// The limit and the rate of a task: its key, whether that was given, the limit and how many run, the
+/// rate and when it lets one start.
+fn lane_of(py: Python<'_>, held: Held) -> PyResult<Bound<'_, PyDict>> {
     let Limits { key, limit, rate } = held.limits;
     let dict = PyDict::new(py);
     let given = key.strip_prefix(KEY);

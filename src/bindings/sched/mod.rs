@@ -7,4 +7,5 @@ pub(crate) mod dispatch;
 pub(crate) mod limits;
 pub(crate) mod queue;
 pub(crate) mod sampling;
+pub(crate) mod standing;
 pub(crate) mod timer;

@@ -95,7 +95,8 @@ mod a_limit {
             waits(&two, task);
             assert_eq!(state(&one, task), State::Blocked);
         }
-        let held = row(&one, &late.id).held.unwrap();
+        let held = row(&one, &late.id);
+        let held = held.held().unwrap();
         assert_eq!(
             (held.limits.key.as_str(), held.limits.limit),
             ("mailbox", Some(1))
@@ -373,7 +374,8 @@ mod a_rate {
         let claim = mine(one.submit(rated("r", 1, 2 * SECOND)).unwrap());
         let next = rated("r", 1, 2 * SECOND);
         waits(&one, &next);
-        let held = row(&one, &next.id).held.unwrap();
+        let held = row(&one, &next.id);
+        let held = held.held().unwrap();
         assert_eq!(held.limits.rate, Some((1, 2 * SECOND)));
         let began = row(&one, &shell_id(&folder, claim)).began.unwrap();
         assert_eq!(held.until, Some(began + 2_000_000));

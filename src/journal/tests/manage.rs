@@ -32,10 +32,6 @@ fn ids(journal: &Journal, filter: &Filter, most: usize, before: Option<&str>) ->
     rows.into_iter().map(|row| row.id).collect()
 }
 
-fn one(task: &NewTask) -> Vec<String> {
-    vec![task.id.clone()]
-}
-
 fn all() -> Filter {
     Filter::default()
 }
@@ -44,102 +40,6 @@ fn in_state(state: State) -> Filter {
     Filter {
         states: vec![state],
         ..all()
-    }
-}
-
-mod a_list {
-    use super::*;
-
-    #[test]
-    fn has_the_newest_first_in_parts() {
-        let folder = Folder::new();
-        let (web, _) = watching(&folder);
-        let tasks: Vec<_> = (0..5).map(|_| task()).collect();
-        for task in &tasks {
-            web.submit(task.clone()).unwrap();
-        }
-        let new = |range: std::ops::Range<usize>| {
-            let ids = tasks[range].iter().rev().map(|task| task.id.clone());
-            ids.collect::<Vec<_>>()
-        };
-        assert_eq!(ids(&web, &all(), 100, None), new(0..5));
-        assert_eq!(ids(&web, &all(), 2, None), new(3..5));
-        assert_eq!(ids(&web, &all(), 2, Some(&tasks[3].id)), new(1..3));
-        assert_eq!(ids(&web, &all(), 2, Some(&tasks[0].id)), [""; 0]);
-        assert_eq!(web.list(&all(), 2, Some("none")).unwrap(), None);
-        web.close();
-    }
-
-    #[test]
-    fn has_what_is_meant_among_very_many() {
-        let folder = Folder::new();
-        let (web, _) = watching(&folder);
-        let rare = of("rare");
-        web.submit(rare.clone()).unwrap();
-        // More than one step looks at.
-        std::thread::scope(|scope| {
-            for _ in 0..16 {
-                scope.spawn(|| {
-                    for _ in 0..280 {
-                        web.submit(task()).unwrap();
-                    }
-                });
-            }
-        });
-        let filter = Filter {
-            functions: Some(vec!["rare".to_owned()]),
-            ..all()
-        };
-        assert_eq!(ids(&web, &filter, 5, None), one(&rare));
-        assert_eq!(ids(&web, &all(), 4481, None).len(), 4481);
-        assert_eq!(ids(&web, &all(), 4480, None).len(), 4480);
-        web.close();
-    }
-
-    #[test]
-    fn has_states_and_only_tasks_of_the_app() {
-        let folder = Folder::new();
-        let (journal, _) = claiming(&folder, 1);
-        let (first, late) = (
-            task(),
-            NewTask {
-                due: Some(now() + 60_000_000),
-                ..task()
-            },
-        );
-        let claim = mine(journal.submit(first.clone()).unwrap());
-        journal.submit(late.clone()).unwrap();
-        let waiting = task();
-        assert_eq!(journal.submit(waiting.clone()).unwrap(), Accepted::Waiting);
-        assert_eq!(
-            ids(&journal, &in_state(State::Running), 9, None),
-            one(&first)
-        );
-        assert_eq!(
-            ids(&journal, &in_state(State::Scheduled), 9, None),
-            one(&late)
-        );
-        assert_eq!(
-            ids(&journal, &in_state(State::Ready), 9, None),
-            one(&waiting)
-        );
-        journal.change(claim, Change::End(failed())).unwrap();
-        assert_eq!(
-            ids(&journal, &in_state(State::Failed), 9, None),
-            one(&first)
-        );
-        let other = flask_delay_journal::Settings {
-            app: "other|delay".to_owned(),
-            ..settings(&folder.database())
-        };
-        let (other, _) = with(other, 0);
-        assert_eq!(ids(&other, &all(), 9, None), [""; 0]);
-        other.submit(task()).unwrap();
-        assert_eq!(ids(&other, &all(), 9, None).len(), 1);
-        assert_eq!(other.names().unwrap(), ["send"]);
-        for journal in [other, journal] {
-            journal.close();
-        }
     }
 }
 

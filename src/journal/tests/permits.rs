@@ -129,7 +129,7 @@ fn permits_and_durable_tasks_share_a_line() {
     end(&one, claim);
     permit.granted();
     assert_eq!(row(&one, &later.id).state, State::Blocked);
-    assert_eq!(row(&one, &later.id).held.unwrap().running, 1);
+    assert_eq!(row(&one, &later.id).held().unwrap().running, 1);
     assert_eq!(of_one.left().0, 0);
     two.leave(permit.permit);
     let claimed = of_one.claimed();

@@ -1,0 +1,220 @@
+"""What the pages cost a worker while the journal has 100,000 rows.
+
+`python -m tests.flask.page_costs [ROWS]` prints the processor time of the process, in milliseconds:
+the least of several times, for which it does not matter what else the machine does.
+"""
+
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+
+from flask_delay import Delay
+
+ROWS = 100_000
+LAYOUT = Path(__file__).parents[1] / "journal/layouts/1.sql"
+JSON = {"Accept": "application/json"}
+VIEWS = (
+    "/",
+    "/running",
+    "/queue",
+    "/queue?name=work7",
+    "/failed",
+    "/failed?name=work7&class=shop.Missing3",
+    "/failed?class=shop.Nowhere",
+    "/finished",
+    "/finished?name=work7",
+    "/jobs",
+    "/names",
+    "/names/work7",
+    "/processes",
+)
+
+# Of a hundred rows in turn: how many are in which state.
+_MIX = ((0, 20), (1, 8), (3, 8), (4, 2), (5, 2), (6, 40), (8, 4), (7, 15), (9, 1))
+_FUNCTIONS = 50
+# Milliseconds of what `slowness` measures, on an idle machine.
+_REFERENCE = 1.2
+
+_FILL = """
+INSERT INTO task (id, state, application, function, pool, owner, epoch, attempt, deaths, rank, due,
+  submitted_at, began_at, ended_at, limit_key, limit_most, waiting_for, arguments, result, error)
+WITH RECURSIVE number (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM number WHERE n < :rows),
+  mixed AS (SELECT n, CASE {states} END AS state, n * 7919 % 100 AS turn FROM number)
+SELECT printf('%08x-0000-4000-8000-%012x', n * 2654435761 % 4294967296, n),
+  CASE WHEN n % 1000 = 1 THEN 2 ELSE state END, :app, :first + n * 31 % {functions}, 0,
+  CASE WHEN n % 1000 = 1 THEN 1 END, 1, 1, 0, :now + n, CASE state WHEN 1 THEN :now + n * 1000000 END,
+  :now + n, CASE WHEN state > 5 OR n % 1000 = 1 THEN :now + n END,
+  CASE WHEN state > 5 AND n % 1000 <> 1 THEN :now + n * 17 % 1000000 END,
+  CASE WHEN state = 3 AND n % 2 THEN :space || char(31) || '="key' || (n % 20) || '"' END, 1,
+  CASE WHEN state = 3 AND n % 2 = 0 THEN 1 ELSE 0 END,
+  '{{"args": [' || n || ', "{text}"], "kwargs": {{}}}}',
+  CASE state WHEN 6 THEN '"{text}"' END,
+  CASE WHEN state IN (7, 9) THEN '{{"type": "shop.Missing' || (n % 5) || '", "message": "no {text}", '
+    || '"traceback": "Traceback (most recent call last):\\n  File \\"/srv/shop/tasks.py\\", line 7, in work\\n'
+    || '    {text}\\nshop.Missing", "notes": []}}' END
+FROM mixed
+"""  # noqa: E501 (SQL)
+
+
+def _states() -> str:
+    sum_, parts = 0, []
+    for state, share in _MIX:
+        sum_ += share
+        parts.append(f"WHEN n * 7919 % 100 < {sum_} THEN {state}")
+    return " ".join(parts)
+
+
+def fill(path: Path, space: str, rows: int = ROWS) -> None:
+    """Make a journal with so many rows in all states, of 50 functions; `space` is the app's."""
+    text = "x" * 120
+    fill = _FILL.format(states=_states(), functions=_FUNCTIONS, text=text)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(LAYOUT.read_text())
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN")
+        (app,) = connection.execute(
+            "INSERT INTO application (name) VALUES (?) RETURNING application", [space]
+        ).fetchone()
+        first = connection.execute("SELECT max(function) + 1 FROM function").fetchone()[0]
+        connection.executemany(
+            "INSERT INTO function (application, name) VALUES (?, ?)",
+            [(app, f"shop.tasks.work{n}") for n in range(_FUNCTIONS)],
+        )
+        now = int(time.time() * 1e6) - 10_000_000
+        values = {"rows": rows, "app": app, "first": first, "now": now, "space": space}
+        connection.execute(fill, values)
+        connection.execute(
+            "INSERT INTO dependency (predecessor, task, place) SELECT sequence - 1, sequence, 0"
+            " FROM task WHERE state = 3 AND waiting_for > 0 AND application = ?",
+            [app],
+        )
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def make_app(folder: Path) -> Flask:
+    """Make an app with the page, and the journal in the folder."""
+    app = Flask("costs", instance_path=str(folder))
+    app.config["DELAY_JOURNAL"] = str(folder / "journal.db")
+    app.config["DELAY_JOURNAL_LIMIT"] = 10 * ROWS
+    executor = Delay()
+    app.register_blueprint(
+        executor.dashboard_blueprint(authorize=lambda: "act"), url_prefix="/tasks"
+    )
+    executor.init_app(app)
+    # It would claim the tasks, and park those whose functions nobody has.
+    app.extensions["delay"].store.stop()
+    return app
+
+
+def space() -> str:
+    """The app's part of the file."""
+    return "costs|delay"
+
+
+def least(asked: dict[Any, Callable[[], Any]], rounds: int = 3) -> dict[Any, float]:
+    """The processor time of the process for each, in milliseconds.
+
+    In rounds, so that what disturbs one of them for a while disturbs all of them in that round.
+    """
+    found = dict.fromkeys(asked, float("inf"))
+    for _ in range(rounds):
+        for name, work in asked.items():
+            for _ in range(3):
+                began = time.process_time()
+                work()
+                found[name] = min(found[name], (time.process_time() - began) * 1e3)
+    return found
+
+
+def slowness() -> float:
+    """How much slower this machine is at the moment than the one of the figures; at least 1."""
+    found = least({0: lambda: sum(number * number for number in range(20_000))}, 10)
+    return max(found[0] / _REFERENCE, 1.0)
+
+
+def views(app: Flask) -> dict[str, tuple[float, float, float]]:
+    """What each view costs as HTML, as JSON, and as a poll that finds nothing new."""
+    client = app.test_client()
+    asked: dict[Any, Callable[[], Any]] = {}
+    for path in VIEWS:
+
+        def get(prefix: str = "", path: str = path, **headers: str) -> Any:
+            return client.get(f"/tasks{prefix}{path}", headers=headers)
+
+        tag = {"HX-PTag": get("/live").headers["HX-PTag"]}
+
+        def poll(get: Callable[..., Any] = get, tag: dict[str, str] = tag) -> Any:
+            answer = get("/live", **tag)
+            # As an open page does: some of it changes with the time.
+            tag["HX-PTag"] = answer.headers.get("HX-PTag", tag["HX-PTag"])
+            return answer
+
+        page = get()
+        if page.status_code != 200 or 304 not in {poll().status_code, poll().status_code}:
+            raise RuntimeError(f"{path}: {page.status}")
+        asked[path, 0] = get
+        asked[path, 1] = partial(get, **JSON)
+        asked[path, 2] = poll
+    found = least(asked)
+    return {path: (found[path, 0], found[path, 1], found[path, 2]) for path in VIEWS}
+
+
+def queries(app: Flask) -> dict[str, float]:
+    """What each query of the lists costs."""
+    store = app.extensions["delay"].store
+    journal = store._opened()
+    seven, rare = ["shop.tasks.work7"], ["shop.tasks.none"]
+    asked: dict[str, Callable[[], Any]] = {
+        f"{kind}{of}": partial(journal.listed, kind, names, 51)
+        for kind in ("ready", "held", "running", "ended", "failed")
+        for of, names in (("", None), (" of a name", seven), (" of no name", rare))
+    }
+    asked["failed of a class"] = lambda: journal.listed(
+        "failed", None, 51, classes=["shop.Missing3"]
+    )
+    asked["failed of no class"] = lambda: journal.listed("failed", None, 51, classes=["shop.No"])
+    asked["classes"] = lambda: journal.classes(None, 0)
+    asked["classes of a name"] = lambda: journal.classes(seven, 0)
+    asked["tasks()"] = lambda: journal.rows([], None, 100, None)
+    asked["tasks(name)"] = lambda: journal.rows([], seven, 100, None)
+    for state in (
+        "ready",
+        "scheduled",
+        "running",
+        "blocked",
+        "parked",
+        "finished",
+        "failed",
+        "dead",
+    ):
+        asked[f"tasks({state})"] = partial(journal.rows, [state], None, 100, None)
+    asked["stats"] = journal.stats
+    asked["version"] = journal.version
+    return least(asked)
+
+
+def main() -> None:
+    """Print all of it."""
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
+    with tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder) / "journal.db", space(), rows)
+        app = make_app(Path(folder))
+        print(f"{rows:,} rows; milliseconds of the processor\n")
+        for query, took in queries(app).items():
+            print(f"{query:<40}{took:>8.2f}")
+        print(f"\n{'page':<40}{'HTML':>8}{'JSON':>8}{'304':>8}")
+        for path, (html, data, idle) in views(app).items():
+            print(f"{path:<40}{html:>8.2f}{data:>8.2f}{idle:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()
