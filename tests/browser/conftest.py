@@ -100,7 +100,7 @@ class Site:
         def export_orders():
             current_task.progress(3, 10, "reading")
             started.set()
-            self.go.wait(60)
+            self.go.wait(600)
 
         with self.app.app_context():
             delay(export_orders)
