@@ -43,7 +43,7 @@ demo-page: $(VENV)/.installed $(VENV)/.dev ## Keep the live page of a lively app
 	@$(BIN)/python examples/dashboard/demo.py
 install: $(VENV)/.installed ## Install the package into .venv as a user would (pip install .)
 
-test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Python; not the slow ones
+test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Python; not those that take their time
 	@# Three at a time, once what all need is there: tests wait a lot, and two leave processors idle.
 	@$(AGAIN) -j3 $(if $(PYTEST_ARGS),test-python test-rust,test-core test-processes test-rust test-others) test-models
 test-rust: ## Run the Rust tests of engine and journal
@@ -64,6 +64,9 @@ test-processes: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest $(PROCESSES)
 test-others: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest --ignore tests/core $(addprefix --ignore ,$(PROCESSES))
+test-workers: $(VENV)/.installed $(VENV)/.dev ## Run the tests with several processes on one journal; make test has the others
+	@# They wait for each other a lot: more of them than processors.
+	$(BIN)/python -m pytest tests/journal -m workers --numprocesses 3 $(PYTEST_ARGS)
 test-slow: $(VENV)/.installed $(VENV)/.dev ## Run the tests that repeat one thing very often
 	@# Some take longer than any other test may; each has a time of its own.
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=600 $(PYTEST_ARGS)

@@ -24,6 +24,8 @@ from flask_delay.testing import journal
 DEADLINE = 30.0
 
 SHOP = Path(__file__).with_name("shop.py")
+# What starts them: each takes the time of an import or two.
+STARTERS = {"start", "flask", "make_fleet", "faults", "refused"}
 # Answers each line, an expression or a statement of Python, with a line of JSON.
 DRIVER = """
 import json, sys, traceback
@@ -141,6 +143,14 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and STARTERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("workers")
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "examples/durable/demo.py"
 
 
+@pytest.mark.workers
 def test_demo() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,6 +15,7 @@ needs_gunicorn = pytest.mark.skipif(
 )
 
 
+@pytest.mark.workers
 @needs_gunicorn
 def test_random_kills(tmp_path, capsys):
     verdict = kills.run(tmp_path, 20, seed=17)
@@ -40,6 +41,7 @@ def test_many_random_kills(tmp_path, capsys):
     assert not verdict.problems
 
 
+@pytest.mark.workers
 def test_kills_at_ticks(tmp_path, capsys):
     """The quick form of `make kills-ticks`."""
     verdict = ticks.run(tmp_path, 12, seed=19)
@@ -49,6 +51,7 @@ def test_kills_at_ticks(tmp_path, capsys):
     assert verdict.figures["made up for"]
 
 
+@pytest.mark.workers
 @needs_gunicorn
 def test_a_short_soak(tmp_path, capsys):
     """The quick form of `make soak-journal`."""

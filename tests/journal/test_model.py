@@ -534,6 +534,7 @@ QUICK = settings(
 )
 
 
+@pytest.mark.workers
 def test_quick() -> None:
     run_state_machine_as_test(Machine, settings=QUICK)
 
