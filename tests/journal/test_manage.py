@@ -137,6 +137,45 @@ class TestTasks:
                 background.pause()
 
 
+WAIT_HERE = """
+
+def wait_here(name):
+    while not (folder / name).exists():
+        time.sleep(0.01)
+
+"""
+FAILS = """
+@task(durable=True)
+def fail_at_last():
+    wait_here("fail")
+    raise LookupError("slow")
+"""
+# An error with the message "slow" takes its time to be read.
+READS_SLOWLY = """
+from flask_delay.journal import errors
+
+def read_slowly(record, *args):
+    if record["message"] == "slow":
+        go("slow")
+        wait_here("read")
+    return rebuilt(record, *args)
+
+rebuilt, errors._rebuilt = errors._rebuilt, read_slowly
+"""
+RUNS_TWICE = """
+
+@task(durable=True)
+async def runs_twice():
+    await asyncio.to_thread(wait_here, "first")
+    if not (folder / "failed").exists():
+        (folder / "failed").touch()
+        raise ValueError
+    (folder / "again").touch()
+    await asyncio.to_thread(wait_here, "second")
+    return current_task.id
+"""
+
+
 class TestRetry:
     def test_is_the_same_task_again(self, pair, until):
         one, two = pair
@@ -161,6 +200,25 @@ class TestRetry:
             assert (page["result"], page["attempts"], page["error"]) == ("PEAR", 2, None)
         with pytest.raises(Raised, match="^ValueError: .*that failed can run again.*finished"):
             one(f"executor.retry({id!r})")
+
+    def test_while_its_process_has_not_heard_of_the_end(self, start, until):
+        # The thread that hears of ends is held up by an error.
+        one = start(WAIT_HERE + FAILS)
+        two = start(WAIT_HERE + READS_SLOWLY + RUNS_TWICE)
+        first = one("fail_at_last.delay().id")
+        id = two("runs_twice.delay().id")
+        until(two, f"executor.get({first!r}) and not Path(folder / 'slow').exists()")
+        one("go('fail')")
+        until(two, "(folder / 'slow').exists()")
+        two("go('first')")
+        until(one, f"executor.get({id!r}).done()")
+        one(f"executor.retry({id!r})")
+        until(two, "(folder / 'again').exists()")
+        two("go('read')")
+        until(two, f"executor.get({first!r}).done()")
+        two("go('second')")
+        assert one(f"executor.get({id!r}).result(20)") == id
+        assert two(f"executor.get({id!r}).result(20)") == id
 
     def test_a_dead_letter_begins_with_no_deaths(self, start, until):
         one, two = start(DELAY_JOURNAL_DEATHS=1), start(DELAY_JOURNAL_DEATHS=1)

@@ -306,6 +306,16 @@ impl Link {
         drop(task);
     }
 
+    /// Forgets this task, and no later one with its id.
+    pub(crate) fn forget(&self, id: &str, this: &Bound<'_, Task>) {
+        let mut tasks = self.here().tasks.lock();
+        if tasks.get(id).is_some_and(|task| task.is(this)) {
+            let task = tasks.remove(id);
+            drop(tasks);
+            drop(task);
+        }
+    }
+
     /// What other processes ask of this one.
     pub(crate) fn obeying(&self) -> &Obeying {
         &self.here().obeying
@@ -689,20 +699,22 @@ impl Taken {
     }
 
     /// Stores the end of the task, and waits until the journal has committed that. An error is
-    /// logged: the outcome stands in this process.
+    /// logged: the outcome stands in this process. The task is forgotten before: once the end is
+    /// committed, the row may run again by hand, and that is another task of this process.
     pub(crate) fn end(self, this: &Bound<'_, Task>, end: &End<'_>) {
         let outcome = outcome_of(this, &self.link, end);
         let link = Arc::clone(&self.link);
+        link.forget(&this.get().quiet_id().to_string(), this);
         if let Err(error) = self.change(this.py(), Change::End(outcome)) {
             link.send(Message::Report(log::Level::Error, lost(this.get(), &error)));
         }
-        link.remove(&this.get().quiet_id().to_string());
     }
 
     /// As [`Taken::end`], without waiting: the courier ends the task when the journal has it.
     pub(crate) fn end_later<'py>(self, this: &Bound<'py, Task>, end: End<'py>, note: Option<Note>) {
         let Self { link, claim } = self;
         let outcome = outcome_of(this, &link, &end);
+        link.forget(&this.get().quiet_id().to_string(), this);
         let stored = Stored {
             task: this.clone().unbind(),
             end: Ending::of(end),

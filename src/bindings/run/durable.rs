@@ -659,13 +659,22 @@ pub(crate) fn prepare<'py>(
         }
     };
     let cell = this.get();
-    // In one section, on which `show` waits: a task with a claim is not shown as running elsewhere.
-    with_critical_section(this.as_any(), || {
+    // In one section, on which `show` and `finish` wait: a task with a claim is not shown as running
+    // elsewhere, and does not end as an earlier run of its row did.
+    let is_claimed = with_critical_section(this.as_any(), || {
+        if cell.ended_elsewhere() {
+            return false;
+        }
         // It may have been shown so before.
         let _ = cell.phase() == Phase::Running && cell.run_again();
         durable::set_claim(cell, claimed.claim, std::mem::take(&mut claimed.kept));
         durable::set_tick(cell, claimed.tick);
+        true
     });
+    if !is_claimed {
+        // It is forgotten by now, so this makes another one.
+        return prepare(py, link, claimed);
+    }
     if let Some(began) = claimed.began.filter(|_| claimed.claim.attempt > 1) {
         let began = began.cast_unsigned().saturating_mul(1_000);
         policy::with(cell, |rules| {
@@ -915,10 +924,18 @@ fn show_progress(cell: &Task, stored: Option<(f64, Option<f64>, String)>) {
 fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
     let py = this.py();
     let cell = this.get();
-    if durable::has_claim(cell) {
+    // In one section with a claim, see `prepare`.
+    let ends = with_critical_section(this.as_any(), || {
+        let ends = !durable::has_claim(cell);
+        if ends {
+            link.forget(&row.id, this);
+            cell.mark_ended_elsewhere();
+        }
+        ends
+    });
+    if !ends {
         return;
     }
-    link.remove(&row.id);
     show_progress(cell, row.progress);
     let end = match row.state {
         State::Cancelled => End::Cancelled,
@@ -948,7 +965,6 @@ fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
             }
         }
     };
-    cell.mark_ended_elsewhere();
     policy::with(cell, |rules| rules.attempts = row.attempt);
     if let Some(began) = row.began {
         cell.set_started(began.cast_unsigned().saturating_mul(1_000));
@@ -999,7 +1015,6 @@ pub(crate) fn deliver(py: Python<'_>, link: &Arc<Link>, message: Message) {
         }
         Message::Stored(Stored { task, end, note }) => {
             let this = task.into_bound(py);
-            link.remove(&this.get().quiet_id().to_string());
             completion::finish_detached(&this, end.into_end(py), note);
             completion::leave(&this);
         }
