@@ -1158,6 +1158,34 @@ class _Journal:
 
         `oldest` is the time, in microseconds, since which a task waits for a worker, or None.
         """
+    def record(self, about: str) -> None:
+        """Note what happens to tasks from now on, and what there is to say of this process.
+
+        `about` is JSON for `workers`; it does not change while the process lives.
+        """
+    def note(self, id: str, verb: str, actor: str | None) -> None:
+        """Add what somebody did to a task to its events. Does not wait."""
+    def steps(self, step: int) -> list[tuple[int, list[int], list[int], list[list[float] | None]]]:
+        """The samples of all processes in steps of 1, 10 or 60 seconds, oldest first.
+
+        Each is as in `Executor._samples`, and steps without a sample are not there. Raises
+        JournalUnavailable, as all methods below.
+        """
+    def figures(self, bounds: list[float]) -> dict[str, dict[str, Any]]:
+        """The figures of the functions of all processes in the last seven days, by name.
+
+        Each as in `Executor.stats`; `buckets` has the counts of waits and of runs up to each of the
+        ascending `bounds`, in seconds, and above the last one.
+        """
+    def minutes(self, since: int) -> list[tuple[str, int, int]]:
+        """How many tasks of which name ended in which minute since 1970, from that one on."""
+    def workers(self) -> list[dict[str, Any]]:
+        """The processes of the app, and the last ones that have died, with their tasks."""
+    def events(self, id: str) -> list[tuple[int, str, str | None, str | None, int]]:
+        """What has happened to a task, oldest first: when, what, more, the person, the process.
+
+        Only what its row does not tell: further attempts, deaths, what people did.
+        """
     def stop_claiming(self) -> None:
         """Claim no more tasks in this process."""
     def close(self) -> None:

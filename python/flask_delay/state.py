@@ -1,6 +1,8 @@
 """The pools for tasks: that of a `Delay` on an app, or that of the process."""
 
 import functools
+import json
+import platform
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -219,15 +221,20 @@ class State:
                 for callback in self.owner._default_callbacks():
                     made.executor.add_default_done_callback(callback)
             found = self._backends.setdefault(name, made)
-            if self._is_recorded:
-                self.record()
+            if self._is_recorded and made.executor is not None:
+                made.executor._sample()  # noqa: SLF001
         return found
 
-    def record(self) -> None:
-        """Take samples of all pools from now on, for the plots of a page."""
+    def record(self, server: str = "") -> None:
+        """Take samples of all pools from now on, and note what happens to tasks, for a page.
+
+        `server` is what serves the app in this process, once that is known.
+        """
         self._is_recorded = True
         for executor in self.executors():
             executor._sample()  # noqa: SLF001
+        about = {"host": platform.node(), "server": server, "python": platform.python_version()}
+        self.store.record(json.dumps(about))
 
     def pools(self) -> list[tuple[str, Executor]]:
         """All pools of its tasks, with the names of their backends; its own pool is first."""

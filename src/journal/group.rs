@@ -23,8 +23,9 @@ use crate::memory::{Memory, Running, Watch, Watched};
 use crate::operation::{Operation, Origin, Plain, Said, Step};
 use crate::part::{Files, Part, Subject};
 use crate::periodic::{self, Ask};
+use crate::record::{self, Sample};
 use crate::store::{self, End, NewRow, Ready};
-use crate::{lists, liveness, manage, permits, poison, schema, wakeup};
+use crate::{events, lists, liveness, manage, permits, poison, schema, wakeup};
 
 /// What breaks a transaction.
 pub(crate) enum Trouble {
@@ -207,6 +208,7 @@ impl<'a> Group<'a> {
         checkpoints: &Checkpoints,
         chores: &Chores,
         progress: &[(Subject, store::Progress)],
+        samples: &[Sample],
     ) -> Result<()> {
         self.write_checkpoints(checkpoints)?;
         if self.memory.wants_claims {
@@ -230,6 +232,7 @@ impl<'a> Group<'a> {
             self.effects.is_eager = true;
         }
         self.write_progress(progress)?;
+        self.write_samples(samples)?;
         self.wake_claimers()?;
         self.load_ended()
     }
@@ -355,6 +358,17 @@ impl<'a> Group<'a> {
             Operation::Periodic(ask) => Said::Periodic(self.answer(ask)?),
             Operation::Permit(ask) => Said::Permit(self.permit(ask)?),
             Operation::Command(ask) => Said::Command(self.command(ask)?),
+            Operation::Look(query, _) => {
+                let slot = self.effects.slot.or(self.memory.slot);
+                let core = &self.part.core;
+                let app = &core.settings.app;
+                let found = record::answer(self.connection, &core.place, app, slot, query)?;
+                Said::Answered(found)
+            }
+            Operation::Hear(told) => {
+                self.note_told(told)?;
+                Said::Nothing
+            }
             Operation::Publish(plain) => {
                 self.publish(plain)?;
                 Said::Nothing
@@ -431,6 +445,7 @@ impl<'a> Group<'a> {
         let lanes = permits::remove_all(self.connection, slot, true)?;
         self.touch_lanes(lanes);
         let has_permits = permits::has_any(self.connection, slot)?;
+        record::forget(self.connection, slot)?;
         if store::interrupt(self.connection, slot)? > 0 || has_permits {
             store::set_claims(self.connection, slot, false)?;
         } else {
@@ -450,6 +465,14 @@ impl<'a> Group<'a> {
             let (connection, now) = (self.connection, self.now);
             let done = poison::take_over(connection, process, counts, application, allowed, now)?;
             let Some(done) = done else { continue };
+            // One that has closed the journal left its tasks.
+            if process.claims && counts {
+                record::lose(connection, process, application, &done.tasks, now)?;
+            }
+            for task in done.again {
+                let text = format!("process {}", process.pid);
+                self.event(task, events::DIED, Some(&text))?;
+            }
             self.has_ready |= done.has_ready;
             self.touch_lanes(done.lanes);
             for task in done.ended {
@@ -477,6 +500,15 @@ impl<'a> Group<'a> {
             for &task in &chores.told {
                 store::unwatch(self.connection, task, slot)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Notes what has happened to a task, if a page shows it.
+    fn event(&self, task: i64, kind: &str, text: Option<&str>) -> Result<()> {
+        if self.part.records() {
+            let event = events::New::of(kind, text);
+            events::add(self.connection, task, self.now, &event)?;
         }
         Ok(())
     }
@@ -646,6 +678,14 @@ impl<'a> Group<'a> {
             let id = store::id(self.connection, claim.task)?;
             self.effects.watched.push((claim.task, implied(id)));
         }
+        let attempt = format!("attempt {}", claim.attempt);
+        match change {
+            Change::Again { .. } => self.event(claim.task, events::RETRYING, Some(&attempt))?,
+            Change::PutBack => self.event(claim.task, events::PUT_BACK, Some(&attempt))?,
+            Change::Park { reason } => self.event(claim.task, events::PARKED, Some(reason))?,
+            Change::Died { .. } => self.event(claim.task, events::DIED, Some(&attempt))?,
+            Change::End(_) => {}
+        }
         match (state, change) {
             (State::Scheduled, Change::Again { due }) => self.schedule(*due),
             _ => self.has_ready = true,
@@ -731,6 +771,7 @@ impl<'a> Group<'a> {
         }
         if stop {
             store::ask_to_stop(self.connection, found.sequence)?;
+            self.event(found.sequence, events::STOPPING, None)?;
             if found.owner == self.memory.slot {
                 self.effects.stops.push(id.to_owned());
                 self.effects.stops_told.push(found.sequence);
@@ -1090,6 +1131,8 @@ impl<'a> Group<'a> {
             },
         ));
         if claimed.claim.epoch > 1 {
+            let attempt = format!("attempt {}", claimed.claim.attempt);
+            self.event(task, events::STARTED, Some(&attempt))?;
             claimed.kept = kept::kept(self.connection, task)?;
         }
         claimed.claim = self.memory.sign(claimed.claim);

@@ -12,11 +12,13 @@ mod answer;
 mod api;
 mod chains;
 mod commands;
+mod events;
 mod filesystem;
 mod flusher;
 mod follow;
 mod gate;
 mod group;
+mod histogram;
 mod kept;
 mod layout;
 mod limits;
@@ -32,6 +34,7 @@ mod periodic;
 mod permits;
 mod poison;
 mod queue;
+mod record;
 mod rescue;
 mod schema;
 mod store;
@@ -48,7 +51,7 @@ mod writer;
 use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,16 +67,19 @@ pub use api::{
 };
 pub use chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT, Submitted};
 pub use commands::{Command, Order, Reply};
+pub use events::Event;
 use filesystem::{Place, boot, refused};
 use gate::gate;
+pub use histogram::Histogram;
 use layout::Layout;
 pub use lists::{Bound, Class, Filter, List, Version};
 pub use manage::Retried;
-use operation::{Operation, Origin, Plain, Step};
+use operation::{Operation, Origin, Plain};
 use part::{Core, Part, Subject, closed};
 pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
 pub use periodic::{Job, Run, Tick, Ticked, When};
 pub use permits::{NewPermit, Permit};
+pub use record::{Figures, Levels, Sample, Step, Vitals, Worker};
 pub use rescue::Salvaged;
 use writer::Writer;
 
@@ -127,6 +133,7 @@ impl Journal {
             boot: boot(),
             identity: OnceLock::new(),
             layout,
+            records: AtomicBool::new(false),
         });
         let journal = Self(Arc::new(Inner {
             core,
@@ -510,7 +517,7 @@ impl Journal {
     /// Then it is not in the file: it is tried again while this process lives, but if that ends, the
     /// step runs again.
     pub fn step(&self, claim: Claim, name: String, result: String) -> Result<Changed, Error> {
-        let step = Box::new(Step { name, result });
+        let step = Box::new(operation::Step { name, result });
         self.ask(false, |answer| Operation::Step(claim, step, answer))
     }
 
@@ -522,7 +529,7 @@ impl Journal {
         result: String,
         then: Box<dyn FnOnce(Result<Changed, Error>) + Send>,
     ) {
-        let step = Box::new(Step { name, result });
+        let step = Box::new(operation::Step { name, result });
         let answer = Answer::call(then);
         // If it cannot be sent, its answer says so when it is dropped.
         if let Ok(part) = self.part() {

@@ -11,7 +11,7 @@ use crate::api::{Error, Found, Pool, State};
 use crate::group::{self, Group};
 use crate::lists::{self, Filter};
 use crate::operation::{Operation, Said};
-use crate::{chains, periodic, permits, store};
+use crate::{chains, events, periodic, permits, store};
 
 /// So many rows are changed in one transaction.
 const CHANGED: usize = 500;
@@ -289,6 +289,14 @@ impl Group<'_> {
         self.connection.prepare_cached(sql)?.execute([id])?;
         self.has_ready = true;
         if let Some(task) = place(self.connection, id)? {
+            if self.part.records() {
+                // The row has room for one end.
+                let at = row.ended.unwrap_or(self.now);
+                let failed = events::New::of(events::FAILED, None);
+                events::add(self.connection, task, at, &failed)?;
+                let retried = events::New::of(events::RETRIED, None);
+                events::add(self.connection, task, self.now, &retried)?;
+            }
             self.wait_again(task)?;
         }
         Ok(Retried::Yes)

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::answer::Answer;
 use crate::api::{Claim, Pool};
 use crate::permits::Permits;
+use crate::record::Count;
 
 /// Claims of different files differ in their upper bits: see `Memory::sign`.
 const ERA: u32 = 40;
@@ -68,6 +69,8 @@ pub(crate) struct Memory {
     pub heard: i64,
     /// The commands of this process that are not answered.
     pub asked: HashMap<i64, Answer<Option<String>>>,
+    /// For samples.
+    pub count: Count,
     /// The suspect that this process will run alone.
     pub reserved: Option<i64>,
     pub next_due: Option<i64>,

@@ -8,6 +8,7 @@ use crate::lists::{Class, Filter, Page, Query, Version};
 use crate::manage::Retried;
 use crate::periodic::{Ask, Told};
 use crate::permits;
+use crate::record::{self, Answered};
 
 /// An operation, and where its answer goes.
 pub(crate) enum Operation {
@@ -39,6 +40,10 @@ pub(crate) enum Operation {
     /// A plain task's place in a lane.
     Permit(permits::Ask),
     Command(commands::Ask),
+    /// What a page asks of all processes.
+    Look(record::Query, Answer<Answered>),
+    /// What a page tells.
+    Hear(record::Told),
     Publish(Box<Plain>),
     PublishBegan(String, i64),
     PublishEnded(String, Outcome),
@@ -90,6 +95,7 @@ impl Operation {
                 | Self::Lacking(..)
                 | Self::Names(_)
                 | Self::Paused(_)
+                | Self::Look(..)
         )
     }
 
@@ -160,6 +166,7 @@ impl Operation {
             (Self::Periodic(ask), Said::Periodic(told)) => drop(ask.give(told, false)),
             (Self::Permit(ask), Said::Permit(told)) => ask.give(told),
             (Self::Command(ask), Said::Command(told)) => ask.give(told),
+            (Self::Look(_, answer), Said::Answered(answered)) => answer.give(Ok(answered)),
             (Self::Place(_, answer), Said::Place(place)) => answer.give(Ok(place)),
             (Self::List(_, answer), Said::Page(page)) => answer.give(Ok(page)),
             (Self::Classes(.., answer), Said::Classes(classes)) => answer.give(Ok(classes)),
@@ -195,11 +202,16 @@ impl Operation {
             Self::Classes(.., answer) => answer.give(Err(error)),
             Self::Version(answer) => answer.give(Err(error)),
             Self::Names(answer) | Self::Lacking(_, answer) => answer.give(Err(error)),
+            Self::Look(_, answer) => answer.give(Err(error)),
             Self::Paused(answer) => answer.give(Err(error)),
             Self::Retry(_, answer) => answer.give(Err(error)),
             Self::Resume(_, answer) => answer.give(Err(error)),
             Self::Prune(.., answer) => answer.give(Err(error)),
-            Self::Publish(_) | Self::PublishBegan(..) | Self::PublishEnded(..) | Self::Know => {}
+            Self::Publish(_)
+            | Self::PublishBegan(..)
+            | Self::PublishEnded(..)
+            | Self::Hear(_)
+            | Self::Know => {}
         }
     }
 }
@@ -223,6 +235,7 @@ pub(crate) enum Said {
     Periodic(Told),
     Permit(permits::Told),
     Command(commands::Told),
+    Answered(Answered),
     Refused(Error),
     Nothing,
 }

@@ -23,6 +23,7 @@ use crate::kept::Checkpoints;
 use crate::layout::Layout;
 use crate::operation::Operation;
 use crate::queue::Queue;
+use crate::record::Sample;
 use crate::schema::Use;
 use crate::store;
 use crate::sync::Mutex;
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     pub identity: OnceLock<String>,
     /// The layout that this code works with.
     pub layout: &'static Layout,
+    /// Whether a page shows the tasks.
+    pub records: AtomicBool,
 }
 
 /// A task whose progress is told: by its claim, or a plain one by its id.
@@ -62,6 +65,8 @@ pub(crate) struct Part {
     pub progress: Mutex<HashMap<Subject, store::Progress>>,
     /// Not taken by the writer thread yet. As `disk`.
     pub checkpoints: Mutex<Checkpoints>,
+    /// Samples for a page, not taken by the writer thread yet. As `disk`.
+    pub samples: Mutex<Vec<Sample>>,
     /// Whether the writer thread runs.
     pub has_writer: Mutex<bool>,
     /// No more claims: the process ends.
@@ -117,6 +122,7 @@ impl Part {
             functions: Mutex::new(functions),
             progress: Mutex::new(HashMap::new()),
             checkpoints: Mutex::new(Checkpoints::default()),
+            samples: Mutex::new(Vec::new()),
             has_writer: Mutex::new(false),
             is_leaving: AtomicBool::new(false),
             is_hungry: AtomicBool::new(false),
@@ -143,6 +149,12 @@ impl Part {
         if self.queue.poke() {
             self.bed.wake();
         }
+    }
+
+    /// Whether what happens to tasks is noted, for a page.
+    pub(crate) fn records(&self) -> bool {
+        // Relaxed: what happens at the moment of the first page may be noted or not.
+        self.core.records.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_leaving(&self) -> bool {

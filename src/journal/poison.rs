@@ -44,6 +44,9 @@ pub(crate) struct Takeover {
     pub ended: Vec<i64>,
     /// The lanes in which less runs now.
     pub lanes: Vec<String>,
+    /// The ids of the tasks that it ran, and the places of those that are not plain.
+    pub tasks: Vec<String>,
+    pub again: Vec<i64>,
     /// The new dead letters.
     pub dead: Vec<DeadLetter>,
 }
@@ -106,6 +109,10 @@ pub(crate) fn take_over(
         ..Takeover::default()
     };
     for orphan in orphans {
+        done.tasks.push(orphan.id.clone());
+        if !orphan.plain {
+            done.again.push(orphan.sequence);
+        }
         let is_suspect = is_guilty(&orphan) && (!was_alone || orphan.deaths > 0);
         let deaths = orphan.deaths + u32::from(is_suspect);
         let (state, error) = if orphan.plain {

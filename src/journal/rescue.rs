@@ -18,7 +18,7 @@ use crate::writer::now;
 use crate::{chains, filesystem, liveness, migrate, part, poison, schema, vfs};
 
 /// The tables of processes, which end with them.
-const OF_PROCESSES: [&str; 4] = ["process", "known", "waiter", "command"];
+const OF_PROCESSES: [&str; 5] = ["process", "known", "waiter", "command", "worker"];
 /// Where this many numbers in a row cannot be read, only those are tried that an index has.
 const GAP: i64 = 10_000_000;
 
@@ -237,6 +237,7 @@ fn clear(new: &Connection) -> Sql<()> {
         "DELETE FROM body WHERE task NOT IN (SELECT sequence FROM task)",
         "DELETE FROM checkpoint WHERE task NOT IN (SELECT sequence FROM task)",
         "DELETE FROM step WHERE task NOT IN (SELECT sequence FROM task)",
+        "DELETE FROM event WHERE task NOT IN (SELECT sequence FROM task)",
         "DELETE FROM start WHERE rate NOT IN (SELECT rate FROM rate)",
     ] {
         new.execute(sql, [])?;

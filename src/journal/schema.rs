@@ -27,7 +27,7 @@ pub(crate) const LONG_LOG: u64 = (CHECKPOINT + 100) * (4096 + 24);
 ///
 /// States: 0 ready, 1 scheduled, 2 running, 3 blocked, 4 parked, 6 finished, 7 failed, 8 cancelled,
 /// 9 dead; 5 is ready but for its function, which is paused. Times are in microseconds since 1970. A published row is a plain task's: never claimed. Where `published` is 2 it is a permit.
-const FIRST: [&str; 39] = [
+const FIRST: [&str; 44] = [
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID",
     // Never uses a number twice: the files of a slot are named by it.
     "CREATE TABLE process (slot INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, boot TEXT NOT NULL, code TEXT NOT NULL, layout INTEGER NOT NULL, claims INTEGER NOT NULL, began_at INTEGER NOT NULL) STRICT",
@@ -90,6 +90,21 @@ const FIRST: [&str; 39] = [
     "CREATE TABLE command (sequence INTEGER PRIMARY KEY AUTOINCREMENT, application INTEGER NOT NULL, given_at INTEGER NOT NULL, \
      verb TEXT NOT NULL, target TEXT NOT NULL, process INTEGER, sender INTEGER NOT NULL, actor TEXT, taken_at INTEGER, outcome TEXT) STRICT",
     "CREATE INDEX untaken ON command (sequence) WHERE taken_at IS NULL",
+    // For pages. What has happened to tasks, beyond what their rows tell.
+    "CREATE TABLE event (number INTEGER PRIMARY KEY, task INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, \
+     text TEXT, actor TEXT, pid INTEGER NOT NULL) STRICT",
+    "CREATE INDEX happened ON event (task)",
+    // What all processes did in steps of so many seconds, with percentiles of waits and runs in microseconds.
+    "CREATE TABLE sample (application INTEGER NOT NULL, step INTEGER NOT NULL, at INTEGER NOT NULL, done INTEGER NOT NULL, \
+     failed INTEGER NOT NULL, queued INTEGER NOT NULL, held INTEGER NOT NULL, running INTEGER NOT NULL, wait BLOB, run BLOB, \
+     wait_half INTEGER, wait_most INTEGER, run_half INTEGER, run_most INTEGER, PRIMARY KEY (application, step, at)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE figure (application INTEGER NOT NULL, step INTEGER NOT NULL, at INTEGER NOT NULL, name TEXT NOT NULL, \
+     done INTEGER NOT NULL, failed INTEGER NOT NULL, cancelled INTEGER NOT NULL, retried INTEGER NOT NULL, dead INTEGER NOT NULL, \
+     wait BLOB, run BLOB, PRIMARY KEY (application, step, at, name)) STRICT, WITHOUT ROWID",
+    // How processes are, also those that have died.
+    "CREATE TABLE worker (slot INTEGER PRIMARY KEY, application INTEGER NOT NULL, pid INTEGER NOT NULL, began_at INTEGER NOT NULL, \
+     seen_at INTEGER, about TEXT, threads INTEGER, running INTEGER, idle INTEGER, waiting INTEGER, stuck INTEGER, memory INTEGER, \
+     lost_at INTEGER, tasks TEXT) STRICT",
     // The ids of pruned tasks.
     "CREATE TABLE forgotten (place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ended_at INTEGER NOT NULL) STRICT",
 ];

@@ -6,7 +6,7 @@ use crate::api::{
     Change, Claim, Claimed, Found, Kept, Key, Limits, NewTask, Outcome, Pool, Row, State, Stats,
 };
 use crate::limits::{self, column};
-use crate::{chains, kept, manage};
+use crate::{chains, events, kept, manage};
 
 /// Arguments above this many bytes are kept beside their task's row, which changes more often.
 const BODY: usize = 1000;
@@ -64,6 +64,8 @@ pub(crate) struct Process {
     pub slot: i64,
     pub pid: i64,
     pub boot: String,
+    pub claims: bool,
+    pub began_at: i64,
 }
 
 pub(crate) fn add_process(
@@ -120,12 +122,15 @@ pub(crate) fn pid(connection: &Connection, slot: i64) -> Result<Option<i64>> {
 }
 
 pub(crate) fn processes(connection: &Connection) -> Result<Vec<Process>> {
-    let mut statement = connection.prepare_cached("SELECT slot, pid, boot FROM process")?;
+    let mut statement =
+        connection.prepare_cached("SELECT slot, pid, boot, claims, began_at FROM process")?;
     let rows = statement.query_map([], |row| {
         Ok(Process {
             slot: row.get(0)?,
             pid: row.get(1)?,
             boot: row.get(2)?,
+            claims: row.get(3)?,
+            began_at: row.get(4)?,
         })
     })?;
     rows.collect()
@@ -1109,6 +1114,7 @@ fn remove_parts(connection: &Connection, task: i64) -> Result<()> {
     ] {
         connection.prepare_cached(sql)?.execute([task])?;
     }
+    events::remove(connection, task)?;
     kept::remove(connection, task)
 }
 

@@ -22,6 +22,7 @@ use crate::look::Chores;
 use crate::memory::Memory;
 use crate::operation::Operation;
 use crate::part::{self, Disk, Files, Part, Subject};
+use crate::record::{self, Sample};
 use crate::wakeup::Woken;
 use crate::{chains, flusher, lists, liveness, manage, permits, poison, store, turnstile};
 
@@ -73,6 +74,8 @@ pub(crate) struct Writer {
     /// Those that were taken and are not in the file yet.
     checkpoints: Checkpoints,
     checkpoints_at: Instant,
+    /// As `checkpoints`.
+    samples: Vec<Sample>,
     /// Another process has called.
     pub(crate) is_called: bool,
     /// Ends that could not be written, to be tried again.
@@ -147,6 +150,7 @@ impl Writer {
             progress_at: now,
             checkpoints: Checkpoints::default(),
             checkpoints_at: now,
+            samples: Vec::new(),
             is_called: false,
             kept: Vec::new(),
             lost_permits: Vec::new(),
@@ -253,7 +257,9 @@ impl Writer {
             self.keeps_time() && self.memory.next_due.is_some_and(|due| due <= self::now());
         let has_progress =
             !self.part.progress.lock().is_empty() && self.progress_at.elapsed() >= PROGRESS;
+        let has_samples = !self.samples.is_empty() || !self.part.samples.lock().is_empty();
         let has_work = self.part.queue.has_any()
+            || has_samples
             || self.is_eager
             || is_due
             || has_progress
@@ -319,6 +325,13 @@ impl Writer {
                 Operation::Version(answer) => {
                     let found = Self::with(&self.part, |connection, files| {
                         Ok(lists::version(connection, files.openings)?)
+                    });
+                    answer.give(found.map_err(|trouble| trouble.told(&place)));
+                }
+                Operation::Look(query, answer) => {
+                    let app = self.part.core.settings.app.clone();
+                    let found = Self::with(&self.part, |connection, _| {
+                        Ok(record::answer(connection, &place, &app, slot, &query)?)
                     });
                     answer.give(found.map_err(|trouble| trouble.told(&place)));
                 }
@@ -480,6 +493,9 @@ impl Writer {
         if turn.takes {
             operations.extend(part.queue.take());
             self.take_checkpoints();
+            for sample in std::mem::take(&mut *part.samples.lock()) {
+                record::keep(&mut self.samples, sample);
+            }
         }
         files.lengthen_log();
         let nothing = Chores::default();
@@ -498,7 +514,13 @@ impl Writer {
         let (memory, capacity) = (&mut self.memory, turn.capacity);
         let mut group = Group::new(&part, connection, files, memory, capacity, now());
         group.is_outdated = self.is_outdated;
-        let done = group.work(operations, &self.checkpoints, chores, turn.progress);
+        let done = group.work(
+            operations,
+            &self.checkpoints,
+            chores,
+            turn.progress,
+            &self.samples,
+        );
         let mut effects = group.effects;
         effects.ended.extend(lost);
         if is_replaced {
@@ -638,6 +660,7 @@ impl Writer {
         }
         self.fifo.clone_from(&disk.files.fifo);
         self.checkpoints = Checkpoints::default();
+        self.samples.clear();
         log
     }
 

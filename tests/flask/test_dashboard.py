@@ -673,8 +673,9 @@ class TestActions:
             visitor.post(f"/tasks/{future.id}/cancel")
         assert seen == [{"verb": "cancel", "task": future.id, "actor": "ada"}]
         assert f"cancel {future.id}, by ada" in caplog.text
-        (act,) = visitor.data(f"/tasks/{future.id}")["acts"]
-        assert (act["verb"], act["actor"]) == ("cancel", "ada")
+        found = visitor.data(f"/tasks/{future.id}")["timeline"]
+        acts = [(it["kind"], it["actor"]) for it in found if it["is_act"]]
+        assert acts == [("cancel", "ada")]
         assert "by ada" in visitor.get(f"/tasks/{future.id}").text
 
     @pytest.mark.parametrize(

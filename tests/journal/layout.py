@@ -82,7 +82,8 @@ def make_app(path: Path, **config: Any) -> Flask:
     app = Flask("layouts", static_folder=None, instance_path=str(path.parent))
     settings = {"JOURNAL": str(path), "MAX_WORKERS": 1, "JOURNAL_DEATHS": 1, **config}
     app.config.update({f"DELAY_{key}": value for key, value in settings.items()})
-    Delay(app)
+    # What a page shows is noted where there is one.
+    app.register_blueprint(Delay(app).dashboard_blueprint(authorize=None))
     return app
 
 
@@ -193,6 +194,7 @@ def _change(file: sqlite3.Connection) -> None:
     # The place of this file on the machine is no part of a layout.
     here = f"{Path(__file__).parents[2]}{os.sep}"
     file.execute("UPDATE task SET error = replace(error, ?, '')", [here])
+    file.execute("UPDATE worker SET about = '{}'")
     parked = "state = 4, reason = 'no process knows it', parked_at = ?"
     file.execute(f"UPDATE task SET {parked} WHERE id = 'parked'", [int(time.time() * 1e6)])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlencode
 
-from flask import Blueprint, Flask, g, request, url_for
+from flask import Blueprint, Flask, g, request, request_started, url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -80,8 +80,25 @@ def blueprint(
         recorder.of(cast("Flask", state.app)).keeps_arguments |= arguments
 
     made.record(record)
+    made.record(_learn_server)
     _Views(find, options, Assets(style)).add_to(made)
     return made
+
+
+def _learn_server(state: BlueprintSetupState) -> None:
+    """Have the first request tell what serves the app, for the page of processes."""
+
+    def served(app: Flask) -> None:
+        request_started.disconnect(served, sender=app)
+        for it in list(app.extensions.values()):
+            if isinstance(it, State):
+                it.record(_server())
+
+    request_started.connect(served, sender=state.app, weak=False)
+
+
+def _server() -> str:
+    return str(request.environ.get("SERVER_SOFTWARE", ""))
 
 
 def _poll(value: object) -> float:
@@ -231,6 +248,7 @@ class _Views:
             "rights": g._delay_rights,  # noqa: SLF001
             "assets": self._assets,
             "alone": not state.store.is_there,
+            "of_all": state.store.is_there and state.config.journal is not None,
             "setting": f"{state.owner.prefix}JOURNAL",
             "said": _asked(),
             "back": _here(),
@@ -277,7 +295,7 @@ class _Views:
 
     def _note(self, verb: str, task: str) -> None:
         name = self._actor()
-        recorder.of(self._app).note(task, verb, name)
+        self._pages().note(task, verb, name)
         _log.info("%s %s, by %s", verb, task, name or "somebody")
         dashboard_acted.send(
             self._app, _async_wrapper=self._app.ensure_sync, verb=verb, task=task, actor=name
@@ -407,8 +425,9 @@ class _Views:
         return self._show(
             "processes",
             {
-                "process": found.process(request.environ.get("SERVER_SOFTWARE", "")),
+                "process": found.process(_server()),
                 "processes": found.processes(),
+                "workers": found.workers(_server()),
             },
         )
 
@@ -421,10 +440,16 @@ class _Views:
         run = found.own.run_of(found.state, id)
         # Asking another process takes a moment: its stack has a page of its own.
         missing, frames = found.stack(id) if run is not None else (None, [])
-        acts = [act._asdict() for act in found.own.acts(id)]
         here = None if run is None else {"thread": lists.thread_name(run)}
         return self._show(
-            "task", {"task": view, "here": here, "acts": acts, "stack": frames, "no_stack": missing}
+            "task",
+            {
+                "task": view,
+                "here": here,
+                "timeline": found.timeline(view),
+                "stack": frames,
+                "no_stack": missing,
+            },
         )
 
     def stack(self, id: str) -> AnyResponse:

@@ -1,12 +1,14 @@
 """What the pages show: views of tasks, and numbers. No HTML, and nothing of Flask's contexts."""
 
+import contextlib
+import json
 import os
 import platform
 import re
 import site
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 
 from flask_delay.backends.base import RemoteError
 from flask_delay.dashboard import samples
-from flask_delay.dashboard.lists import SHOWN, Lists, kind_of
+from flask_delay.dashboard.lists import SHOWN, Lists, is_durable, kind_of
 from flask_delay.dashboard.samples import Plots
 from flask_delay.journal.periodic import seen_in_journal
 from flask_delay.masking import masked
@@ -106,19 +108,38 @@ class Pages(Lists):
         return {"queued": queued, "held": held, "oldest_waiting_since": oldest}
 
     def names(self) -> dict[str, TaskStats]:
-        """The outcomes of this process's tasks, by their names."""
-        return dict(sorted(self.state.stats()["tasks"].items()))
+        """The outcomes of tasks by their names: of all processes in seven days, or of this one."""
+        journal = self.state.store.shared()
+        tasks: Mapping[str, Any] = self.state.stats()["tasks"]
+        if journal is not None:
+            tasks = journal.figures([])
+            for figures in tasks.values():
+                del figures["buckets"]
+        return dict(sorted(tasks.items()))
 
     def plots(self, resolution: str = "15m") -> Plots:
         """What happened in the last "15m", "6h" or "7d". KeyError for anything else."""
+        journal = self.state.store.shared()
+        if journal is not None:
+            return samples.of_all(journal, resolution)
         return samples.of_process(self.state.executors(), resolution)
 
     def sparklines(self) -> dict[str, list[int]]:
         """How many tasks ended in each of the last 30 minutes, by name; the last one goes on."""
+        journal = self.state.store.shared()
+        if journal is not None:
+            return samples.ends_of_all(journal)
         return samples.ends_of_process(self.state.executors())
 
     def histograms(self, name: str) -> dict[str, list[tuple[str, int]]]:
-        """How long this process's tasks of a name waited, and ran: counts by upper bounds."""
+        """How long the tasks of a name waited, and ran: counts by upper bounds. As `names`."""
+        journal = self.state.store.shared()
+        if journal is not None:
+            figures = journal.figures(list(BOUNDS)).get(name)
+            if figures is None:
+                return {}
+            wait, run = figures["buckets"]
+            return {"wait": _buckets(wait), "run": _buckets(run)}
         row = self.state.executor._figures(list(BOUNDS)).get(name)
         if row is None:
             return {}
@@ -180,10 +201,87 @@ class Pages(Lists):
             **{key: own[key] for key in ("threads", "running", "idle", "waiting", "stuck")},
         }
 
+    def workers(self, server: str) -> list[dict[str, Any]]:
+        """All processes of the app, oldest first, also those that died; or this one alone."""
+        own = {**self.process(server), "is_own": True, "state": "alive", "seen_at": None}
+        own |= {"lost_at": None, "tasks": []}
+        journal = self.state.store.shared()
+        if journal is None:
+            return [own]
+        rows = [_worker(row) for row in journal.workers()]
+        found = [own if row["is_own"] else row for row in rows]
+        return found if own in found else [own, *found]
+
+    def timeline(self, view: TaskView) -> list[dict[str, Any]]:
+        """What has happened to a task, oldest first."""
+        found = []
+        journal = self.state.store.shared()
+        rows = [] if journal is None else journal.events(view.id)
+        if view.enqueued_at is not None:
+            found.append(_event(view.enqueued_at, "submitted"))
+        if view.started_at is not None:
+            first = 1 if is_durable(view) else view.attempts
+            found.append(_event(view.started_at, "started", f"attempt {first}"))
+        for micros, kind, text, actor, pid in rows:
+            at = datetime.fromtimestamp(micros / 1e6, UTC)
+            if kind == "acted":
+                found.append(_event(at, text or kind, None, actor, pid, is_act=True))
+            else:
+                found.append(_event(at, kind, text, actor, pid))
+        if not any(it["is_act"] for it in found):
+            acts = self.own.acts(view.id)
+            found += [_event(it.at, it.verb, actor=it.actor, is_act=True) for it in acts]
+        if view.finished_at is not None:
+            found.append(_event(view.finished_at, outcome_of(view)))
+        return sorted(found, key=lambda it: it["at"])
+
+    def note(self, id: str, verb: str, actor: str | None) -> None:
+        """Remember who did what to a task, in all processes if there is a journal."""
+        self.own.note(id, verb, actor)
+        self.state.store.note(id, verb, actor)
+
     def processes(self) -> int | None:
         """How many processes run durable tasks; None without a journal."""
         counts = self.state.store.stats()
         return None if counts is None else counts["processes"]
+
+
+def _event(
+    at: datetime,
+    kind: str,
+    text: str | None = None,
+    actor: str | None = None,
+    pid: int | None = None,
+    *,
+    is_act: bool = False,
+) -> dict[str, Any]:
+    """An event of a timeline."""
+    return {"at": at, "kind": kind, "text": text, "actor": actor, "pid": pid, "is_act": is_act}
+
+
+def _worker(row: dict[str, Any]) -> dict[str, Any]:
+    """A process as the journal knows it."""
+    about: dict[str, Any] = {"host": None, "server": None, "python": None}
+    with contextlib.suppress(ValueError):
+        about |= json.loads(row["about"] or "{}")
+    memory = row["memory"]
+    return {
+        "pid": row["pid"],
+        **about,
+        "since": _at(row["began"]),
+        "memory": None if memory is None else round(memory, -6),
+        **{key: row[key] for key in ("threads", "running", "idle", "waiting", "stuck")},
+        "is_own": row["is_own"],
+        "state": "alive" if row["lost"] is None else "lost",
+        # The lock of one that lives tells so at this moment.
+        "seen_at": _at(row["seen"]),
+        "lost_at": _at(row["lost"]),
+        "tasks": row["tasks"],
+    }
+
+
+def _at(micros: int | None) -> datetime | None:
+    return None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
 
 
 def outcome_of(view: TaskView) -> str:

@@ -7,6 +7,7 @@ frames and so no locals.
 import asyncio
 import reprlib
 import threading
+import time
 import weakref
 from collections import deque
 from dataclasses import replace
@@ -71,13 +72,15 @@ class Recorder:
         self.keeps_arguments = False
         """Whether the arguments of tasks are kept as text, for a page that shows them."""
         self._arguments: dict[int, str] = {}
+        # A second of the clock, and how many tasks have passed in it.
+        self._second = self._seen = 0
         # The signals keep nothing of this alive.
         for signal, receiver in (
             (signals.task_submitted, self._submitted),
             (signals.task_started, self._started),
-            (signals.task_succeeded, self._ended),
+            (signals.task_succeeded, self._passed),
             (signals.task_failed, self._ended),
-            (signals.task_cancelled, self._ended),
+            (signals.task_cancelled, self._passed),
         ):
             signal.connect(receiver, sender=app)
 
@@ -109,6 +112,19 @@ class Recorder:
             is_coroutine = True
         place = threading.get_ident(), is_coroutine
         self._started_ones[id(future)] = (weakref.ref(future), *place)
+
+    def _passed(self, app: Flask, *, future: Future[Any]) -> None:
+        """A task has ended and did not fail. Of many in a second, the first ones are remembered."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._seen = second, 0
+        self._seen += 1
+        if self._seen <= _OTHERS:
+            self._ended(app, future=future)
+            return
+        self._pending.pop(id(future), None)
+        self._started_ones.pop(id(future), None)
+        self._arguments.pop(id(future), None)
 
     def _ended(self, app: Flask, *, future: Future[Any]) -> None:
         self._pending.pop(id(future), None)

@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from operator import add
 from typing import NamedTuple
 
-from flask_delay._native import Executor
+from flask_delay._native import Executor, _Journal
 
 STEPS = {"15m": 1, "6h": 10, "7d": 60}
 """The resolutions, and the seconds of their steps."""
 
+MINUTES = 30
+"""Of a sparkline."""
+
+# Seconds until a sample is in the journal.
+_LATE = 3
 # How many steps are kept.
 _KEPT = {1: 900, 10: 2_160, 60: 10_080}
 
@@ -47,6 +52,33 @@ def of_process(executors: Sequence[Executor], resolution: str) -> Plots:
     step = STEPS[resolution]
     rows = [executor._samples(step) for executor in executors]  # noqa: SLF001
     return _plots(step, rows[0] if len(rows) == 1 else _added(rows))
+
+
+def of_all(journal: _Journal, resolution: str) -> Plots:
+    """The plots of all processes. KeyError for an unknown resolution."""
+    step = STEPS[resolution]
+    return _plots(step, _bridged(journal.steps(step), step, int(time.time())))
+
+
+def _bridged(rows: Sequence[_Row], step: int, now: int) -> list[_Row]:
+    """The rows with the first and the last step of each time in which nothing happened."""
+    found: list[_Row] = []
+    for row in rows:
+        if found:
+            found += _quiet(found[-1], row[0], step)
+        found.append(row)
+    # The samples of the last seconds may be on their way.
+    if found and found[-1][0] + step + _LATE <= now:
+        found += _quiet(found[-1], now - now % step + step, step)
+    return found
+
+
+def _quiet(before: _Row, end: int, step: int) -> list[_Row]:
+    """The first and the last step between a row and the time of the next one."""
+    places = sorted({before[0] + step, end - step} - {before[0]})
+    # What was held still is.
+    levels = [0, before[2][1], 0]
+    return [(at, [0, 0], levels, [None, None]) for at in places if before[0] < at < end]
 
 
 def _plots(step: int, rows: Sequence[_Row]) -> Plots:
@@ -90,6 +122,16 @@ def _longer(one: _Times, other: _Times) -> _Times:
     if one is None or other is None:
         return one or other
     return [max(pair) for pair in zip(one, other, strict=True)]
+
+
+def ends_of_all(journal: _Journal) -> dict[str, list[int]]:
+    """As `ends_of_process`, in all processes."""
+    first = int(time.time()) // 60 - MINUTES + 1
+    found: dict[str, list[int]] = {}
+    for name, minute, count in journal.minutes(first):
+        if minute < first + MINUTES:
+            found.setdefault(name, [0] * MINUTES)[minute - first] = count
+    return dict(sorted(found.items()))
 
 
 def ends_of_process(executors: Sequence[Executor]) -> dict[str, list[int]]:

@@ -175,6 +175,8 @@ class Store:
         self._counted: tuple[float, JournalStats] | None = None
         self._oldest: datetime | None = None
         self._warned = False
+        # What pages say of this process, once there is a page.
+        self._about: str | None = None
         # Made at first use; see `_open`.
         self._outboxes: dict[None, Outbox] = {}
         _stores.add(self)
@@ -268,6 +270,8 @@ class Store:
         )
         # Of two callers at once, both have made the same one.
         found = self._open.setdefault(None, made)
+        if self._about is not None:
+            found.record(self._about)
         self._hear_requests()
         return found
 
@@ -921,6 +925,26 @@ class Store:
         if name is None:
             return [None]
         return [*self.functions.meant(name, journal.names())]
+
+    def record(self, about: str) -> None:
+        """Note from now on what happens to tasks, for pages. `about` is JSON: see `workers`."""
+        self._about = about
+        if (journal := self._open.get(None)) is not None:
+            journal.record(about)
+
+    def shared(self) -> _Journal | None:
+        """The journal if it has what all processes do: pages read it. Raises JournalUnavailable."""
+        if self._settings.journal is None or not self.is_there:
+            return None
+        return self._journal()
+
+    def note(self, id: str, verb: str, actor: str | None) -> None:
+        """Add what somebody did to a task to its events, which every process shows.
+
+        Nothing happens without a journal, or if that does not have the task.
+        """
+        if self.is_there:
+            self._journal().note(id, verb, actor)
 
     def stats(self) -> JournalStats | None:
         """The counts of the journal, at most a second old; None without one.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flask_delay_journal as store;
 use flask_delay_journal::{
     Bound as End, Filter, Found, Job, Journal as Store, List, Order as CommandOrder, Pool, Reply,
     Retried, Settings, State, SyncLevel,
@@ -18,6 +19,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::bindings::core::durable::{Hooks, Link, has_claim, refusal};
 use crate::bindings::core::executor::ExecutorCell;
+use crate::bindings::core::metrics;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::task::Task;
 use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
@@ -362,6 +364,55 @@ impl Journal {
         Ok(dict)
     }
 
+    #[doc = doc!("_Journal.record")]
+    fn record(&self, about: String) {
+        self.0.set_about(about.clone());
+        self.0.tell(|journal| {
+            journal.record();
+            journal.tell_about(about);
+        });
+    }
+
+    #[doc = doc!("_Journal.note")]
+    fn note(&self, id: &str, verb: &str, actor: Option<&str>) {
+        self.0.tell(|journal| journal.note(id, verb, actor));
+    }
+
+    #[doc = doc!("_Journal.steps")]
+    fn steps(&self, py: Python<'_>, step: i64) -> PyResult<Vec<Step>> {
+        let found = self.0.ask(py, |journal| journal.steps(step))?;
+        let pair = |it: [u64; 2]| it.map(metrics::seconds);
+        let step = |it: store::Step| (it.at, it.ended, it.levels, it.times.map(|it| it.map(pair)));
+        Ok(found.into_iter().map(step).collect())
+    }
+
+    #[doc = doc!("_Journal.figures")]
+    fn figures<'py>(&self, py: Python<'py>, bounds: Vec<f64>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for (name, figures) in self.0.ask(py, Store::figures)? {
+            dict.set_item(name, metrics::to_dict(py, &figures, &bounds)?)?;
+        }
+        Ok(dict)
+    }
+
+    #[doc = doc!("_Journal.minutes")]
+    fn minutes(&self, py: Python<'_>, since: i64) -> PyResult<Vec<(String, i64, u64)>> {
+        self.0.ask(py, |journal| journal.minutes(since))
+    }
+
+    #[doc = doc!("_Journal.workers")]
+    fn workers<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let workers = self.0.ask(py, Store::workers)?;
+        workers.into_iter().map(|it| worker(py, it)).collect()
+    }
+
+    #[doc = doc!("_Journal.events")]
+    fn events(&self, py: Python<'_>, id: &str) -> PyResult<Vec<Event>> {
+        let found = self.0.ask(py, |journal| journal.events(id))?;
+        let event = |it: store::Event| (it.at, it.kind, it.text, it.actor, it.pid);
+        Ok(found.into_iter().map(event).collect())
+    }
+
     #[doc = doc!("_Journal.stop_claiming")]
     fn stop_claiming(&self) {
         self.0.tell(Store::stop_claiming);
@@ -397,6 +448,31 @@ fn filter(
         functions,
         ended_before,
     })
+}
+
+/// First second, tasks that returned and failed, levels, times in seconds.
+type Step = (i64, [u64; 2], [u64; 3], [Option<[f64; 2]>; 2]);
+
+/// When, what, more, the person, the process.
+type Event = (i64, String, Option<String>, Option<String>, i64);
+
+/// A process as a dict. Its times are in microseconds since 1970.
+fn worker(py: Python<'_>, worker: store::Worker) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("pid", worker.pid)?;
+    dict.set_item("claims", worker.claims)?;
+    dict.set_item("began", worker.began_at)?;
+    dict.set_item("seen", worker.seen_at)?;
+    dict.set_item("about", worker.vitals.about)?;
+    let names = ["threads", "running", "idle", "waiting", "stuck"];
+    for (name, count) in names.into_iter().zip(worker.vitals.threads) {
+        dict.set_item(name, count)?;
+    }
+    dict.set_item("memory", worker.vitals.memory)?;
+    dict.set_item("lost", worker.lost_at)?;
+    dict.set_item("tasks", worker.tasks)?;
+    dict.set_item("is_own", worker.is_own)?;
+    Ok(dict)
 }
 
 /// A job as a dict. Its times are in microseconds since 1970.

@@ -73,6 +73,8 @@ pub(crate) struct Link {
     pub(crate) most: usize,
     /// Whether the journal is told of plain tasks.
     publishes: bool,
+    /// What does not change about this process, as JSON, for pages. The lock is a leaf.
+    about: Mutex<String>,
     pub(crate) hooks: Hooks,
     here: PerProcess<Here>,
 }
@@ -218,6 +220,7 @@ impl Link {
             core: Arc::downgrade(core),
             most,
             publishes,
+            about: Mutex::default(),
             hooks,
             here: PerProcess::new(Here::default()),
         });
@@ -261,6 +264,19 @@ impl Link {
             return Err(JournalUnavailable::new_err("the journal is not open"));
         };
         py.detach(|| question(journal)).map_err(refusal)
+    }
+
+    /// Whether the journal is told of plain tasks.
+    pub(crate) fn publishes(&self) -> bool {
+        self.publishes
+    }
+
+    pub(crate) fn about(&self) -> String {
+        self.about.lock().clone()
+    }
+
+    pub(crate) fn set_about(&self, about: String) {
+        *self.about.lock() = about;
     }
 
     /// What tells the journal's file from all others.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flask_delay_engine::Mutex;
+use flask_delay_journal::{Figures, Histogram};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString};
@@ -24,12 +25,6 @@ use super::transition::Phase;
 const NAMES: usize = 200;
 const OTHERS: &str = "(others)";
 
-/// The number of buckets for each power of two, in bits: a bucket is less than 1 % wide, which
-/// gives two significant digits.
-const FINE: u32 = 7;
-/// A day, in microseconds. Longer times count as that.
-const LONGEST: u64 = 24 * 60 * 60 * 1_000_000;
-
 /// The figures of one process. The lock is a leaf: under it no Python object is dropped, and no
 /// Python code runs.
 #[derive(Default)]
@@ -42,8 +37,8 @@ pub(crate) type Names = BTreeMap<Box<str>, OfName>;
 #[derive(Clone, Default)]
 pub(crate) struct OfName {
     pub(crate) counts: Counts,
-    pub(crate) wait: Times,
-    pub(crate) run: Times,
+    pub(crate) wait: Histogram,
+    pub(crate) run: Histogram,
 }
 
 /// How tasks went on.
@@ -54,16 +49,6 @@ pub(crate) struct Counts {
     pub(crate) cancelled: u64,
     pub(crate) retried: u64,
     pub(crate) dead: u64,
-}
-
-/// A histogram. All have the same buckets, so that they can be added.
-#[derive(Clone, Default)]
-pub(crate) struct Times {
-    /// Up to the longest recorded time.
-    buckets: Vec<u32>,
-    count: u64,
-    /// In microseconds.
-    sum: u64,
 }
 
 /// Nanoseconds: from submission, or the earliest start, to the first start; of the last attempt.
@@ -189,11 +174,7 @@ impl Metrics {
         py: Python<'py>,
         bounds: &[f64],
     ) -> PyResult<Bound<'py, PyDict>> {
-        let bounds: Vec<_> = bounds
-            .iter()
-            .map(|bound| Duration::try_from_secs_f64(*bound).unwrap_or(Duration::MAX))
-            .map(|bound| u64::try_from(bound.as_micros()).unwrap_or(LONGEST))
-            .collect();
+        let bounds = microseconds(bounds);
         let rows = PyDict::new(py);
         for (name, row) in self.each(|it| it.row(&bounds)) {
             rows.set_item(&*name, row)?;
@@ -206,7 +187,7 @@ impl Metrics {
         let py = stats.py();
         let mut all = Counts::default();
         let tasks = PyDict::new(py);
-        let read = |it: &OfName| (it.counts, it.wait.quantiles(), it.run.quantiles());
+        let read = |it: &OfName| (it.counts, quantiles(&it.wait), quantiles(&it.run));
         for (name, (counts, wait, run)) in self.each(read) {
             let task = PyDict::new(py);
             counts.tell(&task)?;
@@ -225,6 +206,25 @@ impl Metrics {
 }
 
 impl OfName {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counts.add(other.counts);
+        self.wait.add(&other.wait);
+        self.run.add(&other.run);
+    }
+
+    /// As the journal adds them to those of other processes.
+    pub(crate) fn into_figures(self) -> Figures {
+        Figures {
+            done: self.counts.done,
+            failed: self.counts.failed,
+            cancelled: self.counts.cancelled,
+            retried: self.counts.retried,
+            dead: self.counts.dead,
+            wait: self.wait,
+            run: self.run,
+        }
+    }
+
     fn subtract(&mut self, earlier: &Self) {
         let (counts, before) = (&mut self.counts, &earlier.counts);
         counts.done -= before.done;
@@ -246,19 +246,8 @@ impl OfName {
             float(counts.dead),
         ];
         for times in [&self.wait, &self.run] {
-            row.push(seconds(times.sum));
-            let mut buckets = times.buckets.as_slice();
-            let mut begin = 0;
-            for bound in bounds {
-                let end = (bucket(*bound) + 1)
-                    .saturating_sub(begin)
-                    .min(buckets.len());
-                let (within, beyond) = buckets.split_at(end);
-                row.push(within.iter().copied().map(f64::from).sum());
-                buckets = beyond;
-                begin += end;
-            }
-            row.push(buckets.iter().copied().map(f64::from).sum());
+            row.push(seconds(times.sum()));
+            row.extend(times.within(bounds).into_iter().map(float));
         }
         row
     }
@@ -287,82 +276,48 @@ impl Counts {
     }
 }
 
-/// The bucket of a time in microseconds.
-fn bucket(time: u64) -> usize {
-    // The number of low bits that the bucket ignores.
-    let coarse = (u64::BITS - time.leading_zeros()).saturating_sub(FINE + 1);
-    let bucket = (u64::from(coarse) << FINE) + (time >> coarse);
-    usize::try_from(bucket).unwrap_or(usize::MAX)
+/// The figures of a function as a dict, with counts of its waits and runs up to each bound, in
+/// seconds.
+pub(crate) fn to_dict<'py>(
+    py: Python<'py>,
+    figures: &Figures,
+    bounds: &[f64],
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let counts = Counts {
+        done: figures.done,
+        failed: figures.failed,
+        cancelled: figures.cancelled,
+        retried: figures.retried,
+        dead: figures.dead,
+    };
+    counts.tell(&dict)?;
+    dict.set_item("wait", quantiles(&figures.wait).to_dict(py)?)?;
+    dict.set_item("run", quantiles(&figures.run).to_dict(py)?)?;
+    let bounds = microseconds(bounds);
+    let buckets = (figures.wait.within(&bounds), figures.run.within(&bounds));
+    dict.set_item("buckets", buckets)?;
+    Ok(dict)
 }
 
-/// The longest time of a bucket.
-fn longest_in(bucket: usize) -> u64 {
-    let bucket = bucket as u64;
-    let coarse = (bucket >> FINE).saturating_sub(1);
-    let shortest = (bucket - (coarse << FINE)) << coarse;
-    shortest + (1 << coarse) - 1
+fn microseconds(bounds: &[f64]) -> Vec<u64> {
+    bounds
+        .iter()
+        .map(|bound| Duration::try_from_secs_f64(*bound).unwrap_or(Duration::MAX))
+        .map(|bound| u64::try_from(bound.as_micros()).unwrap_or(u64::MAX))
+        .collect()
 }
 
-impl Times {
-    fn record(&mut self, nanoseconds: u64) {
-        let time = (nanoseconds / 1_000).min(LONGEST);
-        let bucket = bucket(time);
-        if bucket >= self.buckets.len() {
-            self.buckets.resize(bucket + 1, 0);
-        }
-        self.buckets[bucket] = self.buckets[bucket].saturating_add(1);
-        self.count += 1;
-        self.sum += time;
-    }
+/// The median and the time that 95 % took at most, in seconds; None without any.
+pub(crate) fn typical(times: &Histogram) -> Option<[f64; 2]> {
+    (times.count() > 0).then(|| times.longest([50, 95]).map(seconds))
+}
 
-    pub(crate) fn add(&mut self, other: &Self) {
-        if other.buckets.len() > self.buckets.len() {
-            self.buckets.resize(other.buckets.len(), 0);
-        }
-        for (it, more) in self.buckets.iter_mut().zip(&other.buckets) {
-            *it = it.saturating_add(*more);
-        }
-        self.count += other.count;
-        self.sum += other.sum;
-    }
-
-    fn subtract(&mut self, earlier: &Self) {
-        for (it, less) in self.buckets.iter_mut().zip(&earlier.buckets) {
-            *it -= less;
-        }
-        self.count -= earlier.count;
-        self.sum -= earlier.sum;
-    }
-
-    fn quantiles(&self) -> Quantiles {
-        Quantiles {
-            count: self.count,
-            sum: self.sum,
-            times: self.longest([50, 90, 99, 100]),
-        }
-    }
-
-    /// The times, in microseconds, that so many percent took at most.
-    fn longest<const N: usize>(&self, percents: [u64; N]) -> [u64; N] {
-        let mut seen = 0;
-        let mut buckets = self.buckets.iter().enumerate();
-        let mut time = 0;
-        // Rounded up: that many tasks took no longer.
-        percents.map(|percent| {
-            let wanted = (self.count * percent).div_ceil(100);
-            while seen < wanted
-                && let Some((bucket, count)) = buckets.next()
-            {
-                seen += u64::from(*count);
-                time = longest_in(bucket);
-            }
-            time
-        })
-    }
-
-    /// The median and the time that 95 % took at most, in seconds; None without any.
-    pub(crate) fn typical(&self) -> Option<[f64; 2]> {
-        (self.count > 0).then(|| self.longest([50, 95]).map(seconds))
+fn quantiles(times: &Histogram) -> Quantiles {
+    Quantiles {
+        count: times.count(),
+        sum: times.sum(),
+        times: times.longest([50, 90, 99, 100]),
     }
 }
 
@@ -394,6 +349,6 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-fn seconds(microseconds: u64) -> f64 {
+pub(crate) fn seconds(microseconds: u64) -> f64 {
     float(microseconds) / 1e6
 }

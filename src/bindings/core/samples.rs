@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flask_delay_engine::Mutex;
+use flask_delay_journal::Histogram;
 
-use super::metrics::{Counts, Metrics, Names, OfName, Times};
+use super::metrics::{self, Counts, Metrics, Names, OfName};
 
 /// The seconds of a step, and how many of them are kept: 15 minutes, 6 hours, 7 days.
 const STEPS: [(u64, usize); 3] = [(1, 900), (10, 2_160), (60, 10_080)];
@@ -41,6 +42,8 @@ struct Record {
     at: u64,
     levels: Levels,
     lines: [Line; 3],
+    /// What the journal has not been told.
+    untold: Names,
     /// The ends of the last minutes by name, each with its minute.
     minutes: BTreeMap<Box<str>, VecDeque<(u64, u32)>>,
 }
@@ -61,8 +64,8 @@ struct Open {
     levels: Levels,
     /// At the last sample.
     last: Levels,
-    wait: Times,
-    run: Times,
+    wait: Histogram,
+    run: Histogram,
 }
 
 /// A step that is over.
@@ -93,8 +96,14 @@ impl Samples {
     }
 
     /// Takes a sample for a second; whether anything has happened, or goes on.
-    pub(crate) fn take(&self, figures: &Metrics, at: u64, levels: Levels) -> bool {
-        self.record.lock().take(figures, at, levels)
+    pub(crate) fn take(&self, figures: &Metrics, at: u64, levels: Levels, tells: bool) -> bool {
+        self.record.lock().take(figures, at, levels, tells)
+    }
+
+    /// What the journal has not been told: the second of the last sample, and what has come.
+    pub(crate) fn untold(&self) -> (u64, Names) {
+        let mut record = self.record.lock();
+        (record.at, std::mem::take(&mut record.untold))
     }
 
     /// The steps of a length in seconds, up to `now`. Those around a time without samples are there.
@@ -129,7 +138,7 @@ impl Samples {
 }
 
 impl Record {
-    fn take(&mut self, figures: &Metrics, at: u64, levels: Levels) -> bool {
+    fn take(&mut self, figures: &Metrics, at: u64, levels: Levels, tells: bool) -> bool {
         // A reader's sample may be of a later second than that which ends meanwhile.
         let at = if at + LATE >= self.at {
             at.max(self.at)
@@ -142,11 +151,12 @@ impl Record {
             self.minutes.clear();
         }
         let mut all = OfName::default();
-        let minutes = &mut self.minutes;
+        let (minutes, untold) = (&mut self.minutes, &mut self.untold);
         figures.since(&mut self.seen, |name, new| {
-            all.counts.add(new.counts);
-            all.wait.add(&new.wait);
-            all.run.add(&new.run);
+            all.add(new);
+            if tells {
+                untold.entry(name.into()).or_default().add(new);
+            }
             note(minutes, name, at / 60, new.counts.ended());
         });
         let is_new = all.counts != Counts::default() || levels != self.levels;
@@ -235,7 +245,7 @@ impl Open {
             clippy::cast_possible_truncation,
             reason = "they have two significant digits"
         )]
-        let short = |times: &Times| times.typical().map(|it| it.map(|seconds| seconds as f32));
+        let short = |times| metrics::typical(times).map(|it| it.map(|seconds| seconds as f32));
         Step {
             at: self.at,
             counts: [

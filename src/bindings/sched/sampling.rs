@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flask_delay_journal::{Sample, Vitals};
+
 use super::timer;
+use crate::bindings::core::durable::Link;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::samples::{Levels, Row, Samples};
 use crate::bindings::core::settings::Mode;
@@ -32,7 +35,9 @@ fn arm(core: &Arc<Core>, samples: &Samples) {
             // Before the look: a task that starts later has the next one taken.
             samples.fall_asleep();
             // Of the second that is over.
-            if take(core, samples, now().saturating_sub(SECOND / 2)) && samples.wake() {
+            let is_busy = take(core, samples, now().saturating_sub(SECOND / 2));
+            tell(core, samples);
+            if is_busy && samples.wake() {
                 arm(core, samples);
             }
         }
@@ -44,16 +49,74 @@ fn arm(core: &Arc<Core>, samples: &Samples) {
 }
 
 fn take(core: &Arc<Core>, samples: &Samples, time: u64) -> bool {
+    let levels = levels(core);
+    let tells = journal(core).is_some();
+    let figures = core.figures();
+    figures.is_some_and(|figures| samples.take(figures, time / SECOND, levels, tells))
+}
+
+fn levels(core: &Arc<Core>) -> Levels {
     let stats = core.pool().stats();
-    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
     let running = stats.threads.saturating_sub(stats.idle + stats.waiting);
-    let levels = Levels {
+    Levels {
         queued: number(stats.queued.saturating_sub(core.uncounted().get())),
         held: number(core.held().len()),
         running: number(running + core.on_loop().len()),
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// The journal, if it is told of all tasks.
+fn journal(core: &Arc<Core>) -> Option<Arc<Link>> {
+    core.journal().filter(|link| link.publishes())
+}
+
+/// Tells the journal of the last sample.
+fn tell(core: &Arc<Core>, samples: &Samples) {
+    let Some(link) = journal(core) else {
+        return;
     };
-    let figures = core.figures();
-    figures.is_some_and(|figures| samples.take(figures, time / SECOND, levels))
+    let (at, names) = samples.untold();
+    let names = names.into_iter();
+    let Levels {
+        queued,
+        held,
+        running,
+    } = levels(core);
+    let stats = core.pool().stats();
+    let vitals = Vitals {
+        about: link.about(),
+        threads: [
+            number(stats.threads),
+            number(stats.threads.saturating_sub(stats.idle + stats.waiting)),
+            number(stats.idle),
+            number(stats.waiting),
+            number(core.stuck().count()),
+        ],
+        memory: memory(),
+    };
+    let sample = Sample {
+        at: at.cast_signed(),
+        levels: [queued, held, running],
+        names: names
+            .map(|(name, it)| (name.into_string(), it.into_figures()))
+            .collect(),
+        vitals: Some(vitals),
+    };
+    link.tell(|journal| journal.sample(sample));
+}
+
+/// The bytes of memory that this process has, where the system tells.
+fn memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let size: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(size * 1024)
 }
 
 /// The samples in steps of so many seconds, up to this moment.

@@ -33,11 +33,24 @@ fn tables(connection: &Connection) -> Vec<String> {
 /// Tables in which a row belongs to none of another table.
 const OF_NOTHING: [&str; 4] = ["application", "forgotten", "meta", "process"];
 /// The rows that belong to a row of another table, but whose number none has.
-const STRAY: [(&str, &str); 16] = [
+const STRAY: [(&str, &str); 20] = [
     (
         "command",
         "application NOT IN (SELECT application FROM application)",
     ),
+    (
+        "sample",
+        "application NOT IN (SELECT application FROM application)",
+    ),
+    (
+        "figure",
+        "application NOT IN (SELECT application FROM application)",
+    ),
+    (
+        "worker",
+        "application NOT IN (SELECT application FROM application)",
+    ),
+    ("event", "task NOT IN (SELECT sequence FROM task)"),
     (
         "rate",
         "application NOT IN (SELECT application FROM application)",
@@ -267,7 +280,29 @@ fn nothing_is_left_of_pruned_tasks() {
 const ROWS: i64 = 1_000;
 /// The tables, and how each gets a row for each task. The functions and applications from 2 on are those
 /// of no task.
-const FILLED: [(&str, &str); 13] = [
+const FILLED: [(&str, &str); 18] = [
+    (
+        "command",
+        "INSERT INTO command (application, given_at, verb, target, sender) SELECT 1, 0, 'stop', text, 1 FROM numbers",
+    ),
+    (
+        "event",
+        "INSERT INTO event (task, at, kind, text, pid) SELECT value, 0, 'started', text, 1 FROM numbers",
+    ),
+    (
+        "sample",
+        "INSERT INTO sample (application, step, at, done, failed, queued, held, running, wait) \
+         SELECT 1, 1, value, 0, 0, 0, 0, 0, CAST(text AS BLOB) FROM numbers",
+    ),
+    (
+        "figure",
+        "INSERT INTO figure (application, step, at, name, done, failed, cancelled, retried, dead) \
+         SELECT 1, 60, value, text, 0, 0, 0, 0, 0 FROM numbers",
+    ),
+    (
+        "worker",
+        "INSERT INTO worker (slot, application, pid, began_at, about) SELECT value, 1, 1, 0, text FROM numbers",
+    ),
     (
         "application",
         "INSERT INTO application (application, name) SELECT value + 1, 'shop ' || value || text FROM numbers",
@@ -325,7 +360,7 @@ const FILLED: [(&str, &str); 13] = [
     ),
 ];
 /// The tables that a copy has without rows: they are those of processes.
-const OF_PROCESSES: [&str; 3] = ["known", "process", "waiter"];
+const OF_PROCESSES: [&str; 5] = ["command", "known", "process", "waiter", "worker"];
 
 /// A journal without processes: the application 1 is that of these tests, its function 1 is "send".
 fn journal() -> Folder {
@@ -401,16 +436,22 @@ fn what_is_saved_of_each_damaged_table() {
     let filled: Vec<_> = FILLED.map(|(table, _)| table).to_vec();
     let mut all = tables(&file);
     all.retain(|it| !filled.contains(&it.as_str()));
-    assert_eq!(
-        all,
-        ["command", "known", "meta", "process"],
-        "fill the new table too"
-    );
+    assert_eq!(all, ["known", "meta", "process"], "fill the new table too");
     let before: HashMap<_, _> = filled.iter().map(|it| (*it, count(&file, it))).collect();
     drop(file);
     // Each is damaged once, and sound beside others that are not.
     let damages = [
-        vec!["application", "body", "step", "rate", "periodic", "waiter"],
+        vec![
+            "application",
+            "body",
+            "step",
+            "rate",
+            "periodic",
+            "waiter",
+            "sample",
+            "worker",
+            "command",
+        ],
         vec![
             "function",
             "checkpoint",
@@ -418,6 +459,8 @@ fn what_is_saved_of_each_damaged_table() {
             "start",
             "paused",
             "forgotten",
+            "event",
+            "figure",
         ],
         vec!["task"],
     ];
@@ -439,7 +482,7 @@ fn what_is_saved_of_each_damaged_table() {
             let left = count(&saved, table);
             // Rows of a lost one go with it.
             let of = match *table {
-                "body" | "checkpoint" | "step" | "dependency" => "task",
+                "body" | "checkpoint" | "step" | "dependency" | "event" => "task",
                 "start" => "rate",
                 other => other,
             };
