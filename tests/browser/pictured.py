@@ -189,11 +189,28 @@ def _process(*_: Any) -> dict[str, Any]:
     }
 
 
+def _workers(*_: Any) -> list[dict[str, Any]]:
+    """Four processes, and one that was killed with its task."""
+    alive = {**_process(), "is_own": False, "state": "alive", "seen_at": _ago(0), "lost_at": None}
+    alive["tasks"] = []
+    lost = {"state": "lost", "lost_at": _ago(312), "tasks": [_id_of("export")]}
+    return [
+        alive | {"is_own": True},
+        *(
+            alive | {"pid": PID + n, "running": 0, "idle": 4, "memory": (60 - n) * 1_000_000}
+            for n in (1, 2)
+        ),
+        alive | {"pid": PID + 3, "memory": 64_000_000, "running": 3, "idle": 1} | lost,
+        alive | {"pid": PID + 90, "since": _ago(311), "running": 0, "idle": 4},
+    ]
+
+
 _FIGURES: dict[str, Callable[..., Any]] = {
     "names": _names,
     "sparklines": _sparklines,
     "histograms": _histograms,
     "plots": _plots,
+    "workers": _workers,
 }
 _COUNTS = {"oldest_waiting_since": _ago(3.4), "failed_15_min": 4}
 _PROCESS: dict[str, Callable[..., Any]] = {"process": _process, "processes": lambda _: 4}
@@ -283,6 +300,7 @@ class Shop:
             finished_at=view.finished_at and (None if ended is None else _ago(ended)),
             due=view.due and _ago(-_DUE.get(label, 0)),
             after=after,
+            pid=view.pid and PID,
         )
 
     def add(
