@@ -1,4 +1,4 @@
-"""What the pages cost a worker while the journal has 100,000 rows.
+"""What the pages cost a worker while the journal has 100,000 rows, and what they cost its tasks.
 
 `python -m tests.flask.page_costs [ROWS]` prints the processor time of the process, in milliseconds:
 the least of several times, for which it does not matter what else the machine does.
@@ -202,8 +202,30 @@ def queries(app: Flask) -> dict[str, float]:
     return least(asked)
 
 
+def nothing() -> None:
+    """Do nothing, as a task."""
+
+
+def per_task(*, has_page: bool, count: int = 5_000) -> float:
+    """The processor time of a plain task that does nothing, in microseconds, with a page or not."""
+    app = Flask("tasks")
+    executor = Delay(app)
+    if has_page:
+        app.register_blueprint(executor.dashboard_blueprint(authorize=None))
+
+    def run() -> None:
+        with app.app_context():
+            for future in [executor.delay(nothing) for _ in range(count)]:
+                future.result()
+
+    return least({0: run})[0] * 1e3 / count
+
+
 def main() -> None:
     """Print all of it."""
+    for has_page in (False, True):
+        took, page = per_task(has_page=has_page), "with a page" if has_page else "without a page"
+        print(f"a task that does nothing, {page}: {took:.1f} µs")
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder) / "journal.db", space(), rows)
