@@ -172,12 +172,16 @@ class State:
             self._require_free(chosen.id)
         if is_durable:
             return self._find_durable(chosen, backend, future, on)
-        if chosen.on_machine:
-            self.store.before_permits(self.owner.prefix)
         if future is None:
             refuse_lasting(chosen.given)
-            return submitter(chosen, self.jobs, self.app, backend)
-        return follower(chosen, future, self.app, executor=self.executor, backend=backend, on=on)
+            submit = submitter(chosen, self.jobs, self.app, backend)
+        else:
+            submit = follower(
+                chosen, future, self.app, executor=self.executor, backend=backend, on=on
+            )
+        if chosen.on_machine:
+            self.store.before_permits(self.owner.prefix)
+        return submit
 
     def _check_durable(self, chosen: Chosen, backend: str) -> None:
         key = f"{self.owner.prefix}DURABLE"

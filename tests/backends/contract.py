@@ -100,7 +100,7 @@ PROMISES = {
     "attempts": "the process that submits counts all attempts",
     "task_started": "the process that submits hears when an attempt starts",
     "drain": "`drain` waits for tasks",
-    **{name: f"the option {name!r}" for name in ("limit", "rate", "unique", "request")},
+    **{name: f"the option {name!r}" for name in ("limit", "rate", "scope", "unique", "request")},
 }
 
 
@@ -370,9 +370,9 @@ class Contract:
         assert future.result(DEADLINE) == [1]
 
     def test_options_that_make_no_sense_there_are_refused(self, app, place):
-        values = {"limit": 1, "rate": "1/s", "unique": True, "request": True}
+        values = {"limit": 1, "rate": "1/s", "scope": "machine", "unique": True, "request": True}
         for name in place.refused:
-            option = {name: values[name]}
+            option = {name: values[name], **({"limit": 1} if name == "scope" else {})}
             with pytest.raises(ValueError, match=f"the option '{name}' is not for this backend"):
                 work.add.using(**option).delay(1)
             with pytest.raises(ValueError, match=f"the option '{name}' is not for this backend"):
