@@ -111,7 +111,7 @@ def test_a_span_is_a_link(full_site, look):
     seen = look()
     seen.page.goto(f"{full_site.url}/")
     seen.page.get_by_role("link", name="7 d").click()
-    seen.page.get_by_role("heading", name="Last 7 days").wait_for()
+    seen.page.get_by_role("heading", name="Last 7 days", exact=True).wait_for()
     with seen.page.expect_response(lambda it: "/live/?span=7d" in it.url):
         pass
     assert len(drawn(seen)) == 3
