@@ -3,7 +3,7 @@
 //! It takes all operations that have come, does them in one transaction, and answers. It waits for
 //! the turnstile without the gate, and holds no lock while it calls the host.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use crate::gate::gate;
 use crate::group::{Effects, Evidence, Group, Result, Trouble};
 use crate::kept::Checkpoints;
 use crate::look::Chores;
-use crate::memory::Memory;
+use crate::memory::{Memory, Watch};
 use crate::operation::Operation;
 use crate::part::{self, Disk, Files, Part, Subject};
 use crate::record::{self, Sample};
@@ -828,7 +828,14 @@ impl Writer {
             Ok(store::commit(connection)?)
         });
         let cause = match removed {
-            Ok(()) => error.text.clone(),
+            Ok(()) => {
+                // Their submitters are told now, and need not hear that the rows are gone.
+                let ids = stalled.iter().flat_map(|it| &it.ids);
+                let refused: HashSet<_> = ids.map(String::as_str).collect();
+                let watched = &mut self.memory.watched;
+                watched.retain(|_, it| it.why == Watch::Asked || !refused.contains(&*it.id));
+                error.text.clone()
+            }
             Err(_) => format!("{}; it may run all the same", error.text),
         };
         for it in &stalled {
