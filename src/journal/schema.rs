@@ -54,7 +54,7 @@ const FIRST: [&str; 44] = [
     // One for each state, since SQLite takes the bounds of a state for a better way into an index than the state itself.
     "CREATE INDEX limited_ready ON task (limit_key, rank) WHERE limit_key IS NOT NULL AND state = 0",
     "CREATE INDEX limited_running ON task (limit_key) WHERE limit_key IS NOT NULL AND state = 2",
-    "CREATE INDEX limited_blocked ON task (limit_key, waiting_for, rank) WHERE limit_key IS NOT NULL AND state = 3",
+    "CREATE INDEX limited_blocked ON task (limit_key, waiting_for, rank, published) WHERE limit_key IS NOT NULL AND state = 3",
     "CREATE INDEX following ON task (application) WHERE state = 3 AND waiting_for > 0",
     "CREATE UNIQUE INDEX unique_key ON task (unique_key) WHERE unique_key IS NOT NULL AND state < 6",
     "CREATE UNIQUE INDEX once_key ON task (once_key) WHERE once_key IS NOT NULL",
