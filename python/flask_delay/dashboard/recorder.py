@@ -72,8 +72,9 @@ class Recorder:
         self.keeps_arguments = False
         """Whether the arguments of tasks are kept as text, for a page that shows them."""
         self._arguments: dict[int, str] = {}
-        # A second of the clock, and how many tasks have passed in it.
-        self._second = self._seen = 0
+        # A second of the clock, and how many tasks have passed in it; the one of the last look
+        # for what waits no more.
+        self._second = self._seen = self._swept = 0
         # The signals keep nothing of this alive.
         for signal, receiver in (
             (signals.task_submitted, self._submitted),
@@ -87,7 +88,9 @@ class Recorder:
     def _submitted(self, _app: Flask, *, future: Future[Any]) -> None:
         if self.keeps_arguments:
             self._keep_arguments(future)
-        if len(self._pending) >= _WAITING:
+        if len(self._pending) >= _WAITING and (second := int(time.monotonic())) != self._swept:
+            # Not for each of the tasks that come while many wait.
+            self._swept = second
             self._pending = {
                 key: it for key, it in self._pending.copy().items() if it() is not None
             }
