@@ -108,6 +108,7 @@ struct Here {
     /// What was logged once. As `tasks`.
     warned: Mutex<HashSet<String>>,
     courier: OnceLock<Courier>,
+    /// What other processes ask of this one.
     obeying: Obeying,
 }
 
@@ -332,11 +333,6 @@ impl Link {
         }
     }
 
-    /// What other processes ask of this one.
-    pub(crate) fn obeying(&self) -> &Obeying {
-        &self.here().obeying
-    }
-
     /// Sets the executor of tasks in child processes.
     pub(crate) fn set_processes(&self, core: &Arc<Core>) {
         *self.here().processes.lock() = Some(Arc::downgrade(core));
@@ -469,9 +465,23 @@ impl Host for Caller {
     }
 
     fn command(&self, command: Command) {
-        if let Some(link) = self.0.upgrade() {
-            obey(&link, command);
-        }
+        let Some(link) = self.0.upgrade() else {
+            return;
+        };
+        let weak = Weak::clone(&self.0);
+        link.here().obeying.take(command, move |command| {
+            let Some(link) = weak.upgrade() else {
+                return false;
+            };
+            // Nothing if the interpreter is gone. A reference to the link may keep Python's objects.
+            attach(move |py| {
+                if let Err(error) = obey(link.hooks.obey.bind(py), command) {
+                    error.write_unraisable(py, None);
+                }
+                drop(link);
+            });
+            true
+        });
     }
 
     fn dead(&self, letters: Vec<DeadLetter>) {

@@ -5,15 +5,13 @@
 //! thread for them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use flask_delay_engine::Mutex;
 use flask_delay_journal::Command;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
-use super::durable::Link;
-use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::call::call_with;
 
 /// So many commands are dealt with at once; the others wait.
@@ -21,10 +19,26 @@ const MOST: usize = 8;
 
 /// The commands of a process that are not dealt with, and how many threads there are. The lock is a
 /// leaf.
-#[derive(Default)]
-pub(crate) struct Obeying(Mutex<(VecDeque<Command>, usize)>);
+#[derive(Clone, Default)]
+pub(crate) struct Obeying(Arc<Mutex<(VecDeque<Command>, usize)>>);
 
 impl Obeying {
+    /// Has a thread deal with a command. Returns at once. `deal` is false if no more are wanted.
+    pub(crate) fn take(&self, command: Command, deal: impl Fn(Command) -> bool + Send + 'static) {
+        if !self.add(command) {
+            return;
+        }
+        let own = self.clone();
+        let started = std::thread::Builder::new()
+            .name("delay-command".to_owned())
+            .spawn(move || while own.next().is_some_and(&deal) {});
+        if let Err(error) = started {
+            log::error!("no thread for what another process asks: {error}");
+            // For the next command, and so for this one.
+            self.0.lock().1 -= 1;
+        }
+    }
+
     /// Notes a command; whether another thread is needed for it.
     fn add(&self, command: Command) -> bool {
         let (commands, threads) = &mut *self.0.lock();
@@ -43,37 +57,9 @@ impl Obeying {
     }
 }
 
-/// Has a thread deal with a command. Returns at once.
-pub(crate) fn obey(link: &Arc<Link>, command: Command) {
-    if !link.obeying().add(command) {
-        return;
-    }
-    let weak = Arc::downgrade(link);
-    let started = std::thread::Builder::new()
-        .name("delay-command".to_owned())
-        .spawn(move || run(&weak));
-    if let Err(error) = started {
-        log::error!("no thread for what another process asks: {error}");
-        // For the next command, and so for this one.
-        link.obeying().0.lock().1 -= 1;
-    }
-}
-
-fn run(link: &Weak<Link>) {
-    while let Some(link) = link.upgrade()
-        && let Some(command) = link.obeying().next()
-    {
-        // Nothing if the interpreter is gone. A reference to the link may keep Python's objects.
-        attach(move |py| {
-            if let Err(error) = deal_with(py, &link, command) {
-                error.write_unraisable(py, None);
-            }
-            drop(link);
-        });
-    }
-}
-
-fn deal_with(py: Python<'_>, link: &Link, command: Command) -> PyResult<()> {
+/// Calls what deals with a command.
+pub(crate) fn obey(deal: &Bound<'_, PyAny>, command: Command) -> PyResult<()> {
+    let py = deal.py();
     let Command {
         number,
         order,
@@ -86,5 +72,5 @@ fn deal_with(py: Python<'_>, link: &Link, command: Command) -> PyResult<()> {
         order.actor.into_bound_py_any(py)?,
         is_open.into_bound_py_any(py)?,
     ];
-    call_with(link.hooks.obey.bind(py), arguments.each_ref()).map(drop)
+    call_with(deal, arguments.each_ref()).map(drop)
 }
