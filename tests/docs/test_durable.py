@@ -64,7 +64,8 @@ def test_not_accepted(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_at_most_so_many(shop: Any) -> None:
+def collected(shop: Any) -> list[int]:
+    """How many mailboxes were open at once, for each that is collected from now on."""
     running: list[str] = []
     most: list[int] = []
 
@@ -75,6 +76,11 @@ def test_at_most_so_many(shop: Any) -> None:
         running.remove(box)
 
     shop.collect = collect
+    return most
+
+
+def test_at_most_so_many(shop: Any) -> None:
+    most = collected(shop)
     futures = [shop.fetch_mail.delay() for _ in range(4)]
     for future in futures:
         future.result(DEADLINE)
@@ -90,16 +96,7 @@ def test_at_most_so_many(shop: Any) -> None:
 
 
 def test_plain_tasks_on_the_machine(shop: Any) -> None:
-    running: list[str] = []
-    most: list[int] = []
-
-    def collect(box: str) -> None:
-        running.append(box)
-        time.sleep(0.02)
-        most.append(len(running))
-        running.remove(box)
-
-    shop.collect = collect
+    most = collected(shop)
     tasks = (shop.fetch_mail, shop.clear_mailbox)
     futures = [task.delay() for _ in range(4) for task in tasks]
     for future in futures:

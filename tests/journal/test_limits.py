@@ -7,8 +7,8 @@ from tests.journal.conftest import Raised, noted
 
 DEADLINE = 30.0
 
-CODE = """
-@task(durable=True, limit=1)
+LIMITED = """
+@task(HOW, limit=1)
 def alone(name):
     note("begins", name=name, account="", at=time.monotonic())
     while not (folder / name).exists():
@@ -16,17 +16,17 @@ def alone(name):
         time.sleep(0.005)
     note("ends", name=name, account="", at=time.monotonic())
 
-@task(durable=True, limit=2, key=lambda account: f"account {account}")
+@task(HOW, limit=2, key=lambda account: f"account {account}")
 def sync(account):
     note("begins", account=account, at=time.monotonic())
     time.sleep(0.05)
     note("ends", account=account, at=time.monotonic())
 
-@task(durable=True, rate="4/s")
+@task(HOW, rate="4/s")
 def fetch():
     note("begins", at=time.monotonic())
 
-@task(durable=True, limit=1, key="mailbox")
+@task(HOW, limit=1, key="mailbox")
 async def send():
     note("begins", account="mailbox", at=time.monotonic())
     await asyncio.sleep(0.02)
@@ -37,13 +37,24 @@ def receive():
     note("begins", account="mailbox", at=time.monotonic())
     time.sleep(0.02)
     note("ends", account="mailbox", at=time.monotonic())
+"""
 
+
+def limited(how):
+    """Tasks with limits that hold on the machine by this option, and a durable one."""
+    return LIMITED.replace("HOW", how)
+
+
+CODE = (
+    limited("durable=True")
+    + """
 @task(durable=True, limit=1, retry=Retry(3, backoff=0.3, jitter=False))
 def flaky(name):
     note("begins", name=name)
     if name == "bad" and current_task.attempt == 1:
         raise OSError
 """
+)
 
 
 @pytest.fixture

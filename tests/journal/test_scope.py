@@ -9,43 +9,15 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from tests.journal.conftest import Raised, noted
-from tests.journal.test_limits import most_at_once
+from tests.journal.test_limits import limited, most_at_once
 
 from flask_delay import Delay, WaitCycleError, delay, task, using
 
 DEADLINE = 30.0
 
-CODE = """
-@task(limit=1, scope="machine")
-def alone(name):
-    note("begins", name=name, account="", at=time.monotonic())
-    while not (folder / name).exists():
-        current_task.check()
-        time.sleep(0.005)
-    note("ends", name=name, account="", at=time.monotonic())
-
-@task(limit=2, key=lambda account: f"account {account}", scope="machine")
-def sync(account):
-    note("begins", account=account, at=time.monotonic())
-    time.sleep(0.05)
-    note("ends", account=account, at=time.monotonic())
-
-@task(rate="4/s", scope="machine")
-def fetch():
-    note("begins", at=time.monotonic())
-
-@task(limit=1, key="mailbox", scope="machine")
-async def send():
-    note("begins", account="mailbox", at=time.monotonic())
-    await asyncio.sleep(0.02)
-    note("ends", account="mailbox", at=time.monotonic())
-
-@task(durable=True, limit=1, key="mailbox")
-def receive():
-    note("begins", account="mailbox", at=time.monotonic())
-    time.sleep(0.02)
-    note("ends", account="mailbox", at=time.monotonic())
-
+CODE = (
+    limited('scope="machine"')
+    + """
 @task(limit=1, scope="machine", retry=Retry(3, backoff=0.3, jitter=False))
 def flaky(name):
     note("begins", name=name)
@@ -64,6 +36,7 @@ made = {}
 def keep(name, future):
     made[name] = future
 """
+)
 
 
 @pytest.fixture
@@ -167,39 +140,20 @@ class TestLimit:
         one("go('first')")
         two("made['next'].result(20)")
 
-    def test_counts_code_that_goes_on_after_its_timeout(self, both, notes, until):
+    @pytest.mark.parametrize("how", ['key="sleepy", scope="machine"', "durable=True"])
+    def test_counts_code_that_goes_on_after_its_timeout(self, both, notes, how):
         one, two = both
-        code = """
+        code = f"""
 def sleepy():
     note("begins", account="", at=time.monotonic())
     time.sleep(1.0)
-sleepy = task(limit=1, key="sleepy", scope="machine", timeout=0.1)(sleepy)
+sleepy = task(limit=1, timeout=0.1, {how})(sleepy)
 """
         for process in both:
             process(code)
         one("keep('first', sleepy.delay())")
         until_noted(notes, 1)
         two("keep('second', sleepy.using(timeout=5).delay())")
-        with pytest.raises(Raised, match="^TaskTimeout"):
-            one("made['first'].result(20)")
-        two("made['second'].result(20)")
-        # The first one's exception may come at any place after the sleep.
-        begins = [it["at"] for it in noted(notes, "begins")]
-        assert begins[1] - begins[0] > 0.95
-
-    def test_counts_code_of_a_durable_task_that_goes_on(self, both, notes):
-        one, two = both
-        code = """
-def drowsy():
-    note("begins", account="", at=time.monotonic())
-    time.sleep(1.0)
-drowsy = task(durable=True, limit=1, timeout=0.1)(drowsy)
-"""
-        for process in both:
-            process(code)
-        one("keep('first', drowsy.delay())")
-        until_noted(notes, 1)
-        two("keep('second', drowsy.using(timeout=5).delay())")
         with pytest.raises(Raised, match="^TaskTimeout"):
             one("made['first'].result(20)")
         two("made['second'].result(20)")
