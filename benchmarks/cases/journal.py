@@ -141,7 +141,7 @@ def mapped(peer: Peer, size: int) -> Values:
 
 
 def elsewhere(peer: Peer, size: int) -> Values:
-    """From the submit to the result, where another process runs the task."""
+    """From `delay` to the result, where another process runs the task."""
     if not _is_ours(peer):
         with _opened(peer) as pool:
             return {"trip": percentile(_trips(pool, size), 0.5)}

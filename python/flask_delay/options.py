@@ -257,7 +257,7 @@ class Repetition(TypedDict, total=False):
         Option(
             validators.missed,
             '"run" or "skip"',
-            'What becomes of ticks of a durable job at which no process was there; with "run" it'
+            'What a durable job does about ticks at which no process was there; with "run" it'
             ' runs once for the newest of them, when a process starts. The default is "skip".',
         ),
     ]

@@ -296,7 +296,7 @@ _SESSIONS = {
 
 
 def missed(value: object) -> str:
-    """What becomes of a tick at which no process was there: "run" or "skip"."""
+    """What a job does about a tick at which no process was there: "run" or "skip"."""
     if not isinstance(value, str):
         raise TypeError
     if value not in {"run", "skip"}:

@@ -599,7 +599,7 @@ _VERBS = {
 }
 
 _SAID = {
-    "asked": "Its process was asked, and has not answered yet. What becomes of it shows here soon.",
+    "asked": "Its process was asked, and has not answered yet. This page shows it once it is done.",
     "cancel": "The task was cancelled.",
     "pause": "Paused: no more of its tasks start.",
     "resume": "Resumed.",
