@@ -9,7 +9,7 @@ import pytest
 from tests.servers.harness import Server, poll, serving
 
 EVERY = 0.2
-# The app of all tests here, with a job.
+# The app of the tests here, with a job.
 PERIODIC = f"""
 import time
 
@@ -20,6 +20,8 @@ def tick():
 
 executor.using(every={EVERY}).delay(tick)
 """
+# Which is made a while before its server serves.
+SLOW = PERIODIC + f"time.sleep({3 * EVERY})\n"
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "--bind", "{host}:{port}", "--workers", "4"]
 RELOADED = [
@@ -35,12 +37,12 @@ UWSGI_COMMAND = [
 
 @pytest.fixture
 def serve(tmp_path):
-    (tmp_path / "periodic.py").write_text(PERIODIC)
     # Otherwise a socket in the user's home; older versions do not know the setting.
     (tmp_path / "gunicorn.conf.py").write_text("control_socket_disable = True\n")
     servers = []
 
-    def serve(command):
+    def serve(command, code=PERIODIC):
+        (tmp_path / "periodic.py").write_text(code)
         context = serving(tmp_path, command)
         servers.append(context)
         return context.__enter__()
@@ -101,6 +103,13 @@ def test_reloader(serve):
     assert poll(lambda: ticks(server)[-1][0] != pid), server.log()
     assert poll(lambda: ticks(server)[-1][0] == server.get("")["pid"]), server.log()
     check_once_per_tick(server)
+
+
+def test_reloader_of_an_app_that_loads_slowly(serve):
+    # Both processes load the app: the one that will only watch has ticks meanwhile.
+    server = serve(RELOADED, SLOW)
+    assert poll(lambda: len(ticks(server)) >= 3), server.log()
+    assert {pid for pid, _ in ticks(server)} == {server.get("")["pid"]}
 
 
 @pytest.mark.servers

@@ -282,6 +282,10 @@ class Job:
         """
         if self._cancelled or not self._is_ours():
             return
+        if role.is_starting():
+            # The process may come to watch another one, which then has the job.
+            self._owe(at)
+            return
         self._pay()
         try:
             self._give_up_lost()
@@ -316,7 +320,7 @@ class Job:
     def _pay(self) -> None:
         """Make up for a tick that was missed, if there is one. Called on a worker."""
         owed = self._owed
-        if owed is None or self._cancelled or not self._is_ours():
+        if owed is None or self._cancelled or not self._is_ours() or role.is_starting():
             return
         try:
             answer = self._lead.make_up(owed)

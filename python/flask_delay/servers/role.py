@@ -55,6 +55,19 @@ def watches_only() -> bool:
     return any(_is_watching(frame, name) for frame, name in main_stack())
 
 
+def is_starting() -> bool:
+    """Whether the main thread starts Werkzeug's server, which does not serve yet.
+
+    With its reloader, such a process may be about to watch another one. May be called from any
+    thread.
+    """
+    names = {name for _, name in main_stack()}
+    if names.isdisjoint(_STARTS) or _SERVES in names:
+        return False
+    # The process that the reloader starts serves in another thread.
+    return _RELOADS not in names or os.environ.get("WERKZEUG_RUN_MAIN") != "true"
+
+
 def loads_for_a_command() -> bool:
     """Whether this thread loads the app for a command of `flask` other than `run`.
 
@@ -108,22 +121,13 @@ def making() -> Callable[[], bool]:
     thread, end = threading.get_ident(), time.monotonic() + _PROGRAM
 
     def is_making() -> bool:
-        if _is_starting():
+        if is_starting():
             return True
         if maker is None:
             return time.monotonic() < end
         return any((id(frame), frame.f_code) == maker for frame, _ in stack_of(thread))
 
     return is_making
-
-
-def _is_starting() -> bool:
-    """Whether the main thread starts Werkzeug's server, which does not serve yet."""
-    names = {name for _, name in main_stack()}
-    if names.isdisjoint(_STARTS) or _SERVES in names:
-        return False
-    # The process that the reloader starts serves in another thread.
-    return _RELOADS not in names or os.environ.get("WERKZEUG_RUN_MAIN") != "true"
 
 
 def _root(module: str) -> str:
