@@ -34,6 +34,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::periodic::{Rhythm, Ticker};
     #[pymodule_export]
+    use crate::bindings::api::recorder::_events_counted;
+    #[pymodule_export]
     use crate::bindings::api::schedule::Schedule;
     #[pymodule_export]
     use crate::bindings::core::async_check::{_check_callback, _check_function};

@@ -68,6 +68,7 @@ __all__ = [
     "_check_step",
     "_end",
     "_end_within",
+    "_events_counted",
     "_gather",
     "_generation",
     "_is_exiting",
@@ -332,6 +333,10 @@ class Future(concurrent.futures.Future[_T]):
 
         A durable task runs again then, or is a dead letter; its `retry` is not asked.
         """
+    def _keep_arguments(self, text: str) -> None:
+        """Keep the arguments as text, for a page. Not if 10,000 tasks of this process have one."""
+    def _kept_arguments(self) -> str | None:
+        """The text by `_keep_arguments`, or None."""
     def set_running_or_notify_cancel(self) -> bool: ...
     def set_result(self, result: _T) -> None: ...
     def set_exception(self, exception: BaseException | None) -> None: ...
@@ -530,6 +535,30 @@ class Executor(concurrent.futures.Executor):
         """
     def _minutes(self) -> list[tuple[str, list[int]]]:
         """How many tasks ended in each of the last 30 minutes, by name."""
+    def _record(self) -> None:
+        """Record what happens to tasks from now on, for `_waiting` and `_ended`."""
+    def _running(self) -> list[tuple[Future[Any], int | None]]:
+        """The tasks that run, each with the identifier of its thread, if that is in this process.
+
+        Without `_record`, those on other machines are left out.
+        """
+    def _waiting(self, most: int) -> list[Future[Any]]:
+        """Up to `most` tasks that have not started or wait for another attempt, oldest first.
+
+        Without `_record`, those in the queue without a priority are left out.
+        """
+    def _find(self, id: str, most: int) -> Future[Any] | None:
+        """The task with this id among those of `_running` and `_waiting`.
+
+        Not if nobody has asked for its id.
+        """
+    def _ended(self) -> list[dict[str, Any]]:
+        """The last 100 tasks that returned or were cancelled, oldest first; none without `_record`.
+
+        Each as the arguments of a `TaskView`. Of those that end in one second, the first ones.
+        """
+    def _has(self, future: Future[Any]) -> bool:
+        """Whether this executor has made the future."""
     def _get(self, id: str) -> Future[Any] | None:
         """The future with this id, if it is remembered and its id was asked for here."""
     def _is_gone(self, id: str) -> bool:
@@ -1268,6 +1297,9 @@ def _journal_salvage(path: str, to: str) -> tuple[int, int, int, bool]:
     Returns the number of its tasks, of those that have not ended, of rows that are known to be
     lost, and whether more may be lost. Raises JournalUnavailable.
     """
+
+def _events_counted() -> int:
+    """How many events of tasks this process has had since the first `Executor._record`."""
 
 def _generation() -> int:
     """The number of forks between the first process and this one."""

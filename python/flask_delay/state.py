@@ -96,6 +96,7 @@ class State:
         "_app",
         "_backends",
         "_is_recorded",
+        "_is_watched",
         "config",
         "executor",
         "jobs",
@@ -114,7 +115,7 @@ class State:
         self._app = weakref.ref(app)
         # No lock: each access is atomic, and a fork finds nothing half done.
         self._backends: dict[str, Backend] = {}
-        self._is_recorded = False
+        self._is_recorded = self._is_watched = False
         self.store = Store(
             owner.name,
             settings,
@@ -143,6 +144,8 @@ class State:
             # Missing packages and settings are reported where the app is made.
             base.kind(settings.backend)
         self.store.begin()
+        if any(is_shown(app) for is_shown in watchers):
+            self.watch()
         _states.add(self)
 
     @property
@@ -225,9 +228,18 @@ class State:
                 for callback in self.owner._default_callbacks():
                     made.executor.add_default_done_callback(callback)
             found = self._backends.setdefault(name, made)
-            if self._is_recorded and made.executor is not None:
-                made.executor._sample()  # noqa: SLF001
+            if made.executor is not None:
+                if self._is_recorded:
+                    made.executor._sample()  # noqa: SLF001
+                if self._is_watched:
+                    made.executor._record()  # noqa: SLF001
         return found
+
+    def watch(self) -> None:
+        """Record what happens to the tasks of all pools from now on, for the lists of a page."""
+        self._is_watched = True
+        for executor in self.executors():
+            executor._record()  # noqa: SLF001
 
     def record(self, server: str = "") -> None:
         """Take samples of all pools from now on, and note what happens to tasks, for a page.
@@ -421,6 +433,9 @@ class State:
 
 finders: list[Callable[[State, str], Future[Any] | None]] = []
 """What finds tasks of this process whose ids nobody has asked for."""
+
+watchers: list[Callable[[Flask], bool]] = []
+"""What tells whether a page shows the tasks of an app, when a `Delay` is initialised on it."""
 
 _states: weakref.WeakSet[State] = weakref.WeakSet()
 

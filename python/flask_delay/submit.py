@@ -51,7 +51,7 @@ def submitting(
     if issubclass(kind, Decorated):
         task: Decorated = fn
         if find is state.find:
-            find = task._find  # noqa: SLF001
+            find = task._find
         chosen = chosen.above(task._chosen)  # noqa: SLF001
         fn = task.__wrapped__
         task._begins()  # noqa: SLF001

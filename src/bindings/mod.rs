@@ -54,8 +54,8 @@
 //!   `run::retry`;
 //! - limits that hold on the machine: `core::machine`, and the crate `src/journal`;
 //! - work after an end: `sched::completion`;
-//! - events of tasks: `core::events`, and its subscribers `core::metrics`, `host::signals` and
-//!   `sched::sampling`;
+//! - events of tasks: `core::events`, and its subscribers `core::metrics`, `host::signals`,
+//!   `core::recorder` and `sched::sampling`;
 //! - a way to run an attempt: a file in `run` that ends tasks by `completion::finish` on their
 //!   worker, or by `completion::finish_detached`;
 //! - what a row of the journal keeps, and what of it Python sees: `core::durable`, `run::durable`,

@@ -487,6 +487,12 @@ impl<J: Send + 'static> Pool<J> {
         self.shared.queue.pop_lowest()
     }
 
+    /// Calls `look` with up to `most` of the waiting jobs that have a rank, in their order. It is
+    /// called under a lock: it must do no more than read.
+    pub fn look_at_ranked(&self, most: usize, look: impl FnMut(&J)) {
+        self.shared.queue.look(most, look);
+    }
+
     /// Notes that a job is being done elsewhere until the guard is dropped: before that, the pool
     /// is not quiet and [`Pool::join`] waits.
     #[must_use]

@@ -72,6 +72,11 @@ impl<J> PriorityQueue<J> {
         }
     }
 
+    /// The ranked jobs in their order.
+    pub(crate) fn ranked(&self) -> impl Iterator<Item = &J> {
+        self.ranked.values().map(|(_, job)| job)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ranked.len() + usize::from(self.head.is_some())
     }

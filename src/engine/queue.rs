@@ -14,7 +14,7 @@ const ONE: usize = 2;
 
 pub(crate) struct Queue<J> {
     plain: Fifo<J>,
-    /// A leaf: under it nothing is called but `birth`.
+    /// A leaf: under it nothing is called but `birth`, and what looks at jobs.
     priority: Mutex<PriorityQueue<J>>,
     /// What the priority queue holds; written under its lock.
     ranked: AtomicUsize,
@@ -77,6 +77,11 @@ impl<J> Queue<J> {
         // never back. A thread that sees that it left the one sees that it is in the other.
         fence(Ordering::Acquire);
         self.ranked.load(Ordering::Relaxed) < ONE
+    }
+
+    /// Calls `look` with up to `most` ranked jobs, in their order.
+    pub(crate) fn look(&self, most: usize, look: impl FnMut(&J)) {
+        self.priority.lock().ranked().take(most).for_each(look);
     }
 
     /// How many jobs there are; one that is being moved may count twice.

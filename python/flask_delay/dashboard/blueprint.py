@@ -77,7 +77,9 @@ def blueprint(
     made = Blueprint(name, __name__, url_prefix=url_prefix)
 
     def record(state: BlueprintSetupState) -> None:
-        recorder.of(cast("Flask", state.app)).keeps_arguments |= arguments
+        own = recorder.of(cast("Flask", state.app))
+        if arguments:
+            own.keep_arguments()
 
     made.record(record)
     made.record(_learn_server)
@@ -214,7 +216,7 @@ class _Views:
         def poll(**arguments: str) -> AnyResponse:
             state, own = self._find(), recorder.of(self._app)
             key = (id(state), request.full_path, g._delay_rights, *self._visitor())  # noqa: SLF001
-            tag, pulse = request.headers.get("HX-PTag"), own.polls.pulse(page, state, own.acted)
+            tag, pulse = request.headers.get("HX-PTag"), own.polls.pulse(page, state, own.news)
             if own.polls.is_same(key, tag, pulse):
                 return answers.unchanged()
             response = view(**arguments)

@@ -104,8 +104,7 @@ class Lists:
         queued = [it.view for it in self._rows("ready", name, SHOWN)]
         held = [it.view for it in self._rows("held", name, SHOWN)]
         there = {view.id for view in (*queued, *held)}
-        between = (run.future for run in self.own.runs(self.state))
-        for future in (*between, *self.own.pending(self.state)):
+        for future in self.own.pending(self.state):
             if future.state != "pending" or self.state.store.has(future):
                 continue
             view = self.own.seen(future)
@@ -389,6 +388,6 @@ def _shown_kind(path: str | None) -> str:
 
 def thread_name(run: Run | None) -> str | None:
     """The thread on which a task runs."""
-    if run is None:
+    if run is None or run.thread is None:
         return None
     return next((it.name for it in threading.enumerate() if it.ident == run.thread), None)

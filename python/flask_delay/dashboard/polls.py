@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import request
 
-from flask_delay._native import _EventLog
+from flask_delay._native import _events_counted
 from flask_delay.state import State
 
 # So many tags are remembered: each page that is open has one.
@@ -34,17 +34,15 @@ class Polls:
 
     def __init__(self) -> None:
         self._pulses: dict[tuple[Any, ...], Pulse] = {}
-        # The process keeps its events from now on.
-        self._events = _EventLog()
-        # The newest of them, and when it was seen first.
+        # The number of events, and when it was seen first.
         self._newest, self._newest_at = 0, 0.0
 
-    def pulse(self, page: str, state: State, acted: int) -> Pulse:
+    def pulse(self, page: str, state: State, news: int) -> Pulse:
         """What changes when a page may have changed. To be asked for before the page is made.
 
-        `acted` is the number of actions by way of this process.
+        `news` is the number of changes that are no events of tasks.
         """
-        now, newest = time.monotonic(), self._events.newest()
+        now, newest = time.monotonic(), _events_counted()
         if newest != self._newest:
             self._newest, self._newest_at = newest, now
         step: float = _SOON if page in _MOVING else _LATE
@@ -59,7 +57,7 @@ class Polls:
             os.getpid(),
             newest,
             state.store.version(),
-            acted,
+            news,
             *(counts[key] for key in _COUNTS),
             jobs,
             (step, int(now / step)),

@@ -1,13 +1,11 @@
 """The tasks of an app in this process, from the moment a page of them is mounted.
 
-Nobody need have asked for their ids. A task that has ended leaves a `TaskView`, whose error has no
-frames and so no locals.
+Nobody need have asked for their ids. What runs, what waits and what has returned is asked of the
+pools when somebody looks, so a task that returns calls no Python for a page. A task that fails
+leaves a `TaskView`, whose error has no frames and so no locals.
 """
 
-import asyncio
 import reprlib
-import threading
-import time
 import weakref
 from collections import deque
 from dataclasses import replace
@@ -23,12 +21,14 @@ from flask_delay.observe import signals
 from flask_delay.observe.view import TaskView, view_of
 from flask_delay.registry import MAIN
 from flask_delay.servers import role
-from flask_delay.state import State, finders
+from flask_delay.state import State, finders, watchers
 
 # So many tasks that have not started are listed; all are counted elsewhere.
 _WAITING = 1_000
-# So many ended tasks are remembered, of those that failed and of the others.
-_FAILED, _OTHERS = 200, 100
+# So many failed tasks are remembered. Of the others: `src/bindings/core/recorder.rs`.
+_FAILED = 200
+# So many tasks are remembered to which somebody has done something.
+_ACTED = 100
 # Characters of the arguments.
 _TEXT = 200
 _SHORT = reprlib.Repr()
@@ -36,11 +36,10 @@ _SHORT.maxother = _SHORT.maxstring = _SHORT.maxlong = _TEXT
 
 
 class Run(NamedTuple):
-    """A task that was started, and where."""
+    """A task that was started, and the identifier of its thread if that is in this process."""
 
     future: Future[Any]
-    thread: int
-    is_coroutine: bool
+    thread: int | None
 
 
 class Act(NamedTuple):
@@ -55,115 +54,56 @@ class Recorder:
     """What this process knows of one app's tasks. May be used from any thread."""
 
     def __init__(self, app: Flask) -> None:
-        """Listen to the signals of the app from now on."""
+        """Remember from now on."""
         # No lock: each access is atomic.
-        # Weak: the end of a task that comes in the middle of shutdown is not told.
-        self._started_ones: dict[int, tuple[weakref.ref[Future[Any]], int, bool]] = {}
-        self._pending: dict[int, weakref.ref[Future[Any]]] = {}
-        # The last ones that ended, oldest first, each with its `Delay`. Weak: that keeps futures,
+        # The last ones that failed, oldest first, each with its `Delay`. Weak: that keeps futures,
         # and these keep the app.
         self._failed: deque[tuple[weakref.ref[State], TaskView]] = deque(maxlen=_FAILED)
-        self._others: deque[tuple[weakref.ref[State], TaskView]] = deque(maxlen=_OTHERS)
         self._acts: dict[str, list[Act]] = {}
-        self.acted = 0
-        """How often somebody has acted by way of this process."""
+        self.news = 0
+        """How often something has changed of which no event tells."""
         self.polls = Polls()
         """The tags of the pages that are open."""
-        self.keeps_arguments = False
-        """Whether the arguments of tasks are kept as text, for a page that shows them."""
-        self._arguments: dict[int, str] = {}
-        # A second of the clock, and how many tasks have passed in it; the one of the last look
-        # for what waits no more.
-        self._second = self._seen = self._swept = 0
-        # The signals keep nothing of this alive.
-        for signal, receiver in (
-            (signals.task_submitted, self._submitted),
-            (signals.task_started, self._started),
-            (signals.task_succeeded, self._passed),
-            (signals.task_failed, self._ended),
-            (signals.task_cancelled, self._passed),
-        ):
-            signal.connect(receiver, sender=app)
+        self._app = weakref.ref(app)
+        # The signal keeps nothing of this alive.
+        signals.task_failed.connect(self._ended, sender=app)
+        for it in _states_of(app):
+            it.watch()
+
+    def keep_arguments(self) -> None:
+        """Keep the arguments of tasks as text from now on, for a page that shows them."""
+        signals.task_submitted.connect(self._submitted, sender=self._app())
 
     def _submitted(self, _app: Flask, *, future: Future[Any]) -> None:
-        if self.keeps_arguments:
-            self._keep_arguments(future)
-        if len(self._pending) >= _WAITING and (second := int(time.monotonic())) != self._swept:
-            # Not for each of the tasks that come while many wait.
-            self._swept = second
-            self._pending = {
-                key: it for key, it in self._pending.copy().items() if it() is not None
-            }
-        if len(self._pending) < _WAITING:
-            # Weak: a task may be refused after all.
-            self._pending[id(future)] = weakref.ref(future)
-
-    def _keep_arguments(self, future: Future[Any]) -> None:
         call = future._call()
         if call is not None:
-            while len(self._arguments) >= _WAITING:
-                self._arguments.pop(next(iter(self._arguments)), None)
-            self._arguments[id(future)] = _text_of(call[1], call[2])
-
-    def _started(self, _app: Flask, *, future: Future[Any]) -> None:
-        self._pending.pop(id(future), None)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            is_coroutine = False
-        else:
-            is_coroutine = True
-        place = threading.get_ident(), is_coroutine
-        self._started_ones[id(future)] = (weakref.ref(future), *place)
-
-    def _passed(self, app: Flask, *, future: Future[Any]) -> None:
-        """A task has ended and did not fail. Of many in a second, the first ones are remembered."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._seen = second, 0
-        self._seen += 1
-        if self._seen <= _OTHERS:
-            self._ended(app, future=future)
-            return
-        self._pending.pop(id(future), None)
-        self._started_ones.pop(id(future), None)
-        self._arguments.pop(id(future), None)
+            future._keep_arguments(_text_of(call[1], call[2]))
 
     def _ended(self, app: Flask, *, future: Future[Any]) -> None:
-        self._pending.pop(id(future), None)
-        self._started_ones.pop(id(future), None)
         view, owner = self.seen(future), _owner(app, future)
-        self._arguments.pop(id(future), None)
         if view is None or owner is None:
             return
-        if view.error is None:
-            self._others.append((weakref.ref(owner), view))
-            return
         self._failed.append((weakref.ref(owner), view))
+        self.news += 1
         if owner.store.is_there and owner.config.journal is not None:
             # The journal has it from now on, for the pages of other processes.
             _ = future.id
 
     def runs(self, owner: State) -> list[Run]:
-        """The tasks that run, and those between two attempts."""
-        found = []
-        for key, (ref, thread, is_coroutine) in self._started_ones.copy().items():
-            future = ref()
-            if future is None or future.done():
-                self._started_ones.pop(key, None)
-            elif not future._is_foreign() and _owner(owner.app, future) is owner:
-                found.append(Run(future, thread, is_coroutine))
-        return found
+        """The tasks that run."""
+        return [Run(*it) for executor in owner.executors() for it in executor._running()]
 
     def pending(self, owner: State) -> list[Future[Any]]:
-        """Tasks that have not started, oldest first; not all of them if they are many."""
-        found = [it for ref in self._pending.copy().values() if (it := ref()) is not None]
-        return [it for it in found if not it._is_foreign() and _owner(owner.app, it) is owner]
+        """Tasks that have not started, and those between two attempts, oldest first.
+
+        Not all of them if they are many.
+        """
+        return [it for executor in owner.executors() for it in executor._waiting(_WAITING)]
 
     def find(self, owner: State, id: str) -> Future[Any] | None:
         """The task with this id, if it has not ended."""
-        futures = (*(run.future for run in self.runs(owner)), *self.pending(owner))
-        return next((it for it in futures if it._quiet_id() == id), None)
+        found = (executor._find(id, _WAITING) for executor in owner.executors())
+        return next((future for future in found if future is not None), None)
 
     def run_of(self, owner: State, id: str) -> Run | None:
         """Where the task with this id runs."""
@@ -175,7 +115,8 @@ class Recorder:
 
     def others(self, owner: State) -> list[TaskView]:
         """The last tasks that returned or were cancelled, oldest first."""
-        return [view for it, view in self._others.copy() if it() is owner]
+        found = [TaskView(**it) for executor in owner.executors() for it in executor._ended()]
+        return sorted(found, key=lambda view: view.finished_at or _NEVER)
 
     def seen(self, future: Future[Any]) -> TaskView | None:
         """The view of a future without its result, and with an error that has no frames.
@@ -186,7 +127,7 @@ class Recorder:
         if view is None:
             return None
         error = view.error and errors.decoded(errors.encoded(view.error, MAIN), MAIN)
-        return replace(view, error=error, arguments=self._arguments.get(id(future)))
+        return replace(view, error=error, arguments=future._kept_arguments())
 
     def ended(self, owner: State, id: str) -> TaskView | None:
         """The task with this id, if it is one of the last that ended."""
@@ -196,8 +137,8 @@ class Recorder:
     def note(self, id: str, verb: str, actor: str | None) -> None:
         """Remember who did what to a task. Only of the last tasks."""
         self._acts.setdefault(id, []).append(Act(datetime.now(UTC), verb, actor))
-        self.acted += 1
-        while len(self._acts) > _OTHERS:
+        self.news += 1
+        while len(self._acts) > _ACTED:
             self._acts.pop(next(iter(self._acts)), None)
 
     def acts(self, id: str) -> list[Act]:
@@ -206,18 +147,18 @@ class Recorder:
 
     def forget_parent(self) -> None:
         """Reset in a forked process: the tasks are those of its parent."""
-        self._started_ones, self._pending, self._acts, self._arguments = {}, {}, {}, {}
+        self._acts = {}
         self._failed.clear()
-        self._others.clear()
+
+
+def _states_of(app: Flask) -> list[State]:
+    return [it for it in list(app.extensions.values()) if isinstance(it, State)]
 
 
 def _owner(app: Flask, future: Future[Any]) -> State | None:
     """The `Delay` on the app whose task it is."""
-    states = [it for it in list(app.extensions.values()) if isinstance(it, State)]
-    if len(states) == 1:
-        return states[0]
-    # One that was asked for its id is known to the `Delay` that has it.
-    return next((state for state in states if state.knows(future.id)), None)
+    states = (it for it in _states_of(app) if any(pool._has(future) for pool in it.executors()))
+    return next(states, None)
 
 
 def _text_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -228,6 +169,8 @@ def _text_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     except Exception:
         return "(the repr of an argument has raised)"
 
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 _recorders: weakref.WeakKeyDictionary[Flask, Recorder] = weakref.WeakKeyDictionary()
 
@@ -252,3 +195,4 @@ def _find(state: State, id: str) -> Future[Any] | None:
 
 role.after_fork(_forget_parent)
 finders.append(_find)
+watchers.append(_recorders.__contains__)

@@ -11,10 +11,12 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::recorder;
 use crate::bindings::convert::seconds;
 use crate::bindings::core::async_check::{check_callback, refuse_unrun};
 use crate::bindings::core::events::Signals;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Runner, Scope, Scoped};
+use crate::bindings::core::id::Id;
 use crate::bindings::core::samples::Row;
 use crate::bindings::core::settings::{self, Backpressure, Mode, Settings, WhenFull};
 use crate::bindings::core::task::Task;
@@ -34,6 +36,9 @@ impl Drop for Inner {
         }
         // No code can ask for them any more, and they keep the core alive, which keeps them.
         self.core.registry.clear();
+        if let Some(recorder) = self.core.recorder() {
+            recorder.clear();
+        }
     }
 }
 
@@ -222,6 +227,46 @@ impl ExecutorCell {
     #[doc = doc!("Executor._minutes")]
     fn _minutes(&self) -> PyResult<Vec<(String, Vec<u32>)>> {
         Ok(sampling::minutes(self.core()?))
+    }
+
+    #[doc = doc!("Executor._record")]
+    fn _record(&self) -> PyResult<()> {
+        self.core()?.set_recorded();
+        Ok(())
+    }
+
+    #[doc = doc!("Executor._running")]
+    fn _running<'py>(&self, py: Python<'py>) -> PyResult<Vec<recorder::Run<'py>>> {
+        Ok(recorder::running(py, self.core()?))
+    }
+
+    #[doc = doc!("Executor._waiting")]
+    fn _waiting<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<Bound<'py, Task>>> {
+        Ok(recorder::waiting(py, self.core()?, most))
+    }
+
+    #[doc = doc!("Executor._find")]
+    fn _find<'py>(
+        &self,
+        py: Python<'py>,
+        id: &str,
+        most: usize,
+    ) -> PyResult<Option<Bound<'py, Task>>> {
+        Ok(recorder::find(py, self.core()?, &Id::new(id), most))
+    }
+
+    #[doc = doc!("Executor._ended")]
+    fn _ended<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        recorder::ended(py, self.core()?)
+    }
+
+    #[doc = doc!("Executor._has")]
+    fn _has(&self, future: &Bound<'_, Task>) -> PyResult<bool> {
+        let core = self.core()?;
+        Ok(future
+            .get()
+            .core()
+            .is_some_and(|own| Arc::ptr_eq(own, core)))
     }
 
     #[doc = doc!("Executor.add_default_done_callback")]

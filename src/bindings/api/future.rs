@@ -22,6 +22,7 @@ use crate::bindings::core::durable::note_death;
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
+use crate::bindings::core::recorder::Text;
 use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::{inner_of, name_of};
 use crate::bindings::core::transition::{Phase, standard_name};
@@ -221,6 +222,19 @@ impl Task {
     #[doc = doc!("Future._call")]
     fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<call::Shown<'py>>> {
         call::call_of(slf)
+    }
+
+    #[doc = doc!("Future._keep_arguments")]
+    fn _keep_arguments(&self, text: &str) {
+        let kept = Text::new(text);
+        let before = std::mem::replace(&mut self.extra().lock().arguments, kept);
+        drop(before);
+    }
+
+    #[doc = doc!("Future._kept_arguments")]
+    fn _kept_arguments(&self) -> Option<String> {
+        let extra = self.known_extra()?.lock();
+        extra.arguments.as_ref().map(|it| it.get())
     }
 
     fn set_running_or_notify_cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {

@@ -7,5 +7,6 @@ pub(crate) mod executor;
 pub(crate) mod future;
 pub(crate) mod journal;
 pub(crate) mod periodic;
+pub(crate) mod recorder;
 pub(crate) mod schedule;
 pub(crate) mod submit_method;

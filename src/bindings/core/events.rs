@@ -1,7 +1,7 @@
 //! Events of tasks: one stream per process, in order.
 //!
-//! It has four subscribers: the figures of `stats()`, Python's signals, the log of events, a
-//! ring that a page reads, and the samples of its plots. One word, [`WANTED`], holds all subscriptions: an event without
+//! It has five subscribers: the figures of `stats()`, Python's signals, the log of events, the samples
+//! of a page's plots, and the record of what a page lists. One word, [`WANTED`], holds all subscriptions: an event without
 //! subscribers costs one load of it.
 
 use std::collections::VecDeque;
@@ -15,6 +15,7 @@ use pyo3::types::PyDict;
 use super::executor::Core;
 use super::id::Id;
 use super::metrics;
+use super::recorder;
 use super::task::Task;
 use super::task_name::name_of;
 use super::transition::Phase;
@@ -77,6 +78,7 @@ pub(crate) enum Subscriber {
     Log = 20,
     /// Of starts: one wakes the sampler.
     Samples = 30,
+    Recorder = 40,
 }
 
 /// All subscriptions. Bits of the figures and the signals stay set.
@@ -107,7 +109,8 @@ impl Wanted {
     pub(crate) fn to_be_noted(self) -> bool {
         const NOTED: u64 = 1 << Subscriber::Metrics as u32
             | 1 << Subscriber::Log as u32
-            | 1 << Subscriber::Samples as u32;
+            | 1 << Subscriber::Samples as u32
+            | 1 << Subscriber::Recorder as u32;
         self.0 & NOTED != 0
     }
 }
@@ -136,6 +139,9 @@ fn note(this: &Bound<'_, Task>, kind: Kind, wanted: Wanted) {
     {
         (core.runner.sample)(core);
     }
+    if wanted.by(Subscriber::Recorder) {
+        record(this, kind);
+    }
     if wanted.by(Subscriber::Log) {
         let kind = if kind == Kind::Failed && has_expired(this) {
             Kind::Expired
@@ -147,11 +153,26 @@ fn note(this: &Bound<'_, Task>, kind: Kind, wanted: Wanted) {
     }
 }
 
+fn record(this: &Bound<'_, Task>, kind: Kind) {
+    if let Some(recorder) = this.get().core().and_then(|core| core.recorder()) {
+        match kind {
+            Kind::Started => recorder.left_queue(this.py()),
+            Kind::Succeeded | Kind::Failed | Kind::Cancelled => recorder.ended(this),
+            _ => {}
+        }
+        // Afterwards: a page that sees the number sees what was recorded.
+        recorder::count();
+    }
+}
+
 /// Notes a dead letter. It may be of a task that this process has nothing of but its row.
 pub(crate) fn died(core: &Arc<Core>, id: &str, name: &str) {
     let wanted = wanted(Kind::Dead);
     if wanted.by(Subscriber::Metrics) {
         metrics::died(core, name);
+    }
+    if wanted.by(Subscriber::Recorder) {
+        recorder::count();
     }
     if wanted.by(Subscriber::Log) {
         let log = LOG.get_or_init(Mutex::default);
@@ -217,7 +238,7 @@ pub(crate) const COUNTED: [Kind; 5] = [
     Kind::Dead,
 ];
 
-const ALL: [Kind; 9] = [
+pub(crate) const ALL: [Kind; 9] = [
     Kind::Submitted,
     Kind::Started,
     Kind::Succeeded,

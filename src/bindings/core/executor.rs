@@ -17,6 +17,7 @@ use super::events::{self, Kind, Signals, Subscriber};
 use super::held::HeldTasks;
 use super::keys::Table;
 use super::metrics::Metrics;
+use super::recorder::Recorder;
 use super::registry::Registry;
 use super::samples::Samples;
 use super::settings::{Backpressure, Beginning, Initializer, Mode, Settings};
@@ -58,6 +59,16 @@ impl From<Queued> for Job {
         match queued.0.unpack() {
             Unpacked::Object(task) => Self::Task(task),
             Unpacked::Boxed(job) => *job,
+        }
+    }
+}
+
+impl Queued {
+    /// The task that it will run, if it is one.
+    pub(crate) fn task(&self) -> Option<&Py<Task>> {
+        match self.0.look() {
+            Ok(task) | Err(Job::Task(task)) => Some(task),
+            Err(_) => None,
         }
     }
 }
@@ -119,6 +130,8 @@ pub(crate) struct Core {
     counted: bool,
     /// Samples are taken, for a page.
     sampled: AtomicBool,
+    /// What happens to tasks is recorded, for a page.
+    recorded: AtomicBool,
     pub(crate) beginning: Beginning,
     pub(crate) scope_method: Option<Py<PyString>>,
     /// Where tasks are submitted, while that object exists.
@@ -157,6 +170,7 @@ struct Era {
     claims: OnceBox<Table>,
     figures: Metrics,
     samples: Samples,
+    recorder: Recorder,
 }
 
 /// A number of tasks.
@@ -201,6 +215,7 @@ impl Core {
             backpressure: settings.backpressure,
             counted: settings.counted,
             sampled: AtomicBool::new(false),
+            recorded: AtomicBool::new(false),
             beginning: settings.beginning,
             scope_method: settings.scope_method,
             executor: OnceLock::new(),
@@ -361,6 +376,21 @@ impl Core {
         events::subscribe(Subscriber::Samples, &[Kind::Started]);
     }
 
+    /// The record of this process's tasks, if one is kept.
+    #[inline]
+    pub(crate) fn recorder(self: &Arc<Self>) -> Option<&Recorder> {
+        // Relaxed: a task that comes at this moment may be seen or not.
+        self.recorded
+            .load(Ordering::Relaxed)
+            .then(|| &self.era().recorder)
+    }
+
+    /// Records what happens to tasks from now on, in forked processes too.
+    pub(crate) fn set_recorded(&self) {
+        self.recorded.store(true, Ordering::Relaxed);
+        events::subscribe(Subscriber::Recorder, &events::ALL);
+    }
+
     /// This process's tasks on the event loop.
     pub(crate) fn on_loop(self: &Arc<Self>) -> &HeldTasks {
         &self.era().on_loop
@@ -436,6 +466,7 @@ impl Era {
             claims: OnceBox::new(),
             figures: Metrics::default(),
             samples: Samples::default(),
+            recorder: Recorder::default(),
         }
     }
 }
@@ -460,6 +491,7 @@ impl Drop for Era {
             // A thread that does not exist here may have left them half changed.
             std::mem::forget(std::mem::take(&mut self.figures));
             std::mem::forget(std::mem::take(&mut self.samples));
+            std::mem::forget(std::mem::take(&mut self.recorder));
         }
     }
 }

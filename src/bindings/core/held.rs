@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::executor::Queued;
 use super::task::Task;
+use super::transition::Phase;
 use super::waiter::Waiter;
 
 /// Held tasks of an executor; each holds its pool, if that has threads. The lock is a leaf, and
@@ -74,6 +75,28 @@ impl HeldTasks {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.lock().is_empty()
+    }
+
+    /// Forgets all tasks.
+    pub(crate) fn clear(&self) {
+        let taken = std::mem::take(&mut *self.0.lock());
+        drop(taken);
+    }
+
+    /// Up to `most` of the tasks that have not started, those that were submitted first.
+    pub(crate) fn oldest<'py>(&self, py: Python<'py>, most: usize) -> Vec<Bound<'py, Task>> {
+        let tasks = self.0.lock();
+        let mut found: Vec<_> = (tasks.values())
+            .map(|held| &held.task)
+            .filter(|task| task.get().phase() == Phase::Pending)
+            .map(|task| (task.get().born(), task))
+            .collect();
+        if found.len() > most {
+            found.select_nth_unstable_by_key(most, |(born, _)| *born);
+            found.truncate(most);
+        }
+        let tasks = found.into_iter();
+        tasks.map(|(_, task)| task.bind(py).clone()).collect()
     }
 
     pub(crate) fn tasks<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, Task>> {

@@ -25,6 +25,7 @@ pub(crate) mod obey;
 pub(crate) mod options;
 pub(crate) mod policy;
 pub(crate) mod progress;
+pub(crate) mod recorder;
 pub(crate) mod registry;
 pub(crate) mod samples;
 pub(crate) mod settings;

@@ -19,6 +19,7 @@ use super::flags::PACKED;
 use super::id::Id;
 use super::policy::Rules;
 use super::progress::Progress;
+use super::recorder::Text;
 use super::task_name::{label_of, name_of};
 use super::traces;
 use super::waiter::Waiter;
@@ -59,6 +60,8 @@ pub(crate) struct Extra {
     /// Whether the registry has the id.
     pub(crate) known: bool,
     pub(crate) progress: Option<Progress>,
+    /// The arguments as text, for a page that shows them.
+    pub(crate) arguments: Option<Box<Text>>,
     /// The task's own app context, if it is not that of its callbacks.
     pub(crate) scope: Option<Py<PyAny>>,
     /// The rules of a task with options.

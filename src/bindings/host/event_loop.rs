@@ -1,8 +1,12 @@
 //! The functions of `aio.py`: running coroutines and awaiting futures.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+
+use crate::bindings::ffi::interrupt::{ThreadId, this_thread};
 
 pub(crate) struct Hooks {
     /// Passes a [`CoroutineTask`] to the event loop.
@@ -14,6 +18,28 @@ pub(crate) struct Hooks {
 }
 
 static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
+
+/// The identifier of the thread that runs the event loop, 0 for none yet.
+static THREAD: AtomicU64 = AtomicU64::new(0);
+
+/// Called on the thread of the event loop.
+pub(crate) fn note_thread() {
+    // Relaxed: a number, which is shown.
+    THREAD.store(number(this_thread()), Ordering::Relaxed);
+}
+
+#[expect(
+    clippy::useless_conversion,
+    reason = "some systems have shorter identifiers"
+)]
+pub(crate) fn number(thread: ThreadId) -> u64 {
+    thread.ident().into()
+}
+
+/// The identifier of the event loop's thread, as `threading.get_ident` returns it.
+pub(crate) fn thread() -> u64 {
+    THREAD.load(Ordering::Relaxed)
+}
 
 #[doc = doc!("_set_hooks")]
 #[pyfunction]

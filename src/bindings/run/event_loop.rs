@@ -23,6 +23,7 @@ use crate::bindings::ffi::call::call;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::{copy, copy_current, for_attempt};
 use crate::bindings::host::app_context;
+use crate::bindings::host::event_loop::note_thread;
 use crate::bindings::host::logging;
 use crate::bindings::host::signals;
 use crate::bindings::sched::completion::{self, leave, let_go_of_coroutine};
@@ -135,6 +136,7 @@ impl CoroutineTask {
             return Ok(None);
         }
         task.get().set_started(now());
+        note_thread();
         events::happened(task, Kind::Started);
         if let Some(timeout) = policy::timeout(task)
             && let Err(error) = timeout::watch_coroutine(task, timeout)

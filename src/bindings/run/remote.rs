@@ -131,9 +131,14 @@ impl RemoteTask {
     #[doc = doc!("_RemoteTask.announce")]
     fn announce(&self, py: Python<'_>) -> PyResult<()> {
         let task = self.0.bind(py);
-        task.get()
-            .core()
-            .map_or(Ok(()), |core| announce(task, core))
+        let Some(core) = task.get().core() else {
+            return Ok(());
+        };
+        announce(task, core)?;
+        if let Some(recorder) = core.recorder() {
+            recorder.sent(task);
+        }
+        Ok(())
     }
 
     #[doc = doc!("_RemoteTask.start")]
@@ -187,6 +192,9 @@ impl RemoteTask {
     fn withdraw(&self, py: Python<'_>) {
         let task = self.0.bind(py);
         task.get().forget_id(task);
+        if let Some(recorder) = task.get().core().and_then(|core| core.recorder()) {
+            recorder.withdrawn(task);
+        }
         forget(task);
     }
 

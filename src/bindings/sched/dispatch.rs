@@ -69,6 +69,11 @@ pub(crate) fn take_plain(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<(
         return take_coroutine(this, core);
     }
     let taken = core.pool().submit(Job::Task(this.clone().unbind()).into());
+    if let Some(recorder) = core.recorder()
+        && taken.is_ok()
+    {
+        recorder.queued(this);
+    }
     taken.map_err(|error| refused(this.py(), core, error))
 }
 

@@ -25,13 +25,34 @@ fn enter(core: &Arc<Core>, job: &Job) {
     }
 }
 
+/// Tells the record of a task that was put into the queue without a rank.
+fn record(core: &Arc<Core>, task: Option<&Bound<'_, Task>>) {
+    if let Some(recorder) = core.recorder()
+        && let Some(task) = task
+    {
+        recorder.queued(task);
+    }
+}
+
+/// The task of a job that will run one.
+fn task_of<'py>(py: Python<'py>, job: &Job) -> Option<Bound<'py, Task>> {
+    match job {
+        Job::Task(task) => Some(task.bind(py).clone()),
+        Job::Callbacks(..) | Job::Tick(_) | Job::Claimed(_) => None,
+    }
+}
+
 /// Offers a task with rules to the pool.
 pub(crate) fn submit(task: &Bound<'_, Task>, core: &Arc<Core>) -> Result<(), SubmitError<Queued>> {
     let py = task.py();
     let job = Job::Task(task.clone().unbind());
     enter(core, &job);
     match place(py, &job) {
-        None => core.pool().submit(job.into()),
+        None => {
+            core.pool().submit(job.into())?;
+            record(core, Some(task));
+            Ok(())
+        }
         Some((level, rank)) => core.pool().submit_ranked(job.into(), level, rank),
     }
 }
@@ -44,7 +65,14 @@ pub(crate) fn resubmit(py: Python<'_>, core: &Arc<Core>, job: Job) -> Option<Job
     // Keeps the pool from ending meanwhile.
     let hold = pool.hold();
     let taken = match place(py, &job) {
-        None => pool.resubmit(job.into()),
+        None => {
+            let task = task_of(py, &job);
+            let taken = pool.resubmit(job.into());
+            if taken.is_ok() {
+                record(core, task.as_ref());
+            }
+            taken
+        }
         Some((level, rank)) => pool.resubmit_ranked(job.into(), level, rank),
     };
     drop(hold);
@@ -62,7 +90,11 @@ pub(crate) fn resubmit(py: Python<'_>, core: &Arc<Core>, job: Job) -> Option<Job
 pub(crate) fn shelve(py: Python<'_>, core: &Arc<Core>, job: Job) {
     enter(core, &job);
     match place(py, &job) {
-        None => core.pool().push_unstaffed(job.into()),
+        None => {
+            let task = task_of(py, &job);
+            core.pool().push_unstaffed(job.into());
+            record(core, task.as_ref());
+        }
         Some((level, rank)) => core.pool().push_ranked_unstaffed(job.into(), level, rank),
     }
 }

@@ -243,7 +243,7 @@ class Backend(base.Backend):
 
     def _is_of_ours(self, task: Any) -> bool:
         """Whether the `delay` of a task without its own backend would use this Delay."""
-        find = task._find  # noqa: SLF001
+        find = task._find
         if find is state.find:
             return self._name == state.DEFAULT_NAME
         return getattr(find, "__self__", None) is self._app.extensions[self._name].owner
