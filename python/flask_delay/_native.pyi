@@ -552,6 +552,12 @@ class Executor(concurrent.futures.Executor):
 
         Not if nobody has asked for its id.
         """
+    def _notes(self, id: str) -> list[tuple[int, str, str]]:
+        """What has happened to a plain task that was held or has run again, oldest first.
+
+        Of each its time in microseconds since 1970, "held", "retrying" or "started", and more about
+        it. The last 1,000 of all tasks are kept.
+        """
     def _ended(self) -> list[dict[str, Any]]:
         """The last 100 tasks that returned or were cancelled, oldest first; none without `_record`.
 

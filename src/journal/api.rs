@@ -256,6 +256,8 @@ pub enum Change {
     Again {
         /// Not before this time.
         due: Option<i64>,
+        /// Why, for a page: the class of the error, and in further lines its message.
+        why: Option<String>,
     },
     /// Another process may run it; the attempt is not counted.
     PutBack,

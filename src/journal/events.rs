@@ -9,7 +9,10 @@ const MOST: i64 = 50_000;
 const OFTEN: i64 = 256;
 
 pub(crate) const STARTED: &str = "started";
+pub(crate) const HELD: &str = "held";
 pub(crate) const FAILED: &str = "failed";
+/// What is said of the first start, which the row tells.
+const FIRST: &str = "attempt 1";
 pub(crate) const RETRYING: &str = "retrying";
 pub(crate) const PUT_BACK: &str = "put back";
 pub(crate) const PARKED: &str = "parked";
@@ -17,6 +20,24 @@ pub(crate) const DIED: &str = "died";
 pub(crate) const STOPPING: &str = "stop asked";
 pub(crate) const RETRIED: &str = "retried";
 pub(crate) const ACTED: &str = "acted";
+
+/// Why a task is held: by its limit or its rate, or since its function is paused.
+pub(crate) const LANE: &str = "lane";
+pub(crate) const PAUSED: &str = "paused";
+
+/// Why a task is held: until a time.
+pub(crate) fn until(due: i64) -> String {
+    format!("until {due}")
+}
+
+/// Why a task is held: until another one has ended. The name of that one, and its id.
+pub(crate) fn after(connection: &Connection, task: i64) -> Result<String> {
+    let sql = "SELECT 'after ' || coalesce(function.name, '') || ' ' || id FROM task LEFT JOIN function USING (function) \
+               WHERE sequence = ?1";
+    connection
+        .prepare_cached(sql)?
+        .query_row([task], |row| row.get(0))
+}
 
 /// An event of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,12 +91,13 @@ pub(crate) fn add(connection: &Connection, task: i64, at: i64, event: &New<'_>) 
     Ok(())
 }
 
-/// The events of the task with an id, oldest first.
+/// The events of the task with an id, oldest first, and before them its first start.
 pub(crate) fn of(connection: &Connection, id: &str) -> Result<Vec<Event>> {
-    let sql = "SELECT at, kind, text, actor, pid FROM event \
+    let sql = "SELECT began_at, ?2, ?3, NULL, began_by, 0 AS number FROM task WHERE id = ?1 AND began_by IS NOT NULL \
+               UNION ALL SELECT at, kind, text, actor, pid, number FROM event \
                WHERE task = (SELECT sequence FROM task WHERE id = ?1) ORDER BY number";
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map([id], |row| {
+    let rows = statement.query_map([id, STARTED, FIRST], |row| {
         Ok(Event {
             at: row.get(0)?,
             kind: row.get(1)?,

@@ -376,7 +376,11 @@ impl<'a> Group<'a> {
             Operation::PublishBegan(id, at) => {
                 if let Some(task) = self.published(id) {
                     let slot = self.slot()?;
-                    store::publish_began(self.connection, task, slot, *at)?;
+                    let attempt = store::publish_began(self.connection, task, slot, *at)?;
+                    if let Some(attempt) = attempt.filter(|attempt| *attempt > 1) {
+                        let text = format!("attempt {attempt}");
+                        self.event(task, events::STARTED, Some(&text))?;
+                    }
                 }
                 Said::Nothing
             }
@@ -680,14 +684,18 @@ impl<'a> Group<'a> {
         }
         let attempt = format!("attempt {}", claim.attempt);
         match change {
-            Change::Again { .. } => self.event(claim.task, events::RETRYING, Some(&attempt))?,
+            Change::Again { why, .. } => {
+                let text = why.as_ref().map(|why| format!("{attempt}\n{why}"));
+                let text = text.as_ref().unwrap_or(&attempt);
+                self.event(claim.task, events::RETRYING, Some(text))?;
+            }
             Change::PutBack => self.event(claim.task, events::PUT_BACK, Some(&attempt))?,
             Change::Park { reason } => self.event(claim.task, events::PARKED, Some(reason))?,
             Change::Died { .. } => self.event(claim.task, events::DIED, Some(&attempt))?,
             Change::End(_) => {}
         }
         match (state, change) {
-            (State::Scheduled, Change::Again { due }) => self.schedule(*due),
+            (State::Scheduled, Change::Again { due, .. }) => self.schedule(*due),
             _ => self.has_ready = true,
         }
         Ok(Changed::Done)
@@ -918,6 +926,7 @@ impl<'a> Group<'a> {
         self.effects
             .watched
             .push((sequence, implied(task.id.clone())));
+        self.note_held(sequence, task, before, !may_go, is_paused)?;
         if follows.is_some() {
             self.hold(sequence, before)?;
             return Ok((Accepted::Waiting, sequence));
@@ -929,6 +938,32 @@ impl<'a> Group<'a> {
             self.has_new(task, state);
         }
         Ok((Accepted::Waiting, sequence))
+    }
+
+    /// Notes why a new task does not wait for a worker alone, if a page shows it.
+    fn note_held(
+        &self,
+        sequence: i64,
+        task: &NewTask,
+        before: &[i64],
+        is_limited: bool,
+        is_paused: bool,
+    ) -> Result<()> {
+        if !self.part.records() {
+            return Ok(());
+        }
+        let text = if let Some(first) = before.first() {
+            events::after(self.connection, *first)?
+        } else if let Some(due) = task.due.filter(|due| *due > self.now) {
+            events::until(due)
+        } else if is_paused {
+            events::PAUSED.to_owned()
+        } else if is_limited {
+            events::LANE.to_owned()
+        } else {
+            return Ok(());
+        };
+        self.event(sequence, events::HELD, Some(&text))
     }
 
     /// A new task waits, and not for its function to be resumed.
@@ -1099,6 +1134,7 @@ impl<'a> Group<'a> {
         let slot = self.slot()?;
         let terms = if ready.is_limited {
             let Some(terms) = self.admit(task)? else {
+                self.event(task, events::HELD, Some(events::LANE))?;
                 return Ok(false);
             };
             Some(terms)

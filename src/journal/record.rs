@@ -137,6 +137,8 @@ pub(crate) enum Told {
     About(String),
     /// What somebody did to a task: its id, what, and the name.
     Act(String, String, Option<String>),
+    /// What has happened to a plain task: its id, when, what, and more about it.
+    Event(String, i64, &'static str, String),
 }
 
 /// What the writer thread remembers of the file for the next sample.
@@ -242,6 +244,12 @@ impl Group<'_> {
                         actor: actor.as_deref(),
                     };
                     events::add(self.connection, task, self.now, &event)?;
+                }
+            }
+            Told::Event(id, at, kind, text) => {
+                if let Some(task) = manage::place(self.connection, id)? {
+                    let event = events::New::of(kind, Some(text));
+                    events::add(self.connection, task, *at, &event)?;
                 }
             }
         }
@@ -624,6 +632,13 @@ impl Journal {
     /// Notes what somebody has done to a task, in its timeline; does not wait.
     pub fn note(&self, id: &str, verb: &str, actor: Option<&str>) {
         let told = Told::Act(id.to_owned(), verb.to_owned(), actor.map(str::to_owned));
+        self.tell(Operation::Hear(told));
+    }
+
+    /// Notes what has happened to a plain task that was published, in its timeline; does not wait.
+    /// `at` is in microseconds since 1970.
+    pub fn note_event(&self, id: &str, at: i64, kind: &'static str, text: String) {
+        let told = Told::Event(id.to_owned(), at, kind, text);
         self.tell(Operation::Hear(told));
     }
 

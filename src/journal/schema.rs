@@ -39,7 +39,8 @@ const FIRST: [&str; 44] = [
      application INTEGER NOT NULL, function INTEGER NOT NULL, pool INTEGER NOT NULL, published INTEGER NOT NULL DEFAULT 0, \
      submitter INTEGER, owner INTEGER, epoch INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0, \
      interrupted INTEGER NOT NULL DEFAULT 0, stop_requested INTEGER NOT NULL DEFAULT 0, rank INTEGER NOT NULL, \
-     due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, attempt_at INTEGER, ended_at INTEGER, parked_at INTEGER, \
+     due INTEGER, expires INTEGER, submitted_at INTEGER NOT NULL, began_at INTEGER, began_by INTEGER, attempt_at INTEGER, ended_at INTEGER, \
+     parked_at INTEGER, \
      tick INTEGER, unique_key TEXT, once_key TEXT, limit_key TEXT, limit_most INTEGER, rate_count INTEGER, rate_span INTEGER, \
      follows INTEGER, waiting_for INTEGER NOT NULL DEFAULT 0, countdown INTEGER, \
      options TEXT, arguments TEXT, done REAL, total REAL, note TEXT, result TEXT, unkept TEXT, error TEXT, reason TEXT) STRICT",

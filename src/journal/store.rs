@@ -189,9 +189,9 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
     let rate = row.limits.and_then(|(limits, _)| limits.rate);
     let sql = "INSERT INTO task (id, state, application, function, pool, owner, epoch, attempt, rank, due, expires, \
                submitted_at, began_at, attempt_at, unique_key, once_key, options, arguments, submitter, \
-               limit_key, limit_most, rate_count, rate_span, follows, waiting_for, countdown) \
+               limit_key, limit_most, rate_count, rate_span, follows, waiting_for, countdown, began_by) \
                SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-               ?22, ?23, ?24 \
+               ?22, ?23, ?24, ?25 \
                WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE id = ?1) ON CONFLICT DO NOTHING";
     let count = connection.prepare_cached(sql)?.execute(params![
         task.id,
@@ -222,6 +222,7 @@ pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<Option
         follows.map(|it| it.how.code()),
         row.waiting_for,
         follows.and_then(|it| it.countdown),
+        is_running.then(std::process::id),
     ])?;
     if count == 0 {
         return Ok(None);
@@ -323,7 +324,8 @@ pub(crate) struct Published<'a> {
 
 pub(crate) fn publish(connection: &Connection, task: &Published<'_>) -> Result<Option<i64>> {
     let sql = "INSERT INTO task (id, state, application, function, pool, published, owner, epoch, attempt, rank, \
-               submitted_at, began_at, attempt_at) VALUES (?1, 2, ?2, ?3, 0, 1, ?4, 1, ?7, ?5, ?5, ?6, ?6) ON CONFLICT DO NOTHING";
+               submitted_at, began_at, attempt_at, began_by) VALUES (?1, 2, ?2, ?3, 0, 1, ?4, 1, ?7, ?5, ?5, ?6, ?6, ?8) \
+               ON CONFLICT DO NOTHING";
     let count = connection.prepare_cached(sql)?.execute(params![
         task.id,
         task.application,
@@ -332,17 +334,23 @@ pub(crate) fn publish(connection: &Connection, task: &Published<'_>) -> Result<O
         task.submitted_at,
         task.began,
         task.began.is_some(),
+        task.began.map(|_| std::process::id()),
     ])?;
     Ok((count > 0).then(|| connection.last_insert_rowid()))
 }
 
-pub(crate) fn publish_began(connection: &Connection, task: i64, slot: i64, at: i64) -> Result<()> {
-    let sql = "UPDATE task SET began_at = coalesce(began_at, ?3), attempt_at = ?3, attempt = attempt + 1 \
-               WHERE sequence = ?1 AND owner = ?2 AND state = 2";
-    connection
-        .prepare_cached(sql)?
-        .execute(params![task, slot, at])?;
-    Ok(())
+/// A published task begins an attempt: its number, unless the task has ended.
+pub(crate) fn publish_began(
+    connection: &Connection,
+    task: i64,
+    slot: i64,
+    at: i64,
+) -> Result<Option<i64>> {
+    let sql = "UPDATE task SET began_by = ?4, began_at = coalesce(began_at, ?3), attempt_at = ?3, attempt = attempt + 1 \
+               WHERE sequence = ?1 AND owner = ?2 AND state = 2 RETURNING attempt";
+    let mut statement = connection.prepare_cached(sql)?;
+    let values = params![task, slot, at, std::process::id()];
+    statement.query_row(values, |row| row.get(0)).optional()
 }
 
 // --- Claims -------------------------------------------------------------------------
@@ -411,11 +419,12 @@ pub(crate) fn claim(
     now: i64,
 ) -> Result<Option<(Claimed, Option<i64>)>> {
     let sql = "UPDATE task SET state = 2, owner = ?2, epoch = epoch + 1, attempt = attempt + 1, \
-               began_at = coalesce(began_at, ?3), attempt_at = ?3 WHERE sequence = ?1 AND state = 0 \
+               began_by = CASE WHEN began_at IS NULL THEN ?4 ELSE began_by END, began_at = coalesce(began_at, ?3), attempt_at = ?3 WHERE sequence = ?1 AND state = 0 \
                RETURNING epoch, attempt, id, (SELECT name FROM function WHERE function.function = task.function), pool, \
                coalesce(arguments, (SELECT arguments FROM body WHERE body.task = task.sequence)), options, submitted_at, began_at, submitter, tick";
     let mut statement = connection.prepare_cached(sql)?;
-    let claimed = statement.query_row(params![task, slot, now], |row| {
+    let pid = std::process::id();
+    let claimed = statement.query_row(params![task, slot, now, pid], |row| {
         let began: i64 = row.get(8)?;
         let claimed = Claimed {
             claim: Claim {
@@ -578,7 +587,7 @@ pub(crate) fn put_back(
 ) -> Result<Option<State>> {
     // What was asked to stop does not begin again.
     let sql = match change {
-        Change::Again { due } => {
+        Change::Again { due, .. } => {
             let sql = "UPDATE task SET state = CASE WHEN stop_requested THEN 8 WHEN ?4 IS NULL THEN 0 ELSE 1 END, due = ?4, owner = NULL, \
                        deaths = 0, interrupted = 0, ended_at = CASE WHEN stop_requested THEN ?5 END \
                        WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2 RETURNING state";

@@ -9,6 +9,7 @@ import site
 import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +38,10 @@ class Frame(NamedTuple):
     text: str
     is_own: bool
     """Whether it is in code of the app, and not of a library."""
+
+
+_Row = tuple[int, str, str | None, str | None, int | None]
+"""An event: when in microseconds, what, more about it, the person, the process."""
 
 
 class ErrorText(NamedTuple):
@@ -215,25 +220,48 @@ class Pages(Lists):
     def timeline(self, view: TaskView) -> list[dict[str, Any]]:
         """What has happened to a task, oldest first."""
         found = []
-        journal = self.state.store.shared()
-        rows = [] if journal is None else journal.events(view.id)
         if view.enqueued_at is not None:
             found.append(_event(view.enqueued_at, "submitted"))
+        rows = self._events(view)
         if view.started_at is not None:
-            first = 1 if is_durable(view) else view.attempts
-            found.append(_event(view.started_at, "started", f"attempt {first}"))
+            attempt = f"attempt {1 if is_durable(view) else view.attempts}"
+            if ("started", attempt) not in {(kind, text) for _, kind, text, *_ in rows}:
+                found.append(_event(view.started_at, "started", attempt))
         for micros, kind, text, actor, pid in rows:
             at = datetime.fromtimestamp(micros / 1e6, UTC)
             if kind == "acted":
                 found.append(_event(at, text or kind, None, actor, pid, is_act=True))
+            elif kind == "held":
+                found.append(_event(at, kind, held_text(text or ""), actor, pid))
             else:
-                found.append(_event(at, kind, text, actor, pid))
+                first, _, why = (text or "").partition("\n")
+                error = self._error(view, why)
+                found.append(_event(at, kind, first or None, actor, pid, error=error))
         if not any(it["is_act"] for it in found):
             acts = self.own.acts(view.id)
             found += [_event(it.at, it.verb, actor=it.actor, is_act=True) for it in acts]
         if view.finished_at is not None:
             found.append(_event(view.finished_at, outcome_of(view)))
         return sorted(found, key=lambda it: it["at"])
+
+    def _events(self, view: TaskView) -> Sequence[_Row]:
+        """What has happened to a task beyond what its view tells."""
+        journal = self.state.store.shared()
+        rows = [] if journal is None else journal.events(view.id)
+        own = () if is_durable(view) else self.own.notes(self.state, view.id)
+        if own:
+            # This process knows more of its own plain tasks.
+            acts = [row for row in rows if row[1] == "acted"]
+            return [*acts, *((at, kind, text, None, None) for at, kind, text in own)]
+        return rows
+
+    def _error(self, view: TaskView, why: str) -> dict[str, str] | None:
+        """The error of an attempt after which another one follows, as everybody may see it."""
+        if not why:
+            return None
+        kind, _, message = why.partition("\n")
+        error = error_of(self.shown(replace(view, error=RemoteError(kind, message))))
+        return None if error is None else {"class": error.kind, "message": error.message}
 
     def note(self, id: str, verb: str, actor: str | None) -> None:
         """Remember who did what to a task, in all processes if there is a journal."""
@@ -254,9 +282,38 @@ def _event(
     pid: int | None = None,
     *,
     is_act: bool = False,
+    error: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """An event of a timeline."""
-    return {"at": at, "kind": kind, "text": text, "actor": actor, "pid": pid, "is_act": is_act}
+    return {
+        "at": at,
+        "kind": kind,
+        "text": text,
+        "actor": actor,
+        "pid": pid,
+        "is_act": is_act,
+        "error": error,
+    }
+
+
+_HELD = {
+    "lane": "by its limit or its rate",
+    "paused": "until it is resumed",
+    "transaction": "until the transaction ends that has submitted it",
+}
+
+
+def held_text(code: str) -> str:
+    """Why a task was held, from what `src/bindings/core/timeline.rs` and the journal note."""
+    if code in _HELD:
+        return _HELD[code]
+    kind, _, rest = code.partition(" ")
+    if kind == "until" and rest.isdecimal():
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            moment = datetime.fromtimestamp(int(rest) / 1e6, UTC)
+            return f"until {moment:%Y-%m-%d %H:%M:%S} UTC"
+    name, _, id = rest.rpartition(" ")
+    return f"after {name.rpartition('.')[2]} {id[:8]}" if kind == "after" else ""
 
 
 def _worker(row: dict[str, Any]) -> dict[str, Any]:

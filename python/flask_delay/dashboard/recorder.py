@@ -113,6 +113,10 @@ class Recorder:
         """The last tasks that failed, oldest first."""
         return [view for it, view in self._failed.copy() if it() is owner]
 
+    def notes(self, owner: State, id: str) -> list[tuple[int, str, str]]:
+        """What has happened to a plain task that was held or has run again: `Executor._notes`."""
+        return [it for executor in owner.executors() for it in executor._notes(id)]
+
     def others(self, owner: State) -> list[TaskView]:
         """The last tasks that returned or were cancelled, oldest first."""
         found = [TaskView(**it) for executor in owner.executors() for it in executor._ended()]

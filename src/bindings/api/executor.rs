@@ -255,6 +255,11 @@ impl ExecutorCell {
         Ok(recorder::find(py, self.core()?, &Id::new(id), most))
     }
 
+    #[doc = doc!("Executor._notes")]
+    fn _notes(&self, id: &str) -> PyResult<Vec<(u64, &'static str, String)>> {
+        Ok(recorder::notes(self.core()?, &Id::new(id)))
+    }
+
     #[doc = doc!("Executor._ended")]
     fn _ended<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         recorder::ended(py, self.core()?)

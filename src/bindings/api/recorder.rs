@@ -12,6 +12,7 @@ use crate::bindings::core::id::Id;
 use crate::bindings::core::progress::Progress;
 use crate::bindings::core::recorder::{self, Ended, Recorder};
 use crate::bindings::core::task::Task;
+use crate::bindings::core::timeline::Entry;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::host::event_loop;
 
@@ -79,6 +80,13 @@ pub(crate) fn find<'py>(
     };
     let mut all = running.chain(waiting(py, core, most));
     all.find(|task| has_it(task).is_some())
+}
+
+/// What has happened to a plain task: when, what, and more about it.
+pub(crate) fn notes(core: &Arc<Core>, id: &Id) -> Vec<(u64, &'static str, String)> {
+    let notes = (core.recorder()).map_or_else(Vec::new, |it| it.timeline().of(id));
+    let parts = |it: Entry| (it.at, it.kind, it.text);
+    notes.into_iter().map(parts).collect()
 }
 
 /// The last tasks that returned or were cancelled, oldest first.

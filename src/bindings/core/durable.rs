@@ -780,6 +780,8 @@ pub(crate) fn publish(this: &Bound<'_, Task>, id: &Id) {
     if is_durable(cell) || policy::is_elsewhere(cell) {
         return;
     }
+    let recorder = cell.core().and_then(|core| core.recorder());
+    let notes = recorder.map_or_else(Vec::new, |it| it.timeline().of(id));
     policy::with_new(cell, |rules| {
         rules.published = Some(Arc::clone(&link));
         rules.attempts = rules.attempts.max(u32::from(cell.has_begun()));
@@ -788,6 +790,9 @@ pub(crate) fn publish(this: &Bound<'_, Task>, id: &Id) {
     let born = cell.born() / 1_000;
     let began = cell.has_begun().then(|| micros(cell.last_start()));
     link.tell(|journal| journal.publish(id.to_string(), name_of(this), born, began));
+    for note in notes {
+        link.tell(|journal| note.tell(journal));
+    }
     if cell.phase().is_done() {
         publish_end(this);
     }

@@ -33,6 +33,7 @@ pub(crate) mod signature;
 pub(crate) mod strays;
 pub(crate) mod task;
 pub(crate) mod task_name;
+pub(crate) mod timeline;
 pub(crate) mod traces;
 pub(crate) mod transition;
 pub(crate) mod waiter;

@@ -20,6 +20,7 @@ use super::policy;
 use super::progress::Progress;
 use super::task::Task;
 use super::task_name::name_of;
+use super::timeline::Timeline;
 use super::transition::Phase;
 
 /// So many ended tasks are remembered; of those that end in one second, no more than the first ones.
@@ -46,6 +47,7 @@ pub(crate) struct Recorder {
     /// A second of the clock, and how many tasks that ended in it are remembered.
     second: AtomicU64,
     seen: AtomicUsize,
+    timeline: Timeline,
 }
 
 /// A task that returned or was cancelled.
@@ -143,6 +145,11 @@ impl Recorder {
     /// The tasks on other machines.
     pub(crate) fn elsewhere(&self) -> &HeldTasks {
         &self.elsewhere
+    }
+
+    /// What has happened to tasks that were held or run again.
+    pub(crate) fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 
     /// Notes the end of a task.

@@ -1079,7 +1079,7 @@ pub(crate) fn die(this: &Bound<'_, Task>, exception: &Bound<'_, PyAny>) {
 }
 
 /// Schedules another attempt of a task, which any process may run; `false` if it is not durable.
-pub(crate) fn again(this: &Bound<'_, Task>, after: Duration) -> bool {
+pub(crate) fn again(this: &Bound<'_, Task>, after: Duration, why: Option<String>) -> bool {
     let Some(taken) = durable::take_claim(this.get()) else {
         return false;
     };
@@ -1087,7 +1087,7 @@ pub(crate) fn again(this: &Bound<'_, Task>, after: Duration) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         micros(now.unwrap_or_default().saturating_add(after))
     });
-    change(this, taken, Change::Again { due });
+    change(this, taken, Change::Again { due, why });
     true
 }
 

@@ -14,9 +14,11 @@ use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::timeline;
 use crate::bindings::core::traces;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
+use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::copy_current;
 use crate::bindings::host::logging;
 use crate::bindings::sched::completion;
@@ -204,6 +206,22 @@ fn chain<'py>(exception: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>>
 /// Longer chains are followed only this far.
 const LONGEST: usize = 1_000;
 
+/// The class of an exception and, in further lines, its message, cut.
+fn why(exception: &Bound<'_, PyAny>) -> String {
+    let kind = exception.get_type().fully_qualified_name();
+    let kind = kind.map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    // It may raise: then there is no message.
+    let message = exception.str();
+    let message = message.map_or_else(|_| String::new(), |it| it.to_string_lossy().into_owned());
+    format!(
+        "{kind}\n{}",
+        message.chars().take(MESSAGE).collect::<String>()
+    )
+}
+
+/// Characters of a message.
+const MESSAGE: usize = 300;
+
 /// Schedules another attempt, with the same context and call. An end of the task that comes first
 /// prevails.
 pub(crate) fn again<'py>(
@@ -236,6 +254,9 @@ fn try_again<'py>(
     if let Some(taken) = taken {
         cell.put_call(this, taken);
     }
+    let why = timeline::is_shown(cell)
+        .then(|| exception.as_ref().map(why))
+        .flatten();
     if let Some(exception) = exception
         && let Err(error) = keep(this, &exception)
     {
@@ -258,11 +279,20 @@ fn try_again<'py>(
         return Ok(());
     }
     events::happened(this, Kind::Retrying);
+    timeline::note(this, cell.last_start(), timeline::STARTED, || {
+        format!("attempt {attempts}")
+    });
+    timeline::note(this, now(), timeline::RETRYING, || {
+        let why = why
+            .as_ref()
+            .map_or_else(String::new, |why| format!("\n{why}"));
+        format!("attempt {attempts}{why}")
+    });
     // After `run_again`: a task of the same key that starts now and waits for this one must find it
     // pending.
     limits::leave_lane(this);
     if is_durable {
-        super::durable::again(this, after);
+        super::durable::again(this, after, why);
         return Ok(());
     }
     match core.mode {

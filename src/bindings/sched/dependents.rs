@@ -20,6 +20,7 @@ use crate::bindings::core::policy::{self, Dependencies, Kind, forget};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::Task;
 use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::timeline;
 use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{CancelledError, ResultNotKept, closed, into_exception};
 
@@ -75,7 +76,9 @@ fn begin(
     policy::begin(this.get(), |rules| rules.dependencies = Some(dependencies));
     core.held().add(this, hold);
     dispatch::set_expiry(this)?;
-    announce(this, core)
+    announce(this, core)?;
+    timeline::held_after(this, futures);
+    Ok(())
 }
 
 /// Keeps a pool from ending. Not one without threads: there only an awaited coroutine holds it.

@@ -22,6 +22,7 @@ use crate::bindings::core::machine;
 use crate::bindings::core::policy::{self, Start};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{CoroutineTask, Task};
+use crate::bindings::core::timeline;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::closed;
 use crate::bindings::host::event_loop::hooks;
@@ -107,6 +108,7 @@ pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, entry: Entry) -> Py
             return Err(closed());
         }
         if !offer(this, &lane)? {
+            held_by_lane(this);
             return Ok(());
         }
     } else if machine::has_place(this.get()) {
@@ -118,6 +120,10 @@ pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, entry: Entry) -> Py
     };
     core.held().remove(this);
     taken
+}
+
+fn held_by_lane(this: &Bound<'_, Task>) {
+    timeline::held(this, || timeline::LANE.to_owned());
 }
 
 fn offer(this: &Bound<'_, Task>, lane: &Bound<'_, keys::Lane>) -> PyResult<bool> {
@@ -211,7 +217,7 @@ pub(crate) fn again(this: &Bound<'_, Task>) {
         return;
     };
     match offer(this, &lane) {
-        Ok(false) => {}
+        Ok(false) => held_by_lane(this),
         Err(error) => completion::give_up(this, error),
         Ok(true) => let_go(this),
     }
@@ -359,6 +365,7 @@ fn hold_until(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<bool> {
         return Err(closed());
     }
     look_at(this, at).inspect_err(|_| core.held().remove(this))?;
+    timeline::held_until(this);
     Ok(true)
 }
 
@@ -373,6 +380,7 @@ pub(crate) fn withhold(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()>
     if core.mode == Mode::Threads {
         set_expiry(this).inspect_err(|_| core.held().remove(this))?;
     }
+    timeline::held(this, || timeline::TRANSACTION.to_owned());
     Ok(())
 }
 

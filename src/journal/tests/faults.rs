@@ -276,7 +276,13 @@ fn keep_once(call: Call, at: usize, how: i32) -> bool {
         _ = journal.step(claim, value.to_string(), value.to_string());
     }
     journal.checkpoint(claim, 0, "3".to_owned());
-    _ = journal.change(claim, Change::Again { due: None });
+    _ = journal.change(
+        claim,
+        Change::Again {
+            due: None,
+            why: None,
+        },
+    );
     let has_failed = disarm();
     let mut kept = notes.claimed().kept;
     kept.steps.sort_unstable();

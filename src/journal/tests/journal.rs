@@ -130,7 +130,15 @@ fn another_attempt_is_counted_and_a_put_back_one_is_not() {
     let task = task();
     let id = task.id.clone();
     let claim = mine(journal.submit(task).unwrap());
-    journal.change(claim, Change::Again { due: None }).unwrap();
+    journal
+        .change(
+            claim,
+            Change::Again {
+                due: None,
+                why: None,
+            },
+        )
+        .unwrap();
     let second = notes.claimed();
     assert_eq!((second.claim.attempt, second.claim.epoch), (2, 2));
     assert!(second.began.is_some());
@@ -146,7 +154,13 @@ fn another_attempt_is_counted_and_a_put_back_one_is_not() {
     assert_eq!(row(&journal, &id).state, State::Running);
     let due = now() + 300_000;
     journal
-        .change(third.claim, Change::Again { due: Some(due) })
+        .change(
+            third.claim,
+            Change::Again {
+                due: Some(due),
+                why: None,
+            },
+        )
         .unwrap();
     assert_eq!(row(&journal, &id).state, State::Scheduled);
     let fourth = notes.claimed();
@@ -163,7 +177,14 @@ fn a_retry_that_ends_elsewhere_is_told_where_it_was_submitted() {
     let id = task.id.clone();
     let claim = mine(web.submit(task).unwrap());
     web.stop_claiming();
-    web.change(claim, Change::Again { due: None }).unwrap();
+    web.change(
+        claim,
+        Change::Again {
+            due: None,
+            why: None,
+        },
+    )
+    .unwrap();
     let (worker, of_worker) = claiming(&folder, 1);
     let claimed = of_worker.claimed();
     assert_eq!(claimed.id, id);
@@ -325,7 +346,15 @@ fn cancel_and_stop() {
     let claim = mine(worker.submit(runs).unwrap());
     assert_eq!(worker.stop(&id).unwrap(), Cancelled::Running);
     assert_eq!(notes.stopped(), id);
-    worker.change(claim, Change::Again { due: None }).unwrap();
+    worker
+        .change(
+            claim,
+            Change::Again {
+                due: None,
+                why: None,
+            },
+        )
+        .unwrap();
     assert_eq!(row(&web, &id).state, State::Cancelled);
     worker.close();
     web.close();

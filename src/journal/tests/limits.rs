@@ -142,7 +142,10 @@ mod a_limit {
         let mut claim = mine(journal.submit(limited("k", 1)).unwrap());
         let due = now() + 3_600_000_000;
         let changes = [
-            Change::Again { due: Some(due) },
+            Change::Again {
+                due: Some(due),
+                why: None,
+            },
             Change::Park {
                 reason: "no code".to_owned(),
             },
@@ -164,7 +167,13 @@ mod a_limit {
         assert_ne!(claimed.id, next.id);
         // A retry at once is older than it, too.
         journal
-            .change(claimed.claim, Change::Again { due: None })
+            .change(
+                claimed.claim,
+                Change::Again {
+                    due: None,
+                    why: None,
+                },
+            )
             .unwrap();
         let again = notes.claimed();
         assert_eq!((&again.id, again.claim.attempt), (&claimed.id, 2));
@@ -423,7 +432,15 @@ mod a_rate {
         let (journal, notes) = claiming(&folder, 3);
         let claim = mine(journal.submit(rated("r", 1, SECOND / 2)).unwrap());
         let began = now();
-        journal.change(claim, Change::Again { due: None }).unwrap();
+        journal
+            .change(
+                claim,
+                Change::Again {
+                    due: None,
+                    why: None,
+                },
+            )
+            .unwrap();
         let again = notes.claimed();
         assert_eq!(again.claim.attempt, 2);
         assert!(
@@ -634,6 +651,7 @@ impl Steps {
         let change = match self.random.below(5) {
             0 => Change::Again {
                 due: Some(self.soon(20_000)),
+                why: None,
             },
             1 => Change::PutBack,
             _ => Change::End(finished()),

@@ -267,7 +267,15 @@ mod a_pause {
         let task = task();
         let claim = mine(journal.submit(task.clone()).unwrap());
         journal.pause(Some("send")).unwrap();
-        journal.change(claim, Change::Again { due: None }).unwrap();
+        journal
+            .change(
+                claim,
+                Change::Again {
+                    due: None,
+                    why: None,
+                },
+            )
+            .unwrap();
         until(|| row(&journal, &task.id).state == State::Blocked);
         assert_eq!(notes.left().0, 0);
         assert_eq!(

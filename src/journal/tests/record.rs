@@ -8,7 +8,7 @@ mod support;
 
 use std::time::Instant;
 
-use flask_delay_journal::{Change, Figures, Histogram, Journal, Outcome, Sample, Vitals};
+use flask_delay_journal::{Change, Figures, Histogram, Journal, NewTask, Outcome, Sample, Vitals};
 use process::{Actor, role, wait_for_end};
 use support::{
     Folder, claiming, finished, mine, say, settings, shell, task, until, watching, with,
@@ -167,11 +167,11 @@ fn a_killed_process_is_remembered_with_its_tasks() {
     assert_eq!((lost.pid, &lost.tasks), (there.pid, &vec![task.id.clone()]));
     assert_eq!(lost.vitals, there.vitals);
     worker.note(&task.id, "stop", Some("ada"));
-    until(|| web.events(&task.id).unwrap().len() == 3);
+    until(|| web.events(&task.id).unwrap().len() == 4);
     let events = web.events(&task.id).unwrap();
     let kinds: Vec<_> = events.iter().map(|it| it.kind.as_str()).collect();
-    assert_eq!(kinds, ["died", "started", "acted"]);
-    assert_eq!(events[2].actor.as_deref(), Some("ada"));
+    assert_eq!(kinds, ["started", "died", "started", "acted"]);
+    assert_eq!(events[3].actor.as_deref(), Some("ada"));
     worker
         .change(claimed.claim, Change::End(finished()))
         .unwrap();
@@ -186,15 +186,34 @@ fn what_happens_to_a_task_is_noted_once_there_is_a_page() {
     let (journal, notes) = claiming(&folder, 1);
     let quiet = task();
     let claim = mine(journal.submit(quiet.clone()).unwrap());
-    journal.change(claim, Change::Again { due: None }).unwrap();
+    journal
+        .change(
+            claim,
+            Change::Again {
+                due: None,
+                why: None,
+            },
+        )
+        .unwrap();
     journal
         .change(notes.claimed().claim, Change::End(finished()))
         .unwrap();
-    assert_eq!(journal.events(&quiet.id).unwrap(), []);
+    // Its first start is in its row.
+    let told = journal.events(&quiet.id).unwrap();
+    let told: Vec<_> = told.iter().map(|it| (it.kind.as_str(), it.pid)).collect();
+    assert_eq!(told, [("started", i64::from(std::process::id()))]);
     journal.record();
     let task = task();
     let claim = mine(journal.submit(task.clone()).unwrap());
-    journal.change(claim, Change::Again { due: None }).unwrap();
+    journal
+        .change(
+            claim,
+            Change::Again {
+                due: None,
+                why: Some("ValueError\nbad".to_owned()),
+            },
+        )
+        .unwrap();
     let error = "{}".to_owned();
     journal
         .change(
@@ -209,14 +228,14 @@ fn what_happens_to_a_task_is_noted_once_there_is_a_page() {
     journal
         .change(notes.claimed().claim, Change::End(finished()))
         .unwrap();
-    let kinds: Vec<_> = journal
-        .events(&task.id)
-        .unwrap()
-        .into_iter()
-        .map(|it| it.kind)
-        .collect();
+    let events = journal.events(&task.id).unwrap();
+    assert_eq!(
+        events[1].text.as_deref(),
+        Some("attempt 1\nValueError\nbad")
+    );
+    let kinds: Vec<_> = events.into_iter().map(|it| it.kind).collect();
     let expected = [
-        "retrying", "started", "failed", "retried", "started", "put back", "started",
+        "started", "retrying", "started", "failed", "retried", "started", "put back", "started",
     ];
     assert_eq!(kinds, expected);
     journal
@@ -226,6 +245,27 @@ fn what_happens_to_a_task_is_noted_once_there_is_a_page() {
         .query_row("SELECT count(*) FROM event", [], |row| row.get(0))
         .unwrap();
     assert_eq!(left, 0);
+}
+
+#[test]
+fn what_holds_a_task_is_noted() {
+    let folder = Folder::new();
+    let (journal, _) = watching(&folder);
+    journal.record();
+    let held = |journal: &Journal, id: &str| {
+        let events = journal.events(id).unwrap();
+        let held = events.into_iter().filter(|it| it.kind == "held");
+        held.map(|it| it.text.unwrap()).collect::<Vec<_>>()
+    };
+    let late = NewTask {
+        due: Some(9_000_000_000_000_000),
+        ..task()
+    };
+    journal.submit(late.clone()).unwrap();
+    assert_eq!(held(&journal, &late.id), ["until 9000000000000000"]);
+    let first = task();
+    journal.submit(first.clone()).unwrap();
+    assert!(held(&journal, &first.id).is_empty());
 }
 
 #[test]

@@ -524,7 +524,15 @@ fn a_new_task_has_nothing_of_a_lost_one() {
     };
     let claim = mine(journal.submit(new).unwrap());
     assert!(claim.task <= ROWS, "its number was that of a lost one");
-    journal.change(claim, Change::Again { due: None }).unwrap();
+    journal
+        .change(
+            claim,
+            Change::Again {
+                due: None,
+                why: None,
+            },
+        )
+        .unwrap();
     let claimed = notes.claimed();
     assert_eq!(claimed.arguments.len(), 3_000);
     assert_eq!(claimed.kept, Kept::default());
