@@ -333,6 +333,8 @@ class Future(concurrent.futures.Future[_T]):
 
         A durable task runs again then, or is a dead letter; its `retry` is not asked.
         """
+    def _publish(self) -> None:
+        """Tell the journal of a plain task, which is not found here by its id for that."""
     def _keep_arguments(self, text: str) -> None:
         """Keep the arguments as text, for a page. Not if 10,000 tasks of this process have one."""
     def _kept_arguments(self) -> str | None:

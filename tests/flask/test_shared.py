@@ -1,8 +1,10 @@
 """What the live page shows of all processes, through the journal."""
 
+import gc
 import os
 import signal
 import threading
+import weakref
 
 import pytest
 
@@ -146,6 +148,43 @@ time.sleep(20)
 
 def timeline(client, id):
     return client.get(f"/tasks/tasks/{id}", headers=JSON).get_json()["timeline"]
+
+
+class TestFailures:
+    def test_the_journal_has_those_of_plain_tasks_whose_futures_are_let_go(self, app, wait_until):
+        state = app.extensions["delay"]
+        with app.app_context():
+            future = delay(int, "no number")
+        ref = weakref.ref(future)
+        id = future._quiet_id()
+        future.exception(20)
+        del future
+        assert wait_until(lambda: state.store.row(id) is not None)
+        row = state.store.row(id)
+        assert (row["state"], row["plain"]) == ("failed", True)
+        assert state.executor._get(id) is None
+        # Its worker drops it when it takes the next one.
+        run(app)
+        gc.collect()
+        assert ref() is None
+        client = app.test_client()
+        [shown] = client.get("/tasks/failed", headers=JSON).get_json()["tasks"]
+        assert (shown["id"], shown["error"]["class"]) == (id, "ValueError")
+
+    def test_an_id_that_is_asked_for_later_is_told_no_second_time(self, app, wait_until):
+        state = app.extensions["delay"]
+        with app.app_context():
+            future = delay(int, "no number")
+        future.exception(20)
+        assert wait_until(lambda: state.store.row(future._quiet_id()) is not None)
+        assert state.executor._get(future.id) is future
+        assert state.get(future.id) is future
+        assert len(app.test_client().get("/tasks/failed", headers=JSON).get_json()["tasks"]) == 1
+
+
+def run(app):
+    with app.app_context():
+        delay(int).result(20)
 
 
 class TestTimeline:

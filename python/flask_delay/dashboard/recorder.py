@@ -87,7 +87,7 @@ class Recorder:
         self.news += 1
         if owner.store.is_there and owner.config.journal is not None:
             # The journal has it from now on, for the pages of other processes.
-            _ = future.id
+            future._publish()
 
     def runs(self, owner: State) -> list[Run]:
         """The tasks that run."""

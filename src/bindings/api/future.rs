@@ -18,7 +18,7 @@ use super::compose;
 use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::check_callback;
 use crate::bindings::core::call;
-use crate::bindings::core::durable::note_death;
+use crate::bindings::core::durable::{note_death, publish};
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
@@ -222,6 +222,11 @@ impl Task {
     #[doc = doc!("Future._call")]
     fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<call::Shown<'py>>> {
         call::call_of(slf)
+    }
+
+    #[doc = doc!("Future._publish")]
+    fn _publish(slf: &Bound<'_, Self>) {
+        publish(slf, &slf.get().quiet_id());
     }
 
     #[doc = doc!("Future._keep_arguments")]

@@ -769,15 +769,16 @@ pub(crate) fn lost(this: &Task, error: &dyn std::fmt::Display) -> String {
     )
 }
 
-/// Tells the journal of a plain task with an id that was asked for, so that other processes find
-/// it. Returns at once.
+/// Tells the journal of a plain task with an id that was asked for, or of one that failed where a page
+/// shows it, so that other processes find it. Returns at once.
 pub(crate) fn publish(this: &Bound<'_, Task>, id: &Id) {
     let cell = this.get();
     let journal = cell.core().and_then(|core| core.journal());
     let Some(link) = journal.filter(|link| link.publishes) else {
         return;
     };
-    if is_durable(cell) || policy::is_elsewhere(cell) {
+    // Durable, or published before.
+    if cell.is_journaled() || policy::is_elsewhere(cell) {
         return;
     }
     let recorder = cell.core().and_then(|core| core.recorder());
