@@ -11,7 +11,7 @@ import pytest
 from tests.core.helpers import DEADLINE, Gate, Thing, fail, make, occupied, submit, then
 
 from flask_delay import Retry, current_task
-from flask_delay._native import _events_counted
+from flask_delay._native import _events_counted, _RemoteTask
 
 
 @pytest.fixture
@@ -178,6 +178,22 @@ def test_arguments_are_kept_as_text_until_the_end(executor):
         assert future._kept_arguments() == "4711"
     assert executor.drain(DEADLINE)
     assert [it["arguments"] for it in executor._ended() if it["id"] == future.id] == ["4711"]
+
+
+def test_a_task_on_another_machine_has_no_thread_here(executor):
+    handle = _RemoteTask(executor, int, id="there", recall=print)
+    handle.announce()
+    assert executor._waiting(10) == [handle.future]
+    handle.start()
+    assert executor._waiting(10) == []
+    assert executor._running() == [(handle.future, None)]
+    handle.finish(1)
+    assert executor._running() == []
+    assert [it["id"] for it in executor._ended()] == ["there"]
+    withdrawn = _RemoteTask(executor, int, id="not there", recall=print)
+    withdrawn.announce()
+    withdrawn.withdraw()
+    assert executor._waiting(10) == []
 
 
 def test_an_executor_knows_its_own_futures(executor):

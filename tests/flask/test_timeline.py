@@ -105,9 +105,16 @@ def test_the_journal_has_it_for_the_pages_of_other_processes(durable_app, wait_u
     assert found["retrying"].splitlines()[:2] == ["attempt 1", "ConnectionError"]
 
 
-def test_a_published_task_tells_of_each_attempt(durable_app, wait_until):
-    future = submit(durable_app, fail_once, countdown=0.2, retry=AGAIN)
+def test_a_published_task_tells_of_each_attempt(durable_app, wait_until, deadline):
+    is_published = threading.Event()
+
+    def work():
+        is_published.wait(deadline)
+        fail_once()
+
+    future = submit(durable_app, work, countdown=0.01, retry=AGAIN)
     id = future.id
+    is_published.set()
     future.result(20)
     journal = durable_app.extensions["delay"].store.shared()
 
