@@ -143,6 +143,35 @@ class TestOrder:
         assert [it["id"] for it in found] == ids[::-1]
 
 
+class TestFilter:
+    def test_an_id_leads_to_its_task(self, filled):
+        visitor = Visitor(filled, "/tasks")
+        for path in ("/queue", "/failed", "/finished"):
+            id = visitor.data("/finished")["tasks"][0]["id"]
+            answer = visitor.get(f"{path}?name=%20{id}")
+            assert (answer.status_code, answer.headers["Location"]) == (303, f"/tasks/tasks/{id}")
+            # One that nobody has is the name of no function.
+            answer = visitor.get(f"{path}?name={id[:-4]}0000")
+            assert answer.status_code == 200
+
+    def test_the_queue_shows_one_function_alone(self, durable_app):
+        visitor = Visitor(durable_app)
+        with durable_app.app_context():
+            wanted = hold.using(countdown=60).delay(1)
+            twice.using(countdown=60).delay(1)
+        (it,) = visitor.data("/queue?name=hold")["held"]
+        assert it["id"] == wanted.id
+        text = visitor.get("/queue?name=hold").text
+        assert "None of hold." in text
+        assert "more" not in text.partition('id="held"')[2]
+
+    def test_the_functions_of_the_app_are_offered(self, durable_app):
+        text = Visitor(durable_app).get("/failed").text
+        offered = text.partition('<datalist id="functions">')[2].partition("</datalist>")[0]
+        assert '<option value="hold">' in offered
+        assert '<option value="refund">' in offered
+
+
 class TestFields:
     def test_a_task_that_runs(self, durable_app, wait_until):
         visitor = Visitor(durable_app)

@@ -28,6 +28,8 @@ _log = logging.getLogger("flask_delay.dashboard")
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")
 # A place of the page: below its own prefix, and so on this site.
 _BACK = re.compile(r"(?:[a-z][^\s\\]*)?")
+# An id as tasks have it, if nobody gave them another one.
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Characters of a filter.
 _LONGEST = 500
 
@@ -255,6 +257,9 @@ class _Views:
             "said": _asked(),
             "back": _here(),
         }
+        if "filters" in data:
+            # What a filter may be: a browser shows those that begin as what is typed.
+            frame["functions"] = sorted({*map(_short, state.store.functions.names())})
         response = answers.as_html(f"{page}.html", {**frame, **data}, status)
         response.headers["HX-PTag"] = tag
         return response
@@ -344,42 +349,45 @@ class _Views:
         found = self._pages()
         (name,) = _filters("name")
         queued, held = found.waiting(name)
-        return self._show(
-            "queue",
-            {
-                "queued": queued.tasks,
-                "held": held.tasks,
-                "counts": found.waiting_counts(),
-                "paused": found.paused(),
-            },
-        )
+        data = {
+            "queued": queued.tasks,
+            "held": held.tasks,
+            "counts": found.waiting_counts(),
+            "paused": found.paused(),
+            "filters": {"name": name, "class": None},
+        }
+        return self._named(found, name) or self._show("queue", data)
 
     def failed(self) -> AnyResponse:
         """The tasks that failed, by their exceptions."""
         name, kind, before = _filters("name", "class", "before")
-        groups, part = self._pages().failures(name, kind, before)
-        return self._show(
-            "failed",
-            {
-                "groups": [
-                    {"class": it.kind, "count": it.number, "last": it.last} for it in groups
-                ],
-                "tasks": part.tasks,
-                "before": part.before,
-                "filters": {"name": name, "class": kind},
-            },
-        )
+        found = self._pages()
+        groups, part = found.failures(name, kind, before)
+        data = {
+            "groups": [{"class": it.kind, "count": it.number, "last": it.last} for it in groups],
+            "tasks": part.tasks,
+            "before": part.before,
+            "filters": {"name": name, "class": kind},
+        }
+        return self._named(found, name) or self._show("failed", data)
 
     def finished(self) -> AnyResponse:
         """The tasks that returned or were cancelled."""
         name, before = _filters("name", "before")
-        part = self._pages().ended(name, before)
+        found = self._pages()
+        part = found.ended(name, before)
         data = {
             "tasks": part.tasks,
             "before": part.before,
             "filters": {"name": name, "class": None},
         }
-        return self._show("finished", data)
+        return self._named(found, name) or self._show("finished", data)
+
+    def _named(self, found: Pages, name: str | None) -> AnyResponse | None:
+        """The way to a task whose id was asked for as if it were the name of a function."""
+        if name is None or not _ID.fullmatch(name) or found.task(name) is None:
+            return None
+        return answers.redirect(url_for(".task", id=name))
 
     def jobs(self) -> AnyResponse:
         """The periodic jobs."""
@@ -661,7 +669,7 @@ def _asked_back() -> str:
 
 
 def _filters(*keys: str) -> list[str | None]:
-    return [(request.args.get(key) or "")[:_LONGEST] or None for key in keys]
+    return [request.args.get(key, "").strip()[:_LONGEST] or None for key in keys]
 
 
 def _title(app: Flask, state: State) -> str:
