@@ -2,34 +2,9 @@
 
 import pytest
 from flask import redirect
-
-axe_api = pytest.importorskip("axe_playwright_python.sync_playwright")
+from tests.browser.views import VIEWS, address_of, found_by_axe
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
-
-VIEWS = (
-    "/",
-    "/running",
-    "/queue",
-    "/failed",
-    "/failed?class=ConnectionError",
-    "/finished",
-    "/jobs",
-    "/names",
-    "/names/int",
-    "/processes",
-    # The first task of a list.
-    "/tasks/@running",
-    "/tasks/@failed",
-)
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-
-
-def found_by_axe(page):
-    options = {"runOnly": {"type": "tag", "values": RULES}}
-    found = axe_api.Axe().run(page, options=options).response["violations"]
-    return [(it["id"], [node["html"][:200] for node in it["nodes"]]) for it in found]
-
 
 LOOKS = [
     (width, scheme, forced)
@@ -40,13 +15,8 @@ LOOKS = [
 
 @pytest.mark.parametrize("path", VIEWS)
 def test_no_page_has_anything_to_complain_of(full_site, look, path):
-    client = full_site.app.test_client()
-    kind, _, listed = path.partition("@")
-    if listed:
-        answer = client.get(f"/tasks/{listed}", headers={"Accept": "application/json"})
-        path = f"{kind}{answer.get_json()['tasks'][0]['id']}"
     seen = look()
-    assert seen.page.goto(full_site.url + path).status == 200
+    assert seen.page.goto(address_of(seen, full_site.url, path)).status == 200
     with seen.page.expect_response(lambda it: "/live/" in it.url):
         pass
     for it in seen.page.locator("summary").all():
@@ -155,30 +125,6 @@ def test_a_login_is_not_put_in_but_gone_to(site, look):
     site.broken = None
     site.verdict = redirect("/login")
     seen.page.get_by_text("please log in").wait_for()
-
-
-def test_the_keyboard_reaches_everything(site, look):
-    site.fill()
-    seen = look()
-    for path in ("/", "/failed", "/jobs"):
-        seen.page.goto(site.url + path)
-        seen.page.get_by_role("button", name="Pause updates").click()
-        seen.page.reload()
-        wanted = seen.page.evaluate(
-            "[...document.querySelectorAll('a, button, input:not([type=hidden]), summary')]"
-            ".filter(it => it.checkVisibility()).length"
-        )
-        reached = set()
-        for _ in range(2 * wanted):
-            seen.page.keyboard.press("Tab")
-            place = seen.page.evaluate(
-                "[...document.querySelectorAll('*')].indexOf(document.activeElement)"
-            )
-            if place in reached:
-                break
-            reached.add(place)
-        assert len(reached) >= wanted, path
-        seen.page.get_by_role("button", name="Pause updates").click()
 
 
 def test_without_a_script_a_failure_runs_again(site, browser):

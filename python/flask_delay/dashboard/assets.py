@@ -32,9 +32,12 @@ _SERVED = {
 }
 _FOLDER = resources.files(__package__) / "static"
 # Spaces that need not be served. A colon or comma of a selector has none that matters behind it.
-_IN_STYLES = re.compile(r" ?([{:;,]) | (?=})")
-# Strings and templates stay as they are. No statement of ours ends without a semicolon or a brace.
-_IN_SCRIPTS = re.compile(r"""("[^"\n]*"|`[^`]*`)|\s*([][{}();,:=<>?&|+*!-])\s*""")
+_IN_STYLES = re.compile(r" ?([{:;,>+]) | (?=})")
+# Strings and templates stay as they are. No statement of ours ends without a semicolon or a brace,
+# and before a brace it needs none.
+_IN_SCRIPTS = re.compile(r"""("[^"\n]*"|`[^`]*`)|[;,](?=\s*})|\s*([][{}();,:=<>?&|+*!-])\s*""")
+# The brackets around the only parameter of a function.
+_AROUND_ONE = re.compile(r"\((\w+)\)(?==>)")
 # Characters of a hash.
 _LENGTH = 12
 
@@ -81,7 +84,7 @@ class Assets:
 
 
 def source(path: str) -> str:
-    """The text of a file as it is served: our own without lines of comments and some spaces."""
+    """The text of a file as it is served: our own without comments and what a browser can spare."""
     text = (_FOLDER / path).read_text("utf-8")
     if path in VENDORED:
         return text
@@ -89,4 +92,4 @@ def source(path: str) -> str:
     kept = [line for line in lines if line and not line.startswith(("//", "/* "))]
     if path.endswith(".css"):
         return _IN_STYLES.sub(r"\1", "".join(kept))
-    return _IN_SCRIPTS.sub(r"\1\2", "\n".join(kept))
+    return _AROUND_ONE.sub(r"\1", _IN_SCRIPTS.sub(r"\1\2", "\n".join(kept)))

@@ -7,22 +7,18 @@
     return `${seconds} s`;
   };
   const tick = () => all("time").forEach((it) => {
-    const moment = new Date(it.dateTime), seconds = Math.trunc((Date.now() - moment) / 1000);
-    const text = spell(Math.abs(seconds));
-    const shown = "ago" in it.dataset ? (seconds < 0 ? `in ${text}` : `${text} ago`) : text;
+    const moment = new Date(it.dateTime), seconds = Math.trunc((Date.now() - moment) / 1000), text = spell(Math.abs(seconds)),
+      shown = "ago" in it.dataset ? (seconds < 0 ? `in ${text}` : `${text} ago`) : text;
     // Only what differs: what is selected stays so.
     if (it.textContent !== shown) it.textContent = shown;
     it.title = `${moment}, ${it.dateTime}`;
   });
 
   const colour = (button) => {
-    const chosen = document.documentElement.dataset, dark = matchMedia("(prefers-color-scheme: dark)");
-    const is = () => chosen.theme ? chosen.theme === "dark" : dark.matches;
-    const show = () => { button.textContent = is() ? "Light" : "Dark"; dispatchEvent(new Event("theme")); };
-    button.onclick = () => {
-      kept("theme", chosen.theme = is() ? "light" : "dark");
-      show();
-    };
+    const chosen = document.documentElement.dataset, dark = matchMedia("(prefers-color-scheme: dark)"),
+      is = () => chosen.theme ? chosen.theme === "dark" : dark.matches,
+      show = () => { button.textContent = is() ? "Light" : "Dark"; dispatchEvent(new Event("theme")); };
+    button.onclick = () => { kept("theme", chosen.theme = is() ? "light" : "dark"); show(); };
     dark.onchange = show;
     show();
   };
@@ -35,17 +31,16 @@
     find("said").replaceChildren(note);
     htmx.trigger(find("live"), "poll");
   };
-  const isForm = (event) => event.target.id !== "live";
+  const onForm = (name, act) => addEventListener(`htmx:${name}`, ({ target, detail }) => target.id === "live" || act(detail.ctx?.response));
   addEventListener("said", ({ detail }) => tell(detail.text, detail.done));
-  addEventListener("htmx:error", (event) => { if (isForm(event)) tell("No answer came. Look whether it was done before you try again."); });
-  addEventListener("htmx:after:request", (event) => {
-    const { status, headers } = event.detail.ctx.response;
-    if (isForm(event) && status >= 400 && !headers.get("HX-Trigger")) tell(`It was not done: the answer was ${status}.`);
+  onForm("error", () => tell("No answer came. Look whether it was done before you try again."));
+  onForm("after:request", ({ status, headers }) => {
+    if (status >= 400 && !headers.get("HX-Trigger")) tell(`It was not done: the answer was ${status}.`);
   });
 
   // One request at a time: the next one is timed when the last has ended.
   const update = (live, button, state, pace, summary) => {
-    let timer, misses = 0, told = 0, paused = kept("paused");
+    let timer, focused, row, misses = 0, told = 0, paused = kept("paused");
     // Whatever was kept: never more often than the app has it.
     let every = Math.max(live.dataset.poll, kept("pace") || 0) || 30;
     const plan = (wait = Math.min(Math.max(30, every), every * 2 ** misses)) => {
@@ -55,7 +50,7 @@
       pace.value = paused ? 0 : every;
       state.textContent = paused ? "Updates are paused" : misses ? "No answer, asking again" : "";
     };
-    const pause = (it) => { kept("paused", paused = it ? "yes" : ""); plan(0); };
+    const pause = (it) => { kept("paused", paused = it || ""); plan(0); };
     const on = (name, act) => live.addEventListener(`htmx:${name}`, (event) => {
       // Its forms have answers of their own; what is put in has to be ours all the same.
       if (event.target === live || name === "before:swap") act(event.detail.ctx?.response, event);
@@ -66,14 +61,19 @@
       pause(pace.value == 0);
     };
     document.onvisibilitychange = () => { tick(); plan(0); };
-    on("after:request", ({ status, headers }) => { misses = headers.get("HX-PTag") || status === 304 ? 0 : misses + 1; });
-    on("error", () => { misses += 1; });
+    on("after:request", ({ status, headers }) => misses = headers.get("HX-PTag") || status === 304 ? 0 : misses + 1);
+    on("error", () => misses += 1);
     // A proxy's page and a login are not ours.
-    on("before:swap", ({ headers }, event) => { if (!headers.get("HX-PTag")) event.preventDefault(); });
+    on("before:swap", ({ headers }, event) => {
+      if (!headers.get("HX-PTag")) event.preventDefault();
+      row = [...all("tr")].indexOf((focused = document.activeElement).closest("tr"));
+    });
     on("after:swap", () => {
       tick();
+      // Focus that went with its row comes to the link of the next one: no key does harm there.
+      if (!focused.isConnected) (all("tr")[row]?.querySelector("a") ?? find("main")).focus();
       const text = all("[data-summary]")[0]?.dataset.summary;
-      if (text && Date.now() - told > 30000) { summary.textContent = text; told = Date.now(); }
+      if (text && Date.now() - told > 3e4) { summary.textContent = text; told = Date.now(); }
     });
     on("finally:request", () => plan());
     plan();
@@ -95,11 +95,11 @@
     };
   };
 
-  all("[data-script]").forEach((it) => { it.hidden = false; });
+  all("[data-script]").forEach((it) => it.hidden = false);
   colour(find("theme"));
   listen(find("keys"));
   if (find("live")) update(..."live pause updates pace summary".split(" ").map(find));
-  addEventListener("htmx:after:swap", (event) => event.detail.ctx.target.showModal?.());
+  addEventListener("htmx:after:swap", ({ detail }) => detail.ctx.target.showModal?.());
   tick();
   setInterval(() => document.hidden || tick(), 1000);
 }

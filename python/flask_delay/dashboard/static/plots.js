@@ -1,7 +1,6 @@
 // Draws the numbers in data-points: plots with one cursor, in the colours of their legends.
 {
-  const box = () => all("[data-points]")[0];
-  const short = (it) => +it.toPrecision(3);
+  const box = () => all("[data-points]")[0], short = (it) => +it.toPrecision(3);
   const units = {
     // Of a logarithm.
     seconds: (log, it = 10 ** log) => it < 1e-3 ? `${short(it * 1e6)} µs` : it < 1 ? `${short(it * 1e3)} ms` : `${short(it)} s`,
@@ -10,8 +9,8 @@
   let found, used = 1;
   // Times and rows. An answer without news says that the last numbers hold until now.
   const read = () => {
-    const { from, step, span, rows } = JSON.parse(box().dataset.points), now = Date.now() / 1000;
-    const times = rows[0].map((_, n) => from + n * step);
+    const { from, step, span, rows } = JSON.parse(box().dataset.points), now = Date.now() / 1000,
+      times = rows[0].map((_, n) => from + n * step);
     found = { step, x: [now - span, now], rows: [[...times, Math.max(now, times.at(-1))], ...rows.map((it) => [...it, it.at(-1)])] };
   };
   // Points without a line to their neighbours.
