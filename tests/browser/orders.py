@@ -24,7 +24,7 @@ def charge(order: int) -> str:
     return ask_bank(order)
 
 
-@task(durable=True, retry=Retry(3, waits=[3600]))
+@task(durable=True, retry=Retry(3, waits=[1800]))
 def refund(order: int) -> str:
     return ask_bank(order)
 

@@ -193,15 +193,15 @@ def _workers(*_: Any) -> list[dict[str, Any]]:
     """Four processes, and one that was killed with its task."""
     alive = {**_process(), "is_own": False, "state": "alive", "seen_at": _ago(0), "lost_at": None}
     alive["tasks"] = []
-    lost = {"state": "lost", "lost_at": _ago(312), "tasks": [_id_of("export")]}
+    lost = {"state": "lost", "lost_at": _ago(43), "tasks": [_id_of("export")]}
     return [
         alive | {"is_own": True},
         *(
             alive | {"pid": PID + n, "running": 0, "idle": 4, "memory": (60 - n) * 1_000_000}
             for n in (1, 2)
         ),
-        alive | {"pid": PID + 3, "memory": 64_000_000, "running": 3, "idle": 1} | lost,
-        alive | {"pid": PID + 90, "since": _ago(311), "running": 0, "idle": 4},
+        alive | {"pid": PID + 3, "memory": 64_000_000, "running": 1, "idle": 3} | lost,
+        alive | {"pid": PID + 90, "since": _ago(42), "running": 0, "idle": 4},
     ]
 
 
@@ -331,6 +331,10 @@ class Shop:
         with self.app.app_context():
             self._end_some()
             orders.go.acquire()
+            prices = chain(orders.import_prices, orders.publish_prices).delay()
+            self.add("publish", prices, 64.0)
+            running = _wait(lambda: self.executor.tasks(state="running"))
+            self.add("prices", running[0], 64.0, 63.0)
             run = {
                 "export": (orders.export_orders, 2026, 44.0, 42.0),
                 "newsletter": (orders.send_newsletter, "Bergen", 21.0, 21.0),
@@ -338,17 +342,6 @@ class Shop:
             }
             for label, (fn, argument, submitted, began) in run.items():
                 self._begun(self.add(label, fn.delay(argument), submitted, began))
-            prices = chain(orders.import_prices, orders.publish_prices).delay()
-            self.add("publish", prices, 64.0)
-            first = (
-                next(
-                    it for it in self.executor.tasks(state="running") if it.name == "import_prices"
-                )
-                if _wait(lambda: self._is_running("import_prices"))
-                else None
-            )
-            assert first is not None
-            self.add("prices", first, 64.0, 63.0)
             self._leave_some()
 
     def _end_some(self) -> None:
@@ -375,7 +368,7 @@ class Shop:
         self.add("partner 0", delay(orders.ask_partner, "Riga"), 600, 600, ended=599.8).result(
             DEADLINE
         )
-        refund = self.add("refund", delay(orders.refund, 5001), 52.0, 51.8, due=3_550)
+        refund = self.add("refund", delay(orders.refund, 5001), 52.0, 51.8, due=1_750)
         _wait(lambda: self.executor.tasks(state="scheduled"))
         assert refund.attempts == 1
 
@@ -412,9 +405,6 @@ class Shop:
                 ("no process has the function orders.print_catalogue", future.id),
             )
         journal.close()
-
-    def _is_running(self, name: str) -> bool:
-        return any(it.name == name for it in self.executor.tasks(state="running"))
 
     def _begun(self, future: Any) -> None:
         _wait(lambda: future.progress is not None)
