@@ -38,11 +38,11 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::schedule::Schedule;
     #[pymodule_export]
-    use crate::bindings::core::async_check::{_check_callback, _check_function};
-    #[pymodule_export]
-    use crate::bindings::core::codec::{
+    use crate::bindings::codec::json::{
         _journal_decode, _journal_decode_call, _journal_encode, _journal_encode_call,
     };
+    #[pymodule_export]
+    use crate::bindings::core::async_check::{_check_callback, _check_function};
     #[pymodule_export]
     use crate::bindings::core::options::Policy;
     #[pymodule_export]

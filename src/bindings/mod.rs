@@ -3,13 +3,14 @@
 //! Floors, each a folder, above the shared files of floor 0. A folder imports from lower floors
 //! only; `tests/core/test_layers.py` enforces that.
 //!
-//! 8. `api`: the classes and functions that Python sees; a thin layer.
-//! 7. `process`: setup at import, shutdown at exit.
-//! 6. `run`: running an attempt: on a worker, as a coroutine, inline, in another process.
-//! 5. `sched`: timer, dispatch, limits, dependents, and the work after a task ends.
-//! 4. `wait`: blocking until a task ends, with deadlock detection.
-//! 3. `host`: Flask and the process: contexts, loggers, signals, gevent.
-//! 2. `core`: tasks and executors: data and leaf locks, no user code.
+//! 9. `api`: the classes and functions that Python sees; a thin layer.
+//! 8. `process`: setup at import, shutdown at exit.
+//! 7. `run`: running an attempt: on a worker, as a coroutine, inline, in another process.
+//! 6. `sched`: timer, dispatch, limits, dependents, and the work after a task ends.
+//! 5. `wait`: blocking until a task ends, with deadlock detection.
+//! 4. `host`: Flask and the process: contexts, loggers, signals, gevent.
+//! 3. `core`: tasks and executors: data and leaf locks, no user code.
+//! 2. `codec`: values as text, for a journal.
 //! 1. `ffi`: the only `unsafe`.
 //! 0. `errors`, `names`, `convert`: shared by every floor.
 //!
@@ -59,10 +60,11 @@
 //! - a way to run an attempt: a file in `run` that ends tasks by `completion::finish` on their
 //!   worker, or by `completion::finish_detached`;
 //! - what a row of the journal keeps, and what of it Python sees: `core::durable`, `run::durable`,
-//!   `api::journal`; how values are stored: `core::codec`;
+//!   `api::journal`; how values are stored: `codec::json`;
 //! - blocking waits: `wait`.
 
 pub(crate) mod api;
+pub(crate) mod codec;
 pub(crate) mod convert;
 pub(crate) mod core;
 pub(crate) mod errors;

@@ -24,7 +24,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::codec;
 use super::executor::{Core, Job, Note};
 use super::id::Id;
 use super::leftovers;
@@ -34,6 +33,7 @@ use super::policy::{self, Rules};
 use super::task::Task;
 use super::task_name::name_of;
 use super::transition::End;
+use crate::bindings::codec::json;
 use crate::bindings::errors::JournalUnavailable;
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::clock::now;
@@ -833,7 +833,7 @@ pub(crate) fn publish_end(this: &Bound<'_, Task>) {
 /// does not fail the task: others are told its type.
 pub(crate) fn outcome_of(this: &Bound<'_, Task>, link: &Arc<Link>, end: &End<'_>) -> Outcome {
     match end {
-        End::Returned(result) => match codec::encode(result, link.most) {
+        End::Returned(result) => match json::encode(result, link.most) {
             Ok(text) => Outcome::Finished {
                 result: Some(text),
                 unkept: None,

@@ -16,7 +16,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::codec;
 use super::durable::{self, Link, Message};
 use super::executor::Core;
 use super::keys::address;
@@ -24,6 +23,7 @@ use super::options::Policy;
 use super::policy;
 use super::task::Task;
 use super::task_name::name_of;
+use crate::bindings::codec::json;
 use crate::bindings::ffi::arguments::Arguments;
 
 /// The arguments of a call.
@@ -45,7 +45,7 @@ pub(crate) fn limits<'py>(
         return Ok(None);
     };
     let key = match asked.key_of(py, given)? {
-        Some(key) => format!("{KEY}{}", codec::encode(&key, most)?),
+        Some(key) => format!("{KEY}{}", json::encode(&key, most)?),
         None => name()?,
     };
     let number = |number| u64::try_from(number).unwrap_or(u64::MAX);

@@ -2,12 +2,6 @@
 
 pub(crate) mod async_check;
 pub(crate) mod call;
-pub(crate) mod codec;
-mod codec_dates;
-mod codec_form;
-mod codec_read;
-mod codec_refusal;
-mod codec_write;
 pub(crate) mod durable;
 pub(crate) mod events;
 pub(crate) mod executor;

@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::type_object::PyTypeInfo;
 use pyo3::types::PyCFunction;
 
+use crate::bindings::codec::json;
 use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::is_coroutine_function;
-use crate::bindings::core::codec;
 use crate::bindings::core::frames;
 use crate::bindings::core::progress;
 use crate::bindings::core::task::CoroutineTask;
@@ -50,7 +50,7 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     gil::breathe(py)?;
     context::init(py)?;
     frames::init(py)?;
-    codec::init(py)?;
+    json::init(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
     is_coroutine_function(&any)?;
     // Neither a function nor a class, so that every check runs.

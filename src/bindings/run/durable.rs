@@ -18,9 +18,9 @@ use pyo3::types::{PyCFunction, PyDict, PyFunction, PyString, PyTuple};
 
 use super::kept;
 use super::timeout;
+use crate::bindings::codec::json;
 use crate::bindings::core::async_check::check_function;
 use crate::bindings::core::call::{Call, TakenCall};
-use crate::bindings::core::codec;
 use crate::bindings::core::durable::{self, Durable, Link, Message, Stored};
 use crate::bindings::core::events::{self, Kind, Subscriber};
 use crate::bindings::core::executor::{Core, ExecutorCell, Job};
@@ -159,7 +159,7 @@ pub(crate) fn offer<'py>(
     let (positional, named) = given;
     let how = order.follows.as_ref().map(|(_, how)| *how);
     let result = (how == Some(How::Success)).then_some(RESULT);
-    let call = codec::encode_call(&order.name, positional, named.as_ref(), result, link.most)?;
+    let call = json::encode_call(&order.name, positional, named.as_ref(), result, link.most)?;
     let asked = order.policy.as_ref().map(Bound::get);
     let unique = match asked.filter(|asked| asked.unique.is_some()) {
         Some(asked) => Some(unique_key(py, asked, &order.name, given, link.most)?),
@@ -549,7 +549,7 @@ fn unique_key<'py>(
     most: usize,
 ) -> PyResult<String> {
     if let Some(key) = asked.key_of(py, || Ok(given.clone()))? {
-        return codec::encode(&key, most);
+        return json::encode(&key, most);
     }
     let (positional, named) = given;
     let sorted = named.as_ref().map(|named| {
@@ -561,7 +561,7 @@ fn unique_key<'py>(
         }
         Ok::<_, PyErr>(sorted)
     });
-    let call = codec::encode_call(name, positional, sorted.transpose()?.as_ref(), None, most)?;
+    let call = json::encode_call(name, positional, sorted.transpose()?.as_ref(), None, most)?;
     Ok(format!("{name} {call}"))
 }
 
@@ -613,7 +613,7 @@ fn begin(this: &Bound<'_, Task>, link: &Link, core: &Arc<Core>, call: &str) {
 fn fill(this: &Bound<'_, Task>, link: &Link, call: &str) -> PyResult<()> {
     let py = this.py();
     let exceptions = link.hooks.decode_error.bind(py);
-    let (positional, named) = codec::decode_call(py, call, Some(exceptions))?;
+    let (positional, named) = json::decode_call(py, call, Some(exceptions))?;
     let (values, names) = match named {
         None => (positional, None),
         Some(named) => {
@@ -715,7 +715,7 @@ fn find_or_make<'py>(
             Option<Bound<'py, Policy>>,
             Option<Bound<'py, ExecutorCell>>,
         )>()?;
-    let (positional, named) = codec::decode_call(
+    let (positional, named) = json::decode_call(
         py,
         &claimed.arguments,
         Some(link.hooks.decode_error.bind(py)),
@@ -941,7 +941,7 @@ fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
         State::Cancelled => End::Cancelled,
         State::Finished => match (row.result, row.unkept) {
             (Some(result), _) => {
-                match codec::decode_result(&result, link.hooks.decode_error.bind(py)) {
+                match json::decode_result(&result, link.hooks.decode_error.bind(py)) {
                     Ok(result) => End::Returned(result),
                     Err(error) => End::Raised(into_exception(py, error)),
                 }

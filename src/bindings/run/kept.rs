@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::bindings::codec::json;
 use crate::bindings::core::async_check::is_coroutine_function;
-use crate::bindings::core::codec;
 use crate::bindings::core::durable::{Message, refusal};
 use crate::bindings::core::kept::{self, Found, Keeper, OWN};
 use crate::bindings::core::policy;
@@ -39,7 +39,7 @@ fn required(this: &Bound<'_, Task>, what: &str) -> PyResult<Keeper> {
 /// `current_task.checkpoint`
 pub(crate) fn checkpoint(this: &Bound<'_, Task>, value: &Bound<'_, PyAny>) -> PyResult<()> {
     let keeper = required(this, "checkpoint()")?;
-    let text = codec::encode_as(value, keeper.most(), || {
+    let text = json::encode_as(value, keeper.most(), || {
         let of = format!(" of task {:?}", name_of(this));
         ("the checkpoint".to_owned(), of)
     })?;
@@ -50,7 +50,7 @@ pub(crate) fn checkpoint(this: &Bound<'_, Task>, value: &Bound<'_, PyAny>) -> Py
 pub(crate) fn checkpointed<'py>(this: &Bound<'py, Task>) -> PyResult<Option<Bound<'py, PyAny>>> {
     required(this, "checkpointed")?;
     let text = kept::with(this.get(), |kept| kept.checkpoint(OWN).cloned());
-    text.map(|text| codec::decode(this.py(), &text)).transpose()
+    text.map(|text| json::decode(this.py(), &text)).transpose()
 }
 
 fn keep(this: &Bound<'_, Task>, keeper: &Keeper, place: u32, text: String) -> PyResult<()> {
@@ -145,7 +145,7 @@ pub(crate) fn step<'py>(
         return run.call1((step, function, positional, named));
     }
     if let Some(text) = &step.found {
-        return codec::decode(py, text);
+        return json::decode(py, text);
     }
     match function.call(positional, named.as_ref()) {
         Ok(result) => step.end_here(&result),
@@ -168,7 +168,7 @@ pub(crate) struct Step {
 
 impl Step {
     fn encode(&self, result: &Bound<'_, PyAny>) -> PyResult<String> {
-        codec::encode_as(result, self.keeper.most(), || {
+        json::encode_as(result, self.keeper.most(), || {
             let of = format!(" of task {:?}", name_of(self.task.bind(result.py())));
             (format!("the result of the step {:?}", self.name), of)
         })
@@ -178,7 +178,7 @@ impl Step {
     fn end_here<'py>(&self, result: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = result.py();
         let text = self.encode(result)?;
-        let value = codec::decode(py, &text)?;
+        let value = json::decode(py, &text)?;
         let name = self.name.clone();
         match &self.keeper {
             Keeper::Memory(_) => {
@@ -215,7 +215,7 @@ impl Step {
     #[doc = doc!("_Step.result")]
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let text = self.found.as_deref();
-        text.map(|text| codec::decode(py, text)).transpose()
+        text.map(|text| json::decode(py, text)).transpose()
     }
 
     #[doc = doc!("_Step.forget")]
@@ -238,7 +238,7 @@ impl Step {
             return Ok(value);
         };
         let text = this.encode(result)?;
-        let value = codec::decode(py, &text)?;
+        let value = json::decode(py, &text)?;
         let (name, step) = (this.name.clone(), slf.clone().unbind());
         let courier = std::sync::Arc::clone(link);
         link.tell(move |journal| {

@@ -14,7 +14,7 @@ use pyo3::types::PyList;
 
 use super::completion::{self, Detached};
 use super::dispatch::{self, announce, withdraw};
-use crate::bindings::core::codec;
+use crate::bindings::codec::json;
 use crate::bindings::core::executor::{Core, Queued};
 use crate::bindings::core::policy::{self, Dependencies, Kind, forget};
 use crate::bindings::core::settings::Mode;
@@ -209,14 +209,14 @@ fn carried<'py>(
     };
     let py = this.py();
     let copied = |value: &Bound<'py, PyAny>| {
-        let text = codec::encode(value, most).map_err(|error| {
+        let text = json::encode(value, most).map_err(|error| {
             ResultNotKept::new_err(format!(
                 "task {} has succeeded, but its result cannot be stored, so no durable task can \
                  follow: {error}",
                 name_of(future)
             ))
         })?;
-        codec::decode(py, &text)
+        json::decode(py, &text)
     };
     match result.cast_exact::<PyList>() {
         // Without a journal, of the durable tasks only those that gather have no options.

@@ -11,9 +11,9 @@ use pyo3::types::{
 };
 use uuid::Uuid;
 
-use super::codec_dates::{self as dates, Unknown, Written};
-use super::codec_form::{DEPTH, MARK, Tag, classes};
-use super::codec_refusal::{Refusal, Step, of_number, of_surrogate, of_type, of_zone, shown};
+use super::dates::{self, Unknown, Written};
+use super::form::{DEPTH, MARK, Tag, classes};
+use super::refusal::{Refusal, Step, of_number, of_surrogate, of_type, of_zone, shown};
 use crate::bindings::names;
 
 type Result<T = ()> = std::result::Result<T, Refusal>;

@@ -19,8 +19,8 @@ use serde_core::de::{
 use smallvec::SmallVec;
 use uuid::Uuid;
 
-use super::codec_dates as dates;
-use super::codec_form::{DEPTH, MARK, Tag, classes};
+use super::dates;
+use super::form::{DEPTH, MARK, Tag, classes};
 use crate::bindings::ffi::call::{call_named, call_with};
 use crate::bindings::names;
 

@@ -7,7 +7,7 @@ use pyo3::types::{
     PyString, PyTime, PyTuple, PyType,
 };
 
-use super::codec_form::{DEPTH, classes};
+use super::form::{DEPTH, classes};
 use crate::bindings::ffi::object::is_really_a;
 use crate::bindings::names;
 

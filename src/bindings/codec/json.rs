@@ -10,7 +10,7 @@
 //! | longer int | `{"$int": "-0x1f..."}` |
 //! | bytes | `{"$bytes": "base64"}` |
 //! | Decimal, UUID | `{"$decimal": "1.10"}`, `{"$uuid": "8a6e0804-..."}` |
-//! | date, time, datetime | `{"$date": "2026-10-25"}`, see `codec_dates` |
+//! | date, time, datetime | `{"$date": "2026-10-25"}`, see `dates.rs` |
 //! | the same with a named `timezone` | `{"$datetime": ["...+01:00", "CET"]}` |
 //! | timedelta | `{"$timedelta": [days, seconds, microseconds]}` |
 //! | exception, only where the journal itself has gathered it | `{"$exception": "the error of its task"}` |
@@ -22,10 +22,10 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::codec_form::classes;
-use super::codec_read;
-use super::codec_refusal::Subject;
-use super::codec_write::Writer;
+use super::form::classes;
+use super::read;
+use super::refusal::Subject;
+use super::write::Writer;
 
 /// Called once, when the module is loaded.
 pub(crate) fn init(py: Python<'_>) -> PyResult<()> {
@@ -70,7 +70,7 @@ pub(crate) fn decode_call<'py>(
     text: &str,
     exceptions: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
-    codec_read::call(py, text, exceptions)
+    read::call(py, text, exceptions)
 }
 
 /// A value as JSON of at most `most` bytes.
@@ -111,7 +111,7 @@ pub(crate) fn encode_as(
 ///
 /// `ValueError` for any other text.
 pub(crate) fn decode<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    codec_read::value(py, text, None)
+    read::value(py, text, None)
 }
 
 /// As [`decode`], for a result, which may have exceptions: `exceptions` makes them of their texts.
@@ -119,7 +119,7 @@ pub(crate) fn decode_result<'py>(
     text: &str,
     exceptions: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    codec_read::value(exceptions.py(), text, Some(exceptions))
+    read::value(exceptions.py(), text, Some(exceptions))
 }
 
 #[doc = doc!("_journal_encode")]
@@ -137,7 +137,7 @@ pub(crate) fn _journal_decode<'py>(
     text: &str,
     exceptions: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    codec_read::value(py, text, exceptions)
+    read::value(py, text, exceptions)
 }
 
 #[doc = doc!("_journal_encode_call")]
