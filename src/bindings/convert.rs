@@ -43,6 +43,16 @@ pub(crate) fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
     Ok(seconds.clamp(0.0, LONGEST))
 }
 
+/// Nanoseconds since 1970 as the journal has them.
+pub(crate) fn to_micros(nanoseconds: u64) -> i64 {
+    (nanoseconds / 1_000).cast_signed()
+}
+
+/// Microseconds of the journal since 1970 as tasks have them.
+pub(crate) fn to_nanos(microseconds: i64) -> u64 {
+    microseconds.cast_unsigned().saturating_mul(1_000)
+}
+
 /// A UTC `datetime`; `None` for 0, which means not yet.
 pub(crate) fn to_datetime(
     py: Python<'_>,

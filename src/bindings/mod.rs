@@ -34,17 +34,18 @@
 //!
 //! # Lock rules
 //!
-//! 1. Lock orders: a future's condition (Python's), its `Extra`, the registry; a key `Table`
-//!    (Python's RLock), a limiter (`Lane`); a pool's `Strays`, a worker's `Waits`, the engine's
-//!    roster. All other locks are leaves.
+//! 1. Lock orders: a future's condition (Python's), its `Extra`, the registry or a link's
+//!    `Holders`; a key `Table` (Python's RLock), a limiter (`Lane`); a pool's `Strays`, a worker's
+//!    `Waits`, the engine's roster. All other locks are leaves.
 //! 2. Under a Rust lock no Python code runs, no Python object is dropped and nothing is logged.
 //! 3. A thread that blocks detaches from Python first.
 //!
 //! # Where user code runs
 //!
 //! Task functions run in `run::attempt` and `run::event_loop`; callbacks and signals in
-//! `sched::completion`; initializers in `run::worker`; ticks on workers. Keys, retry policies and
-//! app contexts run where a submission or an attempt needs them. All calls go through `ffi::call`.
+//! `sched::completion`; initializers in `run::worker`; ticks on workers; jobs that another process
+//! asks for on the threads of `core::obey`. Keys, retry policies and app contexts run where a
+//! submission or an attempt needs them. All calls go through `ffi::call`.
 //! The timer thread calls and drops no user object: see `core::leftovers`.
 //!
 //! # Where to make a change
@@ -53,12 +54,14 @@
 //!   `sched::limits` (keys, rates, expiry), `sched::dispatch` (countdown, eta),
 //!   `sched::backpressure` (queue size), `sched::dependents` (then, gather), `run::timeout` or
 //!   `run::retry`;
-//! - limits that hold on the machine: `core::machine`, and the crate `src/journal`;
+//! - limits that hold on the machine: `core::machine`, `sched::permits`, and the crate
+//!   `src/journal`;
 //! - work after an end: `sched::completion`;
 //! - events of tasks: `core::events`, and its subscribers `core::metrics`, `host::signals`,
 //!   `core::recorder` and `sched::sampling`;
 //! - a way to run an attempt: a file in `run` that ends tasks by `completion::finish` on their
 //!   worker, or by `completion::finish_detached`;
+//! - what a journal gives to this process, and on which thread: `core::link`;
 //! - what a row of the journal keeps, and what of it Python sees: `core::durable`, `run::durable`,
 //!   `api::journal`; how values are stored: `codec::json`;
 //! - blocking waits: `wait`.

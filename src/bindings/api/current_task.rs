@@ -6,7 +6,6 @@ use pyo3::types::{PyDateTime, PyDict, PyString, PyTuple, PyTzInfo};
 
 use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
-use crate::bindings::core::kept::end_loop;
 use crate::bindings::core::progress::{self, Progress};
 use crate::bindings::core::task::Task;
 use crate::bindings::errors::{CancelledError, TaskRetry};
@@ -36,7 +35,7 @@ impl CurrentTask {
     #[getter]
     fn id(&self, py: Python<'_>) -> PyResult<String> {
         let task = required(py)?;
-        Ok(task.get().public_id(&task).to_string())
+        Ok(durable::public_id(&task).to_string())
     }
 
     #[doc = doc!("CurrentTask.future")]
@@ -156,7 +155,7 @@ impl CurrentTask {
 
     #[doc = doc!("CurrentTask._end_loop")]
     fn _end_loop(&self, py: Python<'_>, number: u32) -> PyResult<()> {
-        end_loop(required(py)?.get(), number);
+        kept::end_loop(required(py)?.get(), number);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The native half of `Executor`. Submission is in [`crate::bindings::run::submit`].
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::Mutex;
@@ -389,15 +389,7 @@ fn let_begin(py: Python<'_>, core: &Arc<Core>) {
     let deadline = Instant::now() + BEGIN;
     while Instant::now() < deadline {
         let stats = core.pool().stats();
-        let begun = || {
-            let slots: Vec<_> = core
-                .slots()
-                .lock()
-                .iter()
-                .filter_map(Weak::upgrade)
-                .collect();
-            slots.iter().any(|slot| slot.task(py).is_some())
-        };
+        let begun = || core.slots().iter().any(|slot| slot.task(py).is_some());
         if stats.queued == 0 || stats.threads == 0 || begun() {
             return;
         }

@@ -17,14 +17,13 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::compose;
 use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::check_callback;
-use crate::bindings::core::call;
-use crate::bindings::core::durable::{note_death, publish};
+use crate::bindings::core::durable::{note_death, public_id, publish};
 use crate::bindings::core::executor::ExecutorCell;
+use crate::bindings::core::function_name::inner_of;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
 use crate::bindings::core::recorder::Text;
-use crate::bindings::core::task::Task;
-use crate::bindings::core::task_name::{inner_of, name_of};
+use crate::bindings::core::task::{Shown, Task, name_of};
 use crate::bindings::core::transition::{Phase, standard_name};
 use crate::bindings::errors::InvalidStateError;
 use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
@@ -220,8 +219,8 @@ impl Task {
     }
 
     #[doc = doc!("Future._call")]
-    fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<call::Shown<'py>>> {
-        call::call_of(slf)
+    fn _call<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Shown<'py>>> {
+        slf.get().shown_call(slf)
     }
 
     #[doc = doc!("Future._publish")]
@@ -265,7 +264,7 @@ impl Task {
     #[doc = doc!("Future.id")]
     #[getter]
     fn id(slf: &Bound<'_, Self>) -> String {
-        slf.get().public_id(slf).to_string()
+        public_id(slf).to_string()
     }
 
     #[doc = doc!("Future.name")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flask_delay_journal as store;
 use flask_delay_journal::{
-    Bound as End, Filter, Found, Job, Journal as Store, List, Order as CommandOrder, Pool, Reply,
+    Bound as End, Filter, Found, Job, Journal as Store, List, Order as CommandOrder, Reply,
     Retried, Settings, State, SyncLevel,
 };
 use pyo3::IntoPyObjectExt;
@@ -17,8 +17,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::bindings::core::durable::{Hooks, Link, has_claim, refusal};
+use crate::bindings::core::durable::has_claim;
 use crate::bindings::core::executor::ExecutorCell;
+use crate::bindings::core::link::{Hooks, Link, refusal};
 use crate::bindings::core::metrics;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::task::Task;
@@ -553,10 +554,7 @@ pub(crate) fn order<'py>(before: &Before<'_, 'py>, first: usize) -> PyResult<Ord
         .transpose()?;
     Ok(Order {
         name: text(0)?.unwrap_or_default(),
-        pool: match pool.transpose()? {
-            Some(2u8) => Pool::Processes,
-            _ => Pool::Threads,
-        },
+        pool: durable::pool_of(pool.transpose()?.unwrap_or(0)),
         policy: before
             .get(first + 2)
             .map(Bound::cast_into::<Policy>)

@@ -1,7 +1,7 @@
 //! The tasks of one process as a live page lists them: put together when somebody looks.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -21,12 +21,8 @@ pub(crate) type Run<'py> = (Bound<'py, Task>, Option<u64>);
 
 /// The tasks that run.
 pub(crate) fn running<'py>(py: Python<'py>, core: &Arc<Core>) -> Vec<Run<'py>> {
-    let slots: Vec<_> = {
-        let slots = core.slots().lock();
-        slots.iter().filter_map(Weak::upgrade).collect()
-    };
     let mut found = Vec::new();
-    for slot in slots {
+    for slot in core.slots() {
         if let Some(task) = slot.task(py) {
             found.push((task, Some(event_loop::number(slot.target().thread()))));
         }

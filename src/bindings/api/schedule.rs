@@ -11,7 +11,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::journal::{self, Journal};
 use super::periodic::Rhythm;
-use crate::bindings::core::durable::Link;
+use crate::bindings::core::link::Link;
 use crate::bindings::core::task::Task;
 use crate::bindings::ffi::arguments::{self, Arguments, Before, CallMethod};
 use crate::bindings::run::durable;

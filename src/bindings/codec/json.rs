@@ -105,21 +105,17 @@ pub(crate) fn encode_as(
     }
 }
 
-/// The value of [`encode`].
+/// The value of [`encode`]. A result may have exceptions: `exceptions` makes them from their texts.
 ///
 /// # Errors
 ///
 /// `ValueError` for any other text.
-pub(crate) fn decode<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    read::value(py, text, None)
-}
-
-/// As [`decode`], for a result, which may have exceptions: `exceptions` makes them of their texts.
-pub(crate) fn decode_result<'py>(
+pub(crate) fn decode<'py>(
+    py: Python<'py>,
     text: &str,
-    exceptions: &Bound<'py, PyAny>,
+    exceptions: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    read::value(exceptions.py(), text, Some(exceptions))
+    read::value(py, text, exceptions)
 }
 
 #[doc = doc!("_journal_encode")]
@@ -137,7 +133,7 @@ pub(crate) fn _journal_decode<'py>(
     text: &str,
     exceptions: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    read::value(py, text, exceptions)
+    decode(py, text, exceptions)
 }
 
 #[doc = doc!("_journal_encode_call")]

@@ -5,8 +5,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyType};
 
+use super::function_name::inner_of;
 use super::signature::{ASYNC_GENERATOR, COROUTINE, GENERATOR, not_callable};
-use super::task_name::inner_of;
 use crate::bindings::ffi::call::{Unrun, call_with, code_of, is_code, unrun};
 use crate::bindings::ffi::slot::Slot;
 use crate::bindings::names;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flask_delay_engine::{LazyPerProcess, Mutex};
+use flask_delay_engine::{LazyPerProcess, Mutex, Phase};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -16,9 +16,7 @@ use super::executor::Core;
 use super::id::Id;
 use super::metrics;
 use super::recorder;
-use super::task::Task;
-use super::task_name::name_of;
-use super::transition::Phase;
+use super::task::{Task, name_of};
 use crate::bindings::errors::TaskExpired;
 use crate::bindings::ffi::clock::now;
 

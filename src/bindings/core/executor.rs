@@ -12,10 +12,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::durable::{Link, Message};
 use super::events::{self, Kind, Signals, Subscriber};
 use super::held::HeldTasks;
 use super::keys::Table;
+use super::link::{Link, Message};
 use super::metrics::Metrics;
 use super::recorder::Recorder;
 use super::registry::Registry;
@@ -156,7 +156,8 @@ pub(crate) struct Core {
 struct Era {
     generation: u32,
     pool: Arc<Pool<Queued>>,
-    slots: Arc<WorkerSlots>,
+    /// The lock is a leaf, and nothing is dropped under it.
+    slots: Mutex<Vec<Weak<WorkerSlot>>>,
     /// Tasks on the event loop.
     on_loop: HeldTasks,
     /// Tasks that wait for a limiter, for another attempt, or for other tasks.
@@ -191,8 +192,6 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 }
-
-pub(crate) type WorkerSlots = Mutex<Vec<Weak<WorkerSlot>>>;
 
 impl Core {
     pub(crate) fn new(settings: Settings, runner: &'static Runner) -> Arc<Self> {
@@ -295,13 +294,14 @@ impl Core {
     }
 
     /// The slots of this process's workers.
-    pub(crate) fn slots(self: &Arc<Self>) -> &Arc<WorkerSlots> {
-        &self.era().slots
+    pub(crate) fn slots(self: &Arc<Self>) -> Vec<Arc<WorkerSlot>> {
+        let slots = self.era().slots.lock();
+        slots.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Shows a thread's slot to readers of the list.
     pub(crate) fn add_slot(self: &Arc<Self>, slot: &Arc<WorkerSlot>) {
-        let mut slots = self.slots().lock();
+        let mut slots = self.era().slots.lock();
         slots.retain(|slot| slot.strong_count() > 0);
         slots.push(Arc::downgrade(slot));
     }
@@ -456,7 +456,7 @@ impl Era {
             pool: Arc::new(Pool::with_birth(config.clone(), birth, move |worker| {
                 (runner.work)(&core, worker);
             })),
-            slots: Arc::default(),
+            slots: Mutex::default(),
             on_loop: HeldTasks::default(),
             held: HeldTasks::default(),
             uncounted: Count::default(),

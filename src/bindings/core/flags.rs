@@ -13,7 +13,7 @@ const COROUTINE: u32 = TaskState::MARK << 2;
 /// A teardown function has submitted the task, after another task.
 const OF_TEARDOWN: u32 = TaskState::MARK << 3;
 /// The task's arguments are packed.
-pub(crate) const PACKED: u32 = TaskState::MARK << 4;
+const PACKED: u32 = TaskState::MARK << 4;
 /// The task holds a permit of a queue with limited size.
 const PLACED: u32 = TaskState::MARK << 5;
 /// The task has rules, see [`super::policy`].
@@ -31,6 +31,15 @@ const JOURNALED: u32 = TaskState::MARK << 10;
 const OVERDUE: u32 = TaskState::MARK << 11;
 
 impl Task {
+    /// That of a pending task, with its arguments packed or not.
+    pub(crate) fn new_state(is_packed: bool) -> TaskState {
+        let state = TaskState::new();
+        if is_packed {
+            state.mark(PACKED);
+        }
+        state
+    }
+
     pub(crate) fn told_to_stop(&self) -> bool {
         self.state.has(STOP)
     }

@@ -4,12 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use flask_delay_engine::{Hold, Mutex};
+use flask_delay_engine::{Hold, Mutex, Phase};
 use pyo3::prelude::*;
 
 use super::executor::Queued;
 use super::task::Task;
-use super::transition::Phase;
 use super::waiter::Waiter;
 
 /// Held tasks of an executor; each holds its pool, if that has threads. The lock is a leaf, and

@@ -3,14 +3,8 @@
 //! The texts are a copy of the journal's. Without a journal, as in tests, they are all there is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
-use flask_delay_journal::{Claim, Kept};
-use pyo3::prelude::*;
-
-use super::durable::{self, Link};
-use super::policy;
-use super::task::Task;
+use flask_delay_journal::Kept;
 
 /// The place of the task's own checkpoint; those of its loops follow.
 pub(crate) const OWN: u32 = 0;
@@ -51,7 +45,7 @@ pub(crate) enum Found {
 }
 
 impl Keeping {
-    fn of_attempt(&mut self, attempt: u32) -> &mut Self {
+    pub(crate) fn of_attempt(&mut self, attempt: u32) -> &mut Self {
         if self.attempt != attempt {
             self.attempt = attempt;
             self.names.clear();
@@ -101,59 +95,13 @@ impl Keeping {
     pub(crate) fn interrupt(&mut self) {
         self.is_interrupted = true;
     }
-}
 
-/// Where a task keeps what it keeps.
-pub(crate) enum Keeper {
-    Journal(Arc<Link>, Claim),
-    /// In this process alone; the most bytes of a value.
-    Memory(usize),
-}
-
-impl Keeper {
-    /// That of a running task; None if it is not durable, or does not run here.
-    pub(crate) fn of(this: &Bound<'_, Task>) -> Option<Self> {
-        if this.get().is_of_another_process() {
-            return None;
-        }
-        if let Some((link, claim)) = durable::claim_of(this.get()) {
-            return Some(Self::Journal(link, claim));
-        }
-        policy::policy(this)?.get().keeps.map(Self::Memory)
+    /// The loop at that place has ended, or was left.
+    pub(crate) fn end_loop(&mut self, place: u32) {
+        self.is_looping &= self.loops != place;
     }
 
-    /// The most bytes of a value.
-    pub(crate) fn most(&self) -> usize {
-        match self {
-            Self::Journal(link, _) => link.most,
-            Self::Memory(most) => *most,
-        }
+    pub(crate) fn is_interrupted(&self, attempt: u32) -> bool {
+        self.is_interrupted && self.attempt == attempt
     }
-}
-
-/// Reads or changes what a task keeps.
-pub(crate) fn with<R>(this: &Task, step: impl FnOnce(&mut Keeping) -> R) -> R {
-    policy::with_new(this, |rules| {
-        let attempt = rules.attempts;
-        step(rules.kept.get_or_insert_default().of_attempt(attempt))
-    })
-}
-
-/// A loop of a task has ended, or was left: maybe on a thread that runs another task by now.
-pub(crate) fn end_loop(this: &Task, place: u32) {
-    policy::with(this, |rules| {
-        if let Some(kept) = &mut rules.kept {
-            kept.is_looping &= kept.loops != place;
-        }
-    });
-}
-
-/// Whether this attempt was told to end, since its process ends.
-pub(crate) fn is_interrupted(this: &Task) -> bool {
-    let told = policy::with(this, |rules| {
-        let attempt = rules.attempts;
-        let kept = rules.kept.as_ref()?;
-        Some(kept.is_interrupted && kept.attempt == attempt)
-    });
-    told.flatten().unwrap_or(false)
 }

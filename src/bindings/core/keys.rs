@@ -12,8 +12,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::executor::Core;
 use super::options::Twin;
-use super::task::Task;
-use super::task_name::name_of;
+use super::task::{Task, name_of};
 use crate::bindings::errors::DuplicateTask;
 use crate::bindings::ffi::call::call_with;
 use crate::bindings::names;

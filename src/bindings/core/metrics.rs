@@ -8,17 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flask_delay_engine::Mutex;
+use flask_delay_engine::{Mutex, Phase};
 use flask_delay_journal::{Figures, Histogram};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString};
 
 use super::executor::Core;
+use super::function_name::read_name;
 use super::policy;
 use super::task::Task;
-use super::task_name::read_name;
-use super::transition::Phase;
 
 /// Generated names, one for each task, must not fill the memory: further names share one entry.
 /// Two histograms of at most 16 kB for each name make 6 MB at worst.

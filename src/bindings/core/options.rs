@@ -1,6 +1,6 @@
 //! The options of `using` and `task`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::{Limits, Rate};
 use pyo3::exceptions::PyTypeError;
@@ -9,8 +9,8 @@ use pyo3::types::{PyDict, PyFrozenSet, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::id::Id;
-use super::policy::Start;
 use crate::bindings::ffi::arguments::Arguments;
+use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::slot::Slot;
 
 /// A waiting task gains a level of priority in this time (nanoseconds), so that none starves.
@@ -22,6 +22,47 @@ pub(crate) enum Twin {
     /// The first one's future.
     TheFirst,
     AnError,
+}
+
+/// The earliest start of a task.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    /// This long after its submission, whether or not clocks are set.
+    After(Duration),
+    /// At this time of the system clock, which may be set meanwhile.
+    At(SystemTime),
+}
+
+/// More than a submission takes, even if its thread waits for a processor.
+const LAG: Duration = Duration::from_secs(1);
+
+impl Start {
+    /// The moment on the monotonic clock, if known, for a task made at `born`.
+    pub(crate) fn from(self, born: i64) -> Option<Instant> {
+        let Self::After(time) = self else {
+            return None;
+        };
+        // From `born`, not from now: tasks must start in the order of their times.
+        let age = now().cast_signed().saturating_sub(born);
+        let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
+        // Limited, so that a clock that was set just now makes no task old.
+        Instant::now().checked_add(time.saturating_sub(age.min(LAG)))
+    }
+
+    /// In nanoseconds since 1970, for a task made at `born`.
+    pub(crate) fn ready(self, born: i64) -> i64 {
+        match self {
+            Self::After(time) => {
+                let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+                born.saturating_add(nanos)
+            }
+            Self::At(time) => {
+                let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+                let nanos = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+                nanos.max(born)
+            }
+        }
+    }
 }
 
 // `options.py` has checked the values.

@@ -2,21 +2,21 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use flask_delay_engine::Ticket;
+use flask_delay_journal::{Claim, Pool};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::durable::{self, Durable, Link};
 use super::interrupt::Why;
 use super::kept::Keeping;
-use super::keys::{self, Lane};
+use super::keys::Lane;
 use super::leftovers;
-use super::machine::{self, Place, Taken};
-use super::options::Policy;
+use super::link::Link;
+use super::machine::{Place, TakenPermit};
+use super::options::{Policy, Start};
 use super::task::Task;
-use super::transition::Phase;
 use crate::bindings::ffi::clock::now;
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ pub(crate) struct Rules {
     /// Where it waits, if its limits hold on the machine.
     pub(crate) place: Option<Box<Place>>,
     /// As `behind`.
-    pub(crate) permit_behind: Option<Box<Taken>>,
+    pub(crate) permit_behind: Option<Box<TakenPermit>>,
     /// The key that this task has claimed.
     pub(crate) claim: Option<Py<PyAny>>,
     pub(crate) attempts: u32,
@@ -85,6 +85,12 @@ pub(crate) fn with<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> Option
     extra.lock().rules.as_mut().map(|rules| step(rules))
 }
 
+/// As [`with`], for a step that may find nothing.
+#[inline]
+pub(crate) fn find<R>(this: &Task, step: impl FnOnce(&mut Rules) -> Option<R>) -> Option<R> {
+    with(this, step).flatten()
+}
+
 /// As [`with`], for a task that may have no rules yet.
 pub(crate) fn with_new<R>(this: &Task, step: impl FnOnce(&mut Rules) -> R) -> R {
     let done = {
@@ -124,18 +130,16 @@ pub(crate) fn begins_again(this: &Task) {
 
 pub(crate) fn policy<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, Policy>> {
     let py = this.py();
-    with(this.get(), |rules| {
+    find(this.get(), |rules| {
         rules.policy.as_ref().map(|policy| policy.bind(py).clone())
     })
-    .flatten()
 }
 
 pub(crate) fn lane<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, Lane>> {
     let py = this.py();
-    with(this.get(), |rules| {
+    find(this.get(), |rules| {
         rules.lane.as_ref().map(|lane| lane.bind(py).clone())
     })
-    .flatten()
 }
 
 /// The task's priority and rank in the queue. None for a plain task, which goes by its age; a
@@ -149,7 +153,7 @@ pub(crate) fn level_and_rank(this: &Bound<'_, Task>) -> Option<(i32, i64)> {
 
 /// The earliest start of a task, from which its wait counts, in nanoseconds since 1970.
 pub(crate) fn ready(this: &Task) -> i64 {
-    let start = with(this, |rules| rules.start).flatten();
+    let start = find(this, |rules| rules.start);
     start.map_or(this.born(), |start| start.ready(this.born()))
 }
 
@@ -167,19 +171,6 @@ pub(crate) fn may_be_held(this: &Task) -> bool {
     .unwrap_or(false)
 }
 
-/// As [`keys::held_up`], by the task's own limiter, or its place on the machine.
-pub(crate) fn held_up(this: &Bound<'_, Task>) -> Option<(Vec<usize>, usize)> {
-    // A failed task has left its limiter, but its waiters may not have been notified.
-    if this.get().phase() != Phase::Pending {
-        return None;
-    }
-    let Some(lane) = lane(this) else {
-        return machine::held_up(this.get());
-    };
-    let terms = policy(this)?.get().terms(ready(this.get()))?;
-    keys::held_up(&lane, this, terms.limit)
-}
-
 /// The timeout of one attempt.
 pub(crate) fn timeout(this: &Bound<'_, Task>) -> Option<Duration> {
     policy(this)?.get().timeout
@@ -192,7 +183,7 @@ pub(crate) fn attempts(this: &Task) -> Option<u32> {
 
 /// When the first attempt started, in nanoseconds since 1970, if another one followed.
 pub(crate) fn first_start(this: &Task) -> Option<u64> {
-    with(this, |rules| rules.first_start).flatten()
+    find(this, |rules| rules.first_start)
 }
 
 /// Restarts the countdown of the task now.
@@ -214,13 +205,13 @@ pub(crate) fn has_claim(this: &Task) -> bool {
 
 /// Whether it is too late to start the task for the first time.
 pub(crate) fn is_late(this: &Task) -> bool {
-    let expires = with(this, |rules| rules.expires.filter(|_| rules.attempts == 0));
-    expires.flatten().is_some_and(|at| at <= Instant::now())
+    let expires = find(this, |rules| rules.expires.filter(|_| rules.attempts == 0));
+    expires.is_some_and(|at| at <= Instant::now())
 }
 
 /// Why a coroutine was cancelled, if its rules did that.
 pub(crate) fn why(this: &Task) -> Option<Why> {
-    with(this, |rules| rules.why).flatten()
+    find(this, |rules| rules.why)
 }
 
 /// The rank of an open task in its limiter.
@@ -228,55 +219,29 @@ pub(crate) fn rank(this: &Bound<'_, Task>) -> i64 {
     policy(this).map_or(0, |it| it.get().rank(ready(this.get())))
 }
 
-/// Called before a task ends without its code, which keeps the limiter's permit until its end.
-pub(crate) fn keep_turn(this: &Task) {
-    let place = with(this, |rules| {
-        rules.behind = rules.lane.take();
-        rules.place.take()
-    });
-    match place.flatten().and_then(|mut place| place.take()) {
-        Some(permit) => machine::keep_behind(this, permit),
-        None => machine::stay(this),
-    }
+/// The journal's part of a task's rules.
+pub(crate) struct Durable {
+    pub(crate) link: Arc<Link>,
+    pub(crate) pool: Pool,
+    /// The row's claim, while this process runs it.
+    pub(crate) claim: Option<Claim>,
+    /// The tick of the job that it is a run of, in microseconds since 1970.
+    pub(crate) tick: Option<i64>,
+    /// The ids of the tasks that it follows.
+    pub(crate) after: Vec<String>,
+    /// Whether the child process that ran the attempt has died.
+    pub(crate) is_death: bool,
 }
 
-/// The earliest start of a task.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Start {
-    /// This long after its submission, whether or not clocks are set.
-    After(Duration),
-    /// At this time of the system clock, which may be set meanwhile.
-    At(SystemTime),
-}
-
-/// More than a submission takes, even if its thread waits for a processor.
-const LAG: Duration = Duration::from_secs(1);
-
-impl Start {
-    /// The moment on the monotonic clock, if known, for a task made at `born`.
-    pub(crate) fn from(self, born: i64) -> Option<Instant> {
-        let Self::After(time) = self else {
-            return None;
-        };
-        // From `born`, not from now: tasks must start in the order of their times.
-        let age = now().cast_signed().saturating_sub(born);
-        let age = Duration::from_nanos(u64::try_from(age).unwrap_or_default());
-        // Limited, so that a clock that was set just now makes no task old.
-        Instant::now().checked_add(time.saturating_sub(age.min(LAG)))
-    }
-
-    /// In nanoseconds since 1970, for a task made at `born`.
-    pub(crate) fn ready(self, born: i64) -> i64 {
-        match self {
-            Self::After(time) => {
-                let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-                born.saturating_add(nanos)
-            }
-            Self::At(time) => {
-                let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-                let nanos = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
-                nanos.max(born)
-            }
+impl Durable {
+    pub(crate) fn new(link: Arc<Link>, pool: Pool) -> Self {
+        Self {
+            link,
+            pool,
+            claim: None,
+            tick: None,
+            after: Vec::new(),
+            is_death: false,
         }
     }
 }
@@ -334,16 +299,26 @@ pub(crate) fn forget(this: &Bound<'_, Task>, futures: &[Bound<'_, Task>]) {
 /// The dependencies of a task that are not done; None if it has no dependencies.
 pub(crate) fn followed<'py>(this: &Bound<'py, Task>) -> Option<Vec<Bound<'py, Task>>> {
     let py = this.py();
-    with(this.get(), |rules| {
+    find(this.get(), |rules| {
         let dependencies = rules.dependencies.as_ref()?;
         let open = dependencies.futures.iter().map(|it| it.bind(py).clone());
         Some(open.collect::<Vec<_>>())
-    })?
-    .or_else(|| durable::followed(this))
+    })
+    .or_else(|| followed_rows(this))
     .map(|mut futures| {
         futures.retain(|it| !it.get().phase().is_done());
         futures
     })
+}
+
+/// The tasks of this process that a durable one follows; None if it follows none.
+fn followed_rows<'py>(this: &Bound<'py, Task>) -> Option<Vec<Bound<'py, Task>>> {
+    let (link, after) = find(this.get(), |rules| {
+        let durable = rules.durable.as_ref().filter(|it| !it.after.is_empty())?;
+        Some((Arc::clone(&durable.link), durable.after.clone()))
+    })?;
+    let found = after.iter().filter_map(|id| link.find(this.py(), id));
+    Some(found.collect())
 }
 
 /// Whether `is` holds for a task, or for one of its dependencies, direct or not.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use flask_delay_engine::Mutex;
+use flask_delay_engine::{Mutex, Phase};
 use pyo3::prelude::*;
 use smallvec::SmallVec;
 
@@ -18,10 +18,8 @@ use super::id::Id;
 use super::leftovers;
 use super::policy;
 use super::progress::Progress;
-use super::task::Task;
-use super::task_name::name_of;
+use super::task::{Task, name_of};
 use super::timeline::Timeline;
-use super::transition::Phase;
 
 /// So many ended tasks are remembered; of those that end in one second, no more than the first ones.
 const ENDED: usize = 100;

@@ -3,14 +3,13 @@
 use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use flask_delay_engine::Mutex;
+use flask_delay_engine::{Mutex, Phase};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::id::Id;
 use super::leftovers;
 use super::task::Task;
-use super::transition::Phase;
 use crate::bindings::ffi::object::references;
 
 #[derive(Default)]

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyString, PyTuple, PyType};
 
-use super::task_name::{function_of_method, inner_of, read_name};
+use super::function_name::{function_of_method, inner_of, read_name};
 use crate::bindings::ffi::arguments::Arguments;
 use crate::bindings::ffi::call::code_of;
 use crate::bindings::names;

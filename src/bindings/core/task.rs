@@ -9,18 +9,16 @@ use pyo3::exceptions::PySystemError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyList, PyType};
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use smallvec::SmallVec;
 
 use super::call::{Call, Held, TakenCall};
-use super::durable;
 use super::executor::Core;
-use super::flags::PACKED;
+use super::function_name::{label_of, read_name};
 use super::id::Id;
 use super::policy::Rules;
 use super::progress::Progress;
 use super::recorder::Text;
-use super::task_name::{label_of, name_of};
 use super::traces;
 use super::waiter::Waiter;
 use crate::bindings::errors::forked;
@@ -29,6 +27,14 @@ use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::fork::generation;
 use crate::bindings::ffi::object::Allocator;
 use crate::bindings::ffi::slot::Slot;
+
+/// Function, arguments, keyword arguments, and the task's own scope.
+pub(crate) type Shown<'py> = (
+    Bound<'py, PyAny>,
+    Bound<'py, PyTuple>,
+    Bound<'py, PyDict>,
+    Option<Bound<'py, PyAny>>,
+);
 
 /// Most futures that have callbacks have one.
 pub(crate) type Callbacks = SmallVec<[Py<PyAny>; 1]>;
@@ -107,12 +113,8 @@ impl Task {
         context: Slot,
         now: u64,
     ) -> Self {
-        let state = TaskState::new();
-        if call.shape == Shape::Packed {
-            state.mark(PACKED);
-        }
         Self {
-            state,
+            state: Self::new_state(call.shape == Shape::Packed),
             generation: generation(),
             core: Some(core),
             scope,
@@ -286,6 +288,44 @@ impl Task {
         self.context.take(py)
     }
 
+    /// The call of a task that has not started.
+    pub(crate) fn shown_call<'py>(&self, this: &Bound<'py, Self>) -> PyResult<Option<Shown<'py>>> {
+        let py = this.py();
+        let call = &self.call;
+        // The thread that starts the task takes them in this section, after it has changed the phase.
+        let (function, first, second) = with_critical_section(this.as_any(), || {
+            if self.phase() == Phase::Pending {
+                (
+                    call.function.get(py),
+                    call.first.get(py),
+                    call.second.get(py),
+                )
+            } else {
+                (None, None, None)
+            }
+        });
+        let Some(function) = function else {
+            return Ok(None);
+        };
+        let scope = self
+            .known_extra()
+            .and_then(|extra| Some(extra.lock().scope.as_ref()?.bind(py).clone()));
+        let keywords = PyDict::new(py);
+        let positional = match (self.is_packed(), first) {
+            (true, Some(values)) => {
+                let values = values.cast_into::<PyTuple>()?;
+                let names = second.map(Bound::cast_into::<PyTuple>).transpose()?;
+                let count = values.len() - names.as_ref().map_or(0, PyTupleMethods::len);
+                for (name, value) in names.iter().flatten().zip(values.iter().skip(count)) {
+                    keywords.set_item(name, value)?;
+                }
+                values.get_slice(0, count)
+            }
+            (_, first) => PyTuple::new(py, first.into_iter().chain(second).collect::<Vec<_>>())?,
+        };
+        Ok(Some((function, positional, keywords, scope)))
+    }
+
     /// Takes function, arguments and context; only for the thread that moved the future out of
     /// `Pending`. Leaves a label from which the name is read.
     pub(crate) fn take_call<'py>(&self, this: &Bound<'py, Self>) -> TakenCall<'py> {
@@ -369,11 +409,12 @@ impl Task {
         extra.id.get_or_insert_with(Id::random).clone()
     }
 
-    /// The task's id; its executor finds the future by it from now on.
-    pub(crate) fn public_id(&self, this: &Bound<'_, Self>) -> Id {
+    /// Has the executor find the future by its id from now on. Returns the id, and whether the
+    /// executor does so for the first time.
+    pub(crate) fn register(&self, this: &Bound<'_, Self>) -> (Id, bool) {
         let id = self.quiet_id();
         let Some(core) = &self.core else {
-            return id;
+            return (id, false);
         };
         // Under one lock, so that a future is found by its id as soon as that is known. If the
         // task ends in between, one of the two sees that it is done.
@@ -383,13 +424,10 @@ impl Task {
             extra.known |= first;
             first
         });
-        if first {
-            if self.phase().is_done() {
-                core.registry.finished(this.py(), &id);
-            }
-            durable::publish(this, &id);
+        if first && self.phase().is_done() {
+            core.registry.finished(this.py(), &id);
         }
-        id
+        (id, first)
     }
 
     /// The task's exception, to be raised again, with its first traceback: each reader of the
@@ -443,7 +481,7 @@ impl Task {
         let Some(core) = &self.core else {
             return true;
         };
-        // As in `public_id`.
+        // As in `register`.
         self.state.watch_with(self.extra(), |extra| {
             let taken = core.registry.add(id.clone(), this);
             if taken {
@@ -521,6 +559,13 @@ impl Task {
     pub(crate) fn leave(&self, put: impl FnOnce(&mut Extra)) -> bool {
         self.state.leave(self.extra(), put)
     }
+}
+
+/// The name of the task, also after its function was dropped.
+pub(crate) fn name_of(this: &Bound<'_, Task>) -> String {
+    let call = &this.get().call;
+    let label = with_critical_section(this.as_any(), || call.function.get(this.py()));
+    label.map_or_else(String::new, |label| read_name(&label))
 }
 
 #[doc = doc!("_CoroutineTask")]

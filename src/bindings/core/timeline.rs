@@ -12,8 +12,7 @@ use pyo3::prelude::*;
 use super::id::Id;
 use super::policy;
 use super::recorder;
-use super::task::Task;
-use super::task_name::name_of;
+use super::task::{Task, name_of};
 use crate::bindings::ffi::clock::now;
 
 /// So many notes are kept, of all tasks: at most 2 MB.

@@ -7,8 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3_log::{Caching, Logger};
 
-use crate::bindings::core::task::Task;
-use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::task::{Task, name_of};
 use crate::bindings::errors::into_exception;
 use crate::bindings::ffi::attach::attach;
 use crate::bindings::ffi::call::call_named;

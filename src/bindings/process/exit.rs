@@ -12,10 +12,10 @@ use pyo3::types::{PyCFunction, PyDict};
 
 use crate::bindings::core::durable;
 use crate::bindings::core::executor::{Core, Job, Queued};
+use crate::bindings::core::link;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::Task;
-use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::task::{Task, name_of};
 use crate::bindings::core::transition::Phase;
 use crate::bindings::ffi::cpython::register_atexit;
 use crate::bindings::ffi::gil::{SIGNALS, wait_with_signals};
@@ -151,7 +151,7 @@ fn drain_at_exit(py: Python<'_>) {
     // comes meanwhile is one that came before.
     BEGUN.store(true, Ordering::Relaxed);
     // What waits in a journal belongs to the next process.
-    for link in durable::links() {
+    for link in link::links() {
         link.tell(Journal::stop_claiming);
     }
     let lost = drain_all(py);
@@ -273,7 +273,7 @@ fn close_at_exit(py: Python<'_>) {
     for core in cores().iter().filter(|core| core.service) {
         core.close();
     }
-    for link in durable::links() {
+    for link in link::links() {
         link.close(py);
     }
     switch_interval::stop(py);
@@ -336,14 +336,8 @@ fn give_up_late(py: Python<'_>, core: &Arc<Core>, deadline: Instant, lost: &mut 
 fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     core.set_given_up();
     core.close();
-    let slots: Vec<_> = core
-        .slots()
-        .lock()
-        .iter()
-        .filter_map(Weak::upgrade)
-        .collect();
     let mut running = Vec::new();
-    for slot in slots {
+    for slot in core.slots() {
         if let Some(task) = slot.task(py) {
             task.get().tell_to_stop();
             running.push((slot, task));
@@ -395,7 +389,7 @@ pub(crate) fn cancel_queued(
                     each(task);
                 }
             }
-            job @ Job::Claimed(_) => durable::put_job_back(job),
+            job @ Job::Claimed(_) => link::put_job_back(job),
             // The callbacks of tasks that have ended must run all the same.
             job @ (Job::Callbacks(..) | Job::Tick(_)) => others.push(job),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::durable;
+use super::kept;
 use super::retry::{self, Verdict};
 use super::timeout;
 use crate::bindings::core;
@@ -143,7 +144,7 @@ fn end<'py>(this: &Bound<'py, Task>, core: &Arc<Core>, slot: &WorkerSlot, taken:
 pub(super) fn is_interrupted(this: &Bound<'_, Task>, core: &Arc<Core>) -> bool {
     let cell = this.get();
     core::durable::has_claim(cell)
-        && (core.is_given_up() && cell.told_to_stop() || core::kept::is_interrupted(cell))
+        && (core.is_given_up() && cell.told_to_stop() || kept::is_interrupted(cell))
 }
 
 enum Attempt<'py> {

@@ -10,8 +10,9 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::durable::{self as entry, Offer, Order};
 use crate::bindings::core::async_check::check_function;
-use crate::bindings::core::durable::{self, Link};
+use crate::bindings::core::durable;
 use crate::bindings::core::executor::ExecutorCell;
+use crate::bindings::core::link::Link;
 use crate::bindings::core::machine::Given;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::signature;
@@ -133,11 +134,7 @@ fn offer<'py>(
     )?;
     let order = Order {
         name,
-        pool: if pool == 2 {
-            Pool::Processes
-        } else {
-            Pool::Threads
-        },
+        pool: entry::pool_of(pool),
         policy,
         options,
         once,

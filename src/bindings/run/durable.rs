@@ -19,19 +19,20 @@ use pyo3::types::{PyCFunction, PyDict, PyFunction, PyString, PyTuple};
 use super::kept;
 use super::timeout;
 use crate::bindings::codec::json;
+use crate::bindings::convert::{to_micros, to_nanos};
 use crate::bindings::core::async_check::check_function;
 use crate::bindings::core::call::{Call, TakenCall};
-use crate::bindings::core::durable::{self, Durable, Link, Message, Stored};
+use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind, Subscriber};
 use crate::bindings::core::executor::{Core, ExecutorCell, Job};
 use crate::bindings::core::id::Id;
+use crate::bindings::core::link::{self, Link, Message, Stored};
 use crate::bindings::core::machine::{self, Given, KEY};
-use crate::bindings::core::options::{Policy, Twin};
-use crate::bindings::core::policy::{self, Start};
+use crate::bindings::core::options::{Policy, Start, Twin};
+use crate::bindings::core::policy::{self, Durable};
 use crate::bindings::core::progress::Progress;
 use crate::bindings::core::signature;
-use crate::bindings::core::task::{Task, new_future};
-use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::task::{Task, name_of, new_future};
 use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{
     DuplicateTask, QueueFull, ResultNotKept, broken, closed, forked, id_is_taken, into_exception,
@@ -45,6 +46,7 @@ use crate::bindings::host::logging;
 use crate::bindings::names;
 use crate::bindings::sched::completion;
 use crate::bindings::sched::dispatch::{self, announce};
+use crate::bindings::sched::permits;
 use crate::bindings::sched::timer;
 
 /// A submit of a durable task, but for its function and its arguments.
@@ -328,6 +330,15 @@ pub(crate) fn draft<'py>(
     Ok((offer.this, dict))
 }
 
+/// The pool of this number, as Python and drafts have it.
+pub(crate) fn pool_of(number: u8) -> Pool {
+    match number {
+        1 => Pool::Loop,
+        2 => Pool::Processes,
+        _ => Pool::Threads,
+    }
+}
+
 /// The row that [`draft`] has shown as a dict.
 pub(crate) fn row_of(dict: &Bound<'_, PyDict>) -> PyResult<NewTask> {
     fn item<'py, T: FromPyObjectOwned<'py>>(dict: &Bound<'py, PyDict>, key: &str) -> PyResult<T> {
@@ -337,11 +348,7 @@ pub(crate) fn row_of(dict: &Bound<'_, PyDict>) -> PyResult<NewTask> {
     Ok(NewTask {
         id: item(dict, "id")?,
         function: item(dict, "function")?,
-        pool: match item::<u8>(dict, "pool")? {
-            1 => Pool::Loop,
-            2 => Pool::Processes,
-            _ => Pool::Threads,
-        },
+        pool: pool_of(item(dict, "pool")?),
         arguments: item(dict, "arguments")?,
         options: item(dict, "options")?,
         rank: item(dict, "rank")?,
@@ -391,13 +398,7 @@ pub(crate) fn accept(
         .into_iter()
         .zip(accepted)
         .map(|(task, accepted)| {
-            follow(
-                link,
-                py,
-                task,
-                accepted.map_err(durable::refusal)?,
-                &mut begun,
-            )
+            follow(link, py, task, accepted.map_err(link::refusal)?, &mut begun)
         })
         .collect();
     // As any claimed rows: a worker finds this process's future of each, or makes one.
@@ -418,14 +419,14 @@ fn unclaimed(row: &NewTask) -> Claimed {
         pool: row.pool,
         arguments: row.arguments.clone(),
         options: row.options.clone(),
-        submitted_at: micros_since(now()),
+        submitted_at: to_micros(now()),
         began: None,
         tick: None,
         kept: Kept::default(),
     }
 }
 
-/// Does what follows for the future of a draft from the journal's answer to its row.
+/// Applies the journal's answer for a row to the future of its draft.
 fn follow(
     link: &Arc<Link>,
     py: Python<'_>,
@@ -529,11 +530,6 @@ fn twin<'py>(
     Err(DuplicateTask::new_err(format!(
         "there is a task of {name:?} with {why}: {id}"
     )))
-}
-
-/// Nanoseconds since 1970 in microseconds.
-fn micros_since(nanos: u64) -> i64 {
-    (nanos / 1_000).cast_signed()
 }
 
 fn micros(time: Duration) -> i64 {
@@ -654,7 +650,7 @@ pub(crate) fn prepare<'py>(
                     )
                 });
             }
-            durable::give_back(link, &claimed, change);
+            link::give_back(link, &claimed, change);
             return None;
         }
     };
@@ -676,9 +672,8 @@ pub(crate) fn prepare<'py>(
         return prepare(py, link, claimed);
     }
     if let Some(began) = claimed.began.filter(|_| claimed.claim.attempt > 1) {
-        let began = began.cast_unsigned().saturating_mul(1_000);
         policy::with(cell, |rules| {
-            rules.first_start.get_or_insert(began);
+            rules.first_start.get_or_insert(to_nanos(began));
         });
     }
     let is_own = link.core().is_some_and(|own| Arc::ptr_eq(&own, &core));
@@ -740,7 +735,7 @@ fn find_or_make<'py>(
         None => link.core().ok_or_else(closed)?,
     };
     let is_coroutine = check_function(&function, "task")?;
-    let born = claimed.submitted_at.cast_unsigned().saturating_mul(1_000);
+    let born = to_nanos(claimed.submitted_at);
     let this = match link.find(py, &claimed.id) {
         // A handle, which others may have: it gets the function.
         Some(this) if !this.get().phase().is_done() => {
@@ -771,7 +766,7 @@ fn find_or_make<'py>(
     Ok((this, core))
 }
 
-/// The function that an object stands for which calls it in a child process.
+/// The function itself, for an object that calls it in a child process.
 pub(crate) fn target<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     if function.cast::<PyFunction>().is_ok() {
         return Ok(function.clone());
@@ -814,7 +809,7 @@ pub(crate) fn get<'py>(
         Found::Row(row) => row,
         Found::Gone | Found::Unknown => return Ok(None),
     };
-    let born = row.submitted_at.cast_unsigned().saturating_mul(1_000);
+    let born = to_nanos(row.submitted_at);
     let label = PyString::new(py, label(&row.function)).into_any();
     let this = make(link, &core, label, Pool::Threads, born)?;
     this.get().extra().lock().id = Some(Id::new(id));
@@ -880,7 +875,7 @@ pub(crate) fn current<'py>(this: &Bound<'py, Task>) -> PyResult<Bound<'py, Task>
     Ok(this)
 }
 
-/// Makes a task of another process look as its row says.
+/// Updates the future of a task from its row.
 fn show(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
     let cell = this.get();
     if row.state.is_end() {
@@ -895,7 +890,7 @@ fn show(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
     });
 }
 
-/// As [`show`], for a task that has not ended.
+/// As [`show`], for a row that has not ended.
 fn show_open(cell: &Task, row: Row) {
     policy::with(cell, |rules| rules.attempts = row.attempt);
     show_progress(cell, row.progress);
@@ -909,11 +904,11 @@ fn show_open(cell: &Task, row: Row) {
     if let Some(began) = row.began.filter(|_| is_elsewhere)
         && cell.claim_start()
     {
-        cell.set_started(began.cast_unsigned().saturating_mul(1_000));
+        cell.set_started(to_nanos(began));
     }
 }
 
-/// Shows what the row says of the task's progress, if anything.
+/// Copies the progress of a row, if it has any.
 fn show_progress(cell: &Task, stored: Option<(f64, Option<f64>, String)>) {
     if let Some((done, total, note)) = stored {
         cell.extra().lock().progress = Some(Progress::stored(done, total, note));
@@ -941,7 +936,7 @@ fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
         State::Cancelled => End::Cancelled,
         State::Finished => match (row.result, row.unkept) {
             (Some(result), _) => {
-                match json::decode_result(&result, link.hooks.decode_error.bind(py)) {
+                match json::decode(py, &result, Some(link.hooks.decode_error.bind(py))) {
                     Ok(result) => End::Returned(result),
                     Err(error) => End::Raised(into_exception(py, error)),
                 }
@@ -967,7 +962,7 @@ fn finish(link: &Arc<Link>, this: &Bound<'_, Task>, row: Row) {
     };
     policy::with(cell, |rules| rules.attempts = row.attempt);
     if let Some(began) = row.began {
-        cell.set_started(began.cast_unsigned().saturating_mul(1_000));
+        cell.set_started(to_nanos(began));
     }
     // From here on, no other thread starts or cancels it.
     if !cell.claim_start() && cell.phase() != Phase::Running {
@@ -1091,7 +1086,7 @@ pub(crate) fn again(this: &Bound<'_, Task>, after: Duration, why: Option<String>
     true
 }
 
-fn change(this: &Bound<'_, Task>, taken: durable::Taken, change: Change) {
+fn change(this: &Bound<'_, Task>, taken: durable::TakenClaim, change: Change) {
     let py = this.py();
     if let Err(error) = taken.change(py, change) {
         logging::plain(py, log::Level::Error, &durable::lost(this.get(), &error));
@@ -1136,18 +1131,18 @@ pub(crate) fn view(py: Python<'_>, row: Row) -> PyResult<Bound<'_, PyDict>> {
     Ok(dict)
 }
 
-/// What holds a plain task up whose limits hold on the machine; None if nothing does.
+/// What a plain task with limits on the machine waits for; None if nothing.
 pub(crate) fn held<'py>(this: &Bound<'py, Task>) -> PyResult<Option<Bound<'py, PyDict>>> {
     let py = this.py();
-    let Some((link, permit)) = machine::permit_of(this.get()) else {
+    let Some((link, permit)) = permits::permit_of(this.get()) else {
         return Ok(None);
     };
     let held = link.ask(py, |journal| journal.held(permit))?;
     held.map(|held| lane_of(py, *held)).transpose()
 }
 
-/// The limit and the rate of a task: its key, whether that was given, the limit and how many run, the
-/// rate and when it lets one start.
+/// The limits of a task as a dict: the key, whether it was given as an option, the limit, how many
+/// tasks run, the rate, and when it allows the next start.
 fn lane_of(py: Python<'_>, held: Held) -> PyResult<Bound<'_, PyDict>> {
     let Limits { key, limit, rate } = held.limits;
     let dict = PyDict::new(py);

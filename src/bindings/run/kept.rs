@@ -1,6 +1,8 @@
 //! `current_task.checkpoint`, `current_task.step` and `track(resume=True)`.
 
-use flask_delay_journal::Changed;
+use std::sync::Arc;
+
+use flask_delay_journal::{Changed, Claim};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -8,13 +10,66 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::bindings::codec::json;
 use crate::bindings::core::async_check::is_coroutine_function;
-use crate::bindings::core::durable::{Message, refusal};
-use crate::bindings::core::kept::{self, Found, Keeper, OWN};
+use crate::bindings::core::durable;
+use crate::bindings::core::kept::{Found, Keeping, OWN};
+use crate::bindings::core::link::{Link, Message, refusal};
 use crate::bindings::core::policy;
-use crate::bindings::core::task::Task;
-use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::task::{Task, name_of};
 use crate::bindings::errors::{CancelledError, JournalUnavailable, TaskInterrupted, forked};
 use crate::bindings::host::event_loop::hooks;
+
+/// Where the checkpoints and steps of a task are stored.
+pub(crate) enum Keeper {
+    Journal(Arc<Link>, Claim),
+    /// In this process alone; the most bytes of a value.
+    Memory(usize),
+}
+
+impl Keeper {
+    /// The keeper of a running task; None if the task is not durable, or does not run here.
+    pub(crate) fn of(this: &Bound<'_, Task>) -> Option<Self> {
+        if this.get().is_of_another_process() {
+            return None;
+        }
+        if let Some((link, claim)) = durable::claim_of(this.get()) {
+            return Some(Self::Journal(link, claim));
+        }
+        policy::policy(this)?.get().keeps.map(Self::Memory)
+    }
+
+    /// The most bytes of a value.
+    pub(crate) fn most(&self) -> usize {
+        match self {
+            Self::Journal(link, _) => link.most,
+            Self::Memory(most) => *most,
+        }
+    }
+}
+
+/// Reads or changes the checkpoints and steps of a task.
+pub(crate) fn with<R>(this: &Task, step: impl FnOnce(&mut Keeping) -> R) -> R {
+    policy::with_new(this, |rules| {
+        let attempt = rules.attempts;
+        step(rules.kept.get_or_insert_default().of_attempt(attempt))
+    })
+}
+
+/// A loop of a task has ended, or was left: maybe on a thread that runs another task by now.
+pub(crate) fn end_loop(this: &Task, place: u32) {
+    policy::with(this, |rules| {
+        if let Some(kept) = &mut rules.kept {
+            kept.end_loop(place);
+        }
+    });
+}
+
+/// Whether this attempt was told to end, since its process ends.
+pub(crate) fn is_interrupted(this: &Task) -> bool {
+    let told = policy::find(this, |rules| {
+        Some(rules.kept.as_ref()?.is_interrupted(rules.attempts))
+    });
+    told.unwrap_or(false)
+}
 
 fn required(this: &Bound<'_, Task>, what: &str) -> PyResult<Keeper> {
     Keeper::of(this).ok_or_else(|| {
@@ -49,13 +104,14 @@ pub(crate) fn checkpoint(this: &Bound<'_, Task>, value: &Bound<'_, PyAny>) -> Py
 /// `current_task.checkpointed`
 pub(crate) fn checkpointed<'py>(this: &Bound<'py, Task>) -> PyResult<Option<Bound<'py, PyAny>>> {
     required(this, "checkpointed")?;
-    let text = kept::with(this.get(), |kept| kept.checkpoint(OWN).cloned());
-    text.map(|text| json::decode(this.py(), &text)).transpose()
+    let text = with(this.get(), |kept| kept.checkpoint(OWN).cloned());
+    text.map(|text| json::decode(this.py(), &text, None))
+        .transpose()
 }
 
 fn keep(this: &Bound<'_, Task>, keeper: &Keeper, place: u32, text: String) -> PyResult<()> {
     let copy = text.clone();
-    kept::with(this.get(), |kept| kept.set_checkpoint(place, copy));
+    with(this.get(), |kept| kept.set_checkpoint(place, copy));
     let Keeper::Journal(link, claim) = keeper else {
         return Ok(());
     };
@@ -66,7 +122,7 @@ fn keep(this: &Bound<'_, Task>, keeper: &Keeper, place: u32, text: String) -> Py
     Ok(())
 }
 
-/// Ends the attempt, which goes on in another process: this one ends.
+/// The error that ends the attempt: this process ends, and the task goes on in another one.
 #[cold]
 fn interrupt(this: &Bound<'_, Task>) -> PyErr {
     let cell = this.get();
@@ -74,7 +130,7 @@ fn interrupt(this: &Bound<'_, Task>) -> PyErr {
     if cell.told_to_stop() && !is_given_up {
         return CancelledError::new_err("the task was told to stop");
     }
-    kept::with(cell, kept::Keeping::interrupt);
+    with(cell, Keeping::interrupt);
     TaskInterrupted::new_err(
         "the process ends, and the task goes on at its checkpoint in another one",
     )
@@ -86,7 +142,7 @@ pub(crate) fn begin_loop(this: &Bound<'_, Task>) -> PyResult<Option<(u32, u64)>>
     if Keeper::of(this).is_none() {
         return Ok(None);
     }
-    let begun = kept::with(this.get(), |kept| {
+    let begun = with(this.get(), |kept| {
         let place = kept.begin_loop()?;
         let done = kept.checkpoint(place).and_then(|text| text.parse().ok());
         Some((place, done.unwrap_or(0)))
@@ -99,7 +155,7 @@ pub(crate) fn begin_loop(this: &Bound<'_, Task>) -> PyResult<Option<(u32, u64)>>
     })
 }
 
-/// So many items of a loop are done.
+/// Stores how many items of a loop are done.
 pub(crate) fn loop_done(this: &Bound<'_, Task>, place: u32, done: u64) -> PyResult<()> {
     let keeper = required(this, "checkpoint()")?;
     keep(this, &keeper, place, done.to_string())
@@ -123,7 +179,7 @@ pub(crate) fn step<'py>(
             name_of(this)
         )));
     }
-    let found = match kept::with(this.get(), |kept| kept.begin_step(&name)) {
+    let found = match with(this.get(), |kept| kept.begin_step(&name)) {
         Found::Result(text) => Some(text),
         Found::New => None,
         Found::Used => {
@@ -145,7 +201,7 @@ pub(crate) fn step<'py>(
         return run.call1((step, function, positional, named));
     }
     if let Some(text) = &step.found {
-        return json::decode(py, text);
+        return json::decode(py, text, None);
     }
     match function.call(positional, named.as_ref()) {
         Ok(result) => step.end_here(&result),
@@ -178,11 +234,11 @@ impl Step {
     fn end_here<'py>(&self, result: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = result.py();
         let text = self.encode(result)?;
-        let value = json::decode(py, &text)?;
+        let value = json::decode(py, &text, None)?;
         let name = self.name.clone();
         match &self.keeper {
             Keeper::Memory(_) => {
-                kept::with(self.task.get(), |kept| kept.end_step(name, text));
+                with(self.task.get(), |kept| kept.end_step(name, text));
             }
             Keeper::Journal(link, claim) => {
                 let changed = link.ask(py, |journal| journal.step(*claim, name, text))?;
@@ -215,13 +271,13 @@ impl Step {
     #[doc = doc!("_Step.result")]
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let text = self.found.as_deref();
-        text.map(|text| json::decode(py, text)).transpose()
+        text.map(|text| json::decode(py, text, None)).transpose()
     }
 
     #[doc = doc!("_Step.forget")]
     fn forget(&self, py: Python<'_>) {
         let task = self.task.bind(py).get();
-        kept::with(task, |kept| kept.forget_step(&self.name));
+        with(task, |kept| kept.forget_step(&self.name));
     }
 
     #[doc = doc!("_Step.end")]
@@ -238,9 +294,9 @@ impl Step {
             return Ok(value);
         };
         let text = this.encode(result)?;
-        let value = json::decode(py, &text)?;
+        let value = json::decode(py, &text, None)?;
         let (name, step) = (this.name.clone(), slf.clone().unbind());
-        let courier = std::sync::Arc::clone(link);
+        let courier = Arc::clone(link);
         link.tell(move |journal| {
             let then = move |changed| {
                 courier.send(Message::Stepped {

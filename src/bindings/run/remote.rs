@@ -206,7 +206,7 @@ impl RemoteTask {
     #[doc = doc!("_RemoteTask.run")]
     fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Task>> {
         let task = self.0.bind(py);
-        if let Some((function, ..)) = crate::bindings::core::call::call_of(task)?
+        if let Some((function, ..)) = task.get().shown_call(task)?
             && is_coroutine_function(&function)?
         {
             task.get().mark_coroutine();

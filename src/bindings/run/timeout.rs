@@ -17,11 +17,9 @@ use crate::bindings::core::durable;
 use crate::bindings::core::executor::{Core, Note};
 use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
 use crate::bindings::core::leftovers;
-use crate::bindings::core::machine;
 use crate::bindings::core::policy;
 use crate::bindings::core::strays::Added;
-use crate::bindings::core::task::{Extra, Task};
-use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::task::{Extra, Task, name_of};
 use crate::bindings::core::transition::{self, End, Phase};
 use crate::bindings::core::worker_slot::{Waits, WorkerSlot};
 use crate::bindings::errors::{TaskTimeout, into_exception, or_unraisable};
@@ -31,6 +29,7 @@ use crate::bindings::host::gevent;
 use crate::bindings::host::logging;
 use crate::bindings::sched::completion::{self, Place};
 use crate::bindings::sched::limits;
+use crate::bindings::sched::permits;
 use crate::bindings::sched::timer;
 
 /// How long an interrupted call has to end.
@@ -291,11 +290,7 @@ fn cancel_coroutine(this: &Bound<'_, Task>) -> PyResult<()> {
 fn slot_of(this: &Bound<'_, Task>) -> Option<Arc<WorkerSlot>> {
     let py = this.py();
     let core = this.get().core()?;
-    let slots: Vec<_> = {
-        let slots = core.slots().lock();
-        slots.iter().filter_map(std::sync::Weak::upgrade).collect()
-    };
-    slots
+    core.slots()
         .into_iter()
         .find(|slot| slot.task(py).is_some_and(|task| task.is(this)))
 }
@@ -343,7 +338,7 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
                 // there.
                 let astray = with_critical_section(this.as_any(), || {
                     target.give_up(*call).then(|| {
-                        policy::keep_turn(this.get());
+                        limits::keep_turn(this.get());
                         core.stuck().add(waits.as_ref(), core.most_stuck())
                     })
                 });
@@ -367,7 +362,7 @@ pub(crate) fn give_up(py: Python<'_>, shot: &Shot) {
                 let goes_on = is_at(this, *attempt) && this.get().goes_on();
                 if goes_on {
                     this.get().mark_overdue();
-                    machine::stay(this.get());
+                    permits::stay(this.get());
                 }
                 goes_on
             });

@@ -12,8 +12,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::{attempt, durable};
-use crate::bindings::core::durable::{Link, has_room};
 use crate::bindings::core::executor::{Core, Job, Queued};
+use crate::bindings::core::link::{Link, has_room};
 use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::Deferred;

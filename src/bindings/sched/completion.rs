@@ -24,16 +24,16 @@ use pyo3::types::PyBool;
 use super::limits;
 use super::queue;
 use crate::bindings::core::async_check::refuse_result;
-use crate::bindings::core::durable::{self, Link};
+use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::{Core, Job, Note, Queued};
 use crate::bindings::core::id::Id;
 use crate::bindings::core::interrupt;
 use crate::bindings::core::leftovers;
+use crate::bindings::core::link::{self, Link};
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::{Callbacks, Extra, Task};
-use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::task::{Callbacks, Extra, Task, name_of};
 use crate::bindings::core::transition::{self, Completed, End, Phase};
 use crate::bindings::core::waiter::Waiter;
 use crate::bindings::errors::{TaskExpired, closed, into_exception, or_unraisable};
@@ -618,7 +618,7 @@ pub(crate) fn do_job(py: Python<'_>, job: Job, place: Place) {
             }
         }
         Job::Task(task) => give_up(task.bind(py), closed()),
-        job @ Job::Claimed(_) => durable::put_job_back(job),
+        job @ Job::Claimed(_) => link::put_job_back(job),
     }
 }
 

@@ -18,8 +18,7 @@ use crate::bindings::codec::json;
 use crate::bindings::core::executor::{Core, Queued};
 use crate::bindings::core::policy::{self, Dependencies, Kind, forget};
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::Task;
-use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::task::{Task, name_of};
 use crate::bindings::core::timeline;
 use crate::bindings::core::transition::{End, Phase};
 use crate::bindings::errors::{CancelledError, ResultNotKept, closed, into_exception};
@@ -182,7 +181,7 @@ enum Counted {
 
 fn count(this: &Bound<'_, Task>, future: &Bound<'_, Task>) -> Counted {
     let succeeded = future.get().phase() == Phase::Finished;
-    let counted = policy::with(this.get(), |rules| {
+    let counted = policy::find(this.get(), |rules| {
         let dependencies = rules.dependencies.as_mut()?;
         if !succeeded && !matches!(dependencies.kind, Kind::GatherAll | Kind::End) {
             // A failure is not counted, so no dependency will be the last.
@@ -194,7 +193,7 @@ fn count(this: &Bound<'_, Task>, future: &Bound<'_, Task>) -> Counted {
             .take_if(|it| it.left == 0)
             .map(Counted::Last)
     });
-    counted.flatten().unwrap_or(Counted::Waits)
+    counted.unwrap_or(Counted::Waits)
 }
 
 /// The result as a task gets it: if it is durable, and there is no journal, then as from that.
@@ -216,7 +215,7 @@ fn carried<'py>(
                 name_of(future)
             ))
         })?;
-        json::decode(py, &text)
+        json::decode(py, &text, None)
     };
     match result.cast_exact::<PyList>() {
         // Without a journal, of the durable tasks only those that gather have no options.

@@ -11,15 +11,16 @@ use pyo3::prelude::*;
 
 use super::completion;
 use super::limits;
+use super::permits;
 use super::queue;
 use super::timer;
-use crate::bindings::core::durable;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::interrupt;
 use crate::bindings::core::keys;
-use crate::bindings::core::machine;
-use crate::bindings::core::policy::{self, Start};
+use crate::bindings::core::link;
+use crate::bindings::core::options::Start;
+use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{CoroutineTask, Task};
 use crate::bindings::core::timeline;
@@ -111,7 +112,7 @@ pub(crate) fn take(this: &Bound<'_, Task>, core: &Arc<Core>, entry: Entry) -> Py
             held_by_lane(this);
             return Ok(());
         }
-    } else if machine::has_place(this.get()) {
+    } else if permits::has_place(this.get()) {
         return hold_for_permit(this, core);
     }
     let taken = match entry {
@@ -211,7 +212,7 @@ pub(crate) fn again(this: &Bound<'_, Task>) {
     // Read while it is known: the task may end meanwhile.
     let rank = policy::rank(this);
     let Some(lane) = policy::lane(this) else {
-        if !machine::ask(this) {
+        if !permits::ask(this) {
             let_go(this);
         }
         return;
@@ -235,7 +236,7 @@ fn hold_for_permit(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
         core.held().remove(this);
         return Err(closed());
     }
-    if !machine::ask(this) {
+    if !permits::ask(this) {
         // A receiver of its signal has cancelled it.
         core.held().remove(this);
     }
@@ -245,10 +246,10 @@ fn hold_for_permit(this: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()> {
 /// The journal has answered whether a task may start.
 pub(crate) fn permitted(this: &Bound<'_, Task>, permit: Permit, granted: Result<bool, Error>) {
     match granted {
-        Ok(true) if machine::hold(this, permit) => let_go(this),
+        Ok(true) if permits::hold(this, permit) => let_go(this),
         // It has ended meanwhile.
         Ok(_) => {}
-        Err(error) => completion::give_up(this, durable::refusal(error)),
+        Err(error) => completion::give_up(this, link::refusal(error)),
     }
 }
 
@@ -302,7 +303,7 @@ pub(crate) fn hand_over(task: &Bound<'_, Task>, core: &Arc<Core>) -> PyResult<()
 
 /// Sets the timer for the task's expiry; before it is queued.
 pub(crate) fn set_expiry(this: &Bound<'_, Task>) -> PyResult<()> {
-    let Some(at) = policy::with(this.get(), |rules| rules.expires).flatten() else {
+    let Some(at) = policy::find(this.get(), |rules| rules.expires) else {
         return Ok(());
     };
     let alarm = timer::set(at, this, completion::expire)?;
@@ -315,10 +316,10 @@ pub(crate) const GLANCE: Duration = Duration::from_mins(1);
 
 /// When to check a task with a start time again; `None` if it may start.
 fn next_look(this: &Task) -> Option<Instant> {
-    if let Some(from) = policy::with(this, |rules| rules.from).flatten() {
+    if let Some(from) = policy::find(this, |rules| rules.from) {
         return Some(from).filter(|from| *from > Instant::now());
     }
-    let Some(Start::At(time)) = policy::with(this, |rules| rules.start).flatten() else {
+    let Some(Start::At(time)) = policy::find(this, |rules| rules.start) else {
         return None;
     };
     let left = time.duration_since(SystemTime::now()).ok()?;

@@ -7,6 +7,7 @@ use flask_delay_engine::{self as engine, Limits, Mutex};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 
+use super::permits;
 use super::timer::{self, OfExecutor};
 use crate::bindings::core::durable;
 use crate::bindings::core::executor::Core;
@@ -104,12 +105,12 @@ fn claim_and_enter<'py>(
 
 pub(crate) fn started(this: &Bound<'_, Task>) {
     durable::publish_start(this.get());
-    let alarm = policy::with(this.get(), |rules| {
+    let alarm = policy::find(this.get(), |rules| {
         rules.attempts += 1;
         rules.why = None;
         rules.alarm.take()
     });
-    if let Some(alarm) = alarm.flatten() {
+    if let Some(alarm) = alarm {
         timer::unset(this.py(), alarm);
     }
 }
@@ -122,7 +123,7 @@ pub(crate) fn attempted(this: &Bound<'_, Task>) {
 
 /// An attempt is over. For a coroutine, its timeout ends here.
 pub(crate) fn stop_clock(this: &Bound<'_, Task>) {
-    let alarm = policy::with(this.get(), |rules| rules.alarm.take()).flatten();
+    let alarm = policy::find(this.get(), |rules| rules.alarm.take());
     if let Some(alarm) = alarm {
         timer::unset(this.py(), alarm);
     }
@@ -151,7 +152,7 @@ pub(crate) fn leave_lane(this: &Bound<'_, Task>) {
 #[cold]
 pub(crate) fn ended(this: &Bound<'_, Task>) {
     let py = this.py();
-    keep_turn(this);
+    keep_turn_of_coroutine(this);
     let taken = policy::with(this.get(), |rules| {
         (
             rules.alarm.take(),
@@ -187,7 +188,7 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
         leave_for_good(&lane);
     }
     // Last: the task's place in the limiter depends on the policy.
-    let policy = policy::with(this.get(), |rules| rules.policy.take()).flatten();
+    let policy = policy::find(this.get(), |rules| rules.policy.take());
     leftovers::let_go(policy.map(|policy| policy.into_bound(py)));
     if let Some(claim) = claim {
         // It may happen late: a task that is done holds up no other of its key.
@@ -203,12 +204,24 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
     core.held().remove(this);
 }
 
+/// Called before a task ends without its code, which keeps the limiter's permit until its end.
+pub(crate) fn keep_turn(this: &Task) {
+    let place = policy::find(this, |rules| {
+        rules.behind = rules.lane.take();
+        rules.place.take()
+    });
+    match place.and_then(|mut place| place.take()) {
+        Some(permit) => permits::keep_behind(this, permit),
+        None => permits::stay(this),
+    }
+}
+
 /// Keeps the turn of a task that has ended while its coroutine goes on.
-fn keep_turn(this: &Bound<'_, Task>) {
+fn keep_turn_of_coroutine(this: &Bound<'_, Task>) {
     // `end_code` has the same section: either it finds the turn, or the coroutine has ended.
     with_critical_section(this.as_any(), || {
         if this.get().goes_on() {
-            policy::keep_turn(this.get());
+            keep_turn(this.get());
         }
     });
 }

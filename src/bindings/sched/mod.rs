@@ -5,6 +5,7 @@ pub(crate) mod completion;
 pub(crate) mod dependents;
 pub(crate) mod dispatch;
 pub(crate) mod limits;
+pub(crate) mod permits;
 pub(crate) mod queue;
 pub(crate) mod sampling;
 pub(crate) mod standing;

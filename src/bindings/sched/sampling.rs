@@ -7,8 +7,8 @@ use std::time::Duration;
 use flask_delay_journal::{Sample, Vitals};
 
 use super::timer;
-use crate::bindings::core::durable::Link;
 use crate::bindings::core::executor::Core;
+use crate::bindings::core::link::Link;
 use crate::bindings::core::samples::{Levels, Row, Samples};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::ffi::clock::now;

@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::bindings::core::keys::address;
-use crate::bindings::core::policy::{self, Start};
+use crate::bindings::core::options::Start;
+use crate::bindings::core::policy;
 use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, Weak};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::bindings::core::durable;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt::{self, Covered};
+use crate::bindings::core::link;
 use crate::bindings::core::task::Task;
 use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::{Deferred, Waiter};
@@ -126,10 +126,10 @@ pub(crate) fn is_at_work() -> bool {
 pub(crate) fn waiting() -> Option<Waiting> {
     let waits = with_worker(|local| Arc::clone(&local.waits))?;
     waits.begin();
-    if durable::is_used()
+    if link::is_used()
         && let Some(core) = with_worker(|local| Weak::clone(&local.core))
     {
-        durable::has_room(&core);
+        link::has_room(&core);
     }
     Some(Waiting {
         waits,

@@ -15,10 +15,10 @@ use super::current;
 use crate::bindings::convert::seconds;
 use crate::bindings::core::executor::Core;
 use crate::bindings::core::interrupt;
+use crate::bindings::core::keys;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::Task;
-use crate::bindings::core::task_name::name_of;
+use crate::bindings::core::task::{Task, name_of};
 use crate::bindings::core::transition::Phase;
 use crate::bindings::core::waiter::Waiter;
 use crate::bindings::errors::WaitCycleError;
@@ -204,9 +204,23 @@ fn ask(py: Python<'_>, held: &Held) -> Option<Obstacle<String, Held>> {
     })
 }
 
+/// As [`keys::held_up`], by the task's own limiter, or its place on the machine.
+fn held_up(this: &Bound<'_, Task>) -> Option<(Vec<usize>, usize)> {
+    let cell = this.get();
+    // A failed task has left its limiter, but its waiters may not have been notified.
+    if cell.phase() != Phase::Pending {
+        return None;
+    }
+    let Some(lane) = policy::lane(this) else {
+        return policy::find(cell, |rules| rules.place.as_ref()?.held_up());
+    };
+    let terms = policy::policy(this)?.get().terms(policy::ready(cell))?;
+    keys::held_up(&lane, this, terms.limit)
+}
+
 /// The tasks that come before `task` in its limiter.
 fn turn(task: &Bound<'_, Task>, name: String) -> Option<Obstacle<String, Held>> {
-    let (jobs, need) = policy::held_up(task)?;
+    let (jobs, need) = held_up(task)?;
     let jobs = jobs.into_iter().map(|job| Target { job, held: None });
     Some(Obstacle {
         name,

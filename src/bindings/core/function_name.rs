@@ -1,11 +1,9 @@
-//! The name of a task, also after its function was dropped.
+//! Names of functions, which are those of their tasks, and the functions inside of others.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyString, PyType};
 
-use super::task::Task;
 use crate::bindings::ffi::call::{function_name, is_module_function};
 use crate::bindings::names;
 
@@ -66,10 +64,4 @@ pub(crate) fn inner_of<'py>(function: &Bound<'py, PyAny>) -> Option<Bound<'py, P
         return function.getattr(names::func(py)).ok();
     }
     None
-}
-
-pub(crate) fn name_of(this: &Bound<'_, Task>) -> String {
-    let call = &this.get().call;
-    let label = with_critical_section(this.as_any(), || call.function.get(this.py()));
-    label.map_or_else(String::new, |label| read_name(&label))
 }
