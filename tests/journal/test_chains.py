@@ -161,8 +161,8 @@ class TestThen:
             first.then(add)
 
     def test_options(self, app):
-        first = add.using(countdown=0.3).delay(1)
         began = time.time()
+        first = add.using(countdown=0.3).delay(1)
         last = first.then(add.using(countdown=0.3, priority=3, timeout=5, id="own"))
         assert last.id == "own"
         assert last.result(DEADLINE) == 3
