@@ -529,7 +529,7 @@ class Executor(concurrent.futures.Executor):
     def _samples(
         self, step: int
     ) -> list[tuple[int, list[int], list[int], list[list[float] | None]]]:
-        """The samples in steps of 1, 10 or 60 seconds, oldest first; none without `_sample`.
+        """The samples in steps of 5, 120 or 3,600 seconds, oldest first; none without `_sample`.
 
         Of each its first second since 1970; how many tasks returned and failed; the most that were
         queued, held and running at once; the median and the 95th percentile of the waits and of the
@@ -1203,7 +1203,7 @@ class _Journal:
     def note(self, id: str, verb: str, actor: str | None) -> None:
         """Add what somebody did to a task to its events. Does not wait."""
     def steps(self, step: int) -> list[tuple[int, list[int], list[int], list[list[float] | None]]]:
-        """The samples of all processes in steps of 1, 10 or 60 seconds, oldest first.
+        """The samples of all processes in steps of 5, 120 or 3,600 seconds, oldest first.
 
         Each is as in `Executor._samples`, and steps without a sample are not there. Raises
         JournalUnavailable, as all methods below.

@@ -11,7 +11,7 @@ _LITERAL = r"b?'(?:\\.|[^'\\])*'|b?\"(?:\\.|[^\"\\])*\"|[^\s,'\"{}\[\]()]+"
 # the text may be long, and come from an untrusted source. Before each, what every match has: most
 # texts have it not, and to look for it costs far less.
 _PATTERNS = tuple(
-    (needed, re.compile(pattern, re.IGNORECASE), replacement)
+    (re.compile(needed).search, re.compile(pattern, re.IGNORECASE), replacement)
     for needed, pattern, replacement in (
         # ://user:password@, up to the last "@" of this URL: a password may contain "@" and "/".
         ("://", r"(://[^\s/?#:]*:)(?:(?!://)\S)*@", r"\1***@"),
@@ -20,14 +20,14 @@ _PATTERNS = tuple(
         # ?password=..., and the same outside of URLs: "host=db password=..."
         ("=", rf"({_NAMES}=)(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", r"\1***"),
         # The repr of a dict, or JSON: 'password': '...'
-        (":", rf"({_NAMES}['\"]\s?:\s?)(?:{_LITERAL})", r"\1'***'"),
+        (r"['\"]\s?:", rf"({_NAMES}['\"]\s?:\s?)(?:{_LITERAL})", r"\1'***'"),
     )
 )
 
 
 def masked(text: str) -> str:
     """The text, with "***" for each password that its place or its name gives away."""
-    for needed, pattern, replacement in _PATTERNS:
-        if needed in text:
+    for has_sign, pattern, replacement in _PATTERNS:
+        if has_sign(text):
             text = pattern.sub(replacement, text)
     return text

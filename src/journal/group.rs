@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::Level;
 use rusqlite::{Connection, ErrorCode};
@@ -26,6 +27,9 @@ use crate::periodic::{self, Ask};
 use crate::record::{self, Sample};
 use crate::store::{self, End, NewRow, Ready};
 use crate::{events, lists, liveness, manage, permits, poison, schema, wakeup};
+
+/// How long a count of the tasks that wait is good for, at most.
+const COUNTED: Duration = Duration::from_secs(1);
 
 /// What breaks a transaction.
 pub(crate) enum Trouble {
@@ -812,15 +816,8 @@ impl<'a> Group<'a> {
         if most == 0 {
             return Ok(false);
         }
-        let count = match self.memory.waiting {
-            Some(count) => count,
-            None => store::count_waiting(self.connection)?,
-        };
-        if count >= most {
-            return Ok(true);
-        }
-        self.memory.waiting = Some(count);
-        Ok(false)
+        let count = || store::count_waiting(self.connection);
+        Ok(*self.memory.waiting.get(COUNTED, count)? >= most)
     }
 
     /// A key as the file has it.
@@ -931,9 +928,7 @@ impl<'a> Group<'a> {
             self.hold(sequence, before)?;
             return Ok((Accepted::Waiting, sequence));
         }
-        if let Some(count) = &mut self.memory.waiting {
-            *count += 1;
-        }
+        *self.memory.waiting.last() += 1;
         if !row.is_aside {
             self.has_new(task, state);
         }
@@ -1172,9 +1167,8 @@ impl<'a> Group<'a> {
             claimed.kept = kept::kept(self.connection, task)?;
         }
         claimed.claim = self.memory.sign(claimed.claim);
-        if let Some(count) = &mut self.memory.waiting {
-            *count = count.saturating_sub(1);
-        }
+        let waiting = self.memory.waiting.last();
+        *waiting = waiting.saturating_sub(1);
         self.effects.run.push(claimed);
         Ok(true)
     }

@@ -12,6 +12,7 @@ mod answer;
 mod api;
 mod chains;
 mod commands;
+mod counted;
 mod events;
 mod filesystem;
 mod flusher;

@@ -5,6 +5,7 @@
 //! read for those. Rows are read for what is shown.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use rusqlite::{Connection, Result, ToSql, params};
 
@@ -511,21 +512,32 @@ pub(crate) fn classes(
     };
     let meant = functions(connection, application, names)?;
     let sql = format!(
-        "SELECT class, count(*), max(ended_at) FROM (SELECT {CLASS} AS class, ended_at FROM task INDEXED BY failed \
-         WHERE application = ?1 AND state IN (7, 9) AND ended_at >= ?2 AND {} \
-         ORDER BY ended_at DESC LIMIT ?3) GROUP BY class ORDER BY count(*) DESC, class",
+        "SELECT {CLASS}, ended_at FROM task INDEXED BY failed \
+         WHERE application = ?1 AND state IN (7, 9) AND ended_at >= ?2 AND {} ORDER BY ended_at DESC LIMIT ?3",
         these(names, &meant)
     );
     let mut statement = connection.prepare(&sql)?;
-    let rows = statement.query_map(params![application, since, COUNTED], |row| {
-        let count: i64 = row.get(1)?;
-        Ok(Class {
-            name: row.get(0)?,
-            count: count.cast_unsigned(),
-            last: row.get(2)?,
-        })
-    })?;
-    rows.collect()
+    let mut rows = statement.query(params![application, since, COUNTED])?;
+    // SQLite would sort them all by their names.
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut found: Vec<Class> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name = row.get_ref(0)?.as_str_or_null()?;
+        let name = name.filter(|it| !it.is_empty());
+        let key = name.unwrap_or_default();
+        if let Some(place) = places.get(key) {
+            found[*place].count += 1;
+        } else {
+            places.insert(key.to_owned(), found.len());
+            found.push(Class {
+                name: name.map(str::to_owned),
+                count: 1,
+                last: row.get(1)?,
+            });
+        }
+    }
+    found.sort_by(|one, other| (other.count, &one.name).cmp(&(one.count, &other.name)));
+    Ok(found)
 }
 
 /// Those of the ids that no task has or has had.

@@ -193,7 +193,6 @@ impl Writer {
         if !is_look {
             return Ok(seen);
         }
-        self.memory.waiting = None;
         self.look_at_others(connection, files, slot)?;
         if is_seldom {
             self.seldom_at = Instant::now();

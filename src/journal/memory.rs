@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::answer::Answer;
 use crate::api::{Claim, Pool};
+use crate::counted::Counted;
 use crate::permits::Permits;
-use crate::record::Count;
 
 /// Claims of different files differ in their upper bits: see `Memory::sign`.
 const ERA: u32 = 40;
@@ -69,13 +69,13 @@ pub(crate) struct Memory {
     pub heard: i64,
     /// The commands of this process that are not answered.
     pub asked: HashMap<i64, Answer<Option<String>>>,
-    /// For samples.
-    pub count: Count,
+    /// The tasks of the journal that wait for a worker, and for something else, for samples.
+    pub levels: Counted<[u64; 2]>,
     /// The suspect that this process will run alone.
     pub reserved: Option<i64>,
     pub next_due: Option<i64>,
-    /// How many tasks wait, about; counted anew each second.
-    pub waiting: Option<u64>,
+    /// How many tasks wait, about.
+    pub waiting: Counted<u64>,
     /// How many files this process has seen replaced.
     era: i64,
 }

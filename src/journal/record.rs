@@ -5,7 +5,7 @@
 //! so a row is all processes together. A second that was not committed is lost with its process.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
@@ -18,8 +18,9 @@ use crate::histogram::Histogram;
 use crate::operation::Operation;
 use crate::{liveness, manage, store};
 
-/// The seconds of a step, and for how many seconds its rows are kept.
-const STEPS: [(i64, i64); 3] = [(1, 900), (10, 6 * 3600), (60, 7 * 24 * 3600)];
+/// The seconds of a step, and for how many seconds its rows are kept. A step is a point of a plot;
+/// seconds are for the levels of processes, which are added only if they are of the same one.
+const STEPS: [(i64, i64); 4] = [(1, 15), (5, 900), (120, 6 * 3600), (3600, 7 * 24 * 3600)];
 /// As `STEPS`, of the figures by name. Those of a day have histograms.
 const MINUTE: (i64, i64) = (60, 3600);
 const DAY: (i64, i64) = (24 * 3600, 7 * 24 * 3600);
@@ -28,8 +29,8 @@ const WAITING: usize = 60;
 /// The processes that have died and are remembered, and the tasks of each.
 const LOST: i64 = 20;
 const TASKS: u32 = 20;
-/// Of the time since tasks were counted last, the part that it may take to count them.
-const PART: u32 = 100;
+/// How long a count of tasks is good for, at most.
+const COUNTED: Duration = Duration::from_mins(1);
 
 /// How tasks went on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,15 +142,6 @@ pub(crate) enum Told {
     Event(String, i64, &'static str, String),
 }
 
-/// What the writer thread remembers of the file for the next sample.
-#[derive(Default)]
-pub(crate) struct Count {
-    /// The tasks of the journal that wait for a worker, and for something else.
-    levels: [u64; 2],
-    /// They are not counted again before.
-    until: Option<Instant>,
-}
-
 impl Figures {
     /// Adds those of another.
     pub fn add(&mut self, other: &Self) {
@@ -212,16 +204,12 @@ impl Group<'_> {
 
     /// How many durable tasks wait for a worker, and for something else; not always counted anew.
     fn count(&mut self) -> group::Result<[u64; 2]> {
-        let began = Instant::now();
-        let count = &mut self.memory.count;
-        if count.until.is_none_or(|until| until <= began) {
+        let levels = self.memory.levels.get(COUNTED, || {
             let stats = store::stats(self.connection)?;
             let held = stats.scheduled + stats.blocked + stats.parked;
-            count.levels = [stats.ready, held];
-            let rest = (began.elapsed() * PART).min(Duration::from_mins(1));
-            count.until = began.checked_add(rest);
-        }
-        Ok(count.levels)
+            Ok([stats.ready, held])
+        })?;
+        Ok(*levels)
     }
 
     pub(crate) fn note_told(&mut self, told: &Told) -> group::Result<()> {
@@ -380,7 +368,8 @@ fn add_figures(
 
 /// Removes what is too old, in the first second of a step.
 fn prune(connection: &Connection, application: i64, now: i64) -> Result<()> {
-    if find(connection, application, 60, now - now.rem_euclid(60))?.is_some() {
+    let (step, _) = STEPS[1];
+    if find(connection, application, step, now - now.rem_euclid(step))?.is_some() {
         return Ok(());
     }
     for (step, kept) in STEPS {
@@ -646,7 +635,7 @@ impl Journal {
         self.ask(true, |answer| Operation::Look(query, answer))
     }
 
-    /// The steps of 1, 10 or 60 seconds that are kept, oldest first. Those without a sample are
+    /// The steps of 1, 5, 120 or 3,600 seconds that are kept, oldest first. Those without a sample are
     /// not there.
     ///
     /// # Errors

@@ -150,7 +150,7 @@ def _histograms(_: Pages, name: str) -> dict[str, list[tuple[str, int]]]:
 def _plots(_: Pages, resolution: str = "15m") -> Any:
     samples = importlib.import_module("flask_delay.dashboard.samples")
     step, chance = samples.STEPS[resolution], random.Random(3)
-    count = {"15m": 900, "6h": 2160, "7d": 10080}[resolution]
+    count = {"15m": 180, "6h": 180, "7d": 168}[resolution]
     now = int(NOW.timestamp())
     columns: list[list[float | None]] = [[] for _ in samples.Plots._fields[1:]]
     for n in range(count):

@@ -24,6 +24,8 @@ LAYOUT = Path(__file__).parents[1] / "journal/layouts/1.sql"
 JSON = {"Accept": "application/json"}
 VIEWS = (
     "/",
+    "/?span=6h",
+    "/?span=7d",
     "/running",
     "/queue",
     "/queue?name=work7",
@@ -97,8 +99,36 @@ def fill(path: Path, space: str, rows: int = ROWS) -> None:
             " FROM task WHERE state = 3 AND waiting_for > 0 AND application = ?",
             [app],
         )
+        _fill_samples(connection, app, int(time.time()))
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _fill_samples(connection: sqlite3.Connection, app: int, now: int) -> None:
+    """As many as there can be, for plots and figures."""
+    samples = [
+        (app, step, now - now % step - n * step, n % 9, n % 5 == 0, n % 7, 3, 4, *[n % 11 + 1] * 4)
+        for step, count in ((5, 180), (120, 180), (3_600, 168))
+        for n in range(count)
+    ]
+    connection.executemany(
+        "INSERT INTO sample (application, step, at, done, failed, queued, held, running,"
+        " wait_half, wait_most, run_half, run_most) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        samples,
+    )
+    # A sum, and forty buckets in use: see `Histogram::encode`.
+    times = b"\x80\x80\x04" + b"\x02\x05" * 40
+    figures = [
+        (app, step, now - now % step - n * step, f"work{name}", 5, 1, 0, 0, 0, times, times)
+        for step, count in ((60, 60), (86_400, 7))
+        for n in range(count)
+        for name in range(_FUNCTIONS)
+    ]
+    connection.executemany(
+        "INSERT INTO figure (application, step, at, name, done, failed, cancelled, retried, dead,"
+        " wait, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        figures,
+    )
 
 
 def make_app(folder: Path) -> Flask:
@@ -198,6 +228,11 @@ def queries(app: Flask) -> dict[str, float]:
         "dead",
     ):
         asked[f"tasks({state})"] = partial(journal.rows, [state], None, 100, None)
+    for step in (5, 120, 3_600):
+        asked[f"steps of {step} s"] = partial(journal.steps, step)
+    asked["figures"] = lambda: journal.figures([])
+    asked["minutes"] = lambda: journal.minutes(int(time.time()) // 60 - 29)
+    asked["workers"] = journal.workers
     asked["stats"] = journal.stats
     asked["version"] = journal.version
     return least(asked)

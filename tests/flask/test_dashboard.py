@@ -447,7 +447,9 @@ class TestTasks:
         assert started.wait(deadline)
         data = visitor.data(f"/tasks/{future.id}/stack")
         assert "in waits_here" in data["stack"][0]
-        assert "waits_here" in visitor.get(f"/tasks/{future.id}/stack").text
+        shown = visitor.get(f"/tasks/{future.id}/stack").text
+        assert re.search(r'<pre class="own"> *File &quot;[^\n]*, in waits_here\n', shown)
+        assert re.search(r"<pre> *File &quot;[^\n]*threading.py", shown)
         go.set()
         drained(app)
         assert visitor.data(f"/tasks/{future.id}/stack")["stack"] == []
@@ -699,7 +701,9 @@ class TestActions:
         assert (shown["paused"], shown["schedule"]) == (False, "every 3600 s")
         assert visitor.post(f"/jobs/{job.id}/pause").status_code == 303
         assert job.paused
-        assert "Resume" in visitor.get("/jobs").text
+        shown = visitor.get("/jobs").text
+        assert "Resume" in shown
+        assert '<span title="every 3600 s">every hour</span>' in shown
         assert visitor.post(f"/jobs/{job.id}/resume").status_code == 303
         assert not job.paused
         assert visitor.post(f"/jobs/{job.id}/run").status_code == 303

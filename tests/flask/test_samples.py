@@ -63,7 +63,7 @@ class TestPlots:
     def test_before_the_page_was_mounted_nothing_is_known(self, app):
         plots = pages_of(app).plots("15m")
         assert {column[0] for column in plots[2:]} == {None}
-        assert plots.at[-1] - plots.at[0] == 899
+        assert plots.at[-1] - plots.at[0] == 895
         assert plots.done[-1] == 0
 
     def test_times_are_those_of_the_tasks(self, app):
@@ -133,7 +133,7 @@ class TestRecording:
         app = make_app(extension=extension)
         run(app, int)
         executor = app.extensions["delay"].executor
-        assert (executor._samples(1), executor._minutes()) == ([], [])
+        assert (executor._samples(5), executor._minutes()) == ([], [])
 
     @pytest.mark.parametrize("mode", ["immediate", "manual"])
     def test_the_modes_for_tests_need_no_thread(self, make_app, extension, mode):
@@ -173,7 +173,7 @@ def run(count):
             delay(int).result()
 
 def done():
-    return sum(row[1][0] for row in state.executor._samples(60))
+    return sum(row[1][0] for row in state.executor._samples(3600))
 """
 
 # The timer's thread has no reason to wake once the last samples are taken.

@@ -30,6 +30,10 @@ def post(path):
     status, answer = ask("POST", path)
     return status, answer.get("done") or answer.get("message")
 
+def poll(tag):
+    answer = app.test_client().get("/page/live/", headers={"HX-PTag": tag})
+    return answer.status_code, answer.headers.get("HX-PTag")
+
 def stack(id):
     status, answer = ask("GET", f"/tasks/{id}/stack")
     return status, "".join(answer["stack"]), answer["no_stack"]
@@ -244,10 +248,26 @@ class TestJobs:
         worker("job.cancel()")
         status, why = page(f"post('/jobs/{key}/run')")
         assert (status, why.startswith("No process that is known")) == (404, True)
+        # Who it was is in both logs.
+        for verb in ("run", "pause", "resume"):
+            line = f"INFO flask_delay.dashboard: {verb} shop.plain_wait, by ada"
+            assert f"{line}\n" in page.log()
+            assert f"{line}, through another process\n" in worker.log()
 
-    def test_it_is_the_log_that_names_who(self, page):
-        assert "run" in page.log()
-        assert ", by ada" in page.log()
+
+class TestPolls:
+    def test_the_overview_is_the_same_from_whichever_process(self, pair, page, until, wait_until):
+        tags = []
+
+        def has_no_news():
+            tags.append(page("poll('')")[1])
+            polls = [it(f"poll({tags[-1]!r})") for it in (page, pair.other) * 2]
+            return [status for status, _ in polls] == [304] * 4
+
+        assert wait_until(has_no_news)
+        pair.other("delay(int)")
+        until(page, f"poll({tags[-1]!r})[0] == 200")
+        until(page, "ask('GET', '/')[1]['names'].get('int', {}).get('done')")
 
 
 class TestTrouble:

@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-import re
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from flask import g, request, url_for
+from flask import request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from werkzeug.wrappers import Response as AnyResponse
 
 from flask_delay import context
-from flask_delay.dashboard import lists, pages, plots
+from flask_delay.dashboard import cells, lists, pages, plots, words
 from flask_delay.dashboard.assets import Asset
+from flask_delay.dashboard.cells import cut
 from flask_delay.masking import masked
 from flask_delay.observe.view import TaskView
 
@@ -40,8 +41,6 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 _KEPT = "public, max-age=31536000, immutable"
-# Characters of a note or a reason.
-_LONGEST = 1_000
 
 
 def _response(body: bytes | str, mimetype: str, status: int = 200) -> AnyResponse:
@@ -65,8 +64,15 @@ def as_json(data: dict[str, Any], status: int) -> AnyResponse:
 
 def as_html(template: str, values: dict[str, Any], status: int) -> AnyResponse:
     """Answer with a page."""
-    text = _templates.get_template(template).render(values, csrf_token=_host_token())
+    forms = cells.Forms(values.get("back", ""), _host_token(), values.get("page") in _QUIET)
+    found = _templates.get_template(template)
+    hidden = _markup(forms.hidden)()
+    text = found.render(values, forms=forms, form=_markup(forms.form), hidden=hidden)
     return _response(text.encode(errors="backslashreplace"), "text/html", status)
+
+
+# The pages that stay as they are if a form is sent while they are open.
+_QUIET = frozenset({"running", "queue", "failed", "finished", "jobs", "names", "name", "task"})
 
 
 def as_asset(asset: Asset) -> AnyResponse:
@@ -138,8 +144,10 @@ _CHANGING = attrgetter(*(it.name for it in fields(TaskView) if it.name not in {"
 
 
 def _tagged(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.timestamp()
     if isinstance(value, TaskView):
-        return str(_CHANGING(value)), value.error is None
+        return *_CHANGING(value), value.error is None
     if isinstance(value, plots.Points):
         # An open page knows that without news all stays as it was.
         return value.news
@@ -180,14 +188,14 @@ def _record(view: TaskView) -> dict[str, Any]:
         "started_at": view.started_at,
         "finished_at": view.finished_at,
         "due": view.due,
-        "reason": view.reason and _cut(view.reason),
+        "reason": view.reason and cut(view.reason),
         "arguments": view.arguments and masked(view.arguments),
         "pid": view.pid,
         "thread": view.thread,
         "deadline": view.deadline,
         "most_attempts": view.most_attempts,
         "priority": view.priority,
-        "lane": view.lane and {**view.lane._asdict(), "name": _cut(view.lane.name)},
+        "lane": view.lane and {**view.lane._asdict(), "name": cut(view.lane.name)},
         "error": None
         if error is None
         else {
@@ -200,7 +208,7 @@ def _record(view: TaskView) -> dict[str, Any]:
 
 def _progress(view: TaskView) -> dict[str, Any] | None:
     told = view.progress
-    return None if told is None else {**told._asdict(), "note": _cut(told.note)}
+    return None if told is None else {**told._asdict(), "note": cut(told.note)}
 
 
 def contrast(one: str, other: str) -> float:
@@ -215,89 +223,19 @@ def _luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+def _markup(make: Callable[..., str]) -> Callable[..., Markup]:
+    """As `make`, which has escaped what is in its HTML."""
+
+    def made(*args: Any, **kwargs: Any) -> Markup:
+        return Markup(make(*args, **kwargs))  # noqa: S704 (as the docstring says)
+
+    return made
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the largest unit that fits: "1.2 ms", "42 s", "3 min"."""
-    if seconds < 0.001:  # noqa: PLR2004 (a millisecond)
-        return f"{seconds * 1e6:.0f} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 10:  # noqa: PLR2004 (a digit more)
-        return f"{seconds:.1f} s"
-    for unit, size in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _moment(moment: datetime | None, mode: str = "ago") -> Markup:
-    """A time as an element: relative, with the absolute one at hand. The script keeps it true."""
-    if moment is None:
-        return Markup('<span class="none">never</span>')
-    iso = moment.astimezone(UTC).isoformat(timespec="milliseconds")
-    absolute = f"{iso[:10]} {iso[11:19]} UTC"
-    seconds = (datetime.now(UTC) - moment).total_seconds()
-    text = duration(abs(seconds)) if abs(seconds) >= 1 else "0 s"
-    if mode == "ago":
-        text = f"{text} ago" if seconds >= 0 else f"in {text}"
-    # None of it has anything to escape, and a page has many of them.
-    return Markup(f'<time datetime="{iso}" title="{absolute}" data-{mode}>{text}</time>')  # noqa: S704
-
-
-def _attempt(view: TaskView) -> str:
-    """How many attempts have begun, and of how many."""
-    most = view.most_attempts
-    return str(view.attempts) if most in {None, 1} else f"{view.attempts} of {most}"
-
-
-def _span(view: TaskView) -> str:
-    """How long the last attempt of a task took."""
-    if view.started_at is None or view.finished_at is None:
-        return "–"  # noqa: RUF001 (a dash)
-    return duration(max((view.finished_at - view.started_at).total_seconds(), 0))
-
-
-def _url_for(endpoint: str, **values: Any) -> str:
-    """As Flask's, which is slow for the many addresses of a list: they differ by an id alone."""
-    id = values.get("id")
-    if id is None or len(values) > 1 or not id.replace("-", "").isalnum() or not id.isascii():
-        return url_for(endpoint, **values)
-    known = g.setdefault("_delay_urls", {})
-    if endpoint not in known:
-        known[endpoint] = url_for(endpoint, id=_ANY).split(_ANY)
-    return str(id).join(known[endpoint])
-
-
-# Stands for an id. No address of a host has it.
-_ANY = "-any-id-of-delay-"
-
-
-def _cut(text: str | None) -> str:
-    return masked((text or "")[: 8 * _LONGEST])[:_LONGEST]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.6g}"
-
-
-def _size(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 1e6:,.0f} MB"
-
-
-def _wrapped(name: str) -> Markup:
-    """A name that a browser may break between its words, if it is long."""
-    words = _WORDS.findall(name) if len(name) > 20 else [name]  # noqa: PLR2004 (of a column)
-    return Markup("<wbr>").join(words)
-
-
-_WORDS = re.compile(r"[^_.]+[_.]*|[_.]+")
-
-
-def _short(id: str) -> str:
-    """The beginning of an id: enough of a random one."""
-    return id if len(id) <= 12 else id[:8]  # noqa: PLR2004 (as UUIDs begin)
+def _rows(of: str, tasks: Iterable[Any], *args: Any, **kwargs: Any) -> str:
+    """The rows of a table: what `cells` makes of each task."""
+    make = getattr(cells, of)
+    return "\n".join([make(it, *args, **kwargs) for it in tasks])
 
 
 _templates = Environment(
@@ -309,26 +247,32 @@ _templates = Environment(
     keep_trailing_newline=True,
 )
 _templates.globals |= {
-    "url_for": _url_for,
+    "url_for": cells.address,
     "error_of": pages.error_of,
-    "why": pages.why,
     "PLOTS": plots.PLOTS,
     "SPANS": plots.SPANS,
 }
 _templates.tests["can_retry"] = lists.can_retry
 _templates.filters |= {
-    "attempt": _attempt,
+    "attempt": cells.attempt,
     "can_retry": lists.can_retry,
-    "cut": _cut,
-    "duration": duration,
+    "cut": cut,
+    "duration": cells.duration,
+    "frames": pages.frames_of,
     "is_durable": lists.is_durable,
     "kind": lists.kind_of,
-    "moment": _moment,
-    "number": _number,
+    "number": cells.number,
     "outcome": pages.outcome_of,
-    "short": _short,
-    "size": _size,
-    "span": _span,
-    "wrapped": _wrapped,
-    "spark": plots.spark,
+    "schedule": words.schedule,
+    "short": cells.short,
+    "size": cells.size,
+    "span": cells.span,
+}
+_templates.globals["rows"] = _markup(_rows)
+_templates.filters |= {
+    it.__name__: _markup(it)
+    for it in (
+        *(cells.code, cells.moment, cells.progress, cells.state, cells.task, cells.waits),
+        cells.wrapped,
+    )
 }

@@ -236,7 +236,9 @@ class _Views:
         """A page as HTML, or its data as JSON if the visitor would rather have that."""
         if answers.wants_json():
             return answers.as_json({"page": page, **data}, status)
-        tag = answers.tag_of({"rights": sorted(g._delay_rights), **data})  # noqa: SLF001
+        # The process that answers is another one each time.
+        told = {key: it for key, it in data.items() if key != "process"}
+        tag = answers.tag_of({"rights": sorted(g._delay_rights), **told})  # noqa: SLF001
         if _is_live() and request.headers.get("HX-PTag") == tag:
             return answers.unchanged()
         state = self._find()
@@ -332,7 +334,7 @@ class _Views:
             "paused": found.paused(),
             "process": found.process(request.environ.get("SERVER_SOFTWARE", "")),
             "processes": found.processes(),
-            "points": plots.thinned(found.plots(span), span, time.time()),
+            "points": plots.points_of(found.plots(span), span, time.time()),
         }
         return self._show("overview", data)
 

@@ -178,7 +178,7 @@ class Lists:
         own = self.own.failed(self.state)[-count:]
         lacking = self._lacking(own)
         own = [self.shown(view) for view in own if view.id in lacking]
-        return self._part("failed", None, None, own, None).tasks[:count]
+        return self._part("failed", None, None, own, None, most=count).tasks
 
     def ended(self, name: str | None = None, before: str | None = None) -> Part:
         """The tasks that returned or were cancelled, newest first."""
@@ -209,14 +209,16 @@ class Lists:
         kind: str | None,
         own: list[TaskView],
         before: str | None,
+        *,
+        most: int = SHOWN,
     ) -> Part:
         """The next ones of the journal, and those of `own` that ended between them."""
         start = _read(before)
         found: list[tuple[_Key, TaskView]] = []
         bound = None if start is None else End(start.ended, start.place)
         looked_at = 0
-        while len(found) <= SHOWN:
-            rows = self._rows(of, name, SHOWN + 1, self._classes(kind), bound)
+        while len(found) <= most:
+            rows = self._rows(of, name, most + 1, self._classes(kind), bound)
             # A page that redacts decides by what it shows.
             shown = ((it, self.shown(it.view)) for it in rows)
             found += [
@@ -225,15 +227,15 @@ class Lists:
                 if kind is None or kind_of(view) == kind
             ]
             looked_at += len(rows)
-            if len(rows) <= SHOWN or looked_at > MOST:
+            if len(rows) <= most or looked_at > MOST:
                 break
             bound = rows[-1].end
         keys = ((_Key((_ended(view) - _EPOCH) // _MICRO, 0, view.id), view) for view in own)
         found += [(key, view) for key, view in keys if start is None or key < start]
         found.sort(key=lambda it: it[0], reverse=True)
-        is_more = len(found) > SHOWN
-        last = found[SHOWN - 1][0] if is_more else None
-        return Part([view for _, view in found[:SHOWN]], None if last is None else last.text)
+        is_more = len(found) > most
+        last = found[most - 1][0] if is_more else None
+        return Part([view for _, view in found[:most]], None if last is None else last.text)
 
     def _groups(self, name: str | None, own: Sequence[TaskView]) -> list[Group]:
         if self._redact is not None:

@@ -8,7 +8,7 @@ import re
 import site
 import sysconfig
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -115,11 +115,11 @@ class Pages(Lists):
     def names(self) -> dict[str, TaskStats]:
         """The outcomes of tasks by their names: of all processes in seven days, or of this one."""
         journal = self.state.store.shared()
-        tasks: Mapping[str, Any] = self.state.stats()["tasks"]
-        if journal is not None:
-            tasks = journal.figures([])
-            for figures in tasks.values():
-                del figures["buckets"]
+        if journal is None:
+            return dict(sorted(self.state.stats()["tasks"].items()))
+        tasks: dict[str, Any] = journal.figures([])
+        for figures in tasks.values():
+            del figures["buckets"]
         return dict(sorted(tasks.items()))
 
     def plots(self, resolution: str = "15m") -> Plots:
@@ -174,8 +174,8 @@ class Pages(Lists):
     def name_of_job(self, id: str) -> str | None:
         """What people call a job, of whichever process."""
         own = (job.name for job in self.state.jobs.all() if job.id == id)
-        rows = (row["name"] for row in self.state.store.jobs() if row["id"] == id)
-        return next(own, None) or next(rows, None)
+        rows = (it for it in map(seen_in_journal, self.state.store.jobs()) if it["id"] == id)
+        return next(own, None) or next((it["name"] for it in rows), None)
 
     def job(self, job: Job) -> dict[str, Any]:
         """What there is to say of a job."""
@@ -396,6 +396,11 @@ def error_of(view: TaskView) -> ErrorText | None:
         masked(message[: 8 * _LONGEST])[:_LONGEST],
         list(_split(masked(text[:_TRACEBACK]))),
     )
+
+
+def frames_of(stack: Sequence[str]) -> list[Frame]:
+    """The frames of a stack."""
+    return [frame for text in stack for frame in _split(text)]
 
 
 _ELSEWHERE = "In the process that ran the task:"

@@ -1,4 +1,4 @@
-"""The plots of the overview: the numbers of `Pages.plots`, thinned to what a screen can show."""
+"""The plots of the overview: the numbers of `Pages.plots` at each point in time."""
 
 import json
 import math
@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from flask_delay.dashboard.samples import Plots
+from flask_delay.dashboard.samples import STEPS, Plots
 
 Value = float | None
 
@@ -24,9 +25,9 @@ class Span(NamedTuple):
 
 
 SPANS = {
-    "15m": Span("15 min", "Last 15 minutes", 900, 5),
-    "6h": Span("6 h", "Last 6 hours", 21_600, 120),
-    "7d": Span("7 d", "Last 7 days", 604_800, 3_600),
+    "15m": Span("15 min", "Last 15 minutes", 900, STEPS["15m"]),
+    "6h": Span("6 h", "Last 6 hours", 21_600, STEPS["6h"]),
+    "7d": Span("7 d", "Last 7 days", 604_800, STEPS["7d"]),
 }
 """The spans by the names of their resolutions."""
 
@@ -53,14 +54,22 @@ class Plot(NamedTuple):
     unit: str
     """`count` or `seconds`."""
     lines: list[Line]
+    empty: str
+    """What there is to say if no line has a point."""
 
 
 PLOTS = [
-    Plot("Tasks per second", "count", [Line("done", "good", ""), Line("failed", "bad", "4 3")]),
+    Plot(
+        "Tasks per second",
+        "count",
+        [Line("done", "good", ""), Line("failed", "bad", "4 3")],
+        "No task has ended.",
+    ),
     Plot(
         "Tasks at a time",
         "count",
         [Line("queued", "warn", "4 3"), Line("held", "soft", "1 3"), Line("running", "link", "")],
+        "Each task began and ended between two looks, which are a second apart.",
     ),
     Plot(
         "",
@@ -71,6 +80,7 @@ PLOTS = [
             Line("run p50", "link", "", "p50", "Run"),
             Line("run p95", "link", "4 3", "p95"),
         ],
+        "No task has ended, so there are no times.",
     ),
 ]
 """Their lines are the columns of what is measured, in its order."""
@@ -120,6 +130,15 @@ class Points:
         """The newest point."""
         return [column[-1] for column in self.columns]
 
+    @property
+    def are_empty(self) -> bool:
+        """Whether nothing has happened in all of the span."""
+        return not any(map(any, self.columns))
+
+    def lack(self, first: int, plot: Plot) -> bool:
+        """Whether a plot, whose first column is this one, has nothing to show."""
+        return not any(map(any, self.columns[first : first + len(plot.lines)]))
+
     def paths(self, first: int, plot: Plot) -> list[str]:
         """The lines of a plot, whose first column is this one, as paths of an SVG."""
         columns = self.columns[first : first + len(plot.lines)]
@@ -146,34 +165,29 @@ class Points:
         return found
 
 
-def thinned(measured: Plots, key: str, now: float) -> Points:
-    """Make the points of a span out of steps.
+def points_of(measured: Plots, key: str, now: float) -> Points:
+    """Make the points of a span out of its steps.
 
     A step that is left out is like the one before it, but for what ended in it: nothing.
     """
     span = SPANS[key]
-    count = span.length // span.step
-    begin = (int(now) // span.step - count + 1) * span.step
-    steps = list(zip(measured.at, zip(*measured[2:], strict=True), strict=True))
-    nothing: tuple[Value, ...] = (None,) * len(measured[2:])
-    before, place, news = nothing, 0, ""
-    seen: list[tuple[Value, ...]] | None = None
-    rows = []
+    begin = (int(now) // span.step - span.length // span.step + 1) * span.step
+    steps = dict(zip(measured.at, zip(*measured[2:], strict=True), strict=True))
+    earlier = [row for at, row in steps.items() if at < begin]
+    idle: tuple[Value, ...] = _idle(earlier[-1]) if earlier else (None,) * len(measured[2:])
+    seen: Sequence[Value] | None = None
+    news, points = "", list[Sequence[Value]]()
     for start in range(begin, begin + span.length, span.step):
-        while place < len(steps) and steps[place][0] < start:
-            before = steps[place][1]
-            place += 1
-        found = [_idle(before)]
-        while place < len(steps) and steps[place][0] < start + span.step:
-            before = steps[place][1]
-            found.append(before)
-            place += 1
-        if seen not in (None, found):
-            news = f"{start} {found}"
-        seen = found
-        seconds = min(span.step, max(now - start, 1))
-        rows.append([_joined(n, it, seconds) for n, it in enumerate(zip(*found, strict=True))])
-    return Points(begin, span, [list(column) for column in zip(*rows, strict=True)], news)
+        row = steps.get(start)
+        if seen is not None and seen != (row or idle):
+            news = f"{start} {row or idle}"
+        seen = row or idle
+        if row is None:
+            points.append(idle)
+        else:
+            points.append(_point(row, min(span.step, max(now - start, 1))))
+            idle = _idle(row)
+    return Points(begin, span, [list(column) for column in zip(*points, strict=True)], news)
 
 
 # Columns of what ended come first, then those of levels, then those of times.
@@ -187,17 +201,30 @@ def _idle(row: Sequence[Value]) -> tuple[Value, ...]:
     return (*ended, *row[_ENDED:_LEVELS], *([None] * len(row[_LEVELS:])))
 
 
-def _joined(column: int, values: Sequence[Value], seconds: float | None = None) -> Value:
-    """Several values of a column as one. With `seconds` what ended becomes a rate."""
+def _point(row: Sequence[Value], seconds: float) -> list[Value]:
+    """The values of a step as a plot has them."""
+    found = list(row)
+    for place in (0, 1):
+        value = found[place]
+        if value:
+            found[place] = _rounded(value / seconds)
+    for place in range(_LEVELS, len(found)):
+        value = found[place]
+        if value is not None:
+            found[place] = _rounded(max(value, _SHORTEST))
+    return found
+
+
+def _joined(column: int, values: Sequence[Value]) -> Value:
+    """Several values of a column as one."""
     known = [it for it in values if it is not None]
     if not known:
         return None
     if column < _ENDED:
-        return _rounded(sum(known) / (seconds or len(known)))
+        return _rounded(sum(known) / len(known))
     if column < _LEVELS:
         return max(known)
-    found = statistics.median(known) if column in _MEDIANS else max(known)
-    return _rounded(max(found, _SHORTEST))
+    return _rounded(statistics.median(known) if column in _MEDIANS else max(known))
 
 
 def _rounded(value: float) -> float:
@@ -206,26 +233,32 @@ def _rounded(value: float) -> float:
 
 def _path(heights: Sequence[Value]) -> str:
     """A line through heights from 0 to 1, with gaps where there is none."""
-    found = []
-    is_open = False
-    for place, height in enumerate(heights):
-        before, after = heights[max(place - 1, 0)], heights[min(place + 1, len(heights) - 1)]
+    last = len(heights) - 1
+    wide, high = _WIDTH / max(last, 1), _HEIGHT - 8
+    found: list[str] = []
+    letter, before = "M", None
+    for place, (height, after) in enumerate(zip(heights, [*heights[1:], None], strict=True)):
         if height is None:
-            is_open = False
-        elif not is_open or not before == height == after or place == len(heights) - 1:
-            x = place * _WIDTH / max(len(heights) - 1, 1)
-            y = 4 + (_HEIGHT - 8) * (1 - height)
-            found.append(f"{'L' if is_open else 'M'}{x:.0f} {y:.0f}")
-            is_open = True
+            letter = "M"
+        elif letter == "M" or not before == height == after:
+            found.append(f"{letter}{place * wide:.0f} {high * (1 - height) + 4:.0f}")
+            letter = "L"
+        before = height
     return "".join(found)
 
 
 def spark(counts: Sequence[int]) -> str:
-    """The path of a small plot of 90 by 20: a bar for each count."""
-    top = max(counts, default=0) or 1
-    width = 90 / max(len(counts), 1)
+    """The path of a small plot of 90 by 20: a bar for each count, as high as half a unit tells."""
+    most = max(counts, default=0) or 1
+    bars = _bars(len(counts))
     return "".join(
-        f"M{place * width:g} 20v-{max(18 * count / top, 2):.3g}h{width - 0.75:g}V20z"
-        for place, count in enumerate(counts)
-        if count
+        [bars[place][max(36 * count // most, 4)] for place, count in enumerate(counts) if count]
     )
+
+
+@lru_cache(4)
+def _bars(count: int) -> list[list[str]]:
+    """The bars of so many places, by their heights in half units."""
+    width = 90 / max(count, 1)
+    end = f"h{width - 0.75:g}V20z"
+    return [[f"M{place * width:g} 20v-{n / 2:g}{end}" for n in range(37)] for place in range(count)]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from flask_delay._native import Executor, _Journal
 
-STEPS = {"15m": 1, "6h": 10, "7d": 60}
-"""The resolutions, and the seconds of their steps."""
+STEPS = {"15m": 5, "6h": 120, "7d": 3_600}
+"""The resolutions, and the seconds of their steps: each is a point of a plot."""
 
 MINUTES = 30
 """Of a sparkline."""
@@ -16,7 +16,7 @@ MINUTES = 30
 # Seconds until a sample is in the journal.
 _LATE = 3
 # How many steps are kept.
-_KEPT = {1: 900, 10: 2_160, 60: 10_080}
+_KEPT = {5: 180, 120: 180, 3_600: 168}
 
 # A median and a 95th percentile; a step as `Executor._samples` tells it.
 _Times = list[float] | None
@@ -64,7 +64,7 @@ def _bridged(rows: Sequence[_Row], step: int, now: int) -> list[_Row]:
     """The rows with the first and the last step of each time in which nothing happened."""
     found: list[_Row] = []
     for row in rows:
-        if found:
+        if found and found[-1][0] + step < row[0]:
             found += _quiet(found[-1], row[0], step)
         found.append(row)
     # The samples of the last seconds may be on their way.
@@ -130,7 +130,10 @@ def ends_of_all(journal: _Journal) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for name, minute, count in journal.minutes(first):
         if minute < first + MINUTES:
-            found.setdefault(name, [0] * MINUTES)[minute - first] = count
+            counts = found.get(name)
+            if counts is None:
+                counts = found[name] = [0] * MINUTES
+            counts[minute - first] = count
     return dict(sorted(found.items()))
 
 

@@ -10,6 +10,8 @@ from flask_delay.observe.stack import stack_of
 from flask_delay.periodic.job import Job, Jobs
 
 _log = logging.getLogger("flask_delay")
+# As in the process that was asked.
+_acts = logging.getLogger("flask_delay.dashboard")
 
 PATIENCE = 1.0
 """Seconds to wait for the answer of another process."""
@@ -86,7 +88,14 @@ class Commands:
         return None if future._is_durable() else with_task(verb, future)  # noqa: SLF001
 
     def obey(
-        self, journal: _Journal, number: int, verb: str, target: str, *, is_open: bool
+        self,
+        journal: _Journal,
+        number: int,
+        verb: str,
+        target: str,
+        actor: str | None,
+        *,
+        is_open: bool,
     ) -> None:
         """Do what another process asks. If that `is_open`, only if the target is here."""
         if is_open and not self._has(verb, target):
@@ -102,6 +111,10 @@ class Commands:
         except Exception:
             _log.exception("another process has asked for %r of %s, which has failed", verb, target)
             outcome = Outcome(503, "Its process could not do it; its log says why.")
+        if outcome is not None and outcome.status == DONE.status and verb != "stack":
+            job = self._job(target)
+            what, who = job.name if job else target, actor or "somebody"
+            _acts.info("%s %s, by %s, through another process", verb, what, who)
         journal.settle(number, encoded(outcome or Outcome(409, "It is not there any more.")))
 
     def _has(self, verb: str, target: str) -> bool:

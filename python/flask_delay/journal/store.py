@@ -242,11 +242,12 @@ class Store:
                 exception = errors.decoded(error, main)
                 signals.send_dead(app, id=id, name=name, deaths=deaths, error=exception)
 
-        def obey(number: int, verb: str, target: str, _actor: str | None, is_open: bool) -> None:
+        def obey(number: int, verb: str, target: str, actor: str | None, is_open: bool) -> None:
             store = this()
             find = None if store is None else store._commands()  # noqa: SLF001
             if store is not None and find is not None:
-                find().obey(store._opened(), number, verb, target, is_open=is_open)  # noqa: SLF001
+                journal = store._opened()  # noqa: SLF001
+                find().obey(journal, number, verb, target, actor, is_open=is_open)
 
         made = _Journal(
             self._executor,

@@ -11,8 +11,9 @@ use flask_delay_journal::Histogram;
 
 use super::metrics::{self, Counts, Metrics, Names, OfName};
 
-/// The seconds of a step, and how many of them are kept: 15 minutes, 6 hours, 7 days.
-const STEPS: [(u64, usize); 3] = [(1, 900), (10, 2_160), (60, 10_080)];
+/// The seconds of a step, which is a point of a plot, and how many of them are kept: 15 minutes, 6
+/// hours, 7 days.
+const STEPS: [(u64, usize); 3] = [(5, 180), (120, 180), (3_600, 168)];
 /// Seconds that a sample may come after one of a later second.
 const LATE: u64 = 2;
 /// The minutes whose ends are kept by name.

@@ -5,12 +5,15 @@
 mod support;
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flask_delay_journal::{
     Accepted, Cancelled, Change, Changed, Found, Key, NewTask, Outcome, State,
 };
-use support::{Folder, claiming, finished, id, mine, now, row, settings, task, watching, with};
+use support::{
+    Folder, claiming, finished, id, mine, now, row, say, settings, shell, task, until, watching,
+    with,
+};
 
 #[test]
 fn a_task_starts_at_once_and_ends() {
@@ -312,6 +315,41 @@ fn no_more_wait_than_may() {
     assert_eq!(journal.submit(task()).unwrap(), Accepted::Waiting);
     assert_eq!(journal.submit(task()).unwrap(), Accepted::Waiting);
     assert_eq!(journal.submit(task()).unwrap(), Accepted::Full);
+    journal.close();
+}
+
+#[test]
+fn a_refusal_does_not_count_all_that_wait() {
+    const MANY: u64 = 50_000;
+    let folder = Folder::new();
+    let mut settings = settings(&folder.database());
+    settings.waiting = MANY;
+    let (journal, _) = with(settings, 0);
+    journal.submit(task()).unwrap();
+    let shell = shell(&folder);
+    let sql = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1) \
+               INSERT INTO task (id, state, application, function, pool, rank, submitted_at) \
+               SELECT 'task ' || n, 0, application, function, pool, rank + n, submitted_at \
+               FROM n, (SELECT * FROM task LIMIT 1)";
+    shell.execute(sql, [MANY.cast_signed()]).unwrap();
+    until(|| journal.submit(task()).unwrap() == Accepted::Full);
+
+    let median = |ask: &dyn Fn()| {
+        let mut all: Vec<_> = (0..101)
+            .map(|_| {
+                let began = Instant::now();
+                ask();
+                began.elapsed()
+            })
+            .collect();
+        all.sort();
+        all[50]
+    };
+    let refusal = median(&|| assert_eq!(journal.submit(task()).unwrap(), Accepted::Full));
+    let sql = "SELECT count(*) FROM task WHERE state = 0";
+    let count = median(&|| shell.query_row(sql, [], |_| Ok(())).unwrap());
+    say(&format!("refused in {refusal:?}, counted in {count:?}"));
+    assert!(refusal < count / 4, "{refusal:?}, {count:?}");
     journal.close();
 }
 

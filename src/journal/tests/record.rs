@@ -94,7 +94,7 @@ fn samples_of_processes_are_added() {
     let [half, most] = seconds[0].times[1].unwrap();
     assert!((10_000..10_200).contains(&half), "{half}");
     assert!((500_000..505_000).contains(&most), "{most}");
-    for step in [10, 60] {
+    for step in [5, 120, 3_600] {
         let [found] = other.steps(step).unwrap().try_into().unwrap();
         assert_eq!((found.at, found.ended), (1_000 - 1_000 % step, [4, 1]));
         // The most of its seconds, and not their sum.
@@ -139,8 +139,8 @@ fn old_samples_go() {
             .is_some_and(|it| it.at == 800_000)
     });
     let kept = |step| journal.steps(step).unwrap().len();
-    assert_eq!((kept(1), kept(10), kept(60)), (1, 1, 1));
-    journal.sample(sample(800_050, [0, 0, 1], figures(1, 0, &[1])));
+    assert_eq!((kept(1), kept(120), kept(3_600)), (1, 1, 1));
+    journal.sample(sample(800_010, [0, 0, 1], figures(1, 0, &[1])));
     until(|| journal.steps(1).unwrap().len() == 2);
 }
 
@@ -277,8 +277,9 @@ fn full_tables_are_read_whole() {
     let shell = shell(&folder);
     shell
         .execute_batch(
-            "BEGIN; WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10080) \
-             INSERT OR IGNORE INTO sample SELECT application, 60, n * 60, 5, 1, 2, 3, 4, NULL, NULL, 5, 6, 7, 8 FROM n, sample WHERE step = 1; \
+            "BEGIN; WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 180) \
+             INSERT OR IGNORE INTO sample SELECT application, length, n * length, 5, 1, 2, 3, 4, NULL, NULL, 5, 6, 7, 8 \
+             FROM n, (SELECT 5 AS length UNION SELECT 120 UNION SELECT 3600), sample WHERE step = 1 AND at = 1; \
              WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 200) \
              INSERT OR IGNORE INTO figure SELECT application, 86400, day * 86400, 'name ' || n, 5, 1, 2, 3, 4, wait, run \
              FROM n, figure, (SELECT 0 AS day UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6) \
@@ -299,7 +300,9 @@ fn full_tables_are_read_whole() {
         say(&format!("{count} rows in {spent:?}"));
         count
     };
-    assert!(spent(&|| journal.steps(60).unwrap().len()) >= 10_080);
+    for (step, most) in [(5, 180), (120, 180), (3_600, 168)] {
+        assert!(spent(&|| journal.steps(step).unwrap().len()) >= most);
+    }
     assert!(spent(&|| journal.figures().unwrap().len()) >= 200);
     spent(&|| journal.minutes(0).unwrap().len());
     spent(&|| journal.workers().unwrap().len());
