@@ -38,5 +38,7 @@ def test_each_query_is_short(app):
 def test_each_view_is_short_and_an_idle_poll_is_nothing(app):
     found = page_costs.views(app)
     slowness = page_costs.slowness()
-    assert {path: took for path, took in found.items() if max(took) > VIEW * slowness} == {}
+    # With a value in each point of each plot, the overview takes more.
+    most = {path: 2 * VIEW if path.startswith("/?") or path == "/" else VIEW for path in found}
+    assert {it: took for it, took in found.items() if max(took) > most[it] * slowness} == {}
     assert {path: took for path, took in found.items() if took[2] > IDLE * slowness} == {}

@@ -229,7 +229,7 @@ class TestFields:
         assert (shown[later.id]["waits"], shown[later.id]["due"] is None) == ("scheduled", False)
         assert shown[after.id]["waits"] == f"after {behind.name} {behind.id[:8]}"
         text = visitor.get("/queue").text
-        assert "for its limit, key &#34;bell&#34;: 1 of 1 run" in text
+        assert "for its limit, key &quot;bell&quot;: 1 of 1 run" in text
         go.set()
 
     def test_a_plain_task_that_runs_has_a_deadline_and_its_place(self, app, deadline):
