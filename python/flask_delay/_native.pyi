@@ -323,6 +323,12 @@ class Future(concurrent.futures.Future[_T]):
         seconds since 1970; "lane" for its key, with `until` if a rate tells that; or "ready".
         """
 
+    def _links(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """The tasks that it follows, and those that follow it: ids and names.
+
+        At most 20 each, and only those that were submitted once samples were taken.
+        """
+
     def _begin(self) -> None:
         """Start the task's clock now: its `started_at` and its `timeout`.
 
@@ -999,6 +1005,7 @@ class _Journal:
         decode_error: Callable[[str], BaseException],
         dead: Callable[[str, str, int, str], object],
         obey: Callable[[int, str, str, str | None, bool], object],
+        show: Callable[[], str | None],
     ) -> _Journal:
         """Open the file at `path`, which is made if it is not there.
 
@@ -1011,6 +1018,7 @@ class _Journal:
         `dead` gets the id, the name, the deaths and the error of each task that this process makes
         a dead letter, if signals have receivers. `obey` gets each command of another process: its
         number, verb, target and actor, and whether it is for any process that has the target.
+        `show` returns what `others` tells in other processes. Both are called on threads for them.
         Raises ValueError for a place where a journal cannot be, JournalUnavailable for a file that
         cannot be used.
         """
@@ -1184,6 +1192,14 @@ class _Journal:
         the process has ended; "nowhere", if no process has the target; "here", if this one runs the
         task; "not running", with the task's state.
         """
+    def adopt(self, executor: Executor) -> None:
+        """Know the plain tasks of the executor of worker processes as those of its own."""
+    def others(self, patience: float) -> list[tuple[int, str | None]]:
+        """Ask the other processes of the app what their `show` returns: numbers and answers.
+
+        Waits at most `patience` seconds. The answer is None for a process that has not answered by
+        then. Nothing is written to the file. Raises JournalUnavailable.
+        """
     def take_command(self, number: int) -> bool:
         """Take a command: False if it must not be done here, since it is taken or gone."""
     def settle(self, number: int, outcome: str) -> None:
@@ -1222,6 +1238,11 @@ class _Journal:
         """What has happened to a task, oldest first: when, what, more, the person, the process.
 
         Only what its row does not tell: further attempts, deaths, what people did.
+        """
+    def links(self, id: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """The tasks that a task follows, and those that follow it: ids and registered names.
+
+        At most 20 each. The name of one that was forgotten is empty.
         """
     def stop_claiming(self) -> None:
         """Claim no more tasks in this process."""

@@ -21,6 +21,7 @@ from flask_delay.journal.commands import OF_JOBS, Commands, Outcome
 from flask_delay.journal.periodic import DurableLead, JournalLead
 from flask_delay.journal.store import Store
 from flask_delay.observe import signals, stats
+from flask_delay.observe.others import Shown
 from flask_delay.observe.stats import Stats
 from flask_delay.observe.view import TaskView, view_of
 from flask_delay.options import (
@@ -40,6 +41,8 @@ DEFAULT_NAME = "delay"
 
 # Seconds until another process has told the journal of a task whose id was just asked for.
 _JUST_NOW = 0.05
+# Seconds to wait until another process has told it of a task that a page shows.
+_SOON = 0.1
 
 
 class Owner(Protocol):
@@ -229,6 +232,8 @@ class State:
                     made.executor.add_default_done_callback(callback)
             found = self._backends.setdefault(name, made)
             if made.executor is not None:
+                if found is made and made.runs_durable:
+                    self.store.adopt(made.executor)
                 if self._is_recorded:
                     made.executor._sample()  # noqa: SLF001
                 if self._is_watched:
@@ -348,7 +353,29 @@ class State:
 
     def _found_commands(self) -> Commands:
         """What does what this process or another one asks."""
-        return Commands(self._has, self._stack, self.jobs)
+        return Commands(self._has, self._stack, self.jobs, self.show)
+
+    def publish(self, id: str) -> bool:
+        """Have the journal know a plain task of another process from now on; whether it does.
+
+        Raises as `get`.
+        """
+        if self.config.journal is None or not self.store.is_there:
+            return False
+        done = self.store.command("publish", id, None, is_task=True, patience=_SOON)
+        return done.status == 200  # noqa: PLR2004 (OK)
+
+    def show(self) -> Shown:
+        """The plain tasks of this process; without a page only how many wait."""
+        counts = [executor._now() for executor in self.executors()]
+        queued, held = (sum(it[key] for it in counts) for key in ("queued", "held"))
+        found = (show(self) for show in showers if self._is_watched)
+        told = next(found, Shown())
+        # A task may have gone on meanwhile.
+        return told._replace(
+            queued=told.queued._replace(number=max(queued, len(told.queued.tasks))),
+            held=told.held._replace(number=max(held, len(told.held.tasks))),
+        )
 
     def _has(self, id: str) -> Future[Any] | None:
         """The task with this id, if this process has it."""
@@ -436,6 +463,9 @@ finders: list[Callable[[State, str], Future[Any] | None]] = []
 
 watchers: list[Callable[[Flask], bool]] = []
 """What tells whether a page shows the tasks of an app, when a `Delay` is initialised on it."""
+
+showers: list[Callable[[State], Shown]] = []
+"""What tells the pages of other processes of the plain tasks of this one."""
 
 _states: weakref.WeakSet[State] = weakref.WeakSet()
 

@@ -85,6 +85,9 @@ pub trait Host: Send + Sync + 'static {
     /// Another process asks for this. If the target is here, the host takes the command, does what
     /// it asks, and says what became of it.
     fn command(&self, command: Command);
+    /// Another process asks which tasks there are here, since that time. The host answers by
+    /// `Journal::show`.
+    fn asked(&self, at: i64);
     /// These tasks of the app have become dead letters, by a transaction of this process: no other
     /// one is told.
     fn dead(&self, letters: Vec<DeadLetter>);

@@ -16,7 +16,7 @@ use crate::api::{Accepted, Error, Key, NewTask, Pool, State};
 use crate::group::{self, Group};
 use crate::operation::{Operation, Origin};
 use crate::store::{self, End};
-use crate::{manage, poison};
+use crate::{links, manage, poison};
 
 /// Stands in a follower's arguments for the result of the task before. No JSON has this character.
 pub const RESULT: char = '\u{1a}';
@@ -422,6 +422,9 @@ impl Group<'_> {
             let place = i64::try_from(place).unwrap_or(i64::MAX);
             let values = params![predecessor, task, place];
             self.connection.prepare_cached(sql)?.execute(values)?;
+        }
+        if self.part.records() {
+            links::note(self.connection, task, before, self.now)?;
         }
         let mut told = HashSet::new();
         for &predecessor in before {

@@ -21,6 +21,10 @@ pub(crate) const STOPPING: &str = "stop asked";
 pub(crate) const RETRIED: &str = "retried";
 pub(crate) const ACTED: &str = "acted";
 
+/// What it follows, and what follows it: see `links`.
+pub(crate) const FOLLOWS: &str = "follows";
+pub(crate) const FOLLOWED: &str = "followed";
+
 /// Why a task is held: by its limit or its rate, or since its function is paused.
 pub(crate) const LANE: &str = "lane";
 pub(crate) const PAUSED: &str = "paused";
@@ -95,7 +99,8 @@ pub(crate) fn add(connection: &Connection, task: i64, at: i64, event: &New<'_>) 
 pub(crate) fn of(connection: &Connection, id: &str) -> Result<Vec<Event>> {
     let sql = "SELECT began_at, ?2, ?3, NULL, began_by, 0 AS number FROM task WHERE id = ?1 AND began_by IS NOT NULL \
                UNION ALL SELECT at, kind, text, actor, pid, number FROM event \
-               WHERE task = (SELECT sequence FROM task WHERE id = ?1) ORDER BY number";
+               WHERE task = (SELECT sequence FROM task WHERE id = ?1) AND kind NOT IN ('follows', 'followed') \
+               ORDER BY number";
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map([id, STARTED, FIRST], |row| {
         Ok(Event {

@@ -79,6 +79,11 @@ impl Place {
         self.folder.join(format!("{slot}.wake"))
     }
 
+    /// What the process of a slot was asked for last.
+    pub(crate) fn tasks(&self, slot: i64) -> PathBuf {
+        self.folder.join(format!("{slot}.tasks"))
+    }
+
     /// The folder that the database is in.
     pub(crate) fn parent(&self) -> &Path {
         match self.database.parent() {

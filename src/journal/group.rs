@@ -362,12 +362,10 @@ impl<'a> Group<'a> {
             Operation::Periodic(ask) => Said::Periodic(self.answer(ask)?),
             Operation::Permit(ask) => Said::Permit(self.permit(ask)?),
             Operation::Command(ask) => Said::Command(self.command(ask)?),
-            Operation::Look(query, _) => {
-                let slot = self.effects.slot.or(self.memory.slot);
-                let core = &self.part.core;
-                let app = &core.settings.app;
-                let found = record::answer(self.connection, &core.place, app, slot, query)?;
-                Said::Answered(found)
+            Operation::Look(query, _) => Said::Answered(self.look(query)?),
+            Operation::Show(at, text) => {
+                self.show(*at, text);
+                Said::Nothing
             }
             Operation::Hear(told) => {
                 self.note_told(told)?;

@@ -54,5 +54,6 @@ pub(crate) fn is_dead(place: &Place, slot: i64, pid: i64) -> io::Result<bool> {
 pub(crate) fn remove(place: &Place, slot: i64) {
     // What is left costs nothing but its name.
     _ = std::fs::remove_file(place.wake(slot));
+    _ = std::fs::remove_file(place.tasks(slot));
     _ = std::fs::remove_file(place.alive(slot));
 }

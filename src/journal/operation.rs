@@ -44,6 +44,8 @@ pub(crate) enum Operation {
     Look(record::Query, Answer<Answered>),
     /// What a page tells.
     Hear(record::Told),
+    /// What this process was asked for at that time.
+    Show(i64, String),
     Publish(Box<Plain>),
     PublishBegan(String, i64),
     PublishEnded(String, Outcome),
@@ -96,6 +98,7 @@ impl Operation {
                 | Self::Names(_)
                 | Self::Paused(_)
                 | Self::Look(..)
+                | Self::Show(..)
         )
     }
 
@@ -211,6 +214,7 @@ impl Operation {
             | Self::PublishBegan(..)
             | Self::PublishEnded(..)
             | Self::Hear(_)
+            | Self::Show(..)
             | Self::Know => {}
         }
     }

@@ -15,8 +15,9 @@ use crate::events::{self, Event};
 use crate::filesystem::Place;
 use crate::group::{self, Group};
 use crate::histogram::Histogram;
+use crate::links::{self, Links};
 use crate::operation::Operation;
-use crate::{liveness, manage, store};
+use crate::{liveness, manage, others, store};
 
 /// The seconds of a step, and for how many seconds its rows are kept. A step is a point of a plot;
 /// seconds are for the levels of processes, which are added only if they are of the same one.
@@ -120,6 +121,8 @@ pub(crate) enum Query {
     Minutes(i64),
     Workers,
     Events(String),
+    Others,
+    Links(String),
 }
 
 /// The answer to a query.
@@ -130,6 +133,9 @@ pub(crate) enum Answered {
     Minutes(Vec<(String, i64, u64)>),
     Workers(Vec<Worker>),
     Events(Vec<Event>),
+    /// The slots and the numbers of the other processes.
+    Others(Vec<(i64, i64)>),
+    Links(Links),
 }
 
 /// What a page tells.
@@ -466,6 +472,8 @@ pub(crate) fn answer(
         Query::Minutes(since) => Answered::Minutes(minutes(connection, application, *since)?),
         Query::Workers => Answered::Workers(workers(connection, place, application, slot)?),
         Query::Events(id) => Answered::Events(events::of(connection, id)?),
+        Query::Links(id) => Answered::Links(links::of(connection, id)?),
+        Query::Others => Answered::Others(others::find(connection, place, application, slot)?),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Wake-ups: a pipe within the process, and a FIFO for each process that others write to.
 //!
-//! A byte says: look. A byte too few is made up for by the look of each second.
+//! A byte says: look. A byte too few is made up for by the look of each second. Another byte asks for
+//! the tasks that are shown, see `others`.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -19,14 +20,17 @@ pub(crate) struct Bed {
     writer: PipeWriter,
 }
 
-/// What ended a sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
-    /// A thread of this process, or the time.
-    Here,
-    /// Another process.
-    Elsewhere,
+/// What other processes have called for during a sleep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Woken {
+    /// To look.
+    pub called: bool,
+    /// To show the tasks of this process.
+    pub asked: bool,
 }
+
+const WAKE: u8 = b'w';
+const ASK: u8 = b'?';
 
 impl Bed {
     pub(crate) fn new() -> io::Result<Self> {
@@ -37,7 +41,7 @@ impl Bed {
     /// Wakes the writer thread, which said that it sleeps: so there is never more than one byte.
     pub(crate) fn wake(&self) {
         // Fails only if the reader is gone, and it is here.
-        _ = (&self.writer).write(b"w");
+        _ = (&self.writer).write(&[WAKE]);
     }
 
     /// Sleeps until woken, or for `limit`.
@@ -51,10 +55,14 @@ impl Bed {
         match fifo {
             Some(mut fifo) if elsewhere => {
                 // Does not block: it was opened so.
-                _ = fifo.read(&mut bytes);
-                Woken::Elsewhere
+                let count = fifo.read(&mut bytes).unwrap_or_default();
+                let is_question = |byte: &u8| *byte == ASK;
+                Woken {
+                    called: !bytes[..count].iter().all(is_question) || count == 0,
+                    asked: bytes[..count].iter().any(is_question),
+                }
             }
-            _ => Woken::Here,
+            _ => Woken::default(),
         }
     }
 
@@ -88,9 +96,19 @@ pub(crate) fn make(place: &Place, slot: i64) -> io::Result<File> {
 pub(crate) struct Peers(HashMap<i64, File>);
 
 impl Peers {
-    /// Wakes the process of that slot. A full FIFO is as good as one more byte; a missing one
-    /// belongs to a process that is dead or has left.
+    /// Wakes the process of that slot.
     pub(crate) fn wake(&mut self, place: &Place, slot: i64) {
+        self.send(place, slot, WAKE);
+    }
+
+    /// Asks the process of that slot for its tasks.
+    pub(crate) fn ask(&mut self, place: &Place, slot: i64) {
+        self.send(place, slot, ASK);
+    }
+
+    /// A full FIFO is as good as one more byte; a missing one belongs to a process that is dead or has
+    /// left.
+    fn send(&mut self, place: &Place, slot: i64, byte: u8) {
         use std::collections::hash_map::Entry;
         let mut file: &File = match self.0.entry(slot) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -99,7 +117,7 @@ impl Peers {
                 Err(_) => return,
             },
         };
-        _ = file.write(b"w");
+        _ = file.write(&[byte]);
     }
 
     /// Closes the FIFOs of processes that are gone.

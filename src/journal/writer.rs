@@ -24,7 +24,7 @@ use crate::operation::Operation;
 use crate::part::{self, Disk, Files, Part, Subject};
 use crate::record::{self, Sample};
 use crate::wakeup::Woken;
-use crate::{chains, flusher, lists, liveness, manage, permits, poison, store, turnstile};
+use crate::{chains, flusher, lists, liveness, manage, others, permits, poison, store, turnstile};
 
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -165,10 +165,12 @@ impl Writer {
         loop {
             if self.part.queue.fall_asleep() {
                 let limit = self.rest();
-                if self.part.bed.sleep(self.fifo.as_deref(), limit) == Woken::Elsewhere {
-                    self.is_called = true;
-                }
+                let Woken { called, asked } = self.part.bed.sleep(self.fifo.as_deref(), limit);
                 self.part.queue.wake();
+                self.is_called |= called;
+                if asked {
+                    self.part.core.host.asked(now());
+                }
             }
             if self.round() {
                 return;
@@ -330,10 +332,17 @@ impl Writer {
                 }
                 Operation::Look(query, answer) => {
                     let app = self.part.core.settings.app.clone();
-                    let found = Self::with(&self.part, |connection, _| {
-                        Ok(record::answer(connection, &place, &app, slot, &query)?)
+                    let found = Self::with(&self.part, |connection, files| {
+                        let found = record::answer(connection, &place, &app, slot, &query)?;
+                        others::ask(files, &place, &found);
+                        Ok(found)
                     });
                     answer.give(found.map_err(|trouble| trouble.told(&place)));
+                }
+                Operation::Show(at, text) => {
+                    if let Some(slot) = slot {
+                        others::write(&place, slot, at, &text);
+                    }
                 }
                 other => {
                     let app = self.part.core.settings.app.clone();

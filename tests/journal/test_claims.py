@@ -48,6 +48,7 @@ class Site:
             decode_error=RuntimeError,
             dead=lambda id, name, deaths, error: None,
             obey=lambda number, verb, target, actor, is_open: None,
+            show=lambda: None,
         )
 
     def submit(self, name: str, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -54,10 +54,10 @@ def threads():
 class Pair:
     """A worker without a page, and a process with one."""
 
-    def __init__(self, folder: Path, code: str = "") -> None:
+    def __init__(self, folder: Path, code: str = "", *, mounts: bool = False) -> None:
         self._folder = folder
         self.started: list[Process] = []
-        self.worker = self.start(code)
+        self.worker = self.start(code + "mount()\n" * mounts)
         self.page = self.start(code + "mount()\n")
 
     @cached_property

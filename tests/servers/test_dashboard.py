@@ -31,7 +31,7 @@ from flask import request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import app, executor, record, wait_for
-from flask_delay import current_task, delay, task
+from flask_delay import current_task, delay, task, using
 
 app.register_blueprint(
     executor.dashboard_blueprint(authorize=lambda: "act", poll=1), url_prefix="/admin"
@@ -67,6 +67,11 @@ def send(name):
 @task(durable=True)
 def fail(name):
     raise ConnectionError(f"no answer for {name}")
+
+@app.post("/later/<name>")
+def submit_later(name):
+    # Nobody asks for its id, which the journal would know then.
+    return {"id": using(countdown=600).delay(print_label, name)._quiet_id()}
 
 @app.post("/<kind>/<name>")
 def submit(kind, name):
@@ -266,6 +271,29 @@ def test_each_process_shows_the_durable_tasks_of_all(site: Site, name: str):
     finally:
         site.let_go(*sent)
     assert poll(lambda: not set(running) & ids(site.data("/running")))
+
+
+def test_each_process_shows_the_plain_tasks_that_wait_in_all(site: Site, name: str):
+    """With their reason, and the number of all; their buttons work in each process."""
+    sent = [f"{name}-{n}" for n in range(2 * site.workers)]
+    with ThreadPoolExecutor(4) as pool:
+        waiting = list(pool.map(lambda it: site.submit("later", it), sent))
+
+    def held(answer: Answer) -> dict[str, Any]:
+        return {it["id"]: it for it in answer.data["held"]}
+
+    def all_show_all() -> bool:
+        # A process that has no time to answer is named instead.
+        answers = site.from_every_process(lambda: site.ask("/admin/queue", None, SLOWLY))
+        return all(set(waiting) == held(it).keys() for it in answers.values())
+
+    assert poll(all_show_all), site.server.log()
+    answer = site.ask("/admin/queue")
+    assert {it["waits"] for it in held(answer).values()} == {"scheduled"}
+    assert answer.data["counts"]["held"] == len(held(answer))
+    for id in waiting:
+        assert site.ask(f"/admin/tasks/{id}/cancel", {}).status == 200
+    assert poll(lambda: not site.data("/queue")["held"])
 
 
 def test_a_task_has_one_page_in_all_processes(site: Site, name: str):

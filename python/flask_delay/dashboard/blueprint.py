@@ -223,7 +223,9 @@ class _Views:
                 return answers.unchanged()
             response = view(**arguments)
             tag = response.headers.get("HX-PTag", tag)
-            if tag is not None and response.status_code in {200, 304}:
+            # A process that did not answer may do so the next time, without news in the journal.
+            is_whole = not g.get("_delay_silent")
+            if tag is not None and is_whole and response.status_code in {200, 304}:
                 own.polls.note(key, tag, pulse)
             return response
 
@@ -234,6 +236,7 @@ class _Views:
 
     def _show(self, page: str, data: dict[str, Any], status: int = 200) -> AnyResponse:
         """A page as HTML, or its data as JSON if the visitor would rather have that."""
+        g._delay_silent = data.get("silent")  # noqa: SLF001
         if answers.wants_json():
             return answers.as_json({"page": page, **data}, status)
         # The process that answers is another one each time.
@@ -334,6 +337,7 @@ class _Views:
             "paused": found.paused(),
             "process": found.process(request.environ.get("SERVER_SOFTWARE", "")),
             "processes": found.processes(),
+            "silent": found.silent,
             "points": plots.points_of(found.plots(span), span, time.time()),
         }
         return self._show("overview", data)
@@ -343,7 +347,12 @@ class _Views:
         found = self._pages()
         tasks = found.running()
         return self._show(
-            "running", {"tasks": tasks[: lists.SHOWN], "count": found.count_of(tasks)}
+            "running",
+            {
+                "tasks": tasks[: lists.SHOWN],
+                "count": found.count_of(tasks),
+                "silent": found.silent,
+            },
         )
 
     def queue(self) -> AnyResponse:
@@ -356,6 +365,7 @@ class _Views:
             "held": held.tasks,
             "counts": found.waiting_counts(),
             "paused": found.paused(),
+            "silent": found.silent,
             "filters": {"name": name, "class": None},
         }
         return self._named(found, name) or self._show("queue", data)
@@ -457,6 +467,8 @@ class _Views:
             "task",
             {
                 "task": view,
+                "follows": [it._asdict() for it in view.follows],
+                "followed_by": [it._asdict() for it in view.followed_by],
                 "here": here,
                 "timeline": found.timeline(view),
                 "stack": frames,
@@ -523,7 +535,7 @@ class _Views:
             views = found.matching(name, kind)
         else:
             chosen = list(dict.fromkeys(form.getlist("id")))[: lists.MOST]
-            seen = [(id, found.task(id)) for id in chosen]
+            seen = [(id, found.task(id, asks=False)) for id in chosen]
             views = [view for _, view in seen if view is not None and lists.can_retry(view)]
             missed = [{"id": id, "why": why} for id, view in seen if (why := lists.no_retry(view))]
         data = {

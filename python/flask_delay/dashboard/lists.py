@@ -1,20 +1,26 @@
 """The lists: the tasks of the journal, and those of this process that it does not have.
 
-The journal has each list in its order. What of this process is not there is put between.
+The journal has each list in its order. Plain tasks are not there: those of this process, and those
+that other processes tell of, are put between.
 """
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from itertools import chain, islice
 from typing import NamedTuple
 
 from flask_delay.backends.base import RemoteError
+from flask_delay.dashboard import recorder
 from flask_delay.dashboard.recorder import Recorder, Run
 from flask_delay.journal.store import End, Listed, ListKind
+from flask_delay.observe import others
+from flask_delay.observe.others import Shown
 from flask_delay.observe.view import TaskView
-from flask_delay.state import State
+from flask_delay.state import State, showers
 
 SHOWN = 50
 """Tasks of a list."""
@@ -22,6 +28,8 @@ SHOWN = 50
 MOST = 1_000
 """Tasks that are retried at once, at most."""
 
+# Waiting tasks that are looked at for another process, which shows some of them.
+_LOOKED_AT = 4 * others.MOST
 # Rows of the journal that are taken at once where each has to be looked at.
 _PART = 200
 # What counts as recent, for failures.
@@ -83,27 +91,44 @@ class Lists:
 
     # --- What has not ended -----------------------------------------------------------
 
-    def running(self) -> list[TaskView]:
-        """Tasks that run, of all processes that are known, the oldest first: more than `SHOWN` of
-        them if there are.
-        """
-        rows = self._rows("running", None, SHOWN + 1)
-        own = []
-        for run in self.own.runs(self.state):
-            if run.future.state == "running":
-                if self.shares_all:
-                    # The journal has it from now on, for the pages of other processes.
-                    _ = run.future.id
-                view = self.own.seen(run.future)
-                own.append(view and replace(view, thread=thread_name(run)))
-        found = self._with_own(rows, own)
-        return [self.shown(view) for view in sorted(found, key=_started)]
+    @cached_property
+    def _told(self) -> tuple[list[Shown], list[int]]:
+        # Once for each page that is made.
+        return self.state.store.others()
 
-    def waiting(self, name: str | None = None) -> tuple[Part, Part]:
-        """The tasks that wait for a worker, in the order of their starts, and those held up."""
-        queued = [it.view for it in self._rows("ready", name, SHOWN)]
-        held = [it.view for it in self._rows("held", name, SHOWN)]
-        there = {view.id for view in (*queued, *held)}
+    @property
+    def others(self) -> list[Shown]:
+        """The plain tasks of other processes, as those tell of them."""
+        return self._told[0]
+
+    @property
+    def silent(self) -> list[int]:
+        """The processes that do not answer, so that their plain tasks may be missing."""
+        return self._told[1]
+
+    def _of_others(self) -> Iterator[TaskView]:
+        for told in self.others:
+            for part in (told.running, told.queued, told.held):
+                yield from part.tasks
+
+    def of_another(self, id: str) -> TaskView | None:
+        """The plain task with this id, if another process tells of it."""
+        return next((view for view in self._of_others() if view.id == id), None)
+
+    def own_runs(self, *, plain: bool) -> list[Run]:
+        """The tasks that run in this process; without the durable ones if `plain`."""
+        runs = (it for it in self.own.runs(self.state) if it.future.state == "running")
+        return [it for it in runs if not (plain and self.state.store.has(it.future))]
+
+    def views_of(self, runs: Iterable[Run]) -> Iterator[TaskView]:
+        """The views of tasks that run in this process."""
+        for run in runs:
+            view = self.own.seen(run.future)
+            if view is not None:
+                yield replace(view, thread=thread_name(run))
+
+    def own_waiting(self) -> Iterator[TaskView]:
+        """The plain tasks that wait in this process."""
         for future in self.own.pending(self.state):
             if future.state != "pending" or self.state.store.has(future):
                 continue
@@ -111,7 +136,29 @@ class Lists:
             if view is not None and view.waits == "ready" and view.lane is not None:
                 # Other processes may have its place.
                 view = self.state.held(view, future)
-            if view is not None and view.id not in there and name in {None, view.name}:
+            if view is not None:
+                yield view
+
+    def running(self) -> list[TaskView]:
+        """Tasks that run, of all processes that are known, the oldest first: more than `SHOWN` of
+        them if there are.
+        """
+        rows = self._rows("running", None, SHOWN + 1)
+        told = (view for it in self.others for view in it.running.tasks)
+        found = self._with_own(rows, chain(told, self.views_of(self.own_runs(plain=False))))
+        return [self.shown(view) for view in sorted(found, key=_started)]
+
+    def waiting(self, name: str | None = None) -> tuple[Part, Part]:
+        """The tasks that wait for a worker, in the order of their starts, and those held up."""
+        told = (view for it in self.others for view in (*it.queued.tasks, *it.held.tasks))
+        # A process knows more of its plain tasks than the journal.
+        plain = {view.id: view for view in chain(told, self.own_waiting())}
+        queued, held = (
+            [it.view for it in self._rows(kind, name, SHOWN) if it.view.id not in plain]
+            for kind in ("ready", "held")
+        )
+        for view in plain.values():
+            if name in {None, view.name}:
                 (queued if view.waits == "ready" else held).append(view)
         queued.sort(key=_queued)
         held.sort(key=_held)
@@ -125,6 +172,7 @@ class Lists:
         own = [
             *(self.own.seen(run.future) for run in self.own.runs(self.state)),
             *(self.own.seen(it) for it in self.own.pending(self.state) if it.name == name),
+            *self._of_others(),
             *self.own.failed(self.state),
             *(() if self.shares_all else self.own.others(self.state)),
         ]
@@ -137,17 +185,16 @@ class Lists:
     def _cut(self, views: list[TaskView]) -> list[TaskView]:
         return [self.shown(view) for view in views[:SHOWN]]
 
-    def _with_own(self, rows: list[Listed], own: Iterable[TaskView | None]) -> list[TaskView]:
-        """The rows of the journal, and the tasks of this process. It knows more of its own."""
+    def _with_own(self, rows: list[Listed], own: Iterable[TaskView]) -> list[TaskView]:
+        """The rows of the journal, and tasks of processes, which know more of their own."""
         found = {it.view.id: it.view for it in rows}
         for view in own:
-            if view is not None:
-                row = found.get(view.id)
-                if row is None or not is_durable(row):
-                    found[view.id] = view
-                else:
-                    text = view.arguments or row.arguments
-                    found[view.id] = replace(row, arguments=text, thread=view.thread)
+            row = found.get(view.id)
+            if row is None or not is_durable(row):
+                found[view.id] = view
+            else:
+                text = view.arguments or row.arguments
+                found[view.id] = replace(row, arguments=text, thread=view.thread)
         return list(found.values())
 
     # --- What has ended ---------------------------------------------------------------
@@ -393,3 +440,22 @@ def thread_name(run: Run | None) -> str | None:
     if run is None or run.thread is None:
         return None
     return next((it.name for it in threading.enumerate() if it.ident == run.thread), None)
+
+
+def _show(state: State) -> Shown:
+    """The plain tasks of this process, for the pages of others."""
+    own = Lists(state, recorder.of(state.app), None, arguments=True)
+    runs = own.own_runs(plain=True)
+    waiting = list(islice(own.own_waiting(), _LOOKED_AT))
+    queued = sorted((it for it in waiting if it.waits == "ready"), key=_queued)
+    held = sorted((it for it in waiting if it.waits != "ready"), key=_held)
+    since = (it.enqueued_at for it in queued)
+    return Shown(
+        running=others.Part(len(runs), list(own.views_of(runs[: others.MOST]))),
+        queued=others.Part(len(queued), queued[: others.MOST]),
+        held=others.Part(len(held), held[: others.MOST]),
+        oldest=min((it for it in since if it is not None), default=None),
+    )
+
+
+showers.append(_show)

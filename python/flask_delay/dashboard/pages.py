@@ -8,10 +8,10 @@ import re
 import site
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +22,15 @@ from flask_delay.dashboard.samples import Plots
 from flask_delay.journal.periodic import seen_in_journal
 from flask_delay.masking import masked
 from flask_delay.observe.stats import TaskStats
-from flask_delay.observe.view import TaskView
+from flask_delay.observe.view import Link, TaskView
 from flask_delay.periodic.job import Job
 
 # Characters of a message, of a note, of arguments; of a traceback.
 _LONGEST, _TRACEBACK = 1_000, 64_000
 _WAITING = ("ready", "scheduled", "blocked", "parked")
+# The last plain tasks that other processes were asked to tell the journal of: once is enough.
+_published: dict[str, None] = {}
+_REMEMBERED = 256
 # Bounds of the buckets of a histogram, in seconds: 1, 2, 5, 10 ...
 BOUNDS = tuple(step * 10.0**power for power in range(-4, 4) for step in (1, 2, 5))
 
@@ -55,16 +58,41 @@ class ErrorText(NamedTuple):
 class Pages(Lists):
     """The tasks of one `Delay` on one app, as a page shows them."""
 
-    def task(self, id: str) -> TaskView | None:
-        """The task with this id, in whichever process; None for one that is not known."""
+    def task(self, id: str, *, asks: bool = True) -> TaskView | None:
+        """The task with this id, in whichever process; None for one that is not known.
+
+        Other processes are asked for plain tasks only if this one `asks`.
+        """
         view = self.state.look(id)
-        if view is None:
+        if view is None or not (is_durable(view) or view.is_over):
             future = self.own.find(self.state, id)
-            if future is None:
-                view = self.own.ended(self.state, id)
+            if future is not None:
+                view = view or self.state.held(self.own.seen(future), future)
             else:
-                view = self.state.held(self.own.seen(future), future)
-        return None if view is None else self.shown(view)
+                view = view or self.own.ended(self.state, id)
+                if asks and (view is None or not view.is_over):
+                    view = self._ask_for(id, view)
+        return None if view is None else self.shown(self._linked(view))
+
+    def _linked(self, view: TaskView) -> TaskView:
+        """The view with what the journal knows of the tasks before and after it."""
+        before, after = self.state.store.links(view.id)
+        return replace(
+            view,
+            follows=_united(view.follows, before),
+            followed_by=_united(view.followed_by, after),
+        )
+
+    def _ask_for(self, id: str, known: TaskView | None) -> TaskView | None:
+        """A plain task of another process, which knows more of it than the journal."""
+        view = self.of_another(id)
+        if known is None and id not in _published and self.state.publish(id):
+            # So its end is seen, too.
+            _published[id] = None
+            while len(_published) > _REMEMBERED:
+                _published.pop(next(iter(_published)), None)
+            known = None if view is not None else self.state.look(id)
+        return view or known
 
     def stack(self, id: str) -> tuple[str | None, list[str]]:
         """Why the stack of a task cannot be shown, or None; and its frames, outermost first."""
@@ -93,7 +121,8 @@ class Pages(Lists):
         journal = self.state.store.stats()
         if len(running) <= SHOWN or journal is None:
             return len(running)
-        return max(len(running), journal["running"])
+        plain = len(self.own_runs(plain=True)) + sum(it.running.number for it in self.others)
+        return max(len(running), journal["running"] + plain)
 
     def waiting_counts(self) -> dict[str, Any]:
         """How many tasks wait, and since when the oldest one waits for a worker."""
@@ -106,6 +135,10 @@ class Pages(Lists):
             queued += journal["ready"]
             held += journal["scheduled"] + journal["blocked"] + journal["parked"]
             since.append(self.state.store.oldest)
+        for told in self.others:
+            queued += told.queued.number
+            held += told.held.number
+            since.append(told.oldest)
         oldest = min((it for it in since if it is not None), default=None)
         if oldest is not None:
             # It is told to no more than that.
@@ -272,6 +305,14 @@ class Pages(Lists):
         """How many processes run durable tasks; None without a journal."""
         counts = self.state.store.stats()
         return None if counts is None else counts["processes"]
+
+
+def _united(*lists: Iterable[Link]) -> tuple[Link, ...]:
+    """Tasks without those that are there twice."""
+    found: dict[str, Link] = {}
+    for link in chain(*lists):
+        found.setdefault(link.id, link)
+    return tuple(found.values())
 
 
 def _event(

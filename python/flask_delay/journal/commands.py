@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flask_delay._native import DuplicateTask, Future, _Journal
+from flask_delay.observe.others import Shown
 from flask_delay.observe.stack import stack_of
 from flask_delay.periodic.job import Job, Jobs
 
@@ -16,7 +17,7 @@ _acts = logging.getLogger("flask_delay.dashboard")
 PATIENCE = 1.0
 """Seconds to wait for the answer of another process."""
 
-OF_TASKS = frozenset({"stop", "cancel", "stack"})
+OF_TASKS = frozenset({"stop", "cancel", "stack", "publish"})
 """The verbs that are about a task. Its id is the target."""
 
 OF_JOBS = frozenset({"run", "pause", "resume"})
@@ -68,11 +69,16 @@ class Commands:
         find: Callable[[str], Future[Any] | None],
         stack: Callable[[Future[Any]], Outcome],
         jobs: Jobs,
+        show: Callable[[], Shown],
     ) -> None:
-        """`find` returns a task of this process by its id; `stack` says where it is."""
+        """`find` returns a task of this process by its id; `stack` says where it is.
+
+        `show` returns the plain tasks of this process.
+        """
         self._find = find
         self._stack = stack
         self._jobs = jobs
+        self.show = show
 
     def act(self, verb: str, target: str) -> Outcome | None:
         """Do it here; None if this process does not have the target."""
@@ -84,6 +90,10 @@ class Commands:
             return None
         if verb == "stack":
             return self._stack(future)
+        if verb == "publish":
+            # The journal has it from now on.
+            _ = future.id
+            return DONE
         # A durable task is stopped and cancelled in the journal, wherever it is.
         return None if future._is_durable() else with_task(verb, future)  # noqa: SLF001
 

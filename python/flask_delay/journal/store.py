@@ -43,9 +43,10 @@ from flask_delay.journal.functions import Functions
 from flask_delay.journal.settings import main_of, path_of, space_of
 from flask_delay.journal.terms import arguments_of, lane_of, moment, terms_of
 from flask_delay.logs import log as _log
-from flask_delay.observe import signals
+from flask_delay.observe import others, signals
+from flask_delay.observe.others import Shown
 from flask_delay.observe.stats import JournalStats
-from flask_delay.observe.view import STATES, Before, TaskView
+from flask_delay.observe.view import STATES, Before, Link, TaskView
 from flask_delay.options import KNOWN, Chosen, refuse_sessions, refuse_undurable
 from flask_delay.registry import task_name
 from flask_delay.retry import as_retry
@@ -62,6 +63,8 @@ _RUNNING = ("priority", "timeout", "retry")
 _LOOK, _MAKING = 0.1, 10.0
 # Seconds between two looks at the counts of the journal.
 _COUNTED = 1.0
+# Seconds to wait for what other processes tell of their tasks.
+_ANSWER = 0.1
 # Tasks of `map` in one commit.
 _BATCH = 500
 ListKind = Literal["ready", "held", "running", "ended", "failed"]
@@ -156,6 +159,8 @@ class Store:
         self._executor = executor
         self._backend = backend
         self._commands = commands
+        # Besides that of the `Delay`. No lock: each access is atomic.
+        self._adopted: list[Executor] = []
         # Weak: the app owns it.
         self._app = weakref.ref(app)
         # The journal, once it is open. No lock: each access is atomic, and a fork finds nothing
@@ -268,9 +273,12 @@ class Store:
             decode_error=partial(errors.decoded, main=main),
             dead=dead,
             obey=obey,
+            show=partial(_shown, this),
         )
         # Of two callers at once, both have made the same one.
         found = self._open.setdefault(None, made)
+        for executor in list(self._adopted):
+            found.adopt(executor)
         if self._about is not None:
             found.record(self._about)
         self._hear_requests()
@@ -860,17 +868,54 @@ class Store:
             raise ValueError(f"only a task that failed can run again, and {id} is {outcome}")
         raise (ValueError if outcome == "plain" else LookupError)(_NOT_RETRIED[outcome].format(id))
 
+    def links(self, id: str) -> tuple[list[Link], list[Link]]:
+        """The tasks that the one with this id follows, and those that follow it.
+
+        Raises JournalUnavailable.
+        """
+        if not self.is_there:
+            return [], []
+        before, after = (
+            [Link(id, name.rpartition(".")[2]) for id, name in found]
+            for found in self._journal().links(id)
+        )
+        return before, after
+
     def claimed(self, id: str) -> Future[Any] | None:
         """The durable task with this id, if this process runs it or is about to."""
         journal = self._open.get(None)
         return None if journal is None else journal.claimed(id)
 
-    def command(self, verb: str, target: str, actor: str | None, *, is_task: bool) -> Outcome:
+    def others(self) -> tuple[list[Shown], list[int]]:
+        """The plain tasks of the other processes of the app; and the processes that do not answer.
+
+        Waits at most `_ANSWER` seconds for them. Raises JournalUnavailable.
+        """
+        journal, found, silent = self.shared(), list[Shown](), list[int]()
+        for pid, text in () if journal is None else journal.others(_ANSWER):
+            try:
+                shown = others.decoded(self._space, pid, text or "")
+            except ValueError:
+                # No answer, or one that something else than a journal has written.
+                silent.append(pid)
+            else:
+                found += () if shown is None else (shown,)
+        return found, silent
+
+    def command(
+        self,
+        verb: str,
+        target: str,
+        actor: str | None,
+        *,
+        is_task: bool,
+        patience: float = PATIENCE,
+    ) -> Outcome:
         """Ask the process that has a task or a job to do something with it.
 
-        Waits at most `PATIENCE` seconds for the answer. Raises JournalUnavailable.
+        Waits at most `patience` seconds for the answer. Raises JournalUnavailable.
         """
-        found, text = self._journal().command(verb, target, actor, is_task, PATIENCE)
+        found, text = self._journal().command(verb, target, actor, is_task, patience)
         match found:
             case "done":
                 return decoded(text or "")
@@ -926,6 +971,12 @@ class Store:
         if name is None:
             return [None]
         return [*self.functions.meant(name, journal.names())]
+
+    def adopt(self, executor: Executor) -> None:
+        """Have the journal know the plain tasks of another executor of this process."""
+        self._adopted.append(executor)
+        if (journal := self._open.get(None)) is not None:
+            journal.adopt(executor)
 
     def record(self, about: str) -> None:
         """Note from now on what happens to tasks, for pages. `about` is JSON: see `workers`."""
@@ -1018,6 +1069,15 @@ _NOT_RETRIED = {
     "unknown": "there is no task {} in the journal",
     "retried": "the task {} was forgotten at once",
 }
+
+
+def _shown(this: weakref.ref[Store]) -> str | None:
+    """The plain tasks of this process as text."""
+    store = this()
+    find = None if store is None else store._commands()  # noqa: SLF001
+    if store is None or find is None:
+        return None
+    return others.encoded(store._space, find().show())  # noqa: SLF001
 
 
 def has_begun_again(row: Mapping[str, Any] | None, future: Future[Any]) -> bool:

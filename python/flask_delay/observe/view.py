@@ -17,6 +17,13 @@ class Before(NamedTuple):
     """How many more it waits for."""
 
 
+class Link(NamedTuple):
+    """A task before or after another one."""
+
+    id: str
+    name: str
+
+
 class Lane(NamedTuple):
     """The limit and the rate of a task, which tasks of one key share."""
 
@@ -85,6 +92,10 @@ class TaskView:
     priority: int = 0
     lane: Lane | None = None
     """Its limit and its rate, until it has ended."""
+    follows: tuple[Link, ...] = ()
+    """The first of the tasks that it has waited for or waits for, on a page of this task."""
+    followed_by: tuple[Link, ...] = ()
+    """The first of the tasks that have waited for it or wait for it, on a page of this task."""
 
     @property
     def is_over(self) -> bool:
@@ -139,6 +150,7 @@ def view_of(future: Future[Any], *, is_quiet: bool = False) -> TaskView | None:
     state, progress = future.state, future.progress
     standing = _standing(future, state)
     error = future.exception() if state == "finished" else None
+    follows, followed_by = future._links()  # noqa: SLF001 (of our own class)
     return TaskView(
         id=future._quiet_id() if is_quiet else future.id,
         name=future.name,
@@ -150,6 +162,8 @@ def view_of(future: Future[Any], *, is_quiet: bool = False) -> TaskView | None:
         finished_at=future.finished_at,
         error=error,
         result=future.result() if state == "finished" and error is None and not is_quiet else None,
+        follows=tuple(Link(*it) for it in follows),
+        followed_by=tuple(Link(*it) for it in followed_by),
         **standing,
     )
 

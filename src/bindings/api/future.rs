@@ -20,6 +20,7 @@ use crate::bindings::core::async_check::check_callback;
 use crate::bindings::core::durable::{note_death, public_id, publish};
 use crate::bindings::core::executor::ExecutorCell;
 use crate::bindings::core::function_name::inner_of;
+use crate::bindings::core::links;
 use crate::bindings::core::options::Policy;
 use crate::bindings::core::policy;
 use crate::bindings::core::recorder::Text;
@@ -206,6 +207,11 @@ impl Task {
     #[doc = doc!("Future._standing")]
     fn _standing<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
         standing::of(slf)
+    }
+
+    #[doc = doc!("Future._links")]
+    fn _links(&self) -> (links::Named, links::Named) {
+        links::of(self)
     }
 
     #[doc = doc!("Future._begin")]

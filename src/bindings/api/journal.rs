@@ -40,7 +40,7 @@ impl Journal {
 #[pymethods]
 impl Journal {
     #[new]
-    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, lane, encode_error, decode_error, dead, obey))]
+    #[pyo3(signature = (executor, path, *, app, sync, keep, limit, deaths, max_bytes, timeout, waiting, code, publish, revive, lane, encode_error, decode_error, dead, obey, show))]
     #[expect(clippy::too_many_arguments, reason = "most of them named")]
     fn new(
         executor: &Bound<'_, ExecutorCell>,
@@ -61,6 +61,7 @@ impl Journal {
         decode_error: Py<PyAny>,
         dead: Py<PyAny>,
         obey: Py<PyAny>,
+        show: Py<PyAny>,
     ) -> PyResult<Self> {
         let py = executor.py();
         let sync = match sync {
@@ -93,6 +94,7 @@ impl Journal {
             decode_error,
             dead,
             obey,
+            show,
         };
         let core = executor.get().core()?;
         let link = Link::new(core, hooks, max_bytes, publish, |host| {
@@ -292,6 +294,12 @@ impl Journal {
         self.0.ask(py, |journal| journal.prune(&filter))
     }
 
+    #[doc = doc!("_Journal.adopt")]
+    fn adopt(&self, executor: &Bound<'_, ExecutorCell>) -> PyResult<()> {
+        self.0.adopt(executor.get().core()?);
+        Ok(())
+    }
+
     #[doc = doc!("_Journal.claimed")]
     fn claimed<'py>(&self, py: Python<'py>, id: &str) -> Option<Bound<'py, Task>> {
         let found = self.0.find(py, id);
@@ -327,6 +335,13 @@ impl Journal {
                 Some(durable::name_of_state(state).to_owned()),
             ),
         })
+    }
+
+    #[doc = doc!("_Journal.others")]
+    fn others(&self, py: Python<'_>, patience: f64) -> PyResult<Vec<(i64, Option<String>)>> {
+        let patience = Duration::try_from_secs_f64(patience).unwrap_or_default();
+        let told = self.0.ask(py, |journal| journal.others(patience))?;
+        Ok(told.into_iter().map(|it| (it.pid, it.text)).collect())
     }
 
     #[doc = doc!("_Journal.take_command")]
@@ -412,6 +427,12 @@ impl Journal {
         let found = self.0.ask(py, |journal| journal.events(id))?;
         let event = |it: store::Event| (it.at, it.kind, it.text, it.actor, it.pid);
         Ok(found.into_iter().map(event).collect())
+    }
+
+    #[doc = doc!("_Journal.links")]
+    fn links(&self, py: Python<'_>, id: &str) -> PyResult<(Vec<store::Link>, Vec<store::Link>)> {
+        let found = self.0.ask(py, |journal| journal.links(id))?;
+        Ok((found.follows, found.followed))
     }
 
     #[doc = doc!("_Journal.stop_claiming")]

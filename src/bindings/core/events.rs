@@ -74,7 +74,7 @@ pub(crate) enum Subscriber {
     Metrics = 0,
     Signals = 10,
     Log = 20,
-    /// Of starts: one wakes the sampler.
+    /// Of what changes how many wait or run: it wakes the sampler.
     Samples = 30,
     Recorder = 40,
 }

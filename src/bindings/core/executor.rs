@@ -373,7 +373,8 @@ impl Core {
     /// Takes samples from now on, in forked processes too.
     pub(crate) fn set_sampled(&self) {
         self.sampled.store(true, Ordering::Relaxed);
-        events::subscribe(Subscriber::Samples, &[Kind::Started]);
+        let kinds = [Kind::Submitted, Kind::Started, Kind::Cancelled];
+        events::subscribe(Subscriber::Samples, &kinds);
     }
 
     /// The record of this process's tasks, if one is kept.

@@ -21,7 +21,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::executor::{Core, Job, Note};
 use super::holders::Holders;
 use super::leftovers;
-use super::obey::{Obeying, obey};
+use super::obey::{Obeying, Wish, obey, shown};
 use super::task::Task;
 use crate::bindings::errors::JournalUnavailable;
 use crate::bindings::ffi::attach::attach;
@@ -53,6 +53,8 @@ pub(crate) struct Hooks {
     pub(crate) dead: Py<PyAny>,
     /// Does what another process asks.
     pub(crate) obey: Py<PyAny>,
+    /// Tells of the tasks of this process, as text; None if there is nothing to tell.
+    pub(crate) show: Py<PyAny>,
 }
 
 /// The tasks of one process.
@@ -281,6 +283,33 @@ impl Link {
         *self.here().processes.lock() = Some(Arc::downgrade(core));
     }
 
+    fn fulfil(&self, py: Python<'_>, wish: Wish) -> PyResult<()> {
+        match wish {
+            Wish::Command(command) => obey(self.hooks.obey.bind(py), command),
+            Wish::Show(at) => {
+                if let Some(text) = shown(self.hooks.show.bind(py))? {
+                    self.tell(|journal| journal.show(at, text));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Has the journal know the plain tasks of the executor of child processes, as those of its own.
+    pub(crate) fn adopt(self: &Arc<Self>, core: &Arc<Core>) {
+        if core.set_journal(self) {
+            self.set_processes(core);
+        }
+    }
+
+    /// A task of this process whose id was asked for.
+    pub(crate) fn known<'py>(&self, py: Python<'py>, id: &str) -> Option<Bound<'py, Task>> {
+        let processes = self.here().processes.lock().clone();
+        let cores = [self.core(), processes.and_then(|it| it.upgrade())];
+        let mut found = cores.into_iter().flatten();
+        found.find_map(|core| core.registry.get(py, id))
+    }
+
     /// Sends to the courier, which is started at first use.
     pub(crate) fn send(self: &Arc<Self>, message: Message) {
         let courier = self.here().courier.get_or_init(|| start(self));
@@ -321,7 +350,8 @@ impl Link {
         visit.call(&self.hooks.encode_error)?;
         visit.call(&self.hooks.decode_error)?;
         visit.call(&self.hooks.dead)?;
-        visit.call(&self.hooks.obey)
+        visit.call(&self.hooks.obey)?;
+        visit.call(&self.hooks.show)
     }
 }
 
@@ -408,23 +438,11 @@ impl Host for Caller {
     }
 
     fn command(&self, command: Command) {
-        let Some(link) = self.0.upgrade() else {
-            return;
-        };
-        let weak = Weak::clone(&self.0);
-        link.here().obeying.take(command, move |command| {
-            let Some(link) = weak.upgrade() else {
-                return false;
-            };
-            // Nothing if the interpreter is gone. A reference to the link may keep Python's objects.
-            attach(move |py| {
-                if let Err(error) = obey(link.hooks.obey.bind(py), command) {
-                    error.write_unraisable(py, None);
-                }
-                drop(link);
-            });
-            true
-        });
+        self.wish(Wish::Command(command));
+    }
+
+    fn asked(&self, at: i64) {
+        self.wish(Wish::Show(at));
     }
 
     fn dead(&self, letters: Vec<DeadLetter>) {
@@ -437,6 +455,26 @@ impl Host for Caller {
 }
 
 impl Caller {
+    fn wish(&self, wish: Wish) {
+        let Some(link) = self.0.upgrade() else {
+            return;
+        };
+        let weak = Weak::clone(&self.0);
+        link.here().obeying.take(wish, move |wish| {
+            let Some(link) = weak.upgrade() else {
+                return false;
+            };
+            // Nothing if the interpreter is gone. A reference to the link may keep Python's objects.
+            attach(move |py| {
+                if let Err(error) = link.fulfil(py, wish) {
+                    error.write_unraisable(py, None);
+                }
+                drop(link);
+            });
+            true
+        });
+    }
+
     fn send(&self, message: Message) {
         if let Some(link) = self.0.upgrade() {
             link.send(message);

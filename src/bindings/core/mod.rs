@@ -16,6 +16,7 @@ pub(crate) mod kept;
 pub(crate) mod keys;
 pub(crate) mod leftovers;
 pub(crate) mod link;
+pub(crate) mod links;
 pub(crate) mod machine;
 pub(crate) mod metrics;
 pub(crate) mod obey;

@@ -1,7 +1,7 @@
-//! Commands of other processes, which threads of their own deal with: workers may all be busy or
-//! stuck, and a command that blocks must not hold up the courier.
+//! Commands and questions of other processes, which threads of their own deal with: workers may all
+//! be busy or stuck, and a command that blocks must not hold up the courier.
 //!
-//! A thread is started by a command, and ends when none is left. A process that gets none has no
+//! A thread is started by a wish, and ends when none is left. A process that gets none has no
 //! thread for them.
 
 use std::collections::VecDeque;
@@ -14,18 +14,24 @@ use pyo3::prelude::*;
 
 use crate::bindings::ffi::call::call_with;
 
-/// So many commands are dealt with at once; the others wait.
+/// So many wishes are dealt with at once; the others wait.
 const MOST: usize = 8;
 
-/// The commands of a process that are not dealt with, and how many threads there are. The lock is a
-/// leaf.
+/// What another process wants of this one.
+pub(crate) enum Wish {
+    Command(Command),
+    /// To know of its tasks, since that time.
+    Show(i64),
+}
+
+/// The wishes that are not dealt with, and how many threads there are. The lock is a leaf.
 #[derive(Clone, Default)]
-pub(crate) struct Obeying(Arc<Mutex<(VecDeque<Command>, usize)>>);
+pub(crate) struct Obeying(Arc<Mutex<(VecDeque<Wish>, usize)>>);
 
 impl Obeying {
-    /// Has a thread deal with a command. Returns at once. `deal` is false if no more are wanted.
-    pub(crate) fn take(&self, command: Command, deal: impl Fn(Command) -> bool + Send + 'static) {
-        if !self.add(command) {
+    /// Has a thread deal with a wish. Returns at once. `deal` is false if no more are wanted.
+    pub(crate) fn take(&self, wish: Wish, deal: impl Fn(Wish) -> bool + Send + 'static) {
+        if !self.add(wish) {
             return;
         }
         let own = self.clone();
@@ -34,27 +40,45 @@ impl Obeying {
             .spawn(move || while own.next().is_some_and(&deal) {});
         if let Err(error) = started {
             log::error!("no thread for what another process asks: {error}");
-            // For the next command, and so for this one.
+            // For the next wish, and so for this one.
             self.0.lock().1 -= 1;
         }
     }
 
-    /// Notes a command; whether another thread is needed for it.
-    fn add(&self, command: Command) -> bool {
-        let (commands, threads) = &mut *self.0.lock();
-        commands.push_back(command);
-        let is_needed = *threads < MOST;
+    /// Notes a wish; whether another thread is needed for it.
+    fn add(&self, wish: Wish) -> bool {
+        let (wishes, threads) = &mut *self.0.lock();
+        let mut most = MOST;
+        let same = wishes.iter_mut().find_map(|it| match it {
+            Wish::Show(at) => Some(at),
+            Wish::Command(_) => None,
+        });
+        match (wish, same) {
+            (Wish::Show(later), Some(at)) => {
+                // No thread has begun to answer, so one answer is for both. There is a thread for it,
+                // unless that could not be started.
+                *at = later;
+                most = 1;
+            }
+            (wish, _) => wishes.push_back(wish),
+        }
+        let is_needed = *threads < most;
         *threads += usize::from(is_needed);
         is_needed
     }
 
-    /// The next command. Without one, the thread must end.
-    fn next(&self) -> Option<Command> {
-        let (commands, threads) = &mut *self.0.lock();
-        let next = commands.pop_front();
+    /// The next wish. Without one, the thread must end.
+    fn next(&self) -> Option<Wish> {
+        let (wishes, threads) = &mut *self.0.lock();
+        let next = wishes.pop_front();
         *threads -= usize::from(next.is_none());
         next
     }
+}
+
+/// Calls what tells of the tasks of this process.
+pub(crate) fn shown(show: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    call_with(show, [])?.extract()
 }
 
 /// Calls what deals with a command.

@@ -16,6 +16,7 @@ use super::call::{Call, Held, TakenCall};
 use super::executor::Core;
 use super::function_name::{label_of, read_name};
 use super::id::Id;
+use super::links::Links;
 use super::policy::Rules;
 use super::progress::Progress;
 use super::recorder::Text;
@@ -72,6 +73,8 @@ pub(crate) struct Extra {
     pub(crate) scope: Option<Py<PyAny>>,
     /// The rules of a task with options.
     pub(crate) rules: Option<Box<Rules>>,
+    /// The tasks before and after it, for a page.
+    pub(crate) links: Option<Box<Links>>,
 }
 
 // Many may be queued, so a future is small (at most 128 bytes, checked below). The function, up to

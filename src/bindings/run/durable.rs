@@ -995,7 +995,7 @@ pub(crate) fn deliver(py: Python<'_>, link: &Arc<Link>, message: Message) {
             }
         }
         Message::Stop(id) => {
-            let known = || link.core()?.registry.get(py, &id);
+            let known = || link.known(py, &id);
             if let Some(this) = link.find(py, &id).or_else(known)
                 && let Err(error) = timeout::stop(&this, Some(PATIENCE))
             {

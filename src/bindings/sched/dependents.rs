@@ -16,6 +16,7 @@ use super::completion::{self, Detached};
 use super::dispatch::{self, announce, withdraw};
 use crate::bindings::codec::json;
 use crate::bindings::core::executor::{Core, Queued};
+use crate::bindings::core::links;
 use crate::bindings::core::policy::{self, Dependencies, Kind, forget};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{Task, name_of};
@@ -31,6 +32,7 @@ pub(crate) fn hold(
     futures: &[Bound<'_, Task>],
 ) -> PyResult<()> {
     begin(this, core, kind, futures).inspect_err(|_| withdraw(this))?;
+    links::note(this, futures, core);
     let (mut told, mut turns) = (VecDeque::new(), Turns::default());
     if futures.is_empty() {
         turns.end(

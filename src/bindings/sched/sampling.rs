@@ -17,7 +17,7 @@ const SECOND: u64 = 1_000_000_000;
 /// After the end of a second: what ends at its very end is counted by then.
 const LATE: u64 = 2_000_000;
 
-/// A task starts.
+/// A task is submitted, starts or is cancelled.
 pub(crate) fn touch(core: &Arc<Core>) {
     if let Some(samples) = core.samples()
         && core.mode == Mode::Threads
@@ -86,6 +86,7 @@ fn tell(core: &Arc<Core>, samples: &Samples) {
         held,
         running,
     } = levels(core);
+    let is_main = link.core().is_some_and(|main| Arc::ptr_eq(&main, core));
     let stats = core.pool().stats();
     let vitals = Vitals {
         about: link.about(),
@@ -104,7 +105,8 @@ fn tell(core: &Arc<Core>, samples: &Samples) {
         names: names
             .map(|(name, it)| (name.into_string(), it.into_figures()))
             .collect(),
-        vitals: Some(vitals),
+        // A pool beside that one, of child processes, belongs to the same process.
+        vitals: is_main.then_some(vitals),
     };
     link.tell(|journal| journal.sample(sample));
 }

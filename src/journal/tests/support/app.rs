@@ -42,6 +42,8 @@ impl Host for App {
 
     fn command(&self, _command: Command) {}
 
+    fn asked(&self, _at: i64) {}
+
     fn dead(&self, _letters: Vec<DeadLetter>) {}
 
     fn report(&self, level: log::Level, text: String) {

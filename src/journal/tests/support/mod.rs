@@ -53,6 +53,7 @@ struct Noted {
     ended: Vec<Row>,
     stops: Vec<String>,
     commands: Vec<Command>,
+    asked: Vec<i64>,
     dead: Vec<DeadLetter>,
     reports: Vec<(log::Level, String)>,
     capacity: [Option<usize>; 3],
@@ -110,6 +111,12 @@ impl Notes {
     #[track_caller]
     pub(crate) fn commanded(&self) -> Command {
         self.take(|noted| (!noted.commands.is_empty()).then(|| noted.commands.remove(0)))
+    }
+
+    /// When this process was asked which tasks it has.
+    #[track_caller]
+    pub(crate) fn asked(&self) -> i64 {
+        self.take(|noted| (!noted.asked.is_empty()).then(|| noted.asked.remove(0)))
     }
 
     pub(crate) fn has_no_command(&self) -> bool {
@@ -173,6 +180,11 @@ impl Host for Notes {
 
     fn command(&self, command: Command) {
         self.noted.lock().unwrap().commands.push(command);
+        self.bell.notify_all();
+    }
+
+    fn asked(&self, at: i64) {
+        self.noted.lock().unwrap().asked.push(at);
         self.bell.notify_all();
     }
 
