@@ -23,7 +23,7 @@ from werkzeug.serving import make_server
 
 import flask_delay.dashboard
 from flask_delay import Delay, chain, delay, using
-from flask_delay.dashboard import blueprint, pages, recorder
+from flask_delay.dashboard import blueprint, lists, pages, recorder
 from flask_delay.dashboard.pages import Pages
 from flask_delay.observe.view import TaskView
 
@@ -35,6 +35,8 @@ ORDERS, PLACE = Path(__file__).with_name("orders.py"), "/srv/shop/orders.py"
 # Seconds before `NOW`: when a task was submitted, began and ended; or until it is due.
 _SPANS: dict[str, tuple[float, float | None, float | None]] = {}
 _DUE: dict[str, float] = {}
+# The ids of tasks that run, in the order of their starts: which thread takes which is chance.
+_threads: list[str] = []
 
 
 class _Meta(type):
@@ -80,6 +82,7 @@ def frozen(*, is_full: bool) -> Iterator[None]:
             counts, job = Pages.counts, Pages.job
             put(Pages, "counts", lambda *given: {**counts(*given), **_COUNTS})
             put(Pages, "job", lambda self, it: _job(job(self, it)))
+            put(lists, "thread_name", lambda run: run and f"delay_{_threads.index(run.future.id)}")
         yield
 
 
@@ -335,13 +338,16 @@ class Shop:
             self.add("publish", prices, 64.0)
             running = _wait(lambda: self.executor.tasks(state="running"))
             self.add("prices", running[0], 64.0, 63.0)
+            _threads[:] = [running[0].id]
             run = {
                 "export": (orders.export_orders, 2026, 44.0, 42.0),
                 "newsletter": (orders.send_newsletter, "Bergen", 21.0, 21.0),
                 "mail": (orders.fetch_mail, "INBOX", 10.0, 9.5),
             }
             for label, (fn, argument, submitted, began) in run.items():
-                self._begun(self.add(label, fn.delay(argument), submitted, began))
+                future = self.add(label, fn.delay(argument), submitted, began)
+                self._begun(future)
+                _threads.append(future.id)
             self._leave_some()
 
     def _end_some(self) -> None:
