@@ -27,18 +27,41 @@ def test_a_page_costs_tasks_next_to_nothing():
     assert with_one.processor < 1.5 * without.processor
 
 
+def costs_beyond(measure, most, rounds=4):
+    """What costs more than `most(it)` in every one of some measurements, each with its least.
+
+    Tests beside this one take caches away, and that for seconds, so that one may not be enough.
+    """
+    found, slowness = measure(), page_costs.slowness()
+    for _ in range(rounds):
+        beyond = {it: took for it, took in found.items() if took > most(it) * slowness}
+        if not beyond:
+            break
+        found = {it: min(took, found[it]) for it, took in measure().items()}
+        slowness = max(slowness, page_costs.slowness())
+    return beyond
+
+
 def test_each_query_is_short(app):
-    found = page_costs.queries(app)
-    slowness = page_costs.slowness()
-    # Several queries, whose answer is kept for a second.
-    assert found.pop("stats") <= QUERY * slowness
-    assert {name: took for name, took in found.items() if took > QUERY * slowness} == {}
+    # `stats` asks several, and keeps the answer for a second.
+    assert costs_beyond(lambda: page_costs.queries(app), lambda _: QUERY) == {}
 
 
 def test_each_view_is_short_and_an_idle_poll_is_nothing(app):
-    found = page_costs.views(app)
-    slowness = page_costs.slowness()
-    # With a value in each point of each plot, the overview takes more.
-    most = {path: 2 * VIEW if path.startswith("/?") or path == "/" else VIEW for path in found}
-    assert {it: took for it, took in found.items() if max(took) > most[it] * slowness} == {}
-    assert {path: took for path, took in found.items() if took[2] > IDLE * slowness} == {}
+    def most(view):
+        path, kind = view
+        if kind == "poll":
+            return IDLE
+        # With a value in each point of each plot, the overview takes more.
+        return 2 * VIEW if path == "/" or path.startswith("/?") else VIEW
+
+    def measure():
+        kinds = ("HTML", "JSON", "poll")
+        found = page_costs.views(app).items()
+        return {
+            (path, kind): took
+            for path, each in found
+            for kind, took in zip(kinds, each, strict=True)
+        }
+
+    assert costs_beyond(measure, most) == {}
