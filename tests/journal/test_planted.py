@@ -1,6 +1,11 @@
 """Whatever somebody writes into the file: no value of any column is imported or executed."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
+
+from flask_delay import task
 
 # Has a journal in each round, writes into it what an attacker might, and uses it again. Every text
 # has the name of a module that can be imported; an import or a compilation of it is noted.
@@ -156,3 +161,23 @@ def test_no_value_of_any_column_is_imported_or_executed(run_script, tmp_path):
 @pytest.mark.timeout(600)
 def test_no_value_of_many_is(run_script, tmp_path):
     plant(run_script, tmp_path, seed=18, count=200, timeout=550)
+
+
+@task(durable=True, name="planted.refuse")
+def refuse():
+    raise LookupError("no such row")
+
+
+def test_a_row_that_has_ended_otherwise_than_the_future_here(make_app, wait_until):
+    app = make_app()
+    with app.app_context():
+        future = refuse.delay()
+        assert isinstance(future.exception(20), LookupError)
+        with closing(sqlite3.connect(app.extensions["delay"].store.path)) as connection:
+            states = "SELECT state FROM task WHERE error IS NOT NULL"
+            assert wait_until(lambda: connection.execute(states).fetchone())
+            with connection:
+                connection.execute("UPDATE task SET state = 6, error = NULL, unkept = 'set'")
+        answer = app.test_client().get(f"/tasks/{future.id}")
+    assert answer.status_code == 200
+    assert answer.get_json()["state"] == "finished"

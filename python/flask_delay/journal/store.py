@@ -8,6 +8,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -1094,8 +1095,9 @@ def is_gone(row: Mapping[str, Any] | None) -> bool:
 
 def _unkept(kind: str, future: Future[Any] | None) -> tuple[Any, str | None]:
     """The result that the journal does not have, or else its type."""
-    with contextlib.suppress(ResultNotKept):
-        if future is not None and future.done():
+    # The future may have ended otherwise, before the task was retried or its row changed.
+    with contextlib.suppress(ResultNotKept, CancelledError):
+        if future is not None and future.done() and future.exception() is None:
             return future.result(), None
     return None, kind
 
