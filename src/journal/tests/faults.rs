@@ -24,8 +24,8 @@ use flask_delay_journal::{
     Settings, State,
 };
 use support::{
-    Folder, LONG, careful, claiming, finished, integrity, mine, row, say, shell, task, until,
-    watching, with,
+    Folder, LONG, again, careful, claiming, finished, integrity, mine, row, say, shell, task,
+    until, watching, with,
 };
 use system::{Call, KILL, arm, arm_all, disarm};
 
@@ -276,13 +276,7 @@ fn keep_once(call: Call, at: usize, how: i32) -> bool {
         _ = journal.step(claim, value.to_string(), value.to_string());
     }
     journal.checkpoint(claim, 0, "3".to_owned());
-    _ = journal.change(
-        claim,
-        Change::Again {
-            due: None,
-            why: None,
-        },
-    );
+    _ = journal.change(claim, again());
     let has_failed = disarm();
     let mut kept = notes.claimed().kept;
     kept.steps.sort_unstable();

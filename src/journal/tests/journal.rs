@@ -11,8 +11,8 @@ use flask_delay_journal::{
     Accepted, Cancelled, Change, Changed, Found, Key, NewTask, Outcome, State,
 };
 use support::{
-    Folder, claiming, finished, id, mine, now, row, say, settings, shell, task, until, watching,
-    with,
+    Folder, again, claiming, finished, id, mine, now, row, say, settings, shell, task, until,
+    watching, with,
 };
 
 #[test]
@@ -133,15 +133,7 @@ fn another_attempt_is_counted_and_a_put_back_one_is_not() {
     let task = task();
     let id = task.id.clone();
     let claim = mine(journal.submit(task).unwrap());
-    journal
-        .change(
-            claim,
-            Change::Again {
-                due: None,
-                why: None,
-            },
-        )
-        .unwrap();
+    journal.change(claim, again()).unwrap();
     let second = notes.claimed();
     assert_eq!((second.claim.attempt, second.claim.epoch), (2, 2));
     assert!(second.began.is_some());
@@ -180,14 +172,7 @@ fn a_retry_that_ends_elsewhere_is_told_where_it_was_submitted() {
     let id = task.id.clone();
     let claim = mine(web.submit(task).unwrap());
     web.stop_claiming();
-    web.change(
-        claim,
-        Change::Again {
-            due: None,
-            why: None,
-        },
-    )
-    .unwrap();
+    web.change(claim, again()).unwrap();
     let (worker, of_worker) = claiming(&folder, 1);
     let claimed = of_worker.claimed();
     assert_eq!(claimed.id, id);
@@ -384,15 +369,7 @@ fn cancel_and_stop() {
     let claim = mine(worker.submit(runs).unwrap());
     assert_eq!(worker.stop(&id).unwrap(), Cancelled::Running);
     assert_eq!(notes.stopped(), id);
-    worker
-        .change(
-            claim,
-            Change::Again {
-                due: None,
-                why: None,
-            },
-        )
-        .unwrap();
+    worker.change(claim, again()).unwrap();
     assert_eq!(row(&web, &id).state, State::Cancelled);
     worker.close();
     web.close();

@@ -13,7 +13,9 @@ use std::time::Duration;
 use flask_delay_journal::{Change, Changed, Claim, Claimed, Journal, Kept, NewTask, Settings};
 use process::{Actor, role, wait_for_end};
 use rusqlite::Connection;
-use support::{Folder, claiming, finished, mine, say, settings, task, until, watching, with};
+use support::{
+    Folder, again, claiming, finished, mine, say, settings, task, until, watching, with,
+};
 
 type Pairs<'a, T> = Vec<(T, &'a str)>;
 
@@ -54,15 +56,7 @@ fn the_next_attempt_has_the_last_checkpoint_of_each_place_and_all_steps() {
     assert_eq!(step(&journal, claim, "charge", "[1]"), Changed::Done);
     assert_eq!(step(&journal, claim, "mail", "null"), Changed::Done);
     journal.checkpoint(claim, 0, "100".to_owned());
-    journal
-        .change(
-            claim,
-            Change::Again {
-                due: None,
-                why: None,
-            },
-        )
-        .unwrap();
+    journal.change(claim, again()).unwrap();
     let second = notes.claimed();
     let steps = vec![("charge", "[1]"), ("mail", "null")];
     assert_eq!(kept(&second), (vec![(0, "100"), (2, "7")], steps.clone()));
@@ -106,15 +100,7 @@ fn an_earlier_claim_keeps_nothing() {
     let folder = Folder::new();
     let (journal, notes) = claiming(&folder, 1);
     let first = mine(journal.submit(task()).unwrap());
-    journal
-        .change(
-            first,
-            Change::Again {
-                due: None,
-                why: None,
-            },
-        )
-        .unwrap();
+    journal.change(first, again()).unwrap();
     let second = notes.claimed();
     journal.checkpoint(first, 0, "\"late\"".to_owned());
     assert_eq!(step(&journal, first, "late", "1"), Changed::Fenced);

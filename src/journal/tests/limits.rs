@@ -24,8 +24,8 @@ use flask_delay_journal::{
 };
 use process::{Actor, role, wait_for_end};
 use support::{
-    Folder, LONG, Notes, Random, claiming, finished, integrity, mine, now, row, say, settings,
-    shell, task, until, watching, with,
+    Folder, LONG, Notes, Random, again, claiming, finished, integrity, mine, now, row, say,
+    settings, shell, task, until, watching, with,
 };
 
 /// In microseconds.
@@ -166,15 +166,7 @@ mod a_limit {
         let claimed = notes.claimed();
         assert_ne!(claimed.id, next.id);
         // A retry at once is older than it, too.
-        journal
-            .change(
-                claimed.claim,
-                Change::Again {
-                    due: None,
-                    why: None,
-                },
-            )
-            .unwrap();
+        journal.change(claimed.claim, again()).unwrap();
         let again = notes.claimed();
         assert_eq!((&again.id, again.claim.attempt), (&claimed.id, 2));
         end(&journal, again.claim);
@@ -432,15 +424,7 @@ mod a_rate {
         let (journal, notes) = claiming(&folder, 3);
         let claim = mine(journal.submit(rated("r", 1, SECOND / 2)).unwrap());
         let began = now();
-        journal
-            .change(
-                claim,
-                Change::Again {
-                    due: None,
-                    why: None,
-                },
-            )
-            .unwrap();
+        journal.change(claim, again()).unwrap();
         let again = notes.claimed();
         assert_eq!(again.claim.attempt, 2);
         assert!(

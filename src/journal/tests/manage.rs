@@ -11,7 +11,8 @@ use flask_delay_journal::{
     Accepted, Change, Filter, Found, Journal, NewTask, Outcome, Retried, State,
 };
 use support::{
-    Folder, claiming, finished, id, mine, now, row, settings, shell, task, until, watching, with,
+    Folder, again, claiming, finished, id, mine, now, row, settings, shell, task, until, watching,
+    with,
 };
 
 fn failed() -> Outcome {
@@ -267,15 +268,7 @@ mod a_pause {
         let task = task();
         let claim = mine(journal.submit(task.clone()).unwrap());
         journal.pause(Some("send")).unwrap();
-        journal
-            .change(
-                claim,
-                Change::Again {
-                    due: None,
-                    why: None,
-                },
-            )
-            .unwrap();
+        journal.change(claim, again()).unwrap();
         until(|| row(&journal, &task.id).state == State::Blocked);
         assert_eq!(notes.left().0, 0);
         assert_eq!(

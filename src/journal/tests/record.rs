@@ -11,7 +11,7 @@ use std::time::Instant;
 use flask_delay_journal::{Change, Figures, Histogram, Journal, NewTask, Outcome, Sample, Vitals};
 use process::{Actor, role, wait_for_end};
 use support::{
-    Folder, claiming, finished, mine, say, settings, shell, task, until, watching, with,
+    Folder, again, claiming, finished, mine, say, settings, shell, task, until, watching, with,
 };
 
 #[test]
@@ -186,15 +186,7 @@ fn what_happens_to_a_task_is_noted_once_there_is_a_page() {
     let (journal, notes) = claiming(&folder, 1);
     let quiet = task();
     let claim = mine(journal.submit(quiet.clone()).unwrap());
-    journal
-        .change(
-            claim,
-            Change::Again {
-                due: None,
-                why: None,
-            },
-        )
-        .unwrap();
+    journal.change(claim, again()).unwrap();
     journal
         .change(notes.claimed().claim, Change::End(finished()))
         .unwrap();

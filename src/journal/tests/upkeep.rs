@@ -16,7 +16,8 @@ use flask_delay_journal::{
 };
 use rusqlite::Connection;
 use support::{
-    Folder, Notes, claiming, finished, mine, now, settings, shell, task, until, watching, with,
+    Folder, Notes, again, claiming, finished, mine, now, settings, shell, task, until, watching,
+    with,
 };
 
 fn number(connection: &Connection, sql: &str) -> i64 {
@@ -524,15 +525,7 @@ fn a_new_task_has_nothing_of_a_lost_one() {
     };
     let claim = mine(journal.submit(new).unwrap());
     assert!(claim.task <= ROWS, "its number was that of a lost one");
-    journal
-        .change(
-            claim,
-            Change::Again {
-                due: None,
-                why: None,
-            },
-        )
-        .unwrap();
+    journal.change(claim, again()).unwrap();
     let claimed = notes.claimed();
     assert_eq!(claimed.arguments.len(), 3_000);
     assert_eq!(claimed.kept, Kept::default());

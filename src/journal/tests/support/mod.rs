@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flask_delay_journal::{
-    Accepted, Claim, Claimed, Command, DeadLetter, Found, Host, Journal, NewTask, Outcome, Pool,
-    Row, Settings, SyncLevel,
+    Accepted, Change, Claim, Claimed, Command, DeadLetter, Found, Host, Journal, NewTask, Outcome,
+    Pool, Row, Settings, SyncLevel,
 };
 use rusqlite::Connection;
 
@@ -294,6 +294,14 @@ pub(crate) fn mine(accepted: Accepted) -> Claim {
     match accepted {
         Accepted::Mine(claim) => claim,
         other => panic!("not started at once: {other:?}"),
+    }
+}
+
+/// Another attempt, at once.
+pub(crate) fn again() -> Change {
+    Change::Again {
+        due: None,
+        why: None,
     }
 }
 
