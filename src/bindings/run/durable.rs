@@ -365,7 +365,8 @@ pub(crate) fn row_of(dict: &Bound<'_, PyDict>) -> PyResult<NewTask> {
             })),
         },
         is_strict: false,
-        sync: true,
+        // `Journal::carry` decides.
+        sync: false,
         follows: None,
     })
 }
