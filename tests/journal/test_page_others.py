@@ -193,7 +193,7 @@ class TestTask:
 
 class TestQuestions:
     def test_without_news_nobody_is_asked(self, pair, page, worker, wait_until):
-        """Whoever answers: a question is no news for the pages of other processes."""
+        """Whichever process answers: to ask the others is not news for their pages."""
         worker("waits = later.using(countdown=600).delay()")
         for process in (page, worker):
             process("asked = 0")
