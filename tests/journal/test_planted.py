@@ -163,15 +163,15 @@ def test_no_value_of_many_is(run_script, tmp_path):
     plant(run_script, tmp_path, seed=18, count=200, timeout=550)
 
 
-@task(durable=True, name="planted.refuse")
-def refuse():
+@task(durable=True, name="planted.fails_at_first")
+def fails_at_first():
     raise LookupError("no such row")
 
 
 def test_a_row_that_has_ended_otherwise_than_the_future_here(make_app, wait_until):
     app = make_app()
     with app.app_context():
-        future = refuse.delay()
+        future = fails_at_first.delay()
         assert isinstance(future.exception(20), LookupError)
         with closing(sqlite3.connect(app.extensions["delay"].store.path)) as connection:
             states = "SELECT state FROM task WHERE error IS NOT NULL"
