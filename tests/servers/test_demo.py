@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import flask_delay
+from flask_delay.demo import _Answer, _Timeline
 
 DEADLINE = 50.0
 
@@ -75,6 +77,38 @@ def check_timeline(lines: list[str]) -> None:
     ]
     assert positions == sorted(positions)
     assert len(re.findall(r"  answered 20[02], ", text)) == 1
+
+
+class Lines:
+    """A terminal that keeps what it was given."""
+
+    def __init__(self):
+        self.all = []
+
+    def line(self, text):
+        self.all.append(text)
+
+    def bar(self, done, total, text):
+        return f"█ 100% {text}"
+
+
+def test_a_task_that_starts_before_the_client_has_noted_that_it_sent():
+    begun = datetime(2026, 12, 1, tzinfo=UTC)
+    moments = [begun + timedelta(milliseconds=it) for it in range(1, 6)]
+    started, sent, answered, finished, called = moments
+    lines = Lines()
+    answer = _Answer(202, {}, begun, sent, answered, "")
+    _Timeline(lines, answer, "  answered 202, ").update(
+        {
+            "progress": {"done": 1, "total": 1, "note": "file"},
+            "started_at": started.isoformat(),
+            "finished_at": finished.isoformat(),
+            "callback": {"at": called.isoformat(), "thread": "delay_0"},
+            "result": {"lines": 1, "words": 1},
+        }
+    )
+    assert lines.all[0].endswith("request sent")
+    assert "task started" in lines.all[1]
 
 
 def test_own_sources_without_arguments():

@@ -255,6 +255,9 @@ class _Terminal:
         self._live = live
 
 
+_SENT = "request sent"
+
+
 class _Timeline:
     """Prints the events of one task, each with its milliseconds since the request."""
 
@@ -262,7 +265,7 @@ class _Timeline:
         self._terminal = terminal
         self._answer = answer
         self._started = False
-        self._events = [(answer.sent, "request sent"), (answer.answered, said)]
+        self._events = [(answer.sent, _SENT), (answer.answered, said)]
 
     def update(self, state: _State) -> None:
         """Print what is new in a task's state."""
@@ -274,6 +277,11 @@ class _Timeline:
         if progress and not self._started:
             self._started = True
             self._add(state["started_at"], f"task started, {progress['note']}")
+            # The client may have noted only after the start that its last byte was sent.
+            began = self._events[-1][0]
+            self._events = [
+                (min(at, began), it) if it == _SENT else (at, it) for at, it in self._events
+            ]
         if callback:
             if progress:
                 self._add(state["finished_at"], self._bar(progress))
