@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from tests.flask import page_costs
@@ -323,16 +324,20 @@ class TestPolls:
         assert not poll.is_new()
 
     def test_without_news_no_task_is_looked_at(self, filled, monkeypatch):
+        # A page is also made anew when a minute of this clock is over.
+        monkeypatch.setattr(
+            "flask_delay.dashboard.polls.time", SimpleNamespace(monotonic=lambda: 1_000.0)
+        )
         paths = ("/queue", "/failed", "/finished", "/running", "/names/work7")
-        polls = [Poll(filled, path, "/tasks") for path in paths]
-        assert not any(poll.is_new() for poll in polls)
+        open_pages = [Poll(filled, path, "/tasks") for path in paths]
+        assert not any(poll.is_new() for poll in open_pages)
 
         def refused(*_, **__):
             raise AssertionError("a task was looked at")
 
         for name in ("listed", "newest", "classes", "tasks"):
             monkeypatch.setattr(filled.extensions["delay"].store, name, refused)
-        assert not any(poll.is_new() for poll in polls)
+        assert not any(poll.is_new() for poll in open_pages)
 
     def test_a_job_that_is_paused_is_news(self, app):
         job = submit(app, int, every=3600, key="tidy")
