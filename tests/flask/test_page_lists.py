@@ -12,6 +12,7 @@ from tests.flask.test_dashboard import Visitor, fail, mounted, submit
 
 from flask_delay import Delay, current_task, task, using
 from flask_delay.dashboard import recorder
+from flask_delay.dashboard.polls import Polls
 
 released = threading.Event()
 
@@ -324,10 +325,11 @@ class TestPolls:
         assert not poll.is_new()
 
     def test_without_news_no_task_is_looked_at(self, filled, monkeypatch):
-        # A page is also made anew when a minute of this clock is over.
-        monkeypatch.setattr(
-            "flask_delay.dashboard.polls.time", SimpleNamespace(monotonic=lambda: 1_000.0)
-        )
+        polls = "flask_delay.dashboard.polls"
+        # A page is also made anew when a minute of this clock is over, and by events of an app
+        # whose tasks outlive its test.
+        monkeypatch.setattr(f"{polls}.time", SimpleNamespace(monotonic=lambda: 1_000.0))
+        monkeypatch.setattr(f"{polls}._events_counted", lambda: 7)
         paths = ("/queue", "/failed", "/finished", "/running", "/names/work7")
         open_pages = [Poll(filled, path, "/tasks") for path in paths]
         assert not any(poll.is_new() for poll in open_pages)
@@ -338,6 +340,24 @@ class TestPolls:
         for name in ("listed", "newest", "classes", "tasks"):
             monkeypatch.setattr(filled.extensions["delay"].store, name, refused)
         assert not any(poll.is_new() for poll in open_pages)
+
+    @pytest.mark.parametrize(
+        ("page", "is_news"), [("queue", False), ("names", False), ("overview", True)]
+    )
+    def test_another_worker_is_news_where_workers_are_shown(self, monkeypatch, page, is_news):
+        polls = "flask_delay.dashboard.polls"
+        monkeypatch.setattr(f"{polls}.time", SimpleNamespace(monotonic=lambda: 1_000.0))
+        monkeypatch.setattr(f"{polls}._events_counted", lambda: 7)
+        figures = {"queued": 0, "held": 0, "running": 0, "threads": 1, "stuck": 0}
+        state = SimpleNamespace(
+            executor=SimpleNamespace(stats=lambda: figures),
+            store=SimpleNamespace(version=lambda: None),
+        )
+        known = Polls()
+        before = known.pulse(page, state, news=0)
+        assert known.pulse(page, state, news=0) == before
+        figures["threads"] = 2
+        assert (known.pulse(page, state, news=0) != before) == is_news
 
     def test_a_job_that_is_paused_is_news(self, app):
         job = submit(app, int, every=3600, key="tidy")

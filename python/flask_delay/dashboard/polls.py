@@ -21,7 +21,10 @@ _SOON, _LATE = 10, 60
 # So many seconds after an event it is in a sample, and in a point of a plot.
 _SAMPLED = 6
 _MOVING = ("overview", "names", "name", "processes")
-_COUNTS = ("queued", "held", "running", "threads", "stuck")
+_COUNTS = ("queued", "held", "running")
+# Workers start and end without an event, and the other pages do not show them.
+_OF_WORKERS = ("threads", "stuck")
+_WITH_WORKERS = ("overview", "processes")
 
 Pulse = tuple[Any, ...]
 
@@ -50,6 +53,7 @@ class Polls:
             # The plots tell of it a little later.
             step = 1
         counts: Any = state.executor.stats()
+        shown = (*_COUNTS, *_OF_WORKERS) if page in _WITH_WORKERS else _COUNTS
         jobs = page == "jobs" and tuple(
             (it.id, it.paused, it.next_run, it.last_tick, it.left_out) for it in state.jobs.all()
         )
@@ -58,7 +62,7 @@ class Polls:
             newest,
             state.store.version(),
             news,
-            *(counts[key] for key in _COUNTS),
+            *(counts[key] for key in shown),
             jobs,
             (step, int(now / step)),
         )
