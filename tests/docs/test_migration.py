@@ -14,12 +14,15 @@ from tests.servers.harness import poll
 import flask_delay
 from flask_delay import config
 from flask_delay.backends import table
-from flask_delay.compat import flask_executor
+from flask_delay.compat import flask_apscheduler, flask_executor
 from flask_delay.compat.flask_executor import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/migration.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SECTIONS = {
+    part.partition("\n")[0]: re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+    for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)
+}
 # The left column tells of others, the right one of us.
 OURS = [
     span
@@ -43,11 +46,17 @@ def run(*blocks: str) -> dict[str, Any]:
 
 
 def test_all_code_is_run() -> None:
-    assert len(BLOCKS) == 10
+    assert {name: len(blocks) for name, blocks in SECTIONS.items() if blocks} == {
+        "Flask-Executor": 1,
+        "Flask-APScheduler": 1,
+        "`ThreadPoolExecutor`": 2,
+        "Celery": 1,
+        "Tasks that must not be lost": 6,
+    }
 
 
 def test_coming_from_flask_executor() -> None:
-    names = run(BLOCKS[0])
+    names = run(*SECTIONS["Flask-Executor"])
     client, executor = names["app"].test_client(), names["executor"]
     assert client.post("/greet/ann").get_json() == {"started": "ann"}
     assert executor.extension.drain(20)
@@ -56,15 +65,29 @@ def test_coming_from_flask_executor() -> None:
     executor.shutdown()
 
 
+def test_coming_from_flask_apscheduler() -> None:
+    names = run(*SECTIONS["Flask-APScheduler"])
+    scheduler = names["scheduler"]
+    try:
+        scheduler.run_job("clean")
+        assert names["cleaned"] == ["migrated"]
+        assert scheduler.extension.job("report").schedule == (
+            "0 3 * * mon,tue,wed,thu,fri Europe/Berlin"
+        )
+    finally:
+        scheduler.shutdown()
+        scheduler.extension.shutdown()
+
+
 def test_coming_from_thread_pool_executor() -> None:
-    names = run(BLOCKS[1], BLOCKS[2])
+    names = run(*SECTIONS["`ThreadPoolExecutor`"])
     assert names["powers"] == [2**n for n in range(8)]
     assert names["squares"] == [n * n for n in range(8)]
     assert 1 <= len(names["log"]) <= 4
 
 
 def test_coming_from_celery() -> None:
-    names = run(BLOCKS[3])
+    names = run(*SECTIONS["Celery"])
     client, executor = names["app"].test_client(), names["executor"]
     task = client.post("/add/1/2").get_json()["id"]
     assert executor.drain(20)
@@ -76,7 +99,7 @@ def test_coming_from_celery() -> None:
 @pytest.fixture
 def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module of the section on durable tasks, in an app context."""
-    (tmp_path / "moved.py").write_text("\n".join(BLOCKS[4:]))
+    (tmp_path / "moved.py").write_text("\n".join(SECTIONS["Tasks that must not be lost"]))
     monkeypatch.syspath_prepend(tmp_path)
     moved = importlib.import_module("moved")
     with moved.app.app_context():
@@ -221,11 +244,26 @@ def test_settings_named_are_there() -> None:
     assert own <= set(re.findall(r"^\| `(\w+)", PAGE, re.MULTILINE))
 
 
-def test_all_of_the_compatibility_layer_is_mapped() -> None:
+@pytest.mark.parametrize(("prefix", "kind"), [("SCHEDULER_", flask_apscheduler.Settings)])
+def test_settings_of_the_other_layers_are_there(prefix: str, kind: type[config.Config]) -> None:
+    general = {setting.name for setting in config.settings(prefix)}
+    own = {it.key for it in config.settings(prefix, kind) if it.name not in general}
+    told = set(re.findall(rf"`({prefix}[A-Z_]+)\b", PAGE))
+    assert told == own
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        flask_executor.Executor,
+        flask_executor.ExecutorJob,
+        flask_apscheduler.APScheduler,
+    ],
+)
+def test_all_of_a_compatibility_layer_is_mapped(cls: type) -> None:
     left = "\n".join(re.findall(r"^\|([^|]*)\|", PAGE, re.MULTILINE))
-    for cls in (flask_executor.Executor, flask_executor.ExecutorJob):
-        for name, _ in inspect.getmembers(cls, inspect.isfunction):
-            if not name.startswith("_"):
-                assert re.search(rf"[.@]?\b{name}\b", left), name
-    for name in flask_executor.__all__:
+    for name, _ in inspect.getmembers(cls, inspect.isfunction):
+        if not name.startswith("_"):
+            assert re.search(rf"[.@]?\b{name}\b", left), name
+    for name in sys.modules[cls.__module__].__all__:
         assert name in left
