@@ -26,7 +26,7 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::event_log::EventLog;
     #[pymodule_export]
-    use crate::bindings::api::executor::{_scoped_executor, _service_executor, _set_map};
+    use crate::bindings::api::executor::{_scoped_executor, _service_executor, _set_method};
     #[pymodule_export]
     use crate::bindings::api::journal::{
         _journal_backup, _journal_check, _journal_inspect, _journal_salvage, Journal,

@@ -9,7 +9,7 @@
 # 11. `backends`, `compat`, `contrib`, `demo`, `testing`: users of the extension.
 # 10. `__init__`: the public names.
 #  9. `extension`, `compose`: `Delay` and `delay`; `chain` and `gather`.
-#  8. `tasks`: `task`.
+#  8. `groups`, `tasks`: `group`; `task`.
 #  7. `dashboard`, `submit`: the live page; `using`, and how a call is submitted.
 #  6. `state`: the state of a `Delay` on an app, and the executor for a task.
 #  5. `journal`: durable tasks.
@@ -17,8 +17,8 @@
 #  3. `backends.base`, `carried`, `observe`, `periodic`: the parts of a `Delay`.
 #  2. `aio`, `config`, `context`, `failures`, `observe.view`, `retry`, `servers`, `transactions`:
 #     app and process.
-#  1. `backends.table`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`: modules
-#     without imports from the others.
+#  1. `backends.table`, `bells`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`:
+#     modules without imports from the others.
 #  0. `_native`: the Rust half.
 #
 # A call passes `extension -> state -> options -> _native`.
@@ -43,6 +43,7 @@ from flask_delay._native import (
 from flask_delay.backends.base import BrokerUnavailable, ProcessDied, RemoteError
 from flask_delay.compose import Chain, chain, gather
 from flask_delay.extension import Delay, delay
+from flask_delay.groups import Group, group
 from flask_delay.observe.signals import (
     dashboard_acted,
     task_cancelled,
@@ -68,6 +69,7 @@ __all__ = [
     "Executor",
     "ForkedFutureError",
     "Future",
+    "Group",
     "Histogram",
     "Job",
     "JournalUnavailable",
@@ -92,6 +94,7 @@ __all__ = [
     "dashboard_acted",
     "delay",
     "gather",
+    "group",
     "task",
     "task_cancelled",
     "task_dead",

@@ -28,6 +28,7 @@ from typing import (
 )
 from weakref import WeakMethod
 
+from flask_delay.groups import Group
 from flask_delay.observe.stats import PoolStats
 
 _P = ParamSpec("_P")
@@ -85,7 +86,7 @@ __all__ = [
     "_service_executor",
     "_set_greenlet_hooks",
     "_set_hooks",
-    "_set_map",
+    "_set_method",
     "_subscribe_signals",
     "_tie",
     "current_task",
@@ -281,6 +282,10 @@ class Future(concurrent.futures.Future[_T]):
         """
     def _drop_waker(self, waker: Callable[[Future[_T]], object]) -> None:
         """Remove the waker, if it has not been called yet."""
+    def _add_stop_waker(self, waker: Callable[[float | None], object]) -> None:
+        """Call `waker(after)` when `stop(after)` is called while the task runs, by that thread."""
+    def _drop_stop_waker(self, waker: Callable[[float | None], object]) -> None:
+        """Remove the waker."""
     def _call(
         self,
     ) -> (
@@ -485,6 +490,12 @@ class Executor(concurrent.futures.Executor):
         chunksize: int | None = None,
         buffersize: int | None = None,
     ) -> Iterator[_T]: ...
+    def group(self, timeout: float | None = None) -> Group:
+        """Make a group of tasks: a `with` block that ends when all tasks of the group have ended.
+
+        See `Group`. `timeout` is in seconds, from the beginning of the block. Raises TypeError or
+        ValueError for a bad one.
+        """
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more tasks; let the accepted ones end, or cancel those not started.
 
@@ -799,8 +810,8 @@ def _scoped_executor(
     `timeout` counts from its call of `Future._begin`.
     """
 
-def _set_map(function: Callable[..., Iterator[Any]]) -> None:
-    """Install the function as `Executor.map`, with the docstring of the stub."""
+def _set_method(name: Literal["map", "group"], function: Callable[..., Any]) -> None:
+    """Install the function as that method of `Executor`, with the docstring of the stub."""
 
 def _service_executor(thread_name_prefix: str) -> Executor:
     """Make an executor with one worker that serves other executors.
@@ -1335,12 +1346,13 @@ def _generation() -> int:
 
 @final
 class _Waiting:
-    """The wait of a coroutine task for another task, from now until `end()`.
+    """The wait of a task for all of some other tasks, from now until `end()`.
 
-    Raises WaitCycleError if it would never end.
+    They must live until then. The waiter may be a future made by hand, which waits for a group of
+    tasks. Raises WaitCycleError if it would never end.
     """
 
-    def __new__(cls, waiter: Future[Any], target: Future[Any]) -> _Waiting: ...
+    def __new__(cls, waiter: Future[Any], *targets: Future[Any]) -> _Waiting: ...
     def end(self) -> None: ...
 
 @final

@@ -262,6 +262,14 @@ def wait(future: Future[Any]) -> Generator[Any, None, Any]:
     return future.result()
 
 
+def runs_task() -> bool:
+    """Whether this code is that of a coroutine task, which a wait of the thread would block."""
+    try:
+        return asyncio.current_task() in _runners
+    except RuntimeError:
+        return False
+
+
 def _enter_wait(future: Future[Any]) -> _Waiting | None:
     """Note which task waits for the future; raise WaitCycleError if it would never end."""
     current = asyncio.current_task()

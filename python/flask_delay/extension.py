@@ -9,8 +9,9 @@ from uuid import UUID
 
 from flask import Blueprint, Flask, request_started
 
-from flask_delay import config, context, state, tasks, validators
+from flask_delay import config, context, groups, state, tasks, validators
 from flask_delay._native import Executor, Future, _check_callback
+from flask_delay.groups import Group
 from flask_delay.journal.store import FORGETTABLE
 from flask_delay.logs import log as _log
 from flask_delay.observe import status
@@ -121,6 +122,14 @@ class Delay(Submitter):
         options that contradict each other.
         """
         return made(self._find, options)
+
+    def group(self, timeout: float | None = None) -> Group:
+        """Make a group of tasks: a `with` block that ends when all tasks of the group have ended.
+
+        See `Group`; its tasks are those of `delay`. `timeout` is in seconds, from the beginning of
+        the block. Raises TypeError or ValueError for a bad one.
+        """
+        return groups.of_state(self._state(), timeout)
 
     @property
     def task(self) -> Decorator:

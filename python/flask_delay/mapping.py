@@ -9,7 +9,7 @@ from itertools import islice
 from operator import index
 from typing import Any, TypeVar
 
-from flask_delay._native import Executor, Future, _set_map
+from flask_delay._native import Executor, Future, _set_method
 
 _T = TypeVar("_T")
 _Submit = Callable[..., Future[_T]]
@@ -41,7 +41,7 @@ def _map(
     return _start(lambda: getattr(executor(), "submit", None), fn, iterables, timeout, buffersize)
 
 
-_set_map(_map)
+_set_method("map", _map)
 
 
 def _start(

@@ -574,6 +574,17 @@ def find(
     state = meant_state()
     if state is not None:
         return state.find(chosen, future, on)
+    return _found_without_app(shared_jobs(), chosen, future, on)
+
+
+def found_in(executor: Executor) -> Callable[..., Callable[..., Any]]:
+    """`find` for an executor that belongs to no app."""
+    return functools.partial(_found_without_app, Jobs(executor))
+
+
+def _found_without_app(
+    jobs: Jobs, chosen: Chosen, future: Future[Any] | None = None, on: str = "success"
+) -> Callable[..., Any]:
     if chosen.plan is not None:
         raise RuntimeError(
             "a job belongs to an app, and there is none with a Delay yet: call Delay(app), or"
@@ -591,7 +602,7 @@ def find(
                 f" there is none: call Delay(app), or init_app(app), before"
             )
         refuse_lasting(chosen.given)
-        return submitter(chosen, shared_jobs(), None)
+        return submitter(chosen, jobs, None)
     return follower(chosen, future, on=on)
 
 

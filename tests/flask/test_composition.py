@@ -14,6 +14,7 @@ from flask_delay import (
     current_task,
     delay,
     gather,
+    group,
     task,
     task_cancelled,
     task_failed,
@@ -358,3 +359,37 @@ class TestModes:
             steps = delay(double, 1).then(double).then(double)
             owner.shutdown(wait=False, cancel_futures=True)
         assert steps.cancelled()
+
+
+class TestGroups:
+    def test_their_tasks_are_tasks_of_the_app(self, app, deadline):
+        attempts = []
+
+        @task(retry=Retry(2, backoff=0.001))
+        def unsteady():
+            attempts.append(current_app.name)
+            if len(attempts) < 2:
+                raise ConnectionError
+            return where()
+
+        with app.test_request_context(), group(timeout=deadline) as made:
+            g.mark = "view"
+            futures = [made.delay(where), made.delay(unsteady), made.delay(double_async, 2)]
+        assert [future.result() for future in futures] == [("app", None, False)] * 2 + [4]
+        assert app.extensions["delay"].executor._has(futures[0])
+
+    @pytest.mark.parametrize("mode", ["threads", "immediate", "manual"])
+    def test_in_a_task_and_in_a_view(self, make_app, mode, deadline):
+        app = make_app(DELAY_MODE=mode)
+
+        def outer():
+            with group() as made:
+                futures = [made.delay(double, number) for number in range(3)]
+            return [future.result() for future in futures]
+
+        with app.app_context():
+            future = delay(outer)
+            assert outer() == [0, 2, 4]
+            if mode == "manual":
+                app.extensions["delay"].executor.run_pending()
+            assert future.result(deadline) == [0, 2, 4]

@@ -441,18 +441,18 @@ pub(crate) fn set_class(class: &Bound<'_, PyType>) {
     let _ = CLASS.set(class.py(), class.clone().unbind());
 }
 
-#[doc = doc!("_set_map")]
+#[doc = doc!("_set_method")]
 #[pyfunction]
-pub(crate) fn _set_map(function: &Bound<'_, PyAny>) -> PyResult<()> {
-    for (name, text) in [
-        ("__doc__", doc!("Executor.map")),
-        ("__module__", "flask_delay"),
-        ("__name__", "map"),
-        ("__qualname__", "Executor.map"),
-    ] {
-        function.setattr(name, text)?;
-    }
-    class(function.py())?.setattr("map", function)
+pub(crate) fn _set_method(name: &str, function: &Bound<'_, PyAny>) -> PyResult<()> {
+    let text = match name {
+        "map" => doc!("Executor.map"),
+        _ => doc!("Executor.group"),
+    };
+    function.setattr("__doc__", text)?;
+    function.setattr("__module__", "flask_delay")?;
+    function.setattr("__name__", name)?;
+    function.setattr("__qualname__", format!("Executor.{name}"))?;
+    class(function.py())?.setattr(name, function)
 }
 
 #[doc = doc!("_scoped_executor")]

@@ -184,6 +184,20 @@ impl Task {
         drop(waker);
     }
 
+    #[doc = doc!("Future._add_stop_waker")]
+    fn _add_stop_waker(&self, waker: Py<PyAny>) {
+        self.extra().lock().stop_wakers.push(waker);
+    }
+
+    #[doc = doc!("Future._drop_stop_waker")]
+    fn _drop_stop_waker(&self, waker: &Bound<'_, PyAny>) {
+        let mut extra = self.extra().lock();
+        let place = extra.stop_wakers.iter().position(|it| it.is(waker));
+        let waker = place.map(|place| extra.stop_wakers.swap_remove(place));
+        drop(extra);
+        drop(waker);
+    }
+
     #[doc = doc!("Future._is_foreign")]
     fn _is_foreign(&self) -> bool {
         self.is_foreign()
@@ -390,6 +404,7 @@ impl Task {
         // early.
         if let Some(extra) = self.known_extra().and_then(Mutex::try_lock) {
             let objects = extra.callbacks.iter().chain(&extra.wakers);
+            let objects = objects.chain(&extra.stop_wakers);
             for object in objects.chain(&extra.canceller).chain(&extra.scope) {
                 visit.call(object)?;
             }

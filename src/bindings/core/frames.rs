@@ -44,8 +44,9 @@ const LOCKING_TOO: [&str; 2] = ["http.cookiejar", "zipimport"];
 /// This package's own code, in the innermost frame; the examples are excepted.
 const OURS: &str = "flask_delay";
 const EXAMPLES: &str = "flask_delay.demo";
-/// Also excepted: the wait for a worker process, which is written to allow an exception.
-const WAITING: &str = "flask_delay.backends.processes.child";
+/// Also excepted: the waits for a worker process and for a group of tasks, which are written to
+/// allow an exception.
+const WAITING: [&str; 2] = ["flask_delay.backends.processes.child", "flask_delay.bells"];
 
 struct Tools {
     stacks: Stacks,
@@ -132,7 +133,7 @@ fn is_ours(module: &str) -> bool {
         let rest = module.strip_prefix(package);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    is_in(OURS) && !is_in(EXAMPLES) && !is_in(WAITING)
+    is_in(OURS) && !is_in(EXAMPLES) && !WAITING.into_iter().any(is_in)
 }
 
 /// The garbage collector, in versions where it may run inside C code.

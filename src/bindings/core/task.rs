@@ -50,6 +50,8 @@ pub(crate) struct Extra {
     /// Called as soon as the task is done, before the callbacks and without an app context, to
     /// wake code that awaits the future.
     pub(crate) wakers: Vec<Py<PyAny>>,
+    /// Called when the task is told to stop, with the time until it is interrupted.
+    pub(crate) stop_wakers: Vec<Py<PyAny>>,
     /// Tasks that wait for this one, see [`crate::bindings::sched::dependents`].
     pub(crate) dependents: Vec<Py<Task>>,
     /// Stops a task that runs as a coroutine.

@@ -149,6 +149,7 @@ pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<
     {
         return Ok(stopped);
     }
+    tell_stop_wakers(this, after);
     let (Some(after), Phase::Running) = (after, cell.phase()) else {
         return Ok(!cell.phase().is_done());
     };
@@ -165,6 +166,26 @@ pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<
         set(this.py(), after, shot, interrupt)?;
     }
     Ok(true)
+}
+
+/// Tells what waits inside the task that it is to stop.
+fn tell_stop_wakers(this: &Bound<'_, Task>, after: Option<Duration>) {
+    let Some(extra) = this.get().known_extra() else {
+        return;
+    };
+    let py = this.py();
+    let wakers: Vec<_> = {
+        let extra = extra.lock();
+        extra
+            .stop_wakers
+            .iter()
+            .map(|it| it.clone_ref(py))
+            .collect()
+    };
+    let after = after.map(|after| after.as_secs_f64());
+    for waker in wakers {
+        or_unraisable(waker.bind(py).call1((after,)).map(drop), this);
+    }
 }
 
 /// Cancels a task that has begun elsewhere, and terminates it there; `None` if it runs here.

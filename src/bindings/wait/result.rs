@@ -9,6 +9,7 @@ use flask_delay_engine::{
 };
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::current;
@@ -154,8 +155,13 @@ pub(crate) fn enter_own(targets: &[Bound<'_, Task>], need: usize) -> PyResult<Op
 /// Notes that the task `waiter` waits until `need` targets are done; refuses a wait that would
 /// never end.
 fn enter(waiter: &Bound<'_, Task>, targets: Vec<Target<Held>>, need: usize) -> PyResult<Entered> {
+    let name = match waiter.get().core() {
+        Some(_) => name_of(waiter),
+        // Made by hand, to be rung when tasks of a group have ended.
+        None => "its group".to_owned(),
+    };
     let wait = Wait {
-        name: name_of(waiter),
+        name,
         targets,
         need,
     };
@@ -255,17 +261,25 @@ fn endless(circle: &[Link<String>]) -> PyErr {
 #[pyclass(frozen, name = "_Waiting", module = "flask_delay._native")]
 pub(crate) struct Waiting {
     entered: Mutex<Option<Entered>>,
-    /// The reference that the wait itself keeps to its target.
-    held: Option<Held>,
+    /// The references that the wait itself keeps to its targets.
+    held: Vec<Held>,
 }
 
 #[pymethods]
 impl Waiting {
     #[new]
-    fn new(waiter: &Bound<'_, Task>, target: &Bound<'_, Task>) -> PyResult<Self> {
-        let target = target_of(target);
-        let held = target.held.clone();
-        let entered = enter(waiter, vec![target], 1)?;
+    #[pyo3(signature = (waiter, *targets))]
+    fn new(waiter: &Bound<'_, Task>, targets: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let mut all = Vec::with_capacity(targets.len());
+        for target in targets.iter_borrowed() {
+            all.push(target_of(&target.cast()?.to_owned()));
+        }
+        let held = all
+            .iter()
+            .filter_map(|target| target.held.clone())
+            .collect();
+        let need = all.len();
+        let entered = enter(waiter, all, need)?;
         Ok(Self {
             entered: Mutex::new(Some(entered)),
             held,
@@ -280,10 +294,10 @@ impl Waiting {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // Traverse only while this wait has the one reference. Code that looks at waits is
         // attached, so the count is the same throughout one collection.
-        if let Some(Held::Task(task) | Held::Turn(task)) = &self.held
-            && Arc::strong_count(task) <= 2
-        {
-            visit.call(&**task)?;
+        for Held::Task(task) | Held::Turn(task) in &self.held {
+            if Arc::strong_count(task) <= 2 {
+                visit.call(&**task)?;
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 from typing import Any, assert_type
 
-from flask_delay import Future, chain, delay, gather, task
+from flask_delay import Delay, Executor, Future, Group, chain, delay, gather, group, task
 
 
 def size(text: str) -> int:
@@ -69,3 +69,22 @@ def chained() -> None:
     chain(1)  # E: arg-type, reportArgumentType
     chain()  # E: call-arg, reportCallIssue
     delay(size, "x").then(print)
+
+
+def groups(background: Delay, executor: Executor) -> None:
+    with group(timeout=3) as block:
+        assert_type(block, Group)
+        assert_type(block.delay(size, "text"), Future[int])
+        assert_type(block.delay(double, 1), Future[int])
+        assert_type(block.delay(show, 1, width=2), Future[str])
+        assert_type(block.using(timeout=3).delay(size, "text"), Future[int])
+        assert_type(list(block.map(size, ["text"])), list[int])
+        block.delay(size, 1)  # E: call-overload, reportArgumentType
+    with background.group() as of_app, executor.group() as of_pool:
+        assert_type(of_app, Group)
+        assert_type(of_pool, Group)
+
+
+async def async_groups(background: Delay) -> None:
+    async with background.group() as block:
+        assert_type(block, Group)
