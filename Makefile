@@ -44,8 +44,8 @@ demo-page: $(VENV)/.installed $(VENV)/.dev ## Keep the live page of a lively app
 install: $(VENV)/.installed ## Install the package into .venv as a user would (pip install .)
 
 test: $(VENV)/.installed $(VENV)/.dev ## Run the tests: Rust, loom models, Python; not those that take their time
-	@# Three at a time, once what all need is there: tests wait a lot, and two leave processors idle.
-	@$(AGAIN) -j3 $(if $(PYTEST_ARGS),test-python test-rust,test-core test-processes test-rust test-others) test-models
+	@# All at once, when what they need is there: tests wait a lot, and those of Rust most of the time.
+	@$(AGAIN) -j4 $(if $(PYTEST_ARGS),test-python test-rust,test-core test-processes test-others test-rust) test-models
 test-rust: ## Run the Rust tests of engine and journal
 	cargo test --locked $(CRATES)
 # One at a time: side by side they take twice as long, over the memory map they share.
@@ -89,7 +89,9 @@ conformance: $(VENV)/.installed ## Run CPython's own tests of executors and futu
 ecosystem: $(VENV)/.installed $(VENV)/.dev $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers
 	$(BIN)/python -m pytest tests/ecosystem tests/typing -m "" $(PYTEST_ARGS)
 servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of every server; make test has the quick ones
-	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m "" $(PYTEST_ARGS)
+	@# Whatever needs one of these libraries is marked, and make test runs the others: .ci/run does so
+	@# before they come, since what lacks a library of theirs has to work without.
+	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m servers $(PYTEST_ARGS)
 browser: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Run the tests of the live page in Chromium
 	$(BIN)/python -m pytest tests/browser -m "" $(PYTEST_ARGS)
 screenshots: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Take the pictures of docs/dashboard.md again; NAMES="overview queue" for some
@@ -132,7 +134,9 @@ bench-pins: ## Pin the newest versions of the peers
 instructions: $(VENV)/.installed ## Count instructions per task, compare with the kept figure; UPDATE=1 keeps it
 	$(BIN)/python -m benchmarks --instructions $(if $(UPDATE),keep,compare)
 
-lint: lint-rust lint-apple lint-python ## Check formats, clippy, macOS, ruff, types and stubs
+lint: $(VENV)/.dev ## Check formats, clippy, macOS, ruff, types and stubs
+	@# Two at a time: what is installed is linked by one thread for a minute. pip alone in .venv at a time.
+	@$(AGAIN) -j2 lint-rust lint-apple lint-python
 lint-rust: $(VENV)/.pip ## Check rustfmt and clippy; loom models and free threading too
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings

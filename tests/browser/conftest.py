@@ -64,7 +64,7 @@ class Site:
         self.app.wsgi_app = self._counted(self.app.wsgi_app)  # type: ignore[method-assign]
         server = make_server("127.0.0.1", 0, self.app, threaded=True)
         self.url = f"http://127.0.0.1:{server.server_port}/tasks"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         stack.callback(self._close, server, thread)
 

@@ -268,7 +268,7 @@ class Shop:
     def served(self) -> Iterator[str]:
         """Serve it; the address of its page."""
         server = make_server("127.0.0.1", 0, self.app, threaded=True)
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}/tasks"

@@ -67,7 +67,7 @@ def serve() -> Iterator[Callable[[Flask], str]]:
 
         def start(app: Flask) -> str:
             server = make_server("127.0.0.1", 0, app, threaded=True)
-            thread = threading.Thread(target=server.serve_forever)
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
             thread.start()
 
             def stop() -> None:

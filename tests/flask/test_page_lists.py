@@ -53,7 +53,9 @@ def app(make_app, extension):
 
 @pytest.fixture
 def durable_app(make_app, extension):
-    return mounted(make_app, extension, lambda: "act", config={"DELAY_JOURNAL": True})
+    yield mounted(make_app, extension, lambda: "act", config={"DELAY_JOURNAL": True})
+    # Before the app is closed, which waits for what runs.
+    released.set()
 
 
 @pytest.fixture

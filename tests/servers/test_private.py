@@ -1,7 +1,7 @@
 """The private parts of other projects that the package needs: are they still there?
 
 `flask_delay.servers` has the list. Each test looks at the real thing, without this package, so
-that it can be run on any version: `pytest tests/servers/test_private.py`.
+that it can be run on any version: `pytest tests/servers/test_private.py -m ""`.
 """
 
 import inspect
@@ -282,7 +282,21 @@ def rows() -> dict[str, tuple[str, str]]:
     return {part: (module, purpose) for part, module, purpose, _ in ROW.findall(text)}
 
 
-@pytest.mark.parametrize("part", LOOKS)
+# Of what comes with the servers alone.
+OF_SERVERS = {
+    "uvicorn's `Server._captured_signals`",
+    "`gevent._hub_local`",
+    "uWSGI's `opt`, `atexit`, `post_fork_hook`",
+}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=[pytest.mark.servers] if part in OF_SERVERS else [])
+        for part in LOOKS
+    ],
+)
 def test_it_is_there(part, tmp_path):
     look = LOOKS[part]
     try:
