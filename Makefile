@@ -91,7 +91,9 @@ ecosystem: $(VENV)/.installed $(VENV)/.dev $(VENV)/.ecosystem ## Run other libra
 servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of every server; make test has the quick ones
 	@# Whatever needs one of these libraries is marked, and make test runs the others: .ci/run does so
 	@# before they come, since what lacks a library of theirs has to work without.
-	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m servers $(PYTEST_ARGS)
+	@# They wait most of the time; those of one file may share a server.
+	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m servers \
+		--numprocesses 3 --dist loadfile $(PYTEST_ARGS)
 browser: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Run the tests of the live page in Chromium
 	$(BIN)/python -m pytest tests/browser -m "" $(PYTEST_ARGS)
 screenshots: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Take the pictures of docs/dashboard.md again; NAMES="overview queue" for some
@@ -167,9 +169,10 @@ audit: target/tools/bin/cargo-deny ## Check licences, bans, sources and, where i
 	$< --locked check licenses bans sources
 	@if $< --locked fetch db >target/tools/fetch.log 2>&1; then $< --locked check advisories; \
 		else echo 'advisories NOT checked: their database could not be fetched (target/tools/fetch.log)'; fi
+groups: $(addprefix $(VENV)/.,dev browser ecosystem servers) ## Install what all the tests need
 constraints: ## Pin the newest of everything tests and lint need
 	rm -rf $(VENV)-fresh
-	$(AGAIN) VENV=$(VENV)-fresh CONSTRAINTS=/dev/null $(addprefix $(VENV)-fresh/.,dev browser ecosystem servers)
+	$(AGAIN) VENV=$(VENV)-fresh CONSTRAINTS=/dev/null groups
 	{ echo '# Made by `make constraints`: what the Makefile installs, to the last dependency.'; \
 		$(VENV)-fresh/bin/python -m pip freeze --all --exclude setuptools; } > $(CONSTRAINTS)
 	rm -rf $(VENV)-fresh
