@@ -95,7 +95,8 @@ servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of ev
 	$(BIN)/python -m pytest tests/servers tests/processes tests/celery tests/outbox -m servers \
 		--numprocesses 3 --dist loadfile $(PYTEST_ARGS)
 browser: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Run the tests of the live page in Chromium
-	$(BIN)/python -m pytest tests/browser -m "" $(PYTEST_ARGS)
+	@# Each with a browser, which waits most of the time.
+	$(BIN)/python -m pytest tests/browser -m "" --numprocesses 2 $(PYTEST_ARGS)
 screenshots: $(VENV)/.installed $(VENV)/.dev $(VENV)/.browser ## Take the pictures of docs/dashboard.md again; NAMES="overview queue" for some
 	$(BIN)/python -m tests.browser.screenshots $(NAMES)
 vendor: $(VENV)/.pip ## Get the scripts of the live page again from npm, as vendor.toml names them
@@ -146,7 +147,7 @@ lint-rust: $(VENV)/.pip ## Check rustfmt and clippy; loom models and free thread
 	$(FREE_THREADED) cargo clippy --locked --workspace --all-targets -- -D warnings
 lint-apple: ## Check that it compiles for macOS, where Rust's targets for that are installed
 	@for target in aarch64-apple-darwin x86_64-apple-darwin; do \
-		[ -d "$$(rustc --print sysroot)/lib/rustlib/$$target/lib" ] \
+		[ -d "$$(env -u MAKEFLAGS -u MFLAGS rustc --print sysroot)/lib/rustlib/$$target/lib" ] \
 			|| { echo "$$target NOT checked: rustup target add $$target"; continue; }; \
 		echo "cargo check --target $$target"; \
 		$(APPLE) cargo check --locked --workspace --target $$target || exit 1; \
