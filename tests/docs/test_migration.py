@@ -65,7 +65,9 @@ def test_coming_from_flask_executor() -> None:
     executor.shutdown()
 
 
-def test_coming_from_flask_apscheduler() -> None:
+def test_coming_from_flask_apscheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The folder of a module without a file, where jobs keep their locks.
+    monkeypatch.chdir(tmp_path)
     names = run(*SECTIONS["Flask-APScheduler"])
     scheduler = names["scheduler"]
     try:
