@@ -1,9 +1,13 @@
-"""APScheduler's triggers "cron" and "interval" as a line of a crontab and a period."""
+"""When jobs of APScheduler and RQ run: as a line of a crontab, a period, a time zone."""
 
+import os
 import re
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from flask_delay.validators import checked
 
@@ -151,3 +155,28 @@ def _two_days(given: Mapping[str, Any]) -> str:
         f"'day' is {given['day']!r} and 'day_of_week' {given['day_of_week']!r}: APScheduler asks"
         f" for both, a crontab for either; give one, and let the function look at the other"
     )
+
+
+def local_zone(setting: str) -> str:
+    """The name of the machine's time zone. Raises ValueError if it is not known."""
+    if not time.timezone and not time.daylight:
+        return "UTC"
+    link = str(Path("/etc/localtime").resolve())
+    for name in (os.environ.get("TZ", "").lstrip(":"), link.partition("zoneinfo/")[2]):
+        try:
+            zone = ZoneInfo(name)
+        except (ValueError, OSError, LookupError):
+            continue
+        # A name such as "CET" may be that of a zone with other rules.
+        if _same_clock(zone):
+            return name
+    raise ValueError(
+        f"the name of this machine's time zone is not known: say {setting}, such as"
+        f' "Europe/Berlin"'
+    )
+
+
+def _same_clock(zone: ZoneInfo) -> bool:
+    now = time.time()
+    moments = [datetime.fromtimestamp(now + days * 86400, UTC) for days in range(0, 366, 30)]
+    return all(at.astimezone(zone).utcoffset() == at.astimezone().utcoffset() for at in moments)

@@ -7,13 +7,10 @@ once on a machine, however many processes have the job. docs/migration.md lists 
 and what has no counterpart here.
 """
 
-import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal, NoReturn, TypeVar, cast
 from zoneinfo import ZoneInfo
@@ -268,31 +265,6 @@ def _moment(name: str, value: object, zone: tzinfo) -> datetime:
     """The moment that a date of APScheduler stands for."""
     found = checked(_date, value, repr(name), 'a datetime, or a string as "2026-12-24 18:00:00"')
     return found if found.utcoffset() is not None else found.replace(tzinfo=zone)
-
-
-def _local_zone() -> str:
-    """The name of the machine's time zone, as APScheduler goes by."""
-    if not time.timezone and not time.daylight:
-        return "UTC"
-    link = str(Path("/etc/localtime").resolve())
-    for name in (os.environ.get("TZ", "").lstrip(":"), link.partition("zoneinfo/")[2]):
-        try:
-            zone = ZoneInfo(name)
-        except (ValueError, OSError, LookupError):
-            continue
-        # A name such as "CET" may be that of a zone with other rules.
-        if _same_clock(zone):
-            return name
-    raise ValueError(
-        "the name of this machine's time zone is not known: say SCHEDULER_TIMEZONE, such as"
-        ' "Europe/Berlin"'
-    )
-
-
-def _same_clock(zone: ZoneInfo) -> bool:
-    now = time.time()
-    moments = [datetime.fromtimestamp(now + days * 86400, UTC) for days in range(0, 366, 30)]
-    return all(at.astimezone(zone).utcoffset() == at.astimezone().utcoffset() for at in moments)
 
 
 class Job:
@@ -798,7 +770,7 @@ class APScheduler:
         job.hold(self._pool, back=back)
 
     def _timezone(self) -> str:
-        return self._zone or _local_zone()
+        return self._zone or crontab.local_zone("SCHEDULER_TIMEZONE")
 
     def _require_running(self) -> None:
         if self._state == STOPPED:
