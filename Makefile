@@ -66,10 +66,12 @@ test-others: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/python -m pytest --ignore tests/core $(addprefix --ignore ,$(PROCESSES))
 test-workers: $(VENV)/.installed $(VENV)/.dev ## Run the tests with several processes on one journal; make test has the others
 	@# They wait for each other a lot: more of them than processors.
-	$(BIN)/python -m pytest tests/journal -m workers --numprocesses 3 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/journal -m "workers and not slow" --numprocesses 3 $(PYTEST_ARGS)
 test-slow: $(VENV)/.installed $(VENV)/.dev ## Run the tests that repeat one thing very often
-	@# Some take longer than any other test may; each has a time of its own.
-	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=600 $(PYTEST_ARGS)
+	@# Some take longer than any other test may; each has a time of its own. Those of the type checkers
+	@# are for make ecosystem, which has all checkers.
+	$(BIN)/python -m pytest --ignore tests/typing -m slow -o faulthandler_timeout=600 \
+		--numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 test-all: ## Run pytest on every supported Python that is here; names those that are not
 	@failed=; for version in 3.11 3.12 3.13 3.14 3.14t; do \
 		python=$$(sh tests/interpreters/find.sh python$$version \
