@@ -8,47 +8,16 @@
 #[cfg(test)]
 extern crate self as flask_delay_journal;
 
-mod answer;
 mod api;
-mod chains;
-mod commands;
-mod counted;
-mod events;
-mod filesystem;
-mod flusher;
-mod follow;
-mod gate;
+mod file;
 mod group;
-mod histogram;
-mod kept;
-mod layout;
-mod limits;
-mod links;
-mod lists;
-mod liveness;
-mod look;
-mod manage;
-mod memory;
-mod migrate;
-mod operation;
-mod others;
-mod part;
-mod periodic;
-mod permits;
-mod poison;
-mod queue;
-mod record;
+mod process;
 mod rescue;
-mod schema;
-mod store;
+mod rows;
+mod shared;
 #[cfg(all(test, not(loom)))]
 #[path = "tests/support/mod.rs"]
 mod support;
-mod sync;
-mod turnstile;
-#[allow(unsafe_code, reason = "the one module with it")]
-mod vfs;
-mod wakeup;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -63,30 +32,35 @@ use flask_delay_engine::LazyPerProcess;
 use log::Level;
 use rusqlite::Connection;
 
-use answer::{Answer, Ticket};
+pub use api::histogram::Histogram;
+use api::operation;
+use api::operation::{Operation, Origin, Plain};
 pub use api::{
     Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Found,
     Held, Host, Kept, Key, Limits, NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
 };
-pub use chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT, Submitted};
-pub use commands::{Command, Order, Reply};
-pub use events::Event;
-use filesystem::{Place, boot, refused};
-use gate::gate;
-pub use histogram::Histogram;
-use layout::Layout;
-pub use links::{Link, Links};
-pub use lists::{Bound, Class, Filter, List, Version};
-pub use manage::Retried;
-use operation::{Operation, Origin, Plain};
-pub use others::Told;
-use part::{Core, Part, Subject, closed};
-pub use part::{after_fork_in_child, after_fork_in_parent, before_fork};
-pub use periodic::{Job, Run, Tick, Ticked, When};
-pub use permits::{NewPermit, Permit};
-pub use record::{Figures, Levels, Sample, Step, Vitals, Worker};
+use file::filesystem::{Place, boot, refused};
+use file::layout::Layout;
+use file::{filesystem, liveness, schema, turnstile, vfs};
+pub use group::chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT, Submitted};
+pub use group::commands::{Command, Order, Reply};
+pub use group::lists::{Bound, Class, Filter, List, Version};
+pub use group::manage::Retried;
+pub use group::others::Told;
+pub use group::periodic::{Job, Run, Tick, Ticked, When};
+pub use group::permits::{NewPermit, Permit};
+pub use group::record::{Figures, Levels, Sample, Step, Vitals, Worker};
+use group::{chains, work as group_};
+use process::part;
+use process::part::{Core, Part, Subject, closed};
+pub use process::part::{after_fork_in_child, after_fork_in_parent, before_fork};
 pub use rescue::Salvaged;
-use writer::Writer;
+pub use rows::events::Event;
+pub use rows::links::{Link, Links};
+use rows::store;
+use shared::answer::{Answer, Ticket};
+use shared::gate::gate;
+use writer::thread::{self as writer_, Writer};
 
 /// Between attempts to have the turnstile at the opening.
 const TURN: Duration = Duration::from_millis(2);
@@ -167,7 +141,7 @@ impl Journal {
         while matches!(&opened, Err(error) if error.kind == ErrorKind::Busy)
             && began.elapsed() < part.core.settings.timeout
         {
-            thread::sleep(writer::BUSY);
+            thread::sleep(writer_::BUSY);
             opened = Self::look_at_file(&part);
         }
         // Fails only for a file that is closed, and it is open.
@@ -215,7 +189,7 @@ impl Journal {
     }
 
     /// Refuses a file that a process of another machine uses: it cannot see the locks of this one.
-    fn check_machine(part: &Part, connection: &Connection) -> group::Result<()> {
+    fn check_machine(part: &Part, connection: &Connection) -> group_::Result<()> {
         let place = &part.core.place;
         for process in store::processes(connection)? {
             if process.boot != part.core.boot
@@ -263,7 +237,7 @@ impl Journal {
         let main = move || {
             let writer = Writer::new(Arc::clone(&its));
             if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-                writer::give_up(&its);
+                writer_::give_up(&its);
             }
         };
         let thread = thread::Builder::new().name("flask-delay-journal".to_owned());

@@ -1,6 +1,8 @@
 //! Parts that only the models in `tests` need.
 
-use crate::{answer, gate, queue};
+use crate::shared::answer;
+use crate::shared::gate;
+use crate::shared::queue;
 
 /// The fork gate.
 #[derive(Default)]

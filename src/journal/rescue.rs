@@ -9,13 +9,21 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Result as Sql, params_from_iter};
 
-use crate::api::{Error, ErrorKind};
-use crate::filesystem::Place;
-use crate::gate::gate;
-use crate::layout::Layout;
-use crate::schema::Use;
-use crate::writer::now;
-use crate::{chains, filesystem, liveness, migrate, part, poison, schema, vfs};
+use crate::api::Error;
+use crate::api::ErrorKind;
+use crate::file::filesystem;
+use crate::file::filesystem::Place;
+use crate::file::layout::Layout;
+use crate::file::liveness;
+use crate::file::migrate;
+use crate::file::schema;
+use crate::file::schema::Use;
+use crate::file::vfs;
+use crate::group::chains;
+use crate::group::poison;
+use crate::process::part;
+use crate::shared::gate::gate;
+use crate::writer::thread::now;
 
 /// The tables of processes, which end with them.
 const OF_PROCESSES: [&str; 5] = ["process", "known", "waiter", "command", "worker"];

@@ -1,0 +1,414 @@
+//! What people do with the tasks of a journal: have them run again, pause functions, prune.
+//!
+//! A paused function costs the others nothing: the first claim that meets one of its tasks sets it
+//! aside, where no claim looks. What is set aside becomes ready when its function is resumed, not
+//! all at once; if the process that resumes it dies meanwhile, the look of another one goes on.
+
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use crate::Journal;
+use crate::api::Error;
+use crate::api::Found;
+use crate::api::Pool;
+use crate::api::State;
+use crate::api::operation::Operation;
+use crate::api::operation::Said;
+use crate::group::chains;
+use crate::group::lists;
+use crate::group::lists::Filter;
+use crate::group::periodic;
+use crate::group::permits;
+use crate::group::work as group;
+use crate::group::work::Group;
+use crate::rows::events;
+use crate::rows::store;
+
+/// So many rows are changed in one transaction.
+const CHANGED: usize = 500;
+/// Stands for all functions of an application where one of them may be paused.
+const ALL: i64 = 0;
+
+/// What became of the wish to run a task again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retried {
+    /// It waits for a worker.
+    Yes,
+    /// It has not failed: this is its state.
+    Not(State),
+    /// It is not durable, so the journal does not have its arguments.
+    Plain,
+    /// It has never been ready, because of how this task before it has ended, if that is still known.
+    Follows(Option<String>),
+    /// Another task, by its id, has the same `unique` key and has not ended.
+    Twin(String),
+    /// It was pruned.
+    Gone,
+    /// There is none.
+    Unknown,
+}
+
+// --- SQL ----------------------------------------------------------------------------
+
+/// The place of the row with an id.
+pub(crate) fn place(connection: &Connection, id: &str) -> Result<Option<i64>> {
+    let sql = "SELECT sequence FROM task WHERE id = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([id], |row| row.get(0)).optional()
+}
+
+pub(crate) fn known_application(connection: &Connection, app: &str) -> Result<Option<i64>> {
+    let sql = "SELECT application FROM application WHERE name = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([app], |row| row.get(0)).optional()
+}
+
+/// The names of an app's functions in the file.
+fn names(connection: &Connection, app: &str) -> Result<Vec<String>> {
+    let sql = "SELECT function.name FROM function JOIN application USING (application) \
+               WHERE application.name = ?1 ORDER BY function.name";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([app], |row| row.get(0))?.collect()
+}
+
+/// The paused functions of an app: `None` for all of them.
+fn paused_names(connection: &Connection, app: &str) -> Result<Vec<Option<String>>> {
+    let sql = "SELECT function.name FROM paused JOIN application USING (application) \
+               LEFT JOIN function ON function.function = paused.function \
+               WHERE application.name = ?1 ORDER BY function.name";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map([app], |row| row.get(0))?.collect()
+}
+
+/// The paused functions of an application; `ALL` stands for all of them.
+pub(crate) fn paused(connection: &Connection, application: i64) -> Result<Vec<i64>> {
+    let sql = "SELECT function FROM paused WHERE application = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement
+        .query_map([application], |row| row.get(0))?
+        .collect()
+}
+
+/// Whether all functions are paused.
+pub(crate) fn is_all(paused: &[i64]) -> bool {
+    paused.contains(&ALL)
+}
+
+/// Sets ready tasks of paused functions aside, among the first ones of a pool: whether all those
+/// before `most` others are.
+fn set_aside(
+    connection: &Connection,
+    application: i64,
+    pool: Pool,
+    paused: &[i64],
+    most: usize,
+) -> Result<bool> {
+    let sql = "SELECT sequence, function FROM task \
+               WHERE application = ?1 AND pool = ?2 AND state = 0 AND deaths = 0 ORDER BY rank";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![application, pool.code()])?;
+    let (mut found, mut others) = (Vec::new(), 0);
+    while others < most && found.len() < CHANGED {
+        let Some(row) = rows.next()? else { break };
+        if paused.contains(&row.get(1)?) {
+            found.push(row.get::<_, i64>(0)?);
+        } else {
+            others += 1;
+        }
+    }
+    drop(rows);
+    for task in &found {
+        let sql = "UPDATE task SET state = 5 WHERE sequence = ?1";
+        connection.prepare_cached(sql)?.execute([task])?;
+    }
+    Ok(found.len() < CHANGED)
+}
+
+/// Makes tasks ready that were set aside and whose functions are not paused any more; how many.
+fn release(connection: &Connection, application: i64) -> Result<usize> {
+    let mut count = 0;
+    for function in resumed(connection, application)? {
+        let sql = "UPDATE task SET state = 0 WHERE sequence IN \
+                   (SELECT sequence FROM task WHERE function = ?1 AND state = 5 LIMIT ?2)";
+        let most = i64::try_from(CHANGED - count).unwrap_or_default();
+        count += connection
+            .prepare_cached(sql)?
+            .execute(params![function, most])?;
+        if count >= CHANGED {
+            break;
+        }
+    }
+    Ok(count)
+}
+
+/// The functions that are not paused and have tasks that were set aside.
+pub(crate) fn resumed(connection: &Connection, application: i64) -> Result<Vec<i64>> {
+    let sql = "SELECT function FROM function WHERE application = ?1 \
+               AND EXISTS (SELECT 1 FROM task WHERE task.function = function.function AND state = 5) \
+               AND NOT EXISTS (SELECT 1 FROM paused WHERE paused.application = ?1 \
+               AND paused.function IN (0, function.function))";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement
+        .query_map([application], |row| row.get(0))?
+        .collect()
+}
+
+/// How many ready tasks are those of paused functions and not set aside yet.
+pub(crate) fn count_paused(connection: &Connection) -> Result<u64> {
+    let sql = "SELECT count(DISTINCT sequence) FROM paused CROSS JOIN task \
+               WHERE task.application = paused.application AND task.state = 0 \
+               AND paused.function IN (0, task.function)";
+    let mut statement = connection.prepare_cached(sql)?;
+    let count: i64 = statement.query_row([], |row| row.get(0))?;
+    Ok(count.cast_unsigned())
+}
+
+/// Does an operation that only reads.
+pub(crate) fn read(
+    connection: &Connection,
+    app: &str,
+    slot: Option<i64>,
+    operation: &Operation,
+) -> Result<Said> {
+    Ok(match operation {
+        Operation::Place(id, _) => Said::Place(place(connection, id)?),
+        Operation::List(query, _) => Said::Page(lists::page(connection, app, query, slot)?),
+        Operation::Lacking(ids, _) => Said::Names(lists::lacking(connection, ids)?),
+        Operation::Classes(functions, since, _) => Said::Classes(lists::classes(
+            connection,
+            app,
+            functions.as_deref(),
+            *since,
+        )?),
+        Operation::Names(_) => Said::Names(names(connection, app)?),
+        Operation::Paused(_) => Said::Paused(paused_names(connection, app)?),
+        Operation::Periodic(ask) => Said::Periodic(periodic::read(connection, app, ask)?),
+        Operation::Permit(ask) => Said::Permit(permits::read(connection, slot, ask)?),
+        _ => Said::Nothing,
+    })
+}
+
+// --- In a group ---------------------------------------------------------------------
+
+impl Group<'_> {
+    /// The paused functions, asked once for each group.
+    pub(crate) fn paused(&mut self) -> group::Result<&[i64]> {
+        if self.paused.is_none() {
+            let application = self.application()?;
+            self.paused = Some(paused(self.connection, application)?);
+        }
+        Ok(self.paused.as_deref().unwrap_or_default())
+    }
+
+    pub(crate) fn is_paused(&mut self, function: i64) -> group::Result<bool> {
+        let paused = self.paused()?;
+        Ok(is_all(paused) || paused.contains(&function))
+    }
+
+    /// Sets aside what a claim for `most` tasks of a pool would meet of paused functions; whether
+    /// nothing of them is left there.
+    pub(crate) fn set_aside(
+        &mut self,
+        application: i64,
+        pool: Pool,
+        most: usize,
+    ) -> group::Result<bool> {
+        let paused = self.paused.as_deref().unwrap_or_default();
+        if paused.is_empty() {
+            return Ok(true);
+        }
+        Ok(set_aside(self.connection, application, pool, paused, most)?)
+    }
+
+    /// Pauses a function or, without one, all of them.
+    pub(crate) fn pause(&mut self, name: Option<&str>) -> group::Result<()> {
+        let application = self.application()?;
+        let function = name.map_or(Ok(ALL), |name| self.function(name))?;
+        let sql =
+            "INSERT INTO paused (application, function) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        self.connection
+            .prepare_cached(sql)?
+            .execute(params![application, function])?;
+        self.paused = None;
+        self.touch_ready(function)
+    }
+
+    /// Ends the pause of a function or, without one, every pause; whether there may be more to
+    /// release.
+    pub(crate) fn resume(&mut self, name: Option<&str>) -> group::Result<bool> {
+        let application = self.application()?;
+        if let Some(name) = name {
+            let function = self.function(name)?;
+            let sql = "DELETE FROM paused WHERE application = ?1 AND function = ?2";
+            self.connection
+                .prepare_cached(sql)?
+                .execute(params![application, function])?;
+        } else {
+            let sql = "DELETE FROM paused WHERE application = ?1";
+            self.connection
+                .prepare_cached(sql)?
+                .execute([application])?;
+        }
+        self.paused = None;
+        // Those that were not set aside are ready, too.
+        self.has_ready = true;
+        self.release()
+    }
+
+    /// Makes some tasks ready that were set aside; whether there may be more.
+    pub(crate) fn release(&mut self) -> group::Result<bool> {
+        let application = self.application()?;
+        let count = release(self.connection, application)?;
+        self.has_ready |= count > 0;
+        Ok(count >= CHANGED)
+    }
+
+    /// Makes a task ready again that has failed.
+    pub(crate) fn retry(&mut self, id: &str) -> group::Result<Retried> {
+        let row = match store::find(self.connection, id, None)?.0 {
+            Found::Row(row) => row,
+            Found::Gone => return Ok(Retried::Gone),
+            Found::Unknown => return Ok(Retried::Unknown),
+        };
+        if row.plain {
+            return Ok(Retried::Plain);
+        }
+        if !matches!(row.state, State::Failed | State::Dead) {
+            return Ok(Retried::Not(row.state));
+        }
+        if let Some(before) = chains::hindrance(self.connection, id)? {
+            return Ok(Retried::Follows(Some(before).filter(|it| !it.is_empty())));
+        }
+        // It is due now, whenever it was before; and what was too late for it is asked for again.
+        let sql = "UPDATE OR IGNORE task SET state = 0, owner = NULL, submitter = NULL, deaths = 0, interrupted = 0, \
+                   stop_requested = 0, due = ?2, expires = NULL, ended_at = NULL, done = NULL, total = NULL, note = NULL, \
+                   error = NULL, reason = NULL WHERE id = ?1 AND state IN (7, 9)";
+        let count = self
+            .connection
+            .prepare_cached(sql)?
+            .execute(params![id, self.now])?;
+        if count == 0 {
+            let sql = "SELECT twin.id FROM task JOIN task AS twin ON twin.unique_key = task.unique_key \
+                       WHERE task.id = ?1 AND twin.unique_key IS NOT NULL AND twin.state < 6";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let twin = statement.query_row([id], |row| row.get(0)).optional()?;
+            return Ok(Retried::Twin(twin.unwrap_or_default()));
+        }
+        // Processes that have not heard of that end yet go on waiting.
+        let sql =
+            "UPDATE waiter SET ended = 0 WHERE task = (SELECT sequence FROM task WHERE id = ?1)";
+        self.connection.prepare_cached(sql)?.execute([id])?;
+        self.has_ready = true;
+        if let Some(task) = place(self.connection, id)? {
+            if self.part.records() {
+                // The row has room for one end.
+                let at = row.ended.unwrap_or(self.now);
+                let failed = events::New::of(events::FAILED, None);
+                events::add(self.connection, task, at, &failed)?;
+                let retried = events::New::of(events::RETRIED, None);
+                events::add(self.connection, task, self.now, &retried)?;
+            }
+            self.wait_again(task)?;
+        }
+        Ok(Retried::Yes)
+    }
+
+    /// Removes ended tasks that are meant, below a place: how many, and where to go on.
+    pub(crate) fn forget(
+        &mut self,
+        filter: &Filter,
+        below: i64,
+    ) -> group::Result<(u64, Option<i64>)> {
+        let application = self.application()?;
+        let (found, mut next) = lists::rows_below(self.connection, application, below)?;
+        let mut old = Vec::new();
+        for found in found {
+            if !found.state.is_end() || !filter.fits(&found) {
+                continue;
+            }
+            if chains::is_needed(self.connection, found.place)? {
+                continue;
+            }
+            let ended = found.ended.unwrap_or(self.now);
+            old.push((found.place, found.id, ended));
+            if old.len() == CHANGED {
+                next = Some(found.place);
+                break;
+            }
+        }
+        store::forget(self.connection, &old)?;
+        Ok((old.len() as u64, next))
+    }
+}
+
+// --- For the process ----------------------------------------------------------------
+
+impl Journal {
+    /// The names of the app's functions that the file knows.
+    ///
+    /// # Errors
+    ///
+    /// As for `get`.
+    pub fn names(&self) -> std::result::Result<Vec<String>, Error> {
+        self.ask(true, Operation::Names)
+    }
+
+    /// The functions that are paused; `None` among them: all are.
+    ///
+    /// # Errors
+    ///
+    /// As for `get`.
+    pub fn paused(&self) -> std::result::Result<Vec<Option<String>>, Error> {
+        self.ask(true, Operation::Paused)
+    }
+
+    /// Has a task that failed, or is a dead letter, run again.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written to, the wait takes too long, or the journal is closed.
+    pub fn retry(&self, id: &str) -> std::result::Result<Retried, Error> {
+        self.ask(true, |answer| Operation::Retry(id.to_owned(), answer))
+    }
+
+    /// Has no process start tasks of a function or, without one, any task of the app.
+    ///
+    /// # Errors
+    ///
+    /// As for `retry`.
+    pub fn pause(&self, function: Option<&str>) -> std::result::Result<(), Error> {
+        let function = function.map(str::to_owned);
+        self.ask(true, |answer| Operation::Pause(function, answer))
+    }
+
+    /// Ends the pause of a function or, without one, every pause.
+    ///
+    /// # Errors
+    ///
+    /// As for `retry`.
+    pub fn resume(&self, function: Option<&str>) -> std::result::Result<(), Error> {
+        loop {
+            let function = function.map(str::to_owned);
+            if !self.ask(true, |answer| Operation::Resume(function, answer))? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes the app's ended tasks that are meant; how many.
+    ///
+    /// # Errors
+    ///
+    /// As for `retry`. Some may have been removed.
+    pub fn prune(&self, filter: &Filter) -> std::result::Result<u64, Error> {
+        let (mut sum, mut below) = (0, i64::MAX);
+        loop {
+            let filter = Box::new(filter.clone());
+            let (count, next) = self.ask(true, |answer| Operation::Prune(filter, below, answer))?;
+            sum += count;
+            match next {
+                Some(next) => below = next,
+                None => return Ok(sum),
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What processes tell each other of tasks that the file does not have, for a page that shows the
+//! tasks of all.
+//!
+//! A question is a byte in the FIFO of each process, and the answer a file beside its lock. Neither
+//! goes through the database: a commit is news for every page that is open, so each would ask
+//! again. Nothing is written without a question.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Result};
+
+use crate::Journal;
+use crate::api::Error;
+use crate::api::operation::Operation;
+use crate::file::filesystem::Place;
+use crate::file::liveness;
+use crate::group::record;
+use crate::group::record::Answered;
+use crate::group::record::Query;
+use crate::group::work as group;
+use crate::group::work::Group;
+use crate::process::part::Files;
+use crate::writer::thread::now;
+
+/// Between two looks for an answer.
+const LOOK: Duration = Duration::from_millis(1);
+/// The bytes of an answer, at most.
+const MOST: u64 = 1 << 20;
+
+/// What another process has told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The number of the process.
+    pub pid: i64,
+    /// Its answer; `None` if it has not answered in time.
+    pub text: Option<String>,
+}
+
+/// The other processes that may have tasks of an app: slots and numbers. What a process has told of
+/// itself says for which app it is; without that, its answer does.
+pub(crate) fn find(
+    connection: &Connection,
+    place: &Place,
+    application: i64,
+    own: Option<i64>,
+) -> Result<Vec<(i64, i64)>> {
+    let sql = "SELECT slot, process.pid FROM process LEFT JOIN worker USING (slot) \
+               WHERE coalesce(application, ?1) = ?1 AND (claims OR seen_at IS NOT NULL) ORDER BY slot";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([application], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let is_other = |&(slot, pid): &(i64, i64)| {
+        Some(slot) != own && !liveness::is_dead(place, slot, pid).unwrap_or_default()
+    };
+    rows.filter(|row| row.as_ref().map_or(true, is_other))
+        .collect()
+}
+
+/// Asks those processes.
+pub(crate) fn ask(files: &mut Files, place: &Place, found: &Answered) {
+    if let Answered::Others(found) = found {
+        for &(slot, _) in found {
+            files.peers.ask(place, slot);
+        }
+    }
+}
+
+/// Writes the answer to a question of that time. If it cannot be written, there is none.
+pub(crate) fn write(place: &Place, slot: i64, at: i64, text: &str) {
+    let path = place.tasks(slot);
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let made = options.write(true).create(true).truncate(true).mode(0o600);
+    let written = made.open(&new).and_then(|mut file| {
+        writeln!(file, "{at}")?;
+        file.write_all(text.as_bytes())
+    });
+    // Some file systems write a file to the disk at once if it takes the place of another one.
+    _ = fs::remove_file(&path);
+    _ = match written {
+        Ok(()) => fs::rename(&new, &path),
+        Err(_) => fs::remove_file(&new),
+    };
+}
+
+/// The answer of a process to a question that was asked then, or later.
+fn read(place: &Place, slot: i64, since: i64) -> Option<String> {
+    let mut text = String::new();
+    let file = File::open(place.tasks(slot)).ok()?;
+    file.take(MOST).read_to_string(&mut text).ok()?;
+    let (at, answer) = text.split_once('\n')?;
+    (at.parse::<i64>().ok()? >= since).then(|| answer.to_owned())
+}
+
+impl Group<'_> {
+    /// Answers a page, in which others may be asked.
+    pub(crate) fn look(&mut self, query: &Query) -> group::Result<Answered> {
+        let slot = self.effects.slot.or(self.memory.slot);
+        let core = &self.part.core;
+        let app = &core.settings.app;
+        let found = record::answer(self.connection, &core.place, app, slot, query)?;
+        ask(self.files, &core.place, &found);
+        Ok(found)
+    }
+
+    pub(crate) fn show(&self, at: i64, text: &str) {
+        if let Some(slot) = self.effects.slot.or(self.memory.slot) {
+            write(&self.part.core.place, slot, at, text);
+        }
+    }
+}
+
+impl Journal {
+    /// What the other processes of the app tell of their tasks. Waits at most so long for those that
+    /// do not answer.
+    ///
+    /// # Errors
+    ///
+    /// As for `get`.
+    pub fn others(&self, patience: Duration) -> std::result::Result<Vec<Told>, Error> {
+        let since = now();
+        let asked = self.ask(true, |answer| Operation::Look(Query::Others, answer))?;
+        let Answered::Others(found) = asked else {
+            return Ok(Vec::new());
+        };
+        let place = &self.0.core.place;
+        let until = Instant::now() + patience;
+        let mut told: Vec<_> = found
+            .iter()
+            .map(|&(_, pid)| Told { pid, text: None })
+            .collect();
+        loop {
+            for (&(slot, _), it) in found.iter().zip(&mut told) {
+                if it.text.is_none() {
+                    it.text = read(place, slot, since);
+                }
+            }
+            if told.iter().all(|it| it.text.is_some()) || Instant::now() >= until {
+                return Ok(told);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Answers what `Host::asked` has told of. Does not wait.
+    pub fn show(&self, at: i64, text: String) {
+        self.tell(Operation::Show(at, text));
+    }
+}

@@ -1,0 +1,712 @@
+//! What a page shows of all processes: samples of the last days for its plots, the figures of
+//! functions, and the processes, with those that have died.
+//!
+//! A sample comes with the next group. It is added to what other processes have of the same second,
+//! so a row is all processes together. A second that was not committed is lost with its process.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use crate::Journal;
+use crate::api::Error;
+use crate::api::histogram::Histogram;
+use crate::api::operation::Operation;
+use crate::file::filesystem::Place;
+use crate::file::liveness;
+use crate::group::manage;
+use crate::group::others;
+use crate::group::work as group;
+use crate::group::work::Group;
+use crate::rows::events;
+use crate::rows::events::Event;
+use crate::rows::links;
+use crate::rows::links::Links;
+use crate::rows::store;
+
+/// The seconds of a step, and for how many seconds its rows are kept. A step is a point of a plot;
+/// seconds are for the levels of processes, which are added only if they are of the same one.
+const STEPS: [(i64, i64); 4] = [(1, 15), (5, 900), (120, 6 * 3600), (3600, 7 * 24 * 3600)];
+/// As `STEPS`, of the figures by name. Those of a day have histograms.
+const MINUTE: (i64, i64) = (60, 3600);
+const DAY: (i64, i64) = (24 * 3600, 7 * 24 * 3600);
+/// Samples that wait for the writer thread; older ones are lost.
+const WAITING: usize = 60;
+/// The processes that have died and are remembered, and the tasks of each.
+const LOST: i64 = 20;
+const TASKS: u32 = 20;
+/// How long a count of tasks is good for, at most.
+const COUNTED: Duration = Duration::from_mins(1);
+
+/// How tasks went on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// How many returned.
+    pub done: u64,
+    /// How many raised, or were not started in time.
+    pub failed: u64,
+    /// How many were cancelled.
+    pub cancelled: u64,
+    /// How many further attempts were begun.
+    pub retried: u64,
+    /// How many have become dead letters.
+    pub dead: u64,
+    /// How long they waited.
+    pub wait: Histogram,
+    /// How long their last attempts took.
+    pub run: Histogram,
+}
+
+/// Tasks of a process at a moment: in its queue, held, and running.
+pub type Levels = [u32; 3];
+
+/// What has come since the last sample, and what there is now.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// The second, since 1970.
+    pub at: i64,
+    /// What there is.
+    pub levels: Levels,
+    /// What has come, by the names of functions.
+    pub names: Vec<(String, Figures)>,
+    /// What there is to say of the process; `None` if that is not known.
+    pub vitals: Option<Vitals>,
+}
+
+/// How a process is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vitals {
+    /// What does not change, as JSON.
+    pub about: String,
+    /// Its worker threads, those that run tasks, that are idle, that wait for other tasks, and that run
+    /// code of tasks which have ended.
+    pub threads: [u32; 5],
+    /// Bytes.
+    pub memory: Option<u64>,
+}
+
+/// A step of all processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its first second, since 1970.
+    pub at: i64,
+    /// How many tasks returned, and failed.
+    pub ended: [u64; 2],
+    /// The most that waited for a worker, that were held, and that ran at once.
+    pub levels: [u64; 3],
+    /// The median and the 95th percentile of the waits and of the runs, in microseconds.
+    pub times: [Option<[u64; 2]>; 2],
+}
+
+/// A process that has the journal open, or has died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Its number.
+    pub pid: i64,
+    /// Whether it runs tasks.
+    pub claims: bool,
+    /// Since when it has the journal open.
+    pub began_at: i64,
+    /// When it last told how it is.
+    pub seen_at: Option<i64>,
+    /// How it was then.
+    pub vitals: Vitals,
+    /// When its death was seen.
+    pub lost_at: Option<i64>,
+    /// The ids of the tasks that it ran when it died.
+    pub tasks: Vec<String>,
+    /// Whether it is the process that asks.
+    pub is_own: bool,
+}
+
+/// What a page asks.
+pub(crate) enum Query {
+    Steps(i64),
+    Figures,
+    Minutes(i64),
+    Workers,
+    Events(String),
+    Others,
+    Links(String),
+}
+
+/// The answer to a query.
+pub(crate) enum Answered {
+    Steps(Vec<Step>),
+    Figures(Vec<(String, Figures)>),
+    /// Names, minutes since 1970, and how many tasks ended then.
+    Minutes(Vec<(String, i64, u64)>),
+    Workers(Vec<Worker>),
+    Events(Vec<Event>),
+    /// The slots and the numbers of the other processes.
+    Others(Vec<(i64, i64)>),
+    Links(Links),
+}
+
+/// What a page tells.
+pub(crate) enum Told {
+    /// What does not change about this process.
+    About(String),
+    /// What somebody did to a task: its id, what, and the name.
+    Act(String, String, Option<String>),
+    /// What has happened to a plain task: its id, when, what, and more about it.
+    Event(String, i64, &'static str, String),
+}
+
+impl Figures {
+    /// Adds those of another.
+    pub fn add(&mut self, other: &Self) {
+        self.done += other.done;
+        self.failed += other.failed;
+        self.cancelled += other.cancelled;
+        self.retried += other.retried;
+        self.dead += other.dead;
+        self.wait.add(&other.wait);
+        self.run.add(&other.run);
+    }
+
+    /// How many tasks have ended.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.done + self.failed + self.cancelled + self.dead
+    }
+}
+
+/// Adds a sample to those that wait.
+pub(crate) fn keep(waiting: &mut Vec<Sample>, sample: Sample) {
+    if waiting.len() >= WAITING {
+        waiting.remove(0);
+    }
+    waiting.push(sample);
+}
+
+// --- Writing ------------------------------------------------------------------------
+
+impl Group<'_> {
+    /// Writes the samples of this process.
+    pub(crate) fn write_samples(&mut self, samples: &[Sample]) -> group::Result<()> {
+        for sample in samples {
+            let application = self.application()?;
+            let mut all = Figures::default();
+            for (name, figures) in &sample.names {
+                all.add(figures);
+                add_figures(self.connection, application, sample.at, name, figures)?;
+            }
+            let known = find(self.connection, application, 1, sample.at)?;
+            let mut levels = sample.levels.map(u64::from);
+            if known.is_none() {
+                // The first process of a second adds what no process has.
+                let [ready, held] = self.count()?;
+                levels[0] += ready;
+                levels[1] += held;
+                prune(self.connection, application, sample.at)?;
+            }
+            let levels = add_step(self.connection, application, 1, sample.at, &all, levels)?;
+            for (step, _) in &STEPS[1..] {
+                let at = sample.at - sample.at.rem_euclid(*step);
+                add_step(self.connection, application, *step, at, &all, levels)?;
+            }
+            if let (Some(vitals), Some(slot)) = (&sample.vitals, self.memory.slot) {
+                set_vitals(self.connection, slot, application, vitals, self.now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many durable tasks wait for a worker, and for something else; not always counted anew.
+    fn count(&mut self) -> group::Result<[u64; 2]> {
+        let levels = self.memory.levels.get(COUNTED, || {
+            let stats = store::stats(self.connection)?;
+            let held = stats.scheduled + stats.blocked + stats.parked;
+            Ok([stats.ready, held])
+        })?;
+        Ok(*levels)
+    }
+
+    pub(crate) fn note_told(&mut self, told: &Told) -> group::Result<()> {
+        match told {
+            Told::About(about) => {
+                if let Some(slot) = self.memory.slot {
+                    let application = self.application()?;
+                    let sql = "INSERT INTO worker (slot, application, pid, began_at, seen_at, about) \
+                               SELECT slot, ?2, pid, began_at, ?3, ?4 FROM process WHERE slot = ?1 \
+                               ON CONFLICT DO UPDATE SET about = excluded.about";
+                    let values = params![slot, application, self.now, about];
+                    self.connection.prepare_cached(sql)?.execute(values)?;
+                }
+            }
+            Told::Act(id, verb, actor) => {
+                if let Some(task) = manage::place(self.connection, id)? {
+                    let event = events::New {
+                        kind: events::ACTED,
+                        text: Some(verb),
+                        actor: actor.as_deref(),
+                    };
+                    events::add(self.connection, task, self.now, &event)?;
+                }
+            }
+            Told::Event(id, at, kind, text) => {
+                if let Some(task) = manage::place(self.connection, id)? {
+                    let event = events::New::of(kind, Some(text));
+                    events::add(self.connection, task, *at, &event)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn find(connection: &Connection, application: i64, step: i64, at: i64) -> Result<Option<Figures>> {
+    let sql = "SELECT wait, run FROM sample WHERE application = ?1 AND step = ?2 AND at = ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    let found = statement.query_row(params![application, step, at], |row| {
+        Ok(Figures {
+            wait: histogram(row, 0)?,
+            run: histogram(row, 1)?,
+            ..Figures::default()
+        })
+    });
+    found.optional()
+}
+
+fn histogram(row: &rusqlite::Row<'_>, column: usize) -> Result<Histogram> {
+    let bytes = row.get_ref(column)?.as_blob_or_null()?;
+    Ok(bytes.map_or_else(Histogram::default, Histogram::decode))
+}
+
+/// Adds to a step; the levels that it has then.
+fn add_step(
+    connection: &Connection,
+    application: i64,
+    step: i64,
+    at: i64,
+    new: &Figures,
+    levels: [u64; 3],
+) -> Result<[u64; 3]> {
+    let known = find(connection, application, step, at)?;
+    if known.is_none() {
+        // Nothing is added to this one any more, so its percentiles are enough.
+        let sql = "UPDATE sample SET wait = NULL, run = NULL WHERE application = ?1 AND step = ?2 AND at = ?3";
+        let values = params![application, step, at - 3 * step];
+        connection.prepare_cached(sql)?.execute(values)?;
+    }
+    let mut all = known.unwrap_or_default();
+    all.add(new);
+    // Processes in the same second are added; a longer step has the most of its seconds.
+    let sql = "INSERT INTO sample (application, step, at, done, failed, queued, held, running, wait, run, \
+               wait_half, wait_most, run_half, run_most) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
+               ON CONFLICT DO UPDATE SET done = done + excluded.done, failed = failed + excluded.failed, \
+               queued = CASE step WHEN 1 THEN queued + excluded.queued ELSE max(queued, excluded.queued) END, \
+               held = CASE step WHEN 1 THEN held + excluded.held ELSE max(held, excluded.held) END, \
+               running = CASE step WHEN 1 THEN running + excluded.running ELSE max(running, excluded.running) END, \
+               wait = excluded.wait, run = excluded.run, wait_half = excluded.wait_half, wait_most = excluded.wait_most, \
+               run_half = excluded.run_half, run_most = excluded.run_most RETURNING queued, held, running";
+    let typical = |times: &Histogram| (times.count() > 0).then(|| times.longest([50, 95]));
+    let (wait, run) = (typical(&all.wait), typical(&all.run));
+    let mut statement = connection.prepare_cached(sql)?;
+    let values = params![
+        application,
+        step,
+        at,
+        column(new.done),
+        column(new.failed + new.dead),
+        column(levels[0]),
+        column(levels[1]),
+        column(levels[2]),
+        wait.map(|_| all.wait.encode()),
+        run.map(|_| all.run.encode()),
+        wait.map(|it| column(it[0])),
+        wait.map(|it| column(it[1])),
+        run.map(|it| column(it[0])),
+        run.map(|it| column(it[1])),
+    ];
+    statement.query_row(values, |row| {
+        Ok([number(row, 0)?, number(row, 1)?, number(row, 2)?])
+    })
+}
+
+fn column(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn number(row: &rusqlite::Row<'_>, column: usize) -> Result<u64> {
+    Ok(row.get::<_, i64>(column)?.cast_unsigned())
+}
+
+fn add_figures(
+    connection: &Connection,
+    application: i64,
+    at: i64,
+    name: &str,
+    new: &Figures,
+) -> Result<()> {
+    for (step, _) in [MINUTE, DAY] {
+        let at = at - at.rem_euclid(step);
+        let (mut wait, mut run) = (None, None);
+        if step == DAY.0 {
+            let sql = "SELECT wait, run FROM figure WHERE application = ?1 AND step = ?2 AND at = ?3 AND name = ?4";
+            let mut statement = connection.prepare_cached(sql)?;
+            let found = statement.query_row(params![application, step, at, name], |row| {
+                Ok((histogram(row, 0)?, histogram(row, 1)?))
+            });
+            let (mut waits, mut runs) = found.optional()?.unwrap_or_default();
+            waits.add(&new.wait);
+            runs.add(&new.run);
+            (wait, run) = (Some(waits.encode()), Some(runs.encode()));
+        }
+        let sql = "INSERT INTO figure (application, step, at, name, done, failed, cancelled, retried, dead, wait, run) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+                   ON CONFLICT DO UPDATE SET done = done + excluded.done, failed = failed + excluded.failed, \
+                   cancelled = cancelled + excluded.cancelled, retried = retried + excluded.retried, \
+                   dead = dead + excluded.dead, wait = excluded.wait, run = excluded.run";
+        connection.prepare_cached(sql)?.execute(params![
+            application,
+            step,
+            at,
+            name,
+            column(new.done),
+            column(new.failed),
+            column(new.cancelled),
+            column(new.retried),
+            column(new.dead),
+            wait,
+            run,
+        ])?;
+    }
+    Ok(())
+}
+
+/// Removes what is too old, in the first second of a step.
+fn prune(connection: &Connection, application: i64, now: i64) -> Result<()> {
+    let (step, _) = STEPS[1];
+    if find(connection, application, step, now - now.rem_euclid(step))?.is_some() {
+        return Ok(());
+    }
+    for (step, kept) in STEPS {
+        let sql = "DELETE FROM sample WHERE application = ?1 AND step = ?2 AND at < ?3";
+        let values = params![application, step, now - kept];
+        connection.prepare_cached(sql)?.execute(values)?;
+    }
+    for (step, kept) in [MINUTE, DAY] {
+        let sql = "DELETE FROM figure WHERE application = ?1 AND step = ?2 AND at < ?3";
+        let values = params![application, step, now - kept];
+        connection.prepare_cached(sql)?.execute(values)?;
+    }
+    Ok(())
+}
+
+fn set_vitals(
+    connection: &Connection,
+    slot: i64,
+    application: i64,
+    vitals: &Vitals,
+    now: i64,
+) -> Result<()> {
+    let sql = "INSERT INTO worker (slot, application, pid, began_at, seen_at, about, threads, running, idle, waiting, stuck, memory) \
+               SELECT slot, ?2, pid, began_at, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM process WHERE slot = ?1 \
+               ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at, about = excluded.about, threads = excluded.threads, \
+               running = excluded.running, idle = excluded.idle, waiting = excluded.waiting, stuck = excluded.stuck, \
+               memory = excluded.memory";
+    let [threads, running, idle, waiting, stuck] = vitals.threads;
+    connection.prepare_cached(sql)?.execute(params![
+        slot,
+        application,
+        now,
+        vitals.about,
+        threads,
+        running,
+        idle,
+        waiting,
+        stuck,
+        vitals.memory.map(column),
+    ])?;
+    Ok(())
+}
+
+/// Forgets a process that has closed the journal.
+pub(crate) fn forget(connection: &Connection, slot: i64) -> Result<()> {
+    let sql = "DELETE FROM worker WHERE slot = ?1";
+    connection.prepare_cached(sql)?.execute([slot])?;
+    Ok(())
+}
+
+/// Remembers a process that has died, with the ids of the tasks that it ran.
+pub(crate) fn lose(
+    connection: &Connection,
+    process: &store::Process,
+    application: i64,
+    tasks: &[String],
+    now: i64,
+) -> Result<()> {
+    let tasks: Vec<_> = tasks
+        .iter()
+        .take(TASKS as usize)
+        .map(String::as_str)
+        .collect();
+    let sql = "INSERT INTO worker (slot, application, pid, began_at, lost_at, tasks) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+               ON CONFLICT DO UPDATE SET lost_at = excluded.lost_at, tasks = excluded.tasks";
+    connection.prepare_cached(sql)?.execute(params![
+        process.slot,
+        application,
+        process.pid,
+        process.began_at,
+        now,
+        tasks.join("\n")
+    ])?;
+    let sql = "DELETE FROM worker WHERE slot IN (SELECT slot FROM worker WHERE lost_at IS NOT NULL \
+               ORDER BY lost_at DESC, slot DESC LIMIT -1 OFFSET ?1)";
+    connection.prepare_cached(sql)?.execute([LOST])?;
+    Ok(())
+}
+
+// --- Reading ------------------------------------------------------------------------
+
+/// Answers a query. `slot` is that of this process.
+pub(crate) fn answer(
+    connection: &Connection,
+    place: &Place,
+    app: &str,
+    slot: Option<i64>,
+    query: &Query,
+) -> Result<Answered> {
+    let application = manage::known_application(connection, app)?.unwrap_or_default();
+    Ok(match query {
+        Query::Steps(step) => Answered::Steps(steps(connection, application, *step)?),
+        Query::Figures => Answered::Figures(figures(connection, application)?),
+        Query::Minutes(since) => Answered::Minutes(minutes(connection, application, *since)?),
+        Query::Workers => Answered::Workers(workers(connection, place, application, slot)?),
+        Query::Events(id) => Answered::Events(events::of(connection, id)?),
+        Query::Links(id) => Answered::Links(links::of(connection, id)?),
+        Query::Others => Answered::Others(others::find(connection, place, application, slot)?),
+    })
+}
+
+fn steps(connection: &Connection, application: i64, step: i64) -> Result<Vec<Step>> {
+    let sql = "SELECT at, done, failed, queued, held, running, wait_half, wait_most, run_half, run_most FROM sample \
+               WHERE application = ?1 AND step = ?2 ORDER BY at";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![application, step], |row| {
+        let pair = |first: usize| -> Result<Option<[u64; 2]>> {
+            let half: Option<i64> = row.get(first)?;
+            let most: Option<i64> = row.get(first + 1)?;
+            Ok(half
+                .zip(most)
+                .map(|(half, most)| [half.cast_unsigned(), most.cast_unsigned()]))
+        };
+        Ok(Step {
+            at: row.get(0)?,
+            ended: [number(row, 1)?, number(row, 2)?],
+            levels: [number(row, 3)?, number(row, 4)?, number(row, 5)?],
+            times: [pair(6)?, pair(8)?],
+        })
+    })?;
+    rows.collect()
+}
+
+fn figures(connection: &Connection, application: i64) -> Result<Vec<(String, Figures)>> {
+    let sql = "SELECT name, done, failed, cancelled, retried, dead, wait, run FROM figure \
+               WHERE application = ?1 AND step = ?2 ORDER BY name";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![application, DAY.0])?;
+    let mut found: Vec<(String, Figures)> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        if found.last().is_none_or(|(last, _)| *last != name) {
+            found.push((name, Figures::default()));
+        }
+        let Some((_, all)) = found.last_mut() else {
+            continue;
+        };
+        all.done += number(row, 1)?;
+        all.failed += number(row, 2)?;
+        all.cancelled += number(row, 3)?;
+        all.retried += number(row, 4)?;
+        all.dead += number(row, 5)?;
+        all.wait
+            .add_encoded(row.get_ref(6)?.as_blob_or_null()?.unwrap_or_default());
+        all.run
+            .add_encoded(row.get_ref(7)?.as_blob_or_null()?.unwrap_or_default());
+    }
+    Ok(found)
+}
+
+fn minutes(
+    connection: &Connection,
+    application: i64,
+    since: i64,
+) -> Result<Vec<(String, i64, u64)>> {
+    let sql = "SELECT name, at, done + failed + cancelled + dead FROM figure \
+               WHERE application = ?1 AND step = ?2 AND at >= ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![application, MINUTE.0, since * 60], |row| {
+        Ok((row.get(0)?, row.get::<_, i64>(1)? / 60, number(row, 2)?))
+    })?;
+    rows.collect()
+}
+
+fn workers(
+    connection: &Connection,
+    place: &Place,
+    application: i64,
+    own: Option<i64>,
+) -> Result<Vec<Worker>> {
+    let sql = "SELECT slot, process.pid, process.claims, process.began_at, seen_at, about, threads, running, idle, waiting, \
+               stuck, memory, NULL, NULL FROM process LEFT JOIN worker USING (slot) \
+               WHERE coalesce(application, ?1) = ?1 AND (claims OR seen_at IS NOT NULL) \
+               UNION ALL SELECT slot, pid, 0, began_at, seen_at, about, threads, running, idle, waiting, stuck, memory, \
+               lost_at, tasks FROM worker WHERE application = ?1 AND lost_at IS NOT NULL ORDER BY slot";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([application])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let slot: i64 = row.get(0)?;
+        let pid = row.get(1)?;
+        let lost_at: Option<i64> = row.get(12)?;
+        let is_own = Some(slot) == own;
+        // Its death is found within a second; until then its lock tells.
+        let is_dead =
+            lost_at.is_none() && !is_own && liveness::is_dead(place, slot, pid).unwrap_or(false);
+        let level =
+            |column| -> Result<u32> { Ok(row.get::<_, Option<u32>>(column)?.unwrap_or_default()) };
+        let tasks: Option<String> = row.get(13)?;
+        let tasks = match tasks {
+            Some(tasks) => tasks.lines().map(str::to_owned).collect(),
+            None if is_dead => running(connection, slot)?,
+            None => Vec::new(),
+        };
+        found.push(Worker {
+            pid,
+            claims: row.get(2)?,
+            began_at: row.get(3)?,
+            seen_at: row.get(4)?,
+            vitals: Vitals {
+                about: row.get::<_, Option<_>>(5)?.unwrap_or_default(),
+                threads: [level(6)?, level(7)?, level(8)?, level(9)?, level(10)?],
+                memory: row.get::<_, Option<i64>>(11)?.map(i64::cast_unsigned),
+            },
+            lost_at: lost_at.or_else(|| is_dead.then(crate::writer::thread::now)),
+            tasks,
+            is_own,
+        });
+    }
+    Ok(found)
+}
+
+/// The ids of the tasks that a process runs.
+fn running(connection: &Connection, slot: i64) -> Result<Vec<String>> {
+    let sql = "SELECT id FROM task WHERE owner = ?1 AND state = 2 LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![slot, TASKS], |row| row.get(0))?;
+    rows.collect()
+}
+
+// --- The journal --------------------------------------------------------------------
+
+impl Journal {
+    /// Writes a sample of this process with the next group; does not wait.
+    pub fn sample(&self, sample: Sample) {
+        let Ok(part) = self.part() else { return };
+        let is_first = {
+            let mut waiting = part.samples.lock();
+            keep(&mut waiting, sample);
+            waiting.len() == 1
+        };
+        // Without a thread there are no samples.
+        if is_first && Self::ensure_writer(&part).is_ok() {
+            part.wake();
+        }
+    }
+
+    /// Notes what happens to tasks from now on, in forked processes too, for a page that shows it.
+    pub fn record(&self) {
+        if let Ok(part) = self.part() {
+            // Relaxed: see `Part::records`.
+            part.core.records.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells what does not change about this process, as JSON; does not wait.
+    pub fn tell_about(&self, about: String) {
+        self.tell(Operation::Hear(Told::About(about)));
+    }
+
+    /// Notes what somebody has done to a task, in its timeline; does not wait.
+    pub fn note(&self, id: &str, verb: &str, actor: Option<&str>) {
+        let told = Told::Act(id.to_owned(), verb.to_owned(), actor.map(str::to_owned));
+        self.tell(Operation::Hear(told));
+    }
+
+    /// Notes what has happened to a plain task that was published, in its timeline; does not wait.
+    /// `at` is in microseconds since 1970.
+    pub fn note_event(&self, id: &str, at: i64, kind: &'static str, text: String) {
+        let told = Told::Event(id.to_owned(), at, kind, text);
+        self.tell(Operation::Hear(told));
+    }
+
+    fn answered(&self, query: Query) -> std::result::Result<Answered, Error> {
+        self.ask(true, |answer| Operation::Look(query, answer))
+    }
+
+    /// The steps of 1, 5, 120 or 3,600 seconds that are kept, oldest first. Those without a sample are
+    /// not there.
+    ///
+    /// # Errors
+    ///
+    /// As for `get`, also of the methods below.
+    pub fn steps(&self, step: i64) -> std::result::Result<Vec<Step>, Error> {
+        Ok(match self.answered(Query::Steps(step))? {
+            Answered::Steps(found) => found,
+            _ => Vec::new(),
+        })
+    }
+
+    /// The figures of all processes in the last seven days, by name.
+    ///
+    /// # Errors
+    ///
+    /// As for `steps`.
+    pub fn figures(&self) -> std::result::Result<Vec<(String, Figures)>, Error> {
+        Ok(match self.answered(Query::Figures)? {
+            Answered::Figures(found) => found,
+            _ => Vec::new(),
+        })
+    }
+
+    /// How many tasks of which name ended in which minute, since 1970, from that one on.
+    ///
+    /// # Errors
+    ///
+    /// As for `steps`.
+    pub fn minutes(&self, since: i64) -> std::result::Result<Vec<(String, i64, u64)>, Error> {
+        Ok(match self.answered(Query::Minutes(since))? {
+            Answered::Minutes(found) => found,
+            _ => Vec::new(),
+        })
+    }
+
+    /// The processes of the app, and the last ones that have died.
+    ///
+    /// # Errors
+    ///
+    /// As for `steps`.
+    pub fn workers(&self) -> std::result::Result<Vec<Worker>, Error> {
+        Ok(match self.answered(Query::Workers)? {
+            Answered::Workers(found) => found,
+            _ => Vec::new(),
+        })
+    }
+
+    /// What has happened to a task, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As for `steps`.
+    pub fn events(&self, id: &str) -> std::result::Result<Vec<Event>, Error> {
+        Ok(match self.answered(Query::Events(id.to_owned()))? {
+            Answered::Events(found) => found,
+            _ => Vec::new(),
+        })
+    }
+}

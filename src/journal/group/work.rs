@@ -1,0 +1,1318 @@
+//! One transaction of the writer thread: a group of operations, claims, takeovers.
+//!
+//! What a group does to the file counts when it is committed. So whatever follows from it is
+//! collected in `Effects`, and done by the writer thread then, or forgotten.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::Level;
+use rusqlite::{Connection, ErrorCode};
+
+use crate::api::Accepted;
+use crate::api::Cancelled;
+use crate::api::Change;
+use crate::api::Changed;
+use crate::api::Claim;
+use crate::api::Claimed;
+use crate::api::DeadLetter;
+use crate::api::Error;
+use crate::api::ErrorKind;
+use crate::api::Found;
+use crate::api::Key;
+use crate::api::NewTask;
+use crate::api::Outcome;
+use crate::api::Pool;
+use crate::api::Row;
+use crate::api::State;
+use crate::api::operation::Operation;
+use crate::api::operation::Origin;
+use crate::api::operation::Plain;
+use crate::api::operation::Said;
+use crate::api::operation::Step;
+use crate::file::filesystem::refused;
+use crate::file::liveness;
+use crate::file::schema;
+use crate::file::wakeup;
+use crate::group::commands;
+use crate::group::limits;
+use crate::group::limits::Lanes;
+use crate::group::lists;
+use crate::group::manage;
+use crate::group::periodic;
+use crate::group::periodic::Ask;
+use crate::group::permits;
+use crate::group::poison;
+use crate::group::record;
+use crate::group::record::Sample;
+use crate::process::memory::Memory;
+use crate::process::memory::Running;
+use crate::process::memory::Watch;
+use crate::process::memory::Watched;
+use crate::process::part::Files;
+use crate::process::part::Part;
+use crate::process::part::Subject;
+use crate::rows::events;
+use crate::rows::kept;
+use crate::rows::kept::Checkpoints;
+use crate::rows::store;
+use crate::rows::store::End;
+use crate::rows::store::NewRow;
+use crate::rows::store::Ready;
+use crate::shared::answer::Answer;
+use crate::writer::look::Chores;
+use crate::writer::look::Prune;
+
+/// How long a count of the tasks that wait is good for, at most.
+const COUNTED: Duration = Duration::from_secs(1);
+
+/// What breaks a transaction.
+pub(crate) enum Trouble {
+    Sql(rusqlite::Error),
+    Other(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl Trouble {
+    /// Whether somebody else has one of SQLite's locks.
+    pub(crate) fn is_busy(&self) -> bool {
+        match self {
+            Self::Sql(error) => matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+            ),
+            Self::Other(error) => error.kind == ErrorKind::Busy,
+        }
+    }
+
+    /// Whether the file belongs to newer code.
+    pub(crate) fn is_newer(&self) -> bool {
+        matches!(self, Self::Other(error) if error.kind == ErrorKind::Newer)
+    }
+
+    pub(crate) fn told(&self, place: &crate::file::filesystem::Place) -> Error {
+        match self {
+            Self::Sql(error) => schema::failed(place, error),
+            Self::Other(error) => error.clone(),
+        }
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Trouble>;
+
+/// By what a commit of unknown fate is known to have happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Evidence {
+    /// A row with this id is there.
+    Inserted(String),
+    /// This claim holds no more.
+    Changed(Claim),
+    /// This process has this claim.
+    Claimed(Claim),
+    /// A row with this id is there no more.
+    Removed(String),
+    /// The permit in this place is granted.
+    Granted(i64),
+}
+
+/// What follows from a group when it is committed.
+#[derive(Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
+pub(crate) struct Effects {
+    /// What to tell each operation, in order.
+    pub said: Vec<Said>,
+    pub evidence: Option<Evidence>,
+    /// The slot that this process has by this group.
+    pub slot: Option<i64>,
+    pub since: i64,
+    pub started: Vec<(i64, Running)>,
+    pub stopped: Vec<i64>,
+    pub run: Vec<Claimed>,
+    pub watched: Vec<(i64, Watched)>,
+    pub unwatched: Vec<i64>,
+    pub ended: Vec<Row>,
+    pub stops: Vec<String>,
+    pub stops_told: Vec<i64>,
+    pub published: Vec<(String, i64)>,
+    pub unpublished: Vec<String>,
+    /// Permits of this process.
+    pub granted: Vec<i64>,
+    /// Commands of this process, and where their answers go; and those for which no thread waits
+    /// any more.
+    pub asked: Vec<(i64, Answer<Option<String>>)>,
+    pub left: Vec<i64>,
+    /// Processes to wake.
+    pub wake: BTreeSet<i64>,
+    pub reports: Vec<(Level, String)>,
+    pub dead: Vec<DeadLetter>,
+    /// Tasks that this process has parked.
+    pub tried: Vec<i64>,
+    /// Slots whose files go.
+    pub gone: Vec<i64>,
+    pub reserved: Option<i64>,
+    pub next_due: Option<i64>,
+    pub is_hungry: bool,
+    /// There is more to do at once.
+    pub is_eager: bool,
+    pub claims: bool,
+    /// Within a second, if the level says so.
+    pub has_to_sync: bool,
+    pub is_closed: bool,
+}
+
+pub(crate) struct Group<'a> {
+    pub part: &'a Arc<Part>,
+    pub connection: &'a Connection,
+    pub files: &'a mut Files,
+    pub memory: &'a mut Memory,
+    pub capacity: [Option<usize>; 3],
+    pub now: i64,
+    pub effects: Effects,
+    /// The file belongs to newer code: nothing is submitted or claimed.
+    pub is_outdated: bool,
+    flight: [usize; 3],
+    /// Durable tasks in flight that must run alone.
+    suspects: usize,
+    /// Whether ready tasks are left that this process could run.
+    left: [bool; 3],
+    may_start: bool,
+    application: Option<i64>,
+    /// The paused functions, once they are read.
+    pub paused: Option<Vec<i64>>,
+    pub has_ready: bool,
+    pub lanes: Lanes,
+    deliver: Vec<i64>,
+}
+
+impl<'a> Group<'a> {
+    pub(crate) fn new(
+        part: &'a Arc<Part>,
+        connection: &'a Connection,
+        files: &'a mut Files,
+        memory: &'a mut Memory,
+        capacity: [Option<usize>; 3],
+        now: i64,
+    ) -> Self {
+        let mut flight = [0; 3];
+        let mut suspects = 0;
+        for running in memory.running.values() {
+            flight[running.pool as usize] += 1;
+            suspects += usize::from(running.is_suspect);
+        }
+        let effects = Effects {
+            reserved: memory.reserved,
+            next_due: memory.next_due,
+            claims: memory.claims,
+            ..Effects::default()
+        };
+        Self {
+            part,
+            connection,
+            files,
+            memory,
+            capacity,
+            now,
+            effects,
+            is_outdated: false,
+            flight,
+            suspects,
+            left: [false; 3],
+            may_start: false,
+            application: None,
+            paused: None,
+            has_ready: false,
+            lanes: Lanes::default(),
+            deliver: Vec::new(),
+        }
+    }
+
+    /// Does it all. `progress` is what there is to write of it.
+    pub(crate) fn work(
+        &mut self,
+        operations: &[Operation],
+        checkpoints: &Checkpoints,
+        chores: &Chores,
+        progress: &[(Subject, store::Progress)],
+        samples: &[Sample],
+    ) -> Result<()> {
+        self.write_checkpoints(checkpoints)?;
+        if self.memory.wants_claims {
+            self.start()?;
+        }
+        let mut said: Vec<Option<Said>> = operations.iter().map(|_| None).collect();
+        for (place, operation) in operations.iter().enumerate() {
+            if operation.is_first() {
+                said[place] = Some(self.operate(operation)?);
+            }
+        }
+        self.do_chores(chores)?;
+        self.claim()?;
+        for (place, operation) in operations.iter().enumerate() {
+            if said[place].is_none() {
+                said[place] = Some(self.operate(operation)?);
+            }
+        }
+        self.effects.said = said.into_iter().flatten().collect();
+        if self.advance()? && self.is_claiming() {
+            self.effects.is_eager = true;
+        }
+        self.write_progress(progress)?;
+        self.write_samples(samples)?;
+        self.wake_claimers()?;
+        self.load_ended()
+    }
+
+    pub(crate) fn slot(&mut self) -> Result<i64> {
+        if let Some(slot) = self.effects.slot.or(self.memory.slot) {
+            return Ok(slot);
+        }
+        let core = &self.part.core;
+        // From here on, no newer code makes the file one that this code cannot use.
+        schema::check_version(&core.place, core.layout, self.connection)?;
+        // The lock is there before the row can be seen, or others would find a dead process.
+        loop {
+            let code = &core.settings.code;
+            let layout = core.layout.version();
+            let slot = store::add_process(self.connection, &core.boot, code, layout, self.now)?;
+            let path = core.place.alive(slot);
+            let failed = |error| Trouble::Other(refused(&path, "cannot be locked", &error));
+            // The name may belong to a process of a file that was here before, and still live.
+            let Some(alive) = liveness::claim(&core.place, slot).map_err(failed)? else {
+                store::remove_process(self.connection, slot)?;
+                continue;
+            };
+            self.effects.slot = Some(slot);
+            self.effects.since = self.now;
+            self.files.alive = Some(alive);
+            self.sweep(slot)?;
+            let failed =
+                |error| Trouble::Other(refused(&core.place.wake(slot), "cannot be made", &error));
+            self.files.fifo = Some(Arc::new(wakeup::make(&core.place, slot).map_err(failed)?));
+            return Ok(slot);
+        }
+    }
+
+    /// Removes what processes have left that died between making their files and having a slot.
+    /// Others make theirs with SQLite's lock held, as this process has it now.
+    fn sweep(&mut self, slot: i64) -> Result<()> {
+        let processes = store::processes(self.connection)?;
+        let place = &self.part.core.place;
+        for found in place.slots() {
+            let is_known = found == slot || processes.iter().any(|it| it.slot == found);
+            // Locked: by a process of a file that was here before, and that will notice.
+            if !is_known && matches!(liveness::is_free(place, found), Ok(true)) {
+                liveness::remove(place, found);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn application(&mut self) -> Result<i64> {
+        if let Some(application) = self.memory.application.or(self.application) {
+            return Ok(application);
+        }
+        let name = &self.part.core.settings.app;
+        let application = store::application(self.connection, name)?;
+        self.application = Some(application);
+        self.memory.application = Some(application);
+        Ok(application)
+    }
+
+    pub(crate) fn function(&mut self, name: &str) -> Result<i64> {
+        if let Some(&function) = self.memory.functions.get(name) {
+            return Ok(function);
+        }
+        let application = self.application()?;
+        let function = store::function(self.connection, application, name)?;
+        self.memory.functions.insert(name.to_owned(), function);
+        Ok(function)
+    }
+
+    fn operate(&mut self, operation: &Operation) -> Result<Said> {
+        Ok(match operation {
+            Operation::Submit(..)
+            | Operation::Periodic(Ask::Tick(..))
+            | Operation::Permit(permits::Ask::Enter(..))
+                if self.is_outdated =>
+            {
+                Said::Refused(schema::outdated(
+                    &self.part.core.place,
+                    self.part.core.layout,
+                ))
+            }
+            Operation::Submit(tasks, origin, _) => {
+                Said::Submitted(self.submit_all(tasks, *origin)?)
+            }
+            Operation::Change(claim, change, _) => Said::Changed(self.change(*claim, change)?),
+            Operation::Step(claim, step, _) => Said::Changed(self.step(*claim, step)?),
+            Operation::Get(id, _) => {
+                let slot = self.effects.slot.or(self.memory.slot);
+                Said::Found(store::find(self.connection, id, slot)?.0)
+            }
+            Operation::Watch(id, _) => Said::Found(self.watch(id)?),
+            Operation::Cancel(id, _) => Said::Cancelled(self.cancel(id, false)?),
+            Operation::Stop(id, _) => Said::Cancelled(self.cancel(id, true)?),
+            Operation::Version(_) => {
+                Said::Version(lists::version(self.connection, self.files.openings)?)
+            }
+            Operation::Stats(_) => Said::Stats(store::stats(self.connection)?),
+            Operation::Place(..)
+            | Operation::List(..)
+            | Operation::Classes(..)
+            | Operation::Lacking(..)
+            | Operation::Names(_)
+            | Operation::Paused(_) => {
+                let slot = self.effects.slot.or(self.memory.slot);
+                manage::read(
+                    self.connection,
+                    &self.part.core.settings.app,
+                    slot,
+                    operation,
+                )?
+            }
+            Operation::Retry(id, _) => Said::Retried(self.retry(id)?),
+            Operation::Pause(name, _) => {
+                self.pause(name.as_deref())?;
+                Said::Nothing
+            }
+            Operation::Resume(name, _) => Said::More(self.resume(name.as_deref())?),
+            Operation::Prune(filter, below, _) => {
+                let (count, next) = self.forget(filter, *below)?;
+                Said::Pruned(count, next)
+            }
+            Operation::Periodic(ask) => Said::Periodic(self.answer(ask)?),
+            Operation::Permit(ask) => Said::Permit(self.permit(ask)?),
+            Operation::Command(ask) => Said::Command(self.command(ask)?),
+            Operation::Look(query, _) => Said::Answered(self.look(query)?),
+            Operation::Show(at, text) => {
+                self.show(*at, text);
+                Said::Nothing
+            }
+            Operation::Hear(told) => {
+                self.note_told(told)?;
+                Said::Nothing
+            }
+            Operation::Publish(plain) => {
+                self.publish(plain)?;
+                Said::Nothing
+            }
+            Operation::PublishBegan(id, at) => {
+                if let Some(task) = self.published(id) {
+                    let slot = self.slot()?;
+                    let attempt = store::publish_began(self.connection, task, slot, *at)?;
+                    if let Some(attempt) = attempt.filter(|attempt| *attempt > 1) {
+                        let text = format!("attempt {attempt}");
+                        self.event(task, events::STARTED, Some(&text))?;
+                    }
+                }
+                Said::Nothing
+            }
+            Operation::PublishEnded(id, outcome) => {
+                self.write_last_progress(Subject::Plain(id.clone()))?;
+                self.publish_ended(id, outcome)?;
+                Said::Nothing
+            }
+            Operation::Know => {
+                if self.effects.claims {
+                    self.know()?;
+                }
+                Said::Nothing
+            }
+            Operation::Start(_) => {
+                self.start()?;
+                Said::Nothing
+            }
+            Operation::Close(_) => {
+                self.close()?;
+                Said::Nothing
+            }
+        })
+    }
+
+    // --- Processes ------------------------------------------------------------------
+
+    fn start(&mut self) -> Result<()> {
+        if !self.effects.claims {
+            let slot = self.slot()?;
+            store::set_claims(self.connection, slot, true)?;
+            self.effects.claims = true;
+        }
+        if self.memory.known.is_empty() {
+            self.know()?;
+        }
+        Ok(())
+    }
+
+    /// Notes which functions this process can run, and looks again at those that were parked.
+    fn know(&mut self) -> Result<()> {
+        let slot = self.slot()?;
+        let names = self.part.functions.lock().clone();
+        for name in names {
+            let function = self.function(&name)?;
+            if self.memory.known.insert(function) {
+                store::add_known(self.connection, slot, function)?;
+                self.has_ready |= store::revive(self.connection, function)? > 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last transaction of a process: what still runs is left to a takeover, and counts as no death.
+    fn close(&mut self) -> Result<()> {
+        self.effects.is_closed = true;
+        let Some(slot) = self.effects.slot.or(self.memory.slot) else {
+            return Ok(());
+        };
+        for task in store::published_by(self.connection, slot)? {
+            let error = poison::error("WorkerDied", "the process ended before the task did");
+            self.end(task, State::Failed, Some(&error))?;
+        }
+        store::unreserve(self.connection, slot)?;
+        // Those of code that still runs go with the process.
+        let lanes = permits::remove_all(self.connection, slot, true)?;
+        self.touch_lanes(lanes);
+        let has_permits = permits::has_any(self.connection, slot)?;
+        record::forget(self.connection, slot)?;
+        if store::interrupt(self.connection, slot)? > 0 || has_permits {
+            store::set_claims(self.connection, slot, false)?;
+        } else {
+            store::remove_process(self.connection, slot)?;
+            self.effects.gone.push(slot);
+        }
+        Ok(())
+    }
+
+    fn do_chores(&mut self, chores: &Chores) -> Result<()> {
+        let core = Arc::clone(&self.part.core);
+        for process in &chores.dead {
+            // What a restart of the machine has ended is no task's fault.
+            let counts = process.boot == core.boot;
+            let application = self.application()?;
+            let allowed = core.settings.deaths;
+            let (connection, now) = (self.connection, self.now);
+            let done = poison::take_over(connection, process, counts, application, allowed, now)?;
+            let Some(done) = done else { continue };
+            // One that has closed the journal left its tasks.
+            if process.claims && counts {
+                record::lose(connection, process, application, &done.tasks, now)?;
+            }
+            for task in done.again {
+                let text = format!("process {}", process.pid);
+                self.event(task, events::DIED, Some(&text))?;
+            }
+            self.has_ready |= done.has_ready;
+            self.touch_lanes(done.lanes);
+            for task in done.ended {
+                self.tell(task)?;
+            }
+            for letter in done.dead {
+                self.bury(letter);
+            }
+            self.effects.gone.push(process.slot);
+        }
+        if let Some(prune) = chores.prune {
+            self.prune(prune)?;
+        }
+        for &function in &chores.park {
+            self.park(function)?;
+        }
+        if chores.release {
+            self.release()?;
+        }
+        for &task in &chores.misfits {
+            // What is claimed in this group comes to this process, and not to the one that has parked it.
+            self.has_ready |= store::revive_one(self.connection, task)?;
+        }
+        if let Some(slot) = self.memory.slot {
+            for &task in &chores.told {
+                store::unwatch(self.connection, task, slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what has happened to a task, if a page shows it.
+    fn event(&self, task: i64, kind: &str, text: Option<&str>) -> Result<()> {
+        if self.part.records() {
+            let event = events::New::of(kind, text);
+            events::add(self.connection, task, self.now, &event)?;
+        }
+        Ok(())
+    }
+
+    fn prune(&mut self, prune: Prune) -> Result<()> {
+        let Prune {
+            since, long_since, ..
+        } = prune;
+        store::prune(self.connection, since, long_since, prune.surplus)?;
+        limits::forget(self.connection, self.now)?;
+        periodic::prune(self.connection, long_since)?;
+        commands::prune(self.connection, self.now)?;
+        let application = self.application()?;
+        for parked in store::long_parked(self.connection, application, long_since)? {
+            let message = format!("no process could run it: {}", parked.reason);
+            let error = poison::error("WorkerDied", &message);
+            self.end(parked.sequence, State::Dead, Some(&error))?;
+            let text = format!(
+                "task {} has been parked for 30 days and is a dead letter: {}",
+                parked.id, parked.reason
+            );
+            self.effects.reports.push((Level::Error, text));
+            self.effects.dead.push(DeadLetter {
+                id: parked.id,
+                function: parked.function,
+                deaths: parked.deaths,
+                error,
+            });
+        }
+        if prune.vacuum {
+            store::vacuum(self.connection)?;
+        }
+        Ok(())
+    }
+
+    fn park(&mut self, function: i64) -> Result<()> {
+        let application = self.application()?;
+        let name = store::function_name(self.connection, function)?.unwrap_or_default();
+        let reason = format!("no process knows the function {name}");
+        let mut count =
+            store::park_unknown(self.connection, application, function, &reason, self.now)?;
+        if count > 0 {
+            count += limits::park_blocked(self.connection, function, &reason, self.now)?;
+            self.touch_parked(function)?;
+            let text = format!(
+                "{count} tasks of {name} are parked: no process has known this function for a minute; they \
+                 are run when one does"
+            );
+            self.effects.reports.push((Level::Warn, text));
+        }
+        Ok(())
+    }
+
+    // --- Ends -----------------------------------------------------------------------
+
+    /// Ends a task whatever it does.
+    fn end(&mut self, task: i64, state: State, error: Option<&str>) -> Result<()> {
+        let end = End {
+            state,
+            result: None,
+            unkept: None,
+            error,
+        };
+        store::end_any(self.connection, task, &end, self.now)?;
+        self.touch(task)?;
+        self.tell(task)
+    }
+
+    /// Tells of a task that is a dead letter for the processes that it has ended.
+    fn bury(&mut self, letter: DeadLetter) {
+        let text = format!(
+            "{} has ended {} processes and is not run again: task {} is a dead letter",
+            letter.function, letter.deaths, letter.id
+        );
+        self.effects.reports.push((Level::Error, text));
+        self.effects.dead.push(letter);
+    }
+
+    /// Tells all that wait for a task that it has ended, and the tasks that follow it.
+    fn tell(&mut self, task: i64) -> Result<()> {
+        self.notify(task)?;
+        self.go_on(task, None)
+    }
+
+    /// Tells the processes that wait for a task that it has ended.
+    pub(crate) fn notify(&mut self, task: i64) -> Result<()> {
+        let me = self.effects.slot.or(self.memory.slot);
+        for slot in store::tell_waiters(self.connection, task, me)? {
+            if Some(slot) == me {
+                self.deliver.push(task);
+            } else {
+                self.effects.wake.insert(slot);
+            }
+        }
+        let new = self.effects.watched.iter().any(|(it, _)| *it == task);
+        if new || self.memory.watched.contains_key(&task) {
+            self.deliver.push(task);
+        }
+        self.effects.has_to_sync = true;
+        Ok(())
+    }
+
+    /// Reads what has ended and is watched here, as it is at the end of the group.
+    fn load_ended(&mut self) -> Result<()> {
+        let Some(slot) = self.effects.slot.or(self.memory.slot) else {
+            return Ok(());
+        };
+        let mut tasks = std::mem::take(&mut self.deliver);
+        tasks.sort_unstable();
+        tasks.dedup();
+        for task in tasks {
+            let row = store::row(self.connection, task, Some(slot))?;
+            // It may have been made ready again in this very group.
+            if row.as_ref().is_none_or(|row| row.state.is_end()) {
+                store::unwatch(self.connection, task, slot)?;
+                self.effects.ended.extend(row);
+                self.effects.unwatched.push(task);
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, claim: Claim, change: &Change) -> Result<Changed> {
+        self.write_last_progress(Subject::Claim(claim))?;
+        let known = self.memory.read(claim).zip(self.memory.slot);
+        let Some((claim, slot)) = known else {
+            return Ok(self.fenced(claim));
+        };
+        let state = match change {
+            Change::End(outcome) => {
+                let end = End::from(outcome);
+                let (task, epoch) = (claim.task, claim.epoch);
+                store::end(self.connection, task, epoch, slot, &end, self.now)?.then_some(end.state)
+            }
+            Change::Died { error } => self.died(claim, slot, error)?,
+            other => store::put_back(self.connection, claim, slot, other, self.now)?,
+        };
+        let running = self.memory.running.get(&claim.task);
+        let is_first = !self.effects.stopped.contains(&claim.task);
+        let running = running
+            .filter(|it| it.epoch == claim.epoch && is_first)
+            .copied();
+        let is_watched = running.is_some_and(|it| it.is_watched);
+        if running.is_none_or(|it| it.is_limited) {
+            self.touch(claim.task)?;
+        }
+        if let Some(running) = running {
+            self.flight[running.pool as usize] -= 1;
+            self.suspects -= usize::from(running.is_suspect);
+            self.effects.stopped.push(claim.task);
+        }
+        let Some(state) = state else {
+            return Ok(self.fenced(claim));
+        };
+        self.note(|| Evidence::Changed(claim));
+        if matches!(change, Change::Park { .. }) {
+            self.effects.tried.push(claim.task);
+        }
+        if state.is_end() {
+            self.tell(claim.task)?;
+            if !matches!(change, Change::End(_)) && is_watched {
+                self.deliver.push(claim.task);
+            }
+            return Ok(Changed::Done);
+        }
+        if is_watched {
+            let id = store::id(self.connection, claim.task)?;
+            self.effects.watched.push((claim.task, implied(id)));
+        }
+        let attempt = format!("attempt {}", claim.attempt);
+        match change {
+            Change::Again { why, .. } => {
+                let text = why.as_ref().map(|why| format!("{attempt}\n{why}"));
+                let text = text.as_ref().unwrap_or(&attempt);
+                self.event(claim.task, events::RETRYING, Some(text))?;
+            }
+            Change::PutBack => self.event(claim.task, events::PUT_BACK, Some(&attempt))?,
+            Change::Park { reason } => self.event(claim.task, events::PARKED, Some(reason))?,
+            Change::Died { .. } => self.event(claim.task, events::DIED, Some(&attempt))?,
+            Change::End(_) => {}
+        }
+        match (state, change) {
+            (State::Scheduled, Change::Again { due, .. }) => self.schedule(*due),
+            _ => self.has_ready = true,
+        }
+        Ok(Changed::Done)
+    }
+
+    /// Counts a death that is known to be this task's; the state that it is in then.
+    fn died(&mut self, claim: Claim, slot: i64, error: &str) -> Result<Option<State>> {
+        let allowed = self.part.core.settings.deaths;
+        let died = poison::died(self.connection, claim, slot, allowed, error, self.now)?;
+        Ok(died.map(|(state, letter)| {
+            if state == State::Dead {
+                self.bury(letter);
+            }
+            state
+        }))
+    }
+
+    fn write_checkpoints(&mut self, checkpoints: &Checkpoints) -> Result<()> {
+        let Some(slot) = self.memory.slot else {
+            return Ok(());
+        };
+        for (claim, place, value) in checkpoints.each() {
+            if let Some(claim) = self.memory.read(claim) {
+                kept::set_checkpoint(self.connection, claim, slot, place, value)?;
+                self.effects.has_to_sync = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, claim: Claim, step: &Step) -> Result<Changed> {
+        let known = self.memory.read(claim).zip(self.memory.slot);
+        if let Some((claim, slot)) = known
+            && kept::add_step(self.connection, claim, slot, &step.name, &step.result)?
+        {
+            self.effects.has_to_sync = true;
+            return Ok(Changed::Done);
+        }
+        Ok(self.fenced(claim))
+    }
+
+    fn fenced(&mut self, claim: Claim) -> Changed {
+        let text = format!(
+            "the outcome of task {} is dropped: this process does not have it any more (attempt {})",
+            claim.task, claim.attempt
+        );
+        self.effects.reports.push((Level::Error, text));
+        Changed::Fenced
+    }
+
+    pub(crate) fn note(&mut self, evidence: impl FnOnce() -> Evidence) {
+        if self.effects.evidence.is_none() {
+            self.effects.evidence = Some(evidence());
+        }
+    }
+
+    pub(crate) fn schedule(&mut self, due: Option<i64>) {
+        self.effects.next_due = match (self.effects.next_due, due) {
+            (Some(known), Some(due)) => Some(known.min(due)),
+            (known, due) => known.or(due),
+        };
+    }
+
+    fn cancel(&mut self, id: &str, stop: bool) -> Result<Cancelled> {
+        let Some(found) = store::standing(self.connection, id)? else {
+            let (found, _) = store::find(self.connection, id, None)?;
+            let is_gone = matches!(found, Found::Gone);
+            return Ok(if is_gone {
+                Cancelled::Ended
+            } else {
+                Cancelled::Unknown
+            });
+        };
+        if found.state.is_end() {
+            return Ok(Cancelled::Ended);
+        }
+        if found.state != State::Running {
+            self.leave(found.sequence)?;
+            self.end(found.sequence, State::Cancelled, None)?;
+            return Ok(Cancelled::Yes);
+        }
+        if stop {
+            store::ask_to_stop(self.connection, found.sequence)?;
+            self.event(found.sequence, events::STOPPING, None)?;
+            if found.owner == self.memory.slot {
+                self.effects.stops.push(id.to_owned());
+                self.effects.stops_told.push(found.sequence);
+            } else {
+                self.effects.wake.extend(found.owner);
+            }
+        }
+        Ok(Cancelled::Running)
+    }
+
+    // --- Submits and claims ---------------------------------------------------------
+
+    fn free(&self, pool: Pool) -> usize {
+        let flight = self.flight[pool as usize];
+        // However many plain tasks there are, a durable one may be in flight.
+        let least = usize::from(flight == 0);
+        self.capacity[pool as usize].map_or(0, |most| most.saturating_sub(flight).max(least))
+    }
+
+    fn is_claiming(&self) -> bool {
+        self.effects.claims
+            && !self.part.is_leaving()
+            && !self.effects.is_closed
+            && !self.is_outdated
+    }
+
+    /// Whether as many tasks wait as may.
+    pub(crate) fn is_full(&mut self) -> Result<bool> {
+        let most = self.part.core.settings.waiting;
+        if most == 0 {
+            return Ok(false);
+        }
+        let count = || store::count_waiting(self.connection);
+        Ok(*self.memory.waiting.get(COUNTED, count)? >= most)
+    }
+
+    /// A key as the file has it.
+    pub(crate) fn scoped(&self, key: &str) -> String {
+        format!("{}|{key}", self.part.core.settings.app)
+    }
+
+    /// Accepts a task that follows those at the places `before`; also its own place.
+    pub(crate) fn submit(
+        &mut self,
+        task: &NewTask,
+        before: &[i64],
+        origin: Origin,
+    ) -> Result<(Accepted, i64)> {
+        let follows = task.follows.as_ref();
+        // What follows others waits by itself.
+        if follows.is_none() && self.is_full()? {
+            return Ok((Accepted::Full, 0));
+        }
+        let unique_key = task.unique.as_ref().map(|key| self.scoped(key));
+        let once_key = task.once.as_ref().map(|key| self.scoped(key));
+        let function = self.function(&task.function)?;
+        let application = self.application()?;
+        let is_due = task.due.is_none_or(|due| due <= self.now);
+        let is_paused = self.is_paused(function)?;
+        let is_fresh = task.expires.is_none_or(|expires| expires > self.now);
+        let key = task.limits.as_ref();
+        let app = &self.part.core.settings.app;
+        let key = key.map(|it| format!("{app}{}{}", limits::SEPARATOR, it.key));
+        let limits = task.limits.as_deref().zip(key.as_deref());
+        let may_go = match limits {
+            Some((limits, key)) if is_due && !is_paused && follows.is_none() => {
+                self.enter(key, limits, task.rank)?
+            }
+            _ => true,
+        };
+        let starts = self.is_claiming()
+            && self.may_start
+            && follows.is_none()
+            && is_due
+            && is_fresh
+            && may_go
+            && !is_paused
+            && self.memory.known.contains(&function)
+            && !self.left[task.pool as usize]
+            && self.free(task.pool) > 0;
+        let state = match (starts, is_due) {
+            _ if follows.is_some() => State::Blocked,
+            (true, _) => State::Running,
+            _ if !may_go => State::Blocked,
+            (_, true) => State::Ready,
+            _ => State::Scheduled,
+        };
+        // The process watches what it does not start.
+        let slot = self.slot()?;
+        let row = NewRow {
+            task,
+            application,
+            function,
+            state,
+            is_aside: is_paused && state == State::Ready,
+            owner: starts.then_some(slot),
+            // It may be given the result of one task at several places.
+            waiting_for: i64::try_from(HashSet::<_>::from_iter(before).len()).unwrap_or(i64::MAX),
+            submitter: slot,
+            unique_key: unique_key.as_deref(),
+            once_key: once_key.as_deref(),
+            limits,
+            now: self.now,
+        };
+        let Some(sequence) = store::insert(self.connection, &row)? else {
+            let keys = (unique_key.as_deref(), once_key.as_deref());
+            let twin = match origin {
+                Origin::Caller => self.excluded(keys.0, keys.1)?,
+                Origin::Outbox => self.excluded_for_good(&task.id, keys.0, keys.1)?,
+            };
+            return Ok((twin, 0));
+        };
+        self.effects.evidence = Some(Evidence::Inserted(task.id.clone()));
+        if starts {
+            if let Some((limits, key)) = limits {
+                self.starts(key, limits)?;
+            }
+            self.flight[task.pool as usize] += 1;
+            let claim = Claim {
+                task: sequence,
+                epoch: 1,
+                attempt: 1,
+            };
+            self.effects.started.push((
+                sequence,
+                Running {
+                    epoch: 1,
+                    pool: task.pool,
+                    is_suspect: false,
+                    is_limited: limits.is_some(),
+                    is_watched: true,
+                    is_told: false,
+                },
+            ));
+            return Ok((Accepted::Mine(self.memory.sign(claim)), sequence));
+        }
+        self.effects
+            .watched
+            .push((sequence, implied(task.id.clone())));
+        self.note_held(sequence, task, before, !may_go, is_paused)?;
+        if follows.is_some() {
+            self.hold(sequence, before)?;
+            return Ok((Accepted::Waiting, sequence));
+        }
+        *self.memory.waiting.last() += 1;
+        if !row.is_aside {
+            self.has_new(task, state);
+        }
+        Ok((Accepted::Waiting, sequence))
+    }
+
+    /// Notes why a new task does not wait for a worker alone, if a page shows it.
+    fn note_held(
+        &self,
+        sequence: i64,
+        task: &NewTask,
+        before: &[i64],
+        is_limited: bool,
+        is_paused: bool,
+    ) -> Result<()> {
+        if !self.part.records() {
+            return Ok(());
+        }
+        let text = if let Some(first) = before.first() {
+            events::after(self.connection, *first)?
+        } else if let Some(due) = task.due.filter(|due| *due > self.now) {
+            events::until(due)
+        } else if is_paused {
+            events::PAUSED.to_owned()
+        } else if is_limited {
+            events::LANE.to_owned()
+        } else {
+            return Ok(());
+        };
+        self.event(sequence, events::HELD, Some(&text))
+    }
+
+    /// A new task waits, and not for its function to be resumed.
+    fn has_new(&mut self, task: &NewTask, state: State) {
+        match state {
+            // By the end of another one of its lane, or when its rate allows it.
+            State::Blocked => self.has_ready |= !self.effects.claims,
+            State::Ready => {
+                self.left[task.pool as usize] = true;
+                self.has_ready = true;
+                self.effects.is_hungry = true;
+            }
+            _ => self.has_new_due(task.due),
+        }
+    }
+
+    pub(crate) fn has_new_due(&mut self, due: Option<i64>) {
+        self.schedule(due);
+        // A process that does not claim leaves it to the others to wake in time.
+        self.has_ready |= !self.effects.claims;
+    }
+
+    /// A task has become ready.
+    pub(crate) fn has_new_ready(&mut self, pool: Pool) {
+        self.has_ready = true;
+        if self.may_start {
+            // The claims of this group are over.
+            self.left[pool as usize] = true;
+            self.effects.is_hungry = true;
+            self.effects.is_eager = true;
+        }
+    }
+
+    fn excluded(&mut self, unique: Option<&str>, once: Option<&str>) -> Result<Accepted> {
+        for (key, by) in [(once, Key::Once), (unique, Key::Unique)] {
+            let Some(key) = key else { continue };
+            if let Some((id, function)) = store::twin(self.connection, by, key)? {
+                return Ok(Accepted::Twin { id, function, by });
+            }
+        }
+        Ok(Accepted::Taken)
+    }
+
+    /// As `excluded`, for a task that may be submitted again: the answer stays the same.
+    fn excluded_for_good(
+        &mut self,
+        id: &str,
+        unique: Option<&str>,
+        once: Option<&str>,
+    ) -> Result<Accepted> {
+        if store::find(self.connection, id, None)?.0 != Found::Unknown {
+            return Ok(Accepted::Taken);
+        }
+        let accepted = self.excluded(unique, once)?;
+        store::exclude(self.connection, id, self.now)?;
+        Ok(accepted)
+    }
+
+    /// Claims what this process has workers for.
+    fn claim(&mut self) -> Result<()> {
+        // The rate of a lane may be what a permit of this process waits for.
+        if !self.is_claiming() && !self.memory.permits.are_waiting() {
+            return Ok(());
+        }
+        let application = self.application()?;
+        if self.effects.next_due.is_some_and(|due| due <= self.now) {
+            let count = store::promote(self.connection, application, self.now)?;
+            self.has_ready |= count > 0;
+            self.touch_due(application)?;
+            self.effects.next_due = store::next_due(self.connection, application)?;
+        }
+        self.advance()?;
+        if !self.is_claiming() {
+            return Ok(());
+        }
+        if manage::is_all(self.paused()?) || self.suspects > 0 || self.claim_suspect(application)? {
+            return Ok(());
+        }
+        for pool in Pool::ALL {
+            if self.capacity[pool as usize].is_some() {
+                self.claim_pool(application, pool)?;
+            }
+        }
+        self.may_start = true;
+        Ok(())
+    }
+
+    /// Claims a suspect if nothing else is in flight, or reserves one: no more is claimed then.
+    fn claim_suspect(&mut self, application: i64) -> Result<bool> {
+        let slot = self.slot()?;
+        let is_idle = self.flight == [0; 3];
+        loop {
+            let memory = &*self.memory;
+            let capacity = self.capacity;
+            let paused = self.paused.as_deref().unwrap_or_default();
+            let may_run = |function: i64, pool: Pool| {
+                memory.known.contains(&function)
+                    && !paused.contains(&function)
+                    && capacity[pool as usize].is_some()
+            };
+            let found = store::suspect(self.connection, application, slot, is_idle, may_run)?;
+            let Some(ready) = found else {
+                self.effects.reserved = None;
+                return Ok(false);
+            };
+            let allowed = self.part.core.settings.deaths;
+            if let Some(letter) = poison::condemned(self.connection, ready.sequence, allowed)? {
+                self.end(ready.sequence, State::Dead, Some(&letter.error))?;
+                self.bury(letter);
+                continue;
+            }
+            if is_idle {
+                if !self.begin(&ready, true)? {
+                    continue;
+                }
+                self.effects.reserved = None;
+            } else if ready.is_limited && self.admit(ready.sequence)?.is_none() {
+                continue;
+            } else {
+                store::reserve(self.connection, ready.sequence, slot)?;
+                self.effects.reserved = Some(ready.sequence);
+            }
+            return Ok(true);
+        }
+    }
+
+    fn claim_pool(&mut self, application: i64, pool: Pool) -> Result<()> {
+        loop {
+            let free = self.free(pool);
+            if !self.set_aside(application, pool, free + 1)? {
+                self.left[pool as usize] = true;
+                self.effects.is_eager = true;
+                return Ok(());
+            }
+            // One more than there is room for tells whether any are left.
+            let known = &self.memory.known;
+            let paused = self.paused.as_deref().unwrap_or_default();
+            let is_known = |function| known.contains(&function) && !paused.contains(&function);
+            let found = store::ready(self.connection, application, pool, free + 1, is_known)?;
+            let mut has_dropped = false;
+            for ready in found.iter().take(free) {
+                has_dropped |= !self.begin(ready, false)?;
+            }
+            self.left[pool as usize] = found.len() > free;
+            if self.has_blocked_many() {
+                self.effects.is_eager = true;
+                return Ok(());
+            }
+            if !(has_dropped && self.left[pool as usize]) {
+                self.effects.is_hungry |= self.left[pool as usize];
+                return Ok(());
+            }
+        }
+    }
+
+    /// Claims a ready task, or ends it if it is too late for it; whether it is claimed.
+    fn begin(&mut self, ready: &Ready, is_suspect: bool) -> Result<bool> {
+        let task = ready.sequence;
+        if ready.stop_requested {
+            self.end(task, State::Cancelled, None)?;
+            return Ok(false);
+        }
+        if ready.expires.is_some_and(|expires| expires <= self.now) {
+            let error = poison::error("TaskExpired", "the task expired before it began");
+            self.end(task, State::Failed, Some(&error))?;
+            return Ok(false);
+        }
+        let slot = self.slot()?;
+        let terms = if ready.is_limited {
+            let Some(terms) = self.admit(task)? else {
+                self.event(task, events::HELD, Some(events::LANE))?;
+                return Ok(false);
+            };
+            Some(terms)
+        } else {
+            None
+        };
+        let claimed = store::claim(self.connection, task, slot, self.now)?;
+        let Some((mut claimed, submitter)) = claimed else {
+            return Ok(false);
+        };
+        if let Some(terms) = terms {
+            self.has_started(terms)?;
+        }
+        let watched = self.memory.watched.get(&task).map(|it| it.why);
+        if watched != Some(Watch::Asked) {
+            self.effects.unwatched.push(task);
+        }
+        self.flight[claimed.pool as usize] += 1;
+        self.suspects += usize::from(is_suspect);
+        self.note(|| Evidence::Claimed(claimed.claim));
+        self.effects.started.push((
+            task,
+            Running {
+                epoch: claimed.claim.epoch,
+                pool: claimed.pool,
+                is_suspect,
+                is_limited: ready.is_limited,
+                is_watched: watched.is_some() || submitter == Some(slot),
+                is_told: false,
+            },
+        ));
+        if claimed.claim.epoch > 1 {
+            let attempt = format!("attempt {}", claimed.claim.attempt);
+            self.event(task, events::STARTED, Some(&attempt))?;
+            claimed.kept = kept::kept(self.connection, task)?;
+        }
+        claimed.claim = self.memory.sign(claimed.claim);
+        let waiting = self.memory.waiting.last();
+        *waiting = waiting.saturating_sub(1);
+        self.effects.run.push(claimed);
+        Ok(true)
+    }
+
+    /// Wakes the other processes that claim if there is work that this one leaves.
+    fn wake_claimers(&mut self) -> Result<()> {
+        let is_left = !self.is_claiming()
+            || self.left.contains(&true)
+            || self.lanes.has_others
+            || !self.may_start;
+        if self.has_ready && is_left {
+            let slot = self.effects.slot.or(self.memory.slot);
+            self.effects
+                .wake
+                .extend(store::claimers(self.connection, slot)?);
+        }
+        Ok(())
+    }
+
+    // --- Watching and publishing ----------------------------------------------------
+
+    fn watch(&mut self, id: &str) -> Result<Found> {
+        let slot = self.slot()?;
+        let (found, sequence) = store::find(self.connection, id, Some(slot))?;
+        if let (Found::Row(row), Some(sequence)) = (&found, sequence)
+            && !row.state.is_end()
+        {
+            store::watch(self.connection, sequence, slot)?;
+            let watched = Watched {
+                why: Watch::Asked,
+                id: id.to_owned(),
+            };
+            self.effects.watched.push((sequence, watched));
+        }
+        Ok(found)
+    }
+
+    fn published(&self, id: &str) -> Option<i64> {
+        let new = self.effects.published.iter().rev().find(|(it, _)| it == id);
+        new.map(|(_, task)| *task)
+            .or_else(|| self.memory.published.get(id).copied())
+    }
+
+    fn publish(&mut self, plain: &Plain) -> Result<()> {
+        let function = self.function(&plain.function)?;
+        let task = store::Published {
+            id: &plain.id,
+            application: self.application()?,
+            function,
+            owner: self.slot()?,
+            submitted_at: plain.submitted_at,
+            began: plain.began,
+        };
+        if let Some(sequence) = store::publish(self.connection, &task)? {
+            self.effects.published.push((plain.id.clone(), sequence));
+        }
+        Ok(())
+    }
+
+    fn publish_ended(&mut self, id: &str, outcome: &Outcome) -> Result<()> {
+        let Some(task) = self.published(id) else {
+            return Ok(());
+        };
+        let slot = self.slot()?;
+        if store::end(
+            self.connection,
+            task,
+            1,
+            slot,
+            &End::from(outcome),
+            self.now,
+        )? {
+            self.tell(task)?;
+        }
+        self.effects.unpublished.push(id.to_owned());
+        Ok(())
+    }
+
+    /// Writes the progress of a task that is about to end, which is not written any more then.
+    fn write_last_progress(&mut self, subject: Subject) -> Result<()> {
+        let last = self.part.progress.lock().remove(&subject);
+        match last {
+            Some(last) => self.write_progress(&[(subject, last)]),
+            None => Ok(()),
+        }
+    }
+
+    fn write_progress(&mut self, progress: &[(Subject, store::Progress)]) -> Result<()> {
+        let Some(slot) = self.effects.slot.or(self.memory.slot) else {
+            return Ok(());
+        };
+        for (subject, progress) in progress {
+            let claim = match subject {
+                Subject::Claim(claim) => {
+                    let claim = self.memory.read(*claim);
+                    claim.map(|claim| (claim.task, claim.epoch))
+                }
+                Subject::Plain(id) => self.published(id).map(|task| (task, 1)),
+            };
+            if let Some((task, epoch)) = claim {
+                store::set_progress(self.connection, task, epoch, slot, progress)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn implied(id: String) -> Watched {
+    Watched {
+        why: Watch::Implied,
+        id,
+    }
+}

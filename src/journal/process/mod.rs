@@ -1,0 +1,5 @@
+//! What one process has of a journal, and what it knows.
+
+pub(crate) mod flusher;
+pub(crate) mod memory;
+pub(crate) mod part;

@@ -1,0 +1,5 @@
+//! The writer thread.
+
+pub(crate) mod follow;
+pub(crate) mod look;
+pub(crate) mod thread;
