@@ -79,13 +79,38 @@ MAY_NOT_NEED = {
 
 # --- Floors -------------------------------------------------------------------------
 
-# They are written down once for each package, at the head of its `mod.rs` or `__init__.py`,
-# highest first. What a floor names is a module or a folder; a name within that folder stands
-# for itself.
+# They are written down once for each package, at the head of its `mod.rs`, `lib.rs` or
+# `__init__.py`, highest first. What a floor names is a module or a folder; a name within that
+# folder stands for itself.
 FLOOR = re.compile(r"^(?://!|#) +\d+\. ((?:`[\w.]+`(?:, )?)+):", re.MULTILINE)
 
-# Imports that still point up, or across to another part of the same floor.
-UPWARD: frozenset[str] = frozenset()
+# Imports of the journal that still point up, or across to another part of the same floor. The
+# list may only get shorter.
+UPWARD: frozenset[str] = frozenset(
+    {
+        "api.operation -> group.chains",
+        "api.operation -> group.commands",
+        "api.operation -> group.lists",
+        "api.operation -> group.manage",
+        "api.operation -> group.periodic",
+        "api.operation -> group.permits",
+        "api.operation -> group.record",
+        "api.task -> group.chains",
+        "api.task -> group.commands",
+        "file.migrate -> rows.store",
+        "group.record -> writer.thread",
+        "group.work -> writer.look",
+        "process.flusher -> group.chains",
+        "process.memory -> group.permits",
+        "process.part -> group.record",
+        "process.part -> group.work",
+        "rows.links -> group.manage",
+        "rows.store -> group.chains",
+        "rows.store -> group.limits",
+        "rows.store -> group.manage",
+        "shared.answer -> api",
+    }
+)
 
 Module = tuple[str, ...]
 Graph = dict[Module, set[Module]]
@@ -180,9 +205,14 @@ def check_manifest(crate: str, manifest: dict[str, Any]) -> list[str]:
 
 
 BINDINGS = ROOT / "src/bindings"
+JOURNAL = ROOT / "src/journal"
 
 RUST_USE = re.compile(r"\buse\s+((?:super|self|crate)\b[^;]*);")
 RUST_PATH = re.compile(r"(?<![\w:])(?:super|self|crate)(?:::\w+)+")
+# An inherent `impl` at the left margin, as rustfmt has it, with its body.
+RUST_IMPL = re.compile(
+    r"^impl(?:<[^{]*?>)? (\w+)(?:<[^{]*>)? \{\n(.*?)^\}", re.MULTILINE | re.DOTALL
+)
 
 
 def flattened(tree: str) -> Iterator[str]:
@@ -200,8 +230,13 @@ def flattened(tree: str) -> Iterator[str]:
             start = i + 1
 
 
-def rust_imports(module: Module, source: str, known: Iterable[Module]) -> set[Module]:
-    """The modules of src/bindings that `module` names, by `use` or by a path in the code."""
+def rust_imports(
+    module: Module, source: str, known: Iterable[Module], root: Module = ("bindings",)
+) -> set[Module]:
+    """The modules that `module` names, by `use` or by a path in the code.
+
+    `root` is where they are in their crate; what is in no module of a crate is in its `lib`.
+    """
     known = set(known)
     code = rust_code(source)
     paths = [p for m in RUST_USE.finditer(code) for p in flattened(m[1])]
@@ -210,15 +245,36 @@ def rust_imports(module: Module, source: str, known: Iterable[Module]) -> set[Mo
         names = path.split(" as ")[0].split("::")
         here = list(module)
         if names[0] == "crate":
-            here, names = [], names[2:]
+            here, names = [], names[1 + len(root) :]
         while names and names[0] in {"super", "self"}:
             here, names = here[:-1] if names[0] == "super" else here, names[1:]
         full = (*here, *names)
         while full and full not in known:
             full = full[:-1]
+        full = full or (("lib",) if ("lib",) in known else ())
         if full and full != module:
             found.add(full)
     return found
+
+
+def rust_calls(sources: dict[Module, str]) -> Graph:
+    """Which modules call methods of `self` that another one of them defines for the same type."""
+    bodies = [
+        (module, *found)
+        for module in sources
+        for found in RUST_IMPL.findall(rust_code(sources[module]))
+    ]
+    owners = {
+        (kind, name): module
+        for module, kind, body in bodies
+        for name in re.findall(r"^    (?:pub(?:\(\w+\))? )?(?:const )?fn (\w+)", body, re.MULTILINE)
+    }
+    graph: Graph = {module: set() for module in sources}
+    for module, kind, body in bodies:
+        for name in re.findall(r"\b(?:self\s*\.|Self::)\s*(\w+)\s*(?:::<[^>]*>)?\(", body):
+            if owners.get((kind, name), module) != module:
+                graph[module].add(owners[kind, name])
+    return graph
 
 
 def bindings_graph() -> Graph:
@@ -229,6 +285,25 @@ def bindings_graph() -> Graph:
         if path.name != "mod.rs"
     }
     return {module: rust_imports(module, source, sources) for module, source in sources.items()}
+
+
+def journal_graph() -> Graph:
+    """Which modules of src/journal each of them imports, or calls by `self`.
+
+    `api/mod.rs` is the module `api`.
+    """
+    paths = [path.relative_to(JOURNAL) for path in JOURNAL.rglob("*.rs")]
+    sources = {
+        path.parts[:-1] if path.name == "mod.rs" else path.with_suffix("").parts: (
+            JOURNAL / path
+        ).read_text()
+        for path in paths
+        if path.parts[0] not in {"tests", "examples", "target"}
+    }
+    graph = rust_calls(sources)
+    for module, source in sources.items():
+        graph[module] |= rust_imports(module, source, sources, root=())
+    return graph
 
 
 # --- Python -------------------------------------------------------------------------
@@ -340,22 +415,28 @@ def bindings() -> tuple[Graph, dict[Module, int]]:
     return bindings_graph(), floors((BINDINGS / "mod.rs").read_text())
 
 
+def journal() -> tuple[Graph, dict[Module, int]]:
+    return journal_graph(), floors((JOURNAL / "lib.rs").read_text())
+
+
 def package() -> tuple[Graph, dict[Module, int]]:
     graph = python_graph((path, (PYTHON / path).read_text()) for path in python_files())
     return graph, floors((PYTHON / "__init__.py").read_text())
 
 
-@pytest.mark.parametrize("source", [bindings, package])
+@pytest.mark.parametrize("source", [bindings, journal, package])
 def test_every_part_has_a_floor(source):
     graph, floor = source()
     # What has none is (); what is not there any more has nothing in the graph.
     assert {part(module, floor) for module in graph} == floor.keys() - {("_native",)}
 
 
-@pytest.mark.parametrize("source", [bindings, package])
-def test_parts_import_from_lower_floors_only(source):
+@pytest.mark.parametrize(
+    ("source", "but"), [(bindings, frozenset()), (journal, UPWARD), (package, frozenset())]
+)
+def test_parts_import_from_lower_floors_only(source, but):
     # Strictly lower: so no circle, of folders or of modules, leaves its folder.
-    assert upward(*source()) == UPWARD
+    assert upward(*source()) == but
 
 
 def test_no_modules_of_the_package_import_each_other():
@@ -449,6 +530,35 @@ def test_imports_of_the_bindings_are_found(source, found):
     modules = [tuple(name.split("::")) for name in known]
     named = rust_imports(("core", "x"), source, modules)
     assert {"::".join(module) for module in named} == found
+
+
+def test_imports_of_the_journal_are_found():
+    known = {("lib",), ("api",), ("api", "task"), ("rows", "store"), ("group", "x")}
+    source = """
+        use crate::{Journal, api::Error, rows::store};
+        use super::work::Group;
+        fn f() { crate::api::task::g() }
+    """
+    assert rust_imports(("group", "x"), source, known, root=()) == {
+        ("lib",),
+        ("api",),
+        ("api", "task"),
+        ("rows", "store"),
+    }
+
+
+def test_a_method_that_another_module_defines_is_found():
+    sources = {
+        ("work",): "impl<'a> Group<'a> {\n    pub(crate) fn end(&mut self) {}\n}\nstruct Other;\n",
+        ("chains",): """
+impl Group<'_> {
+    fn hear(&mut self) { self.end(); self.own(); self.field.hold(); }
+    fn own(&self) {}
+}
+""",
+        ("links",): "impl Link {\n    fn end(&self) { other.end() }\n    fn hold(&self) {}\n}\n",
+    }
+    assert rust_calls(sources) == {("work",): set(), ("chains",): {("work",)}, ("links",): set()}
 
 
 FLOORS = """

@@ -11,14 +11,11 @@ use std::collections::{HashSet, VecDeque};
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::Journal;
 use crate::api::Accepted;
-use crate::api::Error;
 use crate::api::Key;
 use crate::api::NewTask;
 use crate::api::Pool;
 use crate::api::State;
-use crate::api::operation::Operation;
 use crate::api::operation::Origin;
 use crate::group::manage;
 use crate::group::poison;
@@ -616,31 +613,6 @@ fn is_refusal(task: &NewTask, accepted: &Accepted) -> bool {
             task.is_strict || (*by == Key::Once && *function != task.function)
         }
         Accepted::Taken | Accepted::Full | Accepted::Missing(_) => true,
-    }
-}
-
-// --- For the process ----------------------------------------------------------------
-
-impl Journal {
-    /// Submits tasks in one transaction; returns when it is committed, and on the disk if that was
-    /// asked for.
-    ///
-    /// # Errors
-    ///
-    /// Then none of them is accepted, and none will run.
-    pub fn submit_all(&self, tasks: Vec<NewTask>) -> std::result::Result<Submitted, Error> {
-        self.ask(true, |answer| {
-            Operation::Submit(tasks, Origin::Caller, answer)
-        })
-    }
-
-    /// Submits a task, as `submit_all`.
-    ///
-    /// # Errors
-    ///
-    /// Then it is not accepted, and will not run.
-    pub fn submit(&self, task: NewTask) -> std::result::Result<Accepted, Error> {
-        Ok(one(self.submit_all(vec![task])?))
     }
 }
 

@@ -8,14 +8,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Result};
 
-use crate::Journal;
-use crate::api::Error;
-use crate::api::operation::Operation;
 use crate::file::filesystem::Place;
 use crate::file::liveness;
 use crate::group::record;
@@ -24,10 +19,7 @@ use crate::group::record::Query;
 use crate::group::work as group;
 use crate::group::work::Group;
 use crate::process::part::Files;
-use crate::writer::thread::now;
 
-/// Between two looks for an answer.
-const LOOK: Duration = Duration::from_millis(1);
 /// The bytes of an answer, at most.
 const MOST: u64 = 1 << 20;
 
@@ -87,7 +79,7 @@ pub(crate) fn write(place: &Place, slot: i64, at: i64, text: &str) {
 }
 
 /// The answer of a process to a question that was asked then, or later.
-fn read(place: &Place, slot: i64, since: i64) -> Option<String> {
+pub(crate) fn read(place: &Place, slot: i64, since: i64) -> Option<String> {
     let mut text = String::new();
     let file = File::open(place.tasks(slot)).ok()?;
     file.take(MOST).read_to_string(&mut text).ok()?;
@@ -110,43 +102,5 @@ impl Group<'_> {
         if let Some(slot) = self.effects.slot.or(self.memory.slot) {
             write(&self.part.core.place, slot, at, text);
         }
-    }
-}
-
-impl Journal {
-    /// What the other processes of the app tell of their tasks. Waits at most so long for those that
-    /// do not answer.
-    ///
-    /// # Errors
-    ///
-    /// As for `get`.
-    pub fn others(&self, patience: Duration) -> std::result::Result<Vec<Told>, Error> {
-        let since = now();
-        let asked = self.ask(true, |answer| Operation::Look(Query::Others, answer))?;
-        let Answered::Others(found) = asked else {
-            return Ok(Vec::new());
-        };
-        let place = &self.0.core.place;
-        let until = Instant::now() + patience;
-        let mut told: Vec<_> = found
-            .iter()
-            .map(|&(_, pid)| Told { pid, text: None })
-            .collect();
-        loop {
-            for (&(slot, _), it) in found.iter().zip(&mut told) {
-                if it.text.is_none() {
-                    it.text = read(place, slot, since);
-                }
-            }
-            if told.iter().all(|it| it.text.is_some()) || Instant::now() >= until {
-                return Ok(told);
-            }
-            thread::sleep(LOOK);
-        }
-    }
-
-    /// Answers what `Host::asked` has told of. Does not wait.
-    pub fn show(&self, at: i64, text: String) {
-        self.tell(Operation::Show(at, text));
     }
 }

@@ -5,12 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::Journal;
-use crate::api::Error;
-use crate::api::operation::Operation;
 use crate::group::manage;
-use crate::group::record::Answered;
-use crate::group::record::Query;
 use crate::rows::events;
 use crate::rows::events::FOLLOWED;
 use crate::rows::events::FOLLOWS;
@@ -93,20 +88,4 @@ fn name(connection: &Connection, id: &str) -> Result<String> {
     let mut statement = connection.prepare_cached(sql)?;
     let found = statement.query_row([id], |row| row.get(0)).optional()?;
     Ok(found.unwrap_or_default())
-}
-
-impl Journal {
-    /// What a task follows, and what follows it: the first ones.
-    ///
-    /// # Errors
-    ///
-    /// As for `get`.
-    pub fn links(&self, id: &str) -> std::result::Result<Links, Error> {
-        let query = Query::Links(id.to_owned());
-        let found = self.ask(true, |answer| Operation::Look(query, answer))?;
-        Ok(match found {
-            Answered::Links(links) => links,
-            _ => Links::default(),
-        })
-    }
 }
