@@ -14,7 +14,7 @@
 #  6. `state`: the state of a `Delay` on an app, and the executor for a task.
 #  5. `journal`: durable tasks.
 #  4. `options`: the options of one task.
-#  3. `backends.base`, `carried`, `observe`, `periodic`: the parts of a `Delay`.
+#  3. `backends.base`, `carried`, `observe`, `periodic`, `uploads`: the parts of a `Delay`.
 #  2. `aio`, `config`, `context`, `failures`, `observe.view`, `retry`, `servers`, `transactions`:
 #     app and process.
 #  1. `backends.table`, `bells`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`:

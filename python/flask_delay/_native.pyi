@@ -763,7 +763,8 @@ class _Ticker:
 class _Settings(TypedDict, total=False):
     hidden: Iterable[ContextVar[Any]]
     reject_types: tuple[type, ...]
-    reject: Callable[[object], object]
+    reject: Callable[[object, bool], object]
+    uploads: Callable[..., object] | None
     log_failures: bool
     shutdown_timeout: float | None
     result_limit: int
@@ -790,12 +791,13 @@ def _scoped_executor(
     once the object is gone.
 
     The variables in `hidden` are not carried from the submitter to the task. A submit calls
-    `reject`, which raises, with an argument that is an instance of one of `reject_types` (by its
-    real type). Without `log_failures`, failures of tasks are not logged. At exit, tasks have
-    `shutdown_timeout` seconds to end (None: no limit). `_get` finds the last `result_limit`
-    finished tasks whose id was asked for. While a task computes, Python's switch interval is
-    `switch_interval` seconds (None: unchanged). `queue_size`, `when_full` and `block_timeout` are
-    as for `Executor`.
+    `reject` with an argument that is an instance of one of `reject_types` (by its real type), and
+    with whether it may be an upload. If that raises nothing, the submit returns the result of
+    `uploads(executor, policy, scope, fn, args, kwargs)`. Without `log_failures`, failures of tasks
+    are not logged. At exit, tasks have `shutdown_timeout` seconds to end (None: no limit). `_get`
+    finds the last `result_limit` finished tasks whose id was asked for. While a task computes,
+    Python's switch interval is `switch_interval` seconds (None: unchanged). `queue_size`,
+    `when_full` and `block_timeout` are as for `Executor`.
 
     In mode "immediate" the submitter runs its task before it continues; in mode "manual" tasks wait
     for `run_pending`. Neither has threads; contexts, callbacks and logs are those of "threads".

@@ -181,6 +181,19 @@ class Config:
         "an integer, 0 or more, where 0 is no limit",
         "How many durable tasks may wait to be started, in all processes together.",
     )
+    upload_dir: str | None = setting(
+        None,
+        optional(folder),
+        "the path of a folder, absolute or in the app's instance folder, or None",
+        "Where uploads are kept that are arguments of tasks; by default the folder uploads beside"
+        " the journal's file, which need not exist.",
+    )
+    upload_max_bytes: int | None = setting(
+        None,
+        optional(count(0)),
+        "an integer, 0 or more, or None for no limit",
+        "How many bytes the uploads of one task may have together.",
+    )
     outbox: str | None = setting(
         None,
         optional(database),

@@ -91,12 +91,13 @@ class Delay(Submitter):
                 else:
                     message = state.not_initialised(app, self.name)
                 raise RuntimeError(message)
+            files = state.uploads_of(app, self.name, settings)
             executor = state.make_executor(
-                app, settings, max_workers=settings.max_workers, name=self.name
+                app, settings, max_workers=settings.max_workers, name=self.name, files=files
             )
             for callback in self._callbacks:
                 executor.add_default_done_callback(callback)
-            app.extensions[self.name] = found = state.State(self, settings, executor, app)
+            app.extensions[self.name] = found = state.State(self, settings, executor, app, files)
             if self._has_page:
                 found.record()
             alive = tuple(ref for ref in self._apps if ref() is not None)

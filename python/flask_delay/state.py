@@ -12,11 +12,12 @@ from typing import Any, Protocol, cast
 
 from flask import Flask
 
-from flask_delay import config, context
+from flask_delay import config, context, uploads
 from flask_delay._native import DuplicateTask, Executor, Future, _scoped_executor
 from flask_delay.backends import base, table
 from flask_delay.backends.base import Backend
 from flask_delay.journal import commands, store
+from flask_delay.journal import settings as journal_settings
 from flask_delay.journal.commands import OF_JOBS, Commands, Outcome
 from flask_delay.journal.periodic import DurableLead, JournalLead
 from flask_delay.journal.store import Store
@@ -61,13 +62,14 @@ def make_executor(
     *,
     max_workers: int | None,
     name: str,
+    files: uploads.Uploads | None = None,
     step: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
     late_start: bool = False,
 ) -> Executor:
     """Make a pool with the app's settings, which starts no thread yet.
 
-    With `step`, a task that follows one of its tasks calls `step(fn)`. With `late_start`, a task
-    starts its clock itself: see `Future._begin`.
+    With `files`, uploads may be arguments. With `step`, a task that follows one of its tasks calls
+    `step(fn)`. With `late_start`, a task starts its clock itself: see `Future._begin`.
     """
     return _scoped_executor(
         max_workers=max_workers,
@@ -77,6 +79,7 @@ def make_executor(
         hidden=context.hidden_variables(),
         reject_types=context.reject_types,
         reject=context.reject,
+        uploads=None if files is None else files.submit,
         log_failures=settings.log_failures,
         shutdown_timeout=settings.shutdown_timeout,
         result_limit=settings.result_limit,
@@ -89,6 +92,24 @@ def make_executor(
         step=step,
         late_start=late_start,
     )
+
+
+def uploads_of(app: Flask, name: str, settings: config.Config) -> uploads.Uploads:
+    """The uploads of the tasks of the `Delay` of this name. Makes no folder yet.
+
+    Raises ValueError if nothing can be written in the folder that the settings name.
+    """
+    given, prefix = settings.upload_dir, f"{name.upper()}_"
+    folder = journal_settings.path_of(app, name, settings).parent / "uploads"
+    found = uploads.Uploads(
+        folder if given is None else Path(app.instance_path) / given,
+        settings.upload_max_bytes,
+        prefix,
+    )
+    problem = None if given is None else found.problem()
+    if problem is not None:
+        raise ValueError(f"{prefix}UPLOAD_DIR is {given!r}, but {problem}")
+    return found
 
 
 class State:
@@ -106,14 +127,21 @@ class State:
         "owner",
         "store",
         "submit",
+        "uploads",
     )
 
     def __init__(
-        self, owner: "Owner", settings: config.Config, executor: Executor, app: Flask
+        self,
+        owner: "Owner",
+        settings: config.Config,
+        executor: Executor,
+        app: Flask,
+        files: uploads.Uploads,
     ) -> None:
         self.owner = owner
         self.config = settings
         self.executor = executor
+        self.uploads = files
         # Weak, as in the pool.
         self._app = weakref.ref(app)
         # No lock: each access is atomic, and a fork finds nothing half done.

@@ -3,6 +3,7 @@
 A backend is tested by a subclass of `Contract` with one fixture, `place`: see `test_threads.py`.
 """
 
+import io
 import logging
 import os
 import subprocess
@@ -23,6 +24,7 @@ from flask import Flask, current_app, has_request_context
 from tests.backends import work
 from tests.backends.site import create_app
 from werkzeug.datastructures import FileStorage
+from werkzeug.wsgi import LimitedStream
 
 from flask_delay import (
     DuplicateTask,
@@ -100,6 +102,7 @@ PROMISES = {
     "attempts": "the process that submits counts all attempts",
     "task_started": "the process that submits hears when an attempt starts",
     "drain": "`drain` waits for tasks",
+    "uploads": "a task may be given an upload",
     **{name: f"the option {name!r}" for name in ("limit", "rate", "scope", "unique", "request")},
 }
 
@@ -345,8 +348,15 @@ class Contract:
     def test_what_dies_with_the_request_is_refused(self, app):
         with pytest.raises(TypeError, match="current_app"):
             work.echo.delay(current_app)
-        with app.test_request_context(), pytest.raises(TypeError, match="upload"):
-            work.echo.delay(FileStorage(filename="a.txt"))
+        with app.test_request_context(), pytest.raises(TypeError, match="stream of a request"):
+            work.echo.delay(LimitedStream(io.BytesIO(), 0))
+
+    @promise("uploads")
+    def test_an_upload_arrives(self, app):
+        with app.test_request_context():
+            file = FileStorage(io.BytesIO(b"data"), "a.txt", "report", "text/plain")
+            future = work.uploaded.delay([file])
+        assert future.result(DEADLINE) == ("a.txt", "report", "text/plain", b"data")
 
     @promise("elsewhere")
     def test_what_cannot_be_sent_is_refused(self, app):

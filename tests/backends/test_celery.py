@@ -18,6 +18,7 @@ def place(tmp_path_factory):
                 "attempts": "what was over before the results were subscribed to is not counted",
                 "task_started": "the worker's process tells of it",
                 "drain": "what was published is the broker's, and other processes do it",
+                "uploads": "the machine that runs a task does not have the file",
             },
         )
         command = ("-m", "flask", "--app", "tests.backends.site", "delay", "worker")

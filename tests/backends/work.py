@@ -28,6 +28,12 @@ def echo(value):
 
 
 @task
+def uploaded(files):
+    (file,) = files
+    return file.filename, file.name, file.content_type, file.read()
+
+
+@task
 def lend():
     """Return what no message can carry."""
     return (number for number in range(3))

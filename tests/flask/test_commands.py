@@ -98,6 +98,8 @@ class TestConfig:
             DELAY_JOURNAL_MAX_BYTES      1000000    default
             DELAY_JOURNAL_TIMEOUT        30.0       default
             DELAY_JOURNAL_WAITING        0          default
+            DELAY_UPLOAD_DIR             None       default
+            DELAY_UPLOAD_MAX_BYTES       None       default
             DELAY_OUTBOX                 None       default
             DELAY_DURABLE                False      default
             DELAY_MODE                   'threads'  default

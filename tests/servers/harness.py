@@ -247,6 +247,7 @@ def check_tasks(server: Server, workers: int = 1) -> None:
             if event == "ran":
                 assert entry["thread"].startswith("delay"), entry
     check_request(server)
+    check_upload(server)
 
 
 UPLOAD = """\
@@ -262,9 +263,30 @@ content
 """.replace("\n", "\r\n")
 
 
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=line"}
+
+
+def check_upload(server: Server) -> None:
+    """A task that was given an upload reads it after the response, and no file stays."""
+    server.get("upload/given", UPLOAD.encode(), MULTIPART)
+    # Only now: the server is done with the request.
+    server.get("stats")
+    (server.folder / "answered").touch()
+    assert server.wait_for_records("called back", ["given"]), server.log()
+    (entry,) = server.records("uploaded")["given"]
+    assert entry["file"] == "content"
+    assert poll(lambda: uploads_of(server) == [])
+
+
+def uploads_of(server: Server) -> list[Path]:
+    """The uploads that are kept."""
+    found = (server.folder / "instance/delay/uploads").rglob("*")
+    return [it for it in found if it.is_file() and it.suffix != ".lock"]
+
+
 def check_request(server: Server) -> None:
     """A task that asked for its request reads all of it after the response."""
-    headers = {"Content-Type": "multipart/form-data; boundary=line", "X-User": "ann"}
+    headers = {**MULTIPART, "X-User": "ann"}
     server.get("request/copied?page=2", UPLOAD.encode(), headers)
     # Only now: the server is done with the request.
     server.get("stats")

@@ -68,6 +68,12 @@ def read(name):
     )
 
 
+def read_upload(name, file, waits_for):
+    record("began", name)
+    wait_for(waits_for)
+    record("uploaded", name, file=file.read().decode())
+
+
 def called_back(future):
     record("called back", future.given)
 
@@ -103,6 +109,15 @@ def start_waiting(name):
 @app.post("/request/<name>")
 def copy(name):
     using(request=True).delay(read, name)
+    return answer()
+
+
+@app.post("/upload/<name>")
+def upload(name):
+    waits_for = request.args.get("for", "answered")
+    future = delay(read_upload, name, request.files["file"], waits_for)
+    future.given = name
+    future.add_done_callback(called_back)
     return answer()
 
 

@@ -1,6 +1,7 @@
 """gunicorn: workers forked before and after the first use, and every way they end."""
 
 import importlib.util
+import os
 import re
 import signal
 import sys
@@ -8,11 +9,15 @@ import sys
 import pytest
 from tests.servers.harness import (
     LONG_ENOUGH,
+    MULTIPART,
+    UPLOAD,
     check_drain,
     check_tasks,
     check_threads,
     check_time_is_over,
+    check_upload,
     poll,
+    uploads_of,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -86,6 +91,22 @@ def test_tasks_in_worker_processes(serve, app):
     assert len(before) == (app is PRELOAD)
     assert not before & {server.process.pid, *children, *children.values()}
     check_drain(server, codes=(0,), told=r"Worker exiting(?s:.*)Worker exiting")
+
+
+@pytest.mark.servers
+def test_what_a_killed_worker_has_of_uploads_is_removed_by_the_next(serve):
+    server = serve([*GTHREAD, *PRELOAD])
+    pid = server.get("upload/lost?for=never", UPLOAD.encode(), MULTIPART)["pid"]
+    assert server.wait_for_records("began", ["lost"])
+    (left,) = uploads_of(server)
+    os.kill(pid, signal.SIGKILL)
+    server.wait_for_log("was sent SIGKILL")
+    assert left.exists()
+    check_upload(server)
+    server.terminate()
+    assert server.wait() == 0
+    assert poll(server.is_gone)
+    assert list((server.folder / "instance/delay/uploads").iterdir()) == []
 
 
 @WORKERS

@@ -67,6 +67,7 @@ def run(name: str) -> bool:
         _look_at_log(target, report)
         _look_at_bounds(target, report)
         _look_at_jobs(target, report)
+        _look_at_uploads(target, report)
         _look_at_journal(target, report)
         _look_around(report)
         _try(target, report)
@@ -161,6 +162,18 @@ def _look_at_jobs(target: Target, report: _Report) -> None:
         f" in one process at a time: change the owner of {str(there)!r}, or set"
         f" {target.prefix}JOBS_FOLDER to another folder",
     )
+
+
+def _look_at_uploads(target: Target, report: _Report) -> None:
+    """Report whether uploads can be kept for tasks, and what is there."""
+    uploads = target.state.uploads
+    problem = uploads.problem()
+    if problem is not None:
+        report.note("uploads", problem)
+        return
+    files, size = uploads.count()
+    if files:
+        report.ok("uploads", f"{files} files with {size:,} bytes in {str(uploads.folder)!r}")
 
 
 def _look_at_journal(target: Target, report: _Report) -> None:

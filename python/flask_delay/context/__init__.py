@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from flask import Flask, current_app, g, has_request_context, request, session
 from werkzeug.datastructures import FileStorage
@@ -78,17 +78,20 @@ def check(arg: object) -> None:
 _PROXIES = {"current_app": current_app, "g": g, "request": request, "session": session}
 
 
-def reject(arg: object) -> NoReturn:
+def reject(arg: object, may_be_upload: bool = False) -> None:
     """Raise the TypeError that says what to pass instead of `arg`.
 
-    `arg` is of one of the `reject_types`.
+    `arg` is of one of the `reject_types`. With `may_be_upload` nothing happens if it is an upload.
     """
     # Not isinstance, which a proxy answers for the object behind it.
     if issubclass(type(arg), FileStorage):
+        if may_be_upload:
+            return
         name = cast("FileStorage", arg).filename
         raise TypeError(
-            f"the upload {name!r} is closed when its request ends, so a task cannot take"
-            " it: read it first (file.read()) and pass the bytes, or save it and pass"
+            f"the upload {name!r} is closed when its request ends, and cannot be kept for this:"
+            " pass it to delay() itself, for a task on this machine; or read it first"
+            " (file.read()) and pass the bytes, or save it where the task can read it and pass"
             " the path"
         )
     if issubclass(type(arg), LimitedStream):

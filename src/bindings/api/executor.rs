@@ -327,6 +327,7 @@ impl ExecutorCell {
             scoped.scope.visit(&visit)?;
             visit.call(&scoped.reject_types)?;
             visit.call(&scoped.reject)?;
+            visit.call(&scoped.uploads)?;
             visit.call(&scoped.step)?;
         }
         // If another thread holds the lock, nothing is visited this time, so nothing is freed too
@@ -470,6 +471,7 @@ pub(crate) fn _scoped_executor<'py>(
         scope,
         reject_types: PyTuple::empty(py).unbind(),
         reject: py.None(),
+        uploads: None,
         step: None,
     };
     let given = settings;
@@ -482,6 +484,7 @@ pub(crate) fn _scoped_executor<'py>(
         match name.cast::<PyString>()?.to_str()? {
             "reject_types" => scoped.reject_types = value.extract()?,
             "reject" => scoped.reject = value.unbind(),
+            "uploads" => scoped.uploads = value.extract()?,
             "step" => scoped.step = value.extract()?,
             "signals" => {
                 let signals: Option<Bound<'_, PyTuple>> = value.extract()?;

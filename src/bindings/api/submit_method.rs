@@ -29,9 +29,7 @@ impl CallMethod for Submit {
         _before: &Before<'_, 'py>,
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        this.get()
-            .submit(arguments, None, None)
-            .map(Bound::into_any)
+        ExecutorCell::submit(this, arguments, None, None)
     }
 }
 
@@ -54,9 +52,7 @@ impl CallMethod for SubmitWith {
         arguments: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let policy = before.get(0).map(Bound::cast_into::<Policy>).transpose()?;
-        this.get()
-            .submit(arguments, policy.as_ref(), before.get(1))
-            .map(Bound::into_any)
+        ExecutorCell::submit(this, arguments, policy.as_ref(), before.get(1))
     }
 }
 

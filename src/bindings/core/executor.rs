@@ -502,6 +502,8 @@ pub(crate) struct Scoped {
     pub(crate) scope: Scope,
     pub(crate) reject_types: Py<PyTuple>,
     pub(crate) reject: Py<PyAny>,
+    /// Submits a call with uploads among its arguments, where tasks may have some.
+    pub(crate) uploads: Option<Py<PyAny>>,
     /// Turns the function of a dependent task into the one that is called in its place.
     pub(crate) step: Option<Py<PyAny>>,
 }

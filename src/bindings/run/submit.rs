@@ -34,18 +34,20 @@ impl ExecutorCell {
     /// `submit`, as `api::submit_method` calls it. The task, but not its callbacks, runs inside
     /// `task_scope()` if that is given.
     pub(crate) fn submit<'py>(
-        &self,
+        this: &Bound<'py, Self>,
         arguments: &Arguments<'_, 'py>,
         policy: Option<&Bound<'py, Policy>>,
         task_scope: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, Task>> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         let function = &arguments.function;
-        let inner = self.inner()?;
+        let inner = this.get().inner()?;
         let core = &inner.core;
         let is_plain = signature::is_plain(arguments)?;
         let is_coroutine = !is_plain && check_function(function, "task")?;
-        if let Some(scoped) = &inner.scoped {
-            refuse_values(arguments, scoped)?;
+        if let Some(scoped) = &inner.scoped
+            && refuse_values(arguments, scoped)?
+        {
+            return submit_uploads(this, scoped, arguments, policy, task_scope);
         }
         if !is_plain {
             signature::check(arguments)?;
@@ -53,14 +55,37 @@ impl ExecutorCell {
         let call = Call::of(arguments)?;
         let future = inner.make(function.py(), call, is_coroutine, task_scope)?;
         if policy.is_some() || core.backpressure.queue_size > 0 {
-            return submit_ruled(future, policy, arguments, core);
+            return submit_ruled(future, policy, arguments, core).map(Bound::into_any);
         }
         announce(&future, core)?;
         match core.mode {
-            Mode::Threads => dispatch::take_plain(&future, core).map(|()| future),
-            Mode::Immediate | Mode::Manual => inline::take(future, core),
+            Mode::Threads => dispatch::take_plain(&future, core).map(|()| future.into_any()),
+            Mode::Immediate | Mode::Manual => inline::take(future, core).map(Bound::into_any),
         }
     }
+}
+
+/// Has Python keep the files of uploads and submit the call again, with what stands for them.
+#[cold]
+fn submit_uploads<'py>(
+    this: &Bound<'py, ExecutorCell>,
+    scoped: &Scoped,
+    arguments: &Arguments<'_, 'py>,
+    policy: Option<&Bound<'py, Policy>>,
+    task_scope: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
+    let (positional, named) = arguments.to_python()?;
+    let function = &arguments.function;
+    let named = named.unwrap_or_else(|| PyDict::new(py));
+    let call = (this, policy, task_scope, function, positional, named);
+    // Without it, `reject` was not told that there may be uploads, and has raised.
+    scoped
+        .uploads
+        .as_ref()
+        .ok_or_else(broken)?
+        .bind(py)
+        .call1(call)
 }
 
 impl Inner {
@@ -175,12 +200,16 @@ pub(crate) fn release(this: &Bound<'_, Task>, wanted: bool) -> PyResult<()> {
     }
 }
 
-/// Refuses arguments that would not outlive the request.
-fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<()> {
+/// Refuses arguments that would not outlive the request. Returns whether some are uploads, which
+/// are to be kept for the task.
+fn refuse_values(arguments: &Arguments<'_, '_>, scoped: &Scoped) -> PyResult<bool> {
     refuse_function(&arguments.function, scoped)?;
-    arguments
-        .values()
-        .try_for_each(|value| refuse_value(&value, scoped, DEPTH))
+    let may = scoped.uploads.is_some();
+    let mut found = false;
+    for value in arguments.values() {
+        found |= refuse_value(&value, scoped, may, DEPTH)?;
+    }
+    Ok(found)
 }
 
 /// Refuses a function that carries such arguments: a bound method or a `functools.partial`.
@@ -194,7 +223,7 @@ pub(crate) fn refuse_function(function: &Bound<'_, PyAny>, scoped: &Scoped) -> P
     while let Some(inner) = inner_of(&function) {
         for name in [names::__self__(py), names::args(py), names::keywords(py)] {
             if let Some(value) = function.getattr_opt(name)? {
-                refuse_value(&value, scoped, DEPTH)?;
+                refuse_value(&value, scoped, false, DEPTH)?;
             }
         }
         function = inner;
@@ -202,30 +231,34 @@ pub(crate) fn refuse_function(function: &Bound<'_, PyAny>, scoped: &Scoped) -> P
     Ok(())
 }
 
-fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, depth: u8) -> PyResult<()> {
+/// Returns whether there is an upload, if there `may` be one.
+fn refuse_value(value: &Bound<'_, PyAny>, scoped: &Scoped, may: bool, depth: u8) -> PyResult<bool> {
     let py = value.py();
     for refused in scoped.reject_types.bind(py).iter_borrowed() {
         let refused = refused.cast::<PyType>()?;
         // A proxy would answer for the object that it stands for.
         if is_really_a(value, &refused) {
-            scoped.reject.bind(py).call1((value,))?;
+            scoped.reject.bind(py).call1((value, may))?;
+            return Ok(true);
         }
     }
     if depth == 0 {
-        return Ok(());
+        return Ok(false);
     }
-    let refuse = |item: Bound<'_, PyAny>| refuse_value(&item, scoped, depth - 1);
+    let refuse = |found: bool, item: Bound<'_, PyAny>| {
+        Ok(refuse_value(&item, scoped, may, depth - 1)? | found)
+    };
     if let Ok(list) = value.cast_exact::<PyList>() {
-        list.iter().take(LOOK).try_for_each(refuse)
+        list.iter().take(LOOK).try_fold(false, refuse)
     } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
-        tuple.iter().take(LOOK).try_for_each(refuse)
+        tuple.iter().take(LOOK).try_fold(false, refuse)
     } else if let Ok(dict) = value.cast::<PyDict>()
         && dict.len() <= LOOK
     {
         // A copy, since another thread may change the dict.
-        dict.values().iter().try_for_each(refuse)
+        dict.values().iter().try_fold(false, refuse)
     } else {
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 
 from flask import Flask
 
-from flask_delay import context, registry, state
+from flask_delay import context, registry, state, uploads
 from flask_delay._native import (
     Executor,
     Future,
@@ -98,6 +98,7 @@ class Backend(base.Backend):
             late_start=True,
         )
         self._app = own.app
+        self._uploads = state.uploads_of(app, name, settings)
         names = Names(registry.main_module(own.app), is_worker=False)
         names.app = app
         self._serializer = Serializer(names)
@@ -124,6 +125,9 @@ class Backend(base.Backend):
         The arguments are copied now. Raises TypeError for arguments that cannot be pickled.
         """
         _check_function(fn, "task")
+        if uploads.found(args, kwargs):
+            submit = partial(self.submit, policy, {})
+            return self._uploads.submit_by(submit, fn, args, kwargs)
         for value in (*args, *kwargs.values()):
             context.check(value)
         call = _Call(self, fn)
