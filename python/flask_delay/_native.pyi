@@ -613,6 +613,8 @@ class _Policy:
         keeps: int | None = None,
         withheld: bool = False,
         scope: str | None = None,
+        debounce: float | None = None,
+        max_wait: float | None = None,
     ) -> Self:
         """Make a policy.
 
@@ -625,7 +627,9 @@ class _Policy:
         for a single task. With `keeps`, the task is durable in a test, where no journal has its
         checkpoints and steps: the most bytes of each of them.
         One that is `withheld` waits for `Future._release`. With `scope` at "machine" the journal of
-        the executor counts for the limit and the rate of plain tasks.
+        the executor counts for the limit and the rate of plain tasks. With `debounce` a task starts
+        that many seconds after its submit, and replaces the task of its key that is not due yet;
+        at most `max_wait` seconds after the first one of these.
         """
 
 def _check_function(fn: object, role: str, /) -> None:

@@ -76,7 +76,8 @@ class Options(TypedDict, total=False):
             validators.key,
             "hashable, or a plain function that is called with the task's arguments and returns"
             " what is",
-            "What `limit`, `rate` and `unique` go by; all functions of a pool share the keys.",
+            "What `limit`, `rate`, `unique` and `debounce` go by; all functions of a pool share the"
+            " keys, but for `debounce`.",
         ),
     ]
     limit: Annotated[
@@ -153,6 +154,23 @@ class Options(TypedDict, total=False):
             validators.eta,
             "a datetime with a time zone, such as datetime(2026, 12, 24, 18, tzinfo=UTC)",
             "When a task may start at the earliest.",
+        ),
+    ]
+    debounce: Annotated[
+        float,
+        Option(
+            validators.seconds,
+            "a number of seconds above 0",
+            "Of calls of the function with the same key, only the last one runs, once no other has"
+            " come for that long; the others are cancelled.",
+        ),
+    ]
+    max_wait: Annotated[
+        float,
+        Option(
+            validators.seconds,
+            "a number of seconds above 0",
+            "How long after the first of such calls the last one starts at the latest.",
         ),
     ]
     backend: Annotated[
@@ -306,6 +324,7 @@ class Chosen:
                 f"the option 'countdown' is {given['countdown']!r}, but with 'expires' at"
                 f" {given['expires']!r} such a task could never start"
             )
+        _check_debounced(given, values)
         if "id" in values and values.get("unique") == "return":
             raise ValueError(
                 f"the option 'id' is {given['id']!r}, but with 'unique' the task may be another"
@@ -376,7 +395,7 @@ class Chosen:
 _WHEN = ("every", "cron")
 _REPEATED = (*_WHEN, "timezone", "overlap", "missed")
 # Options that a job does not allow: it is not submitted for one request, time or transaction.
-_SINGLE = ("countdown", "eta", "request", "id", "within", "after_commit")
+_SINGLE = ("countdown", "eta", "debounce", "request", "id", "within", "after_commit")
 
 
 def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
@@ -423,11 +442,13 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
     )
 
 
-_KEYED = ("limit", "rate", "unique")
+_KEYED = ("limit", "rate", "unique", "debounce")
 _SCOPED = ("limit", "rate")
 
 _UNDURABLE = {
     "after_commit": "which must not be lost between a commit and their submit: use within",
+    "debounce": "since other processes do not know of the last call: say durable=False, and let the"
+    " task that runs start a durable one",
     "request": "which may run after a restart, without it: pass the values that the task needs",
 }
 
@@ -502,6 +523,39 @@ def _check_keyed(given: AllOptions, values: Mapping[str, object]) -> None:
         raise ValueError(
             f"the option 'scope' is {given['scope']!r}, but neither 'limit' nor 'rate' is set:"
             f" say what is to hold there"
+        )
+
+
+# What says when a task starts, as `debounce` does, or which one of several does.
+_UNDEBOUNCED = ("countdown", "eta", "unique", "once", "within", "after_commit")
+
+
+def _check_debounced(given: AllOptions, values: Mapping[str, object]) -> None:
+    """Raise ValueError for `max_wait` alone, and for what `debounce` excludes."""
+    wait, most = values.get("debounce"), values.get("max_wait")
+    if not isinstance(wait, float):
+        if "max_wait" in values:
+            raise ValueError(
+                f"the option 'max_wait' is {given['max_wait']!r}, but 'debounce' is not set: say"
+                f" how long it is that no other call may come"
+            )
+        return
+    if isinstance(most, float) and most < wait:
+        raise ValueError(
+            f"the option 'max_wait' is {given['max_wait']!r}, but 'debounce' is"
+            f" {given['debounce']!r}: it must be at least that"
+        )
+    for name in _UNDEBOUNCED:
+        if name in values:
+            raise ValueError(
+                f"the option {name!r} is {cast('Any', given)[name]!r}, but 'debounce' decides by"
+                f" itself which call runs, and when: leave one of them out"
+            )
+    expires = values.get("expires")
+    if isinstance(expires, float) and wait >= expires:
+        raise ValueError(
+            f"the option 'debounce' is {given['debounce']!r}, but with 'expires' at"
+            f" {given['expires']!r} such a task could never start"
         )
 
 

@@ -91,7 +91,7 @@ def _given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def refuse_many(chosen: Chosen) -> None:
     """Raise ValueError for options that `map` does not allow."""
-    for name in ("id", "once", "every", "cron"):
+    for name in ("id", "once", "debounce", "every", "cron"):
         if name in chosen.given:
             value: object = chosen.given[name]
             raise ValueError(

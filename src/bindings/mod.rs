@@ -35,7 +35,7 @@
 //! # Lock rules
 //!
 //! 1. Lock orders: a future's condition (Python's), its `Extra`, the registry or a link's
-//!    `Holders`; a key `Table` (Python's RLock), a limiter (`Lane`); a pool's `Strays`, a worker's
+//!    `Holders`; a key `Table` (Python's RLock), a limiter (`Lane`) or an `Extra`; a pool's `Strays`, a worker's
 //!    `Waits`, the engine's roster. All other locks are leaves.
 //! 2. Under a Rust lock no Python code runs, no Python object is dropped and nothing is logged.
 //! 3. A thread that blocks detaches from Python first.

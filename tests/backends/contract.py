@@ -103,7 +103,10 @@ PROMISES = {
     "task_started": "the process that submits hears when an attempt starts",
     "drain": "`drain` waits for tasks",
     "uploads": "a task may be given an upload",
-    **{name: f"the option {name!r}" for name in ("limit", "rate", "scope", "unique", "request")},
+    **{
+        name: f"the option {name!r}"
+        for name in ("limit", "rate", "scope", "unique", "debounce", "request")
+    },
 }
 
 
@@ -381,6 +384,7 @@ class Contract:
 
     def test_options_that_make_no_sense_there_are_refused(self, app, place):
         values = {"limit": 1, "rate": "1/s", "scope": "machine", "unique": True, "request": True}
+        values["debounce"] = 1
         for name in place.refused:
             option = {name: values[name], **({"limit": 1} if name == "scope" else {})}
             with pytest.raises(ValueError, match=f"the option '{name}' is not for this backend"):

@@ -183,7 +183,7 @@ def test_waiting_for_other_tasks(page: dict[str, Any]) -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
 
 
 def rows(heading: str) -> list[list[str]]:

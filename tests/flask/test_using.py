@@ -204,8 +204,8 @@ def test_teardown_functions_run_before_the_future_resolves(make_app):
 def test_unknown_option(verb):
     names = (
         "priority, key, limit, rate, scope, unique, timeout, expires, retry, countdown, eta,"
-        " backend, durable, once, within, after_commit, request, id, every, cron, timezone,"
-        " overlap, missed"
+        " debounce, max_wait, backend, durable, once, within, after_commit, request, id, every,"
+        " cron, timezone, overlap, missed"
     )
     assert names == ", ".join(KNOWN)
     with pytest.raises(
@@ -277,7 +277,7 @@ UNHASHABLE: list[object] = [[], {}, ([],), None]
         *(("unique", value, ValueError, 'True, False or "raise"') for value in ("", "return")),
         *(
             (name, value, error, SECONDS)
-            for name in ("timeout", "expires")
+            for name in ("timeout", "expires", "debounce", "max_wait")
             for value, error in [
                 (0, ValueError),
                 (-1, ValueError),
@@ -327,6 +327,8 @@ def test_bad_value_names_option_value_and_what_is_allowed(verb, name, value, err
         {"retry": 3, "timeout": 1},
         {"retry": Retry(5, on=OSError)},
         {"request": False},
+        {"debounce": 0.5},
+        {"debounce": 5, "max_wait": 5, "key": "search", "limit": 1, "expires": 6},
     ],
 )
 def test_good_values(options):
@@ -337,7 +339,7 @@ def test_good_values(options):
 
 @pytest.mark.parametrize("others", [{}, {"unique": False}, {"timeout": 1, "priority": 1}])
 def test_key_that_nothing_goes_by(others):
-    message = "the option 'key' is 'mail', but none of 'limit', 'rate', 'unique' is set"
+    message = "the option 'key' is 'mail', but none of 'limit', 'rate', 'unique', 'debounce' is set"
     with pytest.raises(ValueError, match=message):
         using(key="mail", **others)
     with pytest.raises(ValueError, match=message):

@@ -52,6 +52,13 @@ fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyR
             read_name(function)
         )));
     }
+    if policy.is_some_and(|it| it.get().debounce.is_some()) {
+        return Err(PyValueError::new_err(format!(
+            "{:?} cannot be the next step: its option \"debounce\" says when it starts; give that \
+             to the first task",
+            read_name(function)
+        )));
+    }
     Ok(is_coroutine)
 }
 

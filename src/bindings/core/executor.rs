@@ -166,9 +166,10 @@ struct Era {
     stuck: Strays,
     /// The permits of its queue, if its size is limited.
     places: Option<Places>,
-    /// Limiters by key, and unique tasks by key.
+    /// Limiters by key, unique tasks by key, and the last debounced task of each key.
     lanes: OnceBox<Arc<Table>>,
     claims: OnceBox<Table>,
+    debounced: OnceBox<Table>,
     figures: Metrics,
     samples: Samples,
     recorder: Recorder,
@@ -357,6 +358,12 @@ impl Core {
         claims.get_or_try_init(|| Table::new(py, self).map(Box::new))
     }
 
+    /// The last debounced task of each key in this process.
+    pub(crate) fn debounced(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Table> {
+        let debounced = &self.era().debounced;
+        debounced.get_or_try_init(|| Table::new(py, self).map(Box::new))
+    }
+
     /// The figures of this process's tasks, if they are counted.
     pub(crate) fn figures(self: &Arc<Self>) -> Option<&Metrics> {
         self.counted.then(|| &self.era().figures)
@@ -465,6 +472,7 @@ impl Era {
             places: (backpressure.queue_size > 0).then(|| Places::new(backpressure.queue_size)),
             lanes: OnceBox::new(),
             claims: OnceBox::new(),
+            debounced: OnceBox::new(),
             figures: Metrics::default(),
             samples: Samples::default(),
             recorder: Recorder::default(),

@@ -78,6 +78,10 @@ pub(crate) struct Policy {
     pub(crate) timeout: Option<Duration>,
     pub(crate) expires: Option<Duration>,
     pub(crate) start: Option<Start>,
+    /// How long no other call of the key may come before it starts, and how long such calls may
+    /// delay it in all.
+    pub(crate) debounce: Option<Duration>,
+    pub(crate) max_wait: Option<Duration>,
     retry: Slot,
     pub(crate) id: Option<Id>,
     /// The most bytes of what a durable task keeps where there is no journal.
@@ -101,7 +105,7 @@ fn time(seconds: f64) -> Option<SystemTime> {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None, withheld = false, scope = None))]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None, withheld = false, scope = None, debounce = None, max_wait = None))]
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
@@ -118,6 +122,8 @@ impl Policy {
         keeps: Option<usize>,
         withheld: bool,
         scope: Option<&str>,
+        debounce: Option<f64>,
+        max_wait: Option<f64>,
     ) -> Self {
         let rate = rate.and_then(|(count, seconds)| {
             let per = duration(seconds)?;
@@ -137,6 +143,8 @@ impl Policy {
             expires: expires.and_then(duration),
             retry: retry.map_or_else(Slot::default, Slot::new),
             start: countdown.or_else(|| eta.and_then(time).map(Start::At)),
+            debounce: debounce.and_then(duration),
+            max_wait: max_wait.and_then(duration),
             id: id.map(Id::new),
             keeps,
             withheld,

@@ -47,6 +47,8 @@ pub(crate) struct Rules {
     pub(crate) begin: Option<Ticket>,
     /// The latest start.
     pub(crate) expires: Option<Instant>,
+    /// The place of a debounced task among the calls of its key.
+    pub(crate) window: Option<Box<Window>>,
     /// Whether it is held until a release.
     pub(crate) withheld: bool,
     /// Why its coroutine was cancelled.
@@ -69,6 +71,10 @@ impl Rules {
         visit.call(&self.lane)?;
         visit.call(&self.behind)?;
         visit.call(&self.claim)?;
+        if let Some(window) = &self.window {
+            visit.call(&window.key)?;
+            visit.call(&window.replaces)?;
+        }
         if let Some(dependencies) = &self.dependencies {
             dependencies.visit(visit)?;
         }
@@ -147,7 +153,7 @@ pub(crate) fn lane<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, Lane>> {
 pub(crate) fn level_and_rank(this: &Bound<'_, Task>) -> Option<(i32, i64)> {
     let policy = policy(this)?;
     let asked = policy.get();
-    let is_plain = asked.priority == 0 && asked.start.is_none();
+    let is_plain = asked.priority == 0 && asked.start.is_none() && asked.debounce.is_none();
     (!is_plain).then(|| (asked.priority, asked.rank(ready(this.get()))))
 }
 
@@ -217,6 +223,17 @@ pub(crate) fn why(this: &Task) -> Option<Why> {
 /// The rank of an open task in its limiter.
 pub(crate) fn rank(this: &Bound<'_, Task>) -> i64 {
     policy(this).map_or(0, |it| it.get().rank(ready(this.get())))
+}
+
+/// The place of a debounced task among the calls of its key.
+pub(crate) struct Window {
+    pub(crate) key: Py<PyAny>,
+    /// The first of the calls that have replaced each other.
+    pub(crate) began: Instant,
+    /// When it starts, unless another call replaces it before.
+    pub(crate) due: Instant,
+    /// The call that it replaces, until it is accepted itself.
+    pub(crate) replaces: Option<Py<Task>>,
 }
 
 /// The journal's part of a task's rules.

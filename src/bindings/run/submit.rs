@@ -165,8 +165,9 @@ fn submit_ruled<'py>(
             Mode::Immediate | Mode::Manual => inline::take(future.clone(), core),
         }
     })();
-    if submitted.is_err() {
-        withdraw(&future);
+    match &submitted {
+        Err(_) => withdraw(&future),
+        Ok(_) => dispatch::replace(&future),
     }
     submitted
 }

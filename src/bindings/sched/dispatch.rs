@@ -25,7 +25,7 @@ use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::{CoroutineTask, Task};
 use crate::bindings::core::timeline;
 use crate::bindings::core::transition::Phase;
-use crate::bindings::errors::closed;
+use crate::bindings::errors::{closed, or_unraisable};
 use crate::bindings::host::event_loop::hooks;
 use crate::bindings::host::signals;
 
@@ -264,11 +264,19 @@ pub(crate) fn oldest_held<'py>(py: Python<'py>, core: &Arc<Core>) -> Option<Boun
 pub(crate) fn withdraw(future: &Bound<'_, Task>) {
     future.get().give_place();
     future.get().forget_id(future);
+    or_unraisable(limits::give_back_place(future), future);
     if policy::has_claim(future.get()) {
         // Other submissions with the same key may have this future.
         completion::cancel(future);
     } else {
         limits::ended(future);
+    }
+}
+
+/// Cancels the call that an accepted task replaces, if it is debounced.
+pub(crate) fn replace(future: &Bound<'_, Task>) {
+    if let Some(last) = limits::replaced(future) {
+        completion::cancel(&last);
     }
 }
 

@@ -1,9 +1,10 @@
 //! `limit=`, `rate=`, `unique=` and `expires=`: when a task takes and returns what they count.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flask_delay_engine::{self as engine, Limits, Mutex};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 
@@ -14,10 +15,11 @@ use crate::bindings::core::executor::Core;
 use crate::bindings::core::keys::{self, Inner, Lane, Table, address};
 use crate::bindings::core::leftovers;
 use crate::bindings::core::machine::Place;
-use crate::bindings::core::options::Policy;
-use crate::bindings::core::policy::{self, rank};
+use crate::bindings::core::options::{Policy, Start};
+use crate::bindings::core::policy::{self, Window, rank};
 use crate::bindings::core::settings::Mode;
 use crate::bindings::core::task::Task;
+use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{id_is_taken, or_unraisable};
 use crate::bindings::ffi::arguments::Arguments;
 
@@ -65,6 +67,7 @@ pub(crate) fn give<'py>(
     }
     let given = claim_and_enter(this, asked, arguments, core);
     if given.is_err() {
+        or_unraisable(give_back_place(this), this);
         ended(this);
         this.get().forget_id(this);
     }
@@ -87,6 +90,9 @@ fn claim_and_enter<'py>(
         }
         policy::with(this.get(), |rules| rules.claim = Some(key.unbind()));
     }
+    if let Some(wait) = asked.debounce {
+        debounce(this, asked, wait, arguments, core)?;
+    }
     if asked.terms(0).is_none() {
         return Ok(None);
     }
@@ -101,6 +107,82 @@ fn claim_and_enter<'py>(
         policy::with(this.get(), |rules| rules.lane = Some(lane.unbind()));
     }
     Ok(None)
+}
+
+/// Puts a call in the place of the last one of its key, unless that is due. It replaces that one
+/// once it is accepted.
+fn debounce<'py>(
+    this: &Bound<'py, Task>,
+    asked: &Policy,
+    wait: Duration,
+    arguments: &Arguments<'_, 'py>,
+    core: &Arc<Core>,
+) -> PyResult<()> {
+    let py = this.py();
+    // Unlike limits, which functions share, a call stands for no other function's.
+    let key = (arguments.function.as_any(), asked.lane_key(arguments)?)
+        .into_pyobject(py)?
+        .into_any();
+    core.debounced(py)?.with(py, |calls| {
+        // In the table's lock, so that of two calls one replaces the other.
+        let now = Instant::now();
+        let last = calls.get_item(&key)?;
+        let last = last.map(Bound::cast_into::<Task>).transpose()?;
+        let open = last.filter(|it| it.get().phase() == Phase::Pending);
+        let open = open.and_then(|last| {
+            let window = |rules: &mut policy::Rules| {
+                let window = rules.window.as_ref().filter(|it| now < it.due)?;
+                Some(window.began)
+            };
+            policy::find(last.get(), window).map(|began| (last, began))
+        });
+        let began = open.as_ref().map_or(now, |(_, began)| *began);
+        // Times beyond the clock's range never come.
+        let most = asked.max_wait.and_then(|most| began.checked_add(most));
+        let due = match (now.checked_add(wait), most) {
+            (Some(due), Some(most)) => due.min(most),
+            (Some(due), None) | (None, Some(due)) => due,
+            (None, None) => return Err(PyOverflowError::new_err("the time never comes")),
+        };
+        calls.set_item(&key, this)?;
+        let window = Box::new(Window {
+            key: key.clone().unbind(),
+            began,
+            due,
+            replaces: open.map(|(last, _)| last.unbind()),
+        });
+        policy::with(this.get(), |rules| {
+            rules.start = Some(Start::After(due.saturating_duration_since(now)));
+            rules.from = Some(due);
+            rules.window = Some(window);
+        });
+        Ok(())
+    })
+}
+
+/// The call that a debounced task replaces, now that it is accepted.
+pub(crate) fn replaced<'py>(this: &Bound<'py, Task>) -> Option<Bound<'py, Task>> {
+    let last = policy::find(this.get(), |rules| rules.window.as_mut()?.replaces.take());
+    last.map(|last| last.into_bound(this.py()))
+}
+
+/// Gives its place back to the call that a debounced task was to replace: it was not accepted.
+pub(crate) fn give_back_place(this: &Bound<'_, Task>) -> PyResult<()> {
+    let (py, Some(core)) = (this.py(), this.get().core()) else {
+        return Ok(());
+    };
+    let window = policy::find(this.get(), |rules| {
+        let window = rules.window.as_mut()?;
+        Some((window.replaces.take()?, window.key.clone_ref(py)))
+    });
+    let Some((last, key)) = window else {
+        return Ok(());
+    };
+    core.debounced(py)?
+        .with(py, |calls| match calls.get_item(&key)? {
+            Some(found) if found.is(this) => calls.set_item(&key, last.bind(py)),
+            _ => Ok(()),
+        })
 }
 
 pub(crate) fn started(this: &Bound<'_, Task>) {
@@ -162,9 +244,10 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
             std::mem::take(&mut rules.previous),
             rules.dependencies.take(),
             rules.place.take(),
+            rules.window.take(),
         )
     });
-    let Some((alarm, begin, lane, claim, previous, dependencies, place)) = taken else {
+    let Some((alarm, begin, lane, claim, previous, dependencies, place, window)) = taken else {
         return;
     };
     if let Some(permit) = place.and_then(|mut place| place.take()) {
@@ -198,6 +281,17 @@ pub(crate) fn ended(this: &Bound<'_, Task>) {
             let released = core
                 .claims(py)
                 .and_then(|table| keys::release(table, claim.bind(py), this));
+            or_unraisable(released, this);
+        });
+    }
+    if let Some(window) = window {
+        // As above.
+        let (core, this) = (Arc::clone(core), this.clone().unbind());
+        leftovers::work(py, move |py| {
+            let this = this.bind(py);
+            let released = core
+                .debounced(py)
+                .and_then(|table| keys::release(table, window.key.bind(py), this));
             or_unraisable(released, this);
         });
     }

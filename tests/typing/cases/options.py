@@ -153,3 +153,13 @@ def executors() -> None:
     Executor(queue_size="100")  # E: arg-type, reportArgumentType
     Executor(when_full="wait")  # E: arg-type, reportArgumentType
     Executor(block_timeout="1")  # E: arg-type, reportArgumentType
+
+
+@task(debounce=5, max_wait=60.0, key=key)
+def search(number: int) -> str:
+    return key(number)
+
+
+def debounced() -> None:
+    assert_type(search.delay(1), Future[str])
+    using(debounce="5")  # E: call-overload, reportCallIssue

@@ -48,6 +48,7 @@ class Backend(base.Backend):
             "limit": _NOT_THERE,
             "rate": _NOT_THERE,
             "unique": _NOT_THERE,
+            "debounce": _NOT_THERE,
             "request": "no request can be sent to a worker: pass the values that the task needs",
         }
     )
