@@ -35,25 +35,23 @@ mod shared;
 mod support;
 mod writer;
 
+pub use api::chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT, Submitted};
+pub use api::commands::{Command, Order, Reply};
 pub use api::histogram::Histogram;
+pub use api::jobs::{Job, Run, Tick, Ticked, When};
+pub use api::lists::{Bound, Class, Filter, List, Version};
+pub use api::permits::{NewPermit, Permit};
+pub use api::record::{Event, Figures, Levels, Link, Links, Sample, Step, Vitals, Worker};
 pub use api::{
     Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Found,
-    Held, Host, Kept, Key, Limits, NewTask, Outcome, Pool, Row, Settings, State, Stats, SyncLevel,
+    Held, Host, Kept, Key, Limits, NewTask, Outcome, Pool, Retried, Row, Settings, State, Stats,
+    SyncLevel,
 };
 pub use face::files::{backup, check, inspect, salvage, sqlite_version};
 pub use face::journal::Journal;
-pub use group::chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT, Submitted};
-pub use group::commands::{Command, Order, Reply};
-pub use group::lists::{Bound, Class, Filter, List, Version};
-pub use group::manage::Retried;
-pub use group::others::Told;
-pub use group::periodic::{Job, Run, Tick, Ticked, When};
-pub use group::permits::{NewPermit, Permit};
-pub use group::record::{Figures, Levels, Sample, Step, Vitals, Worker};
+pub use face::others::Told;
 pub use process::part::{after_fork_in_child, after_fork_in_parent, before_fork};
 pub use rescue::Salvaged;
-pub use rows::events::Event;
-pub use rows::links::{Link, Links};
 
 #[cfg(loom)]
 pub mod model;

@@ -1,8 +1,6 @@
 //! Parts that only the models in `tests` need.
 
-use crate::shared::answer;
-use crate::shared::gate;
-use crate::shared::queue;
+use crate::shared::{answer, gate, queue};
 
 /// The fork gate.
 #[derive(Default)]

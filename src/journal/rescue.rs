@@ -9,21 +9,15 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Result as Sql, params_from_iter};
 
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::file::filesystem;
-use crate::file::filesystem::Place;
+use crate::api::{Error, ErrorKind};
+use crate::file::filesystem::{self, Place};
 use crate::file::layout::Layout;
-use crate::file::liveness;
-use crate::file::migrate;
-use crate::file::schema;
-use crate::file::schema::Use;
-use crate::file::vfs;
-use crate::group::chains;
-use crate::group::poison;
+use crate::file::schema::{self, Use};
+use crate::file::{liveness, migrate, vfs};
+use crate::group::{chains, poison};
 use crate::process::part;
+use crate::shared::clock::now;
 use crate::shared::gate::gate;
-use crate::writer::thread::now;
 
 /// The tables of processes, which end with them.
 const OF_PROCESSES: [&str; 5] = ["process", "known", "waiter", "command", "worker"];

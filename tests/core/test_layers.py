@@ -86,31 +86,7 @@ FLOOR = re.compile(r"^(?://!|#) +\d+\. ((?:`[\w.]+`(?:, )?)+):", re.MULTILINE)
 
 # Imports of the journal that still point up, or across to another part of the same floor. The
 # list may only get shorter.
-UPWARD: frozenset[str] = frozenset(
-    {
-        "api.operation -> group.chains",
-        "api.operation -> group.commands",
-        "api.operation -> group.lists",
-        "api.operation -> group.manage",
-        "api.operation -> group.periodic",
-        "api.operation -> group.permits",
-        "api.operation -> group.record",
-        "api.task -> group.chains",
-        "api.task -> group.commands",
-        "file.migrate -> rows.store",
-        "group.record -> writer.thread",
-        "group.work -> writer.look",
-        "process.flusher -> group.chains",
-        "process.memory -> group.permits",
-        "process.part -> group.record",
-        "process.part -> group.work",
-        "rows.links -> group.manage",
-        "rows.store -> group.chains",
-        "rows.store -> group.limits",
-        "rows.store -> group.manage",
-        "shared.answer -> api",
-    }
-)
+UPWARD: frozenset[str] = frozenset()
 
 Module = tuple[str, ...]
 Graph = dict[Module, set[Module]]

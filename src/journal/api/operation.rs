@@ -1,28 +1,13 @@
 //! What threads ask of the writer thread.
 
-use crate::api::Cancelled;
-use crate::api::Change;
-use crate::api::Changed;
-use crate::api::Claim;
-use crate::api::Error;
-use crate::api::Found;
-use crate::api::NewTask;
-use crate::api::Outcome;
-use crate::api::Stats;
-use crate::group::chains::Submitted;
-use crate::group::commands;
-use crate::group::lists::Class;
-use crate::group::lists::Filter;
-use crate::group::lists::Page;
-use crate::group::lists::Query;
-use crate::group::lists::Version;
-use crate::group::manage::Retried;
-use crate::group::periodic::Ask;
-use crate::group::periodic::Told;
-use crate::group::permits;
-use crate::group::record;
-use crate::group::record::Answered;
+use super::chains::Submitted;
+use super::jobs::{Ask, Told};
+use super::lists::{Class, Filter, Page, Query, Version};
+use super::record::{self, Answered};
+use super::task::{Cancelled, Change, Changed, Claim, Found, NewTask, Outcome, Retried, Stats};
+use super::{commands, permits};
 use crate::shared::answer::Answer;
+use crate::shared::errors::Error;
 
 /// An operation, and where its answer goes.
 pub(crate) enum Operation {

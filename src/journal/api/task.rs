@@ -1,11 +1,10 @@
 //! What goes in and comes out: settings, tasks, changes, rows, errors.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::group::chains::Follows;
-use crate::group::commands::Command;
+use super::chains::Follows;
+use super::commands::Command;
 
 /// When a submit answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -483,59 +482,21 @@ pub struct Stats {
     pub oldest: Option<i64>,
 }
 
-/// What kind of trouble there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The file is on a network file system.
-    Network,
-    /// Files cannot be made, read or written.
-    Permission,
-    /// The file system has no locks.
-    Locks,
-    /// The file was made by newer code.
-    Newer,
-    /// The file is in use by older code, which could not go on with the layout of this code.
-    Older,
-    /// The file is damaged, or something else.
-    Corrupt,
-    /// The disk is full.
-    Full,
-    /// The writer thread did not take the operation in time.
-    Timeout,
-    /// The journal is closed.
-    Closed,
-    /// Reading or writing has failed.
-    Io,
-    /// Something else has a lock of SQLite's.
-    Busy,
-    /// A process of another machine uses the file.
-    OtherMachine,
-    /// The folder cannot be used.
-    Folder,
-}
-
-/// Why an operation was not accepted.
+/// What became of the wish to run a task again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error {
-    /// The kind of trouble.
-    pub kind: ErrorKind,
-    /// The file, the cause and the remedy.
-    pub text: String,
+pub enum Retried {
+    /// It waits for a worker.
+    Yes,
+    /// It has not failed: this is its state.
+    Not(State),
+    /// It is not durable, so the journal does not have its arguments.
+    Plain,
+    /// It has never been ready, because of how this task before it has ended, if that is still known.
+    Follows(Option<String>),
+    /// Another task, by its id, has the same `unique` key and has not ended.
+    Twin(String),
+    /// It was pruned.
+    Gone,
+    /// There is none.
+    Unknown,
 }
-
-impl Error {
-    pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self {
-            kind,
-            text: text.into(),
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for Error {}

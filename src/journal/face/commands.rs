@@ -4,8 +4,8 @@ use super::journal::Journal;
 use std::time::{Duration, Instant};
 
 use crate::api::Error;
+use crate::api::commands::{Ask, Order, Reply, Sent};
 use crate::api::operation::Operation;
-use crate::group::commands::{Ask, Order, Reply, Sent};
 
 impl Journal {
     /// Asks another process to do something, and waits at most so long for what became of it.

@@ -1,10 +1,10 @@
 //! Jobs and their ticks.
 
 use super::journal::Journal;
+use crate::api::jobs::{Ask, Job, Tick, Ticked, When};
 use crate::api::operation::Operation;
 use crate::api::{Error, NewTask};
-use crate::group::periodic::{Ask, Job, Tick, Ticked, When};
-use crate::writer::thread::now;
+use crate::shared::clock::now;
 
 impl Journal {
     /// Whether there is nothing to be done at a tick, as far as can be seen without a turn.

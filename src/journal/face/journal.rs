@@ -12,6 +12,7 @@ use flask_delay_engine::LazyPerProcess;
 use log::Level;
 use rusqlite::Connection;
 
+use crate::api::chains::one;
 use crate::api::operation::{self, Operation, Origin, Plain};
 use crate::api::{
     Accepted, Cancelled, Change, Changed, Claim, Error, ErrorKind, Found, Host, NewTask, Outcome,
@@ -19,9 +20,7 @@ use crate::api::{
 };
 use crate::file::filesystem::{Place, boot, refused};
 use crate::file::layout::Layout;
-use crate::file::{liveness, schema, turnstile, vfs};
-use crate::group::chains;
-use crate::group::work as group;
+use crate::file::{liveness, schema, trouble, turnstile, vfs};
 use crate::process::part::{self, Core, Part, Subject, closed};
 use crate::rows::store;
 use crate::shared::answer::{Answer, Ticket};
@@ -155,7 +154,7 @@ impl Journal {
     }
 
     /// Refuses a file that a process of another machine uses: it cannot see the locks of this one.
-    fn check_machine(part: &Part, connection: &Connection) -> group::Result<()> {
+    fn check_machine(part: &Part, connection: &Connection) -> trouble::Result<()> {
         let place = &part.core.place;
         for process in store::processes(connection)? {
             if process.boot != part.core.boot
@@ -356,7 +355,7 @@ impl Journal {
             .collect();
         asked
             .into_iter()
-            .map(|asked| asked?.wait(&part, true).map(chains::one))
+            .map(|asked| asked?.wait(&part, true).map(one))
             .collect()
     }
 

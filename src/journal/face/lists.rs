@@ -1,9 +1,9 @@
 //! Lists of tasks.
 
 use super::journal::Journal;
+use crate::api::lists::{Class, Filter, List, Query, Version};
 use crate::api::operation::Operation;
 use crate::api::{Error, Row};
-use crate::group::lists::{Class, Filter, List, Query, Version};
 
 impl Journal {
     /// Up to `most` of the app's tasks that are meant, newest first; those from before the task

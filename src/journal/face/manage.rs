@@ -1,10 +1,9 @@
 //! What people do with tasks.
 
 use super::journal::Journal;
-use crate::api::Error;
+use crate::api::lists::Filter;
 use crate::api::operation::Operation;
-use crate::group::lists::Filter;
-use crate::group::manage::Retried;
+use crate::api::{Error, Retried};
 
 impl Journal {
     /// The names of the app's functions that the file knows.

@@ -6,7 +6,7 @@ mod jobs;
 pub(crate) mod journal;
 mod lists;
 mod manage;
-mod others;
+pub(crate) mod others;
 mod permits;
 mod record;
 mod submit;

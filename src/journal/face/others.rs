@@ -6,12 +6,21 @@ use std::time::{Duration, Instant};
 
 use crate::api::Error;
 use crate::api::operation::Operation;
-use crate::group::others::{Told, read};
-use crate::group::record::{Answered, Query};
-use crate::writer::thread::now;
+use crate::api::record::{Answered, Query};
+use crate::group::others::read;
+use crate::shared::clock::now;
 
 /// Between two looks for an answer.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// What another process has told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The number of the process.
+    pub pid: i64,
+    /// Its answer; `None` if it has not answered in time.
+    pub text: Option<String>,
+}
 
 impl Journal {
     /// What the other processes of the app tell of their tasks. Waits at most so long for those that

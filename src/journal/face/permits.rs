@@ -2,8 +2,8 @@
 
 use super::journal::Journal;
 use crate::api::operation::Operation;
+use crate::api::permits::{Ask, NewPermit, Permit};
 use crate::api::{Claim, Error, Held};
-use crate::group::permits::{Ask, NewPermit, Permit};
 use crate::shared::answer::Answer;
 
 impl Journal {

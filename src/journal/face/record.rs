@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use crate::api::Error;
 use crate::api::operation::Operation;
-use crate::group::record::{Answered, Figures, Query, Sample, Step, Told, Worker, keep};
-use crate::rows::events::Event;
-use crate::rows::links::Links;
+use crate::api::record::{
+    Answered, Event, Figures, Links, Query, Sample, Step, Told, Worker, keep,
+};
 
 impl Journal {
     /// Writes a sample of this process with the next group; does not wait.

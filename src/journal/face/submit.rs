@@ -1,9 +1,9 @@
 //! Submitting tasks.
 
 use super::journal::Journal;
+use crate::api::chains::{Submitted, one};
 use crate::api::operation::{Operation, Origin};
 use crate::api::{Accepted, Error, NewTask};
-use crate::group::chains::{Submitted, one};
 
 impl Journal {
     /// Submits tasks in one transaction; returns when it is committed, and on the disk if that was

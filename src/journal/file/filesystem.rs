@@ -6,8 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::api::Error;
-use crate::api::ErrorKind;
+use crate::api::{Error, ErrorKind};
 use crate::file::vfs;
 
 /// The bytes that are kept for the ends of tasks when the disk is full.

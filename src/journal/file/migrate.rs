@@ -13,14 +13,10 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, Result as Sql};
 
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::file::filesystem::Place;
-use crate::file::filesystem::refused;
+use crate::api::{Error, ErrorKind};
+use crate::file::filesystem::{Place, refused};
 use crate::file::layout::Layout;
-use crate::file::liveness;
-use crate::file::schema;
-use crate::rows::store;
+use crate::file::{liveness, schema, transaction};
 
 /// Migrates a file of older code, with the turnstile and the gate held.
 ///
@@ -42,7 +38,7 @@ pub(crate) fn migrate(
         refuse_older(place, layout, connection)?;
         copy(place, connection, version)?;
     }
-    store::begin(connection).map_err(failed)?;
+    transaction::begin(connection).map_err(failed)?;
     let mut done = Ok(());
     if has_to_wait {
         // One that does not wait for the turnstile may have come meanwhile.
@@ -50,9 +46,9 @@ pub(crate) fn migrate(
     }
     let done = done
         .and_then(|()| change(layout, connection, version).map_err(failed))
-        .and_then(|()| store::commit(connection).map_err(failed));
+        .and_then(|()| transaction::commit(connection).map_err(failed));
     if done.is_err() {
-        store::roll_back(connection);
+        transaction::roll_back(connection);
     }
     done
 }
@@ -69,7 +65,7 @@ fn change(layout: &Layout, connection: &Connection, version: i64) -> Sql<()> {
 
 /// Refuses to go on while a process lives that could not use this layout.
 fn refuse_older(place: &Place, layout: &Layout, connection: &Connection) -> Result<(), Error> {
-    let older = store::older(connection, layout.oldest());
+    let older = older(connection, layout.oldest());
     let mut living = Vec::new();
     for (slot, pid) in older.map_err(|error| schema::failed(place, &error))? {
         let is_dead = liveness::is_dead(place, slot, pid)
@@ -88,6 +84,13 @@ fn refuse_older(place: &Place, layout: &Layout, connection: &Connection) -> Resu
         living.join(", ")
     );
     Err(Error::new(ErrorKind::Older, text))
+}
+
+/// The slots and numbers of the processes whose code knows layouts before this one only.
+fn older(connection: &Connection, layout: i64) -> Sql<Vec<(i64, i64)>> {
+    let mut statement = connection.prepare("SELECT slot, pid FROM process WHERE layout < ?1")?;
+    let rows = statement.query_map([layout], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
 }
 
 /// The copy of a file that a migration leaves.

@@ -6,11 +6,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::file::filesystem::Place;
-use crate::file::filesystem::refused;
-use crate::file::filesystem::remedy;
+use crate::api::{Error, ErrorKind};
+use crate::file::filesystem::{Place, refused, remedy};
 use crate::file::layout::Layout;
 use crate::file::vfs;
 

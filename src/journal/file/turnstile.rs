@@ -10,8 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::api::Error;
-use crate::file::filesystem::Place;
-use crate::file::filesystem::refused;
+use crate::file::filesystem::{Place, refused};
 
 /// After this long, a thread that waits says which process keeps it waiting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);

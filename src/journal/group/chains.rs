@@ -11,90 +11,18 @@ use std::collections::{HashSet, VecDeque};
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::api::Accepted;
-use crate::api::Key;
-use crate::api::NewTask;
-use crate::api::Pool;
-use crate::api::State;
+use crate::api::chains::{Before, EXCEPTION, How, RESULT, Submitted};
 use crate::api::operation::Origin;
-use crate::group::manage;
+use crate::api::{Accepted, Key, NewTask, Pool, State};
+use crate::file::trouble;
 use crate::group::poison;
-use crate::group::work as group;
 use crate::group::work::Group;
 use crate::rows::links;
-use crate::rows::store;
-use crate::rows::store::End;
-
-/// Stands in a follower's arguments for the result of the task before. No JSON has this character.
-pub const RESULT: char = '\u{1a}';
-/// The name of the function of a task that only gathers results.
-pub const GATHER: &str = "flask_delay.gather";
-/// The key of an object that stands for an exception in a list of gathered results. Its value is
-/// the error of a task, as a string.
-pub const EXCEPTION: &str = "$exception";
+use crate::rows::store::{self, End};
 
 /// The error of a cancelled task.
 const CANCELLED: &str =
     r#"{"type": "concurrent.futures._base.CancelledError", "message": "", "arguments": []}"#;
-
-/// What a task waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Follows {
-    /// The tasks before it.
-    pub tasks: Vec<Before>,
-    /// What their ends mean for it.
-    pub how: How,
-    /// How long it waits after that, in microseconds.
-    pub countdown: Option<i64>,
-}
-
-/// A task that another one follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Before {
-    /// The one with this id.
-    Id(String),
-    /// The one at this place of the same submission.
-    Place(usize),
-}
-
-/// What the end of a task means for a follower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// The follower gets its result, or fails or is cancelled with it.
-    Success = 0,
-    /// The follower runs, however it has ended.
-    End = 1,
-    /// The follower ends when all have succeeded, with a list of the results, or with the first
-    /// failure. It is never claimed.
-    Gather = 2,
-    /// As `Gather`, but the list has an [`EXCEPTION`] for each task that has failed or was
-    /// cancelled.
-    GatherAll = 3,
-}
-
-impl How {
-    fn of(code: i64) -> Self {
-        match code {
-            1 => Self::End,
-            2 => Self::Gather,
-            3 => Self::GatherAll,
-            _ => Self::Success,
-        }
-    }
-
-    pub(crate) fn code(self) -> i64 {
-        self as i64
-    }
-}
-
-/// What became of a submission.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Submitted {
-    /// The tasks up to the first one that is refused. None, if one of them follows another one.
-    pub accepted: Vec<Accepted>,
-    /// Which task is refused, and why. Those after it are not accepted either.
-    pub refused: Option<(usize, Accepted)>,
-}
 
 // --- SQL ----------------------------------------------------------------------------
 
@@ -181,14 +109,6 @@ pub(crate) fn count_needed(connection: &Connection) -> Result<u64> {
                CROSS JOIN dependency ON dependency.task = follower.sequence \
                CROSS JOIN task AS first ON first.sequence = predecessor \
                WHERE follower.state = 3 AND follower.waiting_for > 0 AND first.state BETWEEN 6 AND 8";
-    let mut statement = connection.prepare_cached(sql)?;
-    let count: i64 = statement.query_row([], |row| row.get(0))?;
-    Ok(count.cast_unsigned())
-}
-
-/// How many tasks wait for others.
-pub(crate) fn count(connection: &Connection) -> Result<u64> {
-    let sql = "SELECT count(*) FROM task WHERE state = 3 AND waiting_for > 0";
     let mut statement = connection.prepare_cached(sql)?;
     let count: i64 = statement.query_row([], |row| row.get(0))?;
     Ok(count.cast_unsigned())
@@ -330,7 +250,7 @@ impl Group<'_> {
         &mut self,
         tasks: &[NewTask],
         origin: Origin,
-    ) -> group::Result<Submitted> {
+    ) -> trouble::Result<Submitted> {
         let mut done = Submitted::default();
         let is_chain = tasks.iter().any(|task| {
             let before = task.follows.iter().flat_map(|it| &it.tasks);
@@ -356,7 +276,7 @@ impl Group<'_> {
             }
             places.push(match &accepted {
                 Accepted::Twin { id, .. } if is_chain => {
-                    manage::place(self.connection, id)?.unwrap_or(place)
+                    store::place(self.connection, id)?.unwrap_or(place)
                 }
                 _ => place,
             });
@@ -366,7 +286,7 @@ impl Group<'_> {
     }
 
     /// Why not all tasks of a chain can be accepted: the first one that cannot, and the reason.
-    fn refusal(&mut self, tasks: &[NewTask]) -> group::Result<Option<(usize, Accepted)>> {
+    fn refusal(&mut self, tasks: &[NewTask]) -> trouble::Result<Option<(usize, Accepted)>> {
         let mut seen: HashSet<(u8, &str)> = HashSet::new();
         for (number, task) in tasks.iter().enumerate() {
             if task.follows.is_none() && self.is_full()? {
@@ -374,7 +294,7 @@ impl Group<'_> {
             }
             for before in task.follows.iter().flat_map(|it| &it.tasks) {
                 if let Before::Id(id) = before
-                    && manage::place(self.connection, id)?.is_none()
+                    && store::place(self.connection, id)?.is_none()
                 {
                     return Ok(Some((number, Accepted::Missing(id.clone()))));
                 }
@@ -403,14 +323,14 @@ impl Group<'_> {
     }
 
     /// The places of the tasks that a task is to follow.
-    fn before(&self, task: &NewTask, places: &[i64]) -> group::Result<Found> {
+    fn before(&self, task: &NewTask, places: &[i64]) -> trouble::Result<Found> {
         let Some(follows) = &task.follows else {
             return Ok(Ok(Vec::new()));
         };
         let mut found = Vec::with_capacity(follows.tasks.len());
         for before in &follows.tasks {
             let place = match before {
-                Before::Id(id) => manage::place(self.connection, id)?,
+                Before::Id(id) => store::place(self.connection, id)?,
                 Before::Place(number) => places.get(*number).copied(),
             };
             match (place, before) {
@@ -423,7 +343,7 @@ impl Group<'_> {
     }
 
     /// Notes what a new row waits for. What of that has ended already counts at once.
-    pub(crate) fn hold(&mut self, task: i64, before: &[i64]) -> group::Result<()> {
+    pub(crate) fn hold(&mut self, task: i64, before: &[i64]) -> trouble::Result<()> {
         for (place, predecessor) in before.iter().enumerate() {
             let sql = "INSERT INTO dependency (predecessor, task, place) VALUES (?1, ?2, ?3)";
             let place = i64::try_from(place).unwrap_or(i64::MAX);
@@ -445,7 +365,7 @@ impl Group<'_> {
 
     /// A task has ended: what follows it becomes ready, or ends as well, and what follows that. With
     /// `only`, of its own followers that one alone.
-    pub(crate) fn go_on(&mut self, task: i64, only: Option<i64>) -> group::Result<()> {
+    pub(crate) fn go_on(&mut self, task: i64, only: Option<i64>) -> trouble::Result<()> {
         // A queue: a long chain must not overflow the stack.
         let mut ended = VecDeque::from([(task, only)]);
         while let Some((task, only)) = ended.pop_front() {
@@ -474,7 +394,7 @@ impl Group<'_> {
         how: How,
         task: i64,
         outcome: &Outcome,
-    ) -> group::Result<bool> {
+    ) -> trouble::Result<bool> {
         let kept = outcome.result.as_deref();
         match (how, outcome.state, kept) {
             (How::End, ..) => {
@@ -508,7 +428,7 @@ impl Group<'_> {
         follower: i64,
         state: State,
         error: Option<&str>,
-    ) -> group::Result<bool> {
+    ) -> trouble::Result<bool> {
         let end = End {
             state,
             result: None,
@@ -520,7 +440,7 @@ impl Group<'_> {
     }
 
     /// Ends a task that gathers results, with all of them.
-    fn gathered(&mut self, task: i64, has_exceptions: bool) -> group::Result<()> {
+    fn gathered(&mut self, task: i64, has_exceptions: bool) -> trouble::Result<()> {
         let sql = "UPDATE task SET state = ?2, result = ?3, error = ?4, ended_at = ?5 WHERE sequence = ?1";
         let most = self.part.core.settings.most;
         let (state, result, error) = match results(self.connection, task, has_exceptions, most)? {
@@ -534,7 +454,7 @@ impl Group<'_> {
 
     /// Makes a follower ready, with the result of the task before if it gets that, or has it wait
     /// for its time.
-    fn make_ready(&mut self, task: i64, result: Option<&str>) -> group::Result<()> {
+    fn make_ready(&mut self, task: i64, result: Option<&str>) -> trouble::Result<()> {
         let held = held(self.connection, task)?;
         if let Some(result) = result {
             let arguments = held.arguments.replacen(RESULT, result, 1);
@@ -555,7 +475,7 @@ impl Group<'_> {
     }
 
     /// Forgets what a task waits for that ends by itself.
-    pub(crate) fn leave(&mut self, task: i64) -> group::Result<()> {
+    pub(crate) fn leave(&mut self, task: i64) -> trouble::Result<()> {
         let sql = "UPDATE task SET waiting_for = 0 WHERE sequence = ?1 AND waiting_for > 0";
         if self.connection.prepare_cached(sql)?.execute([task])? > 0 {
             forget_dependencies(self.connection, task)?;
@@ -565,7 +485,7 @@ impl Group<'_> {
 
     /// Has the tasks that have failed with a task wait for it again, since it runs again, and so
     /// those that have failed with them.
-    pub(crate) fn wait_again(&mut self, task: i64) -> group::Result<()> {
+    pub(crate) fn wait_again(&mut self, task: i64) -> trouble::Result<()> {
         let mut again = VecDeque::from([task]);
         while let Some(task) = again.pop_front() {
             count_on(self.connection, task)?;
@@ -584,7 +504,7 @@ impl Group<'_> {
 
     /// Has a task that has failed with one before it wait again, unless another one of those has
     /// failed too, or another task has its key; whether it does.
-    fn waits_again(&mut self, task: i64) -> group::Result<bool> {
+    fn waits_again(&mut self, task: i64) -> trouble::Result<bool> {
         let sql = "SELECT count(DISTINCT predecessor), count(DISTINCT iif(state < 6, predecessor, NULL)), \
                    count(DISTINCT iif(state = 6 AND result IS NOT NULL, predecessor, NULL)) \
                    FROM dependency LEFT JOIN task AS first ON first.sequence = predecessor WHERE dependency.task = ?1";
@@ -614,13 +534,4 @@ fn is_refusal(task: &NewTask, accepted: &Accepted) -> bool {
         }
         Accepted::Taken | Accepted::Full | Accepted::Missing(_) => true,
     }
-}
-
-/// What became of the only task of a submission.
-pub(crate) fn one(mut done: Submitted) -> Accepted {
-    let refused = done.refused.take().map(|(_, why)| why);
-    // There is one of the two.
-    refused
-        .or_else(|| done.accepted.pop())
-        .unwrap_or(Accepted::Taken)
 }

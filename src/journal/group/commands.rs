@@ -7,107 +7,17 @@
 //!
 //! A command that is for a process goes with it, and any one a minute after it was given.
 
-use std::sync::Arc;
-
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::api::Error;
 use crate::api::State;
-use crate::file::liveness;
-use crate::group::work as group;
+use crate::api::commands::{Ask, Command, Order, Reply, Sent, Told};
+use crate::file::{liveness, trouble};
 use crate::group::work::Group;
 use crate::rows::store;
 use crate::shared::answer::Answer;
-use crate::shared::answer::Ticket;
 
 /// Commands are kept so long, in microseconds.
 const KEPT: i64 = 60 * 1_000_000;
-
-/// What another process is asked to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// What to do.
-    pub verb: String,
-    /// With what: the id of a task or of a job.
-    pub target: String,
-    /// The person who asks.
-    pub actor: Option<String>,
-    /// Whether it is for the process that has the task with this id, if the file knows one.
-    pub is_task: bool,
-}
-
-/// A command, for a process that may have its target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {
-    /// Which one it is.
-    pub number: i64,
-    /// What to do, and with what.
-    pub order: Order,
-    /// Whether it is for any process that has the target.
-    pub is_open: bool,
-}
-
-/// What became of a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// The process has dealt with it, and says this.
-    Done(String),
-    /// It is given, and there is no answer yet.
-    Asked,
-    /// The process has ended, or does so.
-    Gone,
-    /// No process has the target.
-    Nowhere,
-    /// This process has the task.
-    Here,
-    /// No process runs the task, which is in that state.
-    Not(State),
-}
-
-/// Where the answer to a command comes, once it is given. `None`: its process has gone.
-type Place = Arc<Ticket<std::result::Result<Option<String>, Error>>>;
-
-/// What an order has led to at first.
-pub(crate) enum Sent {
-    Waits(i64, Place),
-    Not(Reply),
-}
-
-/// What threads ask of the writer thread about commands.
-pub(crate) enum Ask {
-    Send(Box<Order>, Answer<Sent>),
-    /// The thread waits no longer.
-    Leave(i64, Answer<Reply>),
-    Take(i64, Answer<bool>),
-    Settle(i64, String),
-}
-
-pub(crate) enum Told {
-    Sent(Sent),
-    Reply(Reply),
-    Taken(bool),
-    Nothing,
-}
-
-impl Ask {
-    pub(crate) fn give(self, told: Told) {
-        match (self, told) {
-            (Self::Send(_, answer), Told::Sent(sent)) => answer.give(Ok(sent)),
-            (Self::Leave(_, answer), Told::Reply(reply)) => answer.give(Ok(reply)),
-            (Self::Take(_, answer), Told::Taken(taken)) => answer.give(Ok(taken)),
-            _ => {}
-        }
-    }
-
-    pub(crate) fn refuse(self, error: Error) {
-        match self {
-            Self::Send(_, answer) => answer.give(Err(error)),
-            Self::Leave(_, answer) => answer.give(Err(error)),
-            Self::Take(_, answer) => answer.give(Err(error)),
-            Self::Settle(..) => {}
-        }
-    }
-}
 
 // --- SQL ----------------------------------------------------------------------------
 
@@ -181,7 +91,7 @@ fn is_gone(group: &Group<'_>, slot: i64) -> Result<bool> {
 // --- In a group ---------------------------------------------------------------------
 
 impl Group<'_> {
-    pub(crate) fn command(&mut self, ask: &Ask) -> group::Result<Told> {
+    pub(crate) fn command(&mut self, ask: &Ask) -> trouble::Result<Told> {
         Ok(match ask {
             Ask::Send(order, _) => Told::Sent(self.send(order)?),
             Ask::Leave(number, _) => Told::Reply(self.leave_command(*number)?),
@@ -193,7 +103,7 @@ impl Group<'_> {
         })
     }
 
-    fn send(&mut self, order: &Order) -> group::Result<Sent> {
+    fn send(&mut self, order: &Order) -> trouble::Result<Sent> {
         let application = self.application()?;
         let slot = self.slot()?;
         let mut process = None;
@@ -240,7 +150,7 @@ impl Group<'_> {
         Ok(Sent::Waits(number, ticket))
     }
 
-    fn leave_command(&mut self, number: i64) -> group::Result<Reply> {
+    fn leave_command(&mut self, number: i64) -> trouble::Result<Reply> {
         self.effects.left.push(number);
         let sql = "SELECT process, taken_at IS NOT NULL, outcome FROM command WHERE sequence = ?1";
         let mut statement = self.connection.prepare_cached(sql)?;
@@ -265,7 +175,7 @@ impl Group<'_> {
         })
     }
 
-    fn take_command(&mut self, number: i64) -> group::Result<bool> {
+    fn take_command(&mut self, number: i64) -> trouble::Result<bool> {
         let slot = self.slot()?;
         let sql = "UPDATE command SET taken_at = ?3, process = ?2 \
                    WHERE sequence = ?1 AND taken_at IS NULL AND (process IS NULL OR process = ?2)";
@@ -276,7 +186,7 @@ impl Group<'_> {
         Ok(count > 0)
     }
 
-    fn settle(&mut self, number: i64, outcome: &str) -> group::Result<()> {
+    fn settle(&mut self, number: i64, outcome: &str) -> trouble::Result<()> {
         let sql = "UPDATE command SET outcome = ?2 WHERE sequence = ?1 RETURNING sender";
         let mut statement = self.connection.prepare_cached(sql)?;
         let sender = statement.query_row(params![number, outcome], |row| row.get::<_, i64>(0));

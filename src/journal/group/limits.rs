@@ -9,12 +9,11 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
-use crate::api::Held;
 use crate::api::Limits;
-use crate::group::permits::PERMIT;
-use crate::group::work as group;
+use crate::file::trouble;
 use crate::group::work::Group;
-use crate::rows::store;
+use crate::rows::lanes::{Rate, call, column, see, wake_at};
+use crate::rows::store::{self, PERMIT};
 
 /// The states of tasks that are ready, and of those that are blocked.
 const READY_NOW: i64 = 0;
@@ -48,24 +47,12 @@ pub(crate) struct Terms {
     rank: i64,
 }
 
-/// So many starts in any span of so many microseconds.
-#[derive(Clone, Copy)]
-struct Rate {
-    count: i64,
-    span: i64,
-}
-
 /// Why a task may not start.
 enum Obstacle {
     /// Until another one ends, or is ready no more.
     Others,
     /// Until this time.
     Until(i64),
-}
-
-/// Signed, for a column.
-pub(crate) fn column(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl Terms {
@@ -208,22 +195,6 @@ fn turn_back(connection: &Connection, lane: i64, now: i64) -> Result<()> {
     Ok(())
 }
 
-/// Has the starts of a lane counted from now on, as many and as old as this rate needs.
-fn see(connection: &Connection, application: i64, key: &str, rate: Rate, now: i64) -> Result<()> {
-    let sql = "INSERT INTO rate (limit_key, application, number, most, span, last, until) \
-               VALUES (?1, ?2, 0, ?3, ?4, ?5, ?5 + ?4) ON CONFLICT (limit_key) DO UPDATE \
-               SET most = max(most, excluded.most), span = max(span, excluded.span) \
-               WHERE most < excluded.most OR span < excluded.span";
-    connection.prepare_cached(sql)?.execute(params![
-        key,
-        application,
-        rate.count,
-        rate.span,
-        now
-    ])?;
-    Ok(())
-}
-
 /// Notes the start of a task, if its lane has a rate.
 fn note_start(connection: &Connection, key: &str, now: i64) -> Result<()> {
     let sql = "UPDATE rate SET number = number + 1, last = ?2, until = max(until, ?2 + span) WHERE limit_key = ?1 \
@@ -248,29 +219,6 @@ fn note_start(connection: &Connection, key: &str, now: i64) -> Result<()> {
         .prepare_cached(sql)?
         .execute([lane, number - most])?;
     Ok(())
-}
-
-/// Has a lane looked at at that time.
-fn wake_at(connection: &Connection, key: &str, at: i64) -> Result<()> {
-    let sql = "UPDATE rate SET wake_at = ?2 WHERE limit_key = ?1 AND wake_at IS NOT ?2";
-    connection.prepare_cached(sql)?.execute(params![key, at])?;
-    Ok(())
-}
-
-/// Has a lane looked at in a later transaction, by whichever process.
-pub(crate) fn call(connection: &Connection, application: i64, key: &str, now: i64) -> Result<()> {
-    let none = Rate { count: 1, span: 0 };
-    see(connection, application, key, none, now)?;
-    wake_at(connection, key, now)
-}
-
-/// When the next lane is to be looked at.
-pub(crate) fn next_wake(connection: &Connection, application: i64) -> Result<Option<i64>> {
-    let sql = "SELECT wake_at FROM rate WHERE application = ?1 AND wake_at IS NOT NULL ORDER BY wake_at LIMIT 1";
-    let mut statement = connection.prepare_cached(sql)?;
-    statement
-        .query_row([application], |row| row.get(0))
-        .optional()
 }
 
 /// The lanes that are to be looked at by now; they are not any more.
@@ -331,46 +279,12 @@ fn lanes_of_parked(connection: &Connection, function: i64) -> Result<Vec<String>
     statement.query_map([function], |row| row.get(0))?.collect()
 }
 
-// --- Reads --------------------------------------------------------------------------
-
-/// The limit and the rate of a task that has not ended: columns for `lane_of`.
-pub(crate) const LANE: &str = "CASE WHEN state < 6 THEN limit_key END, limit_most, rate_count, rate_span, \
-     CASE WHEN state < 6 AND limit_key IS NOT NULL THEN (SELECT count(*) FROM task AS other \
-     WHERE other.limit_key = task.limit_key AND other.state = 2) END, \
-     CASE WHEN state = 3 AND waiting_for = 0 THEN (SELECT wake_at FROM rate WHERE rate.limit_key = task.limit_key) END";
-
-pub(crate) fn lane_of(row: &Row<'_>, place: usize) -> Result<Option<Box<Held>>> {
-    let Some(key) = row.get::<_, Option<String>>(place)? else {
-        return Ok(None);
-    };
-    let number = |place| -> Result<Option<u64>> {
-        let number: Option<i64> = row.get(place)?;
-        Ok(number.map(i64::cast_unsigned))
-    };
-    let rate = number(place + 2)?.zip(number(place + 3)?);
-    Ok(Some(Box::new(Held {
-        limits: Limits {
-            // The name of the application stands before it.
-            key: key
-                .split_once(SEPARATOR)
-                .map_or(key.clone(), |(_, key)| key.to_owned()),
-            limit: number(place + 1)?,
-            rate,
-        },
-        running: number(place + 4)?.unwrap_or_default(),
-        until: row.get(place + 5)?,
-    })))
-}
-
-/// Between the application's name and a key; in no name.
-pub(crate) const SEPARATOR: char = '\u{1f}';
-
 // --- In a group ---------------------------------------------------------------------
 
 impl Group<'_> {
     /// Whether a new task may start now, or be ready to; otherwise it is to be blocked. `key` is
     /// that of its lane in the file.
-    pub(crate) fn enter(&mut self, key: &str, limits: &Limits, rank: i64) -> group::Result<bool> {
+    pub(crate) fn enter(&mut self, key: &str, limits: &Limits, rank: i64) -> trouble::Result<bool> {
         let terms = Terms::new(key, limits, rank);
         if let Some(rate) = terms.rate {
             let application = self.application()?;
@@ -386,7 +300,7 @@ impl Group<'_> {
     }
 
     /// Whether a ready task may start: its terms for `has_started` if so. Otherwise it is blocked.
-    pub(crate) fn admit(&mut self, task: i64) -> group::Result<Option<Terms>> {
+    pub(crate) fn admit(&mut self, task: i64) -> trouble::Result<Option<Terms>> {
         let sql = format!("SELECT {TERMS} FROM task WHERE sequence = ?1");
         let mut statement = self.connection.prepare_cached(&sql)?;
         let terms = statement.query_row([task], |row| terms_of(row, 0))?;
@@ -412,18 +326,18 @@ impl Group<'_> {
     }
 
     /// A claimed task starts, which was admitted in this transaction.
-    pub(crate) fn has_started(&mut self, terms: Terms) -> group::Result<()> {
+    pub(crate) fn has_started(&mut self, terms: Terms) -> trouble::Result<()> {
         self.count_start(&terms)?;
         self.lanes.touched.insert(terms.key);
         Ok(())
     }
 
     /// A new task starts, which may do so.
-    pub(crate) fn starts(&mut self, key: &str, limits: &Limits) -> group::Result<()> {
+    pub(crate) fn starts(&mut self, key: &str, limits: &Limits) -> trouble::Result<()> {
         self.count_start(&Terms::new(key, limits, 0))
     }
 
-    fn count_start(&mut self, terms: &Terms) -> group::Result<()> {
+    fn count_start(&mut self, terms: &Terms) -> trouble::Result<()> {
         if let Some(rate) = terms.rate {
             // The lane may have been forgotten since the task was submitted.
             let application = self.application()?;
@@ -433,7 +347,7 @@ impl Group<'_> {
     }
 
     /// Why a task may not start behind so many ready ones.
-    fn obstacle(&self, terms: &Terms, before: i64) -> group::Result<Option<Obstacle>> {
+    fn obstacle(&self, terms: &Terms, before: i64) -> trouble::Result<Option<Obstacle>> {
         if before >= READY {
             return Ok(Some(Obstacle::Others));
         }
@@ -454,7 +368,7 @@ impl Group<'_> {
         }
     }
 
-    fn wait_for(&mut self, key: &str, obstacle: Option<&Obstacle>) -> group::Result<()> {
+    fn wait_for(&mut self, key: &str, obstacle: Option<&Obstacle>) -> trouble::Result<()> {
         if let Some(Obstacle::Until(at)) = obstacle {
             wake_at(self.connection, key, *at)?;
             self.schedule(Some(*at));
@@ -463,7 +377,7 @@ impl Group<'_> {
     }
 
     /// A task is ready or runs no more: its lane is to be looked at.
-    pub(crate) fn touch(&mut self, task: i64) -> group::Result<()> {
+    pub(crate) fn touch(&mut self, task: i64) -> trouble::Result<()> {
         let lane = lane(self.connection, task)?;
         self.lanes.touched.extend(lane);
         Ok(())
@@ -474,21 +388,21 @@ impl Group<'_> {
     }
 
     /// The ready tasks of a function do not go before others any more.
-    pub(crate) fn touch_ready(&mut self, function: i64) -> group::Result<()> {
+    pub(crate) fn touch_ready(&mut self, function: i64) -> trouble::Result<()> {
         let lanes = lanes_of_ready(self.connection, function)?;
         self.touch_lanes(lanes);
         Ok(())
     }
 
     /// Tasks of a function were parked.
-    pub(crate) fn touch_parked(&mut self, function: i64) -> group::Result<()> {
+    pub(crate) fn touch_parked(&mut self, function: i64) -> trouble::Result<()> {
         let lanes = lanes_of_parked(self.connection, function)?;
         self.touch_lanes(lanes);
         Ok(())
     }
 
     /// The time has come for these lanes.
-    pub(crate) fn touch_due(&mut self, application: i64) -> group::Result<()> {
+    pub(crate) fn touch_due(&mut self, application: i64) -> trouble::Result<()> {
         let lanes = take_due(self.connection, application, self.now)?;
         self.touch_lanes(lanes);
         Ok(())
@@ -496,7 +410,7 @@ impl Group<'_> {
 
     /// Makes the first blocked tasks ready in all lanes that something has happened to; whether
     /// there are any.
-    pub(crate) fn advance(&mut self) -> group::Result<bool> {
+    pub(crate) fn advance(&mut self) -> trouble::Result<bool> {
         let mut count = 0;
         while let Some(key) = self.lanes.touched.pop_first() {
             count += self.advance_lane(&key)?;
@@ -505,7 +419,7 @@ impl Group<'_> {
         Ok(count > 0)
     }
 
-    fn advance_lane(&mut self, key: &str) -> group::Result<usize> {
+    fn advance_lane(&mut self, key: &str) -> trouble::Result<usize> {
         let (mut count, mut aside, mut granted) = (0, 0, 0);
         while let Some(first) = first(self.connection, key)? {
             if first.is_paused {
@@ -542,7 +456,7 @@ impl Group<'_> {
     }
 
     /// Goes on with a lane in another transaction.
-    fn advance_later(&mut self, key: &str) -> group::Result<()> {
+    fn advance_later(&mut self, key: &str) -> trouble::Result<()> {
         let application = self.application()?;
         call(self.connection, application, key, self.now)?;
         self.schedule(Some(self.now));

@@ -9,13 +9,11 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Result, ToSql, params};
 
-use crate::api::Pool;
-use crate::api::Row;
-use crate::api::State;
+use crate::api::lists::{Bound, Class, Filter, List, Page, Query, Version};
+use crate::api::{Pool, Row, State};
+use crate::file::transaction;
 use crate::group::manage;
-use crate::group::permits::PERMIT;
-use crate::rows::store;
-use crate::rows::store::Detail;
+use crate::rows::store::{self, Detail, PERMIT, known_application};
 
 /// So many rows are looked at in one step, which other operations wait for.
 const LOOKED_AT: i64 = 2_000;
@@ -30,88 +28,6 @@ const STORED: [i64; 19] = [
 /// The class of an error, as the index `failed` has it: the JSON of an error begins with it.
 const CLASS: &str = "CASE WHEN substr(error, 1, 10) = '{\"type\": \"' THEN \
      substr(error, 11, instr(substr(error, 11, 200) || '\"', '\"') - 1) END";
-
-/// Which tasks are meant.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// In one of these states; in any if there are none.
-    pub states: Vec<State>,
-    /// Of one of these functions; `None` for any.
-    pub functions: Option<Vec<String>>,
-    /// That have ended before this time, in microseconds since 1970.
-    pub ended_before: Option<i64>,
-}
-
-impl Filter {
-    pub(crate) fn fits(&self, row: &Row) -> bool {
-        (self.states.is_empty() || self.states.contains(&row.state))
-            && (self.functions.as_ref()).is_none_or(|names| names.contains(&row.function))
-            && (self.ended_before)
-                .is_none_or(|time| row.state.is_end() && row.ended.is_some_and(|it| it < time))
-    }
-}
-
-/// Where a list by ends goes on: below a time and, among those that ended then, a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bound {
-    /// In microseconds since 1970.
-    pub ended: i64,
-    /// `Row::place`
-    pub place: i64,
-}
-
-/// A list that is in another order than that of the submissions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum List {
-    /// What waits for a worker, in the order in which it will start.
-    Ready,
-    /// What may not start yet: first what has a time, by that, then the oldest.
-    Held,
-    /// What runs, by its start.
-    Running,
-    /// What has returned or was cancelled: the last end first.
-    Ended(Option<Bound>),
-    /// What has failed, the last failure first; with errors of one of these classes, or of any.
-    Failed(Option<Bound>, Option<Vec<String>>),
-}
-
-/// What is asked for.
-pub(crate) enum Query {
-    /// Tasks that are meant below a place, the newest first.
-    Newest(Filter, i64, usize),
-    /// A list of the tasks of some functions, or of all.
-    List(List, Option<Vec<String>>, usize, bool),
-}
-
-/// A part of a list: newer rows are in the parts before it.
-#[derive(Debug, Default)]
-pub(crate) struct Page {
-    pub rows: Vec<Row>,
-    /// Where the next part begins; `None` if there is none.
-    pub next: Option<i64>,
-}
-
-/// Failures of one class.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Class {
-    /// The class with its module; `None` for errors that nobody can read.
-    pub name: Option<String>,
-    /// How many there are.
-    pub count: u64,
-    /// When the last one ended.
-    pub last: i64,
-}
-
-/// Changes with each commit to the file, of whichever process. Another process has other ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version {
-    /// How often this process has opened the file.
-    pub opened: u64,
-    /// For commits of others.
-    pub others: i64,
-    /// For commits of this process.
-    pub own: u64,
-}
 
 // --- SQL ----------------------------------------------------------------------------
 
@@ -306,7 +222,7 @@ pub(crate) fn page(
     query: &Query,
     slot: Option<i64>,
 ) -> Result<Page> {
-    let Some(application) = manage::known_application(connection, app)? else {
+    let Some(application) = known_application(connection, app)? else {
         return Ok(Page::default());
     };
     match query {
@@ -508,7 +424,7 @@ pub(crate) fn classes(
     names: Option<&[String]>,
     since: i64,
 ) -> Result<Vec<Class>> {
-    let Some(application) = manage::known_application(connection, app)? else {
+    let Some(application) = known_application(connection, app)? else {
         return Ok(Vec::new());
     };
     let meant = functions(connection, application, names)?;
@@ -556,7 +472,7 @@ pub(crate) fn lacking(connection: &Connection, ids: &[String]) -> Result<Vec<Str
 pub(crate) fn version(connection: &Connection, opened: u64) -> Result<Version> {
     Ok(Version {
         opened,
-        others: store::data_version(connection)?,
+        others: transaction::data_version(connection)?,
         own: connection.total_changes(),
     })
 }

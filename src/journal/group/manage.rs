@@ -6,59 +6,21 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::api::Found;
-use crate::api::Pool;
-use crate::api::State;
-use crate::api::operation::Operation;
-use crate::api::operation::Said;
-use crate::group::chains;
-use crate::group::lists;
-use crate::group::lists::Filter;
-use crate::group::periodic;
-use crate::group::permits;
-use crate::group::work as group;
+use crate::api::lists::Filter;
+use crate::api::operation::{Operation, Said};
+use crate::api::{Found, Pool, Retried, State};
+use crate::file::trouble;
 use crate::group::work::Group;
+use crate::group::{chains, lists, periodic, permits, prune};
 use crate::rows::events;
-use crate::rows::store;
+use crate::rows::store::{self, place};
 
 /// So many rows are changed in one transaction.
 const CHANGED: usize = 500;
 /// Stands for all functions of an application where one of them may be paused.
 const ALL: i64 = 0;
 
-/// What became of the wish to run a task again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Retried {
-    /// It waits for a worker.
-    Yes,
-    /// It has not failed: this is its state.
-    Not(State),
-    /// It is not durable, so the journal does not have its arguments.
-    Plain,
-    /// It has never been ready, because of how this task before it has ended, if that is still known.
-    Follows(Option<String>),
-    /// Another task, by its id, has the same `unique` key and has not ended.
-    Twin(String),
-    /// It was pruned.
-    Gone,
-    /// There is none.
-    Unknown,
-}
-
 // --- SQL ----------------------------------------------------------------------------
-
-/// The place of the row with an id.
-pub(crate) fn place(connection: &Connection, id: &str) -> Result<Option<i64>> {
-    let sql = "SELECT sequence FROM task WHERE id = ?1";
-    let mut statement = connection.prepare_cached(sql)?;
-    statement.query_row([id], |row| row.get(0)).optional()
-}
-
-pub(crate) fn known_application(connection: &Connection, app: &str) -> Result<Option<i64>> {
-    let sql = "SELECT application FROM application WHERE name = ?1";
-    let mut statement = connection.prepare_cached(sql)?;
-    statement.query_row([app], |row| row.get(0)).optional()
-}
 
 /// The names of an app's functions in the file.
 fn names(connection: &Connection, app: &str) -> Result<Vec<String>> {
@@ -150,16 +112,6 @@ pub(crate) fn resumed(connection: &Connection, application: i64) -> Result<Vec<i
         .collect()
 }
 
-/// How many ready tasks are those of paused functions and not set aside yet.
-pub(crate) fn count_paused(connection: &Connection) -> Result<u64> {
-    let sql = "SELECT count(DISTINCT sequence) FROM paused CROSS JOIN task \
-               WHERE task.application = paused.application AND task.state = 0 \
-               AND paused.function IN (0, task.function)";
-    let mut statement = connection.prepare_cached(sql)?;
-    let count: i64 = statement.query_row([], |row| row.get(0))?;
-    Ok(count.cast_unsigned())
-}
-
 /// Does an operation that only reads.
 pub(crate) fn read(
     connection: &Connection,
@@ -189,7 +141,7 @@ pub(crate) fn read(
 
 impl Group<'_> {
     /// The paused functions, asked once for each group.
-    pub(crate) fn paused(&mut self) -> group::Result<&[i64]> {
+    pub(crate) fn paused(&mut self) -> trouble::Result<&[i64]> {
         if self.paused.is_none() {
             let application = self.application()?;
             self.paused = Some(paused(self.connection, application)?);
@@ -197,7 +149,7 @@ impl Group<'_> {
         Ok(self.paused.as_deref().unwrap_or_default())
     }
 
-    pub(crate) fn is_paused(&mut self, function: i64) -> group::Result<bool> {
+    pub(crate) fn is_paused(&mut self, function: i64) -> trouble::Result<bool> {
         let paused = self.paused()?;
         Ok(is_all(paused) || paused.contains(&function))
     }
@@ -209,7 +161,7 @@ impl Group<'_> {
         application: i64,
         pool: Pool,
         most: usize,
-    ) -> group::Result<bool> {
+    ) -> trouble::Result<bool> {
         let paused = self.paused.as_deref().unwrap_or_default();
         if paused.is_empty() {
             return Ok(true);
@@ -218,7 +170,7 @@ impl Group<'_> {
     }
 
     /// Pauses a function or, without one, all of them.
-    pub(crate) fn pause(&mut self, name: Option<&str>) -> group::Result<()> {
+    pub(crate) fn pause(&mut self, name: Option<&str>) -> trouble::Result<()> {
         let application = self.application()?;
         let function = name.map_or(Ok(ALL), |name| self.function(name))?;
         let sql =
@@ -232,7 +184,7 @@ impl Group<'_> {
 
     /// Ends the pause of a function or, without one, every pause; whether there may be more to
     /// release.
-    pub(crate) fn resume(&mut self, name: Option<&str>) -> group::Result<bool> {
+    pub(crate) fn resume(&mut self, name: Option<&str>) -> trouble::Result<bool> {
         let application = self.application()?;
         if let Some(name) = name {
             let function = self.function(name)?;
@@ -253,7 +205,7 @@ impl Group<'_> {
     }
 
     /// Makes some tasks ready that were set aside; whether there may be more.
-    pub(crate) fn release(&mut self) -> group::Result<bool> {
+    pub(crate) fn release(&mut self) -> trouble::Result<bool> {
         let application = self.application()?;
         let count = release(self.connection, application)?;
         self.has_ready |= count > 0;
@@ -261,7 +213,7 @@ impl Group<'_> {
     }
 
     /// Makes a task ready again that has failed.
-    pub(crate) fn retry(&mut self, id: &str) -> group::Result<Retried> {
+    pub(crate) fn retry(&mut self, id: &str) -> trouble::Result<Retried> {
         let row = match store::find(self.connection, id, None)?.0 {
             Found::Row(row) => row,
             Found::Gone => return Ok(Retried::Gone),
@@ -315,7 +267,7 @@ impl Group<'_> {
         &mut self,
         filter: &Filter,
         below: i64,
-    ) -> group::Result<(u64, Option<i64>)> {
+    ) -> trouble::Result<(u64, Option<i64>)> {
         let application = self.application()?;
         let (found, mut next) = lists::rows_below(self.connection, application, below)?;
         let mut old = Vec::new();
@@ -333,7 +285,7 @@ impl Group<'_> {
                 break;
             }
         }
-        store::forget(self.connection, &old)?;
+        prune::forget(self.connection, &old)?;
         Ok((old.len() as u64, next))
     }
 }

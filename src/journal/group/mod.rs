@@ -9,5 +9,6 @@ pub(crate) mod others;
 pub(crate) mod periodic;
 pub(crate) mod permits;
 pub(crate) mod poison;
+pub(crate) mod prune;
 pub(crate) mod record;
 pub(crate) mod work;

@@ -11,26 +11,15 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rusqlite::{Connection, Result};
 
+use crate::api::record::{Answered, Query};
 use crate::file::filesystem::Place;
-use crate::file::liveness;
+use crate::file::{liveness, trouble};
 use crate::group::record;
-use crate::group::record::Answered;
-use crate::group::record::Query;
-use crate::group::work as group;
 use crate::group::work::Group;
 use crate::process::part::Files;
 
 /// The bytes of an answer, at most.
 const MOST: u64 = 1 << 20;
-
-/// What another process has told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// The number of the process.
-    pub pid: i64,
-    /// Its answer; `None` if it has not answered in time.
-    pub text: Option<String>,
-}
 
 /// The other processes that may have tasks of an app: slots and numbers. What a process has told of
 /// itself says for which app it is; without that, its answer does.
@@ -89,7 +78,7 @@ pub(crate) fn read(place: &Place, slot: i64, since: i64) -> Option<String> {
 
 impl Group<'_> {
     /// Answers a page, in which others may be asked.
-    pub(crate) fn look(&mut self, query: &Query) -> group::Result<Answered> {
+    pub(crate) fn look(&mut self, query: &Query) -> trouble::Result<Answered> {
         let slot = self.effects.slot.or(self.memory.slot);
         let core = &self.part.core;
         let app = &core.settings.app;

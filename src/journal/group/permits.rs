@@ -5,191 +5,23 @@
 //! `limits.rs` makes it a running one. It belongs to its process from the start, is removed when its
 //! task gives it back, and goes with its process.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::api::Claim;
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::api::Held;
-use crate::api::Limits;
-use crate::group::limits;
-use crate::group::limits::column;
-use crate::group::work as group;
-use crate::group::work::Evidence;
-use crate::group::work::Group;
-use crate::shared::answer::Answer;
+use crate::api::permits::{Ask, NewPermit, Permit, Told};
+use crate::file::trouble;
+use crate::group::work::{Evidence, Group};
+use crate::rows::lanes::{self, column};
+use crate::rows::store::PERMIT;
 
-/// What a row has as `published` that is a permit.
-pub(crate) const PERMIT: i64 = 2;
 const BLOCKED: i64 = 3;
 const RUNNING: i64 = 2;
-
-/// A permit of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Permit(u64);
-
-impl Permit {
-    /// Unlike any other of this process.
-    #[must_use]
-    pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Relaxed: it only has to be another one each time.
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-impl Default for Permit {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A permit to ask for.
-#[derive(Clone, Debug)]
-pub struct NewPermit {
-    /// It is given back by this.
-    pub permit: Permit,
-    /// The function's name, for people.
-    pub function: String,
-    /// Smaller ones go first.
-    pub rank: i64,
-    /// The conditions of its lane.
-    pub limits: Limits,
-}
-
-/// What a thread asks about a permit.
-pub(crate) enum Ask {
-    /// Answers whether it is granted, or was given back before.
-    Enter(Box<NewPermit>, Answer<bool>),
-    Leave(Permit),
-    /// The code of a durable task goes on after its end, which comes after this: it keeps its place.
-    Stay(Claim, Permit),
-    /// What holds up one that waits.
-    Held(Permit, Answer<Option<Box<Held>>>),
-}
-
-impl Ask {
-    /// Whether it has to be written some time.
-    pub(crate) fn is_end(&self) -> bool {
-        matches!(self, Self::Leave(_) | Self::Stay(..))
-    }
-
-    /// Whether it only reads.
-    pub(crate) fn is_read(&self) -> bool {
-        matches!(self, Self::Held(..))
-    }
-
-    /// Answers what was read.
-    pub(crate) fn give(self, told: Told) {
-        if let (Self::Held(_, answer), Told::Held(held)) = (self, told) {
-            answer.give(Ok(held));
-        }
-    }
-
-    /// Answers with an error.
-    pub(crate) fn refuse(self, error: Error) {
-        match self {
-            Self::Enter(_, answer) => answer.give(Err(error)),
-            Self::Held(_, answer) => answer.give(Err(error)),
-            Self::Leave(_) | Self::Stay(..) => {}
-        }
-    }
-}
-
-/// What the writer thread has done for it.
-pub(crate) enum Told {
-    /// The place of a new permit, and whether it is granted.
-    Entered(i64, bool),
-    Held(Option<Box<Held>>),
-    Nothing,
-}
-
-// --- What the writer thread knows ---------------------------------------------------
-
-/// The permits of this process that wait.
-#[derive(Default)]
-pub(crate) struct Permits {
-    waiting: HashMap<Permit, Waiting>,
-    /// The same by their places in the file.
-    places: HashMap<i64, Permit>,
-}
-
-struct Waiting {
-    task: i64,
-    answer: Answer<bool>,
-}
-
-impl Permits {
-    /// Whether any wait.
-    pub(crate) fn are_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Whether the permit in this place waits.
-    pub(crate) fn waits(&self, task: i64) -> bool {
-        self.places.contains_key(&task)
-    }
-
-    /// After the commit of what was asked.
-    pub(crate) fn follow(&mut self, ask: Ask, told: Told) {
-        match (ask, told) {
-            (Ask::Enter(_, answer), Told::Entered(_, true)) => answer.give(Ok(true)),
-            (Ask::Enter(new, answer), Told::Entered(task, false)) => {
-                self.places.insert(task, new.permit);
-                self.waiting.insert(new.permit, Waiting { task, answer });
-            }
-            (Ask::Leave(permit), _) => self.answer(permit, false),
-            (ask, told) => ask.give(told),
-        }
-    }
-
-    /// The permit in this place is granted.
-    pub(crate) fn grant(&mut self, task: i64) {
-        if let Some(permit) = self.places.get(&task).copied() {
-            self.answer(permit, true);
-        }
-    }
-
-    /// Answers for a permit, if it waits.
-    fn answer(&mut self, permit: Permit, is_granted: bool) {
-        if let Some(Waiting { task, answer }) = self.waiting.remove(&permit) {
-            self.places.remove(&task);
-            answer.give(Ok(is_granted));
-        }
-    }
-
-    /// Takes those that wait: their file is not used any more.
-    pub(crate) fn take(&mut self) -> Vec<Answer<bool>> {
-        self.places.clear();
-        let waiting = self.waiting.drain();
-        waiting.map(|(_, waiting)| waiting.answer).collect()
-    }
-}
-
-/// Answers that permits were lost with their file.
-pub(crate) fn refuse(waiting: Vec<Answer<bool>>, error: &Error) {
-    for answer in waiting {
-        answer.give(Err(error.clone()));
-    }
-}
-
-/// The error for permits in a file that is not there any more.
-pub(crate) fn lost(file: &std::path::Path) -> Error {
-    let text = format!(
-        "{}: the file of the journal was removed or replaced while the task waited for its key",
-        file.display()
-    );
-    Error::new(ErrorKind::Io, text)
-}
 
 // --- SQL ----------------------------------------------------------------------------
 
 /// The id of a permit's row. No task has such an id.
 fn id(slot: i64, permit: Permit) -> String {
-    format!("{}{slot}.{}", limits::SEPARATOR, permit.0)
+    format!("{}{slot}.{}", lanes::SEPARATOR, permit.0)
 }
 
 /// Does an `Ask` that only reads.
@@ -199,10 +31,10 @@ pub(crate) fn read(connection: &Connection, slot: Option<i64>, ask: &Ask) -> Res
     };
     let sql = format!(
         "SELECT {} FROM task WHERE id = ?1 AND state = 3",
-        limits::LANE
+        lanes::LANE
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    let held = statement.query_row([id(slot, *permit)], |row| limits::lane_of(row, 0));
+    let held = statement.query_row([id(slot, *permit)], |row| lanes::lane_of(row, 0));
     Ok(Told::Held(held.optional()?.flatten()))
 }
 
@@ -263,7 +95,7 @@ pub(crate) fn is_granted(connection: &Connection, task: i64) -> Result<bool> {
 // --- In a group ---------------------------------------------------------------------
 
 impl Group<'_> {
-    pub(crate) fn permit(&mut self, ask: &Ask) -> group::Result<Told> {
+    pub(crate) fn permit(&mut self, ask: &Ask) -> trouble::Result<Told> {
         match ask {
             Ask::Enter(new, _) => return self.enter_lane(new),
             Ask::Leave(permit) => self.leave_lane(*permit)?,
@@ -276,11 +108,11 @@ impl Group<'_> {
         Ok(Told::Nothing)
     }
 
-    fn enter_lane(&mut self, new: &NewPermit) -> group::Result<Told> {
+    fn enter_lane(&mut self, new: &NewPermit) -> trouble::Result<Told> {
         let (function, application) = (self.function(&new.function)?, self.application()?);
         let slot = self.slot()?;
         let app = &self.part.core.settings.app;
-        let key = format!("{app}{}{}", limits::SEPARATOR, new.limits.key);
+        let key = format!("{app}{}{}", lanes::SEPARATOR, new.limits.key);
         let is_granted = self.enter(&key, &new.limits, new.rank)?;
         let id = id(slot, new.permit);
         let rate = new.limits.rate;
@@ -309,7 +141,7 @@ impl Group<'_> {
         Ok(Told::Entered(task, is_granted))
     }
 
-    fn leave_lane(&mut self, permit: Permit) -> group::Result<()> {
+    fn leave_lane(&mut self, permit: Permit) -> trouble::Result<()> {
         // Without a slot, this process has none in this file.
         let Some(slot) = self.effects.slot.or(self.memory.slot) else {
             return Ok(());
@@ -323,7 +155,7 @@ impl Group<'_> {
     }
 
     /// As long as the row runs, the lane counts both: more than run, but never less.
-    fn stay(&mut self, claim: Claim, permit: Permit) -> group::Result<()> {
+    fn stay(&mut self, claim: Claim, permit: Permit) -> trouble::Result<()> {
         let Some((claim, slot)) = self.memory.read(claim).zip(self.memory.slot) else {
             return Ok(());
         };
@@ -344,7 +176,7 @@ impl Group<'_> {
     }
 
     /// Grants the first permit that waits in a lane, which may start now.
-    pub(crate) fn grant(&mut self, task: i64, owner: Option<i64>) -> group::Result<()> {
+    pub(crate) fn grant(&mut self, task: i64, owner: Option<i64>) -> trouble::Result<()> {
         let me = self.effects.slot.or(self.memory.slot);
         let other = owner.filter(|_| owner != me);
         grant(self.connection, task, other)?;

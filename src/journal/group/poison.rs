@@ -7,9 +7,7 @@ use std::fmt::Write as _;
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::api::Claim;
-use crate::api::DeadLetter;
-use crate::api::State;
+use crate::api::{Claim, DeadLetter, State};
 use crate::group::permits;
 use crate::rows::store;
 

@@ -9,17 +9,13 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::api::histogram::Histogram;
+use crate::api::record::{Answered, Figures, Query, Sample, Step, Told, Vitals, Worker};
 use crate::file::filesystem::Place;
-use crate::file::liveness;
-use crate::group::manage;
+use crate::file::{liveness, trouble};
 use crate::group::others;
-use crate::group::work as group;
 use crate::group::work::Group;
-use crate::rows::events;
-use crate::rows::events::Event;
-use crate::rows::links;
-use crate::rows::links::Links;
-use crate::rows::store;
+use crate::rows::store::{self, known_application};
+use crate::rows::{counts, events, links};
 
 /// The seconds of a step, and for how many seconds its rows are kept. A step is a point of a plot;
 /// seconds are for the levels of processes, which are added only if they are of the same one.
@@ -27,161 +23,17 @@ const STEPS: [(i64, i64); 4] = [(1, 15), (5, 900), (120, 6 * 3600), (3600, 7 * 2
 /// As `STEPS`, of the figures by name. Those of a day have histograms.
 const MINUTE: (i64, i64) = (60, 3600);
 const DAY: (i64, i64) = (24 * 3600, 7 * 24 * 3600);
-/// Samples that wait for the writer thread; older ones are lost.
-const WAITING: usize = 60;
 /// The processes that have died and are remembered, and the tasks of each.
 const LOST: i64 = 20;
 const TASKS: u32 = 20;
 /// How long a count of tasks is good for, at most.
 const COUNTED: Duration = Duration::from_mins(1);
 
-/// How tasks went on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// How many returned.
-    pub done: u64,
-    /// How many raised, or were not started in time.
-    pub failed: u64,
-    /// How many were cancelled.
-    pub cancelled: u64,
-    /// How many further attempts were begun.
-    pub retried: u64,
-    /// How many have become dead letters.
-    pub dead: u64,
-    /// How long they waited.
-    pub wait: Histogram,
-    /// How long their last attempts took.
-    pub run: Histogram,
-}
-
-/// Tasks of a process at a moment: in its queue, held, and running.
-pub type Levels = [u32; 3];
-
-/// What has come since the last sample, and what there is now.
-#[derive(Clone, Debug, Default)]
-pub struct Sample {
-    /// The second, since 1970.
-    pub at: i64,
-    /// What there is.
-    pub levels: Levels,
-    /// What has come, by the names of functions.
-    pub names: Vec<(String, Figures)>,
-    /// What there is to say of the process; `None` if that is not known.
-    pub vitals: Option<Vitals>,
-}
-
-/// How a process is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vitals {
-    /// What does not change, as JSON.
-    pub about: String,
-    /// Its worker threads, those that run tasks, that are idle, that wait for other tasks, and that run
-    /// code of tasks which have ended.
-    pub threads: [u32; 5],
-    /// Bytes.
-    pub memory: Option<u64>,
-}
-
-/// A step of all processes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// Its first second, since 1970.
-    pub at: i64,
-    /// How many tasks returned, and failed.
-    pub ended: [u64; 2],
-    /// The most that waited for a worker, that were held, and that ran at once.
-    pub levels: [u64; 3],
-    /// The median and the 95th percentile of the waits and of the runs, in microseconds.
-    pub times: [Option<[u64; 2]>; 2],
-}
-
-/// A process that has the journal open, or has died.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Worker {
-    /// Its number.
-    pub pid: i64,
-    /// Whether it runs tasks.
-    pub claims: bool,
-    /// Since when it has the journal open.
-    pub began_at: i64,
-    /// When it last told how it is.
-    pub seen_at: Option<i64>,
-    /// How it was then.
-    pub vitals: Vitals,
-    /// When its death was seen.
-    pub lost_at: Option<i64>,
-    /// The ids of the tasks that it ran when it died.
-    pub tasks: Vec<String>,
-    /// Whether it is the process that asks.
-    pub is_own: bool,
-}
-
-/// What a page asks.
-pub(crate) enum Query {
-    Steps(i64),
-    Figures,
-    Minutes(i64),
-    Workers,
-    Events(String),
-    Others,
-    Links(String),
-}
-
-/// The answer to a query.
-pub(crate) enum Answered {
-    Steps(Vec<Step>),
-    Figures(Vec<(String, Figures)>),
-    /// Names, minutes since 1970, and how many tasks ended then.
-    Minutes(Vec<(String, i64, u64)>),
-    Workers(Vec<Worker>),
-    Events(Vec<Event>),
-    /// The slots and the numbers of the other processes.
-    Others(Vec<(i64, i64)>),
-    Links(Links),
-}
-
-/// What a page tells.
-pub(crate) enum Told {
-    /// What does not change about this process.
-    About(String),
-    /// What somebody did to a task: its id, what, and the name.
-    Act(String, String, Option<String>),
-    /// What has happened to a plain task: its id, when, what, and more about it.
-    Event(String, i64, &'static str, String),
-}
-
-impl Figures {
-    /// Adds those of another.
-    pub fn add(&mut self, other: &Self) {
-        self.done += other.done;
-        self.failed += other.failed;
-        self.cancelled += other.cancelled;
-        self.retried += other.retried;
-        self.dead += other.dead;
-        self.wait.add(&other.wait);
-        self.run.add(&other.run);
-    }
-
-    /// How many tasks have ended.
-    #[must_use]
-    pub fn ended(&self) -> u64 {
-        self.done + self.failed + self.cancelled + self.dead
-    }
-}
-
-/// Adds a sample to those that wait.
-pub(crate) fn keep(waiting: &mut Vec<Sample>, sample: Sample) {
-    if waiting.len() >= WAITING {
-        waiting.remove(0);
-    }
-    waiting.push(sample);
-}
-
 // --- Writing ------------------------------------------------------------------------
 
 impl Group<'_> {
     /// Writes the samples of this process.
-    pub(crate) fn write_samples(&mut self, samples: &[Sample]) -> group::Result<()> {
+    pub(crate) fn write_samples(&mut self, samples: &[Sample]) -> trouble::Result<()> {
         for sample in samples {
             let application = self.application()?;
             let mut all = Figures::default();
@@ -211,16 +63,16 @@ impl Group<'_> {
     }
 
     /// How many durable tasks wait for a worker, and for something else; not always counted anew.
-    fn count(&mut self) -> group::Result<[u64; 2]> {
+    fn count(&mut self) -> trouble::Result<[u64; 2]> {
         let levels = self.memory.levels.get(COUNTED, || {
-            let stats = store::stats(self.connection)?;
+            let stats = counts::stats(self.connection)?;
             let held = stats.scheduled + stats.blocked + stats.parked;
             Ok([stats.ready, held])
         })?;
         Ok(*levels)
     }
 
-    pub(crate) fn note_told(&mut self, told: &Told) -> group::Result<()> {
+    pub(crate) fn note_told(&mut self, told: &Told) -> trouble::Result<()> {
         match told {
             Told::About(about) => {
                 if let Some(slot) = self.memory.slot {
@@ -233,7 +85,7 @@ impl Group<'_> {
                 }
             }
             Told::Act(id, verb, actor) => {
-                if let Some(task) = manage::place(self.connection, id)? {
+                if let Some(task) = store::place(self.connection, id)? {
                     let event = events::New {
                         kind: events::ACTED,
                         text: Some(verb),
@@ -243,7 +95,7 @@ impl Group<'_> {
                 }
             }
             Told::Event(id, at, kind, text) => {
-                if let Some(task) = manage::place(self.connection, id)? {
+                if let Some(task) = store::place(self.connection, id)? {
                     let event = events::New::of(kind, Some(text));
                     events::add(self.connection, task, *at, &event)?;
                 }
@@ -467,7 +319,7 @@ pub(crate) fn answer(
     slot: Option<i64>,
     query: &Query,
 ) -> Result<Answered> {
-    let application = manage::known_application(connection, app)?.unwrap_or_default();
+    let application = known_application(connection, app)?.unwrap_or_default();
     Ok(match query {
         Query::Steps(step) => Answered::Steps(steps(connection, application, *step)?),
         Query::Figures => Answered::Figures(figures(connection, application)?),
@@ -582,7 +434,7 @@ fn workers(
                 threads: [level(6)?, level(7)?, level(8)?, level(9)?, level(10)?],
                 memory: row.get::<_, Option<i64>>(11)?.map(i64::cast_unsigned),
             },
-            lost_at: lost_at.or_else(|| is_dead.then(crate::writer::thread::now)),
+            lost_at: lost_at.or_else(|| is_dead.then(crate::shared::clock::now)),
             tasks,
             is_own,
         });

@@ -8,109 +8,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use log::Level;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
-use crate::api::Accepted;
-use crate::api::Cancelled;
-use crate::api::Change;
-use crate::api::Changed;
-use crate::api::Claim;
-use crate::api::Claimed;
-use crate::api::DeadLetter;
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::api::Found;
-use crate::api::Key;
-use crate::api::NewTask;
-use crate::api::Outcome;
-use crate::api::Pool;
-use crate::api::Row;
-use crate::api::State;
-use crate::api::operation::Operation;
-use crate::api::operation::Origin;
-use crate::api::operation::Plain;
-use crate::api::operation::Said;
-use crate::api::operation::Step;
+use crate::api::jobs::Ask;
+use crate::api::operation::{Operation, Origin, Plain, Said, Step};
+use crate::api::record::Sample;
+use crate::api::{
+    Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Found, Key, NewTask, Outcome,
+    Pool, Row, State,
+};
 use crate::file::filesystem::refused;
-use crate::file::liveness;
-use crate::file::schema;
-use crate::file::wakeup;
-use crate::group::commands;
-use crate::group::limits;
-use crate::group::limits::Lanes;
-use crate::group::lists;
-use crate::group::manage;
-use crate::group::periodic;
-use crate::group::periodic::Ask;
-use crate::group::permits;
-use crate::group::poison;
-use crate::group::record;
-use crate::group::record::Sample;
-use crate::process::memory::Memory;
-use crate::process::memory::Running;
-use crate::process::memory::Watch;
-use crate::process::memory::Watched;
-use crate::process::part::Files;
-use crate::process::part::Part;
-use crate::process::part::Subject;
-use crate::rows::events;
-use crate::rows::kept;
-use crate::rows::kept::Checkpoints;
-use crate::rows::store;
-use crate::rows::store::End;
-use crate::rows::store::NewRow;
-use crate::rows::store::Ready;
+use crate::file::trouble::{Result, Trouble};
+use crate::file::{liveness, schema, wakeup};
+use crate::group::limits::{self, Lanes};
+use crate::group::{commands, lists, manage, periodic, permits, poison, prune, record};
+use crate::process::chores::{Chores, Prune};
+use crate::process::memory::{Memory, Running, Watch, Watched};
+use crate::process::part::{Files, Part, Subject};
+use crate::rows::kept::{self, Checkpoints};
+use crate::rows::store::{self, End, NewRow, Ready};
+use crate::rows::{counts, events, lanes};
 use crate::shared::answer::Answer;
-use crate::writer::look::Chores;
-use crate::writer::look::Prune;
 
 /// How long a count of the tasks that wait is good for, at most.
 const COUNTED: Duration = Duration::from_secs(1);
-
-/// What breaks a transaction.
-pub(crate) enum Trouble {
-    Sql(rusqlite::Error),
-    Other(Error),
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
-    }
-}
-
-impl From<rusqlite::Error> for Trouble {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl Trouble {
-    /// Whether somebody else has one of SQLite's locks.
-    pub(crate) fn is_busy(&self) -> bool {
-        match self {
-            Self::Sql(error) => matches!(
-                error.sqlite_error_code(),
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-            ),
-            Self::Other(error) => error.kind == ErrorKind::Busy,
-        }
-    }
-
-    /// Whether the file belongs to newer code.
-    pub(crate) fn is_newer(&self) -> bool {
-        matches!(self, Self::Other(error) if error.kind == ErrorKind::Newer)
-    }
-
-    pub(crate) fn told(&self, place: &crate::file::filesystem::Place) -> Error {
-        match self {
-            Self::Sql(error) => schema::failed(place, error),
-            Self::Other(error) => error.clone(),
-        }
-    }
-}
-
-pub(crate) type Result<T> = std::result::Result<T, Trouble>;
 
 /// By what a commit of unknown fate is known to have happened.
 #[derive(Clone, Debug)]
@@ -347,7 +268,7 @@ impl<'a> Group<'a> {
         Ok(match operation {
             Operation::Submit(..)
             | Operation::Periodic(Ask::Tick(..))
-            | Operation::Permit(permits::Ask::Enter(..))
+            | Operation::Permit(crate::api::permits::Ask::Enter(..))
                 if self.is_outdated =>
             {
                 Said::Refused(schema::outdated(
@@ -370,7 +291,7 @@ impl<'a> Group<'a> {
             Operation::Version(_) => {
                 Said::Version(lists::version(self.connection, self.files.openings)?)
             }
-            Operation::Stats(_) => Said::Stats(store::stats(self.connection)?),
+            Operation::Stats(_) => Said::Stats(counts::stats(self.connection)?),
             Operation::Place(..)
             | Operation::List(..)
             | Operation::Classes(..)
@@ -559,12 +480,12 @@ impl<'a> Group<'a> {
         let Prune {
             since, long_since, ..
         } = prune;
-        store::prune(self.connection, since, long_since, prune.surplus)?;
+        prune::prune(self.connection, since, long_since, prune.surplus)?;
         limits::forget(self.connection, self.now)?;
         periodic::prune(self.connection, long_since)?;
         commands::prune(self.connection, self.now)?;
         let application = self.application()?;
-        for parked in store::long_parked(self.connection, application, long_since)? {
+        for parked in prune::long_parked(self.connection, application, long_since)? {
             let message = format!("no process could run it: {}", parked.reason);
             let error = poison::error("WorkerDied", &message);
             self.end(parked.sequence, State::Dead, Some(&error))?;
@@ -581,7 +502,7 @@ impl<'a> Group<'a> {
             });
         }
         if prune.vacuum {
-            store::vacuum(self.connection)?;
+            prune::vacuum(self.connection)?;
         }
         Ok(())
     }
@@ -850,7 +771,7 @@ impl<'a> Group<'a> {
         if most == 0 {
             return Ok(false);
         }
-        let count = || store::count_waiting(self.connection);
+        let count = || counts::count_waiting(self.connection);
         Ok(*self.memory.waiting.get(COUNTED, count)? >= most)
     }
 
@@ -880,7 +801,7 @@ impl<'a> Group<'a> {
         let is_fresh = task.expires.is_none_or(|expires| expires > self.now);
         let key = task.limits.as_ref();
         let app = &self.part.core.settings.app;
-        let key = key.map(|it| format!("{app}{}{}", limits::SEPARATOR, it.key));
+        let key = key.map(|it| format!("{app}{}{}", lanes::SEPARATOR, it.key));
         let limits = task.limits.as_deref().zip(key.as_deref());
         let may_go = match limits {
             Some((limits, key)) if is_due && !is_paused && follows.is_none() => {

@@ -5,30 +5,15 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::Level;
-
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::group::chains::Submitted;
-use crate::process::part::Part;
-use crate::shared::answer::Answer;
-use crate::shared::sync::Bell;
-use crate::shared::sync::Mutex;
+use crate::api::chains::Waiting;
+use crate::api::{Error, ErrorKind};
+use crate::shared::sync::{Bell, Mutex};
 
 /// With `SyncLevel::Second`, and for operations without a waiting thread.
 const LATER: Duration = Duration::from_millis(900);
-
-/// Tasks that are answered for when they are on the disk.
-pub(crate) struct Waiting {
-    /// Of those that are accepted.
-    pub ids: Vec<String>,
-    pub answer: Answer<Submitted>,
-    pub submitted: Submitted,
-}
 
 #[derive(Default)]
 #[allow(
@@ -76,6 +61,14 @@ impl State {
     }
 }
 
+/// Whose flusher it is: the thread keeps it.
+pub(crate) trait Owner: Send + Sync + 'static {
+    fn flusher(&self) -> &Flusher;
+
+    /// A sync has failed: nothing is answered for before `Flusher::recover`.
+    fn disk_failed(&self, error: &std::io::Error);
+}
+
 /// The flusher of one process.
 pub(crate) struct Flusher {
     state: Mutex<State>,
@@ -91,26 +84,26 @@ impl Flusher {
     }
 
     /// Answers these when the log is on the disk.
-    pub(crate) fn answer(&self, part: &Arc<Part>, log: &Arc<File>, waiting: Vec<Waiting>) {
+    pub(crate) fn answer(&self, owner: &Arc<impl Owner>, log: &Arc<File>, waiting: Vec<Waiting>) {
         let mut state = self.state.lock();
         state.add_log(log);
         state.waiting.extend(waiting);
-        start(part, &mut state);
+        start(owner, &mut state);
         self.bell.ring();
     }
 
     /// Has the log on the disk within a second.
-    pub(crate) fn note(&self, part: &Arc<Part>, log: &Arc<File>) {
+    pub(crate) fn note(&self, owner: &Arc<impl Owner>, log: &Arc<File>) {
         let mut state = self.state.lock();
         state.add_log(log);
         if state.later.is_none() {
             state.later = Some(Instant::now() + LATER);
-            start(part, &mut state);
+            start(owner, &mut state);
             self.bell.ring();
         }
     }
 
-    fn run(&self, part: &Part) {
+    fn run(&self, owner: &impl Owner) {
         loop {
             let mut state = self.state.lock();
             state.is_busy = false;
@@ -130,27 +123,19 @@ impl Flusher {
             drop(state);
             match sync(&logs) {
                 Ok(()) => answer(waiting),
-                Err(error) => self.stall(part, waiting, &error),
+                Err(error) => self.stall(owner, waiting, &error),
             }
         }
     }
 
     /// Keeps what cannot be answered for, and has the writer thread look into it.
-    fn stall(&self, part: &Part, waiting: Vec<Waiting>, error: &std::io::Error) {
+    fn stall(&self, owner: &impl Owner, waiting: Vec<Waiting>, error: &std::io::Error) {
         let mut state = self.state.lock();
         state.is_sick = true;
         let since = std::mem::replace(&mut state.waiting, waiting);
         state.waiting.extend(since);
         drop(state);
-        let text = format!(
-            "{}: the journal cannot be written to the disk: {error}; no task is accepted before it is \
-             read again and copied",
-            part.core.place.log().display()
-        );
-        part.core.host.report(Level::Error, text);
-        // Relaxed: the queue's lock orders it.
-        part.is_sick.store(true, Ordering::Relaxed);
-        part.wake();
+        owner.disk_failed(error);
     }
 
     /// All that waits is on the disk after all.
@@ -186,14 +171,14 @@ impl Flusher {
     }
 }
 
-fn start(part: &Arc<Part>, state: &mut State) {
+fn start(owner: &Arc<impl Owner>, state: &mut State) {
     if state.has_thread {
         return;
     }
-    let its = Arc::clone(part);
+    let its = Arc::clone(owner);
     let thread = thread::Builder::new().name("flask-delay-flusher".to_owned());
     // If it cannot be started, the next group tries again, and the close syncs.
-    state.has_thread = thread.spawn(move || its.flusher.run(&its)).is_ok();
+    state.has_thread = thread.spawn(move || its.flusher().run(&*its)).is_ok();
 }
 
 fn sync(logs: &[Arc<File>]) -> std::io::Result<()> {

@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::api::Claim;
-use crate::api::Pool;
-use crate::group::permits::Permits;
+use crate::api::{Claim, Pool};
+use crate::process::permits::Permits;
 use crate::shared::answer::Answer;
 use crate::shared::counted::Counted;
 

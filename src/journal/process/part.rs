@@ -14,32 +14,22 @@ use flask_delay_engine::LazyPerProcess;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use crate::api::Claim;
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::api::Host;
-use crate::api::Settings;
 use crate::api::operation::Operation;
-use crate::file::filesystem;
-use crate::file::filesystem::Identity;
-use crate::file::filesystem::Place;
-use crate::file::filesystem::refused;
+use crate::api::record::Sample;
+use crate::api::{Claim, Error, ErrorKind, Host, Settings};
+use crate::file::filesystem::{self, Identity, Place, refused};
 use crate::file::layout::Layout;
-use crate::file::migrate;
-use crate::file::schema;
-use crate::file::schema::Use;
-use crate::file::turnstile;
-use crate::file::vfs;
-use crate::file::wakeup::Bed;
-use crate::file::wakeup::Peers;
-use crate::group::record::Sample;
-use crate::group::work::Result;
-use crate::process::flusher::Flusher;
+use crate::file::schema::{self, Use};
+use crate::file::trouble::Result;
+use crate::file::wakeup::{Bed, Peers};
+use crate::file::{migrate, turnstile, vfs};
+use crate::process::flusher::{Flusher, Owner};
 use crate::rows::kept::Checkpoints;
 use crate::rows::store;
 use crate::shared::gate::gate;
 use crate::shared::queue::Queue;
 use crate::shared::sync::Mutex;
+use log::Level;
 
 /// What all processes of a journal share by inheritance; never changed.
 pub(crate) struct Core {
@@ -171,6 +161,25 @@ impl Part {
     pub(crate) fn is_leaving(&self) -> bool {
         // Relaxed: what follows from it goes through the queue's lock.
         self.is_leaving.load(Ordering::Relaxed)
+    }
+}
+
+impl Owner for Part {
+    fn flusher(&self) -> &Flusher {
+        &self.flusher
+    }
+
+    /// Has the writer thread look into it.
+    fn disk_failed(&self, error: &io::Error) {
+        let text = format!(
+            "{}: the journal cannot be written to the disk: {error}; no task is accepted before it is \
+             read again and copied",
+            self.core.place.log().display()
+        );
+        self.core.host.report(Level::Error, text);
+        // Relaxed: the queue's lock orders it.
+        self.is_sick.store(true, Ordering::Relaxed);
+        self.wake();
     }
 }
 

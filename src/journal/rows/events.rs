@@ -3,6 +3,8 @@
 
 use rusqlite::{Connection, Result, params};
 
+use crate::api::record::Event;
+
 /// So many are kept, of all tasks.
 const MOST: i64 = 50_000;
 /// After so many new ones, the oldest are removed.
@@ -41,21 +43,6 @@ pub(crate) fn after(connection: &Connection, task: i64) -> Result<String> {
     connection
         .prepare_cached(sql)?
         .query_row([task], |row| row.get(0))
-}
-
-/// An event of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// When, in microseconds since 1970.
-    pub at: i64,
-    /// What.
-    pub kind: String,
-    /// More about it.
-    pub text: Option<String>,
-    /// The person.
-    pub actor: Option<String>,
-    /// The process in which it happened.
-    pub pid: i64,
 }
 
 /// An event to add.

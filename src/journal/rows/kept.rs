@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, Result, params};
 
-use crate::api::Claim;
-use crate::api::Kept;
+use crate::api::{Claim, Kept};
 
 /// The checkpoints that are not in the file, the last one of each place.
 #[derive(Default)]

@@ -5,26 +5,12 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::group::manage;
-use crate::rows::events;
-use crate::rows::events::FOLLOWED;
-use crate::rows::events::FOLLOWS;
+use crate::api::record::{Link, Links};
+use crate::rows::events::{self, FOLLOWED, FOLLOWS};
 use crate::rows::store;
 
 /// So many are known of a task, in each direction.
 const MOST: u32 = 20;
-
-/// Another task: its id and its function.
-pub type Link = (String, String);
-
-/// The tasks before and after one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Links {
-    /// Those that it waits for, or has waited for.
-    pub follows: Vec<Link>,
-    /// Those that wait for it, or have waited for it.
-    pub followed: Vec<Link>,
-}
 
 /// Notes that a new task follows others.
 pub(crate) fn note(connection: &Connection, task: i64, before: &[i64], now: i64) -> Result<()> {
@@ -45,7 +31,7 @@ pub(crate) fn note(connection: &Connection, task: i64, before: &[i64], now: i64)
 
 /// The tasks before and after the one with an id.
 pub(crate) fn of(connection: &Connection, id: &str) -> Result<Links> {
-    let Some(task) = manage::place(connection, id)? else {
+    let Some(task) = store::place(connection, id)? else {
         return Ok(Links::default());
     };
     let mut links = Links::default();

@@ -2,55 +2,19 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::api::Change;
-use crate::api::Claim;
-use crate::api::Claimed;
-use crate::api::Found;
-use crate::api::Kept;
-use crate::api::Key;
-use crate::api::Limits;
-use crate::api::NewTask;
-use crate::api::Outcome;
-use crate::api::Pool;
-use crate::api::Row;
-use crate::api::State;
-use crate::api::Stats;
-use crate::group::chains;
-use crate::group::limits;
-use crate::group::limits::column;
-use crate::group::manage;
-use crate::rows::events;
-use crate::rows::kept;
+use crate::api::{
+    Change, Claim, Claimed, Found, Kept, Key, Limits, NewTask, Outcome, Pool, Row, State,
+};
+use crate::rows::lanes::{self, column};
 
 /// Arguments above this many bytes are kept beside their task's row, which changes more often.
 const BODY: usize = 1000;
 /// The state of ready tasks that were set aside.
 pub(crate) const ASIDE: i64 = 5;
+/// So many parked tasks are found at once.
+const FEW: u32 = 200;
 /// So many scheduled tasks become ready in one transaction.
 pub(crate) const PROMOTED: i64 = 500;
-
-pub(crate) fn begin(connection: &Connection) -> Result<()> {
-    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    Ok(())
-}
-
-pub(crate) fn commit(connection: &Connection) -> Result<()> {
-    connection.prepare_cached("COMMIT")?.execute([])?;
-    Ok(())
-}
-
-/// Ends a transaction that has failed; SQLite may have ended it itself.
-pub(crate) fn roll_back(connection: &Connection) {
-    if !connection.is_autocommit() {
-        _ = connection.execute_batch("ROLLBACK");
-    }
-}
-
-/// Changes when another connection commits.
-pub(crate) fn data_version(connection: &Connection) -> Result<i64> {
-    let mut statement = connection.prepare_cached("PRAGMA data_version")?;
-    statement.query_row([], |row| row.get(0))
-}
 
 pub(crate) fn application(connection: &Connection, name: &str) -> Result<i64> {
     let sql = "INSERT INTO application (name) VALUES (?1) ON CONFLICT DO NOTHING";
@@ -68,6 +32,19 @@ pub(crate) fn function(connection: &Connection, application: i64, name: &str) ->
     let sql = "SELECT function FROM function WHERE application = ?1 AND name = ?2";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_row(params![application, name], |row| row.get(0))
+}
+
+/// The place of the row with an id.
+pub(crate) fn place(connection: &Connection, id: &str) -> Result<Option<i64>> {
+    let sql = "SELECT sequence FROM task WHERE id = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([id], |row| row.get(0)).optional()
+}
+
+pub(crate) fn known_application(connection: &Connection, app: &str) -> Result<Option<i64>> {
+    let sql = "SELECT application FROM application WHERE name = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_row([app], |row| row.get(0)).optional()
 }
 
 // --- Processes ----------------------------------------------------------------------
@@ -147,13 +124,6 @@ pub(crate) fn processes(connection: &Connection) -> Result<Vec<Process>> {
             began_at: row.get(4)?,
         })
     })?;
-    rows.collect()
-}
-
-/// The slots and numbers of the processes whose code knows layouts before this one only.
-pub(crate) fn older(connection: &Connection, layout: i64) -> Result<Vec<(i64, i64)>> {
-    let mut statement = connection.prepare("SELECT slot, pid FROM process WHERE layout < ?1")?;
-    let rows = statement.query_map([layout], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
 
@@ -301,16 +271,6 @@ pub(crate) fn twin(
         ))
     });
     found.optional()
-}
-
-/// How many tasks wait for a worker or their time.
-pub(crate) fn count_waiting(connection: &Connection) -> Result<u64> {
-    let sql = "SELECT (SELECT count(*) FROM task WHERE state = 0) + (SELECT count(*) FROM task WHERE state = 1) \
-               + (SELECT count(*) FROM task WHERE state = 5) \
-               + (SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3 AND published = 0)";
-    let mut statement = connection.prepare_cached(sql)?;
-    let count: i64 = statement.query_row([], |row| row.get(0))?;
-    Ok(count.cast_unsigned())
 }
 
 pub(crate) fn exists(connection: &Connection, id: &str) -> Result<bool> {
@@ -477,7 +437,7 @@ pub(crate) fn next_due(connection: &Connection, application: i64) -> Result<Opti
     let found: Option<Option<i64>> = statement
         .query_row([application], |row| row.get(0))
         .optional()?;
-    let woken = limits::next_wake(connection, application)?;
+    let woken = lanes::next_wake(connection, application)?;
     Ok(match (found.flatten(), woken) {
         (Some(due), Some(woken)) => Some(due.min(woken)),
         (due, woken) => due.or(woken),
@@ -749,7 +709,7 @@ pub(crate) fn misfits(
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([application])?;
     let mut found = Vec::new();
-    while found.len() < PRUNED as usize {
+    while found.len() < FEW as usize {
         let Some(row) = rows.next()? else { break };
         let task = row.get(0)?;
         if is_meant(task, row.get(1)?) {
@@ -828,6 +788,8 @@ const COLUMNS: &str = "id, (SELECT name FROM function WHERE function.function = 
      CASE WHEN state = 2 THEN (SELECT pid FROM process WHERE slot = owner) END, attempt_at, options, {arguments}";
 /// Where the place of the row is among them.
 pub(crate) const SEQUENCE: usize = 23;
+/// What a row has as `published` that is a permit.
+pub(crate) const PERMIT: i64 = 2;
 /// And what says whether it is a plain task's, or a permit.
 pub(crate) const PUBLISHED: usize = 3;
 /// And what belongs to its limit and its rate.
@@ -862,7 +824,7 @@ pub(crate) fn columns(detail: Detail) -> String {
     let columns = COLUMNS
         .replace("{result}", result)
         .replace("{arguments}", &arguments);
-    format!("{columns}, {}", limits::LANE)
+    format!("{columns}, {}", lanes::LANE)
 }
 
 pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> {
@@ -910,7 +872,7 @@ pub(crate) fn row_of(row: &rusqlite::Row<'_>, slot: Option<i64>) -> Result<Row> 
         is_paused,
         waiting_for,
         after,
-        lane: limits::lane_of(row, LANE)?,
+        lane: lanes::lane_of(row, LANE)?,
         is_held: stored == State::Blocked && !is_paused && waiting_for == 0,
         pid: row.get(SEQUENCE + 2)?,
         attempt_began: row.get(SEQUENCE + 3)?,
@@ -961,199 +923,6 @@ pub(crate) fn row_with(
         .optional()
 }
 
-pub(crate) fn stats(connection: &Connection) -> Result<Stats> {
-    let count = |sql: &str| -> Result<u64> {
-        let mut statement = connection.prepare_cached(sql)?;
-        let count: i64 = statement.query_row([], |row| row.get(0))?;
-        Ok(count.cast_unsigned())
-    };
-    let paused = manage::count_paused(connection)?;
-    // Of those that start next: behind so many, an older one has a lower priority. Those that are paused and not set
-    // aside are rare, and mostly gone at the next look.
-    let sql = "SELECT min(since) FROM (SELECT coalesce(due, submitted_at) AS since FROM task INDEXED BY ready \
-               WHERE state = 0 AND NOT EXISTS (SELECT 1 FROM paused \
-               WHERE paused.application = task.application AND paused.function IN (0, task.function)) LIMIT 1000)";
-    let oldest = connection
-        .prepare_cached(sql)?
-        .query_row([], |row| row.get(0))?;
-    Ok(Stats {
-        ready: count("SELECT count(*) FROM task WHERE state = 0")?.saturating_sub(paused),
-        scheduled: count("SELECT count(*) FROM task WHERE state = 1")?,
-        running: count(
-            "SELECT count(*) FROM task WHERE owner IS NOT NULL AND state = 2 AND published = 0",
-        )?,
-        blocked: count(
-            "SELECT count(*) FROM task WHERE limit_key IS NOT NULL AND state = 3 AND waiting_for = 0 AND published = 0",
-        )? + chains::count(connection)?
-            + count("SELECT count(*) FROM task WHERE state = 5")?
-            + paused,
-        parked: count("SELECT count(*) FROM task WHERE state = 4")?,
-        dead: count("SELECT count(*) FROM task WHERE state = 9")?,
-        processes: count("SELECT count(*) FROM process WHERE claims")?,
-        bytes: 0,
-        oldest,
-    })
-}
-
-// --- Pruning ------------------------------------------------------------------------
-
-/// So many ids of pruned tasks are kept.
-const FORGOTTEN: i64 = 100_000;
-/// So many free pages are given back in one transaction.
-const FREED: i64 = 200;
-/// So many rows are pruned in one transaction.
-const PRUNED: u32 = 200;
-
-/// Whether a row has ended before `since`, or a dead letter or parked one before `long_since`.
-pub(crate) fn has_old(connection: &Connection, since: i64, long_since: i64) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM task WHERE state BETWEEN 6 AND 8 AND ended_at < ?1 AND NOT {needed}) \
-               OR EXISTS (SELECT 1 FROM task WHERE state = 9 AND ended_at < ?2)";
-    let sql = sql.replace("{needed}", chains::NEEDED);
-    let mut statement = connection.prepare_cached(&sql)?;
-    statement.query_row(params![since, long_since], |row| row.get(0))
-}
-
-/// Whether a quarter of the file is free.
-pub(crate) fn has_much_room(connection: &Connection) -> Result<bool> {
-    let number = |sql: &str| -> Result<i64> {
-        let mut statement = connection.prepare_cached(sql)?;
-        statement.query_row([], |row| row.get(0))
-    };
-    let free = number("PRAGMA freelist_count")?;
-    // A small file is not worth the while.
-    Ok(free > FREED && free * 4 > number("PRAGMA page_count")?)
-}
-
-/// Gives free pages back to the file system, not all at once.
-pub(crate) fn vacuum(connection: &Connection) -> Result<()> {
-    let mut statement = connection.prepare_cached("PRAGMA incremental_vacuum(200)")?;
-    let mut rows = statement.query([])?;
-    while rows.next()?.is_some() {}
-    Ok(())
-}
-
-pub(crate) fn has_long_parked(
-    connection: &Connection,
-    application: i64,
-    long_since: i64,
-) -> Result<bool> {
-    let sql = "SELECT 1 FROM task WHERE state = 4 AND parked_at < ?1 AND application = ?2";
-    connection
-        .prepare_cached(sql)?
-        .exists([long_since, application])
-}
-
-/// A task that was parked long ago.
-pub(crate) struct LongParked {
-    pub sequence: i64,
-    pub id: String,
-    pub function: String,
-    pub deaths: u32,
-    pub reason: String,
-}
-
-/// Tasks of an application that were parked long ago; not all at once.
-pub(crate) fn long_parked(
-    connection: &Connection,
-    application: i64,
-    long_since: i64,
-) -> Result<Vec<LongParked>> {
-    let sql = "SELECT sequence, id, (SELECT name FROM function WHERE function.function = task.function), deaths, \
-               coalesce(reason, '') FROM task WHERE state = 4 AND parked_at < ?1 AND application = ?2 LIMIT ?3";
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(params![long_since, application, PRUNED], |row| {
-        Ok(LongParked {
-            sequence: row.get(0)?,
-            id: row.get(1)?,
-            function: row.get::<_, Option<String>>(2)?.unwrap_or_default(),
-            deaths: row.get(3)?,
-            reason: row.get(4)?,
-        })
-    })?;
-    rows.collect()
-}
-
-/// How many ended rows there are, but for those whose results others wait with.
-pub(crate) fn count_ended(connection: &Connection) -> Result<u64> {
-    let sql = "SELECT count(*) FROM task WHERE state BETWEEN 6 AND 8";
-    let mut statement = connection.prepare_cached(sql)?;
-    let count: i64 = statement.query_row([], |row| row.get(0))?;
-    let needed = chains::count_needed(connection)?;
-    Ok(count.cast_unsigned().saturating_sub(needed))
-}
-
-/// Keeps an id, so that no task gets it.
-pub(crate) fn exclude(connection: &Connection, id: &str, at: i64) -> Result<()> {
-    let sql = "INSERT INTO forgotten (id, ended_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
-    connection.prepare_cached(sql)?.execute(params![id, at])?;
-    Ok(())
-}
-
-/// Removes old rows, the oldest first: those that have ended before `since`, `surplus` in any case, and dead
-/// letters from before `long_since`. Not all at once.
-pub(crate) fn prune(
-    connection: &Connection,
-    since: i64,
-    long_since: i64,
-    surplus: u64,
-) -> Result<()> {
-    let surplus = u32::try_from(surplus).unwrap_or(PRUNED).min(PRUNED);
-    let sql = "SELECT sequence, id, ended_at FROM (SELECT sequence, id, ended_at, row_number() OVER (ORDER BY ended_at) AS place \
-               FROM (SELECT sequence, id, ended_at FROM task WHERE state BETWEEN 6 AND 8 AND NOT {needed} ORDER BY ended_at LIMIT ?4)) \
-               WHERE ended_at < ?1 OR place <= ?3 \
-               UNION ALL SELECT sequence, id, ended_at FROM (SELECT sequence, id, ended_at FROM task WHERE state = 9 \
-               AND ended_at < ?2 ORDER BY ended_at LIMIT ?4)";
-    let sql = sql.replace("{needed}", chains::NEEDED);
-    let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map(params![since, long_since, surplus, PRUNED], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-    })?;
-    let old = rows.collect::<Result<Vec<_>>>()?;
-    forget(connection, &old)
-}
-
-/// Removes rows, given by place, id and time of their end; the ids are known as those of pruned
-/// tasks.
-pub(crate) fn forget(connection: &Connection, old: &[(i64, String, i64)]) -> Result<()> {
-    for (sequence, id, ended) in old {
-        exclude(connection, id, *ended)?;
-        let sql = "DELETE FROM task WHERE sequence = ?1";
-        connection.prepare_cached(sql)?.execute([sequence])?;
-        remove_parts(connection, *sequence)?;
-        chains::remove(connection, *sequence)?;
-    }
-    if !old.is_empty() {
-        let sql = "DELETE FROM forgotten WHERE place <= (SELECT max(place) FROM forgotten) - ?1";
-        connection.prepare_cached(sql)?.execute([FORGOTTEN])?;
-    }
-    Ok(())
-}
-
-/// Removes what belongs to a row that is gone: another one may get its place.
-fn remove_parts(connection: &Connection, task: i64) -> Result<()> {
-    for sql in [
-        "DELETE FROM body WHERE task = ?1",
-        "DELETE FROM waiter WHERE task = ?1",
-    ] {
-        connection.prepare_cached(sql)?.execute([task])?;
-    }
-    events::remove(connection, task)?;
-    kept::remove(connection, task)
-}
-
-/// Checks the file, and copies the whole log into the database and that to the disk; whether that
-/// was possible.
-pub(crate) fn check_and_copy(connection: &Connection) -> Result<bool> {
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return Ok(false);
-    }
-    connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| {
-        let (busy, pages, copied): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(busy == 0 && pages == copied)
-    })
-}
-
 /// Whether a claim holds.
 pub(crate) fn is_claimed(connection: &Connection, claim: Claim, slot: i64) -> Result<bool> {
     let sql = "SELECT 1 FROM task WHERE sequence = ?1 AND owner = ?2 AND epoch = ?3 AND state = 2";
@@ -1162,28 +931,9 @@ pub(crate) fn is_claimed(connection: &Connection, claim: Claim, slot: i64) -> Re
         .exists(params![claim.task, slot, claim.epoch])
 }
 
-/// Removes a task that has not begun. One that was inserted as running has not if `claim`, by its
-/// process's slot, is the first and was never told.
-pub(crate) fn remove_unbegun(
-    connection: &Connection,
-    id: &str,
-    claim: Option<(Claim, i64)>,
-    now: i64,
-) -> Result<()> {
-    let sql = "DELETE FROM task WHERE id = ?1 AND (state IN (0, 1, 3, 5) AND attempt = 0 \
-               OR state = 2 AND epoch = ?2 AND owner = ?3 AND ?2 IS NOT NULL) RETURNING sequence, application, limit_key";
-    let (epoch, slot) = claim.map(|(claim, slot)| (claim.epoch, slot)).unzip();
-    let mut statement = connection.prepare_cached(sql)?;
-    let removed = statement.query_row(params![id, epoch, slot], |row| {
-        let lane: Option<String> = row.get(2)?;
-        Ok((row.get(0)?, row.get(1)?, lane))
-    });
-    let Some((task, application, lane)) = removed.optional()? else {
-        return Ok(());
-    };
-    remove_parts(connection, task)?;
-    if let Some(key) = lane {
-        limits::call(connection, application, &key, now)?;
-    }
+/// Keeps an id, so that no task gets it.
+pub(crate) fn exclude(connection: &Connection, id: &str, at: i64) -> Result<()> {
+    let sql = "INSERT INTO forgotten (id, ended_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    connection.prepare_cached(sql)?.execute(params![id, at])?;
     Ok(())
 }

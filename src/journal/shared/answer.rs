@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::shared::sync::Bell;
-use crate::shared::sync::Mutex;
+use crate::shared::errors::{Error, ErrorKind};
+use crate::shared::sync::{Bell, Mutex};
 
 /// A place for one answer.
 pub(crate) struct Ticket<T> {

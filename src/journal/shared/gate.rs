@@ -5,8 +5,7 @@
 
 use flask_delay_engine::LazyPerProcess;
 
-use crate::shared::sync::Bell;
-use crate::shared::sync::Mutex;
+use crate::shared::sync::{Bell, Mutex};
 
 /// The gate of one process. Any number of threads may be inside, or one that forks.
 pub(crate) struct Gate {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::api::SyncLevel;
-use crate::api::operation::Operation;
-use crate::api::operation::Said;
+use crate::api::chains::Waiting;
+use crate::api::operation::{Operation, Said};
 use crate::group::work::Effects;
-use crate::process::flusher::Waiting;
 use crate::process::memory::Watch;
 use crate::writer::thread::Writer;
 

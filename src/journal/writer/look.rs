@@ -9,26 +9,18 @@ use std::time::{Duration, Instant};
 use log::Level;
 use rusqlite::Connection;
 
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::api::Pool;
-use crate::api::Row;
-use crate::file::filesystem::Identity;
-use crate::file::filesystem::refused;
-use crate::file::liveness;
-use crate::file::schema;
-use crate::group::commands;
-use crate::group::commands::Standing;
-use crate::group::limits;
-use crate::group::manage;
-use crate::group::periodic;
-use crate::group::work::Result;
-use crate::group::work::Trouble;
+use crate::api::commands::Command;
+use crate::api::{Error, ErrorKind, Pool, Row};
+use crate::file::filesystem::{Identity, refused};
+use crate::file::trouble::{Result, Trouble};
+use crate::file::{liveness, schema, transaction};
+use crate::group::commands::{self, Standing};
+use crate::group::{limits, manage, periodic, prune};
+use crate::process::chores::Prune;
 use crate::process::part::Files;
 use crate::rows::store;
-use crate::writer::thread::Writer;
-use crate::writer::thread::lost_row;
-use crate::writer::thread::now;
+use crate::shared::clock::now;
+use crate::writer::thread::{Writer, lost_row};
 
 /// How often an idle process looks at the others.
 const LOOK: Duration = Duration::from_secs(1);
@@ -41,45 +33,6 @@ const UNKNOWN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 /// Dead letters and parked tasks are kept so long, in microseconds.
 const KEPT: i64 = 30 * 24 * 3600 * 1_000_000;
 
-/// What a look has found to be done.
-#[derive(Default)]
-pub(crate) struct Chores {
-    pub dead: Vec<store::Process>,
-    pub prune: Option<Prune>,
-    /// Functions that no process knows.
-    pub park: Vec<i64>,
-    /// Ends of others that were told.
-    pub told: Vec<i64>,
-    /// Whether tasks of resumed functions are to become ready.
-    pub release: bool,
-    /// Tasks that other code has parked, and that this process may be able to run.
-    pub misfits: Vec<i64>,
-}
-
-/// Which rows go.
-#[derive(Clone, Copy)]
-pub(crate) struct Prune {
-    /// Those that have ended before this time.
-    pub since: i64,
-    /// Dead letters and parked tasks from before this time.
-    pub long_since: i64,
-    /// As many of the oldest ends in any case.
-    pub surplus: u64,
-    /// Whether the file has much free space to give back.
-    pub vacuum: bool,
-}
-
-impl Chores {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.dead.is_empty()
-            && self.prune.is_none()
-            && self.park.is_empty()
-            && self.told.is_empty()
-            && !self.release
-            && self.misfits.is_empty()
-    }
-}
-
 /// What a look has to tell the host.
 #[derive(Default)]
 struct Seen {
@@ -87,7 +40,7 @@ struct Seen {
     stops: Vec<String>,
     /// Permits that others have granted.
     granted: Vec<i64>,
-    commands: Vec<commands::Command>,
+    commands: Vec<Command>,
     reports: Vec<(Level, String)>,
 }
 
@@ -185,7 +138,7 @@ impl Writer {
         }
         let claims = self.memory.claims && !self.part.is_leaving();
         let is_seldom = is_look && self.seldom_at.elapsed() >= SELDOM;
-        let version = store::data_version(connection)?;
+        let version = transaction::data_version(connection)?;
         let is_changed = !is_look || files.data_version != Some(version);
         if is_changed {
             files.data_version = Some(version);
@@ -411,19 +364,19 @@ impl Writer {
             surplus: 0,
             vacuum: false,
         };
-        let count = store::count_ended(connection)?;
+        let count = prune::count_ended(connection)?;
         prune.surplus = count.saturating_sub(core.settings.limit);
-        prune.vacuum = store::has_much_room(connection)?;
+        prune.vacuum = prune::has_much_room(connection)?;
         let application = self.memory.application;
         let resumed = application.map(|it| manage::resumed(connection, it));
         self.chores.release = resumed.transpose()?.is_some_and(|it| !it.is_empty());
         self.is_pruning = prune.surplus > 0
             || prune.vacuum
-            || store::has_old(connection, prune.since, prune.long_since)?
+            || prune::has_old(connection, prune.since, prune.long_since)?
             || periodic::has_old(connection, prune.long_since)?
             || commands::has_old(connection, now)?
             || application.map_or(Ok(false), |it| {
-                store::has_long_parked(connection, it, prune.long_since)
+                prune::has_long_parked(connection, it, prune.long_since)
             })?
             || limits::has_old(connection, now)?;
         if self.is_pruning {

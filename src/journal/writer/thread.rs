@@ -7,49 +7,29 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use log::Level;
 use rusqlite::{Connection, ErrorCode};
 
-use crate::api::Accepted;
-use crate::api::Claim;
-use crate::api::Error;
-use crate::api::ErrorKind;
-use crate::api::Row;
-use crate::api::State;
-use crate::api::Stats;
 use crate::api::operation::Operation;
+use crate::api::record::{Sample, keep};
+use crate::api::{Accepted, Claim, Error, ErrorKind, Row, State, Stats};
 use crate::file::filesystem::refused;
-use crate::file::liveness;
-use crate::file::turnstile;
+use crate::file::trouble::{Result, Trouble};
 use crate::file::wakeup::Woken;
-use crate::group::chains;
-use crate::group::lists;
-use crate::group::manage;
-use crate::group::others;
-use crate::group::permits;
-use crate::group::poison;
-use crate::group::record;
-use crate::group::record::Sample;
-use crate::group::work::Effects;
-use crate::group::work::Evidence;
-use crate::group::work::Group;
-use crate::group::work::Result;
-use crate::group::work::Trouble;
-use crate::process::flusher;
-use crate::process::memory::Memory;
-use crate::process::memory::Watch;
-use crate::process::part;
-use crate::process::part::Disk;
-use crate::process::part::Files;
-use crate::process::part::Part;
-use crate::process::part::Subject;
+use crate::file::{liveness, transaction, turnstile};
+use crate::group::work::{Effects, Evidence, Group};
+use crate::group::{chains, lists, manage, others, permits, poison, prune, record};
+use crate::process::chores::Chores;
+use crate::process::memory::{Memory, Watch};
+use crate::process::part::{self, Disk, Files, Part, Subject};
+use crate::process::{flusher, permits as process_permits};
 use crate::rows::kept::Checkpoints;
-use crate::rows::store;
+use crate::rows::{counts, store};
 use crate::shared::answer::Answer;
+use crate::shared::clock::now;
 use crate::shared::gate::gate;
-use crate::writer::look::Chores;
 
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -63,14 +43,6 @@ pub(crate) const BUSY: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_secs(1);
 /// Between attempts to learn what became of a commit.
 const SETTLE: Duration = Duration::from_millis(100);
-
-/// The time in microseconds since 1970.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
 
 #[allow(
     clippy::struct_excessive_bools,
@@ -345,7 +317,7 @@ impl Writer {
                 }
                 Operation::Stats(answer) => {
                     let found =
-                        Self::with(&self.part, |connection, _| Ok(store::stats(connection)?));
+                        Self::with(&self.part, |connection, _| Ok(counts::stats(connection)?));
                     let found = found.map(|stats| self.with_bytes(stats));
                     answer.give(found.map_err(|trouble| trouble.told(&place)));
                 }
@@ -419,7 +391,7 @@ impl Writer {
         let mut operations = std::mem::take(&mut self.kept);
         let done = self.transact(&mut operations, &turn);
         let lost = std::mem::take(&mut self.lost_permits);
-        permits::refuse(lost, &permits::lost(&part.core.place.database));
+        process_permits::refuse(lost, &process_permits::lost(&part.core.place.database));
         match done {
             Ok((effects, log)) => {
                 self.last_error = None;
@@ -510,7 +482,7 @@ impl Writer {
         let begun = disk
             .open_or_make(&part.core)
             .and_then(|(connection, files)| {
-                store::begin(connection)?;
+                transaction::begin(connection)?;
                 Ok((connection, files))
             });
         let (connection, files) = match begun {
@@ -528,7 +500,7 @@ impl Writer {
             operations.extend(part.queue.take());
             self.take_checkpoints();
             for sample in std::mem::take(&mut *part.samples.lock()) {
-                record::keep(&mut self.samples, sample);
+                keep(&mut self.samples, sample);
             }
         }
         files.lengthen_log();
@@ -536,7 +508,7 @@ impl Writer {
         let is_replaced = match self.is_replaced(connection, files) {
             Ok(is_replaced) => is_replaced,
             Err(trouble) => {
-                store::roll_back(connection);
+                transaction::roll_back(connection);
                 return Err(Failure::new(trouble));
             }
         };
@@ -566,16 +538,16 @@ impl Writer {
             effects.reports.push((Level::Error, text));
         }
         if let Err(trouble) = done {
-            store::roll_back(connection);
+            transaction::roll_back(connection);
             return Err(Failure {
                 effects: Box::new(effects),
                 ..Failure::new(trouble)
             });
         }
-        let Err(error) = store::commit(connection) else {
+        let Err(error) = transaction::commit(connection) else {
             return Ok(effects);
         };
-        store::roll_back(connection);
+        transaction::roll_back(connection);
         // On a full disk a new connection may not get what it needs.
         if error.sqlite_error_code() != Some(ErrorCode::DiskFull) {
             disk.suspend();
@@ -737,7 +709,7 @@ impl Writer {
                 let _inside = gate().enter();
                 self.part.disk.lock().suspend();
             }
-            permits::refuse(self.memory.permits.take(), error);
+            process_permits::refuse(self.memory.permits.take(), error);
             return answer_all(operations, error);
         }
         let (mut ends, others): (Vec<_>, Vec<_>) =
@@ -800,7 +772,7 @@ impl Writer {
         let part = Arc::clone(&self.part);
         let since = *self.sick_since.get_or_insert_with(Instant::now);
         let copied = self.in_turn(|_, connection| {
-            if store::check_and_copy(connection)? {
+            if transaction::check_and_copy(connection)? {
                 return Ok(());
             }
             let text = "the log of the journal cannot be copied to the database";
@@ -843,7 +815,7 @@ impl Writer {
         let stalled = self.part.flusher.stalled();
         let slot = self.memory.slot;
         let removed = self.in_turn(|writer, connection| {
-            store::begin(connection)?;
+            transaction::begin(connection)?;
             for it in &stalled {
                 for (id, accepted) in it.ids.iter().zip(&it.submitted.accepted) {
                     let claim = match accepted {
@@ -852,14 +824,14 @@ impl Writer {
                         // Another one stands for it.
                         _ => continue,
                     };
-                    store::remove_unbegun(connection, id, claim, self::now())?;
+                    prune::remove_unbegun(connection, id, claim, self::now())?;
                 }
             }
             let why = "the task before this one was refused: the disk failed";
             for follower in chains::fail_lost(connection, why, self::now())? {
                 store::tell_waiters(connection, follower, None)?;
             }
-            Ok(store::commit(connection)?)
+            Ok(transaction::commit(connection)?)
         });
         let cause = match removed {
             Ok(()) => {
