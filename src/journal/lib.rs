@@ -15,7 +15,7 @@
 //! 3. `rows`: SQL that the subjects share.
 //! 2. `file`: the database and the files beside it: layout, locks, FIFOs; the only `unsafe`.
 //! 1. `api`: plain data: what goes in and comes out, and what threads ask of the writer thread.
-//! 0. `shared`: how threads meet.
+//! 0. `shared`: errors, the clock, and how threads meet.
 #![deny(unsafe_code)]
 
 // The tests within the crate share their support with those outside.
@@ -35,13 +35,14 @@ mod shared;
 mod support;
 mod writer;
 
-pub use api::chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT, Submitted};
+pub use api::chains::{Before, EXCEPTION, Follows, GATHER, How, RESULT};
 pub use api::commands::{Command, Order, Reply};
 pub use api::histogram::Histogram;
 pub use api::jobs::{Job, Run, Tick, Ticked, When};
 pub use api::lists::{Bound, Class, Filter, List, Version};
 pub use api::permits::{NewPermit, Permit};
 pub use api::record::{Event, Figures, Levels, Link, Links, Sample, Step, Vitals, Worker};
+pub use api::submission::Submitted;
 pub use api::{
     Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Error, ErrorKind, Found,
     Held, Host, Kept, Key, Limits, NewTask, Outcome, Pool, Retried, Row, Settings, State, Stats,

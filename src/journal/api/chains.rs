@@ -1,7 +1,4 @@
-//! Tasks that follow others, and what becomes of a submission.
-
-use super::task::Accepted;
-use crate::shared::answer::Answer;
+//! What a task waits for.
 
 /// Stands in a follower's arguments for the result of the task before. No JSON has this character.
 pub const RESULT: char = '\u{1a}';
@@ -59,30 +56,4 @@ impl How {
     pub(crate) fn code(self) -> i64 {
         self as i64
     }
-}
-
-/// What became of a submission.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Submitted {
-    /// The tasks up to the first one that is refused. None, if one of them follows another one.
-    pub accepted: Vec<Accepted>,
-    /// Which task is refused, and why. Those after it are not accepted either.
-    pub refused: Option<(usize, Accepted)>,
-}
-
-/// What became of the only task of a submission.
-pub(crate) fn one(mut done: Submitted) -> Accepted {
-    let refused = done.refused.take().map(|(_, why)| why);
-    // There is one of the two.
-    refused
-        .or_else(|| done.accepted.pop())
-        .unwrap_or(Accepted::Taken)
-}
-
-/// Tasks that are answered for when they are on the disk.
-pub(crate) struct Waiting {
-    /// Of those that are accepted.
-    pub ids: Vec<String>,
-    pub answer: Answer<Submitted>,
-    pub submitted: Submitted,
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flask_delay_engine::{Recurrence, has_come};
 
-use super::chains::{Submitted, Waiting, one};
+use super::submission::{Submitted, Waiting, one};
 use super::task::{Accepted, NewTask};
 use crate::shared::answer::Answer;
 use crate::shared::errors::Error;

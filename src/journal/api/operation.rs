@@ -1,9 +1,9 @@
 //! What threads ask of the writer thread.
 
-use super::chains::Submitted;
 use super::jobs::{Ask, Told};
 use super::lists::{Class, Filter, Page, Query, Version};
 use super::record::{self, Answered};
+use super::submission::Submitted;
 use super::task::{Cancelled, Change, Changed, Claim, Found, NewTask, Outcome, Retried, Stats};
 use super::{commands, permits};
 use crate::shared::answer::Answer;

@@ -12,8 +12,8 @@ use flask_delay_engine::LazyPerProcess;
 use log::Level;
 use rusqlite::Connection;
 
-use crate::api::chains::one;
 use crate::api::operation::{self, Operation, Origin, Plain};
+use crate::api::submission::one;
 use crate::api::{
     Accepted, Cancelled, Change, Changed, Claim, Error, ErrorKind, Found, Host, NewTask, Outcome,
     Settings, Stats,
@@ -25,7 +25,8 @@ use crate::process::part::{self, Core, Part, Subject, closed};
 use crate::rows::store;
 use crate::shared::answer::{Answer, Ticket};
 use crate::shared::gate::gate;
-use crate::writer::thread::{self as writer, Writer};
+use crate::writer::state::{self, Writer};
+use crate::writer::thread as writer;
 
 /// Between attempts to have the turnstile at the opening.
 const TURN: Duration = Duration::from_millis(2);
@@ -106,7 +107,7 @@ impl Journal {
         while matches!(&opened, Err(error) if error.kind == ErrorKind::Busy)
             && began.elapsed() < part.core.settings.timeout
         {
-            thread::sleep(writer::BUSY);
+            thread::sleep(state::BUSY);
             opened = Self::look_at_file(&part);
         }
         // Fails only for a file that is closed, and it is open.

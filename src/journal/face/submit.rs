@@ -1,8 +1,8 @@
 //! Submitting tasks.
 
 use super::journal::Journal;
-use crate::api::chains::{Submitted, one};
 use crate::api::operation::{Operation, Origin};
+use crate::api::submission::{Submitted, one};
 use crate::api::{Accepted, Error, NewTask};
 
 impl Journal {

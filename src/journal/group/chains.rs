@@ -11,12 +11,11 @@ use std::collections::{HashSet, VecDeque};
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::api::chains::{Before, EXCEPTION, How, RESULT, Submitted};
-use crate::api::operation::Origin;
-use crate::api::{Accepted, Key, NewTask, Pool, State};
+use crate::api::chains::{EXCEPTION, How, RESULT};
+use crate::api::{Pool, State};
 use crate::file::trouble;
 use crate::group::poison;
-use crate::group::work::Group;
+use crate::group::transaction::Group;
 use crate::rows::links;
 use crate::rows::store::{self, End};
 
@@ -240,108 +239,7 @@ pub(crate) fn fail_lost(connection: &Connection, why: &str, now: i64) -> Result<
 
 // --- In a group ---------------------------------------------------------------------
 
-/// The places of the tasks before one, or the id that none has.
-type Found = std::result::Result<Vec<i64>, String>;
-
 impl Group<'_> {
-    /// Accepts tasks in order, until one is refused. If one of them follows another one of them,
-    /// then all or none.
-    pub(crate) fn submit_all(
-        &mut self,
-        tasks: &[NewTask],
-        origin: Origin,
-    ) -> trouble::Result<Submitted> {
-        let mut done = Submitted::default();
-        let is_chain = tasks.iter().any(|task| {
-            let before = task.follows.iter().flat_map(|it| &it.tasks);
-            before.into_iter().any(|it| matches!(it, Before::Place(_)))
-        });
-        if is_chain && let Some(refused) = self.refusal(tasks)? {
-            done.refused = Some(refused);
-            return Ok(done);
-        }
-        let mut places = Vec::with_capacity(tasks.len());
-        for (number, task) in tasks.iter().enumerate() {
-            let before = match self.before(task, &places)? {
-                Ok(before) => before,
-                Err(id) => {
-                    done.refused = Some((number, Accepted::Missing(id)));
-                    return Ok(done);
-                }
-            };
-            let (accepted, place) = self.submit(task, &before, origin)?;
-            if is_refusal(task, &accepted) {
-                done.refused = Some((number, accepted));
-                return Ok(done);
-            }
-            places.push(match &accepted {
-                Accepted::Twin { id, .. } if is_chain => {
-                    store::place(self.connection, id)?.unwrap_or(place)
-                }
-                _ => place,
-            });
-            done.accepted.push(accepted);
-        }
-        Ok(done)
-    }
-
-    /// Why not all tasks of a chain can be accepted: the first one that cannot, and the reason.
-    fn refusal(&mut self, tasks: &[NewTask]) -> trouble::Result<Option<(usize, Accepted)>> {
-        let mut seen: HashSet<(u8, &str)> = HashSet::new();
-        for (number, task) in tasks.iter().enumerate() {
-            if task.follows.is_none() && self.is_full()? {
-                return Ok(Some((number, Accepted::Full)));
-            }
-            for before in task.follows.iter().flat_map(|it| &it.tasks) {
-                if let Before::Id(id) = before
-                    && store::place(self.connection, id)?.is_none()
-                {
-                    return Ok(Some((number, Accepted::Missing(id.clone()))));
-                }
-            }
-            if !seen.insert((0, &task.id)) || store::is_taken(self.connection, &task.id)? {
-                return Ok(Some((number, Accepted::Taken)));
-            }
-            for (kind, by, key) in [(1, Key::Once, &task.once), (2, Key::Unique, &task.unique)] {
-                let Some(key) = key else { continue };
-                let twin = store::twin(self.connection, by, &self.scoped(key))?;
-                let own = tasks[..number].iter().find(|it| match by {
-                    Key::Once => it.once.as_ref() == Some(key),
-                    Key::Unique => it.unique.as_ref() == Some(key),
-                });
-                let own = own.map(|it| (it.id.clone(), it.function.clone()));
-                seen.insert((kind, key));
-                if let Some((id, function)) = twin.or(own) {
-                    let twin = Accepted::Twin { id, function, by };
-                    if is_refusal(task, &twin) {
-                        return Ok(Some((number, twin)));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// The places of the tasks that a task is to follow.
-    fn before(&self, task: &NewTask, places: &[i64]) -> trouble::Result<Found> {
-        let Some(follows) = &task.follows else {
-            return Ok(Ok(Vec::new()));
-        };
-        let mut found = Vec::with_capacity(follows.tasks.len());
-        for before in &follows.tasks {
-            let place = match before {
-                Before::Id(id) => store::place(self.connection, id)?,
-                Before::Place(number) => places.get(*number).copied(),
-            };
-            match (place, before) {
-                (Some(place), _) => found.push(place),
-                (None, Before::Id(id)) => return Ok(Err(id.clone())),
-                (None, Before::Place(number)) => return Ok(Err(number.to_string())),
-            }
-        }
-        Ok(Ok(found))
-    }
-
     /// Notes what a new row waits for. What of that has ended already counts at once.
     pub(crate) fn hold(&mut self, task: i64, before: &[i64]) -> trouble::Result<()> {
         for (place, predecessor) in before.iter().enumerate() {
@@ -522,16 +420,5 @@ impl Group<'_> {
             self.connection.prepare_cached(sql)?.execute([task])?;
         }
         Ok(changed > 0)
-    }
-}
-
-/// Whether that refuses the task; otherwise it is accepted, or another one stands for it.
-fn is_refusal(task: &NewTask, accepted: &Accepted) -> bool {
-    match accepted {
-        Accepted::Mine(_) | Accepted::Waiting => false,
-        Accepted::Twin { function, by, .. } => {
-            task.is_strict || (*by == Key::Once && *function != task.function)
-        }
-        Accepted::Taken | Accepted::Full | Accepted::Missing(_) => true,
     }
 }

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use crate::api::State;
 use crate::api::commands::{Ask, Command, Order, Reply, Sent, Told};
 use crate::file::{liveness, trouble};
-use crate::group::work::Group;
+use crate::group::transaction::Group;
 use crate::rows::store;
 use crate::shared::answer::Answer;
 

@@ -5,13 +5,11 @@
 //! more, or starts, the lane is looked at in the same transaction, and the first blocked ones are
 //! made ready if they may start now. `README.md` argues why no task waits forever.
 
-use std::collections::BTreeSet;
-
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use crate::api::Limits;
 use crate::file::trouble;
-use crate::group::work::Group;
+use crate::group::transaction::{Evidence, Group};
 use crate::rows::lanes::{Rate, call, column, see, wake_at};
 use crate::rows::store::{self, PERMIT};
 
@@ -27,17 +25,6 @@ const CHANGED: usize = 500;
 const LANES: usize = 500;
 /// Lanes are forgotten so long after their last start has ceased to count, in microseconds.
 const GRACE: i64 = 1_000_000;
-
-/// What a group has to do about lanes.
-#[derive(Default)]
-pub(crate) struct Lanes {
-    /// Those in which a task is ready or runs no more, or has started.
-    touched: BTreeSet<String>,
-    /// How many tasks were blocked at their claim.
-    blocked: usize,
-    /// Whether tasks are ready that this process cannot run.
-    pub(crate) has_others: bool,
-}
 
 /// What a task of a lane asks for.
 pub(crate) struct Terms {
@@ -279,6 +266,20 @@ fn lanes_of_parked(connection: &Connection, function: i64) -> Result<Vec<String>
     statement.query_map([function], |row| row.get(0))?.collect()
 }
 
+/// Makes a blocked permit a running one, and tells its process if that is another one.
+fn grant(connection: &Connection, task: i64, to: Option<i64>) -> Result<()> {
+    let sql = "UPDATE task SET state = 2 WHERE sequence = ?1 AND state = 3";
+    connection.prepare_cached(sql)?.execute([task])?;
+    if let Some(slot) = to {
+        let sql =
+            "INSERT INTO waiter (task, slot, ended) VALUES (?1, ?2, 1) ON CONFLICT DO NOTHING";
+        connection
+            .prepare_cached(sql)?
+            .execute(params![task, slot])?;
+    }
+    Ok(())
+}
+
 // --- In a group ---------------------------------------------------------------------
 
 impl Group<'_> {
@@ -460,6 +461,19 @@ impl Group<'_> {
         let application = self.application()?;
         call(self.connection, application, key, self.now)?;
         self.schedule(Some(self.now));
+        Ok(())
+    }
+
+    /// Grants the first permit that waits in a lane, which may start now.
+    fn grant(&mut self, task: i64, owner: Option<i64>) -> trouble::Result<()> {
+        let me = self.effects.slot.or(self.memory.slot);
+        let other = owner.filter(|_| owner != me);
+        grant(self.connection, task, other)?;
+        self.note(|| Evidence::Granted(task));
+        match other {
+            Some(slot) => _ = self.effects.wake.insert(slot),
+            None => self.effects.granted.push(task),
+        }
         Ok(())
     }
 }

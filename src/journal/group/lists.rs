@@ -12,7 +12,7 @@ use rusqlite::{Connection, Result, ToSql, params};
 use crate::api::lists::{Bound, Class, Filter, List, Page, Query, Version};
 use crate::api::{Pool, Row, State};
 use crate::file::transaction;
-use crate::group::manage;
+use crate::group::pauses;
 use crate::rows::store::{self, Detail, PERMIT, known_application};
 
 /// So many rows are looked at in one step, which other operations wait for.
@@ -142,8 +142,8 @@ fn by_pause(
     application: i64,
     functions: Vec<i64>,
 ) -> Result<(Vec<i64>, Vec<i64>)> {
-    let paused = manage::paused(connection, application)?;
-    let is_all = manage::is_all(&paused);
+    let paused = pauses::paused(connection, application)?;
+    let is_all = pauses::is_all(&paused);
     Ok(functions
         .into_iter()
         .partition(|function| is_all || paused.contains(function)))

@@ -11,11 +11,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rusqlite::{Connection, Result};
 
-use crate::api::record::{Answered, Query};
+use crate::api::record::Answered;
 use crate::file::filesystem::Place;
-use crate::file::{liveness, trouble};
-use crate::group::record;
-use crate::group::work::Group;
+use crate::file::liveness;
 use crate::process::part::Files;
 
 /// The bytes of an answer, at most.
@@ -74,22 +72,4 @@ pub(crate) fn read(place: &Place, slot: i64, since: i64) -> Option<String> {
     file.take(MOST).read_to_string(&mut text).ok()?;
     let (at, answer) = text.split_once('\n')?;
     (at.parse::<i64>().ok()? >= since).then(|| answer.to_owned())
-}
-
-impl Group<'_> {
-    /// Answers a page, in which others may be asked.
-    pub(crate) fn look(&mut self, query: &Query) -> trouble::Result<Answered> {
-        let slot = self.effects.slot.or(self.memory.slot);
-        let core = &self.part.core;
-        let app = &core.settings.app;
-        let found = record::answer(self.connection, &core.place, app, slot, query)?;
-        ask(self.files, &core.place, &found);
-        Ok(found)
-    }
-
-    pub(crate) fn show(&self, at: i64, text: &str) {
-        if let Some(slot) = self.effects.slot.or(self.memory.slot) {
-            write(&self.part.core.place, slot, at, text);
-        }
-    }
 }

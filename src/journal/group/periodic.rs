@@ -13,7 +13,7 @@ use crate::api::jobs::{Ask, Job, Run, Tick, Ticked, Told, When};
 use crate::api::operation::Origin;
 use crate::api::{Accepted, NewTask};
 use crate::file::{liveness, trouble};
-use crate::group::work::Group;
+use crate::group::transaction::Group;
 use crate::rows::store::{self, known_application};
 
 // --- SQL ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use crate::api::Claim;
 use crate::api::permits::{Ask, NewPermit, Permit, Told};
 use crate::file::trouble;
-use crate::group::work::{Evidence, Group};
+use crate::group::transaction::{Evidence, Group};
 use crate::rows::lanes::{self, column};
 use crate::rows::store::PERMIT;
 
@@ -70,20 +70,6 @@ pub(crate) fn remove_all(
 pub(crate) fn has_any(connection: &Connection, slot: i64) -> Result<bool> {
     let sql = "SELECT 1 FROM task WHERE owner = ?1 AND published = 2";
     connection.prepare_cached(sql)?.exists([slot])
-}
-
-/// Makes a blocked permit a running one, and tells its process if that is another one.
-pub(crate) fn grant(connection: &Connection, task: i64, to: Option<i64>) -> Result<()> {
-    let sql = "UPDATE task SET state = 2 WHERE sequence = ?1 AND state = 3";
-    connection.prepare_cached(sql)?.execute([task])?;
-    if let Some(slot) = to {
-        let sql =
-            "INSERT INTO waiter (task, slot, ended) VALUES (?1, ?2, 1) ON CONFLICT DO NOTHING";
-        connection
-            .prepare_cached(sql)?
-            .execute(params![task, slot])?;
-    }
-    Ok(())
 }
 
 /// Whether a permit is there and is granted.
@@ -172,19 +158,6 @@ impl Group<'_> {
             slot,
             claim.epoch,
         ])?;
-        Ok(())
-    }
-
-    /// Grants the first permit that waits in a lane, which may start now.
-    pub(crate) fn grant(&mut self, task: i64, owner: Option<i64>) -> trouble::Result<()> {
-        let me = self.effects.slot.or(self.memory.slot);
-        let other = owner.filter(|_| owner != me);
-        grant(self.connection, task, other)?;
-        self.note(|| Evidence::Granted(task));
-        match other {
-            Some(slot) => _ = self.effects.wake.insert(slot),
-            None => self.effects.granted.push(task),
-        }
         Ok(())
     }
 }

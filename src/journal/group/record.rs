@@ -13,7 +13,7 @@ use crate::api::record::{Answered, Figures, Query, Sample, Step, Told, Vitals, W
 use crate::file::filesystem::Place;
 use crate::file::{liveness, trouble};
 use crate::group::others;
-use crate::group::work::Group;
+use crate::group::transaction::Group;
 use crate::rows::store::{self, known_application};
 use crate::rows::{counts, events, links};
 

@@ -1,167 +1,27 @@
 //! One transaction of the writer thread: a group of operations, claims, takeovers.
-//!
-//! What a group does to the file counts when it is committed. So whatever follows from it is
-//! collected in `Effects`, and done by the writer thread then, or forgotten.
 
-use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use log::Level;
-use rusqlite::Connection;
 
 use crate::api::jobs::Ask;
-use crate::api::operation::{Operation, Origin, Plain, Said, Step};
-use crate::api::record::Sample;
-use crate::api::{
-    Accepted, Cancelled, Change, Changed, Claim, Claimed, DeadLetter, Found, Key, NewTask, Outcome,
-    Pool, Row, State,
+use crate::api::operation::{Operation, Plain, Said, Step};
+use crate::api::record::{Answered, Query, Sample};
+use crate::api::{Cancelled, Change, Changed, Claim, DeadLetter, Found, Outcome, Pool, State};
+use crate::file::schema;
+use crate::file::trouble::Result;
+use crate::group::transaction::{Evidence, Group};
+use crate::group::{
+    commands, limits, lists, manage, others, pauses, periodic, permits, poison, prune, record,
 };
-use crate::file::filesystem::refused;
-use crate::file::trouble::{Result, Trouble};
-use crate::file::{liveness, schema, wakeup};
-use crate::group::limits::{self, Lanes};
-use crate::group::{commands, lists, manage, periodic, permits, poison, prune, record};
 use crate::process::chores::{Chores, Prune};
-use crate::process::memory::{Memory, Running, Watch, Watched};
-use crate::process::part::{Files, Part, Subject};
+use crate::process::memory::{Running, Watch, Watched};
+use crate::process::part::Subject;
 use crate::rows::kept::{self, Checkpoints};
-use crate::rows::store::{self, End, NewRow, Ready};
-use crate::rows::{counts, events, lanes};
-use crate::shared::answer::Answer;
+use crate::rows::store::{self, End, Ready};
+use crate::rows::{counts, events};
 
-/// How long a count of the tasks that wait is good for, at most.
-const COUNTED: Duration = Duration::from_secs(1);
-
-/// By what a commit of unknown fate is known to have happened.
-#[derive(Clone, Debug)]
-pub(crate) enum Evidence {
-    /// A row with this id is there.
-    Inserted(String),
-    /// This claim holds no more.
-    Changed(Claim),
-    /// This process has this claim.
-    Claimed(Claim),
-    /// A row with this id is there no more.
-    Removed(String),
-    /// The permit in this place is granted.
-    Granted(i64),
-}
-
-/// What follows from a group when it is committed.
-#[derive(Default)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "they are independent of each other"
-)]
-pub(crate) struct Effects {
-    /// What to tell each operation, in order.
-    pub said: Vec<Said>,
-    pub evidence: Option<Evidence>,
-    /// The slot that this process has by this group.
-    pub slot: Option<i64>,
-    pub since: i64,
-    pub started: Vec<(i64, Running)>,
-    pub stopped: Vec<i64>,
-    pub run: Vec<Claimed>,
-    pub watched: Vec<(i64, Watched)>,
-    pub unwatched: Vec<i64>,
-    pub ended: Vec<Row>,
-    pub stops: Vec<String>,
-    pub stops_told: Vec<i64>,
-    pub published: Vec<(String, i64)>,
-    pub unpublished: Vec<String>,
-    /// Permits of this process.
-    pub granted: Vec<i64>,
-    /// Commands of this process, and where their answers go; and those for which no thread waits
-    /// any more.
-    pub asked: Vec<(i64, Answer<Option<String>>)>,
-    pub left: Vec<i64>,
-    /// Processes to wake.
-    pub wake: BTreeSet<i64>,
-    pub reports: Vec<(Level, String)>,
-    pub dead: Vec<DeadLetter>,
-    /// Tasks that this process has parked.
-    pub tried: Vec<i64>,
-    /// Slots whose files go.
-    pub gone: Vec<i64>,
-    pub reserved: Option<i64>,
-    pub next_due: Option<i64>,
-    pub is_hungry: bool,
-    /// There is more to do at once.
-    pub is_eager: bool,
-    pub claims: bool,
-    /// Within a second, if the level says so.
-    pub has_to_sync: bool,
-    pub is_closed: bool,
-}
-
-pub(crate) struct Group<'a> {
-    pub part: &'a Arc<Part>,
-    pub connection: &'a Connection,
-    pub files: &'a mut Files,
-    pub memory: &'a mut Memory,
-    pub capacity: [Option<usize>; 3],
-    pub now: i64,
-    pub effects: Effects,
-    /// The file belongs to newer code: nothing is submitted or claimed.
-    pub is_outdated: bool,
-    flight: [usize; 3],
-    /// Durable tasks in flight that must run alone.
-    suspects: usize,
-    /// Whether ready tasks are left that this process could run.
-    left: [bool; 3],
-    may_start: bool,
-    application: Option<i64>,
-    /// The paused functions, once they are read.
-    pub paused: Option<Vec<i64>>,
-    pub has_ready: bool,
-    pub lanes: Lanes,
-    deliver: Vec<i64>,
-}
-
-impl<'a> Group<'a> {
-    pub(crate) fn new(
-        part: &'a Arc<Part>,
-        connection: &'a Connection,
-        files: &'a mut Files,
-        memory: &'a mut Memory,
-        capacity: [Option<usize>; 3],
-        now: i64,
-    ) -> Self {
-        let mut flight = [0; 3];
-        let mut suspects = 0;
-        for running in memory.running.values() {
-            flight[running.pool as usize] += 1;
-            suspects += usize::from(running.is_suspect);
-        }
-        let effects = Effects {
-            reserved: memory.reserved,
-            next_due: memory.next_due,
-            claims: memory.claims,
-            ..Effects::default()
-        };
-        Self {
-            part,
-            connection,
-            files,
-            memory,
-            capacity,
-            now,
-            effects,
-            is_outdated: false,
-            flight,
-            suspects,
-            left: [false; 3],
-            may_start: false,
-            application: None,
-            paused: None,
-            has_ready: false,
-            lanes: Lanes::default(),
-            deliver: Vec::new(),
-        }
-    }
-
+impl Group<'_> {
     /// Does it all. `progress` is what there is to write of it.
     pub(crate) fn work(
         &mut self,
@@ -196,72 +56,6 @@ impl<'a> Group<'a> {
         self.write_samples(samples)?;
         self.wake_claimers()?;
         self.load_ended()
-    }
-
-    pub(crate) fn slot(&mut self) -> Result<i64> {
-        if let Some(slot) = self.effects.slot.or(self.memory.slot) {
-            return Ok(slot);
-        }
-        let core = &self.part.core;
-        // From here on, no newer code makes the file one that this code cannot use.
-        schema::check_version(&core.place, core.layout, self.connection)?;
-        // The lock is there before the row can be seen, or others would find a dead process.
-        loop {
-            let code = &core.settings.code;
-            let layout = core.layout.version();
-            let slot = store::add_process(self.connection, &core.boot, code, layout, self.now)?;
-            let path = core.place.alive(slot);
-            let failed = |error| Trouble::Other(refused(&path, "cannot be locked", &error));
-            // The name may belong to a process of a file that was here before, and still live.
-            let Some(alive) = liveness::claim(&core.place, slot).map_err(failed)? else {
-                store::remove_process(self.connection, slot)?;
-                continue;
-            };
-            self.effects.slot = Some(slot);
-            self.effects.since = self.now;
-            self.files.alive = Some(alive);
-            self.sweep(slot)?;
-            let failed =
-                |error| Trouble::Other(refused(&core.place.wake(slot), "cannot be made", &error));
-            self.files.fifo = Some(Arc::new(wakeup::make(&core.place, slot).map_err(failed)?));
-            return Ok(slot);
-        }
-    }
-
-    /// Removes what processes have left that died between making their files and having a slot.
-    /// Others make theirs with SQLite's lock held, as this process has it now.
-    fn sweep(&mut self, slot: i64) -> Result<()> {
-        let processes = store::processes(self.connection)?;
-        let place = &self.part.core.place;
-        for found in place.slots() {
-            let is_known = found == slot || processes.iter().any(|it| it.slot == found);
-            // Locked: by a process of a file that was here before, and that will notice.
-            if !is_known && matches!(liveness::is_free(place, found), Ok(true)) {
-                liveness::remove(place, found);
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn application(&mut self) -> Result<i64> {
-        if let Some(application) = self.memory.application.or(self.application) {
-            return Ok(application);
-        }
-        let name = &self.part.core.settings.app;
-        let application = store::application(self.connection, name)?;
-        self.application = Some(application);
-        self.memory.application = Some(application);
-        Ok(application)
-    }
-
-    pub(crate) fn function(&mut self, name: &str) -> Result<i64> {
-        if let Some(&function) = self.memory.functions.get(name) {
-            return Ok(function);
-        }
-        let application = self.application()?;
-        let function = store::function(self.connection, application, name)?;
-        self.memory.functions.insert(name.to_owned(), function);
-        Ok(function)
     }
 
     fn operate(&mut self, operation: &Operation) -> Result<Said> {
@@ -467,15 +261,6 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    /// Notes what has happened to a task, if a page shows it.
-    fn event(&self, task: i64, kind: &str, text: Option<&str>) -> Result<()> {
-        if self.part.records() {
-            let event = events::New::of(kind, text);
-            events::add(self.connection, task, self.now, &event)?;
-        }
-        Ok(())
-    }
-
     fn prune(&mut self, prune: Prune) -> Result<()> {
         let Prune {
             since, long_since, ..
@@ -556,24 +341,6 @@ impl<'a> Group<'a> {
         self.go_on(task, None)
     }
 
-    /// Tells the processes that wait for a task that it has ended.
-    pub(crate) fn notify(&mut self, task: i64) -> Result<()> {
-        let me = self.effects.slot.or(self.memory.slot);
-        for slot in store::tell_waiters(self.connection, task, me)? {
-            if Some(slot) == me {
-                self.deliver.push(task);
-            } else {
-                self.effects.wake.insert(slot);
-            }
-        }
-        let new = self.effects.watched.iter().any(|(it, _)| *it == task);
-        if new || self.memory.watched.contains_key(&task) {
-            self.deliver.push(task);
-        }
-        self.effects.has_to_sync = true;
-        Ok(())
-    }
-
     /// Reads what has ended and is watched here, as it is at the end of the group.
     fn load_ended(&mut self) -> Result<()> {
         let Some(slot) = self.effects.slot.or(self.memory.slot) else {
@@ -639,7 +406,9 @@ impl<'a> Group<'a> {
         }
         if is_watched {
             let id = store::id(self.connection, claim.task)?;
-            self.effects.watched.push((claim.task, implied(id)));
+            self.effects
+                .watched
+                .push((claim.task, Watched::implied(id)));
         }
         let attempt = format!("attempt {}", claim.attempt);
         match change {
@@ -705,19 +474,6 @@ impl<'a> Group<'a> {
         Changed::Fenced
     }
 
-    pub(crate) fn note(&mut self, evidence: impl FnOnce() -> Evidence) {
-        if self.effects.evidence.is_none() {
-            self.effects.evidence = Some(evidence());
-        }
-    }
-
-    pub(crate) fn schedule(&mut self, due: Option<i64>) {
-        self.effects.next_due = match (self.effects.next_due, due) {
-            (Some(known), Some(due)) => Some(known.min(due)),
-            (known, due) => known.or(due),
-        };
-    }
-
     fn cancel(&mut self, id: &str, stop: bool) -> Result<Cancelled> {
         let Some(found) = store::standing(self.connection, id)? else {
             let (found, _) = store::find(self.connection, id, None)?;
@@ -751,227 +507,6 @@ impl<'a> Group<'a> {
 
     // --- Submits and claims ---------------------------------------------------------
 
-    fn free(&self, pool: Pool) -> usize {
-        let flight = self.flight[pool as usize];
-        // However many plain tasks there are, a durable one may be in flight.
-        let least = usize::from(flight == 0);
-        self.capacity[pool as usize].map_or(0, |most| most.saturating_sub(flight).max(least))
-    }
-
-    fn is_claiming(&self) -> bool {
-        self.effects.claims
-            && !self.part.is_leaving()
-            && !self.effects.is_closed
-            && !self.is_outdated
-    }
-
-    /// Whether as many tasks wait as may.
-    pub(crate) fn is_full(&mut self) -> Result<bool> {
-        let most = self.part.core.settings.waiting;
-        if most == 0 {
-            return Ok(false);
-        }
-        let count = || counts::count_waiting(self.connection);
-        Ok(*self.memory.waiting.get(COUNTED, count)? >= most)
-    }
-
-    /// A key as the file has it.
-    pub(crate) fn scoped(&self, key: &str) -> String {
-        format!("{}|{key}", self.part.core.settings.app)
-    }
-
-    /// Accepts a task that follows those at the places `before`; also its own place.
-    pub(crate) fn submit(
-        &mut self,
-        task: &NewTask,
-        before: &[i64],
-        origin: Origin,
-    ) -> Result<(Accepted, i64)> {
-        let follows = task.follows.as_ref();
-        // What follows others waits by itself.
-        if follows.is_none() && self.is_full()? {
-            return Ok((Accepted::Full, 0));
-        }
-        let unique_key = task.unique.as_ref().map(|key| self.scoped(key));
-        let once_key = task.once.as_ref().map(|key| self.scoped(key));
-        let function = self.function(&task.function)?;
-        let application = self.application()?;
-        let is_due = task.due.is_none_or(|due| due <= self.now);
-        let is_paused = self.is_paused(function)?;
-        let is_fresh = task.expires.is_none_or(|expires| expires > self.now);
-        let key = task.limits.as_ref();
-        let app = &self.part.core.settings.app;
-        let key = key.map(|it| format!("{app}{}{}", lanes::SEPARATOR, it.key));
-        let limits = task.limits.as_deref().zip(key.as_deref());
-        let may_go = match limits {
-            Some((limits, key)) if is_due && !is_paused && follows.is_none() => {
-                self.enter(key, limits, task.rank)?
-            }
-            _ => true,
-        };
-        let starts = self.is_claiming()
-            && self.may_start
-            && follows.is_none()
-            && is_due
-            && is_fresh
-            && may_go
-            && !is_paused
-            && self.memory.known.contains(&function)
-            && !self.left[task.pool as usize]
-            && self.free(task.pool) > 0;
-        let state = match (starts, is_due) {
-            _ if follows.is_some() => State::Blocked,
-            (true, _) => State::Running,
-            _ if !may_go => State::Blocked,
-            (_, true) => State::Ready,
-            _ => State::Scheduled,
-        };
-        // The process watches what it does not start.
-        let slot = self.slot()?;
-        let row = NewRow {
-            task,
-            application,
-            function,
-            state,
-            is_aside: is_paused && state == State::Ready,
-            owner: starts.then_some(slot),
-            // It may be given the result of one task at several places.
-            waiting_for: i64::try_from(HashSet::<_>::from_iter(before).len()).unwrap_or(i64::MAX),
-            submitter: slot,
-            unique_key: unique_key.as_deref(),
-            once_key: once_key.as_deref(),
-            limits,
-            now: self.now,
-        };
-        let Some(sequence) = store::insert(self.connection, &row)? else {
-            let keys = (unique_key.as_deref(), once_key.as_deref());
-            let twin = match origin {
-                Origin::Caller => self.excluded(keys.0, keys.1)?,
-                Origin::Outbox => self.excluded_for_good(&task.id, keys.0, keys.1)?,
-            };
-            return Ok((twin, 0));
-        };
-        self.effects.evidence = Some(Evidence::Inserted(task.id.clone()));
-        if starts {
-            if let Some((limits, key)) = limits {
-                self.starts(key, limits)?;
-            }
-            self.flight[task.pool as usize] += 1;
-            let claim = Claim {
-                task: sequence,
-                epoch: 1,
-                attempt: 1,
-            };
-            self.effects.started.push((
-                sequence,
-                Running {
-                    epoch: 1,
-                    pool: task.pool,
-                    is_suspect: false,
-                    is_limited: limits.is_some(),
-                    is_watched: true,
-                    is_told: false,
-                },
-            ));
-            return Ok((Accepted::Mine(self.memory.sign(claim)), sequence));
-        }
-        self.effects
-            .watched
-            .push((sequence, implied(task.id.clone())));
-        self.note_held(sequence, task, before, !may_go, is_paused)?;
-        if follows.is_some() {
-            self.hold(sequence, before)?;
-            return Ok((Accepted::Waiting, sequence));
-        }
-        *self.memory.waiting.last() += 1;
-        if !row.is_aside {
-            self.has_new(task, state);
-        }
-        Ok((Accepted::Waiting, sequence))
-    }
-
-    /// Notes why a new task does not wait for a worker alone, if a page shows it.
-    fn note_held(
-        &self,
-        sequence: i64,
-        task: &NewTask,
-        before: &[i64],
-        is_limited: bool,
-        is_paused: bool,
-    ) -> Result<()> {
-        if !self.part.records() {
-            return Ok(());
-        }
-        let text = if let Some(first) = before.first() {
-            events::after(self.connection, *first)?
-        } else if let Some(due) = task.due.filter(|due| *due > self.now) {
-            events::until(due)
-        } else if is_paused {
-            events::PAUSED.to_owned()
-        } else if is_limited {
-            events::LANE.to_owned()
-        } else {
-            return Ok(());
-        };
-        self.event(sequence, events::HELD, Some(&text))
-    }
-
-    /// A new task waits, and not for its function to be resumed.
-    fn has_new(&mut self, task: &NewTask, state: State) {
-        match state {
-            // By the end of another one of its lane, or when its rate allows it.
-            State::Blocked => self.has_ready |= !self.effects.claims,
-            State::Ready => {
-                self.left[task.pool as usize] = true;
-                self.has_ready = true;
-                self.effects.is_hungry = true;
-            }
-            _ => self.has_new_due(task.due),
-        }
-    }
-
-    pub(crate) fn has_new_due(&mut self, due: Option<i64>) {
-        self.schedule(due);
-        // A process that does not claim leaves it to the others to wake in time.
-        self.has_ready |= !self.effects.claims;
-    }
-
-    /// A task has become ready.
-    pub(crate) fn has_new_ready(&mut self, pool: Pool) {
-        self.has_ready = true;
-        if self.may_start {
-            // The claims of this group are over.
-            self.left[pool as usize] = true;
-            self.effects.is_hungry = true;
-            self.effects.is_eager = true;
-        }
-    }
-
-    fn excluded(&mut self, unique: Option<&str>, once: Option<&str>) -> Result<Accepted> {
-        for (key, by) in [(once, Key::Once), (unique, Key::Unique)] {
-            let Some(key) = key else { continue };
-            if let Some((id, function)) = store::twin(self.connection, by, key)? {
-                return Ok(Accepted::Twin { id, function, by });
-            }
-        }
-        Ok(Accepted::Taken)
-    }
-
-    /// As `excluded`, for a task that may be submitted again: the answer stays the same.
-    fn excluded_for_good(
-        &mut self,
-        id: &str,
-        unique: Option<&str>,
-        once: Option<&str>,
-    ) -> Result<Accepted> {
-        if store::find(self.connection, id, None)?.0 != Found::Unknown {
-            return Ok(Accepted::Taken);
-        }
-        let accepted = self.excluded(unique, once)?;
-        store::exclude(self.connection, id, self.now)?;
-        Ok(accepted)
-    }
-
     /// Claims what this process has workers for.
     fn claim(&mut self) -> Result<()> {
         // The rate of a lane may be what a permit of this process waits for.
@@ -989,7 +524,7 @@ impl<'a> Group<'a> {
         if !self.is_claiming() {
             return Ok(());
         }
-        if manage::is_all(self.paused()?) || self.suspects > 0 || self.claim_suspect(application)? {
+        if pauses::is_all(self.paused()?) || self.suspects > 0 || self.claim_suspect(application)? {
             return Ok(());
         }
         for pool in Pool::ALL {
@@ -1229,11 +764,22 @@ impl<'a> Group<'a> {
         }
         Ok(())
     }
-}
 
-fn implied(id: String) -> Watched {
-    Watched {
-        why: Watch::Implied,
-        id,
+    // --- Pages -----------------------------------------------------------------------
+
+    /// Answers a page, in which others may be asked.
+    fn look(&mut self, query: &Query) -> Result<Answered> {
+        let slot = self.effects.slot.or(self.memory.slot);
+        let core = &self.part.core;
+        let app = &core.settings.app;
+        let found = record::answer(self.connection, &core.place, app, slot, query)?;
+        others::ask(self.files, &core.place, &found);
+        Ok(found)
+    }
+
+    fn show(&self, at: i64, text: &str) {
+        if let Some(slot) = self.effects.slot.or(self.memory.slot) {
+            others::write(&self.part.core.place, slot, at, text);
+        }
     }
 }

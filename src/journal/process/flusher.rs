@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::api::chains::Waiting;
+use crate::api::submission::Waiting;
 use crate::api::{Error, ErrorKind};
 use crate::shared::sync::{Bell, Mutex};
 

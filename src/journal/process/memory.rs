@@ -44,6 +44,15 @@ pub(crate) struct Watched {
     pub id: String,
 }
 
+impl Watched {
+    pub(crate) fn implied(id: String) -> Self {
+        Self {
+            why: Watch::Implied,
+            id,
+        }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Memory {
     pub slot: Option<i64>,

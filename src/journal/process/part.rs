@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use flask_delay_engine::LazyPerProcess;
+use log::Level;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
@@ -29,7 +30,6 @@ use crate::rows::store;
 use crate::shared::gate::gate;
 use crate::shared::queue::Queue;
 use crate::shared::sync::Mutex;
-use log::Level;
 
 /// What all processes of a journal share by inheritance; never changed.
 pub(crate) struct Core {

@@ -1,4 +1,5 @@
-//! The SQL of the journal. Each function is a step of a transaction that its caller has begun, or reads.
+//! SQL that subjects share, mostly of tasks. Each function is a step of a transaction that its caller has
+//! begun, or reads.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 

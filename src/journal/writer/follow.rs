@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::api::SyncLevel;
-use crate::api::chains::Waiting;
 use crate::api::operation::{Operation, Said};
-use crate::group::work::Effects;
+use crate::api::submission::Waiting;
+use crate::group::transaction::Effects;
 use crate::process::memory::Watch;
-use crate::writer::thread::Writer;
+use crate::writer::state::Writer;
 
 /// So many parked tasks are remembered at most; those that are forgotten are tried once more.
 const TRIED: usize = 10_000;

@@ -15,12 +15,12 @@ use crate::file::filesystem::{Identity, refused};
 use crate::file::trouble::{Result, Trouble};
 use crate::file::{liveness, schema, transaction};
 use crate::group::commands::{self, Standing};
-use crate::group::{limits, manage, periodic, prune};
+use crate::group::{limits, pauses, periodic, prune};
 use crate::process::chores::Prune;
 use crate::process::part::Files;
 use crate::rows::store;
 use crate::shared::clock::now;
-use crate::writer::thread::{Writer, lost_row};
+use crate::writer::state::{Writer, lost_row};
 
 /// How often an idle process looks at the others.
 const LOOK: Duration = Duration::from_secs(1);
@@ -267,8 +267,8 @@ impl Writer {
             return Ok(());
         };
         self.memory.next_due = store::next_due(connection, application)?;
-        let paused = manage::paused(connection, application)?;
-        if manage::is_all(&paused) {
+        let paused = pauses::paused(connection, application)?;
+        if pauses::is_all(&paused) {
             return Ok(());
         }
         let memory = &self.memory;
@@ -368,7 +368,7 @@ impl Writer {
         prune.surplus = count.saturating_sub(core.settings.limit);
         prune.vacuum = prune::has_much_room(connection)?;
         let application = self.memory.application;
-        let resumed = application.map(|it| manage::resumed(connection, it));
+        let resumed = application.map(|it| pauses::resumed(connection, it));
         self.chores.release = resumed.transpose()?.is_some_and(|it| !it.is_empty());
         self.is_pruning = prune.surplus > 0
             || prune.vacuum

@@ -2,4 +2,5 @@
 
 pub(crate) mod follow;
 pub(crate) mod look;
+pub(crate) mod state;
 pub(crate) mod thread;

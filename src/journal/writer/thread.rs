@@ -3,7 +3,7 @@
 //! It takes all operations that have come, does them in one transaction, and answers. It waits for
 //! the turnstile without the gate, and holds no lock while it calls the host.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,23 +13,23 @@ use log::Level;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::api::operation::Operation;
-use crate::api::record::{Sample, keep};
-use crate::api::{Accepted, Claim, Error, ErrorKind, Row, State, Stats};
+use crate::api::record::keep;
+use crate::api::{Accepted, Claim, Error, ErrorKind, Row};
 use crate::file::filesystem::refused;
 use crate::file::trouble::{Result, Trouble};
 use crate::file::wakeup::Woken;
 use crate::file::{liveness, transaction, turnstile};
-use crate::group::work::{Effects, Evidence, Group};
-use crate::group::{chains, lists, manage, others, permits, poison, prune, record};
+use crate::group::transaction::{Effects, Evidence, Group};
+use crate::group::{chains, lists, manage, others, permits, prune, record};
 use crate::process::chores::Chores;
-use crate::process::memory::{Memory, Watch};
+use crate::process::memory::Watch;
 use crate::process::part::{self, Disk, Files, Part, Subject};
 use crate::process::{flusher, permits as process_permits};
 use crate::rows::kept::Checkpoints;
 use crate::rows::{counts, store};
-use crate::shared::answer::Answer;
 use crate::shared::clock::now;
 use crate::shared::gate::gate;
+use crate::writer::state::{BUSY, REST, Writer, lost_row};
 
 /// Progress is written so often at most.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -37,57 +37,8 @@ const PROGRESS: Duration = Duration::from_millis(500);
 const CHECKPOINTS: Duration = Duration::from_millis(20);
 /// A process without a slot has nothing to look at.
 const LONG: Duration = Duration::from_hours(1);
-/// Between attempts to get SQLite's lock while something else has it.
-pub(crate) const BUSY: Duration = Duration::from_millis(2);
-/// After a failure, before operations without a waiting thread are tried again.
-const REST: Duration = Duration::from_secs(1);
 /// Between attempts to learn what became of a commit.
 const SETTLE: Duration = Duration::from_millis(100);
-
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "they are independent of each other"
-)]
-pub(crate) struct Writer {
-    pub(crate) part: Arc<Part>,
-    pub(crate) memory: Memory,
-    /// Where other processes call.
-    pub(crate) fifo: Option<Arc<File>>,
-    pub(crate) next_look: Instant,
-    pub(crate) seldom_at: Instant,
-    /// Since when this process sees tasks of functions that no process knows.
-    pub(crate) unknown: HashMap<i64, Instant>,
-    /// There may be tasks to claim.
-    pub(crate) is_eager: bool,
-    pub(crate) chores: Chores,
-    /// Ready tasks were left for lack of workers.
-    pub(crate) is_hungry: bool,
-    /// There are rows to prune or to release, more than go at once.
-    pub(crate) is_pruning: bool,
-    pub(crate) last_error: Option<Error>,
-    /// The file belongs to newer code: this process claims nothing more.
-    pub(crate) is_outdated: bool,
-    progress_at: Instant,
-    /// Those that were taken and are not in the file yet.
-    checkpoints: Checkpoints,
-    checkpoints_at: Instant,
-    /// As `checkpoints`.
-    samples: Vec<Sample>,
-    /// Another process has called.
-    pub(crate) is_called: bool,
-    /// Ends that could not be written, to be tried again.
-    kept: Vec<Operation>,
-    /// Permits that waited in a file which is gone, to be refused.
-    lost_permits: Vec<Answer<bool>>,
-    /// Nothing but what threads wait for before this time: the last attempt has failed.
-    rests_until: Option<Instant>,
-    /// The file is damaged: nothing more is done with it.
-    broken: Option<Error>,
-    /// Since when something else has SQLite's lock.
-    busy_since: Option<Instant>,
-    /// Since when the flusher cannot write to the disk.
-    sick_since: Option<Instant>,
-}
 
 /// What one turn is about.
 struct Turn<'a> {
@@ -114,7 +65,6 @@ impl Failure {
             is_open: false,
         }
     }
-
     fn is_busy(&self) -> bool {
         self.trouble.is_busy()
     }
@@ -129,35 +79,6 @@ impl Failure {
 }
 
 impl Writer {
-    pub(crate) fn new(part: Arc<Part>) -> Self {
-        let now = Instant::now();
-        Self {
-            part,
-            memory: Memory::default(),
-            fifo: None,
-            next_look: now,
-            seldom_at: now,
-            unknown: HashMap::new(),
-            is_eager: false,
-            chores: Chores::default(),
-            is_hungry: false,
-            is_pruning: false,
-            last_error: None,
-            is_outdated: false,
-            progress_at: now,
-            checkpoints: Checkpoints::default(),
-            checkpoints_at: now,
-            samples: Vec::new(),
-            is_called: false,
-            kept: Vec::new(),
-            lost_permits: Vec::new(),
-            rests_until: None,
-            broken: None,
-            busy_since: None,
-            sick_since: None,
-        }
-    }
-
     pub(crate) fn run(mut self) {
         loop {
             if self.part.queue.fall_asleep() {
@@ -268,40 +189,6 @@ impl Writer {
         has_work && self.write(has_progress)
     }
 
-    /// Calls `work`, which only reads, with the connection, inside the gate.
-    pub(crate) fn with<T>(
-        part: &Part,
-        mut work: impl FnMut(&Connection, &mut Files) -> Result<T>,
-    ) -> Result<T> {
-        let began = Instant::now();
-        loop {
-            let done = {
-                let _inside = gate().enter();
-                let mut disk = part.disk.lock();
-                let done = disk
-                    .open(&part.core)
-                    .and_then(|(connection, files)| work(connection, files));
-                if matches!(&done, Err(trouble @ Trouble::Sql(_)) if !trouble.is_busy()) {
-                    // The next one begins afresh.
-                    disk.suspend();
-                    // Newer code may have changed the tables that it is about.
-                    if let Err(newer) = disk.open(&part.core)
-                        && newer.is_newer()
-                    {
-                        return Err(newer);
-                    }
-                }
-                done
-            };
-            match done {
-                Err(trouble) if trouble.is_busy() && began.elapsed() < REST => {
-                    std::thread::sleep(BUSY);
-                }
-                done => return done,
-            }
-        }
-    }
-
     // --- Reading --------------------------------------------------------------------
 
     fn read(&mut self, operations: Vec<Operation>) {
@@ -353,16 +240,6 @@ impl Writer {
                 }
             }
         }
-    }
-
-    pub(crate) fn with_bytes(&self, mut stats: Stats) -> Stats {
-        let place = &self.part.core.place;
-        stats.bytes = [&place.database, &place.log()]
-            .into_iter()
-            .filter_map(|path| std::fs::metadata(path).ok())
-            .map(|found| found.len())
-            .sum();
-        stats
     }
 
     // --- Writing --------------------------------------------------------------------
@@ -871,40 +748,6 @@ fn answer_all(operations: Vec<Operation>, error: &Error) -> bool {
         operation.refuse(error);
     }
     is_closed
-}
-
-/// What there is to say of a task whose row is gone.
-pub(crate) fn lost_row(id: String, message: &str) -> Row {
-    Row {
-        id,
-        function: String::new(),
-        state: State::Failed,
-        plain: false,
-        attempt: 0,
-        deaths: 0,
-        stop_requested: false,
-        is_mine: false,
-        due: None,
-        expires: None,
-        submitted_at: 0,
-        began: None,
-        ended: Some(now()),
-        progress: None,
-        result: None,
-        unkept: None,
-        error: Some(poison::error("JournalUnavailable", message)),
-        reason: None,
-        is_paused: false,
-        lane: None,
-        is_held: false,
-        after: None,
-        waiting_for: 0,
-        place: 0,
-        pid: None,
-        attempt_began: None,
-        options: None,
-        arguments: None,
-    }
 }
 
 /// For a writer thread that has panicked: nothing is accepted any more.
