@@ -89,7 +89,8 @@ test-debian: ## Run pytest and CPython's tests on another Debian's Python; SUITE
 conformance: $(VENV)/.installed ## Run CPython's own tests of executors and futures on ours
 	$(BIN)/python tests/conformance/run.py
 ecosystem: $(VENV)/.installed $(VENV)/.dev $(VENV)/.ecosystem ## Run other libraries on our executor, and the type checkers
-	$(BIN)/python -m pytest tests/ecosystem tests/typing -m "" $(PYTEST_ARGS)
+	@# And what elsewhere is skipped without one of them.
+	$(BIN)/python -m pytest tests/ecosystem tests/typing tests/docs/test_tasks.py::test_sentry -m "" $(PYTEST_ARGS)
 servers: $(VENV)/.installed $(VENV)/.dev $(VENV)/.servers ## Run the tests of every server; make test has the quick ones
 	@# Whatever needs one of these libraries is marked, and make test runs the others: .ci/run does so
 	@# before they come, since what lacks a library of theirs has to work without.
