@@ -108,6 +108,8 @@ class TestConfig:
             DELAY_CELERY_RESULT_BACKEND  None       default
             DELAY_CELERY_WHEN_DOWN       'raise'    default
             DELAY_PROCESSES              None       default
+            DELAY_PROCESSES_MAX_TASKS    None       default
+            DELAY_PROCESSES_MAX_RSS      None       default
             DELAY_APP                    None       default
         """)
         assert "hush" not in result.output

@@ -47,6 +47,20 @@ def double(value):
     return value * 2
 
 
+held: list[bytes] = []
+
+
+def hold(size):
+    """Use so much memory from now on."""
+    held.append(b"x" * size)
+    return os.getpid()
+
+
+def submit_there(path):
+    """Have a thread of this process do something later."""
+    using(backend="threads", countdown=0.2).delay(Path(path).touch)
+
+
 class Doubler:
     def __init__(self, factor):
         self.factor = factor

@@ -354,6 +354,51 @@ def test_an_idle_child_that_died_is_replaced(make_app):
         assert delay(os.getpid).result(DEADLINE) != pid
 
 
+def test_a_child_is_replaced_after_so_many_tasks(make_app):
+    with make_app(DELAY_PROCESSES=1, DELAY_PROCESSES_MAX_TASKS=2).app_context():
+        pids = [delay(os.getpid).result(DEADLINE) for _ in range(5)]
+    assert [pids.index(pid) for pid in pids] == [0, 0, 2, 2, 4]
+    assert is_gone(pids[0])
+
+
+def test_a_child_that_uses_much_memory_is_replaced(make_app, crunch):
+    # More than a worker process takes, however many libraries it has imported.
+    with make_app(DELAY_PROCESSES=1, DELAY_PROCESSES_MAX_RSS=300_000_000).app_context():
+        pids = [delay(os.getpid).result(DEADLINE) for _ in range(2)]
+        assert delay(crunch.hold, 300_000_000).result(DEADLINE) == pids[0]
+        pids.append(delay(os.getpid).result(DEADLINE))
+    assert pids[0] == pids[1] != pids[2]
+    assert is_gone(pids[0])
+
+
+def test_a_child_that_is_replaced_finishes_what_it_has_accepted(make_app, crunch, tmp_path):
+    path = tmp_path / "done"
+    with make_app(DELAY_PROCESSES=1, DELAY_PROCESSES_MAX_TASKS=1).app_context():
+        delay(crunch.submit_there, path).result(DEADLINE)
+        delay(int).result(DEADLINE)
+    assert until(path.exists)
+
+
+@pytest.mark.parametrize("key", ["DELAY_PROCESSES_MAX_TASKS", "DELAY_PROCESSES_MAX_RSS"])
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "many", True])
+def test_a_bad_bound_on_a_child(make_app, key, bad):
+    with pytest.raises(ValueError, match=f"{key} is {bad!r}, but must be"):
+        make_app(**{key: bad})
+
+
+def test_a_bound_on_memory_needs_a_system_that_tells(make_app, monkeypatch):
+    def untold(_process):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("flask_delay.backends.processes.backend.rss_of", untold)
+    app = make_app(DELAY_PROCESSES_MAX_RSS=1)
+    with (
+        app.app_context(),
+        pytest.raises(ValueError, match="DELAY_PROCESSES_MAX_RSS is set, but this system has no"),
+    ):
+        delay(int)
+
+
 def test_shutdown_ends_the_children(make_app):
     app = make_app()
     with app.app_context():

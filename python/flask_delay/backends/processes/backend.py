@@ -46,7 +46,7 @@ from flask_delay._native import (
 from flask_delay.backends import base
 from flask_delay.backends.base import ProcessDied
 from flask_delay.backends.message import TaskMessage
-from flask_delay.backends.processes.child import Child
+from flask_delay.backends.processes.child import Child, rss_of
 from flask_delay.backends.processes.frames import Frame, Kind
 from flask_delay.backends.processes.pool import Pool
 from flask_delay.backends.processes.settings import Settings
@@ -88,6 +88,9 @@ class Backend(base.Backend):
         own, missing = settings.of(Settings), problem(name, settings)
         if own.app is None or missing:
             raise ValueError(missing)
+        if own.processes_max_rss is not None:
+            _require_rss(name)
+        self._settings = own
         self.executor: Executor = state.make_executor(
             app,
             settings,
@@ -180,7 +183,11 @@ class Backend(base.Backend):
             # An exception of `timeout` and `stop` passes here too: then the child and its task are
             # ended. A child that is still loading the app is kept for another task.
             if child is not None and child.is_free():
-                pool.give_back()
+                own = self._settings
+                if child.is_worn(own.processes_max_tasks, own.processes_max_rss):
+                    pool.retire()
+                else:
+                    pool.give_back()
                 if self._closed:
                     pool.end(wait=False)
             else:
@@ -245,6 +252,18 @@ class Backend(base.Backend):
         pool.disown()
         self._pool = mine = Pool()
         return mine
+
+
+def _require_rss(name: str) -> None:
+    """Raise ValueError if this system does not tell how much memory a process uses."""
+    try:
+        rss_of(os.getpid())
+    except OSError:
+        raise ValueError(
+            f"{name.upper()}_PROCESSES_MAX_RSS is set, but this system has no /proc, which tells"
+            f" how much memory a process uses: leave it out, or set"
+            f" {name.upper()}_PROCESSES_MAX_TASKS"
+        ) from None
 
 
 def _name_of_app() -> str:

@@ -312,6 +312,12 @@ class Child:
         """Whether the child lives and holds no task: it has answered, or loads the app."""
         return self._is_free and not self.is_over()
 
+    def is_worn(self, max_tasks: int | None, max_rss: int | None) -> bool:
+        """Whether the child has run so many tasks, or its memory in use is so many bytes."""
+        if max_tasks is not None and self._call >= max_tasks:
+            return True
+        return max_rss is not None and rss_of(self.pid) >= max_rss
+
     def is_fit(self) -> bool:
         """Whether the child is free and has sent nothing unexpected."""
         if not self.is_free():
@@ -365,6 +371,20 @@ class Child:
     def _close(self) -> None:
         self._connection.close()
         self._lifeline.close()
+
+
+def rss_of(process: int) -> int:
+    """The bytes of memory that a process has in use; 0 if it is gone.
+
+    Raises OSError where there is no /proc.
+    """
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        if process == os.getpid():
+            raise
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _python() -> str:

@@ -1,5 +1,6 @@
 """The worker processes of one `Delay` in this process."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -45,6 +46,15 @@ class Pool:
     def give_back(self) -> None:
         """This thread's child is idle again."""
         self._idle.append(self._busy.pop(threading.get_ident()))
+
+    def retire(self) -> None:
+        """Tell this thread's child to end; the next task gets another one."""
+        child = self._busy.pop(threading.get_ident())
+        child.end()
+        self._ending.append(child)
+        # At the end of the process no thread starts any more; `wait` reaps it then.
+        with contextlib.suppress(RuntimeError):
+            child.reap_later()
 
     def kill(self) -> None:
         """Kill this thread's child, if it has one."""
