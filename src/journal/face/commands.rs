@@ -1,8 +1,8 @@
 //! Asking another process to do something.
 
-use super::journal::Journal;
 use std::time::{Duration, Instant};
 
+use super::journal::Journal;
 use crate::api::Error;
 use crate::api::commands::{Ask, Order, Reply, Sent};
 use crate::api::operation::Operation;

@@ -1,9 +1,9 @@
 //! Asking the other processes of an app for their tasks.
 
-use super::journal::Journal;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::journal::Journal;
 use crate::api::Error;
 use crate::api::operation::Operation;
 use crate::api::record::{Answered, Query};

@@ -1,8 +1,8 @@
 //! What pages show of all processes.
 
-use super::journal::Journal;
 use std::sync::atomic::Ordering;
 
+use super::journal::Journal;
 use crate::api::Error;
 use crate::api::operation::Operation;
 use crate::api::record::{

@@ -505,7 +505,7 @@ impl Group<'_> {
         Ok(Cancelled::Running)
     }
 
-    // --- Submits and claims ---------------------------------------------------------
+    // --- Claims ---------------------------------------------------------------------
 
     /// Claims what this process has workers for.
     fn claim(&mut self) -> Result<()> {
@@ -765,7 +765,7 @@ impl Group<'_> {
         Ok(())
     }
 
-    // --- Pages -----------------------------------------------------------------------
+    // --- Pages ----------------------------------------------------------------------
 
     /// Answers a page, in which others may be asked.
     fn look(&mut self, query: &Query) -> Result<Answered> {

@@ -9,29 +9,13 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::Change;
-use crate::Error;
-use crate::ErrorKind;
-use crate::Journal;
-use crate::NewTask;
-use crate::State;
-use crate::file::layout::Layout;
-use crate::file::layout::Migration;
+use crate::file::layout::{Layout, Migration};
 use crate::file::schema;
-use crate::rescue;
-use crate::support::Folder;
-use crate::support::Notes;
-use crate::support::claiming;
-use crate::support::finished;
-use crate::support::integrity;
-use crate::support::mine;
-use crate::support::row;
-use crate::support::say;
-use crate::support::settings;
-use crate::support::shell;
-use crate::support::task;
-use crate::support::until;
-use crate::support::watching;
+use crate::support::{
+    Folder, Notes, claiming, finished, integrity, mine, row, say, settings, shell, task, until,
+    watching,
+};
+use crate::{Change, Error, ErrorKind, Journal, NewTask, State, rescue};
 use process::{Actor, role, wait_for_end};
 
 const ADDS: Migration = Migration {

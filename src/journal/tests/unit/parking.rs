@@ -3,21 +3,10 @@
 
 use rusqlite::Connection;
 
-use crate::Change;
-use crate::Limits;
-use crate::NewTask;
-use crate::State;
-use crate::support::Folder;
-use crate::support::claiming;
-use crate::support::finished;
-use crate::support::mine;
-use crate::support::row;
-use crate::support::settings;
-use crate::support::shell;
-use crate::support::task;
-use crate::support::until;
-use crate::support::watching;
-use crate::support::with;
+use crate::support::{
+    Folder, claiming, finished, mine, row, settings, shell, task, until, watching, with,
+};
+use crate::{Change, Limits, NewTask, State};
 
 #[test]
 fn tasks_of_unknown_functions_are_parked_and_revived() {
