@@ -51,7 +51,7 @@
 //! # Where to make a change
 //!
 //! - an option of a task: its data in `core::options` and `core::policy`; its effect in
-//!   `sched::limits` (keys, rates, expiry), `sched::dispatch` (countdown, eta),
+//!   `sched::limits` (keys, rates, debounce, expiry), `sched::dispatch` (countdown, eta),
 //!   `sched::backpressure` (queue size), `sched::dependents` (then, gather), `run::timeout` or
 //!   `run::retry`;
 //! - limits that hold on the machine: `core::machine`, `sched::permits`, and the crate
