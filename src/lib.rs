@@ -38,6 +38,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::api::schedule::Schedule;
     #[pymodule_export]
+    use crate::bindings::api::stream::Stream;
+    #[pymodule_export]
     use crate::bindings::codec::json::{
         _journal_decode, _journal_decode_call, _journal_encode, _journal_encode_call,
     };
@@ -52,7 +54,8 @@ mod _native {
     #[pymodule_export]
     use crate::bindings::errors::{
         DuplicateTask, ForkedFutureError, JournalUnavailable, QueueFull, ResultNotKept,
-        TaskExpired, TaskInterrupted, TaskRetry, TaskTimeout, WaitCycleError, WorkerDied,
+        StreamLagged, TaskExpired, TaskInterrupted, TaskRetry, TaskTimeout, WaitCycleError,
+        WorkerDied,
     };
     #[pymodule_export]
     use crate::bindings::host::event_loop::_set_hooks;

@@ -1,7 +1,7 @@
 """The contract of the native module: what Rust offers to the Python side.
 
-`Executor`, `Future` and `current_task` are public; `flask_delay` re-exports them. Names with a
-leading underscore are for the modules of this package alone.
+`Executor`, `Future`, `Stream` and `current_task` are public; `flask_delay` re-exports them. Names
+with a leading underscore are for the modules of this package alone.
 """
 
 import concurrent.futures
@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import (
     Any,
     Final,
+    Generic,
     Literal,
     NamedTuple,
     NoReturn,
@@ -34,6 +35,7 @@ from flask_delay.observe.stats import PoolStats
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _T = TypeVar("_T")
+_Y = TypeVar("_Y")
 
 # All names; `flask_delay` re-exports the public ones.
 __all__ = [
@@ -46,6 +48,8 @@ __all__ = [
     "Progress",
     "QueueFull",
     "ResultNotKept",
+    "Stream",
+    "StreamLagged",
     "TaskExpired",
     "TaskInterrupted",
     "TaskRetry",
@@ -155,6 +159,18 @@ class ResultNotKept(RuntimeError):
     The message names the type of the result. Raised by `Future.result` alone.
     """
 
+class StreamLagged(RuntimeError):
+    """Items were dropped before a reader of a stream came to them, since more followed.
+
+    A stream keeps the last `DELAY_STREAM_ITEMS` items. The reader goes on with the oldest that is
+    kept: call `next` again, or read `Future.stream(after=error.oldest - 1)`.
+    """
+
+    missed: int
+    """How many items the reader missed."""
+    oldest: int
+    """The number of the oldest item that is kept."""
+
 class TaskRetry(BaseException):
     """Ends an attempt and asks for another one; raised by `current_task.retry`.
 
@@ -217,6 +233,20 @@ class Future(concurrent.futures.Future[_T]):
         """
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the task's exception, or None; waits and raises as `result`."""
+    def stream(self, after: int = 0, *, timeout: float | None = None) -> Stream[Any]:
+        """Read what the task's generator function yields, from the item after number `after` on.
+
+        The items are numbered from 1 in the order they come. Each call makes a reader of its own,
+        for `for` or `async for`; any number of them may read at once, in any thread, also after the
+        end of the task. Each waits up to `timeout` seconds for the next item (None: without limit;
+        0: not at all) and raises TimeoutError then. After the last item it ends or, if the task did
+        not succeed, raises what `result()` raises. It raises StreamLagged if its next items have
+        been dropped, and otherwise as `result()` while it waits.
+
+        Raises TypeError if the task's function is no generator function; ValueError if `after` is
+        negative or no item has that number yet; TypeError for a bad `after` or `timeout`;
+        ForkedFutureError as `result()`.
+        """
     def add_done_callback(self, fn: Callable[[Future[_T]], object]) -> None:
         """Call `fn(future)` on the task's worker when the task is done, in the order added.
 
@@ -229,7 +259,10 @@ class Future(concurrent.futures.Future[_T]):
         """
     @overload
     def then(
-        self, fn: Callable[[_T], Coroutine[Any, Any, _R]], *, on: Literal["success"] = "success"
+        self,
+        fn: Callable[[_T], Coroutine[Any, Any, _R] | Generator[Any, Any, _R]],
+        *,
+        on: Literal["success"] = "success",
     ) -> Future[_R]:
         """Run `fn(result)` as a task when this task has succeeded; return its future at once.
 
@@ -244,7 +277,7 @@ class Future(concurrent.futures.Future[_T]):
         A durable task is followed by durable ones: both are in the journal, and the new one starts
         even if this process has died by then.
 
-        Raises TypeError if `fn` is not callable or is a generator function; ValueError for another
+        Raises TypeError if `fn` is not callable; ValueError for another
         `on`, if this future was made by hand, if the `key` or `unique` of `fn` depends on its
         argument, or if only one of the two tasks is durable; RuntimeError after `shutdown`;
         ForkedFutureError in a process forked after it was submitted, unless the task is durable or
@@ -255,7 +288,10 @@ class Future(concurrent.futures.Future[_T]):
     def then(self, fn: Callable[[_T], _R], *, on: Literal["success"] = "success") -> Future[_R]: ...
     @overload
     def then(
-        self, fn: Callable[[], Coroutine[Any, Any, _R]], *, on: Literal["end"]
+        self,
+        fn: Callable[[], Coroutine[Any, Any, _R] | Generator[Any, Any, _R]],
+        *,
+        on: Literal["end"],
     ) -> Future[_R]: ...
     @overload
     def then(self, fn: Callable[[], _R], *, on: Literal["end"]) -> Future[_R]: ...
@@ -384,6 +420,45 @@ class Future(concurrent.futures.Future[_T]):
     def finished_at(self) -> datetime | None:
         """When the task ended or was cancelled (UTC, aware), or None."""
 
+@final
+class Stream(Generic[_Y]):
+    """A reader of what a task yields, made by `Future.stream`: an iterator, also for `async for`.
+
+    After a TimeoutError or StreamLagged, `next` goes on where it was. At the end of a task that
+    failed, it raises the error again each time. Threads may share a reader; then each item goes to
+    one of them.
+    """
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> _Y: ...
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> Coroutine[Any, Any, _Y]: ...
+    def __class_getitem__(cls, key: Any) -> Any: ...
+    @property
+    def number(self) -> int:
+        """The number of the last item it has given; before the first one, the given `after`."""
+    @property
+    def attempt(self) -> int:
+        """The attempt of the task that yielded that item, from 1; 0 before the first one."""
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to the end: the task is done, and there are no more items."""
+    @property
+    def _future(self) -> Future[Any]:
+        """The future whose items it reads."""
+    @property
+    def _timeout(self) -> float | None:
+        """The seconds to wait for an item; None for no limit."""
+    def _take(self) -> tuple[_Y] | None:
+        """The next item, or None if there is none yet; raises StopAsyncIteration at the end."""
+    def _add_waker(self, waker: Callable[[Future[Any]], object]) -> bool:
+        """Call `waker(future)` once `_take` has something; False if it has that already.
+
+        Any thread may call the waker, so it must not block.
+        """
+    def _drop_waker(self, waker: Callable[[Future[Any]], object]) -> None:
+        """Remove the waker, if it has not been called yet."""
+
 class Executor(concurrent.futures.Executor):
     """A pool of Rust-managed threads; a `concurrent.futures.Executor`.
 
@@ -421,19 +496,23 @@ class Executor(concurrent.futures.Executor):
         """
     @overload
     def submit(
-        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+        self,
+        fn: Callable[_P, Coroutine[Any, Any, _T] | Generator[Any, Any, _T]],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
     ) -> Future[_T]:
         """Run `fn(*args, **kwargs)` in the background and return its future at once.
 
         A plain function runs on a worker; an `async def` function runs on the event loop that all
-        coroutines of the process share. The task sees the submitter's `contextvars`. An exception
-        of the task is logged (logger `flask_delay`) and kept in the future. A plain function that
-        returns a coroutine fails with a TypeError.
+        coroutines of the process share. A generator function runs to its end, what it yields is
+        read by `Future.stream`, and its result is what it returns. The task sees the submitter's
+        `contextvars`. An exception of the task is logged (logger `flask_delay`) and kept in the
+        future. A plain function that returns a coroutine fails with a TypeError.
 
-        Raises TypeError if `fn` is not callable or is a generator function, which would not run;
-        RuntimeError after `shutdown`; QueueFull if the queue has no place. For a function written
-        in Python, or a method or partial of one, arguments that do not fit its signature raise
-        TypeError here.
+        Raises TypeError if `fn` is not callable; RuntimeError after `shutdown`; QueueFull if the
+        queue has no place. For a function written in Python, or a method or partial of one,
+        arguments that do not fit its signature raise TypeError here.
         """
     @overload
     def submit(
@@ -444,7 +523,7 @@ class Executor(concurrent.futures.Executor):
         self,
         policy: _Policy | None,
         scope: Callable[[], AbstractContextManager[object]] | None,
-        fn: Callable[_P, Coroutine[Any, Any, _T]],
+        fn: Callable[_P, Coroutine[Any, Any, _T] | Generator[Any, Any, _T]],
         /,
         *args: _P.args,
         **kwargs: _P.kwargs,
@@ -468,7 +547,7 @@ class Executor(concurrent.futures.Executor):
     @overload
     def map(
         self,
-        fn: Callable[..., Coroutine[Any, Any, _T]],
+        fn: Callable[..., Coroutine[Any, Any, _T] | Generator[Any, Any, _T]],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | None = None,
@@ -615,6 +694,7 @@ class _Policy:
         scope: str | None = None,
         debounce: float | None = None,
         max_wait: float | None = None,
+        stream_wait: float | None = None,
     ) -> Self:
         """Make a policy.
 
@@ -629,14 +709,15 @@ class _Policy:
         One that is `withheld` waits for `Future._release`. With `scope` at "machine" the journal of
         the executor counts for the limit and the rate of plain tasks. With `debounce` a task starts
         that many seconds after its submit, and replaces the task of its key that is not due yet;
-        at most `max_wait` seconds after the first one of these.
+        at most `max_wait` seconds after the first one of these. A generator waits up to
+        `stream_wait` seconds for a reader that would miss an item.
         """
 
-def _check_function(fn: object, role: str, /) -> None:
-    """Raise TypeError for an object that cannot be a task, as `Executor.submit` does.
+def _check_function(fn: object, role: str, /, *, no_items: str | None = None) -> None:
+    """Raise TypeError for an object that cannot be called, as `Executor.submit` does.
 
-    Those are objects that cannot be called, and functions whose call runs none of their code:
-    generator functions, including async ones. `role` names the object in the message, as in "task".
+    `role` names the object in the message, as in "task". With `no_items`, which says why and what
+    to do instead, also for a generator function, including async ones.
     """
 
 def _check_callback(fn: object, /) -> None:
@@ -780,6 +861,8 @@ class _Settings(TypedDict, total=False):
     signals: tuple[tuple[dict[Any, Any], Callable[[], bool], Callable[..., object]], ...] | None
     step: Callable[[Callable[..., Any]], Callable[..., Any]] | None
     late_start: bool
+    stream_items: int
+    stream_bytes: int
 
 def _scoped_executor(
     *,
@@ -813,7 +896,9 @@ def _scoped_executor(
     logged.
 
     With `step`, a task made by `then` calls `step(fn)` instead of `fn`. With `late_start` a task's
-    `timeout` counts from its call of `Future._begin`.
+    `timeout` counts from its call of `Future._begin`. The last `stream_items` items of a generator
+    task are kept, and of these so many that they take up to `stream_bytes`; by default as the
+    settings of `Delay`.
     """
 
 def _set_method(name: Literal["map", "group"], function: Callable[..., Any]) -> None:
@@ -843,8 +928,24 @@ class _CoroutineTask:
 
         From now on any thread may call `canceller` to cancel the task.
         """
-    def call(self) -> Coroutine[Any, Any, Any]:
-        """Make the task the current one of this context, and call its function."""
+    def call(self) -> Any:
+        """Make the task the current one of this context, and call its function.
+
+        Returns what that returns: a coroutine or, if it `yields`, an asynchronous generator.
+        """
+    @property
+    def yields(self) -> bool:
+        """Whether its function is a generator function."""
+    @property
+    def patience(self) -> float:
+        """How many seconds a generator waits for a reader that would miss an item."""
+    def push(self, item: object, wake: Callable[[Future[Any]], object] | None = None) -> bool:
+        """Give the item to the readers.
+
+        With `wake`, False if one would miss another item for it; then any thread calls
+        `wake(future)` when that has changed, once. Raises `concurrent.futures.CancelledError` if
+        the task has ended.
+        """
     def leave(
         self,
         surroundings: AbstractContextManager[object],
@@ -945,8 +1046,12 @@ def _set_hooks(
         [_Step, Callable[..., Any], tuple[Any, ...], dict[str, Any] | None],
         Coroutine[Any, Any, Any],
     ],
+    next_item: Callable[[Stream[Any]], Coroutine[Any, Any, Any]],
 ) -> None:
-    """Register the functions that run a coroutine, await a future and run a step; kept forever."""
+    """Register the functions for the event loop; kept forever.
+
+    They run a coroutine, await a future, run a step, and wait for the next item of a stream.
+    """
 
 def _logger() -> logging.Logger:
     """The logger `flask_delay`, enabled. Fetch it anew for each message.
@@ -972,13 +1077,15 @@ def _is_exiting() -> bool:
     """Whether the interpreter has begun to exit: tasks end, or functions of `atexit` run."""
 
 def _set_greenlet_hooks(
-    *, wait: Callable[[Future[Any], float | None], bool | None], leave: Callable[[], object]
+    *,
+    wait: Callable[[Future[Any] | Stream[Any], float | None], bool | None],
+    leave: Callable[[], object],
 ) -> None:
     """Register the functions that the native module calls under gevent; kept forever.
 
-    `wait(future, seconds)` waits for an unfinished future and returns whether it is done. It
-    returns None if no greenlet can run meanwhile; then the native module has to wait. `leave()` is
-    called on each worker's thread before it ends.
+    `wait(future, seconds)` waits for an unfinished future, or for the next item of a stream, and
+    returns whether it is there. It returns None if no greenlet can run meanwhile; then the native
+    module has to wait. `leave()` is called on each worker's thread before it ends.
     """
 
 def _subscribe_signals() -> None:
@@ -1428,7 +1535,7 @@ class CurrentTask:
     def step(
         self,
         name: str,
-        fn: Callable[_P, Coroutine[Any, Any, _T]],
+        fn: Callable[_P, Coroutine[Any, Any, _T] | Generator[Any, Any, _T]],
         /,
         *args: _P.args,
         **kwargs: _P.kwargs,

@@ -8,13 +8,15 @@ import asyncio
 import atexit
 import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any
 
 from flask_delay._native import (
     Future,
+    Stream,
+    WaitCycleError,
     _CoroutineTask,
     _generation,
     _service_executor,
@@ -178,7 +180,8 @@ async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
             entering = scope()
             entering.__enter__()
             surroundings = entering
-        result = await task.call()
+        running = task.call()
+        result = await (_iterate(task, running) if task.yields else running)
         returned = True
         if surroundings is not None:
             leaving, surroundings = surroundings, None
@@ -199,6 +202,37 @@ async def _body(task: _CoroutineTask, scope: _Scope | None) -> None:
         task.fail(error, returned=returned)
     else:
         task.finish(result)
+
+
+async def _iterate(task: _CoroutineTask, items: AsyncGenerator[Any, None]) -> None:
+    """The coroutine of a task whose function is an asynchronous generator function."""
+    async with contextlib.aclosing(items):
+        async for item in items:
+            if task.patience:
+                await _offer(task, item)
+            else:
+                task.push(item)
+            # A generator need not await anything: other coroutines have their turn here, and a
+            # cancellation arrives.
+            await asyncio.sleep(0)
+
+
+async def _offer(task: _CoroutineTask, item: object) -> None:
+    """Give the item to the readers, once none would miss another one for it, or its time is up."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + task.patience
+    while loop.time() < end:
+        woken = loop.create_future()
+
+        def wake(_: Future[Any], woken: asyncio.Future[None] = woken) -> None:
+            # As in `wait`.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_wake, woken)
+
+        if task.push(item, wake):
+            return
+        await asyncio.wait([woken], timeout=end - loop.time())
+    task.push(item)
 
 
 class _Loops:
@@ -283,6 +317,46 @@ def _wake(woken: asyncio.Future[None]) -> None:
         woken.set_result(None)
 
 
+async def _next_item(items: Stream[Any]) -> Any:
+    """The coroutine of `Stream.__anext__`, in any running event loop."""
+    loop = asyncio.get_running_loop()
+    seconds = items._timeout  # noqa: SLF001
+    end = None if seconds is None else loop.time() + seconds
+    while True:
+        if found := items._take():  # noqa: SLF001
+            return found[0]
+        woken = loop.create_future()
+        waiting = None
+        try:
+            waiting = _enter_wait(items._future)  # noqa: SLF001
+        except WaitCycleError:
+            # The task may have yielded just before it began to wait for this one.
+            if found := items._take():  # noqa: SLF001
+                return found[0]
+            raise
+
+        def wake(
+            _: Future[Any],
+            woken: asyncio.Future[None] = woken,
+            waiting: _Waiting | None = waiting,
+        ) -> None:
+            # Before the task goes on, and perhaps waits for this one.
+            if waiting is not None:
+                waiting.end()
+            # As in `wait`.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_wake, woken)
+
+        try:
+            if items._add_waker(wake):
+                async with asyncio.timeout_at(end):
+                    await woken
+        finally:
+            if waiting is not None:
+                waiting.end()
+            items._drop_waker(wake)
+
+
 async def _step(
     step: _Step, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> Any:
@@ -316,4 +390,4 @@ def _settle(stored: asyncio.Future[None], error: BaseException | None) -> None:
         stored.set_exception(error)
 
 
-_set_hooks(start=_Loops().start, wait=wait, step=_step)
+_set_hooks(start=_Loops().start, wait=wait, step=_step, next_item=_next_item)

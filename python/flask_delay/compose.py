@@ -125,9 +125,8 @@ def chain(first: Callable[_P, object], /, *rest: Callable[[Any], object]) -> Cha
     """Make an object that runs functions in order: `chain(fetch, parse, store).delay(url)`.
 
     That is `delay(fetch, url).then(parse).then(store)`. Each is a function, or a `Task`, which runs
-    with its options. Raises TypeError for objects that cannot be called and for generator
-    functions; ValueError for a `Task` after the first whose `key` or `unique` depends on its
-    argument.
+    with its options. Raises TypeError for objects that cannot be called; ValueError for a `Task`
+    after the first whose `key` or `unique` depends on its argument.
     """
     if isinstance(first, PeriodicTask):
         first._check_step()  # noqa: SLF001

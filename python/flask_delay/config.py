@@ -111,6 +111,19 @@ class Config:
         "an integer, 0 or more",
         "How many finished tasks are kept for get(id); unfinished ones always are.",
     )
+    stream_items: int = setting(
+        1000,
+        count(1),
+        "an integer of at least 1",
+        "How many of the items that a generator task has yielded are kept for its readers.",
+    )
+    stream_bytes: int = setting(
+        1_000_000,
+        count(1),
+        "an integer of at least 1",
+        "How many bytes these may take, as sys.getsizeof() counts each; the newest item is always"
+        " kept.",
+    )
     switch_interval: float | None = setting(
         0.0001,
         optional(spelled(float, above_zero)),

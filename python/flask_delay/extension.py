@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, Unpack, cast, overload
 from uuid import UUID
@@ -472,7 +472,10 @@ def _tell_unstarted(app: Flask, **_: object) -> None:
 
 @overload
 def delay(
-    fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+    fn: Callable[_P, Coroutine[Any, Any, _T] | Generator[Any, Any, _T]],
+    /,
+    *args: _P.args,
+    **kwargs: _P.kwargs,
 ) -> Future[_T]: ...
 
 

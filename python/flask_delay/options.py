@@ -140,6 +140,15 @@ class Options(TypedDict, total=False):
             "When a task that failed is run again.",
         ),
     ]
+    stream_wait: Annotated[
+        float,
+        Option(
+            validators.seconds,
+            "a number of seconds above 0",
+            "How long a generator that yields waits for a reader that would miss an item; by"
+            " default it does not wait.",
+        ),
+    ]
     countdown: Annotated[
         float,
         Option(
@@ -419,6 +428,7 @@ def _plan(given: AllOptions, values: dict[str, Any]) -> Plan | None:
     name = "every" if "every" in when else "cron"
     for single in _SINGLE:
         exclude(single, f"{name!r} makes a job, which is for no one time, request, id or commit")
+    exclude("stream_wait", f"{name!r} makes a job, and nobody reads the items of its runs")
     exclude("once", f"{name!r} makes a job, each run of which is a task of its own: leave it out")
     if "durable" not in present:
         exclude(
@@ -450,6 +460,7 @@ _UNDURABLE = {
     "debounce": "since other processes do not know of the last call: say durable=False, and let the"
     " task that runs start a durable one",
     "request": "which may run after a restart, without it: pass the values that the task needs",
+    "stream_wait": "which have a result and no items",
 }
 
 

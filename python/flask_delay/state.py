@@ -83,6 +83,8 @@ def make_executor(
         log_failures=settings.log_failures,
         shutdown_timeout=settings.shutdown_timeout,
         result_limit=settings.result_limit,
+        stream_items=settings.stream_items,
+        stream_bytes=settings.stream_bytes,
         switch_interval=settings.switch_interval,
         mode=settings.mode,
         queue_size=settings.queue_size,

@@ -1,7 +1,7 @@
 """`using`: the methods `delay` and `map` with options."""
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from flask_delay import state
@@ -114,7 +114,7 @@ class Mapper:
     @overload
     def map(
         self,
-        fn: Callable[..., Coroutine[Any, Any, _T]],
+        fn: Callable[..., Coroutine[Any, Any, _T] | Generator[Any, Any, _T]],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | None = None,
@@ -160,7 +160,11 @@ class Submitter(Mapper):
 
     @overload
     def delay(
-        self, fn: Callable[_P, Coroutine[Any, Any, _T]], /, *args: _P.args, **kwargs: _P.kwargs
+        self,
+        fn: Callable[_P, Coroutine[Any, Any, _T] | Generator[Any, Any, _T]],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
     ) -> Future[_T]: ...
 
     @overload
@@ -170,11 +174,12 @@ class Submitter(Mapper):
         """Run `fn(*args, **kwargs)` in a fresh app context, without a request.
 
         Returns its future at once. A plain function runs on a worker; an `async def` function runs
-        on the event loop that all coroutines share. A `Task` runs with its options, where `using`
-        does not override them, and belongs to this Delay. The task sees the caller's other
-        `contextvars`. An exception of the task is logged and kept in the future.
+        on the event loop that all coroutines share. A generator function runs to its end, what it
+        yields is read by `Future.stream`, and its result is what it returns. A `Task` runs with its
+        options, where `using` does not override them, and belongs to this Delay. The task sees the
+        caller's other `contextvars`. An exception of the task is logged and kept in the future.
 
-        Raises TypeError if `fn` is not callable or is a generator function; if it is written in
+        Raises TypeError if `fn` is not callable; if it is written in
         Python and the arguments do not fit its signature; or if an argument would not outlive the
         request (an upload, a proxy such as `request`). Raises RuntimeError after `shutdown`;
         QueueFull if the queue is full and `WHEN_FULL` or `BLOCK_TIMEOUT` says so.

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from typing import (
     Any,
     Concatenate,
@@ -30,6 +30,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _T = TypeVar("_T")
 _S = TypeVar("_S")
+_Y = TypeVar("_Y")
 _Q = ParamSpec("_Q")
 
 
@@ -315,6 +316,11 @@ class Decorator:
     def __call__(
         self, fn: Callable[_P, Coroutine[Any, Any, _T]], /
     ) -> Task[_P, Coroutine[Any, Any, _T], _T]: ...
+
+    @overload
+    def __call__(
+        self, fn: Callable[_P, Generator[_Y, Any, _T]], /
+    ) -> Task[_P, Generator[_Y, Any, _T], _T]: ...
 
     @overload
     def __call__(self, fn: Callable[_P, _T], /) -> Task[_P, _T, _T]: ...

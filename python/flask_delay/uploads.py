@@ -123,11 +123,38 @@ class _AsyncOpening(Opening):
             return await self.fn(*args, **kwargs)
 
 
+class _YieldingOpening(Opening):
+    """The same for a generator function, whose files stay open until it ends."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            args, kwargs = self._opened(stack, args, kwargs)
+            return (yield from self.fn(*args, **kwargs))
+
+
+class _AsyncYieldingOpening(Opening):
+    """The same for an `async def` generator function."""
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            args, kwargs = self._opened(stack, args, kwargs)
+            async with contextlib.aclosing(self.fn(*args, **kwargs)) as items:
+                async for item in items:
+                    yield item
+
+
+_OPENINGS = (
+    (inspect.iscoroutinefunction, _AsyncOpening),
+    (inspect.isgeneratorfunction, _YieldingOpening),
+    (inspect.isasyncgenfunction, _AsyncYieldingOpening),
+)
+
+
 def opening(fn: Callable[..., Any]) -> Opening:
     """The function that is to be called in the place of `fn` with `Stored` arguments."""
     call = getattr(type(fn), "__call__", None)  # noqa: B004 (looked at, not called)
-    is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
-    return (_AsyncOpening if is_async else Opening)(fn)
+    kinds = (kind for is_one, kind in _OPENINGS if is_one(fn) or is_one(call))
+    return next(kinds, Opening)(fn)
 
 
 class Batch:

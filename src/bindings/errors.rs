@@ -64,6 +64,13 @@ create_exception!(
     doc!("ResultNotKept")
 );
 
+create_exception!(
+    flask_delay,
+    StreamLagged,
+    PyRuntimeError,
+    doc!("StreamLagged")
+);
+
 create_exception!(flask_delay, TaskRetry, PyBaseException, doc!("TaskRetry"));
 
 create_exception!(

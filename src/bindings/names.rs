@@ -61,6 +61,7 @@ names! {
     __getinitargs__,
     __module__,
     __name__,
+    __next__,
     __qualname__,
     __self__,
     __traceback__,
@@ -113,6 +114,8 @@ names! {
     sys,
     thread_sensitive_context,
     threading,
+    throw,
+    value,
     wait,
     zoneinfo,
 }

@@ -105,7 +105,7 @@ PROMISES = {
     "uploads": "a task may be given an upload",
     **{
         name: f"the option {name!r}"
-        for name in ("limit", "rate", "scope", "unique", "debounce", "request")
+        for name in ("limit", "rate", "scope", "unique", "debounce", "request", "stream_wait")
     },
 }
 
@@ -382,9 +382,27 @@ class Contract:
         values.append(2)
         assert future.result(DEADLINE) == [1]
 
+    @promise("elsewhere")
+    def test_a_generator_function_is_refused(self, app):
+        with pytest.raises(TypeError, match=r"generator function.*backend=\"threads\""):
+            work.tell.delay(3)
+
+    @promise("stream_wait")
+    def test_a_generator_function_yields_items(self, app):
+        future = work.tell.using(stream_wait=DEADLINE).delay(3)
+        assert list(future.stream()) == [0, 1, 2]
+        assert future.result(DEADLINE) is None
+
     def test_options_that_make_no_sense_there_are_refused(self, app, place):
-        values = {"limit": 1, "rate": "1/s", "scope": "machine", "unique": True, "request": True}
-        values["debounce"] = 1
+        values = {
+            "stream_wait": 1,
+            "debounce": 1,
+            "limit": 1,
+            "rate": "1/s",
+            "scope": "machine",
+            "unique": True,
+            "request": True,
+        }
         for name in place.refused:
             option = {name: values[name], **({"limit": 1} if name == "scope" else {})}
             with pytest.raises(ValueError, match=f"the option '{name}' is not for this backend"):

@@ -40,6 +40,12 @@ def lend():
 
 
 @task
+def tell(most):
+    """Yield what no message can carry."""
+    yield from range(most)
+
+
+@task
 async def shout(text):
     return text.upper(), current_task.id
 

@@ -191,11 +191,9 @@ def test_what_cannot_be_called_is_refused(executor, wrong):
         chain(int, wrong)
 
 
-def test_an_async_generator_function_is_refused(executor):
-    with pytest.raises(TypeError, match="async generator"):
-        executor.submit(int).then(generate)
-    with pytest.raises(TypeError, match="async generator"):
-        chain(int, generate)
+def test_an_async_generator_function_is_a_step(executor):
+    assert list(executor.submit(int).then(generate).stream()) == [0]
+    assert chain(int, generate)
 
 
 def test_a_future_made_by_hand_is_refused(executor):

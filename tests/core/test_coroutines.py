@@ -216,13 +216,14 @@ class TestWhatCounts:
             assert executor.submit(later, number, 0).result(DEADLINE) == number
             pause.wait(number % 7 * 1e-5)
 
-    def test_async_generator_function_is_refused(self, executor):
+    def test_async_generator_function(self, executor):
         async def generate():
             yield 1
 
         for function in (generate, functools.partial(generate)):
-            with pytest.raises(TypeError, match="async generator function"):
-                executor.submit(function)
+            future = executor.submit(function)
+            assert list(future.stream()) == [1]
+            assert future.result(DEADLINE) is None
 
     def test_function_that_returns_a_coroutine(self, executor):
         def wrapper():

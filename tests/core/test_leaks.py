@@ -56,6 +56,13 @@ def cancelled(executor):
     future.cancel()
 
 
+def streamed(executor):
+    def work():
+        yield object()
+
+    assert list(executor.submit(work).stream())
+
+
 def waited_for(executor):
     wait([executor.submit(int)], DEADLINE)
 
@@ -108,6 +115,7 @@ SCENARIOS = [
     with_many_arguments,
     asked,
     called_back,
+    streamed,
     cancelled,
     waited_for,
     raised,
@@ -121,7 +129,7 @@ SCENARIOS = [
 
 
 # Failing and refusing are slow, because they are logged and shown.
-SLOW = (raised, refused, waited_for)
+SLOW = (raised, refused, streamed, waited_for)
 OFTEN = [(scenario, 1_000 if scenario in SLOW else 2_000) for scenario in SCENARIOS]
 VERY_OFTEN = [
     pytest.param(scenario, 10_000, marks=pytest.mark.slow)

@@ -194,9 +194,9 @@ def rows(heading: str) -> list[list[str]]:
 
 def test_options_are_those_there_are() -> None:
     told = {re.match(r"\[`(\w+)=`\]", row[0])[1] for row in rows("# Limits")}  # type: ignore[index]
-    # The others are those of tasks.md, durable.md and schedules.md.
+    # The others are those of tasks.md, streams.md, durable.md and schedules.md.
     others = {"backend", "request", "id", "countdown", "eta", "durable", "once"}
-    others |= {"within", "after_commit"}
+    others |= {"within", "after_commit", "stream_wait"}
     others |= Repetition.__annotations__.keys()
     assert told == KNOWN.keys() - others
 

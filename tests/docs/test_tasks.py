@@ -50,13 +50,6 @@ def page() -> Iterator[dict[str, Any]]:
     names["background"].shutdown()
 
 
-def test_what_can_be_a_task(page: dict[str, Any]) -> None:
-    written: list[int] = []
-    page.update(rows=lambda: iter([1, 2]), write=written.append)
-    page["background"].delay(page["write_all"]).result(DEADLINE)
-    assert written == [1, 2]
-
-
 def test_after_a_commit(page: dict[str, Any]) -> None:
     class Base(DeclarativeBase):
         pass
@@ -138,4 +131,4 @@ def test_options_are_those_there_are() -> None:
 
 
 def test_every_block_is_code_of_the_page() -> None:
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 8

@@ -120,12 +120,6 @@ def test_not_a_function():
     with pytest.raises(TypeError, match="the task must be callable, got 5"):
         task(5)
 
-    async def generate():
-        yield 1
-
-    with pytest.raises(TypeError, match="async generator function"):
-        task(generate)
-
 
 @pytest.mark.parametrize("function", [add, add_async, Sender.send, Sender.make, Sender("x").send])
 def test_it_looks_like_the_function(function):

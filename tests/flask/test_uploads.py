@@ -102,6 +102,23 @@ def test_an_upload_without_a_name(app, deadline, name):
         assert delay(lambda it: it.filename, of(filename=name)).result(deadline) == name
 
 
+def test_a_generator_function_reads_while_it_yields(app, gone, deadline):
+    def read(file):
+        yield file.read(2)
+        yield file.read()
+        return "read"
+
+    async def read_async(file):
+        for item in read(file):
+            yield item
+
+    for function, result in ((read, "read"), (read_async, None)):
+        future = delay(function, of(b"data"))
+        assert list(future.stream(timeout=deadline)) == [b"da", b"ta"]
+        assert future.result(deadline) == result
+    gone()
+
+
 def test_a_coroutine_function(app, gone, deadline):
     async def read(file):
         return file.read()

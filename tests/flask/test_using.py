@@ -203,9 +203,9 @@ def test_teardown_functions_run_before_the_future_resolves(make_app):
 @pytest.mark.parametrize("verb", [using, Delay().using])
 def test_unknown_option(verb):
     names = (
-        "priority, key, limit, rate, scope, unique, timeout, expires, retry, countdown, eta,"
-        " debounce, max_wait, backend, durable, once, within, after_commit, request, id, every,"
-        " cron, timezone, overlap, missed"
+        "priority, key, limit, rate, scope, unique, timeout, expires, retry, stream_wait,"
+        " countdown, eta, debounce, max_wait, backend, durable, once, within, after_commit,"
+        " request, id, every, cron, timezone, overlap, missed"
     )
     assert names == ", ".join(KNOWN)
     with pytest.raises(

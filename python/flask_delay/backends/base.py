@@ -26,6 +26,13 @@ class ProcessDied(RuntimeError):  # noqa: N818 (as QueueFull)
     """
 
 
+NO_ITEMS = (
+    "what it yields would stay in the process that runs it; leave it to threads with"
+    ' backend="threads", or give a function that returns its items'
+)
+"""Why a backend takes no generator function, and what to do instead."""
+
+
 class BrokerUnavailable(ConnectionError):  # noqa: N818 (as QueueFull)
     """The broker or the result store cannot be reached.
 

@@ -31,6 +31,12 @@ _Callback = TypeVar("_Callback", bound=Callable[[futures.Future[Any]], object])
 
 _FUTURES_MAX_LENGTH = 50
 
+# For a generator function, none of whose code Flask-Executor would run.
+_NO_ITEMS = (
+    "it would never run under Flask-Executor, whose future has the generator; give a function that"
+    " iterates, or give flask_delay.delay() the generator function and read future.stream()"
+)
+
 
 def _thread(value: object) -> str:
     if value != "thread":
@@ -204,6 +210,7 @@ class Executor(Mapper, futures.Executor):
         callable, or if an argument would not outlive the request (an upload, a proxy such as
         `request`); RuntimeError after `shutdown`.
         """
+        _check_function(fn, "task", no_items=_NO_ITEMS)
         if context.in_request():
             return FutureProxy(self._pool.using(request=True).delay(fn, *args, **kwargs))
         return FutureProxy(self._pool.delay(fn, *args, **kwargs))
@@ -238,6 +245,7 @@ class Executor(Mapper, futures.Executor):
     def _submitting(
         self, fn: Any, *, many: bool = False
     ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        _check_function(fn, "task", no_items=_NO_ITEMS)
         # One snapshot for all tasks of a map.
         pool = self._pool.using(request=True) if context.in_request() else self._pool
         return pool._submitting(fn, many=many)  # noqa: SLF001
@@ -279,7 +287,7 @@ class ExecutorJob(Generic[_P, _R, _T]):
 
     def __init__(self, executor: Executor, fn: Callable[_P, _R]) -> None:
         """Made by `Executor.job`. Raises TypeError if `fn` cannot be submitted."""
-        _check_function(fn, "job")
+        _check_function(fn, "job", no_items=_NO_ITEMS)
         functools.update_wrapper(self, fn)
         self.executor = executor
         # A task of it has a result of type _T, whatever a call returns.

@@ -9,7 +9,7 @@ import time
 import warnings
 from typing import Any
 
-from flask_delay._native import Future, _set_greenlet_hooks
+from flask_delay._native import Future, Stream, _set_greenlet_hooks
 
 MESSAGE = (
     "gevent has patched threads. The tasks of Flask-Delay run on native threads all the same,"
@@ -44,8 +44,8 @@ def _hub() -> Any:
     return None if hubs is None else hubs.get_hub_if_exists()
 
 
-def _wait(future: Future[Any], seconds: float | None) -> bool | None:
-    """Wait for the future as gevent's locks do; None if this thread has no hub.
+def _wait(future: Future[Any] | Stream[Any], seconds: float | None) -> bool | None:
+    """Wait for a future, or a stream's item, as gevent's locks do; None if this thread has no hub.
 
     The hub's own greenlet must not switch to another one, so the result is None there too.
     """
@@ -73,7 +73,7 @@ def _wait(future: Future[Any], seconds: float | None) -> bool | None:
             if woken.acquire(timeout=max(left, 0)):
                 return True
             if end is not None and time.monotonic() >= end:
-                return future.done()
+                return False
     finally:
         future._drop_waker(wake)
 

@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::bindings::core::async_check::{check_function, is_coroutine_function};
+use crate::bindings::core::async_check::{Form, check_function, form_of};
 use crate::bindings::core::call::Call;
 use crate::bindings::core::durable;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner};
@@ -41,9 +41,9 @@ pub(crate) fn read_on(on: &str) -> PyResult<Kind> {
     }
 }
 
-/// Whether a next step is a coroutine function; see `_check_step` in `_native.pyi`.
-fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let is_coroutine = check_function(function, "next step")?;
+/// The form of a next step; see `_check_step` in `_native.pyi`.
+fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyResult<Form> {
+    let form = check_function(function, "next step")?;
     let by_arguments = policy.and_then(|it| it.get().by_arguments(function.py()));
     if let Some(option) = by_arguments {
         return Err(PyValueError::new_err(format!(
@@ -59,7 +59,7 @@ fn check(policy: Option<&Bound<'_, Policy>>, function: &Bound<'_, PyAny>) -> PyR
             read_name(function)
         )));
     }
-    Ok(is_coroutine)
+    Ok(form)
 }
 
 #[doc = doc!("_check_step")]
@@ -88,7 +88,7 @@ pub(crate) fn follow<'py>(
     executor: Option<&Bound<'py, ExecutorCell>>,
     kind: Kind,
 ) -> PyResult<Bound<'py, Task>> {
-    let mut is_coroutine = check(policy, &function)?;
+    let mut form = check(policy, &function)?;
     core_of(future)?;
     if is_durable(future) && policy.is_none_or(|policy| policy.get().keeps.is_none()) {
         return Err(PyValueError::new_err(format!(
@@ -109,7 +109,7 @@ pub(crate) fn follow<'py>(
     signature::check_call(&function, count, Vec::new())?;
     if let Some(step) = inner.scoped.as_ref().and_then(|it| it.step.as_ref()) {
         function = step.bind(future.py()).call1((function,))?;
-        is_coroutine = is_coroutine_function(&function)?;
+        form = form_of(&function)?;
     }
     let (shape, argument) = if kind == Kind::Then {
         (Shape::Inline(1), Slot::new(future.clone().into_any()))
@@ -122,7 +122,7 @@ pub(crate) fn follow<'py>(
         argument,
         Slot::default(),
     );
-    let this = inner.make(future.py(), call, is_coroutine, scope)?;
+    let this = inner.make(future.py(), call, form, scope)?;
     if let Some(policy) = policy {
         let arguments = Arguments::none(function.as_borrowed());
         if let Some(first) = limits::give(&this, policy, &arguments, &inner.core)? {
@@ -171,7 +171,7 @@ pub(crate) fn _gather<'py>(
         arguments,
         Slot::default(),
     );
-    let this = inner.make(py, call, false, None)?;
+    let this = inner.make(py, call, Form::Plain, None)?;
     if inner.core.mode != Mode::Threads && ours.iter().all(is_durable) {
         // Without a journal, but a durable task may follow it as if there were one.
         this.get().mark_journaled();

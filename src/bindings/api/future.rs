@@ -15,6 +15,7 @@ use pyo3::types::{PyDateTime, PyDict, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::compose;
+use super::stream::{self, Stream};
 use crate::bindings::convert::to_datetime;
 use crate::bindings::core::async_check::check_callback;
 use crate::bindings::core::durable::{note_death, public_id, publish};
@@ -114,6 +115,20 @@ impl Task {
         }
         crate::bindings::wait::result::until_done(slf, timeout.as_ref())?;
         Ok(slf.get().outcome(slf.py())?.err())
+    }
+
+    #[doc = doc!("Future.stream")]
+    #[pyo3(
+        signature = (after = 0, *, timeout = None),
+        text_signature = "($self, after=0, *, timeout=None)"
+    )]
+    fn stream<'py>(
+        slf: &Bound<'py, Self>,
+        #[pyo3(from_py_with = stream::number)] after: u64,
+        timeout: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Stream>> {
+        slf.get().refuse_foreign(slf)?;
+        stream::read(slf, after, timeout.as_ref())
     }
 
     #[doc = doc!("Future.then")]
@@ -410,6 +425,9 @@ impl Task {
             }
             visit.call(&extra.recall)?;
             visit.call(&extra.report)?;
+            if let Some(stream) = &extra.stream {
+                stream.visit(&visit)?;
+            }
             if let Some(rules) = &extra.rules {
                 rules.visit(&visit)?;
             }

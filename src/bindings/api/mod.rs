@@ -9,4 +9,5 @@ pub(crate) mod journal;
 pub(crate) mod periodic;
 pub(crate) mod recorder;
 pub(crate) mod schedule;
+pub(crate) mod stream;
 pub(crate) mod submit_method;

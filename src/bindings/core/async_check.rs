@@ -1,5 +1,5 @@
-//! Tells `async def` functions, which go to the event loop, from plain ones, and refuses functions
-//! that a call would not run.
+//! Tells `async def` functions, which go to the event loop, and generator functions, whose items
+//! make a stream, from plain ones, and refuses functions that a call would not run.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -15,39 +15,89 @@ use crate::bindings::names;
 /// their address.
 static CHECKED: [Slot; 64] = [const { Slot::empty() }; 64];
 
-/// Whether a call of a task's `function` returns a coroutine.
-///
-/// # Errors
-///
-/// `TypeError` if it returns a generator, async or not: its body would never run.
-pub(crate) fn is_coroutine_function(function: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let flags = flags_of(function)?;
-    if flags & (GENERATOR | ASYNC_GENERATOR) != 0 {
-        return Err(refused(function, flags));
-    }
-    Ok(flags & COROUTINE != 0)
+/// What a call of a task's function returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Its result.
+    Plain,
+    Coroutine,
+    Generator,
+    AsyncGenerator,
 }
 
-/// As [`is_coroutine_function`], for a function in the role `role`.
+impl Form {
+    fn of(flags: u32) -> Self {
+        if flags & ASYNC_GENERATOR != 0 {
+            Self::AsyncGenerator
+        } else if flags & GENERATOR != 0 {
+            Self::Generator
+        } else if flags & COROUTINE != 0 {
+            Self::Coroutine
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// Whether the event loop runs it.
+    pub(crate) fn is_async(self) -> bool {
+        matches!(self, Self::Coroutine | Self::AsyncGenerator)
+    }
+
+    /// Whether it yields items.
+    pub(crate) fn yields(self) -> bool {
+        matches!(self, Self::Generator | Self::AsyncGenerator)
+    }
+
+    /// Whether the event loop runs it, where nobody can take items.
+    ///
+    /// # Errors
+    ///
+    /// `TypeError` for a generator function, which says `why`.
+    pub(crate) fn without_items(self, function: &Bound<'_, PyAny>, why: &str) -> PyResult<bool> {
+        let kind = match self {
+            Self::Plain => return Ok(false),
+            Self::Coroutine => return Ok(true),
+            Self::Generator => GENERATOR,
+            Self::AsyncGenerator => ASYNC_GENERATOR,
+        };
+        let (shown, kind) = (shown(function), self::kind(kind));
+        Err(PyTypeError::new_err(format!("{shown} is {kind}: {why}")))
+    }
+}
+
+/// The form of a task's `function`.
+pub(crate) fn form_of(function: &Bound<'_, PyAny>) -> PyResult<Form> {
+    flags_of(function).map(Form::of)
+}
+
+/// As [`form_of`], for a function in the role `role`.
 ///
 /// # Errors
 ///
-/// Also `TypeError` if it is not callable.
-pub(crate) fn check_function(function: &Bound<'_, PyAny>, role: &str) -> PyResult<bool> {
+/// `TypeError` if it is not callable.
+pub(crate) fn check_function(function: &Bound<'_, PyAny>, role: &str) -> PyResult<Form> {
     if is_plain(function)? {
-        return Ok(false);
+        return Ok(Form::Plain);
     }
     if !function.is_callable() {
         return Err(not_callable(&format!("the {role}"), function));
     }
-    is_coroutine_function(function)
+    form_of(function)
 }
 
 #[doc = doc!("_check_function")]
 #[pyfunction]
-#[pyo3(signature = (r#fn, role, /))]
-pub(crate) fn _check_function(r#fn: &Bound<'_, PyAny>, role: &str) -> PyResult<()> {
-    check_function(r#fn, role).map(drop)
+#[pyo3(signature = (r#fn, role, /, *, no_items = None))]
+pub(crate) fn _check_function(
+    r#fn: &Bound<'_, PyAny>,
+    role: &str,
+    no_items: Option<&str>,
+) -> PyResult<()> {
+    let form = check_function(r#fn, role)?;
+    match no_items {
+        Some(why) => form.without_items(r#fn, why).map(drop),
+        None => Ok(()),
+    }
 }
 
 #[doc = doc!("_check_callback")]
@@ -129,8 +179,9 @@ fn judge_unrun<'py>(
         Unrun::AsyncGenerator => result.getattr(names::ag_code(py))?,
     };
     match decorated(function, &code)? {
-        Some(inner) => Err(refused(&inner, flags_of(&inner)?)),
-        None => Ok(result),
+        // A generator that another run of a generator function returns is its result.
+        Some(inner) if !inner.is(function) => Err(refused(&inner, flags_of(&inner)?)),
+        _ => Ok(result),
     }
 }
 
@@ -226,8 +277,9 @@ fn flags_of_code(code: &Bound<'_, PyAny>) -> PyResult<u32> {
 #[cold]
 fn refused(function: &Bound<'_, PyAny>, flags: u32) -> PyErr {
     PyTypeError::new_err(format!(
-        "{} is {}: nobody would iterate over what it yields, and it would never run; give \
-         delay() a coroutine function or a plain one, which iterates",
+        "{} is {} below a decorator that calls it as a plain function, and would never run; give \
+         delay() the function itself, or have the decorator iterate: in a generator function of \
+         its own, for one that is not async by `return (yield from fn())`",
         shown(function),
         kind(flags)
     ))

@@ -22,6 +22,7 @@ use super::registry::Registry;
 use super::samples::Samples;
 use super::settings::{Backpressure, Beginning, Initializer, Mode, Settings};
 use super::strays::Strays;
+use super::stream::Bounds;
 use super::task::Task;
 use super::worker_slot::WorkerSlot;
 use crate::bindings::ffi::fork::generation;
@@ -133,6 +134,7 @@ pub(crate) struct Core {
     /// What happens to tasks is recorded, for a page.
     recorded: AtomicBool,
     pub(crate) beginning: Beginning,
+    pub(crate) stream: Bounds,
     pub(crate) scope_method: Option<Py<PyString>>,
     /// Where tasks are submitted, while that object exists.
     executor: OnceLock<Weak<Inner>>,
@@ -217,6 +219,7 @@ impl Core {
             sampled: AtomicBool::new(false),
             recorded: AtomicBool::new(false),
             beginning: settings.beginning,
+            stream: settings.stream,
             scope_method: settings.scope_method,
             executor: OnceLock::new(),
             journal: OnceLock::new(),

@@ -2,6 +2,7 @@
 
 use flask_delay_engine::TaskState;
 
+use super::async_check::Form;
 use super::task::Task;
 
 /// The task was told to stop.
@@ -29,6 +30,8 @@ const ENDED_ELSEWHERE: u32 = TaskState::MARK << 9;
 const JOURNALED: u32 = TaskState::MARK << 10;
 /// The time of the task's coroutine is over, and the future ends without it.
 const OVERDUE: u32 = TaskState::MARK << 11;
+/// The function of the task is a generator function.
+const YIELDS: u32 = TaskState::MARK << 12;
 
 impl Task {
     /// That of a pending task, with its arguments packed or not.
@@ -46,6 +49,14 @@ impl Task {
 
     pub(crate) fn is_coroutine(&self) -> bool {
         self.state.has(COROUTINE)
+    }
+
+    pub(crate) fn yields(&self) -> bool {
+        self.state.has(YIELDS)
+    }
+
+    pub(crate) fn is_told_to_stop_or_yields(&self) -> bool {
+        self.state.has(STOP | YIELDS)
     }
 
     pub(crate) fn is_packed(&self) -> bool {
@@ -150,6 +161,17 @@ impl Task {
     /// For a future that is not shared yet.
     pub(crate) fn mark_coroutine(&self) {
         self.state.mark(COROUTINE | UNQUEUED);
+    }
+
+    /// For a future that is not shared yet.
+    #[cold]
+    pub(crate) fn mark_form(&self, form: Form) {
+        if form.is_async() {
+            self.mark_coroutine();
+        }
+        if form.yields() {
+            self.state.mark(YIELDS);
+        }
     }
 
     /// For a future that is not shared yet.

@@ -29,6 +29,7 @@ pub(crate) mod samples;
 pub(crate) mod settings;
 pub(crate) mod signature;
 pub(crate) mod strays;
+pub(crate) mod stream;
 pub(crate) mod task;
 pub(crate) mod timeline;
 pub(crate) mod traces;

@@ -90,6 +90,8 @@ pub(crate) struct Policy {
     pub(crate) withheld: bool,
     /// Whether the limit and the rate hold in all processes of the machine together.
     pub(crate) on_machine: bool,
+    /// How long a generator waits for a reader that is behind.
+    pub(crate) stream_wait: Option<Duration>,
 }
 
 /// None: no limit.
@@ -105,7 +107,7 @@ fn time(seconds: f64) -> Option<SystemTime> {
 #[pymethods]
 impl Policy {
     #[new]
-    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None, withheld = false, scope = None, debounce = None, max_wait = None))]
+    #[pyo3(signature = (*, priority = 0, key = None, limit = None, rate = None, unique = None, timeout = None, expires = None, retry = None, countdown = None, eta = None, id = None, keeps = None, withheld = false, scope = None, debounce = None, max_wait = None, stream_wait = None))]
     #[expect(clippy::too_many_arguments, reason = "all of them named")]
     fn new(
         priority: i32,
@@ -124,6 +126,7 @@ impl Policy {
         scope: Option<&str>,
         debounce: Option<f64>,
         max_wait: Option<f64>,
+        stream_wait: Option<f64>,
     ) -> Self {
         let rate = rate.and_then(|(count, seconds)| {
             let per = duration(seconds)?;
@@ -149,6 +152,7 @@ impl Policy {
             keeps,
             withheld,
             on_machine: scope == Some("machine"),
+            stream_wait: stream_wait.map(|time| duration(time).unwrap_or(Duration::MAX)),
         }
     }
 

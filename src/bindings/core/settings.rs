@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::events::Signals;
+use super::stream::Bounds;
 use super::waiter::look_on;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -135,6 +136,8 @@ pub(crate) struct Settings {
     /// Whether its tasks are counted by name.
     pub(crate) counted: bool,
     pub(crate) beginning: Beginning,
+    /// What is kept of the items of a generator task.
+    pub(crate) stream: Bounds,
     /// The method that makes app contexts, if a future's `scope` is the owner of one.
     pub(crate) scope_method: Option<Py<PyString>>,
 }
@@ -161,6 +164,7 @@ impl Settings {
             backpressure: Backpressure::default(),
             counted: false,
             beginning: Beginning::Call,
+            stream: Bounds::default(),
             scope_method: None,
         })
     }
@@ -184,6 +188,8 @@ impl Settings {
             "block_timeout" => {
                 self.backpressure.block_timeout = block_timeout(value.extract()?)?;
             }
+            "stream_items" => self.stream.items = value.extract()?,
+            "stream_bytes" => self.stream.bytes = value.extract()?,
             "late_start" if value.is_truthy()? => self.beginning = Beginning::Told,
             "late_start" => {}
             _ => {

@@ -20,6 +20,7 @@ use super::links::Links;
 use super::policy::Rules;
 use super::progress::Progress;
 use super::recorder::Text;
+use super::stream::Stream;
 use super::traces;
 use super::waiter::Waiter;
 use crate::bindings::errors::forked;
@@ -77,6 +78,8 @@ pub(crate) struct Extra {
     pub(crate) rules: Option<Box<Rules>>,
     /// The tasks before and after it, for a page.
     pub(crate) links: Option<Box<Links>>,
+    /// What a generator has yielded, and who reads it.
+    pub(crate) stream: Option<Box<Stream>>,
 }
 
 // Many may be queued, so a future is small (at most 128 bytes, checked below). The function, up to

@@ -15,6 +15,8 @@ pub(crate) struct Hooks {
     pub(crate) wait: Py<PyAny>,
     /// Runs a step whose function is a coroutine function.
     pub(crate) step: Py<PyAny>,
+    /// The coroutine that waits for the next item of a stream.
+    pub(crate) next_item: Py<PyAny>,
 }
 
 static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
@@ -43,9 +45,21 @@ pub(crate) fn thread() -> u64 {
 
 #[doc = doc!("_set_hooks")]
 #[pyfunction]
-#[pyo3(signature = (*, start, wait, step))]
-pub(crate) fn _set_hooks(py: Python<'_>, start: Py<PyAny>, wait: Py<PyAny>, step: Py<PyAny>) {
-    let _ = HOOKS.set(py, Hooks { start, wait, step });
+#[pyo3(signature = (*, start, wait, step, next_item))]
+pub(crate) fn _set_hooks(
+    py: Python<'_>,
+    start: Py<PyAny>,
+    wait: Py<PyAny>,
+    step: Py<PyAny>,
+    next_item: Py<PyAny>,
+) {
+    let hooks = Hooks {
+        start,
+        wait,
+        step,
+        next_item,
+    };
+    let _ = HOOKS.set(py, hooks);
 }
 
 pub(crate) fn hooks(py: Python<'_>) -> PyResult<&Hooks> {

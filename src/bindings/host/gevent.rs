@@ -9,8 +9,6 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
-use crate::bindings::core::task::Task;
-
 struct Hooks {
     wait: Py<PyAny>,
     leave: Py<PyAny>,
@@ -62,9 +60,9 @@ pub(crate) fn are_there(py: Python<'_>) -> bool {
     patched().unwrap_or(true)
 }
 
-/// Waits up to `limit` for the future while other greenlets of this thread run; returns whether it
-/// is done. `None` without greenlets: no wait took place.
-pub(crate) fn wait(this: &Bound<'_, Task>, limit: Option<Duration>) -> PyResult<Option<bool>> {
+/// Waits up to `limit` for a future, or for a stream's next item, while other greenlets of this
+/// thread run; returns whether it is there. `None` without greenlets: no wait took place.
+pub(crate) fn wait(this: &Bound<'_, PyAny>, limit: Option<Duration>) -> PyResult<Option<bool>> {
     let py = this.py();
     match hooks(py)? {
         Some(hooks) => hooks

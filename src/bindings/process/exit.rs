@@ -15,6 +15,7 @@ use crate::bindings::core::executor::{Core, Job, Queued};
 use crate::bindings::core::link;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
+use crate::bindings::core::stream;
 use crate::bindings::core::task::{Task, name_of};
 use crate::bindings::core::transition::Phase;
 use crate::bindings::ffi::cpython::register_atexit;
@@ -339,7 +340,7 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
     let mut running = Vec::new();
     for slot in core.slots() {
         if let Some(task) = slot.task(py) {
-            task.get().tell_to_stop();
+            stream::tell_to_stop(&task);
             running.push((slot, task));
         }
     }
@@ -349,7 +350,7 @@ fn give_up(py: Python<'_>, core: &Arc<Core>, lost: &mut Vec<String>) {
             if !durable::has_claim(task.get()) {
                 lost.push(label(&task));
             }
-            task.get().tell_to_stop();
+            stream::tell_to_stop(&task);
             cancel(&task);
         }
     }

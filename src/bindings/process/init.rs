@@ -11,9 +11,10 @@ use pyo3::types::PyCFunction;
 
 use crate::bindings::codec::json;
 use crate::bindings::convert::to_datetime;
-use crate::bindings::core::async_check::is_coroutine_function;
+use crate::bindings::core::async_check::form_of;
 use crate::bindings::core::frames;
 use crate::bindings::core::progress;
+use crate::bindings::core::stream;
 use crate::bindings::core::task::CoroutineTask;
 use crate::bindings::errors::{
     BrokenThreadPool, CancelledError, ForkedFutureError, InvalidStateError, WaitCycleError,
@@ -50,10 +51,11 @@ pub(crate) fn up(py: Python<'_>) -> PyResult<()> {
     gil::breathe(py)?;
     context::init(py)?;
     frames::init(py)?;
+    stream::init(py)?;
     json::init(py)?;
     let any = PyCFunction::new_closure(py, None, None, |_, _| ())?;
-    is_coroutine_function(&any)?;
+    form_of(&any)?;
     // Neither a function nor a class, so that every check runs.
-    is_coroutine_function(py.None().bind(py))?;
+    form_of(py.None().bind(py))?;
     Ok(())
 }

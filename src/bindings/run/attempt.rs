@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::durable;
+use super::generator;
 use super::kept;
 use super::retry::{self, Verdict};
 use super::timeout;
@@ -223,15 +224,18 @@ fn bare_attempt<'py>(
             }
         }
     }
-    let result = if this.get().told_to_stop() {
-        Err(CancelledError::new_err("the task was told to stop"))
-    } else {
+    let call = || {
         call(
             function,
             taken.shape,
             taken.first.as_ref(),
             taken.second.as_ref(),
         )
+    };
+    let result = if this.get().is_told_to_stop_or_yields() {
+        generator::run(this, call)
+    } else {
+        call()
     };
     // No Python code may run in between.
     let ended = slot.end(py, call_number);

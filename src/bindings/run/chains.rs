@@ -122,7 +122,8 @@ fn offer<'py>(
     let Call(name, pool, policy, options, once, disk, executor, function, args, kwargs, waits) =
         call;
     let follows = waits.map(|waits| waits.read(number)).transpose()?;
-    let is_coroutine = check_function(&function, "task")?;
+    let is_coroutine =
+        check_function(&function, "task")?.without_items(&function, entry::NO_ITEMS)?;
     let keywords = kwargs.keys().into_iter();
     let keywords = keywords.map(|name| Ok(name.cast_into::<PyString>()?));
     let takes_result = matches!(&follows, Some((_, How::Success)));

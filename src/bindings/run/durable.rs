@@ -125,6 +125,10 @@ pub(crate) fn submit_by<'py, T: Send>(
     }
 }
 
+/// Why a generator function is no durable task.
+pub(super) const NO_ITEMS: &str = "a durable task has a result and no items, which only this \
+    process would have; give durable tasks a function that iterates, or leave durable out";
+
 /// As [`offer`], for a call with the arguments that this one has.
 fn offer_call<'py>(
     link: &Arc<Link>,
@@ -132,7 +136,7 @@ fn offer_call<'py>(
     arguments: &Arguments<'_, 'py>,
 ) -> PyResult<(Offer<'py>, NewTask)> {
     let function = &arguments.function;
-    let is_coroutine = check_function(function, "task")?;
+    let is_coroutine = check_function(function, "task")?.without_items(function, NO_ITEMS)?;
     signature::check(arguments)?;
     let given = arguments.to_python()?;
     offer(link, order, Bound::clone(function), is_coroutine, &given)
@@ -735,7 +739,7 @@ fn find_or_make<'py>(
         }
         None => link.core().ok_or_else(closed)?,
     };
-    let is_coroutine = check_function(&function, "task")?;
+    let is_coroutine = check_function(&function, "task")?.without_items(&function, NO_ITEMS)?;
     let born = to_nanos(claimed.submitted_at);
     let this = match link.find(py, &claimed.id) {
         // A handle, which others may have: it gets the function.

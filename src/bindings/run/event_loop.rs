@@ -9,6 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::generator;
 use super::retry::{self, Verdict};
 use super::timeout;
 use crate::bindings::core::durable;
@@ -16,9 +17,10 @@ use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::interrupt::Why;
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
+use crate::bindings::core::stream::{self, Item, Pushed, Sleeper};
 use crate::bindings::core::task::{CoroutineTask, Task};
 use crate::bindings::core::transition::End;
-use crate::bindings::errors::{TaskRetry, into_exception};
+use crate::bindings::errors::{CancelledError, TaskRetry, into_exception};
 use crate::bindings::ffi::call::call;
 use crate::bindings::ffi::clock::now;
 use crate::bindings::ffi::context::{copy, copy_current, for_attempt};
@@ -172,6 +174,33 @@ impl CoroutineTask {
         // For a retry; the coroutine has its arguments anyway.
         task.get().put_call(task, taken);
         coroutine
+    }
+
+    #[doc = doc!("_CoroutineTask.yields")]
+    #[getter]
+    fn yields(&self, py: Python<'_>) -> bool {
+        self.0.bind(py).get().yields()
+    }
+
+    #[doc = doc!("_CoroutineTask.patience")]
+    #[getter]
+    fn patience(&self, py: Python<'_>) -> f64 {
+        let patience = policy::policy(self.0.bind(py)).and_then(|it| it.get().stream_wait);
+        patience.unwrap_or_default().as_secs_f64()
+    }
+
+    #[doc = doc!("_CoroutineTask.push")]
+    #[pyo3(signature = (item, wake = None))]
+    fn push(&self, item: Bound<'_, PyAny>, wake: Option<Py<PyAny>>) -> PyResult<bool> {
+        let task = self.0.bind(item.py());
+        let ended = || CancelledError::new_err("the task has ended");
+        let bounds = generator::bounds(task).ok_or_else(ended)?;
+        let item = Item::new(task, item)?;
+        match stream::push(task, item, bounds, wake.map(Sleeper::Function)) {
+            Pushed::Yes => Ok(true),
+            Pushed::Held(_) => Ok(false),
+            Pushed::Ended => Err(ended()),
+        }
     }
 
     #[doc = doc!("_CoroutineTask.leave")]

@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::bindings::codec::json;
-use crate::bindings::core::async_check::is_coroutine_function;
+use crate::bindings::core::async_check::form_of;
 use crate::bindings::core::durable;
 use crate::bindings::core::kept::{Found, Keeping, OWN};
 use crate::bindings::core::link::{Link, Message, refusal};
@@ -171,7 +171,11 @@ pub(crate) fn step<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = this.py();
     let keeper = required(this, "step()")?;
-    let is_coroutine = is_coroutine_function(&function)?;
+    let is_coroutine = form_of(&function)?.without_items(
+        &function,
+        "a step has one result, and nobody would take its items; give step() a function that \
+         returns a list",
+    )?;
     if is_coroutine && !this.get().is_coroutine() {
         return Err(PyTypeError::new_err(format!(
             "the step {name:?} is a coroutine function, and the task {:?} is not: make the task one \

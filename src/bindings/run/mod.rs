@@ -4,6 +4,7 @@ pub(crate) mod attempt;
 pub(crate) mod chains;
 pub(crate) mod durable;
 pub(crate) mod event_loop;
+pub(crate) mod generator;
 pub(crate) mod inline;
 pub(crate) mod kept;
 pub(crate) mod remote;

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::inline;
-use crate::bindings::core::async_check::is_coroutine_function;
+use crate::bindings::core::async_check::form_of;
 use crate::bindings::core::call::Call;
 use crate::bindings::core::events::{self, Kind};
 use crate::bindings::core::executor::ExecutorCell;
@@ -207,7 +207,7 @@ impl RemoteTask {
     fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Task>> {
         let task = self.0.bind(py);
         if let Some((function, ..)) = task.get().shown_call(task)?
-            && is_coroutine_function(&function)?
+            && form_of(&function)?.is_async()
         {
             task.get().mark_coroutine();
         }

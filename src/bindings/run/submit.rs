@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFunction, PyList, PyTuple, PyType};
 
 use super::inline;
-use crate::bindings::core::async_check::check_function;
+use crate::bindings::core::async_check::{Form, check_function};
 use crate::bindings::core::call::Call;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
 use crate::bindings::core::function_name::inner_of;
@@ -43,7 +43,11 @@ impl ExecutorCell {
         let inner = this.get().inner()?;
         let core = &inner.core;
         let is_plain = signature::is_plain(arguments)?;
-        let is_coroutine = !is_plain && check_function(function, "task")?;
+        let form = if is_plain {
+            Form::Plain
+        } else {
+            check_function(function, "task")?
+        };
         if let Some(scoped) = &inner.scoped
             && refuse_values(arguments, scoped)?
         {
@@ -53,7 +57,7 @@ impl ExecutorCell {
             signature::check(arguments)?;
         }
         let call = Call::of(arguments)?;
-        let future = inner.make(function.py(), call, is_coroutine, task_scope)?;
+        let future = inner.make(function.py(), call, form, task_scope)?;
         if policy.is_some() || core.backpressure.queue_size > 0 {
             return submit_ruled(future, policy, arguments, core).map(Bound::into_any);
         }
@@ -99,7 +103,7 @@ impl Inner {
         &self,
         py: Python<'py>,
         call: Call,
-        is_coroutine: bool,
+        form: Form,
         task_scope: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Task>> {
         let Self {
@@ -126,8 +130,8 @@ impl Inner {
         if let Some(scope) = task_scope {
             future.get().put_own_scope(scope);
         }
-        if is_coroutine {
-            future.get().mark_coroutine();
+        if form != Form::Plain {
+            future.get().mark_form(form);
         }
         if of_teardown {
             future.get().mark_of_teardown();

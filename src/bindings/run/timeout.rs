@@ -19,6 +19,7 @@ use crate::bindings::core::interrupt::{Call, Shooting, Target, Why};
 use crate::bindings::core::leftovers;
 use crate::bindings::core::policy;
 use crate::bindings::core::strays::Added;
+use crate::bindings::core::stream;
 use crate::bindings::core::task::{Extra, Task, name_of};
 use crate::bindings::core::transition::{self, End, Phase};
 use crate::bindings::core::worker_slot::{Waits, WorkerSlot};
@@ -140,7 +141,7 @@ pub(crate) fn stop(this: &Bound<'_, Task>, after: Option<Duration>) -> PyResult<
         return Ok(false);
     }
     // First: a task that is about to start, or to run again, checks this flag.
-    cell.tell_to_stop();
+    stream::tell_to_stop(this);
     if completion::cancel(this) {
         return Ok(true);
     }

@@ -4,7 +4,7 @@
 //! 2. note the event, so that `stats()` counts a task before its result is visible;
 //! 3. limits: the key, the rate, the unique key, the timers;
 //! 4. waiters: threads in `result`;
-//! 5. wakers: what awaits the future;
+//! 5. wakers: what awaits the future; before them, readers of its items;
 //! 6. the registry, which keeps the last results;
 //! 7. dependents: the tasks that follow it;
 //! 8. the signal, and the done callbacks in order, once each, in an app context without a request.
@@ -33,6 +33,7 @@ use crate::bindings::core::leftovers;
 use crate::bindings::core::link::{self, Link};
 use crate::bindings::core::policy;
 use crate::bindings::core::settings::Mode;
+use crate::bindings::core::stream::Sleeper;
 use crate::bindings::core::task::{Callbacks, Extra, Task, name_of};
 use crate::bindings::core::transition::{self, Completed, End, Phase};
 use crate::bindings::core::waiter::Waiter;
@@ -425,6 +426,7 @@ pub(crate) fn recall(task: &Bound<'_, Task>, terminate: bool) {
 /// The waiters of steps 4 to 7. Taken out of the future, so that each is notified once.
 pub(crate) struct Others {
     waiters: Vec<Arc<Waiter>>,
+    readers: Vec<Sleeper>,
     wakers: Vec<Py<PyAny>>,
     followed: Vec<Py<Task>>,
     known: Option<Id>,
@@ -434,6 +436,10 @@ impl Others {
     pub(crate) fn take(extra: &mut Extra) -> Self {
         Self {
             waiters: take(&mut extra.waiters),
+            readers: extra
+                .stream
+                .as_mut()
+                .map_or_else(Vec::new, |it| it.take_sleepers()),
             wakers: take(&mut extra.wakers),
             followed: take(&mut extra.dependents),
             known: extra.id.clone().filter(|_| extra.known),
@@ -444,10 +450,16 @@ impl Others {
     pub(crate) fn tell(self, this: &Bound<'_, Task>, may_defer: bool) {
         let py = this.py();
         // Defer only if no user code runs before the worker wakes the waiters.
-        let may_defer =
-            may_defer && self.wakers.is_empty() && self.followed.is_empty() && self.known.is_none();
+        let may_defer = may_defer
+            && self.readers.is_empty()
+            && self.wakers.is_empty()
+            && self.followed.is_empty()
+            && self.known.is_none();
         for waiter in current::defer(self.waiters, may_defer) {
             waiter.ring();
+        }
+        for reader in self.readers {
+            reader.wake(this);
         }
         for waker in self.wakers {
             or_unraisable(call_with(waker.bind(py), [this.as_any()]).map(drop), this);

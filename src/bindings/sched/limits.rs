@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flask_delay_engine::{self as engine, Limits, Mutex};
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 
@@ -18,7 +18,7 @@ use crate::bindings::core::machine::Place;
 use crate::bindings::core::options::{Policy, Start};
 use crate::bindings::core::policy::{self, Window, rank};
 use crate::bindings::core::settings::Mode;
-use crate::bindings::core::task::Task;
+use crate::bindings::core::task::{Task, name_of};
 use crate::bindings::core::transition::Phase;
 use crate::bindings::errors::{id_is_taken, or_unraisable};
 use crate::bindings::ffi::arguments::Arguments;
@@ -43,6 +43,13 @@ pub(crate) fn give<'py>(
     core: &Arc<Core>,
 ) -> PyResult<Option<Bound<'py, Task>>> {
     let asked = policy.get();
+    if asked.stream_wait.is_some() && !this.get().yields() {
+        return Err(PyTypeError::new_err(format!(
+            "the option 'stream_wait' is for generator functions, whose readers are waited for, \
+             and {:?} is none: leave it out",
+            name_of(this)
+        )));
+    }
     if core.mode == Mode::Threads && asked.needs_timer() {
         // While an error can still tell the caller that the timer does not start.
         timer::ready()?;

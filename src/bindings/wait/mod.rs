@@ -3,3 +3,4 @@
 pub(crate) mod current;
 pub(crate) mod result;
 pub(crate) mod stdlib;
+pub(crate) mod stream;

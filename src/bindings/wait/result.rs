@@ -101,7 +101,7 @@ fn sleep(this: &Bound<'_, Task>, limit: Option<Duration>) -> PyResult<()> {
     let cell = this.get();
     // While a worker waits, another may be active in its place.
     let waiting = current::waiting();
-    if gevent::wait(this, limit)?.is_some() {
+    if gevent::wait(this.as_any(), limit)?.is_some() {
         return Ok(());
     }
     let waiter = Waiter::new();

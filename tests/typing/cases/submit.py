@@ -3,10 +3,10 @@
 import asyncio
 import concurrent.futures
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar, assert_type
 
-from flask_delay import Delay, Executor, Future, delay
+from flask_delay import Delay, Executor, Future, Stream, delay, task
 
 T = TypeVar("T")
 
@@ -19,6 +19,11 @@ def add(left: int, right: int = 0, *, note: str = "") -> int:
 async def add_async(left: int, right: int = 0, *, note: str = "") -> int:
     await asyncio.sleep(0)
     return add(left, right, note=note)
+
+
+def count(most: int) -> Generator[int, None, str]:
+    yield from range(most)
+    return "counted"
 
 
 def nothing() -> None: ...
@@ -51,6 +56,19 @@ def plain(extension: Delay, executor: Executor) -> None:
     assert_type(delay(Encoder), Future[Encoder])
     assert_type(delay(lambda: [1]), Future[list[int]])
     assert_type(delay(sorted, [1]), Future[list[int]])
+
+
+def streams(extension: Delay, executor: Executor) -> None:
+    assert_type(delay(count, 3), Future[str])
+    assert_type(extension.delay(count, 3), Future[str])
+    assert_type(executor.submit(count, 3), Future[str])
+    assert_type(task(count).delay(3), Future[str])
+    assert_type(list(executor.map(count, [3])), list[str])
+    assert_type(executor.submit(int).then(count), Future[str])
+    assert_type(executor.submit(count, 3).stream(), Stream[Any])
+    numbers: Stream[int] = delay(count, 3).stream(after=1, timeout=0.5)
+    for number in numbers:
+        assert_type(number, int)
 
 
 def asynchronous(extension: Delay, executor: Executor) -> None:

@@ -16,7 +16,14 @@ from typing import Any, cast
 from flask import Flask
 
 from flask_delay import context, registry, state, validators
-from flask_delay._native import Executor, Future, _generation, _Policy, _RemoteTask
+from flask_delay._native import (
+    Executor,
+    Future,
+    _check_function,
+    _generation,
+    _Policy,
+    _RemoteTask,
+)
 from flask_delay.config import Config
 
 try:
@@ -49,6 +56,7 @@ class Backend(base.Backend):
             "rate": _NOT_THERE,
             "unique": _NOT_THERE,
             "debounce": _NOT_THERE,
+            "stream_wait": "it takes no generator functions",
             "request": "no request can be sent to a worker: pass the values that the task needs",
         }
     )
@@ -95,6 +103,7 @@ class Backend(base.Backend):
         BrokerUnavailable if the task cannot be published; RuntimeError after shutdown.
         """
         del policy
+        _check_function(fn, "task", no_items=base.NO_ITEMS)
         name = self._name_of(fn)
         for value in (*args, *kwargs.values()):
             context.check(value)

@@ -77,6 +77,7 @@ class Backend(base.Backend):
     cannot = MappingProxyType(
         {
             "request": "a worker process has no request; pass the values that the task needs",
+            "stream_wait": "it takes no generator functions",
             "scope": "its limits hold in each process that submits; say durable=True for limits"
             " that hold on the machine",
         }
@@ -127,7 +128,7 @@ class Backend(base.Backend):
 
         The arguments are copied now. Raises TypeError for arguments that cannot be pickled.
         """
-        _check_function(fn, "task")
+        _check_function(fn, "task", no_items=base.NO_ITEMS)
         if uploads.found(args, kwargs):
             submit = partial(self.submit, policy, {})
             return self._uploads.submit_by(submit, fn, args, kwargs)
@@ -146,6 +147,7 @@ class Backend(base.Backend):
 
     def step(self, fn: Callable[..., Any]) -> "_Call":
         """The call that runs a function whose arguments are not known yet."""
+        _check_function(fn, "next step", no_items=base.NO_ITEMS)
         call = _Call(self, fn)
         # Reports a function that cannot be sent now; its argument is packed once known.
         self.pack(call.__qualname__, fn, (), {})
