@@ -48,13 +48,6 @@ def test_each_query_is_short(app):
 
 
 def test_each_view_is_short_and_an_idle_poll_is_nothing(app):
-    def most(view):
-        path, kind = view
-        if kind == "poll":
-            return IDLE
-        # With a value in each point of each plot, the overview takes more.
-        return 2 * VIEW if path == "/" or path.startswith("/?") else VIEW
-
     def measure():
         kinds = ("HTML", "JSON", "poll")
         found = page_costs.views(app).items()
@@ -64,4 +57,4 @@ def test_each_view_is_short_and_an_idle_poll_is_nothing(app):
             for kind, took in zip(kinds, each, strict=True)
         }
 
-    assert costs_beyond(measure, most) == {}
+    assert costs_beyond(measure, lambda view: IDLE if view[1] == "poll" else VIEW) == {}

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from flask_delay.dashboard.samples import STEPS, Plots
@@ -99,21 +100,23 @@ class Points:
 
     begin: int
     span: Span
-    columns: list[list[Value]]
+    columns: Sequence[Sequence[Value]]
     news: str
     """Changes with what was measured, but not with the time alone."""
 
+    @cached_property
+    def _drawn(self) -> list[Sequence[Value]]:
+        """The columns as they are drawn: times are logarithms."""
+        times = ([it and _logarithm(it) for it in column] for column in self.columns[_LEVELS:])
+        return [*self.columns[:_LEVELS], *times]
+
     def for_script(self) -> str:
-        """What the script reads. Times are logarithms."""
-        rows = [
-            [it and round(math.log10(it), 3) for it in column] if n >= _LEVELS else column
-            for n, column in enumerate(self.columns)
-        ]
+        """What the script reads."""
         told = {
             "from": self.begin,
             "step": self.span.step,
             "span": self.span.length,
-            "rows": rows,
+            "rows": self._drawn,
         }
         return json.dumps(told, separators=(",", ":"))
 
@@ -141,17 +144,17 @@ class Points:
 
     def paths(self, first: int, plot: Plot) -> list[str]:
         """The lines of a plot, whose first column is this one, as paths of an SVG."""
-        columns = self.columns[first : first + len(plot.lines)]
+        columns = self._drawn[first : first + len(plot.lines)]
         known = [it for column in columns for it in column if it is not None]
-        if plot.unit == "seconds":
-            logarithms = [math.log10(it) for it in known]
-            low, high = min(logarithms, default=0), max(logarithms, default=0)
-            return [
-                _path([it and (math.log10(it) - low) / (high - low or 1) for it in column])
-                for column in columns
-            ]
-        top = max(known, default=0) or 1
-        return [_path([it if it is None else it / top for it in column]) for column in columns]
+        is_time = plot.unit == "seconds"
+        low, high = min(known, default=0) if is_time else 0, max(known, default=0)
+        # A unit of the SVG is fine enough.
+        size = (_HEIGHT - 8) / (high - low or 1)
+        top = round(low * size) + _HEIGHT - 4
+        return [
+            _path([it if it is None else top - round(it * size) for it in column])
+            for column in columns
+        ]
 
     def table(self) -> list[tuple[datetime, list[Value]]]:
         """The same in few rows, the newest first: when each begins, and its numbers."""
@@ -176,18 +179,20 @@ def points_of(measured: Plots, key: str, now: float) -> Points:
     earlier = [row for at, row in steps.items() if at < begin]
     idle: tuple[Value, ...] = _idle(earlier[-1]) if earlier else (None,) * len(measured[2:])
     seen: Sequence[Value] | None = None
-    news, points = "", list[Sequence[Value]]()
+    newest: tuple[int, Sequence[Value]] | None = None
+    points: list[Sequence[Value]] = []
     for start in range(begin, begin + span.length, span.step):
         row = steps.get(start)
         if seen is not None and seen != (row or idle):
-            news = f"{start} {row or idle}"
+            newest = start, row or idle
         seen = row or idle
         if row is None:
             points.append(idle)
         else:
             points.append(_point(row, min(span.step, max(now - start, 1))))
             idle = _idle(row)
-    return Points(begin, span, [list(column) for column in zip(*points, strict=True)], news)
+    news = "" if newest is None else str(newest)
+    return Points(begin, span, list(zip(*points, strict=True)), news)
 
 
 # Columns of what ended come first, then those of levels, then those of times.
@@ -201,7 +206,9 @@ def _idle(row: Sequence[Value]) -> tuple[Value, ...]:
     return (*ended, *row[_ENDED:_LEVELS], *([None] * len(row[_LEVELS:])))
 
 
-def _point(row: Sequence[Value], seconds: float) -> list[Value]:
+# As many as all plots have: those of steps that are over stay the same.
+@lru_cache(1_000)
+def _point(row: tuple[Value, ...], seconds: float) -> tuple[Value, ...]:
     """The values of a step as a plot has them."""
     found = list(row)
     for place in (0, 1):
@@ -212,7 +219,7 @@ def _point(row: Sequence[Value], seconds: float) -> list[Value]:
         value = found[place]
         if value is not None:
             found[place] = _rounded(max(value, _SHORTEST))
-    return found
+    return tuple(found)
 
 
 def _joined(column: int, values: Sequence[Value]) -> Value:
@@ -231,20 +238,31 @@ def _rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _path(heights: Sequence[Value]) -> str:
-    """A line through heights from 0 to 1, with gaps where there is none."""
-    last = len(heights) - 1
-    wide, high = _WIDTH / max(last, 1), _HEIGHT - 8
+# Values of three digits: there are not many.
+@lru_cache(2_000)
+def _logarithm(value: float) -> float:
+    return round(math.log10(value), 3)
+
+
+def _path(places: Sequence[int | None]) -> str:
+    """A line through places below the top, with gaps where there is none."""
     found: list[str] = []
     letter, before = "M", None
-    for place, (height, after) in enumerate(zip(heights, [*heights[1:], None], strict=True)):
-        if height is None:
+    following = chain(places[1:], (None,))
+    for across, place, after in zip(_across(len(places)), places, following, strict=True):
+        if place is None:
             letter = "M"
-        elif letter == "M" or not before == height == after:
-            found.append(f"{letter}{place * wide:.0f} {high * (1 - height) + 4:.0f}")
+        elif letter == "M" or not before == place == after:
+            found.append(f"{letter}{across} {place}")
             letter = "L"
-        before = height
+        before = place
     return "".join(found)
+
+
+@lru_cache(len(SPANS))
+def _across(count: int) -> list[int]:
+    """So many places from the left to the right."""
+    return [round(place * _WIDTH / max(count - 1, 1)) for place in range(count)]
 
 
 def spark(counts: Sequence[int]) -> str:

@@ -84,16 +84,14 @@ def _quiet(before: _Row, end: int, step: int) -> list[_Row]:
 def _plots(step: int, rows: Sequence[_Row]) -> Plots:
     now = int(time.time())
     begin = now - now % step - (_KEPT[step] - 1) * step
-    columns: list[list[float | None]] = [[] for _ in Plots._fields[1:]]
+    told: list[tuple[float | None, ...]] = [
+        (at, *ended, *levels, *(wait or _NO_TIMES), *(run or _NO_TIMES))
+        for at, ended, levels, (wait, run) in rows
+    ]
     if not rows or rows[0][0] > begin:
         # As wide as it will be.
-        first: tuple[float | None, ...] = (begin, *(None for _ in Plots._fields[2:]))
-        columns = [[value] for value in first]
-    for at, ended, levels, (wait, run) in rows:
-        row = (at, *ended, *levels, *(wait or _NO_TIMES), *(run or _NO_TIMES))
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-    return Plots(step, *columns)  # type: ignore[arg-type]
+        told.insert(0, (begin, *(None for _ in Plots._fields[2:])))
+    return Plots(step, *map(list, zip(*told, strict=True)))  # type: ignore[arg-type]
 
 
 _NO_TIMES = (None, None)

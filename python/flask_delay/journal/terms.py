@@ -31,7 +31,8 @@ def terms_of(functions: Functions, name: str, options: str | None) -> Terms:
         values = dict(functions.find(name)._chosen.given)  # noqa: SLF001
         most = 1
     with suppress(ValueError, TypeError, RecursionError):
-        values |= json.loads(options or "{}")
+        if options is not None:
+            values |= json.loads(options)
     with suppress(ValueError, TypeError, KeyError, AttributeError):
         retry = values["retry"]
         times = retry["times"] if isinstance(retry, Mapping) else as_retry(retry).times
