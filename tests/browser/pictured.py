@@ -158,7 +158,8 @@ def _plots(_: Pages, resolution: str = "15m") -> Any:
     columns: list[list[float | None]] = [[] for _ in samples.Plots._fields[1:]]
     for n in range(count):
         wave = 1 + math.sin(n / count * 9) / 2 + (n > count * 0.8)
-        done = round(5 * wave * chance.uniform(0.6, 1.4)) * step
+        # The last step has just begun.
+        done = round(5 * wave * chance.uniform(0.6, 1.4)) * (step if n < count - 1 else 1)
         row = (
             now - now % step - (count - 1 - n) * step,
             done,

@@ -26,6 +26,10 @@ def test_no_page_has_anything_to_complain_of(full_site, look, path):
         seen.page.emulate_media(color_scheme=scheme, forced_colors=forced)
         assert found_by_axe(seen.page) == [], (width, scheme, forced)
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    # Of a tablet, and the least at which tables have columns.
+    for width in (768, 961):
+        seen.page.set_viewport_size({"width": width, "height": 800})
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     assert seen.complaints == []
 
 
