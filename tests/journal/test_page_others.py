@@ -342,6 +342,12 @@ class TestLinks:
         assert f'href="/page/tasks/{both}"' in text
         page("go('links')")
         until(worker, "both.done()")
+        # Nobody but the journal knows the tasks from now on.
+        worker("del first, then, both")
+        until(page, f"get('/tasks/{both}')['task']['state'] == 'finished'")
+        assert {id: links(id) for id in expected} == expected
+        timeline = page(f"get('/tasks/{then}')['timeline']")
+        assert "follows" not in {it["kind"] for it in timeline}
 
     def test_of_durable_tasks_during_and_after(self, page, worker, until):
         first = page("(one := wait_for.delay('durable-links')).id")

@@ -82,7 +82,8 @@ pub(crate) fn find<'py>(
 pub(crate) fn notes(core: &Arc<Core>, id: &Id) -> Vec<(u64, &'static str, String)> {
     let notes = (core.recorder()).map_or_else(Vec::new, |it| it.timeline().of(id));
     let parts = |it: Entry| (it.at, it.kind, it.text);
-    notes.into_iter().map(parts).collect()
+    let told = notes.into_iter().filter(|it| !it.is_link());
+    told.map(parts).collect()
 }
 
 /// The last tasks that returned or were cancelled, oldest first.

@@ -17,10 +17,15 @@ use crate::bindings::ffi::clock::now;
 
 /// So many notes are kept, of all tasks: at most 2 MB.
 const MOST: usize = 1_000;
+/// So many tasks are noted that a task follows, and that follow it; as in the journal.
+const LINKS: usize = 20;
 
 pub(crate) const HELD: &str = "held";
 pub(crate) const RETRYING: &str = "retrying";
 pub(crate) const STARTED: &str = "started";
+/// The id of a task that it follows, and of one that follows it: the journal has the same kinds.
+const FOLLOWS: &str = "follows";
+const FOLLOWED: &str = "followed";
 
 /// Why a task is held: by its limit or its rate, or until the transaction ends that has submitted it.
 pub(crate) const LANE: &str = "lane";
@@ -36,6 +41,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether it is of another task. Those are not told as what has happened.
+    pub(crate) fn is_link(&self) -> bool {
+        [FOLLOWS, FOLLOWED].contains(&self.kind)
+    }
+
     /// Tells the journal of a published task. It knows of starts itself.
     pub(crate) fn tell(&self, journal: &Journal) {
         if self.kind != STARTED {
@@ -63,6 +73,13 @@ impl Timeline {
         let notes = self.0.lock();
         notes.iter().filter(|it| it.id == *id).cloned().collect()
     }
+
+    /// How many of a kind there are of a task.
+    fn count(&self, id: &Id, kind: &str) -> usize {
+        let notes = self.0.lock();
+        let those = notes.iter().filter(|it| it.id == *id && it.kind == kind);
+        those.count()
+    }
 }
 
 /// Whether a page shows the task.
@@ -87,6 +104,24 @@ pub(crate) fn held_after(this: &Bound<'_, Task>, others: &[Bound<'_, Task>]) {
     if let Some(first) = others.first() {
         let id = || first.get().quiet_id();
         held(this, || format!("after {} {}", name_of(first), id()));
+        link(this, others);
+    }
+}
+
+/// Notes what a task follows, for the pages of other processes once they have ended: their futures
+/// tell it until then.
+fn link(this: &Bound<'_, Task>, others: &[Bound<'_, Task>]) {
+    let Some(recorder) = this.get().core().and_then(|core| core.recorder()) else {
+        return;
+    };
+    let (id, at) = (this.get().quiet_id(), now());
+    for other in others.iter().take(LINKS) {
+        let before = other.get().quiet_id();
+        note(this, at, FOLLOWS, || before.to_string());
+        // One task may have any number behind it.
+        if recorder.timeline().count(&before, FOLLOWED) < LINKS {
+            note(other, at, FOLLOWED, || id.to_string());
+        }
     }
 }
 
