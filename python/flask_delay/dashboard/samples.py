@@ -91,7 +91,7 @@ def _plots(step: int, rows: Sequence[_Row]) -> Plots:
     if not rows or rows[0][0] > begin:
         # As wide as it will be.
         told.insert(0, (begin, *(None for _ in Plots._fields[2:])))
-    return Plots(step, *map(list, zip(*told, strict=True)))  # type: ignore[arg-type]
+    return Plots(step, *map(list, zip(*told, strict=True)))
 
 
 _NO_TIMES = (None, None)
