@@ -10,11 +10,11 @@
 # 10. `__init__`: the public names.
 #  9. `extension`, `compose`: `Delay` and `delay`; `chain` and `gather`.
 #  8. `groups`, `tasks`: `group`; `task`.
-#  7. `dashboard`, `submit`: the live page; `using`, and how a call is submitted.
+#  7. `dashboard`, `streams`, `submit`: the live page; their streams; how a call is submitted.
 #  6. `state`: the state of a `Delay` on an app, and the executor for a task.
 #  5. `journal`: durable tasks.
 #  4. `options`: the options of one task.
-#  3. `backends.base`, `carried`, `observe`, `periodic`, `uploads`: the parts of a `Delay`.
+#  3. `backends.base`, `carried`, `observe`, `periodic`, `rights`, `uploads`: parts of a `Delay`.
 #  2. `aio`, `config`, `context`, `failures`, `observe.view`, `retry`, `servers`, `transactions`:
 #     app and process.
 #  1. `backends.table`, `bells`, `logs`, `mapping`, `masking`, `progress`, `registry`, `validators`:

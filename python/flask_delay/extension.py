@@ -296,6 +296,48 @@ class Delay(Submitter):
                     self._state_of(app).record()
         return page
 
+    def stream_blueprint(
+        self,
+        *,
+        authorize: Callable[[], Any] | None = _NOT_GIVEN,
+        name: str | None = None,
+        url_prefix: str | None = None,
+        max_streams: int | None = None,
+        results: bool = False,
+        errors: bool = False,
+    ) -> Blueprint:
+        """Make a blueprint that gives the items of a generator task to a browser, as they come.
+
+        `GET /<id>/events` has them as server-sent events, each with its number as the id: a browser
+        that comes back goes on after the last one it got. `GET /<id>/items?after=n&wait=10` has
+        those after number n as JSON, and waits up to 10 seconds for the first. `GET /stream.js` is
+        a script for a page, with the function `followTask`.
+
+        `authorize` must be given. It is called before each request, and returns True if the visitor
+        may read; False or None for a 403; or a response, such as a redirect to a login, which is
+        returned as it is. With None instead of a function, everyone who has the id may read.
+
+        `max_streams` is how many threads of a process may wait for items at the same time (default:
+        half of the server's threads; none if it has one). When there are no more, and with 0,
+        requests are answered at once with the items there are, and the client asks again.
+        `results` and `errors` are those of `status_blueprint`, for the state at the end. `name` is
+        the blueprint's name (default: as "delay_stream"). May be called before `init_app`, and for
+        each of several apps. Raises TypeError without `authorize`, TypeError and ValueError for bad
+        arguments.
+        """
+        # Not before: an app without streams pays nothing for it.
+        from flask_delay.streams import blueprint as streams  # noqa: PLC0415
+
+        return streams.blueprint(
+            f"{self.name}_stream" if name is None else name,
+            url_prefix,
+            self._state,
+            **({} if authorize is _NOT_GIVEN else {"authorize": authorize}),
+            max_streams=max_streams,
+            results=results,
+            errors=errors,
+        )
+
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
         """Call `fn(future)` for every task submitted from now on, before its own callbacks.
 

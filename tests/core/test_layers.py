@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "flask_delay"
 PYTHON = ROOT / "python" / PACKAGE
 
-# These alone may touch Flask's contexts: `context` for the package; `demo` is an app, `dashboard` a
-# blueprint, and their views use what every app's views use.
-CONTEXT_USERS = {"context", "dashboard", "demo"}
+# These alone may touch Flask's contexts: `context` for the package; `demo` is an app, `dashboard`
+# and `streams` are blueprints, and their views use what every app's views use.
+CONTEXT_USERS = {"context", "dashboard", "demo", "streams"}
 CONTEXT_MODULES = {"flask.ctx", "flask.globals"}
 CONTEXT_NAMES = {
     "after_this_request",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_delay.dashboard import recorder, rights
+from flask_delay import rights
+from flask_delay.dashboard import recorder
 
 PAGE = (Path(__file__).parents[2] / "docs/dashboard.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

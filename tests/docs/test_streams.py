@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,26 @@ def test_the_settings() -> None:
     named = dict(re.findall(r"\| `DELAY_(\w+)` \| ([\d,]+) \|", TEXT))
     known = {it.key: it.default for it in settings("") if it.key.startswith("STREAM_")}
     assert {name: int(value.replace(",", "")) for name, value in named.items()} == known
+
+
+def test_in_the_browser(page: dict[str, Any]) -> None:
+    client = page["app"].test_client()
+    id = client.post("/questions").json["task"]
+    assert page["executor"].get(id).result(DEADLINE) == len(WORDS)
+    events = client.get(f"/streams/{id}/events").text
+    assert re.findall(r"^event: item\nid: (\d)\ndata: (.*)$", events, re.MULTILINE) == [
+        (str(number + 1), f'"{word}"') for number, word in enumerate(WORDS)
+    ]
+    assert "function followTask(" in client.get("/streams/stream.js").text
+    assert client.get(f"/own/streams/{id}/events").status_code == 403
+    page["app"].secret_key = "secret"
+    with client.session_transaction() as session:
+        session["answers"] = [id]
+    assert client.get(f"/own/streams/{id}/items").json["ended"] is True
+
+
+def test_what_the_page_calls_is_in_the_script() -> None:
+    script = (files("flask_delay.streams") / "stream.js").read_text()
+    told = re.findall(r"^\| `(\w+)\((?:\w+(?:, )?)+\)` \|", TEXT, re.MULTILINE)
+    assert told == ["item", "progress", "attempt", "lagged", "unreadable", "end", "error"]
+    assert all(f'"{name}"' in script for name in told)

@@ -15,9 +15,9 @@ from dataclasses import replace
 import pytest
 from flask import Flask, redirect
 
-from flask_delay import Delay, current_task, dashboard_acted, delay, task, using
+from flask_delay import Delay, current_task, dashboard_acted, delay, rights, task, using
 from flask_delay._native import JournalUnavailable
-from flask_delay.dashboard import lists, recorder, rights
+from flask_delay.dashboard import lists, recorder
 
 HERE = {"Sec-Fetch-Site": "same-origin"}
 JSON = {"Accept": "application/json"}

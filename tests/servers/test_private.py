@@ -144,6 +144,24 @@ def the_worker_shows_its_life_by_a_file():
     )
 
 
+def the_threaded_worker_runs_there():
+    gthread = pytest.importorskip("gunicorn.workers.gthread")
+    base = pytest.importorskip("gunicorn.workers.base")
+    assert gthread.ThreadWorker.run.__code__.co_varnames[0] == "self"
+    assert gthread.ThreadWorker.run.__globals__["__name__"] == "gunicorn.workers.gthread"
+    assert "self.cfg = cfg" in inspect.getsource(base.Worker.__init__)
+    assert type(pytest.importorskip("gunicorn.config").Config().threads) is int
+
+
+def granian_makes_its_worker_there():
+    pytest.importorskip("granian")
+    server = pytest.importorskip("granian.server.mp").MPServer
+    spawn = inspect.unwrap(server._spawn_wsgi_worker).__code__
+    names = spawn.co_varnames[: spawn.co_argcount + spawn.co_kwonlyargcount]
+    assert spawn.co_name == "_spawn_wsgi_worker"
+    assert "blocking_threads" in names
+
+
 def uvicorn_goes_through_its_signals_at_the_end():
     uvicorn = pytest.importorskip("uvicorn")
     server = uvicorn.Server(uvicorn.Config(lambda: None))
@@ -267,6 +285,8 @@ LOOKS = {
     "`werkzeug._reloader` on the stack": the_reloader_starts_the_child_there,
     "`werkzeug._reloader.subprocess`": the_reloader_calls_by_its_global,
     "`gunicorn.arbiter` on the stack": the_arbiter_runs_there,
+    "`gunicorn.workers.gthread`, `Worker.cfg`": the_threaded_worker_runs_there,
+    "`granian.server.mp` on the stack": granian_makes_its_worker_there,
     "gunicorn's `Worker.tmp`": the_worker_shows_its_life_by_a_file,
     "uvicorn's `Server._captured_signals`": uvicorn_goes_through_its_signals_at_the_end,
     "`gevent._hub_local`": gevent_tells_whether_a_thread_has_a_hub,
@@ -316,6 +336,7 @@ def test_each_part_of_the_list_is_looked_for():
 NAMES = re.compile(
     r"_register_atexit|_current_frames|_getframe|_args_from_interpreter_flags|_xoptions|flask\.cli\""
     r"|_reloader\b|gunicorn\.arbiter|\.tmp\.fileno|_captured_signals|_hub_local|post_fork_hook"
+    r"|gunicorn\.workers|granian\.server"
 )
 
 

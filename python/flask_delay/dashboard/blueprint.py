@@ -12,15 +12,15 @@ from flask import Blueprint, Flask, g, request, request_started, url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response as AnyResponse
 
-from flask_delay import context, validators
+from flask_delay import context, rights, validators
 from flask_delay._native import DuplicateTask, JournalUnavailable
-from flask_delay.dashboard import answers, lists, pages, plots, polls, recorder, rights
+from flask_delay.dashboard import answers, lists, pages, plots, polls, recorder
 from flask_delay.dashboard.assets import Assets
 from flask_delay.dashboard.lists import Redact
 from flask_delay.dashboard.pages import Pages
-from flask_delay.dashboard.rights import Authorize
 from flask_delay.journal.commands import OF_JOBS, sentence
 from flask_delay.observe.signals import dashboard_acted
+from flask_delay.rights import Authorize
 from flask_delay.state import State
 
 _log = logging.getLogger("flask_delay.dashboard")
@@ -69,7 +69,7 @@ def blueprint(
     poll: float,
 ) -> Blueprint:
     """Make the blueprint; see `Delay.dashboard_blueprint`. `find` is called during a request."""
-    rights.check(authorize)
+    rights.check(authorize, rights.OF_DASHBOARD)
     for key, value in (("redact", redact), ("actor", actor)):
         if value is not None and not callable(value):
             raise TypeError(f"{key} must be callable or None, not {value!r}")

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Flask, Response
 from flask.blueprints import BlueprintSetupState
 
 from flask_delay import context
-from flask_delay._native import JournalUnavailable
+from flask_delay._native import JournalUnavailable, Progress
 from flask_delay.logs import log as _log
 from flask_delay.masking import masked
 from flask_delay.observe.view import TaskView
@@ -52,13 +52,11 @@ def blueprint(
             found = view(key)
             forgotten = found is None and is_gone(key)
         except (ConnectionError, JournalUnavailable) as error:
-            _log.warning("the state of task %s cannot be told: %s", key, error)
-            return _answer(503, {"state": "unavailable", "message": _UNREACHABLE})
+            return unavailable(key, error)
         if found is not None:
-            return _tell(found, results=results, errors=errors)
-        if forgotten:
-            return _answer(410, {"state": "forgotten", "message": _GONE})
-        return _answer(404, {"state": "unknown", "message": _UNKNOWN})
+            text = told(found, results=results, errors=errors)
+            return answer(200, text, waits=found.summary in {"pending", "running"})
+        return missing(is_gone=forgotten)
 
     def add_rule(state: BlueprintSetupState) -> None:
         # At the root, other texts may be URLs of other views.
@@ -70,12 +68,35 @@ def blueprint(
     return made
 
 
-def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
-    progress, error = view.progress, view.error
+def unavailable(id: str, error: Exception) -> Response:
+    """Answer that the task cannot be found now, because of that error."""
+    _log.warning("the state of task %s cannot be told: %s", id, error)
+    return _answer(503, {"state": "unavailable", "message": _UNREACHABLE})
+
+
+def missing(*, is_gone: bool) -> Response:
+    """Answer that there is no task with the id, or no more."""
+    if is_gone:
+        return _answer(410, {"state": "forgotten", "message": _GONE})
+    return _answer(404, {"state": "unknown", "message": _UNKNOWN})
+
+
+def told_progress(progress: Progress | None) -> dict[str, Any] | None:
+    """What is told of a task's progress."""
+    return progress and {**progress._asdict(), "note": _plain(progress.note)}
+
+
+def told(view: TaskView, *, results: bool, errors: bool) -> str:
+    """What is told of a task, as JSON.
+
+    Raises the errors of the app's encoder for a progress or an error that it cannot encode.
+    """
+    app = context.current()
+    error = view.error
     found: dict[str, Any] = {
         "id": view.id,
         "state": view.summary,
-        "progress": progress and {**progress._asdict(), "note": _plain(progress.note)},
+        "progress": told_progress(view.progress),
         "error": None,
     }
     if view.deaths is not None:
@@ -96,12 +117,12 @@ def _tell(view: TaskView, *, results: bool, errors: bool) -> Response:
         found |= {"result": None, "result_error": why}
     elif results and view.summary == "finished":
         try:
-            return _answer(200, {**found, "result": view.result})
+            return _encoded(app, {**found, "result": view.result})
         except Exception:
             # The app's encoder, or a method of the result, may raise anything.
             name = _plain(type(view.result).__name__)
             found |= {"result": None, "result_error": f"the result is no JSON: {name}"}
-    return _answer(200, found)
+    return _encoded(app, found)
 
 
 def _text(error: BaseException) -> str:
@@ -120,16 +141,26 @@ def _plain(text: str) -> str:
 
 
 def _answer(status: int, body: dict[str, Any]) -> Response:
-    """Answer with the body, which is encoded once, however big it is.
+    return answer(status, _encoded(context.current(), body), waits=body["state"] == "unavailable")
+
+
+def answer(status: int, text: str, *, waits: bool) -> Response:
+    """Answer with JSON; `waits` says that another request may find more."""
+    app = context.current()
+    mimetype = getattr(app.json, "mimetype", "application/json")
+    response = app.response_class(text.encode(), status, mimetype=mimetype)
+    response.cache_control.no_store = True
+    if waits:
+        response.retry_after = _POLL
+    return response
+
+
+def _encoded(app: Flask, body: dict[str, Any]) -> str:
+    """The body as JSON; it is encoded once, however big it is.
 
     Raises the errors of the app's encoder, and ValueError for values that clients could not read:
     infinity, "not a number", text that is not valid Unicode.
     """
-    app = context.current()
-    text = app.json.dumps(body, allow_nan=False).encode()
-    mimetype = getattr(app.json, "mimetype", "application/json")
-    response = app.response_class(text, status, mimetype=mimetype)
-    response.cache_control.no_store = True
-    if body["state"] in {"pending", "running", "unavailable"}:
-        response.retry_after = _POLL
-    return response
+    text = app.json.dumps(body, allow_nan=False)
+    text.encode()
+    return text

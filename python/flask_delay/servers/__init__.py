@@ -16,6 +16,8 @@ the name, the module, the feature that needs it, and the tested versions. For ea
 | `werkzeug._reloader` on the stack | role | jobs run where the app is served | 3.0, 3.1 |
 | `werkzeug._reloader.subprocess` | werkzeug | SIGTERM and tasks reach the child | 3.0, 3.1 |
 | `gunicorn.arbiter` on the stack | role | jobs and tasks run where the app is served | 23.0, 27.0 |
+| `gunicorn.workers.gthread`, `Worker.cfg` | capacity | streams leave threads free | 23.0, 27.0 |
+| `granian.server.mp` on the stack | capacity | streams leave threads free | 2.8 |
 | gunicorn's `Worker.tmp` | gunicorn | tasks outlive `timeout` at the end | 23.0, 27.0 |
 | uvicorn's `Server._captured_signals` | uvicorn | tasks end first at SIGTERM | 0.34, 0.54 |
 | `gevent._hub_local` | gevent | waiting in a greenlet; threads leave no hub | 24.11, 26.9 |

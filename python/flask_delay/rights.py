@@ -1,4 +1,4 @@
-"""What a visitor may do, and whether a request was made by the page itself."""
+"""What a visitor may see and do, and whether a request was made by the page itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,20 +21,25 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 MISSING: Any = object()
 """Stands for an `authorize` that was not given."""
 
-_BOTH_WAYS = (
+OF_DASHBOARD = (
     "dashboard_blueprint() needs authorize=: a function that says what the visitor of the current"
-    ' request may do. It returns "act", "read", a set of {verbs}, a response such as a redirect to'
-    " the login, or False. If the page is guarded elsewhere, write authorize=None: everyone who"
-    " reaches it may look, and do nothing"
+    f' request may do. It returns "act", "read", a set of {", ".join(map(repr, sorted(VERBS)))}, a'
+    " response such as a redirect to the login, or False. If the page is guarded elsewhere, write"
+    " authorize=None: everyone who reaches it may look, and do nothing"
+)
+OF_STREAMS = (
+    "stream_blueprint() needs authorize=: a function that says whether the visitor of the current"
+    " request may read the stream. It returns True, a response such as a redirect to the login, or"
+    " False. If the blueprint is guarded elsewhere, write authorize=None: everyone who has a task's"
+    " id may read its stream"
 )
 
 
-def check(authorize: object) -> None:
+def check(authorize: object, remedy: str) -> None:
     """Raise TypeError unless this can be asked, or is None."""
     if authorize is MISSING or not (authorize is None or callable(authorize)):
-        verbs = ", ".join(map(repr, sorted(VERBS)))
         wrong = "" if authorize is MISSING else f"; this is {authorize!r}"
-        raise TypeError(_BOTH_WAYS.format(verbs=verbs) + wrong)
+        raise TypeError(remedy + wrong)
 
 
 def read(verdict: object) -> frozenset[str] | AnyResponse | None:
