@@ -14,7 +14,7 @@ from tests.servers.harness import poll
 import flask_delay
 from flask_delay import config
 from flask_delay.backends import table
-from flask_delay.compat import flask_apscheduler, flask_executor, flask_rq
+from flask_delay.compat import flask_apscheduler, flask_executor, flask_rq, flask_threads
 from flask_delay.compat.flask_executor import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +50,7 @@ def test_all_code_is_run() -> None:
         "Flask-Executor": 1,
         "Flask-APScheduler": 1,
         "Flask-RQ": 1,
+        "Flask-Threads": 1,
         "`ThreadPoolExecutor`": 2,
         "Celery": 1,
         "Tasks that must not be lost": 6,
@@ -90,6 +91,11 @@ def test_coming_from_flask_rq() -> None:
     told = {"status": "finished", "result": "sent to 7"}
     assert client.get(f"/jobs/{id}").get_json() == told
     pool.shutdown()
+
+
+def test_coming_from_flask_threads() -> None:
+    client = run(*SECTIONS["Flask-Threads"])["app"].test_client()
+    assert client.get("/ann").get_json() == {"done": ["ann 2", "ann 3"]}
 
 
 def test_coming_from_thread_pool_executor() -> None:
@@ -278,12 +284,13 @@ def test_settings_of_the_other_layers_are_there(prefix: str, kind: type[config.C
         flask_rq.RQ,
         flask_rq.JobWrapper,
         flask_rq.Job,
+        flask_threads.AppContextThread,
     ],
 )
 def test_all_of_a_compatibility_layer_is_mapped(cls: type) -> None:
     left = "\n".join(re.findall(r"^\|([^|]*)\|", PAGE, re.MULTILINE))
-    for name, _ in inspect.getmembers(cls, inspect.isfunction):
-        if not name.startswith("_"):
+    for name, value in inspect.getmembers(cls, inspect.isfunction):
+        if not name.startswith("_") and value.__module__.startswith("flask_delay."):
             assert re.search(rf"[.@]?\b{name}\b", left), name
     for name in sys.modules[cls.__module__].__all__:
         assert name in left

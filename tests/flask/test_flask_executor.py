@@ -5,6 +5,7 @@ That an app for the one runs on the other is tested in tests/ecosystem.
 
 import asyncio
 import concurrent.futures
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,13 @@ from flask.cli import ScriptInfo
 from tests.core.helpers import occupied, together
 
 from flask_delay import Delay, Future, commands, current_task, state
-from flask_delay.compat.flask_executor import Executor, ExecutorJob, FutureCollection, FutureProxy
+from flask_delay.compat.flask_executor import (
+    Executor,
+    ExecutorJob,
+    FutureCollection,
+    FutureProxy,
+    propagate_exceptions_callback,
+)
 from flask_delay.testing import Delayed, call
 
 
@@ -109,17 +116,45 @@ class TestContexts:
             if "connection" in g:
                 closed.append((g.pop("connection"), threading.get_ident()))
 
-        def task():
-            assert "connection" not in g
+        def use():
+            return g.connection, g.setdefault("more", "the task's")
+
+        def replace():
             g.connection = "the task's"
             return threading.get_ident()
 
         with app.test_request_context("/"):
             g.connection = "the view's"
-            worker = executor.submit(task).result(deadline)
+            assert executor.submit(use).result(deadline) == ("the view's", "the task's")
+            # The task's teardown leaves alone what is the view's.
+            assert closed == []
+            worker = executor.submit(replace).result(deadline)
             assert closed == [("the task's", worker)]
-            assert g.connection == "the view's"
+            assert (g.connection, "more" in g) == ("the view's", False)
         assert closed[1:] == [("the view's", threading.get_ident())]
+
+    def test_what_is_in_g_and_on_the_request_is_lent(self, app, executor, deadline):
+        def look(_=None):
+            return g.user, request.user, request.path
+
+        async def look_later():
+            return look()
+
+        def look_after(go):
+            assert go.wait(deadline)
+            return look()
+
+        with app.test_request_context("/lent"):
+            g.user = request.user = user = object()
+            expected = (user, user, "/lent")
+            assert executor.submit(look).result(deadline) == expected
+            assert executor.submit(look_later).result(deadline) == expected
+            assert list(executor.map(look, [1, 2])) == [expected] * 2
+            assert executor.job(look).submit().result(deadline) == expected
+            later = executor.submit(look_after, go := threading.Event())
+            g.user = request.user = None
+        go.set()
+        assert later.result(deadline) == expected
 
     def test_callback_has_the_request_it_was_added_in(self, app, executor, deadline):
         seen, heard = {}, threading.Semaphore(0)
@@ -179,13 +214,13 @@ class TestContexts:
             with app.test_request_context("/"), pytest.raises(TypeError, match="pass"):
                 executor.submit(print, argument)
 
-    @pytest.mark.parametrize("flag", [True, False, "0", "t"])
-    def test_push_app_context_changes_nothing(self, make, flag, deadline):
+    @pytest.mark.parametrize(("flag", "has_g"), [(True, True), (False, False), ("t", True)])
+    def test_push_app_context(self, make, flag, has_g, deadline):
         app, executor = make(EXECUTOR_PUSH_APP_CONTEXT=flag)
         with app.test_request_context("/"):
             g.user = "ann"
             task = executor.submit(lambda: (current_app.name, "user" in g))
-        assert task.result(deadline) == ("app", False)
+        assert task.result(deadline) == ("app", has_g)
 
 
 class TestFuture:
@@ -404,13 +439,42 @@ class TestJob:
 
 
 class TestConfig:
-    def test_process_names_the_remedy(self):
-        app = Flask("app")
-        app.config["EXECUTOR_TYPE"] = "process"
-        message = "EXECUTOR_TYPE is 'process', but must be 'thread'.*ProcessPoolExecutor"
-        with pytest.raises(ValueError, match=message):
-            Executor(app)
-        assert not app.extensions
+    def test_processes(self, make, deadline):
+        _, executor = make(EXECUTOR_TYPE="process", EXECUTOR_MAX_WORKERS=1)
+        called = threading.Event()
+        executor.add_default_done_callback(lambda _: called.set())
+        try:
+            assert isinstance(executor, concurrent.futures.ProcessPoolExecutor)
+            future = executor.submit_stored("it", os.getpid)
+            assert future.result(deadline) != os.getpid()
+            assert called.wait(deadline)
+            assert list(executor.map(abs, [-1, 2], timeout=deadline)) == [1, 2]
+            with pytest.raises(TypeError, match="EXECUTOR_TYPE is 'process'"):
+                executor.job(abs)
+        finally:
+            executor.shutdown()
+        with pytest.raises(RuntimeError):
+            executor.submit(abs, 1)
+
+    def test_private_names_that_code_for_it_uses(self, make):
+        _, executor = make(EXECUTOR_MAX_WORKERS=3)
+        assert isinstance(executor, concurrent.futures.ThreadPoolExecutor)
+        assert isinstance(executor, Executor)
+        assert isinstance(executor._self, concurrent.futures.ThreadPoolExecutor)
+        assert (executor._max_workers, executor._self._max_workers) == (3, 3)
+        assert not executor._shutdown
+        assert make("other")[1]._max_workers == min(32, (os.cpu_count() or 1) + 4)
+        executor.shutdown()
+        assert executor._shutdown
+
+    def test_propagate_exceptions_callback(self, executor, deadline):
+        future = executor.submit(int, "x")
+        concurrent.futures.wait([future], deadline)
+        with pytest.raises(ValueError, match="invalid literal"):
+            propagate_exceptions_callback(future)
+        done = executor.submit(int)
+        concurrent.futures.wait([done], deadline)
+        propagate_exceptions_callback(done)
 
     @pytest.mark.parametrize(
         ("key", "value"),

@@ -7,11 +7,13 @@ their reasons.
 """
 
 import functools
+import os
 import re
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from weakref import WeakKeyDictionary
 
 from flask import Flask
 
@@ -19,10 +21,17 @@ from flask_delay import Delay, config, context, state
 from flask_delay._native import _check_function
 from flask_delay.backends import table
 from flask_delay.compat.futures import FutureCollection, FutureProxy
-from flask_delay.submit import Mapper
+from flask_delay.options import watched
+from flask_delay.submit import OPTIONED, Mapper
 from flask_delay.validators import count, one_of, optional, switch
 
-__all__ = ["Executor", "ExecutorJob", "FutureCollection", "FutureProxy"]
+__all__ = [
+    "Executor",
+    "ExecutorJob",
+    "FutureCollection",
+    "FutureProxy",
+    "propagate_exceptions_callback",
+]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -38,12 +47,6 @@ _NO_ITEMS = (
 )
 
 
-def _thread(value: object) -> str:
-    if value != "thread":
-        raise ValueError
-    return "thread"
-
-
 _flag = functools.partial(switch, yes=frozenset({"t"}), no=frozenset({"f", "none", ""}))
 
 
@@ -54,10 +57,10 @@ class Settings(config.Config):
     type: str = field(
         default="thread",
         metadata={
-            "parse": _thread,
-            "allowed": "'thread': give what needs processes to a"
-            " concurrent.futures.ProcessPoolExecutor of your own",
-            "help": "Where tasks run.",
+            "parse": one_of("thread", "process"),
+            "allowed": "'thread' or 'process'",
+            "help": 'Where tasks run: "process" is a concurrent.futures.ProcessPoolExecutor, whose'
+            " tasks have no context.",
         },
     )
     # Its tasks have the request, which cannot be sent to a worker process.
@@ -97,7 +100,7 @@ class Settings(config.Config):
         metadata={
             "parse": _flag,
             "allowed": "true or false",
-            "help": "Changes nothing: every task has an app context, with its own `g`.",
+            "help": "Whether `g` of a task that is submitted in a request has what it has there.",
         },
     )
 
@@ -132,6 +135,13 @@ class _Pool(Delay):
         return super()._state_of(app)
 
 
+def propagate_exceptions_callback(future: futures.Future[Any]) -> None:
+    """Raise the exception of a future that is done, if it has one."""
+    error = future.exception()
+    if error is not None:
+        raise error
+
+
 def _named(name: str) -> str:
     return f"Executor {name!r}" if name else "Executor"
 
@@ -144,8 +154,10 @@ class Executor(Mapper, futures.Executor):
     `app.extensions["mailexecutor"]` and `MAIL_EXECUTOR_...`.
 
     A task has a fresh app context of the current app, or of the only app there is. If it was
-    submitted in a request, it has a snapshot of that request. Every method may be called from any
-    thread, and in a forked child.
+    submitted in a request, it has a snapshot of that request with the attributes that were set on
+    it, and a shallow copy of `g`: what lies in there is shared with the view, and may not be safe
+    to use in two threads, or after the request. `EXECUTOR_PUSH_APP_CONTEXT = False` leaves `g`
+    empty. Every method may be called from any thread, and in a forked child.
     """
 
     def __init__(self, app: Flask | None = None, name: str = "") -> None:
@@ -162,6 +174,9 @@ class Executor(Mapper, futures.Executor):
         self.name = name
         self.futures = FutureCollection(_FUTURES_MAX_LENGTH)
         self._pool = _Pool(name)
+        # Of apps with EXECUTOR_TYPE "process".
+        self._processes: WeakKeyDictionary[Flask, futures.ProcessPoolExecutor] = WeakKeyDictionary()
+        self._shutdown = False
         if app is not None:
             self.init_app(app)
 
@@ -182,9 +197,25 @@ class Executor(Mapper, futures.Executor):
             )
         self._pool.init_app(app)
         app.extensions[key] = self
-        max_length = self._pool.settings(app).futures_max_length
-        if max_length is not None:
-            self.futures.max_length = max_length
+        settings = self._pool.settings(app)
+        if settings.futures_max_length is not None:
+            self.futures.max_length = settings.futures_max_length
+        if settings.type == "process":
+            self._processes[app] = futures.ProcessPoolExecutor(settings.max_workers)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What `isinstance` takes it for, as with Flask-Executor, beside its own class."""
+        return futures.ProcessPoolExecutor if self._processes else futures.ThreadPoolExecutor
+
+    @property
+    def _self(self) -> "Executor":
+        return self
+
+    @property
+    def _max_workers(self) -> int:
+        given = self._pool.settings(self._pool._state().app).max_workers  # noqa: SLF001
+        return given or min(32, (os.cpu_count() or 1) + 4)
 
     @property
     def extension(self) -> Delay:
@@ -210,10 +241,8 @@ class Executor(Mapper, futures.Executor):
         callable, or if an argument would not outlive the request (an upload, a proxy such as
         `request`); RuntimeError after `shutdown`.
         """
-        _check_function(fn, "task", no_items=_NO_ITEMS)
-        if context.in_request():
-            return FutureProxy(self._pool.using(request=True).delay(fn, *args, **kwargs))
-        return FutureProxy(self._pool.delay(fn, *args, **kwargs))
+        submit, fn = self._submitting(fn)
+        return FutureProxy(submit(fn, *args, **kwargs))
 
     @overload
     def submit_stored(
@@ -246,9 +275,29 @@ class Executor(Mapper, futures.Executor):
         self, fn: Any, *, many: bool = False
     ) -> tuple[Callable[..., Any], Callable[..., Any]]:
         _check_function(fn, "task", no_items=_NO_ITEMS)
+        if self._processes:
+            processes = self._processes.get(self._pool._state().app)  # noqa: SLF001
+            if processes is not None:
+                return functools.partial(self._submit_to, processes), fn
         # One snapshot for all tasks of a map.
-        pool = self._pool.using(request=True) if context.in_request() else self._pool
-        return pool._submitting(fn, many=many)  # noqa: SLF001
+        if not context.in_request():
+            return self._pool._submitting(fn, many=many)  # noqa: SLF001
+        found = self._pool._state()  # noqa: SLF001
+        # A task of `@task` has options, and its own idea of `g`.
+        if not self._pool.settings(found.app).push_app_context or issubclass(type(fn), OPTIONED):
+            return self._pool.using(request=True)._submitting(fn, many=many)  # noqa: SLF001
+        scope = context.lent(found.app, live=False)
+        submit = functools.partial(found.executor._submit_with, None, scope)  # noqa: SLF001
+        return watched(submit, {"request": True}), fn
+
+    def _submit_to(
+        self, processes: futures.Executor, fn: Any, /, *args: Any, **kwargs: Any
+    ) -> futures.Future[Any]:
+        future = processes.submit(fn, *args, **kwargs)
+        callbacks: tuple[Callable[[Any], object], ...] = self._pool._default_callbacks()
+        for callback in callbacks:
+            future.add_done_callback(callback)
+        return future
 
     @overload
     def job(
@@ -262,8 +311,13 @@ class Executor(Mapper, futures.Executor):
         """Decorate `fn`, for `fn.submit(...)`, `fn.submit_stored(...)` and `fn.map(...)`.
 
         May be used before `init_app`. Raises TypeError if `fn` is not callable, or is a
-        generator function.
+        generator function; and with processes, which would look for the function under its name.
         """
+        if self._processes:
+            raise TypeError(
+                f"{fn!r} cannot be a job, since EXECUTOR_TYPE is 'process': submit the function"
+                f" itself, or use threads"
+            )
         return ExecutorJob(self, fn)
 
     def add_default_done_callback(self, fn: _Callback) -> _Callback:
@@ -279,6 +333,9 @@ class Executor(Mapper, futures.Executor):
 
         With `wait`, returns when all tasks have ended. May be called more than once.
         """
+        self._shutdown = True
+        for processes in list(self._processes.values()):
+            processes.shutdown(wait, cancel_futures=cancel_futures)
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
 

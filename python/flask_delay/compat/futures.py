@@ -24,7 +24,7 @@ class FutureProxy(futures.Future[_T]):
         self._self = future
 
     def __repr__(self) -> str:
-        return f"<FutureProxy( {self._self!r} )>"
+        return f"<{type(self).__name__}( {self._self!r} )>"
 
     def __eq__(self, other: object) -> bool:
         return bool(self._self == (other._self if isinstance(other, FutureProxy) else other))

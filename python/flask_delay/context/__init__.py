@@ -16,6 +16,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
 from werkzeug.wsgi import LimitedStream
 
+from flask_delay.context.lent import Lent
 from flask_delay.context.snapshots import Snapshot
 
 # Public despite the underscore: Flask and Werkzeug document it as the way out of a proxy.
@@ -63,6 +64,16 @@ def snapshot(app: Flask | None) -> Callable[[], AbstractContextManager[object]]:
     for a body above `MAX_CONTENT_LENGTH`; TypeError if the session cannot be copied.
     """
     return Snapshot(app)
+
+
+def lent(app: Flask, *, live: bool) -> Callable[[], AbstractContextManager[object]]:
+    """Make a factory of contexts of `app` in which `g` has what the current one has, see `Lent`.
+
+    In a request they have a copy of that, as by `snapshot`, unless `live`. Raises as `snapshot`,
+    and RuntimeError without an app context.
+    """
+    make = snapshot(app) if has_request_context() and not live else scope(app)
+    return Lent(make, live=live)
 
 
 reject_types: tuple[type, ...] = (FileStorage, LimitedStream, LocalProxy)
