@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def test_all_code_is_run() -> None:
         "Flask-APScheduler": 1,
         "Flask-RQ": 1,
         "Flask-Threads": 1,
+        "Dash": 1,
         "`ThreadPoolExecutor`": 2,
         "Celery": 1,
         "Tasks that must not be lost": 6,
@@ -96,6 +98,15 @@ def test_coming_from_flask_rq() -> None:
 def test_coming_from_flask_threads() -> None:
     client = run(*SECTIONS["Flask-Threads"])["app"].test_client()
     assert client.get("/ann").get_json() == {"done": ["ann 2", "ann 3"]}
+
+
+def test_coming_from_dash() -> None:
+    # In a browser: tests/ecosystem/test_dash.py.
+    pytest.importorskip("dash")
+    names = run(*SECTIONS["Dash"])
+    client = names["server"].test_client()
+    assert "count" not in client.get("/_dash-dependencies").get_json()[0]["output"]
+    assert client.get("/_dash-layout").status_code == HTTPStatus.OK
 
 
 def test_coming_from_thread_pool_executor() -> None:
