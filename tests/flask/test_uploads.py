@@ -113,7 +113,8 @@ def test_a_generator_function_reads_while_it_yields(app, gone, deadline):
             yield item
 
     for function, result in ((read, "read"), (read_async, None)):
-        future = delay(function, of(b"data"))
+        with app.app_context():
+            future = delay(function, of(b"data"))
         assert list(future.stream(timeout=deadline)) == [b"da", b"ta"]
         assert future.result(deadline) == result
     gone()
