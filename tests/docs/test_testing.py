@@ -14,6 +14,6 @@ def test_the_example_passes_under_the_leak_check(pytester):
     assert [name for name, _ in files] == ["shop.py", *tests, "pyproject.toml"]
     for name, text in files:
         (pytester.path / name).write_text(text)
-    result = pytester.runpytest_subprocess("-W", "error", timeout=50)
+    result = pytester.runpytest_subprocess("-W", "error", "-p", "no:dash", timeout=50)
     result.assert_outcomes(passed=4)
     assert result.ret == 0

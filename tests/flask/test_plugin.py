@@ -47,8 +47,8 @@ def _same_everywhere(monkeypatch):
 def run(pytester):
     def run(*arguments):
         # In a process of its own, which meets the plugin as a user's would; without the one that
-        # takes four times as long to import as all else.
-        options = ["-W", "error", "-p", "no:hypothesispytest"]
+        # takes four times as long to import as all else, and without that of Dash, which warns.
+        options = ["-W", "error", "-p", "no:hypothesispytest", "-p", "no:dash"]
         return pytester.runpytest_subprocess(*options, *arguments, timeout=50)
 
     return run
