@@ -321,7 +321,9 @@ class Chosen:
         "request",
     )
 
-    def __init__(self, given: AllOptions, *, keeps: int | None = None) -> None:
+    def __init__(
+        self, given: AllOptions, *, keeps: int | None = None, names: str | None = None
+    ) -> None:
         parsed = {name: _parsed(name, value) for name, value in given.items()}
         values = {name: value for name, value in parsed.items() if value is not None}
         _check_keyed(given, values)
@@ -367,6 +369,8 @@ class Chosen:
         # One policy for all submits: the native module need not look up or check anything again.
         if keeps is not None:
             values["keeps"] = keeps
+        if names is not None:
+            values["id"] = names
         self.policy = _Policy(**cast("dict[str, Any]", values)) if values else None
 
     def but(self, given: AllOptions) -> "Chosen":
@@ -376,6 +380,10 @@ class Chosen:
     def keeping(self, most: int) -> "Chosen":
         """These options for a durable task without a journal, which keeps up to `most` bytes."""
         return Chosen(self.given, keeps=most)
+
+    def naming(self, id: str) -> "Chosen":
+        """These options for one task with this id, unless another one has its key."""
+        return Chosen(self.given, names=id)
 
     def above(self, own: "Chosen") -> "Chosen":
         """These options, with those of a `Task` as defaults. Raises as `Chosen`."""

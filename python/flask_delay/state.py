@@ -154,6 +154,7 @@ class State:
             settings,
             app,
             executor,
+            files,
             backend=weakref.WeakMethod(self.backend),
             commands=weakref.WeakMethod(self._found_commands),
         )

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import errno
 import fcntl
+import hashlib
 import inspect
 import os
 import re
@@ -26,7 +27,7 @@ from typing import IO, Any
 from werkzeug.datastructures import FileStorage, Headers, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from flask_delay._native import Executor, Future, _check_call, _Policy
+from flask_delay._native import Executor, Future, _check_call, _Policy, current_task
 from flask_delay.logs import log as _log
 from flask_delay.registry import task_name
 
@@ -36,11 +37,15 @@ _DEPTH = 2
 _CHUNK = 1 << 24
 _PROCESS = re.compile(r"([0-9a-f]{32})\.lock")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
+_PLACE = re.compile(r"[0-9a-f]{32}/[0-9]+(\.[A-Za-z0-9]{1,10})?")
+# The file of a durable task's folder that has the task's id.
+_TASK = "task"
 # Of a disk that takes no more.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # Tries to make a folder for this process, of which a sweep may take one away.
 _TRIES = 10
 
+_NO_TEXTS: Mapping[str, Any] = types.MappingProxyType({})
 _Args = tuple[Any, ...]
 _Kwargs = dict[str, Any]
 
@@ -85,8 +90,16 @@ class Opening:
     Equality is that of the function: `limit`, `rate` and `unique` depend on it.
     """
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        texts: Mapping[str, Stored],
+        begun: Callable[[Future[Any]], object] | None,
+    ) -> None:
         self.fn = fn
+        self.begun = begun
+        """Called with the future of each attempt, in the process that has it."""
+        self._texts = texts
         # The task takes its name from here.
         self.__qualname__ = task_name(fn)
 
@@ -96,12 +109,19 @@ class Opening:
             args, kwargs = self._opened(stack, args, kwargs)
             return self.fn(*args, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The process that calls the function for this one does not have the future.
+        return {**vars(self), "begun": None}
+
     def _opened(
         self, stack: contextlib.ExitStack, args: _Args, kwargs: _Kwargs
     ) -> tuple[_Args, _Kwargs]:
         def open_(value: Any) -> Any:
-            return value.open(stack) if type(value) is Stored else value
+            found = self._texts.get(value) if type(value) is str else value
+            return found.open(stack) if type(found) is Stored else value
 
+        if self.begun is not None:
+            self.begun(current_task.future)
         return _mapped(args, kwargs, open_)
 
     def __eq__(self, other: object) -> bool:
@@ -150,11 +170,18 @@ _OPENINGS = (
 )
 
 
-def opening(fn: Callable[..., Any]) -> Opening:
-    """The function that is to be called in the place of `fn` with `Stored` arguments."""
+def opening(
+    fn: Callable[..., Any],
+    texts: Mapping[str, Stored] = _NO_TEXTS,
+    begun: Callable[[Future[Any]], object] | None = None,
+) -> Opening:
+    """The function that is to be called in the place of `fn` with `Stored` arguments.
+
+    In a journal, `texts` stand for them. `begun` is called with the future of each attempt.
+    """
     call = getattr(type(fn), "__call__", None)  # noqa: B004 (looked at, not called)
     kinds = (kind for is_one, kind in _OPENINGS if is_one(fn) or is_one(call))
-    return next(kinds, Opening)(fn)
+    return next(kinds, Opening)(fn, texts, begun)
 
 
 class Batch:
@@ -262,6 +289,38 @@ class Uploads:
                 raise
         return batch, args, kwargs
 
+    def keep_lasting(
+        self, folder: Path, id: str, fn: Callable[..., Any], args: _Args, kwargs: _Kwargs
+    ) -> tuple[Batch, _Args, _Kwargs, dict[str, Any]]:
+        """As `keep`, for the durable task with this id.
+
+        Returns texts for the uploads, and for JSON what the texts mean.
+        """
+        _check_call(fn, *args, **kwargs)
+        with self._told():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        batch, args, kwargs = self.keep(folder, fn, args, kwargs)
+        notes: dict[str, Any] = {}
+
+        def change(value: Any) -> Any:
+            if type(value) is not Stored:
+                return value
+            place = Path(value.path).relative_to(folder).as_posix()
+            text = f"{value!r} {place}"
+            notes[text] = [
+                place, value.size, value.filename, value.name, value.headers, value.as_path,
+            ]  # fmt: skip
+            return text
+
+        try:
+            with self._told():
+                (batch.folder / _TASK).write_text(id)
+            args, kwargs = _mapped(args, kwargs, change)
+        except BaseException:
+            batch.remove()
+            raise
+        return batch, args, kwargs, notes
+
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         """Says what to do about an error of the file system."""
@@ -289,11 +348,11 @@ class Uploads:
         )
 
     def count(self) -> tuple[int, int]:
-        """How many files there are in the folder, and their bytes."""
+        """How many uploads there are in the folder, and their bytes."""
         sizes = []
         for place, _, names in os.walk(self.folder):
             for name in names:
-                if place != str(self.folder):
+                if place != str(self.folder) and name != _TASK:
                     with contextlib.suppress(FileNotFoundError):
                         sizes.append(os.stat(os.path.join(place, name)).st_size)  # noqa: PTH116, PTH118
         return len(sizes), sum(sizes)
@@ -410,6 +469,44 @@ def _means_path(annotation: Any) -> bool:
         return True
     inner = typing.get_args(annotation)
     return any(map(_means_path, inner)) and FileStorage not in inner
+
+
+def without(args: _Args, kwargs: _Kwargs) -> tuple[_Args, _Kwargs]:
+    """The arguments with None for each upload."""
+    return _mapped(args, kwargs, lambda it: None if issubclass(type(it), FileStorage) else it)
+
+
+# --- In a journal ---------------------------------------------------------------------
+
+# A durable task's folder is in one that all processes share, and has the task's id in a file.
+
+
+def lasting_folder(uploads: Uploads, name: str) -> Path:
+    """The folder of durable tasks of this name, whether it is there or not."""
+    return uploads.folder / f"durable-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+def read_notes(folder: Path, notes: Mapping[str, Any]) -> tuple[Batch, dict[str, Stored]]:
+    """What the texts of `keep_lasting` mean. Raises ValueError or TypeError for other notes."""
+    found = {}
+    for text, (place, size, filename, name, headers, as_path) in notes.items():
+        if not _PLACE.fullmatch(place):
+            raise ValueError(place)
+        pairs = tuple((str(key), str(value)) for key, value in headers)
+        found[text] = Stored(str(folder / place), int(size), filename, name, pairs, bool(as_path))
+    first = next(iter(found.values()))
+    return Batch(Path(first.path).parent), found
+
+
+def lasting(folder: Path) -> Iterator[tuple[Batch, str | None, float]]:
+    """The folders of durable tasks, the tasks' ids, and when each was made (since 1970)."""
+    with contextlib.suppress(FileNotFoundError):
+        for place in folder.iterdir():
+            id = None
+            with contextlib.suppress(FileNotFoundError):
+                id = (place / _TASK).read_text()
+            with contextlib.suppress(FileNotFoundError):
+                yield Batch(place), id, place.stat().st_mtime
 
 
 # --- Files ----------------------------------------------------------------------------

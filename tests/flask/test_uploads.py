@@ -392,6 +392,14 @@ def test_map_and_the_options_that_go_by_the_function(app, gone, deadline):
     gone()
 
 
+def test_the_last_of_several_calls(app, gone, deadline):
+    with app.app_context():
+        one, two = (using(debounce=0.2).delay(told, of(data)) for data in (b"1", b"2"))
+    assert two.result(deadline)[-1] == b"2"
+    assert one.cancelled()
+    gone()
+
+
 def test_after_a_commit_that_does_not_come(app, gone):
     orm = pytest.importorskip("sqlalchemy.orm")
     engine = pytest.importorskip("sqlalchemy").create_engine("sqlite://")

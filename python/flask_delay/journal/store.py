@@ -13,10 +13,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from uuid import uuid4
 
 from flask import Flask, request_started
 
-from flask_delay import context
+from flask_delay import context, uploads
 from flask_delay._native import (
     DuplicateTask,
     Executor,
@@ -66,6 +67,8 @@ _LOOK, _MAKING = 0.1, 10.0
 _COUNTED = 1.0
 # Seconds to wait for what other processes tell of their tasks.
 _ANSWER = 0.1
+# Seconds between two looks at the uploads of durable tasks; more than a submit takes.
+_SWEEP, _SUBMITTING = 600.0, 3600.0
 # Tasks of `map` in one commit.
 _BATCH = 500
 ListKind = Literal["ready", "held", "running", "ended", "failed"]
@@ -144,6 +147,7 @@ class Store:
         settings: Config,
         app: Flask,
         executor: Executor,
+        files: uploads.Uploads,
         *,
         backend: weakref.WeakMethod[Callable[[str], Backend]],
         commands: weakref.WeakMethod[Callable[[], Commands]],
@@ -158,6 +162,10 @@ class Store:
         self._space = space_of(app, name, main)
         self._settings = settings
         self._executor = executor
+        self._uploads = files
+        # Where those of durable tasks are, and when it was looked at.
+        self._files = uploads.lasting_folder(files, f"{self.path} {self._space}")
+        self._swept = -math.inf
         self._backend = backend
         self._commands = commands
         # Besides that of the `Delay`. No lock: each access is atomic.
@@ -303,6 +311,7 @@ class Store:
         if known != self.functions.names():
             self.learn()
         self._note_jobs()
+        self._sweep()
         self.watch_outbox()
 
     def _start_or_log(self) -> None:
@@ -400,6 +409,8 @@ class Store:
                 return journal.submit(*order, *args, **kwargs)
             future, row = journal.draft(*order, *args, **kwargs)
         except TypeError:
+            if uploads.found(args, kwargs):
+                return self._submit_uploads(chosen, backend, fn, args, kwargs)
             # What ends with the request says so itself.
             for value in (*args, *kwargs.values()):
                 context.check(value)
@@ -416,6 +427,78 @@ class Store:
             journal.withdraw(future)
             raise
         return future
+
+    def _submit_uploads(
+        self,
+        chosen: Chosen,
+        backend: Backend | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[Any]:
+        """Accept a task with uploads among its arguments. Raises as `submit` and `Uploads.keep`."""
+        if "within" in chosen.given:
+            raise ValueError(
+                "an upload is not for a task that is submitted with a transaction, which may be"
+                " rolled back: save it, and pass the path"
+            )
+        id = chosen.id or str(uuid4())
+        order = self.order(chosen.naming(id), backend, fn)
+        if time.monotonic() - self._swept > _SWEEP:
+            self._sweep()
+        batch, args, kwargs, notes = self._uploads.keep_lasting(self._files, id, fn, args, kwargs)
+        try:
+            options = {**json.loads(order.options or "{}"), "uploads": notes}
+            called: Callable[..., Any] = self._opening(fn, notes)
+            if backend is not None:
+                called = backend.step(called)
+            order = order._replace(options=json.dumps(options), fn=called)
+            future: Future[Any] = self._accepting().submit(*order, *args, **kwargs)
+        except BaseException:
+            batch.remove()
+            raise
+        if future.id == id:
+            self._watch(batch, future)
+        else:
+            # Of the task that has its key.
+            batch.remove()
+        return future
+
+    def _opening(self, fn: Callable[..., Any], notes: Mapping[str, Any]) -> uploads.Opening:
+        batch, texts = uploads.read_notes(self._files, notes)
+        return uploads.opening(fn, texts, partial(self._watch, batch))
+
+    def _watch(self, batch: uploads.Batch, future: Future[Any]) -> None:
+        """Remove the files of a durable task when it has ended here, unless it may run again."""
+        this, id = weakref.ref(self), future.id
+
+        def ended(_: Future[Any]) -> None:
+            store = this()
+            # Without the journal, nobody knows whether it has ended.
+            if store is not None and store.is_there:
+                with contextlib.suppress(JournalUnavailable):
+                    store._release(batch, id)  # noqa: SLF001
+
+        future.add_done_callback(ended)
+
+    def _release(self, batch: uploads.Batch, id: str) -> bool:
+        """Remove the files of a task if it does not run again; whether the journal has the task."""
+        row = self._opened().view(id)
+        if row is not None and (is_gone(row) or row["state"] in {"finished", "cancelled"}):
+            batch.remove()
+        return row is not None
+
+    def _sweep(self) -> None:
+        """Remove the uploads of durable tasks that do not run again; log what is in the way."""
+        self._swept = time.monotonic()
+        try:
+            for batch, id, made in uploads.lasting(self._files):
+                known = id is not None and self._release(batch, id)
+                # It may be about to be submitted.
+                if not known and time.time() - made > _SUBMITTING:
+                    batch.remove()
+        except Exception:
+            _log.exception("the uploads of durable tasks in %r are not looked through", self._files)
 
     def before_permits(self, prefix: str) -> None:
         """Open the journal for plain tasks whose limits hold on the machine.
@@ -653,6 +736,10 @@ class Store:
         """
 
         def submit_carried(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if uploads.found(args, kwargs):
+                # The others as above.
+                self._carried(fn, *uploads.without(args, kwargs))
+                return submit(fn, *args, **kwargs)
             args, kwargs = self._carried(fn, args, kwargs)
             return submit(fn, *args, **kwargs)
 
@@ -692,14 +779,16 @@ class Store:
         try:
             stored = {} if options is None else dict(json.loads(options))
             values |= self._read(stored)
+            notes = stored.get("uploads")
+            fn = self._opening(task.__wrapped__, notes) if notes else task.__wrapped__
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             why = f"the task's options cannot be read: {options}"
             raise LookupError(why[:_LONGEST]) from None
         policy = _Policy(**values) if values else None
         if "backend" not in stored:
-            return task.__wrapped__, policy, None
+            return fn, policy, None
         backend = self._backend_of(stored["backend"])
-        return backend.step(task.__wrapped__), policy, backend.executor
+        return backend.step(fn), policy, backend.executor
 
     def get(self, id: str) -> Future[Any] | None:
         """A future of the task with this id, in whichever process it is; None for an unknown id.
@@ -1044,7 +1133,7 @@ class Store:
 
     def _read(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """The options of `_extra` for a policy. KeyError for one that this code does not know."""
-        if unknown := stored.keys() - {*_RUNNING, "backend"}:
+        if unknown := stored.keys() - {*_RUNNING, "backend", "uploads"}:
             raise KeyError(*unknown)
         values = {
             key: KNOWN[key].parse(stored[key]) for key in ("priority", "timeout") if key in stored

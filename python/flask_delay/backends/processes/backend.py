@@ -289,6 +289,8 @@ class _Call:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         data = self._data
+        if isinstance(self._fn, uploads.Opening) and self._fn.begun is not None:
+            self._fn.begun(current_task.future)
         if data is None:
             # The first attempt of a task that follows another one.
             data = self.pack(*args, **kwargs)
