@@ -692,10 +692,11 @@ def test_a_sweep_leaves_alone_what_others_have(app, tmp_path, run_script, deadli
         assert future.result(deadline)
 
 
-def test_a_folder_that_was_removed_is_made_again(app, tmp_path, deadline):
+def test_a_folder_that_was_removed_is_made_again(app, gone, tmp_path, deadline):
     with app.app_context():
         for _ in range(2):
             assert delay(told, of()).result(deadline)
+            gone()
             uploads.shutil.rmtree(tmp_path / "instance/delay/uploads")
 
 
