@@ -87,6 +87,8 @@ class TestConfig:
             DELAY_DRAIN_ON_SIGTERM       True       default
             DELAY_LOG_FAILURES           True       app.config
             DELAY_RESULT_LIMIT           1000       default
+            DELAY_STREAM_ITEMS           1000       default
+            DELAY_STREAM_BYTES           1000000    default
             DELAY_SWITCH_INTERVAL        0.0001     default
             DELAY_BACKEND                'threads'  default
             DELAY_JOBS_FOLDER            None       default
