@@ -71,9 +71,10 @@ def test_colours_follow_the_switch(full_site, look):
 def test_all_plots_have_one_cursor_and_say_what_is_under_it(full_site, look):
     seen = look()
     seen.page.goto(f"{full_site.url}/")
-    seen.page.get_by_role("button", name="Pause updates").click()
     running = seen.page.locator(".key", has_text="running").locator("b")
+    # The first page may be older than the first sample.
     running.get_by_text("1").wait_for()
+    seen.page.get_by_role("button", name="Pause updates").click()
     over = seen.page.locator("figure .u-over")
     over.nth(0).hover(position={"x": 40, "y": 40})
     lines = seen.page.locator("figure .u-cursor-x")
