@@ -553,6 +553,22 @@ class TestTasks:
         assert "<rect" in visitor.get("/names/int").text
         assert visitor.get("/names/unknown").status_code == 404
 
+    def test_a_function_has_its_failures_by_class_and_its_last_minutes(self, app, visitor):
+        for error in (ValueError("x"), ValueError("y"), KeyError("z")):
+            submit(app, fail, error)
+        submit(app, int)
+        drained(app)
+        data = visitor.data("/names/fail")
+        assert [(it["class"], it["count"]) for it in data["groups"]] == [
+            ("ValueError", 2),
+            ("KeyError", 1),
+        ]
+        assert sum(data["minutes"]) == 3
+        text = visitor.get("/names/fail").text
+        assert 'href="/admin/tasks/failed?name=fail&amp;class=ValueError"' in text
+        assert "3 ended in 30 minutes" in text
+        assert visitor.data("/names/int")["groups"] == []
+
     def test_every_link_leads_somewhere(self, app, visitor):
         submit(app, int)
         submit(app, fail, ValueError("x"))

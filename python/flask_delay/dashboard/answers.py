@@ -272,7 +272,7 @@ _templates.globals["rows"] = _markup(_rows)
 _templates.filters |= {
     it.__name__: _markup(it)
     for it in (
-        *(cells.code, cells.moment, cells.progress, cells.state, cells.task, cells.waits),
-        cells.wrapped,
+        *(cells.code, cells.moment, cells.progress, cells.sparkline, cells.state, cells.task),
+        *(cells.waits, cells.wrapped),
     )
 }

@@ -105,6 +105,10 @@ def _server() -> str:
     return str(request.environ.get("SERVER_SOFTWARE", ""))
 
 
+def _as_data(groups: Sequence[lists.Group]) -> list[dict[str, Any]]:
+    return [{"class": it.kind, "count": it.number, "last": it.last} for it in groups]
+
+
 def _poll(value: object) -> float:
     seconds = validators.seconds(value)
     if not 1 <= seconds <= 60:  # noqa: PLR2004 (as the message says)
@@ -376,7 +380,7 @@ class _Views:
         found = self._pages()
         groups, part = found.failures(name, kind, before)
         data = {
-            "groups": [{"class": it.kind, "count": it.number, "last": it.last} for it in groups],
+            "groups": _as_data(groups),
             "tasks": part.tasks,
             "before": part.before,
             "filters": {"name": name, "class": kind},
@@ -434,6 +438,8 @@ class _Views:
             {
                 "name": name,
                 "figures": figures,
+                "minutes": found.sparklines().get(name),
+                "groups": _as_data(found.failures_of(name)),
                 "histograms": found.histograms(name),
                 "tasks": tasks,
                 "durable": full,

@@ -203,12 +203,20 @@ class Lists:
         self, name: str | None = None, kind: str | None = None, before: str | None = None
     ) -> tuple[list[Group], Part]:
         """The tasks that failed, in groups by their exceptions and as a list; newest first."""
-        own = [view for view in self.own.failed(self.state) if name in {None, view.name}]
-        lacking = self._lacking(own)
-        own = [self.shown(view) for view in own if view.id in lacking]
+        own = self._failed_here(name)
         groups = self._groups(name, own)
         meant = [view for view in own if kind in {None, kind_of(view)}]
         return groups, self._part("failed", name, kind, meant, before)
+
+    def failures_of(self, name: str) -> list[Group]:
+        """The tasks of a name that failed, in groups by their exceptions."""
+        return self._groups(name, self._failed_here(name))
+
+    def _failed_here(self, name: str | None) -> list[TaskView]:
+        """Those of this process that the journal does not have."""
+        own = [view for view in self.own.failed(self.state) if name in {None, view.name}]
+        lacking = self._lacking(own)
+        return [self.shown(view) for view in own if view.id in lacking]
 
     def failed_lately(self) -> int:
         """How many tasks have failed in the last quarter of an hour; of very many not all."""
