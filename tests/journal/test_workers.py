@@ -166,11 +166,19 @@ def wait_for_end(id):
 
 
 class TestPlain:
-    """Tasks that are not durable, whose id was asked for."""
+    """Tasks that are not durable, whose id was asked for, or given."""
 
-    def test_in_another_process(self, pair, until):
+    @pytest.mark.parametrize(
+        "submitted",
+        [
+            "delay(plain_wait, 'go').id",
+            # Nobody asks for it.
+            "using(id='export-7').delay(plain_wait, 'go').name and 'export-7'",
+        ],
+    )
+    def test_in_another_process(self, pair, until, submitted):
         one, two = pair
-        id = one("delay(plain_wait, 'go').id")
+        id = one(submitted)
         assert two(f"look({id!r})")["state"] in {"pending", "running"}
         until(two, f"executor.get({id!r}).state == 'running'")
         two("go('go')")
@@ -178,6 +186,16 @@ class TestPlain:
         page = two(f"look({id!r})")
         assert (page["state"], page["result"]) == ("finished", ["plain", one.pid])
         assert "deaths" not in page
+
+    def test_one_that_is_refused_is_known_to_nobody(self, start, until):
+        one = start(DELAY_QUEUE_SIZE=1, DELAY_WHEN_FULL="raise", DELAY_MAX_WORKERS=1)
+        two = start()
+        id = one("delay(plain_wait, 'never').id")
+        until(two, f"executor.get({id!r}) and executor.get({id!r}).state == 'running'")
+        one("delay(plain_wait, 'never')")
+        with pytest.raises(Raised, match="QueueFull"):
+            one("using(id='export-8').delay(plain_wait, 'never')")
+        assert two("look('export-8')['status']") == 404
 
     def test_stop(self, pair, until):
         one, two = pair

@@ -107,8 +107,7 @@ class DelayManager(BaseBackgroundCallbackManager):  # type: ignore[misc]
         if self._executor.get(key) is None:
             self._require_secret()
             once = self._executor.using(id=key, backend="threads", durable=False)
-            # Other processes come to know of a task whose id is asked for, or this way.
-            once.delay(job_fn, args, dict(context))._publish()
+            once.delay(job_fn, args, dict(context))
         return key
 
     def get_progress(self, key: str) -> Any:

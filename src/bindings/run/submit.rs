@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyFunction, PyList, PyTuple, PyType};
 use super::inline;
 use crate::bindings::core::async_check::{Form, check_function};
 use crate::bindings::core::call::Call;
+use crate::bindings::core::durable;
 use crate::bindings::core::executor::{Core, ExecutorCell, Inner, Scoped};
 use crate::bindings::core::function_name::inner_of;
 use crate::bindings::core::options::Policy;
@@ -171,9 +172,18 @@ fn submit_ruled<'py>(
     })();
     match &submitted {
         Err(_) => withdraw(&future),
-        Ok(_) => dispatch::replace(&future),
+        Ok(_) => accepted(&future, policy),
     }
     submitted
+}
+
+fn accepted(future: &Bound<'_, Task>, policy: Option<&Bound<'_, Policy>>) {
+    dispatch::replace(future);
+    // Known by its own id from the start, unless it waits for a commit.
+    let own = policy.map(|it| it.get()).filter(|it| !it.withheld);
+    if let Some(id) = own.and_then(|it| it.id.as_ref()) {
+        durable::publish(future, id);
+    }
 }
 
 /// Lets a withheld task start or, if it is not `wanted`, cancels it and forgets its id. Of two calls
@@ -188,6 +198,11 @@ pub(crate) fn release(this: &Bound<'_, Task>, wanted: bool) -> PyResult<()> {
         cell.forget_id(this);
         completion::cancel(this);
         return Ok(());
+    }
+    if let Some(policy) = policy::policy(this)
+        && let Some(id) = &policy.get().id
+    {
+        durable::publish(this, id);
     }
     if cell.phase() != Phase::Pending {
         return Ok(());
