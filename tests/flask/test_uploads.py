@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from flask import Request, request
+from tests.uploaded import uploads_in
 from werkzeug.datastructures import FileStorage, ImmutableMultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import default_stream_factory
@@ -32,11 +33,7 @@ DATA = os.urandom(5_000_000)
 @pytest.fixture
 def left(app, tmp_path):
     """The files that are there now, without those that say which processes live."""
-    return lambda: files_in(tmp_path / "instance")
-
-
-def files_in(folder: Path) -> list[Path]:
-    return [it for it in folder.rglob("*") if it.is_file() and it.suffix != ".lock"]
+    return lambda: uploads_in(tmp_path / "instance")
 
 
 @pytest.fixture
@@ -312,7 +309,7 @@ def test_a_task_that_never_runs_removes_the_file(make_app, tmp_path, wait_until,
         assert begun.wait(deadline)
         given = {"expires": 0.01} if how == "expire" else {}
         future = using(**given).delay(told, of())
-        assert len(files_in(tmp_path)) == 1
+        assert len(uploads_in(tmp_path)) == 1
         if how == "cancel":
             assert future.cancel()
         elif how == "drop":
@@ -324,7 +321,7 @@ def test_a_task_that_never_runs_removes_the_file(make_app, tmp_path, wait_until,
         go.set()
         running.result(deadline)
         assert future.exception(deadline) if how == "expire" else wait_until(future.cancelled)
-    assert wait_until(lambda: not files_in(tmp_path))
+    assert wait_until(lambda: not uploads_in(tmp_path))
 
 
 def test_a_submit_that_fails_leaves_nothing(make_app, tmp_path, deadline):
@@ -341,7 +338,7 @@ def test_a_submit_that_fails_leaves_nothing(make_app, tmp_path, deadline):
         delay(int)
         with pytest.raises(QueueFull):
             delay(told, of())
-        assert files_in(tmp_path) == []
+        assert uploads_in(tmp_path) == []
         with pytest.raises(TypeError, match=r"told\(\) missing 1 required positional argument"):
             delay(told)
         with pytest.raises(TypeError, match="got an unexpected keyword argument 'name'"):
@@ -350,7 +347,7 @@ def test_a_submit_that_fails_leaves_nothing(make_app, tmp_path, deadline):
     app.extensions["delay"].shutdown(wait=True, cancel_futures=False)
     with app.app_context(), pytest.raises(RuntimeError):
         delay(told, of())
-    assert files_in(tmp_path) == []
+    assert uploads_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("mode", ["immediate", "manual"])
@@ -359,10 +356,10 @@ def test_in_tests(make_app, tmp_path, mode):
     with app.app_context():
         future = delay(told, of())
     if mode == "manual":
-        assert len(files_in(tmp_path)) == 1
+        assert len(uploads_in(tmp_path)) == 1
         app.extensions["delay"].executor.run_pending()
     assert future.result(0)[-1] == b"data"
-    assert files_in(tmp_path) == []
+    assert uploads_in(tmp_path) == []
 
 
 def test_map_and_the_options_that_go_by_the_function(app, gone, deadline):
@@ -650,13 +647,13 @@ with tempfile.TemporaryFile() as file, app.app_context():
 def test_a_file_that_the_system_does_not_take_whole(run_script, tmp_path):
     done = run_script(FULL, str(tmp_path / "instance"))
     assert "make room there" in done.out, done
-    assert files_in(tmp_path / "instance") == []
+    assert uploads_in(tmp_path / "instance") == []
 
 
 def test_what_a_killed_process_leaves_is_swept(app, run_script, tmp_path, deadline):
     folder = tmp_path / "instance/delay/uploads"
     assert run_script(LEAVES, str(tmp_path / "instance"), "kill").rc == -9
-    (left,) = files_in(folder)
+    (left,) = uploads_in(folder)
     with app.app_context():
         assert delay(told, of()).result(deadline)
     assert not left.exists()
@@ -674,7 +671,7 @@ def test_a_sweep_leaves_alone_what_others_have(app, tmp_path, run_script, deadli
     go = threading.Event()
     with app.app_context():
         future = delay(lambda _: go.wait(deadline), of())
-        (mine,) = files_in(folder)
+        (mine,) = uploads_in(folder)
         (folder / "notes.txt").write_text("")
         done = run_script(LEAVES, str(tmp_path / "instance"), "end")
         assert (done.rc, mine.exists()) == (0, True)

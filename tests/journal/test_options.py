@@ -73,7 +73,10 @@ NOT_FOR = "is not for durable tasks, which"
     ("options", "text"),
     [
         ({"request": True}, f"the option 'request' is True, but it {NOT_FOR} may run after a rest"),
-        ({"key": "k"}, "the option 'key' is 'k', but none of 'limit', 'rate', 'unique' is set"),
+        (
+            {"key": "k"},
+            "the option 'key' is 'k', but none of 'limit', 'rate', 'unique', 'debounce' is set",
+        ),
         (
             {"backend": "celery"},
             "the backend is 'celery', but durable tasks run on threads or in w",

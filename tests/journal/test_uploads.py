@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.uploaded import uploads_in
 from werkzeug.datastructures import FileStorage
 
 from flask_delay import DuplicateTask, chain, current_task, task, uploads, using
@@ -66,7 +67,7 @@ def executor(app):
 def left(app):
     """The uploads that are there."""
     folder = app.extensions["delay"].uploads.folder
-    return lambda: [it for it in folder.rglob("durable-*/*/*") if it.name != "task"]
+    return lambda: uploads_in(folder, "durable-")
 
 
 @pytest.fixture
@@ -248,7 +249,7 @@ def there(file):
 
 
 def files(tmp_path):
-    return [it for it in tmp_path.rglob("durable-*/*/*") if it.name != "task"]
+    return uploads_in(tmp_path, "durable-")
 
 
 def test_another_process_runs_the_task_of_a_killed_one(start, notes, tmp_path, wait_until):

@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.uploaded import uploads_in
+
 # For what a busy machine may take; nothing here waits that long if all is well.
 DEADLINE = 30.0
 POLL = 0.01
@@ -280,8 +282,7 @@ def check_upload(server: Server) -> None:
 
 def uploads_of(server: Server) -> list[Path]:
     """The uploads that are kept."""
-    found = (server.folder / "instance/delay/uploads").rglob("*")
-    return [it for it in found if it.is_file() and it.suffix != ".lock"]
+    return uploads_in(server.folder / "instance/delay/uploads")
 
 
 def check_request(server: Server) -> None:
