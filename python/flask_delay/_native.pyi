@@ -260,7 +260,7 @@ class Future(concurrent.futures.Future[_T]):
     @overload
     def then(
         self,
-        fn: Callable[[_T], Coroutine[Any, Any, _R] | Generator[Any, Any, _R]],
+        fn: Callable[[_T], Coroutine[Any, Any, _R]],
         *,
         on: Literal["success"] = "success",
     ) -> Future[_R]:
@@ -285,13 +285,18 @@ class Future(concurrent.futures.Future[_T]):
         LookupError if the journal has forgotten it, and JournalUnavailable.
         """
     @overload
+    def then(
+        self, fn: Callable[[_T], Generator[Any, Any, _R]], *, on: Literal["success"] = "success"
+    ) -> Future[_R]: ...
+    @overload
     def then(self, fn: Callable[[_T], _R], *, on: Literal["success"] = "success") -> Future[_R]: ...
     @overload
     def then(
-        self,
-        fn: Callable[[], Coroutine[Any, Any, _R] | Generator[Any, Any, _R]],
-        *,
-        on: Literal["end"],
+        self, fn: Callable[[], Coroutine[Any, Any, _R]], *, on: Literal["end"]
+    ) -> Future[_R]: ...
+    @overload
+    def then(
+        self, fn: Callable[[], Generator[Any, Any, _R]], *, on: Literal["end"]
     ) -> Future[_R]: ...
     @overload
     def then(self, fn: Callable[[], _R], *, on: Literal["end"]) -> Future[_R]: ...

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers
 FOLDER = ROOT / "examples" / "backends"
 ENDED = {"finished", "cancelled"}
 # Long enough to be stopped in the middle of it, and to be seen at work.
-LONG = 30_000_000
+LONG = 100_000_000
 
 
 class Client:
