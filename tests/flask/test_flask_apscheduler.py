@@ -3,10 +3,12 @@
 That its cron lines and intervals come when APScheduler's do is tested in tests/ecosystem.
 """
 
+import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -154,6 +156,49 @@ class TestRuns:
         assert scheduler.extension.drain(DEADLINE)
         assert (len(seen.runs), scheduler.get_jobs()) == (1, [])
 
+    @pytest.mark.parametrize("which", ["the job", "the scheduler"])
+    def test_a_date_that_has_begun_is_not_run_again_by_pause_and_resume(self, scheduler, which):
+        started, end, runs = threading.Event(), threading.Event(), []
+
+        def slow():
+            runs.append(started.set())
+            end.wait(DEADLINE)
+
+        scheduler.start()
+        scheduler.add_job("it", slow)
+        assert started.wait(DEADLINE)
+        if which == "the scheduler":
+            scheduler.pause()
+            scheduler.resume()
+        else:
+            for method in (scheduler.pause_job, scheduler.resume_job):
+                with pytest.raises(JobLookupError, match="those it has: none"):
+                    method("it")
+        assert scheduler.get_jobs() == []
+        end.set()
+        scheduler.extension.drain()
+        assert len(runs) == 1
+
+    def test_a_date_adds_itself_again(self, scheduler):
+        ended = []
+
+        def often():
+            if len(ended) < 2:
+                scheduler.add_job("it", often)
+            ended.append("a function")
+
+        async def replaced():
+            if len(ended) < 5:
+                scheduler.add_job("it", replaced, replace_existing=True)
+            await asyncio.sleep(0)
+            ended.append("a coroutine")
+
+        scheduler.start()
+        for func in (often, replaced):
+            scheduler.add_job("it", func)
+            scheduler.extension.drain()
+        assert ended == ["a function"] * 3 + ["a coroutine"] * 3
+
     @pytest.mark.parametrize("started", [True, False])
     def test_run_job_waits_and_raises(self, scheduler, seen, started):
         scheduler.add_job("it", seen, trigger="cron", hour=3)
@@ -214,6 +259,24 @@ class TestControl:
         scheduler.resume()
         assert len(scheduler.extension.jobs) == 2
 
+    def test_a_job_is_paused_while_the_scheduler_is(self, scheduler, seen):
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        ids = ("later", "often")
+        scheduler.add_job("later", nothing, run_date=soon)
+        scheduler.add_job("often", nothing, trigger="interval", hours=1)
+        scheduler.start(paused=True)
+        for id in ids:
+            scheduler.pause_job(id)
+        scheduler.resume()
+        assert [scheduler.get_job(id).next_run_time for id in ids] == [None, None]
+        scheduler.pause()
+        scheduler.resume_job("later")
+        assert scheduler.get_job("later").next_run_time is None
+        scheduler.resume()
+        scheduler.resume_job("often")
+        assert scheduler.get_job("later").next_run_time == soon
+        assert scheduler.get_job("often").next_run_time is not None
+
     def test_start_and_shutdown(self, make, seen):
         _, scheduler = make()
         assert scheduler.state == STOPPED
@@ -263,6 +326,11 @@ class TestControl:
         assert scheduler.get_job("it").func is fail
         scheduler.task("cron", hour=3)(nothing)
         assert scheduler.get_job(f"{__name__}.nothing").name == f"{__name__}.nothing"
+        # Otherwise one of two jobs of a function would be lost.
+        with pytest.raises(ConflictingIdError, match="or give another id"):
+            scheduler.task("cron", hour=15)(nothing)
+        assert scheduler.task("cron", id="it", hour=15)(nothing) is nothing
+        assert scheduler.get_job("it").func is nothing
         assert scheduler.get_job("other") is None
         for method in ("remove_job", "pause_job", "resume_job", "run_job", "modify_job"):
             with pytest.raises(JobLookupError, match="no job 'other' in this process.*: it, "):
@@ -287,6 +355,31 @@ class TestControl:
         assert scheduler.get_job("it") is job
         job.remove()
         assert scheduler.extension.jobs == []
+
+    def test_changes_by_several_threads(self, scheduler):
+        scheduler.start()
+        scheduler.add_job("it", nothing, trigger="interval", hours=1)
+        at_once = threading.Barrier(4)
+
+        def change(number):
+            at_once.wait(DEADLINE)
+            for turn in range(20):
+                scheduler.modify_job("it", trigger="interval", hours=number + turn)
+                scheduler.modify_job("it", args=[number])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(change, range(1, 5)))
+        # All changes were made, and what runs is what the scheduler has.
+        assert scheduler.extension.jobs == [scheduler.get_job("it").job]
+        scheduler.remove_job("it")
+        assert scheduler.extension.jobs == []
+
+    def test_a_job_that_cannot_start_is_not_there(self, scheduler):
+        scheduler.start()
+        scheduler.extension.using(every=3600, key="it").delay(nothing, 1)
+        with pytest.raises(ValueError, match="of another function"):
+            scheduler.add_job("it", nothing, trigger="interval", hours=1)
+        assert scheduler.get_jobs() == []
 
     def test_beside_a_delay(self, make, seen):
         app, scheduler = make()
@@ -480,6 +573,10 @@ class TestSettings:
         scheduler.api_enabled = False
         scheduler.auth = None
         assert (scheduler.api_enabled, scheduler.auth) == (False, None)
+
+    def test_the_older_key_that_is_wrong(self, make):
+        with pytest.raises(TypeError, match="JOBS is 'it', but must be a list of dicts"):
+            make(JOBS="it")
 
     def test_a_job_of_the_config_that_is_wrong(self, make):
         job = partial(dict, id="it", func=nothing, trigger="cron")

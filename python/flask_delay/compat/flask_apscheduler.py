@@ -8,6 +8,7 @@ and what has no counterpart here.
 """
 
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -90,6 +91,7 @@ def _zone(value: object) -> str:
 
 
 _ZONE = 'the name of a time zone, such as "Europe/Berlin", or a ZoneInfo'
+_JOBS = "a list of dicts, each with the arguments of add_job"
 
 
 def _definitions(value: object) -> tuple[dict[str, Any], ...]:
@@ -137,7 +139,7 @@ class Settings(config.Config):
     jobs: tuple[dict[str, Any], ...] | None = setting(
         None,
         optional(_definitions),
-        "a list of dicts, each with the arguments of add_job",
+        _JOBS,
         "The jobs that the app begins with.",
     )
     timezone: str | None = setting(
@@ -225,6 +227,8 @@ _TRIGGERS = {
     "cron": {*crontab.FIELDS, "start_date", "end_date", "timezone", "jitter"},
 }
 _LIMITS = {"coalesce", "max_instances", "misfire_grace_time"}
+# What a job of each trigger has.
+_SHARED = ("trigger", "args", "kwargs", "name")
 _NO_COUNTERPART = {
     "jitter": "runs start at their time; let the function wait, or give it a `rate`",
     "end_date": "call remove_job() at that time, by a job with the trigger 'date'",
@@ -313,6 +317,12 @@ class Job:
         return self._scheduler.state == STOPPED
 
     @property
+    def has_begun(self) -> bool:
+        """Whether this is a job for one date, and has started or ended: it is no job any more."""
+        made = self._made
+        return isinstance(made, Future) and (made.running() or made.done())
+
+    @property
     def next_run_time(self) -> datetime | None:
         """The time of the next run (UTC, aware); None if paused, or if nothing runs here yet."""
         if self._made is None:
@@ -373,7 +383,13 @@ class Job:
         """Begin to run. Called by the scheduler."""
         options = self.options()
         if self.trigger != "date":
-            self._made = pool.using(**options).delay(self.func, *self.args, **self.kwargs)
+            made = pool.using(**options).delay(self.func, *self.args, **self.kwargs)
+            self._made = made
+            if self._is_held:
+                self._is_held = False
+                made.pause()
+            return
+        if self._is_held:
             return
         grace = {**self._scheduler._job_defaults, **self._given}.get(  # noqa: SLF001
             "misfire_grace_time", _DATE_GRACE
@@ -387,13 +403,19 @@ class Job:
                 return
         future = pool.using(**options).delay(self.func, *self.args, **self.kwargs)
         self._made = future
+        # It may have been removed or paused meanwhile.
+        if not self._scheduler._wants(self):  # noqa: SLF001
+            self.stop()
         future.add_done_callback(lambda _: self._ended(future))
 
     def stop(self) -> None:
-        """Run no more in this process. Called by the scheduler."""
+        """Start no more in this process; what has started goes on. Called by the scheduler."""
+        has_begun = self.has_begun
         made, self._made = self._made, None
-        if made is not None:
+        if isinstance(made, DelayJob):
             made.cancel()
+        elif made is not None and (has_begun or not made.cancel()):
+            self._scheduler._forget(self)  # noqa: SLF001
 
     def _ended(self, future: Future[Any]) -> None:
         if self._made is future:
@@ -408,7 +430,8 @@ class Job:
             self.stop()
         elif self._is_held:
             self._is_held = False
-            self.start(pool)
+            if self._scheduler._wants(self):  # noqa: SLF001
+                self.start(pool)
 
 
 # --- The scheduler ------------------------------------------------------------------
@@ -446,8 +469,10 @@ class APScheduler:
         self._state = STOPPED
         self._job_defaults: Mapping[str, Any] = {}
         self._zone: str | None = None
-        # No lock: each access is atomic.
         self._jobs: dict[str, Job] = {}
+        # Held by whatever changes the jobs or the state, but not while a "date" job is submitted,
+        # which may wait for room in the queue, nor while a function is imported.
+        self._changing = threading.RLock()
         if app is not None:
             self.init_app(app)
 
@@ -482,7 +507,8 @@ class APScheduler:
         # What was added before knew neither the defaults nor the time zone.
         for job in self.get_jobs():
             job.check()
-        for definition in settings.jobs or app.config.get("JOBS") or ():
+        older = checked(_definitions, app.config.get("JOBS") or (), "JOBS", _JOBS)
+        for definition in settings.jobs or older:
             self.add_job(**definition)
 
     @property
@@ -547,25 +573,34 @@ class APScheduler:
 
         The scheduler may be started again. Raises SchedulerNotRunningError.
         """
-        self._require_running()
-        self._state = STOPPED
-        self.remove_all_jobs()
+        with self._changing:
+            self._require_running()
+            self._state = STOPPED
+            self.remove_all_jobs()
         if wait:
             self._pool.drain()
 
     def pause(self) -> None:
         """Start no job in this process until `resume`. Raises SchedulerNotRunningError."""
-        self._require_running()
-        self._state = PAUSED
-        for job in self.get_jobs():
-            job.stop()
+        with self._changing:
+            self._require_running()
+            self._state = PAUSED
+            for job in self.get_jobs():
+                job.stop()
 
     def resume(self) -> None:
         """Run the jobs again after `pause`. Raises as `start`, SchedulerNotRunningError."""
-        self._require_running()
-        if self._state == PAUSED:
+        with self._changing:
+            self._require_running()
+            if self._state != PAUSED:
+                return
             self._state = RUNNING
-            for job in self.get_jobs():
+            jobs = self.get_jobs()
+            for job in jobs:
+                if job.trigger != "date":
+                    job.start(self._pool)
+        for job in jobs:
+            if job.trigger == "date":
                 job.start(self._pool)
 
     def task(
@@ -579,13 +614,15 @@ class APScheduler:
     ) -> Callable[[_Function], _Function]:
         """Decorate a function that is a job: `@scheduler.task("cron", id="report", hour=3)`.
 
-        Takes what `add_job` takes, replaces a job of the same id, and returns the function as it
-        is. Without `id`, that is the function's name. May be used before `init_app`. Raises as
-        `add_job`.
+        Takes what `add_job` takes, and returns the function as it is. With `id`, replaces a job
+        that has it; without, the id is the function's name. May be used before `init_app`. Raises
+        as `add_job`.
         """
 
         def decorate(func: _Function) -> _Function:
-            given = {**options, "replace_existing": True, "args": args, "kwargs": kwargs}
+            given = {**options, "args": args, "kwargs": kwargs}
+            # Two jobs of one function are two: the second must not replace the first.
+            given["replace_existing"] = id is not None
             self.add_job(id or name_of(func), func, trigger=trigger, name=name, **given)
             return func
 
@@ -615,16 +652,17 @@ class APScheduler:
         """
         if type(id) is not str or not id:
             raise TypeError(f"the id of a job must be a string that is not empty, not {id!r}")
-        if not replace_existing and id in self._jobs:
-            raise ConflictingIdError(f"there is a job {id!r} already: say replace_existing=True")
-        try:
-            found = self._read(
-                id, func, trigger=trigger, args=args, kwargs=kwargs, name=name, given=options
-            )
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"job {id!r}: {error}") from error
-        self._put(found)
+        found = self._read(
+            id, func, trigger=trigger, args=args, kwargs=kwargs, name=name, **options
+        )
+        with self._changing:
+            if not replace_existing and self.get_job(id) is not None:
+                raise ConflictingIdError(
+                    f"there is a job {id!r} already: say replace_existing=True, or give another id"
+                )
+            is_due = self._put(found)
+        if is_due:
+            found.start(self._pool)
         return found
 
     def modify_job(self, id: str, jobstore: str | None = None, **changes: Any) -> Job:
@@ -632,42 +670,54 @@ class APScheduler:
 
         Raises as `add_job`, and JobLookupError.
         """
-        job = self._lookup(id, jobstore)
-        kept = job._given  # noqa: SLF001
-        if "trigger" in changes:
-            kept = {name: value for name, value in kept.items() if name in _LIMITS}
-        found: dict[str, Any] = {
-            "func": job.func,
-            "trigger": job.trigger,
-            "args": job.args,
-            "kwargs": job.kwargs,
-            "name": job.name,
-            **kept,
-            **changes,
-        }
-        return self.add_job(id, **found, replace_existing=True)
+        while True:
+            job = self._lookup(id, jobstore)
+            kept = job._given  # noqa: SLF001
+            if "trigger" in changes:
+                kept = {name: value for name, value in kept.items() if name in _LIMITS}
+            found: dict[str, Any] = {
+                "func": job.func,
+                "trigger": job.trigger,
+                "args": job.args,
+                "kwargs": job.kwargs,
+                "name": job.name,
+                **kept,
+                **changes,
+            }
+            changed = self._read(id, **found)
+            with self._changing:
+                # Otherwise another thread was faster, and its change must not be lost.
+                if self.get_job(id) is job:
+                    is_due = self._put(changed)
+                    break
+        if is_due:
+            changed.start(self._pool)
+        return changed
 
     def get_job(self, id: str, jobstore: str | None = None) -> Job | None:
         """The job of this id in this process, or None."""
         _check_place("jobstore", jobstore)
-        return self._jobs.get(id)
+        job = self._jobs.get(id)
+        return None if job is None or job.has_begun else job
 
     def get_jobs(self, jobstore: str | None = None) -> list[Job]:
-        """The jobs of this process."""
+        """The jobs of this process; one for a date is none any more once it has begun."""
         _check_place("jobstore", jobstore)
-        return list(self._jobs.values())
+        return [job for job in list(self._jobs.values()) if not job.has_begun]
 
     def remove_job(self, id: str, jobstore: str | None = None) -> None:
         """Run the job no more in this process. Raises JobLookupError."""
-        job = self._lookup(id, jobstore)
-        self._forget(job)
-        job.stop()
+        with self._changing:
+            job = self._lookup(id, jobstore)
+            self._forget(job)
+            job.stop()
 
     def remove_all_jobs(self, jobstore: str | None = None) -> None:
         """Remove each job of this process."""
-        for job in self.get_jobs(jobstore):
-            self._forget(job)
-            job.stop()
+        with self._changing:
+            for job in self.get_jobs(jobstore):
+                self._forget(job)
+                job.stop()
 
     def pause_job(self, id: str, jobstore: str | None = None) -> None:
         """Keep the job from running until `resume_job`.
@@ -694,7 +744,15 @@ class APScheduler:
             run = self._pool.delay(job.func, *job.args, **job.kwargs)
         run.result()
 
-    def _read(
+    def _read(self, id: str, func: Callable[..., object] | str, **given: Any) -> Job:
+        """The job that these arguments of `add_job` describe. Raises as that."""
+        try:
+            return self._job(id, func, given=given, **{it: given.pop(it) for it in _SHARED})
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"job {id!r}: {error}") from error
+
+    def _job(
         self,
         id: str,
         func: Callable[..., object] | str,
@@ -745,29 +803,44 @@ class APScheduler:
             given=given,
         )
 
-    def _put(self, job: Job) -> None:
-        former = self._jobs.get(job.id)
+    def _put(self, job: Job) -> bool:
+        """Let the job take the place of that of its id; whether it is the caller's to start.
+
+        Called under the lock.
+        """
+        former = self.get_job(job.id)
         if former is not None:
             former.stop()
         self._jobs[job.id] = job
-        if self._state == RUNNING:
+        if self._state != RUNNING or job.trigger == "date":
+            return self._state == RUNNING
+        try:
             job.start(self._pool)
+        except BaseException:
+            self._forget(job)
+            raise
+        return False
+
+    def _wants(self, job: Job) -> bool:
+        return self._state == RUNNING and self._jobs.get(job.id) is job
 
     def _forget(self, job: Job) -> None:
-        if self._jobs.get(job.id) is job:
-            del self._jobs[job.id]
+        with self._changing:
+            if self._jobs.get(job.id) is job:
+                del self._jobs[job.id]
 
     def _lookup(self, id: str, jobstore: str | None) -> Job:
         job = self.get_job(id, jobstore)
         if job is None:
-            known = ", ".join(sorted(self._jobs)) or "none"
+            known = ", ".join(sorted(job.id for job in self.get_jobs())) or "none"
             raise JobLookupError(f"there is no job {id!r} in this process; those it has: {known}")
         return job
 
     def _hold(self, id: str, jobstore: str | None, *, back: bool) -> None:
-        job = self._lookup(id, jobstore)
-        self._require_running()
-        job.hold(self._pool, back=back)
+        with self._changing:
+            job = self._lookup(id, jobstore)
+            self._require_running()
+            job.hold(self._pool, back=back)
 
     def _timezone(self) -> str:
         return self._zone or crontab.local_zone("SCHEDULER_TIMEZONE")
