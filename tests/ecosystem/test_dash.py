@@ -1,6 +1,7 @@
 """`contrib.dash`: background callbacks of a Dash app, in a real browser."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,7 +194,6 @@ def test_a_journal_needs_a_secret_key(tmp_path):
             assert executor.drain(DEADLINE)
             assert manager.get_result("it", "it") == 5
             assert manager.result_ready("it")
-            assert not manager.job_running("it")
             assert manager.get_updated_props("it") == {}
             # Of a task that is not known any more.
             assert manager.get_result("other", "other") is manager.UNDEFINED
@@ -202,6 +202,27 @@ def test_a_journal_needs_a_secret_key(tmp_path):
             assert not manager.job_running(None)
     finally:
         executor.shutdown()
+
+
+def test_a_task_that_is_stopped_does_not_run():
+    server = Flask("board", static_folder=None)
+    executor = Delay(server)
+    manager = DelayManager(executor)
+    begun = threading.Event()
+
+    def work():
+        begun.set()
+        for _ in range(round(DEADLINE / 0.01)):
+            time.sleep(0.01)
+
+    with server.app_context():
+        manager.call_job_fn("it", manager.make_job_fn(work, progress=False), [], {})
+        assert begun.wait(DEADLINE)
+        manager.terminate_job("it")
+        assert executor.drain(DEADLINE)
+        assert not manager.job_running("it")
+        assert manager.get_result("it", "it") is manager.UNDEFINED
+    executor.shutdown()
 
 
 def test_results_that_expire():
@@ -252,7 +273,10 @@ def test_another_process_tells_what_a_journal_has(tmp_path):
             assert there.job_running(key)
             go.set()
             assert poll(lambda: there.get_result(key, key) == {"name": "ann"})
-            assert not there.job_running(key)
+            # Dash would take it for cancelled if it had ended after a `get_result` without one.
+            assert there.job_running(key)
+            there.terminate_job(key)
+            assert there.get_result(key, key) == {"name": "ann"}
     finally:
         go.set()
         for _, executor, _ in boards:

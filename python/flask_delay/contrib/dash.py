@@ -136,9 +136,12 @@ class DelayManager(BaseBackgroundCallbackManager):  # type: ignore[misc]
             return {"background_callback_error": {"msg": str(error), "tb": text}}
 
     def job_running(self, job: str | None) -> bool:
-        """Whether the task has not ended."""
+        """Whether the task has not ended, or has a result.
+
+        Dash asks after `get_result`, and takes a task that ended in between for a cancelled one.
+        """
         future = self._executor.get(job) if job else None
-        return future is not None and not future.done()
+        return future is not None and not future.cancelled()
 
     def terminate_job(self, job: str | None) -> None:
         """Stop the task."""
