@@ -705,7 +705,6 @@ def test_a_timeout_ends_it_while_it_waits_as_if_the_yield_had_raised(small):
         with pytest.raises(KeyError):
             future.result(DEADLINE)
     assert caught == [3]
-    # None is lost.
     # None is lost without a word.
     with pytest.raises(StreamLagged):
         next(stream)

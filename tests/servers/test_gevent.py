@@ -226,3 +226,33 @@ print(files() - before)
         order,
     )
     assert (done.rc, done.out, done.err) == (0, "0\n", "")
+
+
+@ORDERS
+def test_a_reader_that_got_an_item_holds_up_no_generator(run_script, order):
+    """A task whose thread has a hub reads from one that then waits for it: that is no circle."""
+    done = run_script(
+        PRELUDE
+        + """
+def read(readers):
+    # Makes the hub of this thread.
+    time.sleep(0.001)
+    return next(executor.submit(ask, readers).stream())
+
+def ask(readers):
+    # Long enough, nearly always, for the reader to wait for the item.
+    time.sleep(0.005)
+    while not readers:
+        time.sleep(0.001)
+    yield 1
+    assert readers[0].result(20) == 1
+
+with Executor(4) as executor:
+    for _ in range(20):
+        readers = []
+        readers.append(executor.submit(read, readers))
+        assert readers[0].result(20) == 1
+""",
+        order,
+    )
+    assert (done.rc, done.out, done.err) == (0, "", "")

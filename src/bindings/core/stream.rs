@@ -131,6 +131,7 @@ pub(crate) struct Stream {
     /// How many are no longer kept; the oldest kept one has the number after it.
     dropped: u64,
     readers: Vec<Arc<Reader>>,
+    /// Woken in this order.
     asleep: Vec<Sleeper>,
     /// The generator, which waits for a reader that is behind.
     held: Option<Sleeper>,
@@ -367,7 +368,7 @@ fn forget_if(this: &Bound<'_, Task>, is_it: impl Fn(&Sleeper) -> bool) {
             return stream.held.take();
         }
         let place = stream.asleep.iter().position(is_it)?;
-        Some(stream.asleep.swap_remove(place))
+        Some(stream.asleep.remove(place))
     });
     drop(found);
 }

@@ -136,7 +136,7 @@ pub(crate) fn refuse_on_loop(targets: &[Bound<'_, Task>], need: usize) -> PyResu
     }
     Err(WaitCycleError::new_err(format!(
         "waiting for task {:?} would never end: it needs the event loop that this \
-         coroutine blocks; write `await future`",
+         coroutine blocks; write `await future`, or `async for` to read its stream",
         name_of(target)
     )))
 }

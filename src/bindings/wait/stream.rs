@@ -61,15 +61,19 @@ pub(crate) fn next(
         };
         // While a worker waits, another may be active in its place.
         let waiting = current::waiting();
-        if gevent::wait(source, left)?.is_some() {
-            continue;
-        }
         let waiter = Waiter::new();
         let sleeper = Sleeper::Thread(
             Arc::clone(&waiter),
             entered.map(|it| Box::new(it) as Box<_>),
         );
         if !stream::sleep(this, reader, sleeper) {
+            continue;
+        }
+        // What wakes a greenlet comes after that sleeper, and so after the end of its entry.
+        let waited = gevent::wait(source, left);
+        if !matches!(waited, Ok(None)) {
+            stream::forget(this, &waiter);
+            waited?;
             continue;
         }
         let awake = interrupt::awake_on(&waiter);
