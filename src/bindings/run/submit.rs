@@ -180,7 +180,7 @@ fn submit_ruled<'py>(
 fn accepted(future: &Bound<'_, Task>, policy: Option<&Bound<'_, Policy>>) {
     dispatch::replace(future);
     // Known by its own id from the start, unless it waits for a commit.
-    let own = policy.map(|it| it.get()).filter(|it| !it.withheld);
+    let own = policy.map(Bound::get).filter(|it| !it.withheld);
     if let Some(id) = own.and_then(|it| it.id.as_ref()) {
         durable::publish(future, id);
     }
