@@ -419,9 +419,9 @@ class Contract:
         with app.app_context():
             app.test_client().get("/")
             until(lambda: rows() == [])
-            assert sorted(ran) == [0, 1, 2]
             for id in ids:
                 until(lambda id=id: store(app).row(id)["state"] == "finished")
+        assert sorted(ran) == [0, 1, 2]
 
     def test_a_row_of_another_journal_is_left_alone(self, make_app, left):
         left(2, mark="another")
