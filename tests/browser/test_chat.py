@@ -114,3 +114,29 @@ def test_stop_ends_it(chat: Chat):
 def test_a_task_that_is_unknown_is_told(chat: Chat):
     chat.page.goto(f"{chat.url}/answers/no-such-answer?question=Why")
     chat.page.locator("#state", has_text="no task with this id is known").wait_for()
+
+
+def test_a_reader_that_was_stopped_asks_no_more(chat: Chat):
+    """Also if the poll that was under way when it was stopped fails."""
+    chat.page.clock.install()
+    chat.page.goto(chat.url)
+    chat.page.evaluate(
+        """async (script) => {
+            const source = await (await fetch(script)).text();
+            let asked = 0, stop;
+            const gone = async () => { asked += 1; stop(); throw new TypeError("no network"); };
+            class Refused {
+                static CLOSED = 2;
+                readyState = 2;
+                constructor() { setTimeout(() => this.onerror()); }
+                close() {}
+                addEventListener() {}
+            }
+            const made = new Function("EventSource", "fetch", `${source}; return followTask;`);
+            stop = made(Refused, gone)("/none", {});
+            window.asked = () => asked;
+        }""",
+        f"{chat.url}/streams/stream.js",
+    )
+    chat.page.clock.run_for(60_000)
+    assert chat.page.evaluate("asked()") == 1

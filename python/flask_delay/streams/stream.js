@@ -22,7 +22,7 @@ function followTask(url, on, { after = 0 } = {}) {
       if (told.task && told.task.progress) call("progress", told.task.progress);
       if (told.ended) return end(told.task);
       timer = setTimeout(poll, told.waited ? 0 : 1000);
-    } catch { timer = setTimeout(poll, 3000); }
+    } catch { if (!stopped) timer = setTimeout(poll, 3000); }
   };
   // A proxy that keeps events back, or a server that refuses them: ask for items instead.
   const instead = () => { source.close(); if (!stopped) poll(); };
