@@ -197,6 +197,16 @@ class TestPlain:
             one("using(id='export-8').delay(plain_wait, 'never')")
         assert two("look('export-8')['status']") == 404
 
+    def test_an_id_that_is_used_again_is_that_of_the_last_task(self, start, until):
+        one, two = start(), start()
+        two("go('go')")
+        for _ in range(2):
+            one("using(id='export-9').delay(plain_wait, 'go').result(20)")
+            until(two, f"look('export-9').get('result') == ['plain', {one.pid}]")
+            assert one.end() == 0
+            # It has forgotten the task with its process.
+            one = start()
+
     def test_stop(self, pair, until):
         one, two = pair
         id = one("delay(plain_wait, 'never').id")

@@ -132,6 +132,22 @@ pub(crate) fn forget(connection: &Connection, old: &[(i64, String, i64)]) -> Res
     Ok(())
 }
 
+/// Removes the row of a plain task of an application that has ended, so that the next one with its id can
+/// have one; not while others still are to hear of that end, or wait with its result.
+pub(crate) fn give_way(connection: &Connection, id: &str, application: i64) -> Result<()> {
+    let sql = "DELETE FROM task WHERE id = ?1 AND application = ?2 AND published = 1 AND state BETWEEN 6 AND 9 \
+               AND NOT EXISTS (SELECT 1 FROM waiter WHERE waiter.task = task.sequence) AND NOT {needed} \
+               RETURNING sequence";
+    let sql = sql.replace("{needed}", chains::NEEDED);
+    let mut statement = connection.prepare_cached(&sql)?;
+    let removed = statement.query_row(params![id, application], |row| row.get(0));
+    let Some(task) = removed.optional()? else {
+        return Ok(());
+    };
+    remove_parts(connection, task)?;
+    chains::remove(connection, task)
+}
+
 /// Removes what belongs to a row that is gone: another one may get its place.
 fn remove_parts(connection: &Connection, task: i64) -> Result<()> {
     for sql in [

@@ -712,6 +712,7 @@ impl Group<'_> {
             submitted_at: plain.submitted_at,
             began: plain.began,
         };
+        prune::give_way(self.connection, &plain.id, task.application)?;
         if let Some(sequence) = store::publish(self.connection, &task)? {
             self.effects.published.push((plain.id.clone(), sequence));
         }

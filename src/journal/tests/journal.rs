@@ -471,6 +471,25 @@ fn published_tasks_are_seen_and_not_claimed() {
 }
 
 #[test]
+fn a_published_task_gives_way_to_the_next_one_of_its_id() {
+    let folder = Folder::new();
+    let (owner, _) = claiming(&folder, 1);
+    let id = id();
+    for _ in 0..2 {
+        owner.publish(id.clone(), "plain".to_owned(), now(), Some(now()));
+        assert_eq!(row(&owner, &id).state, State::Running);
+        owner.publish_ended(id.clone(), finished());
+        assert_eq!(row(&owner, &id).state, State::Finished);
+    }
+    owner.publish(id.clone(), "other".to_owned(), now(), Some(now()));
+    let found = row(&owner, &id);
+    assert_eq!((&*found.function, found.state), ("other", State::Running));
+    owner.publish_ended(id.clone(), Outcome::Cancelled);
+    assert_eq!(row(&owner, &id).state, State::Cancelled);
+    owner.close();
+}
+
+#[test]
 fn progress_is_seen_by_others() {
     let folder = Folder::new();
     let (worker, _) = claiming(&folder, 1);
