@@ -381,9 +381,19 @@ class Chosen:
         """These options for a durable task without a journal, which keeps up to `most` bytes."""
         return Chosen(self.given, keeps=most)
 
-    def naming(self, id: str) -> "Chosen":
-        """These options for one task with this id, unless another one has its key."""
-        return Chosen(self.given, names=id)
+    def naming(self, id: str, read: Callable[[Any], Any]) -> "Chosen":
+        """These options for one task with this id, unless another one has its key.
+
+        A function of the option `key` is called with what `read` makes of each argument.
+        """
+        key = self.given.get("key")
+        if not callable(key):
+            return Chosen(self.given, names=id)
+
+        def key_of(*args: Any, **kwargs: Any) -> Any:
+            return key(*map(read, args), **{name: read(it) for name, it in kwargs.items()})
+
+        return Chosen(self.given | {"key": key_of}, names=id)
 
     def above(self, own: "Chosen") -> "Chosen":
         """These options, with those of a `Task` as defaults. Raises as `Chosen`."""

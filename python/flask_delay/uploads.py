@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import inspect
+import io
 import os
 import re
 import secrets
@@ -37,6 +38,7 @@ _DEPTH = 2
 _CHUNK = 1 << 24
 _PROCESS = re.compile(r"([0-9a-f]{32})\.lock")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
+_BATCH = re.compile(r"[0-9a-f]{32}")
 _PLACE = re.compile(r"[0-9a-f]{32}/[0-9]+(\.[A-Za-z0-9]{1,10})?")
 # The file of a durable task's folder that has the task's id.
 _TASK = "task"
@@ -314,7 +316,7 @@ class Uploads:
 
         try:
             with self._told():
-                (batch.folder / _TASK).write_text(id)
+                (batch.folder / _TASK).write_text(id, "utf-8")
             args, kwargs = _mapped(args, kwargs, change)
         except BaseException:
             batch.remove()
@@ -338,7 +340,9 @@ class Uploads:
 
     def problem(self) -> str | None:
         """Why no upload can be kept, or None."""
-        there = next(place for place in (self.folder, *self.folder.parents) if place.exists())
+        # `os.path`, since `Path.exists` raises where this user may not look.
+        places = (self.folder, *self.folder.parents)
+        there = next(place for place in places if os.path.exists(place))  # noqa: PTH110
         if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
             return None
         return (
@@ -455,6 +459,9 @@ def _resolved(fn: Callable[..., Any], annotation: Any) -> Any:
     while isinstance(fn, partial):
         fn = fn.func
     fn = inspect.unwrap(fn)
+    if not hasattr(fn, "__globals__"):
+        # An object that is called.
+        fn = inspect.unwrap(getattr(type(fn), "__call__", fn))  # noqa: B004
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
         return typing.get_type_hints(holder, getattr(fn, "__globals__", {}))["it"]
@@ -498,13 +505,24 @@ def read_notes(folder: Path, notes: Mapping[str, Any]) -> tuple[Batch, dict[str,
     return Batch(Path(first.path).parent), found
 
 
+def reader(texts: Mapping[str, Stored]) -> Callable[[Any], Any]:
+    """A function that returns an argument with what its texts stand for."""
+
+    def known(value: Any) -> Any:
+        return texts.get(value, value) if type(value) is str else value
+
+    return lambda value: _changed(value, known, _DEPTH)
+
+
 def lasting(folder: Path) -> Iterator[tuple[Batch, str | None, float]]:
     """The folders of durable tasks, the tasks' ids, and when each was made (since 1970)."""
     with contextlib.suppress(FileNotFoundError):
         for place in folder.iterdir():
+            if not _BATCH.fullmatch(place.name):
+                continue
             id = None
             with contextlib.suppress(FileNotFoundError):
-                id = (place / _TASK).read_text()
+                id = (place / _TASK).read_text("utf-8")
             with contextlib.suppress(FileNotFoundError):
                 yield Batch(place), id, place.stat().st_mtime
 
@@ -547,8 +565,15 @@ def _private(path: str, flags: int) -> int:
 
 def _descriptor(stream: IO[bytes]) -> int | None:
     """That of the stream's file, to which all is written; None if it has none."""
-    # To ask for the descriptor of one in memory would write it to the disk.
-    if isinstance(stream, tempfile.SpooledTemporaryFile) and stream.name is None:
+    found: Any = stream
+    if isinstance(stream, tempfile.SpooledTemporaryFile):
+        # To ask for the descriptor of one in memory would write it to the disk.
+        if stream.name is None:
+            return None
+        found = stream._file  # noqa: SLF001
+    found = getattr(found, "file", found)
+    # Others, such as those that unpack, need not say what is in their file.
+    if type(getattr(found, "raw", found)) is not io.FileIO:
         return None
     try:
         descriptor = stream.fileno()

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import gzip
 import io
 import os
 import resource
@@ -199,6 +200,11 @@ class Held:
         return file
 
 
+class HeldByText:
+    def __call__(self, file: "Path"):
+        return file
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -211,6 +217,8 @@ class Held:
         lambda it: delay(by_list, [it]),
         lambda it: delay(Held().method, it),
         lambda it: delay(Held(), it),
+        lambda it: delay(HeldByText(), it),
+        lambda it: delay(functools.partial(HeldByText()), it),
         lambda it: delay(functools.partial(by_annotation), it),
     ],
 )
@@ -528,6 +536,17 @@ def test_a_folder_that_cannot_be(make_app, tmp_path):
         delay(told, of())
 
 
+def test_a_folder_behind_one_that_this_user_may_not_look_into(make_app, tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    # As `Path.exists` of older Pythons passes on, whoever runs the test.
+    monkeypatch.setattr(uploads.Path, "exists", refuse)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot be written by this user.*another folder"):
+        make_app(DELAY_UPLOAD_DIR=str(tmp_path / "file/uploads"))
+
+
 # --- Where the files are ------------------------------------------------------------------
 
 
@@ -579,6 +598,13 @@ def test_a_file_of_somebody_s_is_copied(app, tmp_path, deadline):
     with mine.open("rb") as stream, app.app_context():
         delay(spoil, FileStorage(stream, "a")).result(deadline)
     assert (mine.read_bytes(), stat.S_IMODE(mine.stat().st_mode)) == (b"mine", 0o644)
+
+
+def test_a_stream_that_unpacks_is_read(app, tmp_path, deadline):
+    with gzip.open(tmp_path / "a.gz", "wb") as file:
+        file.write(DATA)
+    with gzip.open(tmp_path / "a.gz", "rb") as file, app.app_context():
+        assert delay(told, FileStorage(file, "a")).result(deadline)[-1] == DATA
 
 
 def test_an_upload_in_memory_stays_there_until_it_is_written(app, deadline):

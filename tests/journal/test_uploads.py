@@ -159,6 +159,18 @@ def test_a_twin_needs_no_file(left, gone):
     gone()
 
 
+def test_a_function_of_the_key_sees_the_upload(app, gone):
+    seen = []
+
+    def key(files):
+        seen.append([(it.filename, it.name, it.content_type, it.size) for it in files])
+        return files[0].filename
+
+    assert using(unique="raise", key=key).delay(path_of, [of()]).result(DEADLINE)
+    assert seen == [[("a b.csv", "report", "text/csv", 4)]]
+    gone()
+
+
 def test_a_submit_that_fails_leaves_nothing(make_app, app, left):
     with pytest.raises(TypeError, match="argument 2 of task .*object"):
         told.delay(of(), object())
@@ -207,8 +219,12 @@ def test_what_was_never_accepted_is_swept_in_time(app, left):
         batch, *_ = state.uploads.keep_lasting(folder, id, len, ([of()],), {})
         if id == "old":
             os.utime(batch.folder, (time.time() - 7200,) * 2)
+    # What is not ours stays, and is in nobody's way.
     (folder / "0").mkdir()
+    (folder / "notes.txt").write_text("")
+    os.utime(folder / "notes.txt", (0, 0))
     state.store._sweep()
+    assert (folder / "notes.txt").exists()
     assert [(it.parent / "task").read_text() for it in left()] == ["new"]
 
 

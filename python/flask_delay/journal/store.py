@@ -443,11 +443,13 @@ class Store:
                 " rolled back: save it, and pass the path"
             )
         id = chosen.id or str(uuid4())
-        order = self.order(chosen.naming(id), backend, fn)
+        self.order(chosen, backend, fn)
         if time.monotonic() - self._swept > _SWEEP:
             self._sweep()
         batch, args, kwargs, notes = self._uploads.keep_lasting(self._files, id, fn, args, kwargs)
         try:
+            read = uploads.reader(uploads.read_notes(self._files, notes)[1])
+            order = self.order(chosen.naming(id, read), backend, fn)
             options = {**json.loads(order.options or "{}"), "uploads": notes}
             called: Callable[..., Any] = self._opening(fn, notes)
             if backend is not None:
