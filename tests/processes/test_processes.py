@@ -371,6 +371,16 @@ def test_a_child_that_uses_much_memory_is_replaced(make_app, crunch):
     assert is_gone(pids[0])
 
 
+def test_a_bound_on_memory_that_each_child_exceeds_is_reported_once(make_app, caplog):
+    with make_app(DELAY_PROCESSES=1, DELAY_PROCESSES_MAX_RSS=1).app_context():
+        pids = {delay(os.getpid).result(DEADLINE) for _ in range(5)}
+    assert len(pids) == 5
+    [record] = [it for it in caplog.records if "PROCESSES_MAX_RSS" in it.getMessage()]
+    assert record.getMessage().startswith(
+        "DELAY_PROCESSES_MAX_RSS is 1, but the last 3 worker processes had more than that in use"
+    )
+
+
 def test_a_child_that_is_replaced_finishes_what_it_has_accepted(make_app, crunch, tmp_path):
     path = tmp_path / "done"
     with make_app(DELAY_PROCESSES=1, DELAY_PROCESSES_MAX_TASKS=1).app_context():

@@ -53,12 +53,15 @@ from flask_delay.backends.processes.settings import Settings
 from flask_delay.backends.serializer.pickles import Serializer
 from flask_delay.backends.serializer.references import Names
 from flask_delay.config import Config
+from flask_delay.logs import log as _log
 from flask_delay.servers.cpython import before_threads_end
 
 # Seconds within which a worker process should have loaded an app.
 _LOADING = 60.0
 # Within which one says where its task is: less than another process waits for that.
 _LOOKING = 0.5
+# So many children with too much memory in use after one task are no accident.
+_SHORT_LIVES = 3
 
 
 def problem(name: str, settings: Config) -> str | None:
@@ -110,6 +113,9 @@ class Backend(base.Backend):
         self._name = f"{name}-process"
         self._timeout = settings.shutdown_timeout
         self._closed = False
+        # How many children in succession were replaced for their memory after one task.
+        self._short_lives = 0
+        self._has_complained = False
         self._pool = Pool()
         # The children that run a task, by the address of its future.
         self._begun: dict[int, Child] = {}
@@ -185,8 +191,7 @@ class Backend(base.Backend):
             # An exception of `timeout` and `stop` passes here too: then the child and its task are
             # ended. A child that is still loading the app is kept for another task.
             if child is not None and child.is_free():
-                own = self._settings
-                if child.is_worn(own.processes_max_tasks, own.processes_max_rss):
+                if self._is_worn(child):
                     pool.retire()
                 else:
                     pool.give_back()
@@ -195,6 +200,33 @@ class Backend(base.Backend):
             else:
                 pool.kill()
         return _conclude(self._serializer, name, answer)
+
+    def _is_worn(self, child: Child) -> bool:
+        """Whether a child has had its number of tasks, or has more memory in use than it may."""
+        most, limit = self._settings.processes_max_tasks, self._settings.processes_max_rss
+        if limit is not None:
+            rss = rss_of(child.pid)
+            if rss >= limit:
+                self._complain(child, rss, limit)
+                return True
+            self._short_lives = 0
+        return most is not None and child.calls >= most
+
+    def _complain(self, child: Child, rss: int, limit: int) -> None:
+        """Log once that children have too much memory in use from the start."""
+        self._short_lives = self._short_lives + 1 if child.calls <= 1 else 0
+        if self._short_lives < _SHORT_LIVES or self._has_complained:
+            return
+        self._has_complained = True
+        _log.warning(
+            "%s_PROCESSES_MAX_RSS is %d, but the last %d worker processes had more than that in use"
+            " after their first task, the last one %d bytes: so each task waits until a new one has"
+            " loaded the app; set it higher",
+            self._name.removesuffix("-process").upper(),
+            limit,
+            self._short_lives,
+            rss,
+        )
 
     def stack(self, future: Future[Any], /) -> list[str]:
         """See `flask_delay.backends.base`. The child answers by a second thread."""

@@ -312,11 +312,10 @@ class Child:
         """Whether the child lives and holds no task: it has answered, or loads the app."""
         return self._is_free and not self.is_over()
 
-    def is_worn(self, max_tasks: int | None, max_rss: int | None) -> bool:
-        """Whether the child has run so many tasks, or its memory in use is so many bytes."""
-        if max_tasks is not None and self._call >= max_tasks:
-            return True
-        return max_rss is not None and rss_of(self.pid) >= max_rss
+    @property
+    def calls(self) -> int:
+        """How many tasks the child was given."""
+        return self._call
 
     def is_fit(self) -> bool:
         """Whether the child is free and has sent nothing unexpected."""
