@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from flask_delay import Executor, QueueFull, chain, task
+from flask_delay import Executor, Future, QueueFull, chain, task
 from flask_delay.options import Chosen
 
 from .helpers import DEADLINE, Thing, double, make, occupied, submit, then, together, using
@@ -231,6 +231,19 @@ def test_what_is_replaced_is_freed(executor):
     last.result(DEADLINE)
     gc.collect()
     assert watched() is None
+
+
+def test_replaced_futures_are_freed_though_nothing_else_is_called(executor):
+    waits = using(executor, debounce=LONG)
+    waits(double, 0)
+    before = number_of_futures()
+    for number in range(100):
+        waits(double, number)
+    assert number_of_futures() == before
+
+
+def number_of_futures():
+    return sum(type(found) is Future for found in gc.get_objects())
 
 
 def test_the_mode_immediate_runs_each_call():

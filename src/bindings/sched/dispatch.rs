@@ -276,7 +276,9 @@ pub(crate) fn withdraw(future: &Bound<'_, Task>) {
 /// Cancels the call that an accepted task replaces, if it is debounced.
 pub(crate) fn replace(future: &Bound<'_, Task>) {
     if let Some(last) = limits::replaced(future) {
-        completion::cancel(&last);
+        // Submissions bypass PyO3's own trampoline. Without this it would keep what is dropped here
+        // until a thread attaches: all futures of a stream of calls.
+        Python::attach(|_| completion::cancel(&last));
     }
 }
 
