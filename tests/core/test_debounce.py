@@ -236,10 +236,12 @@ def test_what_is_replaced_is_freed(executor):
 def test_replaced_futures_are_freed_though_nothing_else_is_called(executor):
     waits = using(executor, debounce=LONG)
     waits(double, 0)
+    gc.collect()
     before = number_of_futures()
     for number in range(100):
         waits(double, number)
-    assert number_of_futures() == before
+    # Fewer if those of another test are freed meanwhile.
+    assert number_of_futures() <= before
 
 
 def number_of_futures():
