@@ -1,5 +1,6 @@
 """`Delay.stream_blueprint`: the items of a task over HTTP, as events and by polls."""
 
+import contextlib
 import json
 import threading
 import time
@@ -272,20 +273,31 @@ class TestSeats:
         monkeypatch.setattr(capacity, "at_once", lambda _: threads)
         own = streams._Seats(None)
         with Flask("app").test_request_context():
-            taken = [own.take() for _ in range(seats)]
-            assert None not in taken
-            assert own.take() is None
-            taken.pop()() if taken else None
-            assert (own.take() is not None) == (seats > 0)
+            assert own.count() == seats
+        with contextlib.ExitStack() as stack:
+            taken = [stack.enter_context(own.taken(seats)) for _ in range(seats)]
+            assert all(taken)
+            for _ in range(2):
+                with own.taken(seats) as may:
+                    assert not may
+        with own.taken(seats) as may:
+            assert may == (seats > 0)
 
-    def test_a_seat_is_given_back_once(self):
-        own = streams._Seats(1)
-        with Flask("app").test_request_context():
-            leave = own.take()
-            leave()
-            leave()
-            assert own.take() is not None
-            assert own.take() is None
+    def test_an_answer_that_fails_takes_none(self, app, client):
+        """It may live as long as the exception does."""
+        _, id = done(app, count, 2)
+        app.config["PROPAGATE_EXCEPTIONS"] = False
+
+        @app.after_request
+        def fail_after(response):
+            if "X-Fail" in request.headers:
+                raise LookupError("after the view")
+            return response
+
+        for _ in range(3):
+            headers = {"X-Fail": "yes"}
+            assert client.get(f"/streams/{id}/events", headers=headers).status_code == 500
+        assert client.get(f"/streams/{id}/events").text.startswith("retry: 100\n\n")
 
     @pytest.mark.parametrize(
         ("environ", "most"),
@@ -490,8 +502,8 @@ def test_a_client_that_goes_away_leaves_its_thread(app, client, deadline):
 
 def test_seats_of_a_forked_process_are_its_own(monkeypatch):
     own = streams._Seats(1)
-    with Flask("app").test_request_context():
-        assert own.take() is not None
+    with own.taken(1) as first, own.taken(1) as second:
+        assert (first, second) == (True, False)
         monkeypatch.setattr(streams, "os", SimpleNamespace(getpid=lambda: -1))
-        assert own.take() is not None
-        assert own.take() is None
+        with own.taken(1) as third, own.taken(1) as fourth:
+            assert (third, fourth) == (True, False)

@@ -10,7 +10,6 @@ import os
 import re
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from importlib import resources
@@ -103,33 +102,28 @@ class _Seats:
         self._pid = os.getpid()
         self._taken = 0
 
-    def take(self) -> Callable[[], object] | None:
-        """Let this thread wait; what is returned gives it back, and may be called more than once.
+    def count(self) -> int:
+        """How many may wait at the same time; to be asked for during a request."""
+        if self._most is not None:
+            return self._most
+        whole = capacity.at_once(request.environ)
+        return _UNLIMITED if whole is None else whole // 2
 
-        None if no more of them may wait.
-        """
-        most = self._most
-        if most is None:
-            whole = capacity.at_once(request.environ)
-            most = _UNLIMITED if whole is None else whole // 2
+    @contextlib.contextmanager
+    def taken(self, most: int) -> Iterator[bool]:
+        """Let this thread wait; False if so many do already."""
         with self._lock:
             if self._pid != os.getpid():
                 # The threads of another process.
                 self._pid, self._taken = os.getpid(), 0
-            if self._taken >= most:
-                return None
-            self._taken += 1
-        taken = [self._leave]
-
-        def leave() -> None:
-            with contextlib.suppress(IndexError):
-                taken.pop()()
-
-        return leave
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._taken -= 1
+            pid, may = self._pid, self._taken < most
+            self._taken += may
+        try:
+            yield may
+        finally:
+            with self._lock:
+                if self._pid == pid:
+                    self._taken -= may
 
 
 # --- Reading ------------------------------------------------------------------------
@@ -144,6 +138,10 @@ class _Item(NamedTuple):
     missed: int = 0
 
 
+_Seated = Callable[[], contextlib.AbstractContextManager[bool]]
+"""Takes a thread, if there is one for it."""
+
+
 class _Part(NamedTuple):
     """Some items; `ended` says that the task has ended and that they are the last."""
 
@@ -156,6 +154,7 @@ class _Reader:
 
     def __init__(self, future: Future[Any], after: int, timeout: float) -> None:
         self._future = future
+        self._after = after
         self._timeout = timeout
         self._stream = self._open(after, timeout)
         self._ended = False
@@ -167,6 +166,10 @@ class _Reader:
             return None
         except ValueError as error:
             raise _RefusedError(_refusal(400, "unknown item", str(error))) from None
+
+    def again(self, timeout: float) -> "_Reader":
+        """Another reading from the same number on."""
+        return _Reader(self._future, self._after, timeout)
 
     @property
     def ended(self) -> bool:
@@ -210,29 +213,32 @@ class _Reader:
 
 
 class _Events:
-    """The events of one answer, which takes so many seconds, or has only what there is now."""
+    """The events of one answer, which takes some seconds, or has only what there is now."""
 
     def __init__(
-        self, app: Flask, reader: _Reader, told: Callable[[], str], seconds: float
+        self, app: Flask, reader: _Reader, told: Callable[[], str], seated: _Seated
     ) -> None:
         self._app = app
         self._reader = reader
         self._told = told
-        self._seconds = seconds
+        self._seated = seated
 
     def __iter__(self) -> Iterator[str]:
-        yield f"retry: {_SOON if self._seconds else _LATER}\n\n"
-        try:
-            yield from self._all()
-        except _AWAY as error:
-            # The browser asks again.
-            _log.warning("a stream cannot be read: %s", error)
+        # Not before the server asks for the first one: it closes only what it has begun.
+        with self._seated() as may_wait:
+            yield f"retry: {_SOON if may_wait else _LATER}\n\n"
+            try:
+                yield from self._all(_LONGEST if may_wait else 0.0)
+            except _AWAY as error:
+                # The browser asks again.
+                _log.warning("a stream cannot be read: %s", error)
 
-    def _all(self) -> Iterator[str]:
-        reader, count, attempt = self._reader, 0, 1
+    def _all(self, seconds: float) -> Iterator[str]:
+        reader = self._reader.again(_TICK if seconds else 0)
+        count, attempt = 0, 1
         progress: Progress | None = None
         heard = time.monotonic()
-        end = heard + self._seconds
+        end = heard + seconds
         while True:
             item = reader.next()
             if item is not None:
@@ -251,7 +257,7 @@ class _Events:
                 return
             count += 1
             now = time.monotonic()
-            if now >= end if self._seconds else item is None or count >= _MOST:
+            if now >= end if seconds else item is None or count >= _MOST:
                 return
             if now - heard >= _HEARTBEAT:
                 yield ": still here\n\n"
@@ -338,26 +344,17 @@ class _Views:
 
     def events(self, id: object) -> AnyResponse:
         """The items from a number on, as server-sent events."""
-        with contextlib.ExitStack() as stack:
-            try:
-                future = self._future(str(id))
-                after = request.headers.get("Last-Event-ID") or request.args.get("after", "0")
-                leave = self._seats.take()
-                if leave is not None:
-                    stack.callback(leave)
-                reader = _Reader(future, _after(after), 0 if leave is None else _TICK)
-            except _RefusedError as refused:
-                return refused.answer
-            app, seconds = context.current(), 0.0 if leave is None else _LONGEST
-            told = functools.partial(self._told, app, self._find(), str(id))
-            response = AnyResponse(
-                iter(_Events(app, reader, told, seconds)), mimetype="text/event-stream"
-            )
-            if leave is not None:
-                response.call_on_close(leave)
-                # A server closes only what it has got.
-                weakref.finalize(response, leave)
-            stack.pop_all()
+        try:
+            future = self._future(str(id))
+            after = request.headers.get("Last-Event-ID") or request.args.get("after", "0")
+            reader = _Reader(future, _after(after), 0)
+        except _RefusedError as refused:
+            return refused.answer
+        app = context.current()
+        told = functools.partial(self._told, app, self._find(), str(id))
+        seated = functools.partial(self._seats.taken, self._seats.count())
+        events = iter(_Events(app, reader, told, seated))
+        response = AnyResponse(events, mimetype="text/event-stream")
         response.cache_control.no_store = True
         # nginx would keep events back.
         response.headers["X-Accel-Buffering"] = "no"
@@ -365,20 +362,16 @@ class _Views:
 
     def items(self, id: object) -> AnyResponse:
         """The items from a number on, as JSON; waits for the first one if asked to."""
-        leave = None
         try:
             future = self._future(str(id))
             after, seconds = _after(request.args.get("after", "0")), _seconds()
-            leave = self._seats.take() if seconds else None
-            found = _Reader(future, after, 0 if leave is None else seconds).rest(_MOST)
+            with self._seats.taken(self._seats.count() if seconds else 0) as may_wait:
+                found = _Reader(future, after, seconds if may_wait else 0).rest(_MOST)
         except _RefusedError as refused:
             return refused.answer
         except _AWAY as error:
             return status.unavailable(str(id), error)
-        finally:
-            if leave is not None:
-                leave()
-        return self._as_json(str(id), found, waited=leave is not None)
+        return self._as_json(str(id), found, waited=may_wait)
 
     def _as_json(self, id: str, found: _Part, *, waited: bool) -> AnyResponse:
         app = context.current()
