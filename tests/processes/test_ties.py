@@ -17,7 +17,8 @@ from flask_delay import ProcessDied, TaskTimeout, delay, using
 from flask_delay.backends.processes import child
 from flask_delay.backends.processes.frames import Frame, Kind
 
-pytestmark = pytest.mark.keeps_threads
+# The programs here look for the folder of its app, too.
+pytestmark = [pytest.mark.keeps_threads, pytest.mark.usefixtures("crunch")]
 LINUX = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
 
 
