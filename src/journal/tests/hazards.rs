@@ -217,10 +217,10 @@ fn forks_under_load_lose_nothing() {
                 })
             })
             .collect();
-        for child in children {
-            assert!(wait_for(child));
-        }
+        let failed: Vec<_> = children.into_iter().filter(|it| !wait_for(*it)).collect();
+        // Before anything fails: the scope waits for the threads.
         is_over.store(true, Ordering::SeqCst);
+        assert_eq!(failed, []);
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap())

@@ -7,7 +7,7 @@
 )]
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
@@ -161,6 +161,11 @@ pub(crate) fn fork(main: impl FnOnce()) -> u32 {
             begin_generation();
             after_fork_in_child();
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(main));
+            if let Err(cause) = &done {
+                // What the child prints is lost with the memory of the test that captures it.
+                let told = cause.downcast_ref::<String>().map_or("", String::as_str);
+                _ = writeln!(std::io::stderr(), "a forked child has failed: {told}");
+            }
             // SAFETY: always allowed.
             unsafe { libc::_exit(i32::from(done.is_err())) }
         }
