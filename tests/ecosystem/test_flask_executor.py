@@ -121,7 +121,7 @@ def test_everything_public_is_there(name):
         assert list(inspect.signature(getattr(ours, attribute)).parameters)[: len(fixed)] == fixed
 
 
-# Flask-Executor's own tests are in its repository alone, so whoever has that names its folder.
+# Flask-Executor's own tests are in its repository alone, so you name the folder that has it.
 SUITE = "FLASK_EXECUTOR_TESTS"
 INSTEAD = """
 import sys, types

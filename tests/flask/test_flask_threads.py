@@ -1,4 +1,4 @@
-"""`compat.flask_threads`: threads and pools that share `g` with whoever made them."""
+"""`compat.flask_threads`: threads and pools that share `g` with the code that made them."""
 
 import threading
 

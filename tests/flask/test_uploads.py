@@ -540,7 +540,7 @@ def test_a_folder_behind_one_that_this_user_may_not_look_into(make_app, tmp_path
     def refuse(self, **_):
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
-    # As `Path.exists` of older Pythons passes on, whoever runs the test.
+    # `Path.exists` of older Pythons passes this on, for users who are not root.
     monkeypatch.setattr(uploads.Path, "exists", refuse)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot be written by this user.*another folder"):

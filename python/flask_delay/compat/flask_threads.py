@@ -2,8 +2,9 @@
 
     from flask_delay.compat.flask_threads import AppContextThread, ThreadPoolWithAppContextExecutor
 
-replaces `from flaskthreads import ...`. Threads share `g` with whoever made them, which is what
-Flask-Threads is for, and is dangerous once the request is over: docs/migration.md says when.
+replaces `from flaskthreads import ...`. Threads share `g` with the code that made them.
+Flask-Threads is there for that, which is dangerous once the request is over: docs/migration.md says
+when.
 """
 
 import contextvars

@@ -1,4 +1,4 @@
-//! What becomes of tasks that are submitted.
+//! The answers to tasks that are submitted.
 
 use super::task::Accepted;
 use crate::shared::answer::Answer;
